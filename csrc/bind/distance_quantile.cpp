@@ -1,0 +1,37 @@
+// distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
+#include "../checks.h"
+#include "../cpu/group.h"
+
+namespace mige::bind {
+namespace {
+
+Tensor distance_quantile_cpu(const Tensor& x, double quantile) {
+  check_samples("x", x, 2);
+  check_quantile(quantile);
+  const Tensor input = torch::stable::contiguous(x);
+  const int64_t m = rows(x), d = columns(x);
+  const Tensor out = empty(x, batch_shape(x, 2, {}));
+  dispatch(x, [&](auto zero) {
+    using T = decltype(zero);
+    check_finite<T>("x", input);
+    torch::stable::parallel_for(0, batch_count(x, 2), 1, [&](int64_t begin, int64_t end) {
+      Runtime<T> runtime(input);
+      const cpu::Buffer<T> s(m * m);
+      for (int64_t g = begin; g < end; ++g) {
+        const T* points = const_data<T>(input) + g * m * d;
+        const T scale = cpu::normal_scale(points, m * d);
+        cpu::upper_squared_distances(points, m, d, scale, s.get(), runtime);
+        const auto square = static_cast<double>(cpu::upper_quantile(s.get(), m, quantile));
+        data<T>(out)[g] = cpu::saturate<T>(std::sqrt(square) / static_cast<double>(scale));
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace mige::bind
+
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
+  m.impl("distance_quantile", TORCH_BOX(&mige::bind::distance_quantile_cpu));
+}

@@ -1,0 +1,42 @@
+// rbf_gradient_sum: H_j = Σ_i ∇_{x_i} k(x_i, x_j), two matrix products and no M×M×d array.
+#include "../checks.h"
+#include "../cpu/group.h"
+
+namespace mige::bind {
+namespace {
+
+Tensor rbf_gradient_sum_cpu(const Tensor& x, const Tensor& bandwidth) {
+  check_samples("x", x, 1);
+  check_like("bandwidth", bandwidth, 0, "x", x, 2);
+  const Tensor input = torch::stable::contiguous(x);
+  const Tensor sigma = torch::stable::contiguous(bandwidth);
+  const int64_t m = rows(x), d = columns(x);
+  const Tensor out = empty(x, batch_shape(x, 2, {m, d}));
+  dispatch(x, [&](auto zero) {
+    using T = decltype(zero);
+    check_finite<T>("x", input);
+    check_bandwidth<T>(sigma);
+    torch::stable::parallel_for(0, batch_count(x, 2), 1, [&](int64_t begin, int64_t end) {
+      Runtime<T> runtime(input);
+      const cpu::Buffer<T> centred(m * d), k(m * m), factor(m);
+      for (int64_t g = begin; g < end; ++g) {
+        const cpu::ScaledBandwidth<T> width(const_data<T>(sigma)[g]);
+        T* target = data<T>(out) + g * m * d;
+        cpu::centre(const_data<T>(input) + g * m * d, m, d, width.scale, centred.get());
+        cpu::upper_squared_distances(centred.get(), m, d, T(1), k.get(), runtime);
+        cpu::upper_to_gram(k.get(), m, width.gamma, runtime);
+        cpu::gradient_sum(k.get(), centred.get(), m, d, width.inverse_variance, target, runtime);
+        std::fill(factor.get(), factor.get() + m, width.scale);
+        cpu::scale_rows(target, m, d, factor.get());
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace mige::bind
+
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
+  m.impl("rbf_gradient_sum", TORCH_BOX(&mige::bind::rbf_gradient_sum_cpu));
+}

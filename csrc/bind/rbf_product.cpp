@@ -1,0 +1,51 @@
+// rbf_product: k(q, X) W without k in memory, the Nyström extension.
+#include "../checks.h"
+#include "../cpu/group.h"
+
+namespace mige::bind {
+namespace {
+
+Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const Tensor& bandwidth) {
+  check_samples("q", q, 0);
+  check_samples("x", x, 0);
+  check_matrix("w", w, "(..., M, p)", 0, 0);
+  check_like("x", x, 2, "q", q, 2);
+  check_like("w", w, 2, "q", q, 2);
+  check_like("bandwidth", bandwidth, 0, "q", q, 2);
+  check_columns("x", x, "q", q);
+  const int64_t m = rows(q), n = rows(x), d = columns(q), p = columns(w);
+  if (rows(w) != n)
+    fail("w must have as many rows as x, got ", shape_text(w), " and ", shape_text(x));
+  const Tensor queries = torch::stable::contiguous(q), points = torch::stable::contiguous(x),
+               weights = torch::stable::contiguous(w), sigma = torch::stable::contiguous(bandwidth);
+  const Tensor out = empty(q, batch_shape(q, 2, {m, p}));
+  dispatch(q, [&](auto zero) {
+    using T = decltype(zero);
+    check_finite<T>("q", queries);
+    check_finite<T>("x", points);
+    check_finite<T>("w", weights);
+    check_bandwidth<T>(sigma);
+    torch::stable::parallel_for(0, batch_count(q, 2), 1, [&](int64_t begin, int64_t end) {
+      Runtime<T> runtime(queries);
+      const cpu::Buffer<T> x_panels(cpu::panels_size<T>(d, n)), w_panels(cpu::panels_size<T>(n, p));
+      for (int64_t g = begin; g < end; ++g) {
+        const cpu::ScaledBandwidth<T> width(const_data<T>(sigma)[g]);
+        cpu::pack_rows(const_data<T>(points) + g * n * d, n, d, width.scale, x_panels.get());
+        cpu::pack_columns(const_data<T>(weights) + g * n * p, n, p, T(1), w_panels.get());
+        runtime.parallel(m, cpu::kRowGrain, [&](int64_t b, int64_t e) {
+          cpu::kernel_product_rows(const_data<T>(queries) + g * m * d, x_panels.get(),
+                                   w_panels.get(), m, n, d, p, width.scale, width.gamma,
+                                   data<T>(out) + g * m * p, b, e);
+        });
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace mige::bind
+
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
+  m.impl("rbf_product", TORCH_BOX(&mige::bind::rbf_product_cpu));
+}

@@ -1,0 +1,132 @@
+// Matrix products: plain, the gradient sum H, and k(q, X) W with k formed tile by tile.
+#include <algorithm>
+#include <limits>
+
+#include "../math.h"
+#include "kernels.h"
+#include "tile.h"
+
+namespace mige::cpu {
+namespace {
+
+template <typename T>
+MIGE_INLINE void product_rows_impl(const T* a, bool transposed, const T* b_panels, int64_t m,
+                                   int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {
+  const auto first = [](int64_t) { return int64_t(0); };
+  const auto store = [=](int64_t i, int64_t rows, int64_t p, const Vector<T>* acc) {
+    const int64_t j = p * kLanes<T>;
+    store_tile<T>(acc, rows, n - j, c + i * n + j, n);
+  };
+  // Two calls, so that the compiler knows the unit stride in each.
+  if (transposed)
+    for_each_tile(Rows<T>{a, 1, m}, b_panels, panel_count<T>(n), depth, begin, end, Multiply{},
+                  first, store);
+  else
+    for_each_tile(Rows<T>{a, depth, 1}, b_panels, panel_count<T>(n), depth, begin, end, Multiply{},
+                  first, store);
+}
+
+template <typename T>
+MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
+                                        T inverse_variance, T* h, int64_t begin, int64_t end) {
+  for (int64_t j = begin; j < end; ++j) {
+    // The row sum in fixed lanes: the same bits for every clone's vector width.
+    T lane[kLanes<T>] = {};
+    const T* row = k + j * m;
+    int64_t i = 0;
+    for (; i + kLanes<T> <= m; i += kLanes<T>) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] += row[i + l];
+    }
+    T sum = 0;
+    for (; i < m; ++i) sum += row[i];
+    for (int64_t l = 0; l < kLanes<T>; ++l) sum += lane[l];
+
+    const T* point = x + j * d;
+    T* out = h + j * d;
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) out[c] = inverse_variance * (sum * point[c] - out[c]);
+  }
+}
+
+template <typename T>
+MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T* w_panels,
+                                          int64_t m, int64_t n, int64_t d, int64_t p, T scale,
+                                          T gamma, T* out, int64_t begin, int64_t end) {
+  (void)m;
+  // A tile of k: kBlockRows x kColumns values, 48 KiB of float at most, in the second-level cache.
+  constexpr int64_t kColumns = kChunk;
+  alignas(kVectorBytes) T tile[kBlockRows * kColumns];
+
+  for (int64_t block = begin; block < end; block += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, end - block);
+    std::fill(out + block * p, out + (block + rows) * p, T(0));
+    for (int64_t j0 = 0; j0 < n; j0 += kColumns) {
+      const int64_t columns = std::min(kColumns, n - j0);
+      const auto all = [](int64_t) { return int64_t(0); };
+      const auto store_k = [&](int64_t i, int64_t tile_rows, int64_t panel, const Vector<T>* acc) {
+        for (int64_t r = 0; r < tile_rows; ++r) {
+          T* lane = tile + (i + r) * kColumns + panel * kLanes<T>;
+          std::memcpy(lane, &acc[r], kVectorBytes);
+#pragma omp simd
+          for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = rbf(lane[l], gamma);
+        }
+      };
+      for_each_tile(Rows<T>{q + block * d, d, 1}, x_panels + j0 * d, panel_count<T>(columns), d,
+                    int64_t(0), rows, SquaredDifference<T>{scale}, all, store_k);
+
+      // The panels of w are n deep; this tile meets rows j0 .. j0 + columns of each.
+      for (int64_t panel = 0; panel < panel_count<T>(p); ++panel) {
+        const T* w = w_panels + (panel * n + j0) * kLanes<T>;
+        const int64_t width = std::min(kLanes<T>, p - panel * kLanes<T>);
+        for (int64_t i = 0; i < rows; i += kTileRows) {
+          Vector<T> acc[kTileRows];
+          accumulate_tile(Rows<T>{tile, kColumns, 1}, i, rows - 1, w, columns, Multiply{}, acc);
+          for (int64_t r = 0; r < std::min(kTileRows, rows - i); ++r) {
+            T* target = out + (block + i + r) * p + panel * kLanes<T>;
+            for (int64_t l = 0; l < width; ++l) target[l] += acc[r][l];
+          }
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale) {
+  constexpr T kLargest = std::numeric_limits<T>::max();
+  for (int64_t i = 0; i < m; ++i) {
+    T* row = x + i * d;
+    const T factor = scale[i];
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) {
+      const T v = row[c] * factor;
+      row[c] = v > kLargest ? kLargest : (v < -kLargest ? -kLargest : v);
+    }
+  }
+}
+
+}  // namespace
+
+#define MIGE_DEFINE(T)                                                                            \
+  MIGE_CLONES void product_rows(const T* a, bool transposed, const T* b_panels, int64_t m,        \
+                                int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {     \
+    product_rows_impl(a, transposed, b_panels, m, depth, n, c, begin, end);                       \
+  }                                                                                               \
+  MIGE_CLONES void gradient_sum_rows(const T* k, const T* x, int64_t m, int64_t d,                \
+                                     T inverse_variance, T* h, int64_t begin, int64_t end) {      \
+    gradient_sum_rows_impl(k, x, m, d, inverse_variance, h, begin, end);                          \
+  }                                                                                               \
+  MIGE_CLONES void kernel_product_rows(const T* q, const T* x_panels, const T* w_panels,          \
+                                       int64_t m, int64_t n, int64_t d, int64_t p, T scale,       \
+                                       T gamma, T* out, int64_t begin, int64_t end) {             \
+    kernel_product_rows_impl(q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end);   \
+  }                                                                                               \
+  MIGE_CLONES void scale_rows(T* x, int64_t m, int64_t d, const T* scale) {                       \
+    scale_rows_impl(x, m, d, scale);                                                              \
+  }
+MIGE_DEFINE(float)
+MIGE_DEFINE(double)
+#undef MIGE_DEFINE
+
+}  // namespace mige::cpu

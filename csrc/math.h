@@ -1,0 +1,105 @@
+// Per-element formulas, shared by the CPU and the CUDA kernels. No torch headers.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define MIGE_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define MIGE_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace mige {
+
+// The constants of exp_nonpositive for one floating-point type.
+template <typename T>
+struct ExpTraits;
+
+template <>
+struct ExpTraits<float> {
+  using Bits = int32_t;
+  static constexpr int kMantissa = 23;
+  static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kLn2High = 0.693359375f;  // 9 bits: n * kLn2High is exact
+  static constexpr float kLn2Low = -2.12194440e-4f;
+  static constexpr float kLowest = -87.33654f;  // ln of the smallest normal number
+  static constexpr int kDegree = 7;
+};
+
+template <>
+struct ExpTraits<double> {
+  using Bits = int64_t;
+  static constexpr int kMantissa = 52;
+  static constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLn2High = 6.93145751953125e-1;
+  static constexpr double kLn2Low = 1.42860682030941723212e-6;
+  static constexpr double kLowest = -708.3964185322641;
+  static constexpr int kDegree = 13;
+};
+
+MIGE_HOST_DEVICE constexpr double factorial(int i) { return i < 2 ? 1.0 : i * factorial(i - 1); }
+
+// Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; from I = 0 the Taylor polynomial of e^f. Unrolled by
+// recursion, so that a loop over it vectorises.
+template <int I, int N, typename T>
+MIGE_HOST_DEVICE T taylor_exp(T f) {
+  constexpr T kCoefficient = T(1.0 / factorial(I));
+  if constexpr (I == N)
+    return kCoefficient;
+  else
+    return kCoefficient + f * taylor_exp<I + 1, N>(f);
+}
+
+// e^x for x <= 0, to 2 ulp; 0 below the logarithm of the smallest normal number, NaN for NaN.
+//
+// x = n ln 2 + f with |f| <= ln 2 / 2; e^f by its Taylor polynomial (remainder below a tenth of
+// an ulp), and 2^n by an addition to the exponent bits. Branch-free, so that loops over it
+// vectorise; the standard library's exp does not.
+template <typename T>
+MIGE_HOST_DEVICE T exp_nonpositive(T x) {
+  using Traits = ExpTraits<T>;
+  const T clamped = x < Traits::kLowest ? Traits::kLowest : x;
+  const T shifted = clamped * T(1.4426950408889634074) + Traits::kMagic;
+  const T n = shifted - Traits::kMagic;
+  const T f = (clamped - n * Traits::kLn2High) - n * Traits::kLn2Low;
+
+  T p = taylor_exp<0, Traits::kDegree>(f);
+
+  // The low bits of `shifted` hold n; moved to the exponent field they multiply by 2^n.
+  typename Traits::Bits exponent, result;
+  std::memcpy(&exponent, &shifted, sizeof(T));
+  std::memcpy(&result, &p, sizeof(T));
+  using Unsigned = unsigned long long;
+  result = static_cast<typename Traits::Bits>(
+      static_cast<Unsigned>(result) + (static_cast<Unsigned>(exponent) << Traits::kMantissa));
+  std::memcpy(&p, &result, sizeof(T));
+  return x < Traits::kLowest ? T(0) : p;
+}
+
+// The RBF kernel φ(s) = exp(-γ s), with s = ‖x − y‖² and γ = 1 / 2σ².
+template <typename T>
+MIGE_HOST_DEVICE T rbf(T squared_distance, T gamma) {
+  return exp_nonpositive(-gamma * squared_distance);
+}
+
+// e with 2^e <= |v| < 2^(e+1), kept inside the exponents for which 2^e and 2^-e are both normal
+// numbers of T. Multiplying by a power of two is exact, so kernels bring their data near 1 with it
+// and neither squares of 1e30 nor of 1e-30 leave the range.
+MIGE_HOST_DEVICE int exponent_of(double v) {
+  int64_t bits;
+  std::memcpy(&bits, &v, sizeof(v));
+  return static_cast<int>((bits >> 52) & 0x7ff) - 1023;
+}
+
+template <typename T>
+MIGE_HOST_DEVICE T power_of_two(int e) {
+  constexpr int kBound = sizeof(T) == 4 ? 126 : 1022;
+  e = e > kBound ? kBound : (e < -kBound ? -kBound : e);
+  const int64_t bits = static_cast<int64_t>(e + 1023) << 52;
+  double v;
+  std::memcpy(&v, &bits, sizeof(v));
+  return static_cast<T>(v);
+}
+
+}  // namespace mige

@@ -1,0 +1,15 @@
+// The schema of every operator. Shapes: x (..., M, d), y (..., N, d), q (..., Q, d), w (..., M, p),
+// bandwidth (...), one value for each group of leading indices. See mige_ext/ops.py for what they do.
+#include "bind/torch.h"
+
+STABLE_TORCH_LIBRARY(mige_ext, m) {
+  m.def("squared_distances(Tensor x, Tensor? y) -> Tensor");
+  m.def("distance_quantile(Tensor x, float quantile) -> Tensor");
+  m.def("rbf_gram(Tensor x, Tensor? y, Tensor bandwidth) -> Tensor");
+  m.def("rbf_gradient_sum(Tensor x, Tensor bandwidth) -> Tensor");
+  m.def("rbf_product(Tensor q, Tensor x, Tensor w, Tensor bandwidth) -> Tensor");
+  m.def("eigh(Tensor k) -> (Tensor eigenvalues, Tensor eigenvectors)");
+  m.def(
+      "ssge(Tensor x, Tensor? bandwidth, float quantile, float multiplier, float threshold, "
+      "int rank, int power) -> (Tensor out, Tensor eigenvalues, Tensor bandwidth_out, Tensor rank_out)");
+}

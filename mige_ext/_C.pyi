@@ -1,0 +1,4 @@
+cuda_architectures: str
+cuda_version: str
+torch_version: str
+compiler: str

@@ -1,0 +1,38 @@
+"""MIGE: gradients of mutual information and entropy from samples, for PyTorch.
+
+    >>> import torch, mige_ext as mige
+    >>> encoder = torch.nn.Linear(10, 4)
+    >>> x = torch.randn(256, 10)
+    >>> (-mige.mutual_information(x, encoder(x))).backward()  # ascend I(x; z)
+
+Wen et al., "Mutual Information Gradient Estimation for Representation Learning", ICLR 2020.
+"""
+
+try:
+    from mige_ext import _C  # noqa: F401  (its import registers the operators)
+except ImportError as error:
+    raise ImportError(
+        f"mige_ext._C, the compiled part of mige_ext, could not be loaded ({error}). Build it with "
+        "`pip install --no-build-isolation -e .` in the source tree. If mige_ext is installed "
+        "already, the source tree in the current directory hides it: change the directory."
+    ) from error
+
+from mige_ext.information import encoder_information, entropy, mutual_information
+from mige_ext.kernels import RBF, Bandwidth
+from mige_ext.projection import RandomProjection
+from mige_ext.score import SSGE, Diagnostics, FittedSSGE, ScoreEstimator
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RBF",
+    "SSGE",
+    "Bandwidth",
+    "Diagnostics",
+    "FittedSSGE",
+    "RandomProjection",
+    "ScoreEstimator",
+    "encoder_information",
+    "entropy",
+    "mutual_information",
+]

@@ -1,0 +1,151 @@
+"""The names and signatures of the authors' release, for code that is written against it.
+
+The conventions are the release's own where they differ from the paper's:
+
+- J is the number of leading eigenvalues whose cumulative share stays *below* the threshold, one
+  short of the paper's, and a batch shares the J of its mean spectrum;
+- the bandwidth is the median of all M² distances, the M zeros among them, and of samples and query
+  points together where there are query points;
+- an entropy surrogate has the sign of −H.
+
+Three defects are mended: ``n_eigen`` was forgotten after the first call; J = 0 silently kept the
+whole spectrum (now J is at least 1); ``eta`` worked on the CPU only.
+"""
+
+import torch
+from torch import Tensor
+
+from mige_ext import _checks, ops
+from mige_ext.score import ScoreEstimator
+
+
+class SpectralScoreEstimator:
+    """SSGE with the release's conventions.
+
+    Args:
+        n_eigen: fixed number of eigenvalues; all if neither this nor the threshold is given.
+        eta: added to the diagonal of the Gram matrix before its eigendecomposition.
+        n_eigen_threshold: share of the spectrum in (0, 1], instead of ``n_eigen``.
+    """
+
+    def __init__(
+        self,
+        n_eigen: int | None = None,
+        eta: float | None = None,
+        n_eigen_threshold: float | None = None,
+    ) -> None:
+        if n_eigen is not None and n_eigen_threshold is not None:
+            raise ValueError(
+                "n_eigen and n_eigen_threshold must not both be given, "
+                f"got {n_eigen} and {n_eigen_threshold}"
+            )
+        if n_eigen is not None and n_eigen < 1:
+            raise ValueError(f"n_eigen must be at least 1, got {n_eigen}")
+        if n_eigen_threshold is not None:
+            _checks.require_share("n_eigen_threshold", n_eigen_threshold)
+        self.n_eigen = n_eigen
+        self.eta = eta
+        self.n_eigen_threshold = n_eigen_threshold
+
+    def score(self, samples: Tensor) -> Tensor:
+        """:meth:`compute_gradients` at the samples, under the name of the library's protocol."""
+        return self.compute_gradients(samples)
+
+    def compute_gradients(self, samples: Tensor, x: Tensor | None = None) -> Tensor:
+        """Scores at ``x``, or at the samples.
+
+        Args:
+            samples: (..., M, d) with M >= 2.
+            x: query points, (..., Q, d).
+
+        Returns:
+            (..., M, d) or (..., Q, d), without a gradient; float32 at least.
+
+        Raises:
+            ValueError, TypeError: an argument that does not fit or is not finite.
+        """
+        _checks.require_samples("samples", samples)
+        samples = _detached(samples)
+        m = samples.shape[-2]
+        if self.n_eigen is not None and self.n_eigen > m:
+            raise ValueError(f"n_eigen must be at most M = {m}, got {self.n_eigen}")
+        _checks.require_finite(samples=samples)
+        points = samples
+        if x is not None:
+            _checks.require_samples("x", x, 0)
+            _checks.require_same_device("x", x, "samples", samples)
+            _checks.require_batch("x", x.shape[:-2], "samples", samples.shape[:-2])
+            _checks.require_finite(x=x)
+            if x.shape[-1] != samples.shape[-1]:
+                raise ValueError(
+                    f"x must have the {samples.shape[-1]} columns of samples, got {x.shape[-1]}"
+                )
+            x = _detached(x).to(samples.dtype)
+            points = torch.cat((samples, x), -2)
+
+        sigma = _release_bandwidth(points)
+        k = ops.rbf_gram(samples, bandwidth=sigma)
+        if self.eta is not None:
+            k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
+        values, vectors = ops.eigh(k)
+        j = self._rank(values)
+        values, vectors = values[..., m - j :], vectors[..., m - j :]
+        projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
+        if x is None:
+            return -vectors @ (projected / values.unsqueeze(-1))
+        coefficients = -vectors @ (projected / values.unsqueeze(-1) ** 2)
+        return ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
+
+    def _rank(self, values: Tensor) -> int:
+        if self.n_eigen is not None:
+            return self.n_eigen
+        if self.n_eigen_threshold is None:
+            return values.shape[-1]
+        spectrum = values.flip(-1).reshape(-1, values.shape[-1]).mean(0)
+        share = spectrum.cumsum(0) / spectrum.sum()
+        return max(1, int((share < self.n_eigen_threshold).sum()))
+
+
+def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
+    """``mean Σ ∇ log q(z) · z``, whose gradient is that of −H(z).
+
+    Args:
+        estimator: anything with a ``score`` method.
+        samples: (..., M, d).
+
+    Returns:
+        A scalar.
+    """
+    return (estimator.score(samples.detach()) * samples).sum(-1).mean()
+
+
+class MutualInformationGradientEstimator:
+    """Surrogate of I(x; y) from three of −H, with the release's conventions.
+
+    Args:
+        n_eigen: as for :class:`SpectralScoreEstimator`.
+        n_eigen_threshold: as for :class:`SpectralScoreEstimator`.
+    """
+
+    def __init__(self, n_eigen: int | None = None, n_eigen_threshold: float | None = None) -> None:
+        self.estimator = SpectralScoreEstimator(n_eigen, n_eigen_threshold=n_eigen_threshold)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """A scalar with the gradient of I(x; y): x (..., M, d_x), y (..., M, d_y)."""
+        joint = entropy_surrogate(self.estimator, torch.cat((x, y), -1))
+        return joint - entropy_surrogate(self.estimator, x) - entropy_surrogate(self.estimator, y)
+
+
+def _detached(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _release_bandwidth(points: Tensor) -> Tensor:
+    """The element of ascending index n² − ⌊n²/2⌋ among all n² distances, the n zeros included."""
+    n = points.shape[-2]
+    index = n * n - n * n // 2 - n  # among the off-diagonal ones, where each pair stands twice
+    pairs = n * (n - 1) // 2
+    rank = max(index, 0) // 2 + 1
+    sigma = ops.distance_quantile(points, (rank - 0.5) / pairs)
+    return torch.where(sigma > 0, sigma, 1.0)  # all points equal: K = 1, H = 0, score 0

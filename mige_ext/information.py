@@ -1,0 +1,212 @@
+"""Entropy and mutual information whose gradients are right, and whose values are not.
+
+With ``z = E_ψ(x)``, the gradient of an entropy needs the score of z alone:
+
+    ∇_ψ H(z) = −E[∇_z log q(z) ∂z/∂ψ]
+
+so a score estimator gives ∇H, and ``I(x; z) = H(x) + H(z) − H(x, z)`` gives ∇I, without ever
+estimating H or I (Wen et al., ICLR 2020). The functions here are *surrogates*: scalars with that
+gradient. Maximise and minimise them as the quantities they stand for, and do not read their values:
+by Stein's identity ``E[z·∇ log q(z)] = −d``, so an entropy surrogate is near d for any density.
+
+Gradients reach whichever argument requires one, in its own dtype; scores are computed in float32 at
+least, under autocast too. A second derivative raises an error.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mige_ext import _checks
+from mige_ext.projection import RandomProjection
+from mige_ext.score import SSGE, ScoreEstimator
+
+
+def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
+    """Surrogate of the entropy H(z), in nats.
+
+    Args:
+        z: samples, (..., M, d) with M >= 2. Leading dimensions are groups that do not see each
+            other, over which the result is the mean: z of shape (N, K, d) gives H(z | group).
+        estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+
+    Returns:
+        A scalar. Its gradient in z is ``−∇ log q(z) / (number of samples)``.
+
+    Raises:
+        ValueError, TypeError: z is not such a tensor, or not finite.
+
+    Cost:
+        One score: O(M³ + M²d) for each group; the backward pass multiplies by a scalar.
+    """
+    _checks.require_samples("z", z)
+    result: Tensor = _Entropy.apply(z, _estimator(estimator))
+    return result
+
+
+def mutual_information(
+    x: Tensor,
+    z: Tensor,
+    *,
+    estimator: ScoreEstimator | None = None,
+    projection: RandomProjection | None = None,
+) -> Tensor:
+    """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``, in nats.
+
+    Circumstance I: x is data and z its deterministic code; circumstance II: both are
+    representations. A marginal whose argument needs no gradient is not estimated.
+
+    For a deterministic ``z = E(x)`` the pair (x, z) has no density; the joint term then acts as a
+    penalty on codes that cannot be predicted from x at the scale of the bandwidth.
+
+        >>> import torch, mige_ext as mige
+        >>> x, z = torch.randn(2, 64, 3), torch.randn(2, 64, 2, requires_grad=True)
+        >>> (-mige.mutual_information(x, z)).backward()
+        >>> z.grad.shape
+        torch.Size([2, 64, 2])
+
+    Args:
+        x: samples, (..., M, d_x) with M >= 2, paired by row with z.
+        z: samples, (..., M, d_z). Leading dimensions are groups, over which the result is the mean.
+        estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+        projection: applied to x first, for x of high dimension ("scalable SSGE").
+
+    Returns:
+        A scalar with the gradient of I(x; z) in x and z.
+
+    Raises:
+        ValueError, TypeError: x and z are not such tensors, do not fit, or are not finite.
+
+    Cost:
+        The score of (x, z) and of each argument that requires a gradient: O(M³ + M²(d_x + d_z))
+        for each group; the backward pass multiplies by a scalar.
+    """
+    _checks.require_samples("x", x)
+    _checks.require_samples("z", z)
+    _checks.require_same_device("z", z, "x", x)
+    if x.shape[:-1] != z.shape[:-1]:
+        raise ValueError(
+            "x and z must agree in all but the last dimension, "
+            f"got {_checks.shape(x)} and {_checks.shape(z)}"
+        )
+    if projection is not None:
+        x = projection(x)
+    result: Tensor = _MutualInformation.apply(x, z, _estimator(estimator))
+    return result
+
+
+def encoder_information(
+    z: Tensor,
+    *,
+    estimator: ScoreEstimator | None = None,
+    conditional: Tensor | None = None,
+) -> Tensor:
+    """Surrogate of ``I(x; z) = H(z) − H(z | x)`` for a stochastic encoder (circumstance III).
+
+    H(z) is the mean over the K draws of the entropy of N samples of the marginal, one from each
+    input; H(z | x) the mean over the N inputs of the entropy of their K draws. Kernel scores shrink
+    with fewer samples, so two terms from different sample sizes do not subtract to I: prefer K = N
+    or, where the encoder's entropy is known in closed form, ``conditional``, with an estimator that
+    calibrates (``SSGE(calibrate="stein")``).
+
+        >>> import torch, mige_ext as mige
+        >>> mean, sigma = torch.randn(2, 64, 1, 3, requires_grad=True).exp()
+        >>> z = mean + sigma * torch.randn(64, 4, 3)               # 4 draws for each of 64 inputs
+        >>> gaussian_entropy = sigma.log().sum((-2, -1))           # up to a constant
+        >>> information = mige.encoder_information(z, conditional=gaussian_entropy)
+
+    Args:
+        z: K reparameterised draws for each of N inputs, (..., N, K, d), N >= 2.
+        estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+        conditional: H(z | x) up to a constant, differentiable, of any shape: its mean is taken.
+            From the draws, K >= 2, if not given.
+
+    Returns:
+        A scalar with the gradient of I(x; z) in z (and in ``conditional``).
+
+    Raises:
+        ValueError, TypeError: z or ``conditional`` is not such a tensor, or not finite.
+
+    Cost:
+        K scores of N samples, and N scores of K samples without ``conditional``.
+    """
+    _checks.require_tensor("z", z)
+    min_draws = 2 if conditional is None else 1
+    if z.dim() < 3 or z.shape[-3] < 2 or z.shape[-2] < min_draws or z.shape[-1] < 1:
+        raise ValueError(
+            f"z must have shape (..., N, K, d) with N >= 2, K >= {min_draws} and d >= 1, "
+            f"got {_checks.shape(z)}"
+        )
+    marginal = entropy(z.transpose(-3, -2), estimator=estimator)
+    if conditional is None:
+        return marginal - entropy(z, estimator=estimator)
+    _checks.require_tensor("conditional", conditional)
+    _checks.require_same_device("conditional", conditional, "z", z)
+    return marginal - conditional.mean()
+
+
+def _estimator(estimator: ScoreEstimator | None) -> ScoreEstimator:
+    if estimator is None:
+        return SSGE()
+    if not isinstance(estimator, ScoreEstimator):
+        raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
+    return estimator
+
+
+def _entropy_and_gradient(
+    estimator: ScoreEstimator, samples: Tensor, /, **arguments: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The surrogate's value, ``−mean s·(z − m)``, and its gradient ``−s / (number of samples)``.
+
+    ``arguments`` are the tensors that the samples are made of, to name the one at fault.
+    """
+    samples = samples if samples.dtype == torch.float64 else samples.float()
+    try:
+        scores = estimator.score(samples)
+    except ValueError:
+        _checks.require_finite(**arguments)
+        raise
+    gradient = -scores / max(samples.shape[:-1].numel(), 1)
+    return ((samples - samples.mean(-2, keepdim=True)) * gradient).sum(), gradient
+
+
+class _Entropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, estimator: ScoreEstimator) -> Tensor:
+        value, gradient = _entropy_and_gradient(estimator, z.detach(), z=z)
+        ctx.save_for_backward(gradient.to(z.dtype))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None
+
+
+class _MutualInformation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, estimator: ScoreEstimator) -> Tensor:
+        x_value, z_value = x.detach(), z.detach()
+        dtype = torch.promote_types(x.dtype, z.dtype)
+        joint = torch.cat((x_value.to(dtype), z_value.to(dtype)), -1)
+        value, gradient = _entropy_and_gradient(estimator, joint, x=x, z=z)
+        value = -value
+        gradient_x, gradient_z = (-gradient).split([x.shape[-1], z.shape[-1]], -1)
+        if ctx.needs_input_grad[0]:
+            value_x, marginal = _entropy_and_gradient(estimator, x_value, x=x)
+            value, gradient_x = value + value_x, gradient_x + marginal
+        if ctx.needs_input_grad[1]:
+            value_z, marginal = _entropy_and_gradient(estimator, z_value, z=z)
+            value, gradient_z = value + value_z, gradient_z + marginal
+        ctx.save_for_backward(gradient_x.to(x.dtype), gradient_z.to(z.dtype))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        gradient_x, gradient_z = ctx.saved_tensors
+        needs_x, needs_z, _ = ctx.needs_input_grad
+        return grad * gradient_x if needs_x else None, grad * gradient_z if needs_z else None, None

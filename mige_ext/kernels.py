@@ -1,0 +1,80 @@
+"""Kernel functions φ of the squared distance s = ‖x − y‖², and rules that choose a bandwidth."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mige_ext import _checks, ops
+
+
+@dataclass(frozen=True)
+class RBF:
+    """The RBF (Gaussian) kernel ``φ(s) = exp(−s / 2σ²)``.
+
+    Called with points it gives their Gram matrix, with the native operator. ``phi`` and ``dphi``
+    are the function and its derivatives in s, elementwise, for those who build on it.
+    """
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
+        """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
+
+        Args:
+            x: points, (..., M, d), float32 or float64.
+            y: points, (..., N, d); ``x`` itself if not given.
+            bandwidth: σ > 0, a number or one value for each group, (...).
+        """
+        return ops.rbf_gram(x, y, bandwidth=_as_tensor(bandwidth, x))
+
+    def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
+        """``φ(s)``."""
+        return self.dphi(s, bandwidth, order=0)
+
+    def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
+        """The derivative of φ of the given order: ``(−1/2σ²)^order φ(s)``."""
+        slope = -1 / (2 * bandwidth**2)
+        return slope**order * torch.exp(slope * s)
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bandwidth rule: σ = ``multiplier`` × a quantile of the pairwise distances.
+
+    ``Bandwidth()`` is the median rule, which ``bandwidth="median"`` stands for.
+
+    Args:
+        quantile: in (0, 1]; 0.5 is the median.
+        multiplier: positive.
+    """
+
+    quantile: float = 0.5
+    multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        _checks.require_share("quantile", self.quantile)
+        _checks.require_positive("multiplier", self.multiplier)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """σ of each group of samples: (..., M, d) -> (...)."""
+        return self.multiplier * ops.distance_quantile(samples, self.quantile)
+
+
+def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
+    """Reads the argument ``bandwidth`` of an estimator: "median", a number, or a rule."""
+    if isinstance(bandwidth, Bandwidth):
+        return bandwidth
+    if bandwidth == "median":
+        return Bandwidth()
+    if isinstance(bandwidth, str) or not isinstance(bandwidth, (int, float)):
+        raise ValueError(
+            f'bandwidth must be "median", a positive number or a Bandwidth, got {bandwidth!r}'
+        )
+    _checks.require_positive("bandwidth", bandwidth)
+    return float(bandwidth)
+
+
+def _as_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
+    if isinstance(bandwidth, Tensor):
+        return bandwidth
+    return torch.full(x.shape[:-2], bandwidth, dtype=x.dtype, device=x.device)

@@ -1,0 +1,393 @@
+"""The compiled operators: a checked function and a fake (shape-only) kernel for each.
+
+Every operator takes leading batch dimensions (groups that do not see each other), float32 or
+float64, and any strides. On the CPU, results are bitwise the same from run to run and for any
+number of threads; NaN and infinity raise an error. ``reference.py`` says the same in plain torch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mige_ext import _checks
+
+_library = torch.ops.mige_ext
+
+
+def _no_derivative(name: str) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"mige_ext.ops.{name} has no derivative: detach its inputs, or use "
+            "squared_distances or rbf_gram, which have one"
+        )
+
+    return backward
+
+
+def _require_bandwidth(bandwidth: Tensor, x: Tensor, name: str = "x") -> None:
+    _checks.require_native("bandwidth", bandwidth)
+    _checks.require_like("bandwidth", bandwidth, name, x)
+    _checks.require_batch("bandwidth", bandwidth.shape, name, x.shape[:-2])
+
+
+def _require_pair(x: Tensor, y: Tensor | None) -> None:
+    _checks.require_samples("x", x, 0)
+    _checks.require_native("x", x)
+    if y is None:
+        return
+    _checks.require_samples("y", y, 0)
+    _checks.require_like("y", y, "x", x)
+    _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
+    if y.shape[-1] != x.shape[-1]:
+        raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
+
+
+# --- squared_distances ----------------------------------------------------------------------------
+
+
+def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
+
+    Without cancellation: equal rows are at distance exactly 0, no value is negative, and close
+    points keep their digits (``‖x‖² + ‖y‖² − 2x·y`` loses them). Values that overflow are the
+    largest finite number. Differentiable in ``x`` and ``y``.
+
+    Args:
+        x: points, (..., M, d).
+        y: points, (..., N, d); ``x`` itself if not given, for half the work.
+
+    Returns:
+        (..., M, N), of the dtype of ``x``.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: NaN or infinity among the coordinates.
+
+    Cost:
+        3MNd flop (half without ``y``).
+    """
+    _require_pair(x, y)
+    return _library.squared_distances(x, y)
+
+
+@torch.library.register_fake("mige_ext::squared_distances")
+def _(x: Tensor, y: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], (x if y is None else y).shape[-2]))
+
+
+def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Pulls a gradient with respect to the squared distances back to the points."""
+    if y is None:
+        grad = grad + grad.mT
+        return 2 * (grad.sum(-1, keepdim=True) * x - grad @ x), None
+    grad_x = 2 * (grad.sum(-1, keepdim=True) * x - grad @ y)
+    grad_y = 2 * (grad.sum(-2).unsqueeze(-1) * y - grad.mT @ x)
+    return grad_x, grad_y
+
+
+def _squared_distances_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    x, y = ctx.saved_tensors
+    return _distance_backward(grad, x, y)
+
+
+torch.library.register_autograd(
+    "mige_ext::squared_distances",
+    _squared_distances_backward,
+    setup_context=_squared_distances_setup,
+)
+
+
+# --- distance_quantile ----------------------------------------------------------------------------
+
+
+def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
+    """An exact quantile of the pairwise distances ``‖x_i − x_j‖``, i < j, of each group.
+
+    The value of rank ``ceil(quantile · M(M−1)/2)``, an element of the set and no interpolation
+    (``numpy.quantile(..., method="inverted_cdf")``), found by radix selection. Where it would be 0,
+    because at least that share of the pairs coincide, it is taken among the pairs at a positive
+    distance; it is 0 only if all points are equal. Not differentiable.
+
+    Args:
+        x: points, (..., M, d) with M >= 2.
+        quantile: in (0, 1].
+
+    Returns:
+        (...), one distance for each group.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit.
+        RuntimeError: NaN or infinity among the coordinates.
+
+    Cost:
+        1.5 M²d flop for the distances and about two passes over M²/2 values; M² values of memory.
+    """
+    _checks.require_samples("x", x)
+    _checks.require_native("x", x)
+    _checks.require_share("quantile", quantile)
+    return _library.distance_quantile(x, quantile)
+
+
+@torch.library.register_fake("mige_ext::distance_quantile")
+def _(x: Tensor, quantile: float) -> Tensor:
+    return x.new_empty(x.shape[:-2])
+
+
+torch.library.register_autograd("mige_ext::distance_quantile", _no_derivative("distance_quantile"))
+
+
+# --- rbf_gram -------------------------------------------------------------------------------------
+
+
+def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor:
+    """RBF Gram matrix ``k_ij = exp(−‖x_i − y_j‖² / 2σ²)``, on the CPU and on CUDA.
+
+    Symmetric to the bit, with a diagonal of exactly 1, if ``y`` is not given. Differentiable in all
+    three arguments.
+
+    Args:
+        x: points, (..., M, d).
+        y: points, (..., N, d); ``x`` itself if not given, for half the work.
+        bandwidth: σ > 0 of each group, (...), of the dtype of ``x``.
+
+    Returns:
+        (..., M, N), of the dtype of ``x``.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: NaN or infinity among the coordinates, or a bandwidth that is not positive (on
+            the CPU; on CUDA, where looking would stall the stream, they give NaN).
+
+    Cost:
+        3MNd flop (half without ``y``) and MN exponentials.
+    """
+    _require_pair(x, y)
+    _require_bandwidth(bandwidth, x)
+    return _library.rbf_gram(x, y, bandwidth)
+
+
+@torch.library.register_fake("mige_ext::rbf_gram")
+def _(x: Tensor, y: Tensor | None, bandwidth: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], (x if y is None else y).shape[-2]))
+
+
+def _rbf_gram_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _rbf_gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    x, y, bandwidth, gram = ctx.saved_tensors
+    sigma = bandwidth[..., None, None]
+    weighted = grad * gram
+    grad_x, grad_y = _distance_backward(-weighted / (2 * sigma**2), x, y)
+    distances = _library.squared_distances(x, y)
+    return grad_x, grad_y, (weighted * distances / sigma**3).sum((-2, -1))
+
+
+torch.library.register_autograd(
+    "mige_ext::rbf_gram", _rbf_gram_backward, setup_context=_rbf_gram_setup
+)
+
+
+# --- rbf_gradient_sum -----------------------------------------------------------------------------
+
+
+def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
+    """Gradient sum of the RBF kernel, ``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``.
+
+    ``H = −(K X − diag(K1) X) / σ²``: two matrix products in place of an array of M×M×d. The samples
+    are centred first, so that an offset common to all costs no accuracy. Not differentiable.
+
+    Args:
+        x: samples, (..., M, d).
+        bandwidth: σ > 0 of each group, (...), of the dtype of ``x``.
+
+    Returns:
+        (..., M, d), of the dtype of ``x``.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: NaN, infinity, or a bandwidth that is not positive.
+
+    Cost:
+        3.5 M²d flop, M² values of memory.
+    """
+    _checks.require_samples("x", x, 1)
+    _checks.require_native("x", x)
+    _require_bandwidth(bandwidth, x)
+    return _library.rbf_gradient_sum(x, bandwidth)
+
+
+@torch.library.register_fake("mige_ext::rbf_gradient_sum")
+def _(x: Tensor, bandwidth: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+torch.library.register_autograd("mige_ext::rbf_gradient_sum", _no_derivative("rbf_gradient_sum"))
+
+
+# --- rbf_product ----------------------------------------------------------------------------------
+
+
+def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor:
+    """Kernel product ``k(q, X) W`` without ``k`` in memory: the Nyström extension.
+
+    Args:
+        q: query points, (..., Q, d).
+        x: samples, (..., M, d).
+        w: coefficients, (..., M, p).
+        bandwidth: σ > 0 of each group, (...), of the dtype of ``q``.
+
+    Returns:
+        (..., Q, p), of the dtype of ``q``. Not differentiable.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: NaN, infinity, or a bandwidth that is not positive.
+
+    Cost:
+        QM(3d + 2p) flop; memory O(M(d + p)), whatever Q.
+    """
+    for name, tensor, columns in (("q", q, 1), ("x", x, 1), ("w", w, 0)):
+        _checks.require_native(name, tensor)
+        if tensor.dim() < 2 or tensor.shape[-1] < columns:
+            raise ValueError(
+                f"{name} must have shape (..., rows, columns), got {_checks.shape(tensor)}"
+            )
+        _checks.require_like(name, tensor, "q", q)
+        _checks.require_batch(name, tensor.shape[:-2], "q", q.shape[:-2])
+    if x.shape[-1] != q.shape[-1]:
+        raise ValueError(f"x must have as many columns as q, {q.shape[-1]}, got {x.shape[-1]}")
+    if w.shape[-2] != x.shape[-2]:
+        raise ValueError(f"w must have as many rows as x, {x.shape[-2]}, got {w.shape[-2]}")
+    _require_bandwidth(bandwidth, q, "q")
+    return _library.rbf_product(q, x, w, bandwidth)
+
+
+@torch.library.register_fake("mige_ext::rbf_product")
+def _(q: Tensor, x: Tensor, w: Tensor, bandwidth: Tensor) -> Tensor:
+    return q.new_empty((*q.shape[:-1], w.shape[-1]))
+
+
+torch.library.register_autograd("mige_ext::rbf_product", _no_derivative("rbf_product"))
+
+
+# --- eigh -----------------------------------------------------------------------------------------
+
+
+def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, groups in parallel.
+
+    LAPACK's divide and conquer through torch. ``torch.linalg.eigh`` works through a batch one
+    matrix after the other; here each thread takes its share. Not differentiable: use torch's for
+    that.
+
+    Args:
+        k: symmetric matrices, (..., M, M); only the lower triangle is read.
+
+    Returns:
+        eigenvalues, (..., M), ascending, and eigenvectors, (..., M, M), in the columns.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit.
+        RuntimeError: NaN or infinity among the entries.
+
+    Cost:
+        About 9M³ flop a matrix. One matrix runs on one thread, so that its bits do not depend on
+        the number of threads.
+    """
+    _checks.require_native("k", k)
+    if k.dim() < 2 or k.shape[-1] != k.shape[-2] or k.shape[-1] < 1:
+        raise ValueError(f"k must have shape (..., M, M) with M >= 1, got {_checks.shape(k)}")
+    return _library.eigh(k)
+
+
+@torch.library.register_fake("mige_ext::eigh")
+def _(k: Tensor) -> tuple[Tensor, Tensor]:
+    return k.new_empty(k.shape[:-1]), k.new_empty(k.shape).mT
+
+
+torch.library.register_autograd("mige_ext::eigh", _no_derivative("eigh"))
+
+
+# --- ssge -----------------------------------------------------------------------------------------
+
+
+def ssge(
+    x: Tensor,
+    bandwidth: Tensor | None = None,
+    *,
+    quantile: float = 0.5,
+    multiplier: float = 1.0,
+    threshold: float = 0.99,
+    rank: int | None = None,
+    power: int = 1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The Spectral Stein Gradient Estimator as one operator: ``−U_J Λ_J^{−power} U_Jᵀ H``.
+
+    ``power=1`` gives the score ``∇ log q`` at the samples, ``power=2`` the coefficients W of its
+    Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
+    samples are taken out first, so that neither costs accuracy nor range. A group whose samples are
+    all equal has score 0 and rank 0. Not differentiable.
+
+    Args:
+        x: samples, (..., M, d) with M >= 2.
+        bandwidth: σ > 0 of each group, (...); from ``quantile`` and ``multiplier`` if not given.
+        quantile: of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
+        multiplier: σ = multiplier × quantile of the distances.
+        threshold: J is the smallest number of leading eigenvalues whose share of trace(K) reaches
+            it; in (0, 1].
+        rank: J itself, in [1, M], instead of ``threshold``. Either way, eigenvalues below
+            M ε λ_max are rounding error and are not kept.
+        power: 1 or 2.
+
+    Returns:
+        the result, (..., M, d); the eigenvalues of K, (..., M), ascending; σ, (...); J, (...),
+        int64.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit.
+        RuntimeError: NaN, infinity, or a bandwidth that is not positive.
+
+    Cost:
+        3.5M²d + 4MJd + about 9M³ flop; memory 3M² + O(Md). Shi, Sun, Zhu (ICML 2018).
+    """
+    _checks.require_samples("x", x)
+    _checks.require_native("x", x)
+    if bandwidth is not None:
+        _require_bandwidth(bandwidth, x)
+    _checks.require_share("quantile", quantile)
+    _checks.require_positive("multiplier", multiplier)
+    _checks.require_share("threshold", threshold)
+    if rank is not None and not 1 <= rank <= x.shape[-2]:
+        raise ValueError(f"rank must lie in [1, M] with M = {x.shape[-2]}, got {rank}")
+    if power not in (1, 2):
+        raise ValueError(f"power must be 1 or 2, got {power}")
+    return _library.ssge(x, bandwidth, quantile, multiplier, threshold, rank or 0, power)
+
+
+@torch.library.register_fake("mige_ext::ssge")
+def _(
+    x: Tensor,
+    bandwidth: Tensor | None,
+    quantile: float,
+    multiplier: float,
+    threshold: float,
+    rank: int,
+    power: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch = x.shape[:-2]
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(x.shape[:-1]),
+        x.new_empty(batch),
+        x.new_empty(batch, dtype=torch.int64),
+    )
+
+
+torch.library.register_autograd("mige_ext::ssge", _no_derivative("ssge"))

@@ -1,0 +1,240 @@
+"""Score estimators: ``∇ log q`` of a density known by its samples alone."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mige_ext import _checks, ops
+from mige_ext.kernels import Bandwidth, bandwidth_rule
+
+
+@runtime_checkable
+class ScoreEstimator(Protocol):
+    """What the information functions ask of an estimator."""
+
+    def score(self, samples: Tensor) -> Tensor:
+        """Scores at the samples themselves: (..., M, d) -> (..., M, d), without a gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What an estimate says about itself, one value for each group of samples, (...).
+
+    Attributes:
+        rank: J, the number of eigenvalues kept; 0 where all samples are equal.
+        bandwidth: σ, in the units of the samples.
+        energy: share of trace(K) that the kept eigenvalues hold.
+        calibration: ``−mean(Σ s·(z − m)) / d`` of the estimate before any correction. Stein's
+            identity makes it 1 for the true score; kernel estimates are shrunk and stay below, the
+            more so the fewer samples there are for the dimension.
+    """
+
+    rank: Tensor
+    bandwidth: Tensor
+    energy: Tensor
+    calibration: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSGE:
+    """Spectral Stein Gradient Estimator with the RBF kernel (Shi, Sun, Zhu, ICML 2018).
+
+    ``∇ log q(z) ≈ −Σ_{j≤J} β_j ψ_j(z)``, with ψ_j the Nyström eigenfunctions of the kernel under q
+    and β_j by Stein's identity. At the samples: ``−U_J Λ_J^{−1} U_Jᵀ H``; elsewhere:
+    ``k(z, X) W``, ``W = −U_J Λ_J^{−2} U_Jᵀ H``.
+
+        >>> import torch, mige_ext as mige
+        >>> x = torch.randn(256, 8)
+        >>> s = mige.SSGE(threshold=0.99).score(x)       # near −x, the score of a standard normal
+        >>> fitted = mige.SSGE(rank=20).fit(x)
+        >>> fitted.score(torch.zeros(5, 8)).shape
+        torch.Size([5, 8])
+
+    Scores are computed on detached inputs, in float32 at least, for any leading batch dimensions:
+    each group has its own bandwidth and rank.
+
+    Args:
+        threshold: J is the smallest number of leading eigenvalues whose share of the trace reaches
+            it, in (0, 1].
+        rank: J itself, instead of ``threshold``.
+        bandwidth: "median", a number, or a :class:`Bandwidth` rule.
+        calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`,
+            one scalar that undoes the shrinkage; None leaves them.
+    """
+
+    threshold: float = 0.99
+    rank: int | None = None
+    bandwidth: str | float | Bandwidth = "median"
+    calibrate: Literal["stein"] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        _checks.require_share("threshold", self.threshold)
+        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
+            raise ValueError(f"rank must be a positive integer or None, got {self.rank!r}")
+        bandwidth_rule(self.bandwidth)
+        if self.calibrate not in (None, "stein"):
+            raise ValueError(f'calibrate must be "stein" or None, got {self.calibrate!r}')
+
+    def score(self, samples: Tensor) -> Tensor:
+        """Scores at the samples.
+
+        Args:
+            samples: (..., M, d) with M >= 2, floating point.
+
+        Returns:
+            (..., M, d), without a gradient; float64 for float64 samples, else float32. Zero for a
+            group whose samples are all equal.
+
+        Raises:
+            ValueError, TypeError: samples that are not such a tensor or not finite.
+
+        Cost:
+            O(M³ + M²d) time, O(M² + Md) memory for each group.
+        """
+        samples = _prepare(samples)
+        scores, *_ = self._estimate(samples, power=1)
+        if self.calibrate is None:
+            return scores
+        return _calibrated(scores, stein_calibration(samples, scores))
+
+    def fit(self, samples: Tensor) -> "FittedSSGE":
+        """Fits the Nyström extension, which gives scores anywhere.
+
+        Args:
+            samples: (..., M, d) with M >= 2, floating point.
+
+        Returns:
+            The fitted score; it keeps the samples and coefficients, 2Md values a group.
+
+        Raises:
+            ValueError, TypeError: samples that are not such a tensor or not finite.
+
+        Cost:
+            O(M³ + M²d) time, O(M² + Md) memory for each group.
+        """
+        samples = _prepare(samples)
+        coefficients, values, bandwidth, rank = self._estimate(samples, power=2)
+        # A group of equal samples has bandwidth and coefficients 0; any positive σ keeps k defined.
+        sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
+        scores = ops.rbf_product(samples, samples, coefficients, bandwidth=sigma)
+        diagnostics = _diagnostics(samples, scores, values, bandwidth, rank)
+        if self.calibrate is not None:
+            coefficients = _calibrated(coefficients, diagnostics.calibration)
+        return FittedSSGE(samples, coefficients, sigma, diagnostics)
+
+    def diagnose(self, samples: Tensor) -> Diagnostics:
+        """Rank, bandwidth, captured energy and calibration of :meth:`score`; same arguments."""
+        samples = _prepare(samples)
+        scores, values, bandwidth, rank = self._estimate(samples, power=1)
+        return _diagnostics(samples, scores, values, bandwidth, rank)
+
+    def _estimate(self, samples: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rule = bandwidth_rule(self.bandwidth)
+        fixed, quantile, multiplier = None, 0.5, 1.0
+        if isinstance(rule, Bandwidth):
+            quantile, multiplier = rule.quantile, rule.multiplier
+        else:
+            fixed = samples.new_full(samples.shape[:-2], rule)
+        try:
+            return ops.ssge(
+                samples,
+                fixed,
+                quantile=quantile,
+                multiplier=multiplier,
+                threshold=self.threshold,
+                rank=self.rank,
+                power=power,
+            )
+        except RuntimeError:
+            _checks.require_finite(samples=samples)
+            raise
+
+
+@dataclass(frozen=True)
+class FittedSSGE:
+    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ k(z, X) W``.
+
+    Attributes:
+        samples: X, (..., M, d).
+        coefficients: W, (..., M, d).
+        bandwidth: σ, (...); 1 for a group of equal samples, whose coefficients are 0.
+        diagnostics: rank, bandwidth, energy and calibration.
+    """
+
+    samples: Tensor
+    coefficients: Tensor
+    bandwidth: Tensor
+    diagnostics: Diagnostics
+
+    def score(self, query: Tensor | None = None) -> Tensor:
+        """Scores at other points.
+
+        Args:
+            query: (..., Q, d), leading dimensions and device as the samples; the samples themselves
+                if not given.
+
+        Returns:
+            (..., Q, d), without a gradient, in the dtype of the fit.
+
+        Raises:
+            ValueError, TypeError: a query that is not such a tensor or not finite.
+
+        Cost:
+            O(QMd) time, O(Md) memory: the Q×M kernel matrix is never formed.
+        """
+        if query is None:
+            query = self.samples
+        _checks.require_samples("query", query, 0)
+        _checks.require_same_device("query", query, "samples", self.samples)
+        _checks.require_batch("query", query.shape[:-2], "samples", self.samples.shape[:-2])
+        if query.shape[-1] != self.samples.shape[-1]:
+            raise ValueError(
+                f"query must have the {self.samples.shape[-1]} columns of samples, "
+                f"got {query.shape[-1]}"
+            )
+        query = query.detach().to(self.samples.dtype)
+        try:
+            return ops.rbf_product(query, self.samples, self.coefficients, bandwidth=self.bandwidth)
+        except RuntimeError:
+            _checks.require_finite(query=query)
+            raise
+
+
+def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
+    """``−mean(Σ s·(z − m)) / d`` for each group: 1 for the true score, by Stein's identity.
+
+    Args:
+        samples: (..., M, d).
+        scores: (..., M, d), at the samples.
+
+    Returns:
+        (...).
+    """
+    centred = samples - samples.mean(-2, keepdim=True)
+    return -(scores * centred).sum(-1).mean(-1) / samples.shape[-1]
+
+
+def _prepare(samples: Tensor) -> Tensor:
+    """Checked, detached, in float32 or float64."""
+    _checks.require_samples("samples", samples)
+    samples = samples.detach()
+    return samples if samples.dtype == torch.float64 else samples.float()
+
+
+def _calibrated(values: Tensor, calibration: Tensor) -> Tensor:
+    # Not positive where there is nothing to calibrate: equal samples, whose score is 0.
+    factor = torch.where(calibration > 0, calibration, 1.0)
+    return values / factor[..., None, None]
+
+
+def _diagnostics(
+    samples: Tensor, scores: Tensor, values: Tensor, bandwidth: Tensor, rank: Tensor
+) -> Diagnostics:
+    m = samples.shape[-2]
+    kept = torch.arange(m, device=samples.device) >= m - rank.unsqueeze(-1)
+    energy = torch.where(kept, values, 0.0).sum(-1) / m
+    return Diagnostics(rank, bandwidth, energy, stein_calibration(samples, scores))
