@@ -1,4 +1,4 @@
-// Checks at the door of every operator. Messages name the argument, what was expected and what came.
+// Checks at the door of every operator. Messages name the argument, what was expected, what came.
 #pragma once
 
 #include <sstream>
@@ -36,7 +36,8 @@ inline void check_matrix(const char* name, const Tensor& t, const char* expected
 }
 
 inline void check_samples(const char* name, const Tensor& t, int64_t min_rows) {
-  check_matrix(name, t, min_rows > 1 ? "(..., M, d) with M >= 2 and d >= 1" : "(..., M, d) with d >= 1",
+  check_matrix(name, t,
+               min_rows > 1 ? "(..., M, d) with M >= 2 and d >= 1" : "(..., M, d) with d >= 1",
                min_rows, 1);
 }
 
@@ -49,8 +50,8 @@ inline void check_like(const char* name, const Tensor& t, int64_t dropped, const
   bool same = t.dim() - dropped == other.dim() - other_dropped;
   for (int64_t i = 0; same && i + dropped < t.dim(); ++i) same = t.size(i) == other.size(i);
   if (!same)
-    fail(name, " must have the leading dimensions of ", other_name, ", got ", shape_text(t), " and ",
-         shape_text(other));
+    fail(name, " must have the leading dimensions of ", other_name, ", got ", shape_text(t),
+         " and ", shape_text(other));
 }
 
 inline void check_columns(const char* name, const Tensor& t, const char* other_name,

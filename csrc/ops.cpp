@@ -1,5 +1,6 @@
 // The schema of every operator. Shapes: x (..., M, d), y (..., N, d), q (..., Q, d), w (..., M, p),
-// bandwidth (...), one value for each group of leading indices. See mige_ext/ops.py for what they do.
+// bandwidth (...), one value for each group of leading indices. See mige_ext/ops.py for what they
+// do.
 #include "bind/torch.h"
 
 STABLE_TORCH_LIBRARY(mige_ext, m) {
@@ -11,5 +12,6 @@ STABLE_TORCH_LIBRARY(mige_ext, m) {
   m.def("eigh(Tensor k) -> (Tensor eigenvalues, Tensor eigenvectors)");
   m.def(
       "ssge(Tensor x, Tensor? bandwidth, float quantile, float multiplier, float threshold, "
-      "int rank, int power) -> (Tensor out, Tensor eigenvalues, Tensor bandwidth_out, Tensor rank_out)");
+      "int rank, int power) -> (Tensor out, Tensor eigenvalues, Tensor bandwidth_out, Tensor "
+      "rank_out)");
 }

@@ -2,3 +2,4 @@ cuda_architectures: str
 cuda_version: str
 torch_version: str
 compiler: str
+cuda_torch_found: int

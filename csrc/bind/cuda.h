@@ -21,13 +21,16 @@ const char* error_text(int status);
 
 namespace mige::bind {
 
+inline bool cuda_torch_found() {
+  return aoti_torch_get_current_cuda_stream && aoti_torch_create_cuda_guard &&
+         aoti_torch_delete_cuda_guard;
+}
+
 // The device of a tensor made current for the life of this object, and its current stream.
 class CudaContext {
  public:
   explicit CudaContext(const Tensor& t) {
-    if (!aoti_torch_get_current_cuda_stream || !aoti_torch_create_cuda_guard ||
-        !aoti_torch_delete_cuda_guard)
-      fail("this torch has no CUDA support, got a CUDA tensor");
+    if (!cuda_torch_found()) fail("this torch has no CUDA support, got a CUDA tensor");
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));
     STABLE_TORCH_ERROR_CODE_CHECK(
         aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));

@@ -43,8 +43,8 @@ template <typename T>
 void Runtime<T>::eigh(T* k, int64_t m, T* values, const T*& vectors) {
   const OneMklThread one_thread;
   const std::array<int64_t, 2> shape{m, m}, strides{m, 1};
-  auto [eigenvalues, eigenvectors] = lapack_eigh(
-      torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
+  auto [eigenvalues, eigenvectors] =
+      lapack_eigh(torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
   vectors_ = torch::stable::contiguous(torch::stable::transpose(eigenvectors, 0, 1));
   std::copy_n(const_data<T>(eigenvalues), m, values);
   vectors = const_data<T>(vectors_);

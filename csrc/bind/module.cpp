@@ -2,12 +2,23 @@
 // other files here); it holds nothing but facts about the build.
 #include <Python.h>
 
-#include <torch/csrc/stable/version.h>
+#ifdef MIGE_WITH_CUDA
+#include "cuda.h"
+#endif
 
 namespace {
 
-PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_C", "Compiled operators of mige_ext.",
-                                 -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+// Whether this process's torch can run the CUDA kernels of this build.
+bool cuda_torch_found() {
+#ifdef MIGE_WITH_CUDA
+  return mige::bind::cuda_torch_found();
+#else
+  return false;
+#endif
+}
+
+PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT, "_C", "Compiled operators of mige_ext.", -1, {}, {}, {}, {}, {}};
 
 }  // namespace
 
@@ -17,7 +28,8 @@ PyMODINIT_FUNC PyInit__C() {
   if (PyModule_AddStringConstant(module, "cuda_architectures", MIGE_CUDA_ARCHITECTURES) != 0 ||
       PyModule_AddStringConstant(module, "cuda_version", MIGE_CUDA_VERSION) != 0 ||
       PyModule_AddStringConstant(module, "torch_version", MIGE_TORCH_VERSION) != 0 ||
-      PyModule_AddStringConstant(module, "compiler", MIGE_COMPILER) != 0) {
+      PyModule_AddStringConstant(module, "compiler", MIGE_COMPILER) != 0 ||
+      PyModule_AddIntConstant(module, "cuda_torch_found", cuda_torch_found()) != 0) {
     Py_DECREF(module);
     return nullptr;
   }

@@ -55,18 +55,21 @@ MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                            \
-  MIGE_CLONES void squared_distance_rows(const T* x, const T* y_panels, int64_t m, int64_t n,     \
-                                         int64_t d, T scale, bool upper, T* out, int64_t begin,   \
-                                         int64_t end) {                                           \
-    squared_distance_rows_impl(x, y_panels, m, n, d, scale, upper, out, begin, end);              \
-  }                                                                                               \
-  MIGE_CLONES void rbf_rows(T* k, int64_t m, int64_t n, T gamma, bool upper, int64_t begin,       \
-                            int64_t end) {                                                        \
-    rbf_rows_impl(k, m, n, gamma, upper, begin, end);                                             \
-  }                                                                                               \
-  MIGE_CLONES void mirror_rows(T* k, int64_t m, int64_t begin, int64_t end) {                     \
-    mirror_rows_impl(k, m, begin, end);                                                           \
+#define MIGE_DEFINE(T)                                                                          \
+  template <>                                                                                   \
+  MIGE_CLONES void squared_distance_rows(const T* x, const T* y_panels, int64_t m, int64_t n,   \
+                                         int64_t d, T scale, bool upper, T* out, int64_t begin, \
+                                         int64_t end) {                                         \
+    squared_distance_rows_impl(x, y_panels, m, n, d, scale, upper, out, begin, end);            \
+  }                                                                                             \
+  template <>                                                                                   \
+  MIGE_CLONES void rbf_rows(T* k, int64_t m, int64_t n, T gamma, bool upper, int64_t begin,     \
+                            int64_t end) {                                                      \
+    rbf_rows_impl(k, m, n, gamma, upper, begin, end);                                           \
+  }                                                                                             \
+  template <>                                                                                   \
+  MIGE_CLONES void mirror_rows(T* k, int64_t m, int64_t begin, int64_t end) {                   \
+    mirror_rows_impl(k, m, begin, end);                                                         \
   }
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)

@@ -88,9 +88,8 @@ void mirror(T* k, int64_t m, Runtime& runtime) {
 // The Gram matrix from squared distances above the diagonal, in place; then both triangles.
 template <typename T, typename Runtime>
 void upper_to_gram(T* k, int64_t m, T gamma, Runtime& runtime) {
-  parallel_triangle(runtime, m, [&](int64_t begin, int64_t end) {
-    rbf_rows(k, m, m, gamma, true, begin, end);
-  });
+  parallel_triangle(
+      runtime, m, [&](int64_t begin, int64_t end) { rbf_rows(k, m, m, gamma, true, begin, end); });
   mirror(k, m, runtime);
 }
 

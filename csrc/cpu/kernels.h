@@ -13,7 +13,9 @@
 namespace mige::cpu {
 
 template <typename T>
-constexpr int64_t panel_count(int64_t columns) { return divide_up(columns, kLanes<T>); }
+constexpr int64_t panel_count(int64_t columns) {
+  return divide_up(columns, kLanes<T>);
+}
 
 template <typename T>
 constexpr int64_t panels_size(int64_t depth, int64_t columns) {
@@ -23,66 +25,83 @@ constexpr int64_t panels_size(int64_t depth, int64_t columns) {
 // Rows a thread takes at least: below this, starting a thread costs more than it saves.
 constexpr int64_t kRowGrain = 48;
 
-#define MIGE_DECLARE_CPU_KERNELS(T)                                                               \
-  /* The largest |x_i|, or NaN where some x_i is NaN or infinite. */                              \
-  T largest_magnitude(const T* x, int64_t count);                                                 \
-                                                                                                  \
-  /* centred = scale * x - mean(scale * x), column by column; the mean in double. */              \
-  void centre(const T* x,    /* [m, d] */                                                         \
-              int64_t m, int64_t d, T scale, T* centred /* [m, d] */);                            \
-                                                                                                  \
-  /* Panels of scale * b. */                                                                      \
-  void pack_columns(const T* b, /* [depth, n] */                                                  \
-                    int64_t depth, int64_t n, T scale, T* panels);                                \
-                                                                                                  \
-  /* Panels of scale * xᵀ: the rows of x are the columns of the operand. */                       \
-  void pack_rows(const T* x, /* [n, depth] */                                                     \
-                 int64_t n, int64_t depth, T scale, T* panels);                                   \
-                                                                                                  \
-  /* out_ij = scale² ‖x_i − y_j‖² by direct differences: no cancellation, exact zeros. */         \
-  /* With `upper`, x and y are the same points and only j >= i is meaningful afterwards. */       \
-  void squared_distance_rows(const T* x,        /* [m, d] */                                      \
-                             const T* y_panels, /* scale * y, [n, d] packed by rows */            \
-                             int64_t m, int64_t n, int64_t d, T scale, bool upper,                \
-                             T* out, /* [m, n] */                                                 \
-                             int64_t begin, int64_t end);                                         \
-                                                                                                  \
-  /* In place k_ij = exp(-γ k_ij) for j >= i (upper) or for all j. */                             \
-  void rbf_rows(T* k, /* [m, n] */                                                                \
-                int64_t m, int64_t n, T gamma, bool upper, int64_t begin, int64_t end);           \
-                                                                                                  \
-  /* k_ij = k_ji for j < i. Reads the upper triangle, writes the lower one. */                    \
-  void mirror_rows(T* k, /* [m, m] */ int64_t m, int64_t begin, int64_t end);                     \
-                                                                                                  \
-  /* c = a b, or aᵀ b with `transposed`. */                                                       \
-  void product_rows(const T* a, /* [m, depth], or [depth, m] when transposed */                   \
-                    bool transposed, const T* b_panels, /* [depth, n] packed by columns */        \
-                    int64_t m, int64_t depth, int64_t n, T* c, /* [m, n] */                       \
-                    int64_t begin, int64_t end);                                                  \
-                                                                                                  \
-  /* H from K X, in place: h_j = inverse_variance (x_j Σ_i k_ji − h_j). */                        \
-  void gradient_sum_rows(const T* k, /* [m, m] */                                                 \
-                         const T* x, /* [m, d] */                                                 \
-                         int64_t m, int64_t d, T inverse_variance, T* h, /* [m, d] */             \
-                         int64_t begin, int64_t end);                                             \
-                                                                                                  \
-  /* out = k(q, x) w with k = exp(-γ scale² ‖·‖²), a tile of k at a time. */                      \
-  void kernel_product_rows(const T* q,        /* [m, d] */                                        \
-                           const T* x_panels, /* scale * x, [n, d] packed by rows */              \
-                           const T* w_panels, /* [n, p] packed by columns */                      \
-                           int64_t m, int64_t n, int64_t d, int64_t p, T scale, T gamma,          \
-                           T* out, /* [m, p] */                                                   \
-                           int64_t begin, int64_t end);                                           \
-                                                                                                  \
-  /* x_ij *= scale_i, kept within the finite numbers of T. */                                     \
-  void scale_rows(T* x, /* [m, d] */ int64_t m, int64_t d, const T* scale /* [m] */);             \
-                                                                                                  \
-  /* The element of rank ceil(quantile * n), at least 1, among the n = m (m − 1) / 2 entries  */  \
-  /* above the diagonal, by radix selection; see quantile.cpp for what a zero becomes. */         \
-  T upper_quantile(const T* s, /* [m, m], non-negative */ int64_t m, double quantile);
+// The largest |x_i|, or NaN where some x_i is NaN or infinite.
+template <typename T>
+T largest_magnitude(const T* x, int64_t count);
 
-MIGE_DECLARE_CPU_KERNELS(float)
-MIGE_DECLARE_CPU_KERNELS(double)
-#undef MIGE_DECLARE_CPU_KERNELS
+// centred = scale * x - mean(scale * x), column by column; the mean in double.
+template <typename T>
+void centre(const T* x,  // [m, d]
+            int64_t m, int64_t d, T scale,
+            T* centred);  // [m, d]
+
+// Panels of scale * b.
+template <typename T>
+void pack_columns(const T* b,  // [depth, n]
+                  int64_t depth, int64_t n, T scale,
+                  T* panels);  // panels_size(depth, n)
+
+// Panels of scale * xᵀ: the rows of x are the columns of the operand.
+template <typename T>
+void pack_rows(const T* x,  // [n, depth]
+               int64_t n, int64_t depth, T scale,
+               T* panels);  // panels_size(depth, n)
+
+// out_ij = scale² ‖x_i − y_j‖² by direct differences: no cancellation, exact zeros.
+// With `upper`, x and y are the same points and only j >= i is meaningful afterwards.
+template <typename T>
+void squared_distance_rows(const T* x,         // [m, d]
+                           const T* y_panels,  // scale * y, [n, d] packed by rows
+                           int64_t m, int64_t n, int64_t d, T scale, bool upper,
+                           T* out,  // [m, n]
+                           int64_t begin, int64_t end);
+
+// In place k_ij = exp(-γ k_ij) for j >= i (upper) or for all j.
+template <typename T>
+void rbf_rows(T* k,  // [m, n]
+              int64_t m, int64_t n, T gamma, bool upper, int64_t begin, int64_t end);
+
+// k_ij = k_ji for j < i. Reads the upper triangle, writes the lower one.
+template <typename T>
+void mirror_rows(T* k,  // [m, m]
+                 int64_t m, int64_t begin, int64_t end);
+
+// c = a b, or aᵀ b with `transposed`.
+template <typename T>
+void product_rows(const T* a,  // [m, depth], or [depth, m] when transposed
+                  bool transposed,
+                  const T* b_panels,  // [depth, n] packed by columns
+                  int64_t m, int64_t depth, int64_t n,
+                  T* c,  // [m, n]
+                  int64_t begin, int64_t end);
+
+// H from K X, in place: h_j = inverse_variance (x_j Σ_i k_ji − h_j).
+template <typename T>
+void gradient_sum_rows(const T* k,  // [m, m]
+                       const T* x,  // [m, d]
+                       int64_t m, int64_t d, T inverse_variance,
+                       T* h,  // [m, d]
+                       int64_t begin, int64_t end);
+
+// out = k(q, x) w with k = exp(-γ scale² ‖·‖²), a tile of k at a time.
+template <typename T>
+void kernel_product_rows(const T* q,         // [m, d]
+                         const T* x_panels,  // scale * x, [n, d] packed by rows
+                         const T* w_panels,  // [n, p] packed by columns
+                         int64_t m, int64_t n, int64_t d, int64_t p, T scale, T gamma,
+                         T* out,  // [m, p]
+                         int64_t begin, int64_t end);
+
+// x_ij *= scale_i, kept within the finite numbers of T.
+template <typename T>
+void scale_rows(T* x,  // [m, d]
+                int64_t m, int64_t d,
+                const T* scale);  // [m]
+
+// The element of rank ceil(quantile * n), at least 1, among the n = m (m − 1) / 2 entries
+// above the diagonal, by radix selection; see quantile.cpp for what a zero becomes.
+template <typename T>
+T upper_quantile(const T* s,  // [m, m], non-negative
+                 int64_t m, double quantile);
 
 }  // namespace mige::cpu

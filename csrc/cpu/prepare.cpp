@@ -79,18 +79,22 @@ MIGE_INLINE void pack_rows_impl(const T* x, int64_t n, int64_t depth, T scale, T
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                            \
-  MIGE_CLONES T largest_magnitude(const T* x, int64_t count) {                                    \
-    return largest_magnitude_impl(x, count);                                                      \
-  }                                                                                               \
-  MIGE_CLONES void centre(const T* x, int64_t m, int64_t d, T scale, T* centred) {                \
-    centre_impl(x, m, d, scale, centred);                                                         \
-  }                                                                                               \
-  MIGE_CLONES void pack_columns(const T* b, int64_t depth, int64_t n, T scale, T* panels) {       \
-    pack_columns_impl(b, depth, n, scale, panels);                                                \
-  }                                                                                               \
-  MIGE_CLONES void pack_rows(const T* x, int64_t n, int64_t depth, T scale, T* panels) {          \
-    pack_rows_impl(x, n, depth, scale, panels);                                                   \
+#define MIGE_DEFINE(T)                                                                      \
+  template <>                                                                               \
+  MIGE_CLONES T largest_magnitude(const T* x, int64_t count) {                              \
+    return largest_magnitude_impl(x, count);                                                \
+  }                                                                                         \
+  template <>                                                                               \
+  MIGE_CLONES void centre(const T* x, int64_t m, int64_t d, T scale, T* centred) {          \
+    centre_impl(x, m, d, scale, centred);                                                   \
+  }                                                                                         \
+  template <>                                                                               \
+  MIGE_CLONES void pack_columns(const T* b, int64_t depth, int64_t n, T scale, T* panels) { \
+    pack_columns_impl(b, depth, n, scale, panels);                                          \
+  }                                                                                         \
+  template <>                                                                               \
+  MIGE_CLONES void pack_rows(const T* x, int64_t n, int64_t depth, T scale, T* panels) {    \
+    pack_rows_impl(x, n, depth, scale, panels);                                             \
   }
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)

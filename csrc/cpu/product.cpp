@@ -108,22 +108,26 @@ MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale) {
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                            \
-  MIGE_CLONES void product_rows(const T* a, bool transposed, const T* b_panels, int64_t m,        \
-                                int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {     \
-    product_rows_impl(a, transposed, b_panels, m, depth, n, c, begin, end);                       \
-  }                                                                                               \
-  MIGE_CLONES void gradient_sum_rows(const T* k, const T* x, int64_t m, int64_t d,                \
-                                     T inverse_variance, T* h, int64_t begin, int64_t end) {      \
-    gradient_sum_rows_impl(k, x, m, d, inverse_variance, h, begin, end);                          \
-  }                                                                                               \
-  MIGE_CLONES void kernel_product_rows(const T* q, const T* x_panels, const T* w_panels,          \
-                                       int64_t m, int64_t n, int64_t d, int64_t p, T scale,       \
-                                       T gamma, T* out, int64_t begin, int64_t end) {             \
-    kernel_product_rows_impl(q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end);   \
-  }                                                                                               \
-  MIGE_CLONES void scale_rows(T* x, int64_t m, int64_t d, const T* scale) {                       \
-    scale_rows_impl(x, m, d, scale);                                                              \
+#define MIGE_DEFINE(T)                                                                          \
+  template <>                                                                                   \
+  MIGE_CLONES void product_rows(const T* a, bool transposed, const T* b_panels, int64_t m,      \
+                                int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {   \
+    product_rows_impl(a, transposed, b_panels, m, depth, n, c, begin, end);                     \
+  }                                                                                             \
+  template <>                                                                                   \
+  MIGE_CLONES void gradient_sum_rows(const T* k, const T* x, int64_t m, int64_t d,              \
+                                     T inverse_variance, T* h, int64_t begin, int64_t end) {    \
+    gradient_sum_rows_impl(k, x, m, d, inverse_variance, h, begin, end);                        \
+  }                                                                                             \
+  template <>                                                                                   \
+  MIGE_CLONES void kernel_product_rows(const T* q, const T* x_panels, const T* w_panels,        \
+                                       int64_t m, int64_t n, int64_t d, int64_t p, T scale,     \
+                                       T gamma, T* out, int64_t begin, int64_t end) {           \
+    kernel_product_rows_impl(q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end); \
+  }                                                                                             \
+  template <>                                                                                   \
+  MIGE_CLONES void scale_rows(T* x, int64_t m, int64_t d, const T* scale) {                     \
+    scale_rows_impl(x, m, d, scale);                                                            \
   }
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)

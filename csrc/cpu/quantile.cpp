@@ -1,10 +1,10 @@
 // Order statistics of the pairwise distances by radix selection: exact, and linear in the number of
 // pairs where a sort of them is not.
 //
-// The bits of a non-negative float, read as an unsigned integer, are in the order of its value. Each
-// round counts one digit of them (11 bits) over the candidates, finds the digit that holds the
-// wanted rank, and keeps only the candidates with that digit. For distances the first round leaves a
-// fifth or less, so that the whole costs about two passes.
+// The bits of a non-negative float, read as an unsigned integer, are in the order of its value.
+// Each round counts one digit of them (11 bits) over the candidates, finds the digit that holds the
+// wanted rank, and keeps only the candidates with that digit. For distances the first round leaves
+// a fifth or less, so that the whole costs about two passes.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -105,9 +105,10 @@ MIGE_INLINE T upper_quantile_impl(const T* s, int64_t m, double quantile) {
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                            \
-  MIGE_CLONES T upper_quantile(const T* s, int64_t m, double quantile) {                          \
-    return upper_quantile_impl(s, m, quantile);                                                   \
+#define MIGE_DEFINE(T)                                                   \
+  template <>                                                            \
+  MIGE_CLONES T upper_quantile(const T* s, int64_t m, double quantile) { \
+    return upper_quantile_impl(s, m, quantile);                          \
   }
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)

@@ -19,7 +19,9 @@ constexpr int64_t kBlockRows = 8 * kTileRows;
 
 struct Multiply {
   template <typename V, typename T>
-  MIGE_INLINE void operator()(V& acc, T a, const V& b) const { acc += a * b; }
+  MIGE_INLINE void operator()(V& acc, T a, const V& b) const {
+    acc += a * b;
+  }
 };
 
 template <typename T>

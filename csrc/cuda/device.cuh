@@ -1,5 +1,6 @@
 // The two things a kernel needs from its surroundings: how it is launched, and its dynamic shared
-// memory. Kernels use nothing else of the CUDA runtime, so that other back ends can stand in for it.
+// memory. Kernels use nothing else of the CUDA runtime, so that other back ends can stand in for
+// it.
 #pragma once
 
 #include <cuda_runtime.h>

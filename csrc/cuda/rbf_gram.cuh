@@ -2,13 +2,15 @@
 //
 //   k_ij = exp(−γ Σ_c (r x_ic − r y_jc)²),   r a power of two near 1/σ (exact), γ = 1 / 2(rσ)²
 //
-// 256 threads as 16×16; thread (tx, ty) owns rows ty + 16 i and columns tx + 16 j, i, j < 4, so that
-// a warp writes two rows of 16 neighbours. Slices of 16 coordinates go through shared memory: for
-// each, a thread reads 8 values and does 16 differences and 16 fused multiply-adds.
+// 256 threads as 16×16; thread (tx, ty) owns rows ty + 16 i and columns tx + 16 j, i, j < 4, so
+// that a warp writes two rows of 16 neighbours. Slices of 16 coordinates go through shared memory:
+// for each, a thread reads 8 values and does 16 differences and 16 fused multiply-adds.
 //
 // Work for m = n: 3 m² d flop (half with y == nullptr), reads 2 m² d / 64 values, writes m² once.
 // Shared memory: 2 × 16 × 65 values for the slices, 64 × 65 for the transposed tile, the larger of
-// the two: 16.3 KiB in float, 32.5 KiB in double. Registers: at most kRegisters.
+// the two: 16.3 KiB in float, 32.5 KiB in double. Registers: at most 80 in float and 128 in double,
+// which lets 3 and 2 blocks share a multiprocessor; __launch_bounds__ holds the compiler to it, and
+// a spill fails the build.
 #pragma once
 
 #include "../math.h"
@@ -18,22 +20,24 @@ namespace mige::cuda {
 
 constexpr int kGramTile = 64;
 constexpr int kGramSlice = 16;
-constexpr int kGramSide = 16;                            // threads along each side of the block
+constexpr int kGramSide = 16;  // threads along each side of the block
 constexpr int kGramThreads = kGramSide * kGramSide;
-constexpr int kGramOwn = kGramTile / kGramSide;          // rows, and columns, a thread owns
-constexpr int kGramPitch = kGramTile + 1;                // avoids bank conflicts of column reads
+constexpr int kGramOwn = kGramTile / kGramSide;  // rows, and columns, a thread owns
+constexpr int kGramPitch = kGramTile + 1;        // avoids bank conflicts of column reads
+template <typename T>
+constexpr int kGramBlocks = sizeof(T) == 4 ? 3 : 2;  // on a multiprocessor, at least
 static_assert(kGramTile % kGramSide == 0, "a thread owns whole rows and columns");
 static_assert(kGramTile * kGramPitch * sizeof(double) <= 48 * 1024, "static shared memory");
 
 template <typename T>
-__global__ void __launch_bounds__(kGramThreads)
-rbf_gram_kernel(const T* __restrict__ x,          // [groups, m, d]
-                const T* __restrict__ y,          // [groups, n, d]
-                const T* __restrict__ bandwidth,  // [groups]
-                int64_t groups, int64_t m, int64_t n, int64_t d, bool symmetric,
-                T* __restrict__ out) {  // [groups, m, n]
+__global__ void __launch_bounds__(kGramThreads, kGramBlocks<T>)
+    rbf_gram_kernel(const T* __restrict__ x,          // [groups, m, d]
+                    const T* __restrict__ y,          // [groups, n, d]
+                    const T* __restrict__ bandwidth,  // [groups]
+                    int64_t groups, int64_t m, int64_t n, int64_t d, bool symmetric,
+                    T* __restrict__ out) {  // [groups, m, n]
   __shared__ T tile[kGramTile * kGramPitch];
-  T* const x_slice = tile;                           // [kGramSlice, kGramPitch]
+  T* const x_slice = tile;                            // [kGramSlice, kGramPitch]
   T* const y_slice = tile + kGramSlice * kGramPitch;  // [kGramSlice, kGramPitch]
 
   if (symmetric && blockIdx.x < blockIdx.y) return;  // written by the block across the diagonal

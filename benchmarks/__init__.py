@@ -1,0 +1,1 @@
+"""Benchmarks of mige_ext; see README.md here."""

@@ -1,0 +1,86 @@
+"""Shared by the benchmarks: timing, the machine's name, tables and CSV files."""
+
+import csv
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The processor, its visible cores, and the versions that matter."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{name} ({os.cpu_count()} cores, {capability}), Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def time_each(
+    functions: dict[str, Callable[[], object]], seconds: float = 1.0, least: int = 5
+) -> dict[str, float]:
+    """Median time of each function in seconds, measured in turn.
+
+    The functions alternate, A B C A B C, so that a machine that slows down slows all of them; a
+    ratio of two medians is then a fair one. Each is called once before it counts.
+
+    Args:
+        functions: by name.
+        seconds: about how long to measure all of them together.
+        least: rounds at least.
+    """
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    start = time.perf_counter()
+    while len(next(iter(times.values()))) < least or time.perf_counter() - start < seconds:
+        for name, function in functions.items():
+            before = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - before)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """exp(mean(log))."""
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table in aligned columns: numbers to the right, words to the left."""
+    text = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *text]) for i in range(len(header))]
+    print(f"\n{title}")
+    for line in [list(header), *text]:
+        cells = zip(line, widths, strict=True)
+        print("  " + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(cells)))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a table, floats to six digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
+    print(f"  -> {path}")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,258 @@
+"""The whole SSGE score, end to end: parity, accuracy, time, memory, in one run.
+
+    python -m mige_ext bench            (or: python benchmarks/end_to_end.py)
+
+Every ratio is of medians measured in turn in this run. The last table holds the measured values
+against the bounds that this project promises to keep.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if __package__ in (None, ""):  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import baselines
+from benchmarks.common import (
+    RESULTS,
+    geometric_mean,
+    machine,
+    print_table,
+    time_each,
+    write_csv,
+)
+from mige_ext import SSGE, compat, ops, reference
+from mige_ext.experiments.toy import mige_derivative, relative_rmse, rho_grid
+
+GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden" / "authors_release_fp64.npz"
+SAMPLES = (64, 128, 256, 512, 1024)
+DIMENSIONS = (16, 64, 256)
+
+
+class Promises:
+    """Measured values and the bounds they are to keep."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, str, str]] = []
+
+    def at_most(self, what: str, value: float, bound: float) -> None:
+        """Notes a value that is to stay below a bound."""
+        self.rows.append((what, value, f"<= {bound:g}", "ok" if value <= bound else "MISSED"))
+
+    def at_least(self, what: str, value: float, bound: float) -> None:
+        """Notes a value that is to stay above a bound."""
+        self.rows.append((what, value, f">= {bound:g}", "ok" if value >= bound else "MISSED"))
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """Largest |value − exact| / largest |exact|."""
+    return float((value.double() - exact).abs().max() / exact.abs().max())
+
+
+def parity(promises: Promises) -> None:
+    """Against the authors' outputs, and against the reference in both dtypes."""
+    golden = np.load(GOLDEN)
+    worst = 0.0
+    for case in sorted({key.split("/")[0] for key in golden.files if key.endswith("/score")}):
+        estimator = compat.SpectralScoreEstimator(**json.loads(str(golden[f"{case}/args"])))
+        query = f"{case}/query"
+        at = torch.from_numpy(golden[query]) if query in golden.files else None
+        value = estimator.compute_gradients(torch.from_numpy(golden[f"{case}/samples"]), at)
+        worst = max(worst, relative_error(value, torch.from_numpy(golden[f"{case}/score"])))
+    promises.at_most("parity with the authors' release, float64", worst, 1e-8)
+
+    rows = []
+    for m, d in ((64, 8), (256, 16), (256, 64), (512, 64)):
+        for seed in range(5):
+            x = torch.randn(m, d, dtype=torch.float64, generator=_generator(seed))
+            # The exact score of the float32 samples, so that only the arithmetic differs.
+            x = x.float().double()
+            exact = reference.ssge(x)[0]
+            rows.append(
+                (
+                    m,
+                    d,
+                    seed,
+                    relative_error(ops.ssge(x)[0], exact),
+                    relative_error(ops.ssge(x.float())[0], exact),
+                    relative_error(baselines.eager(x.float()), exact),
+                )
+            )
+    medians = [float(np.median([row[i] for row in rows])) for i in (4, 5)]
+    print_table(
+        "Parity with the float64 reference, relative error",
+        ("M", "d", "seed", "float64", "float32", "eager float32"),
+        rows,
+    )
+    promises.at_most("parity with the reference, float64, worst", max(r[3] for r in rows), 1e-9)
+    promises.at_most("float32 loss / that of eager, medians", medians[0] / medians[1], 2.0)
+
+
+def toy_accuracy(promises: Promises) -> None:
+    """Relative RMSE of MIGE's dI/dρ on the authors' grid, M = 256, mean of 5 seeds."""
+    estimator = SSGE(threshold=0.99)
+    for d, bound in ((8, 0.065), (16, 0.125), (32, 0.29)):
+        errors = []
+        for seed in range(5):
+            generator = _generator(seed)
+            estimates, truths = [], []
+            for rho in rho_grid(32):
+                x, noise = torch.randn(2, 256, d, generator=generator)
+                estimates.append(mige_derivative(rho, x, noise, estimator))
+                truths.append(d * rho / (1 - rho**2))
+            errors.append(relative_rmse(np.array(estimates), np.array(truths)))
+        promises.at_most(f"dI/dρ, relative RMSE, d = {d}", float(np.mean(errors)), bound)
+
+
+def score_time(promises: Promises) -> None:
+    """One score on one thread against the published algorithm and the best eager PyTorch."""
+    torch.set_num_threads(1)
+    header = ("M", "d", "published ms", "eager ms", "mige ms", "x published", "x eager")
+    parts = ("distances", "median", "Gram", "eigh", "rest")
+    rows: list[list[float | int]] = []
+    breakdown: list[list[float | int]] = []
+    estimator = SSGE(threshold=0.99)
+    for m in SAMPLES:
+        for d in DIMENSIONS:
+            x = torch.randn(m, d, generator=_generator(0))
+            times = time_each(
+                {
+                    "eager": lambda x=x: baselines.eager(x),
+                    "eager_pdist": lambda x=x: baselines.eager_pdist(x),
+                    "mige": lambda x=x: estimator.score(x),
+                }
+            )
+            eager = min(times["eager"], times["eager_pdist"])
+            # Seconds and gigabytes at the largest size: fewer rounds, and beside our own time.
+            slow = time_each(
+                {
+                    "published": lambda x=x: baselines.published(x),
+                    "mige": lambda x=x: estimator.score(x),
+                },
+                seconds=0.5,
+                least=3,
+            )
+            rows.append(
+                [
+                    m,
+                    d,
+                    1e3 * slow["published"],
+                    1e3 * eager,
+                    1e3 * times["mige"],
+                    slow["published"] / slow["mige"],
+                    eager / times["mige"],
+                ]
+            )
+            breakdown.append([m, d, *_breakdown(x, times["mige"])])
+    print_table("One score, float32, 1 thread", header, rows)
+    print_table("Of which, ms", ("M", "d", *parts), breakdown)
+    write_csv(
+        RESULTS / "end_to_end.csv",
+        (*header, *(f"{part} ms" for part in parts)),
+        [[*row, *part[2:]] for row, part in zip(rows, breakdown, strict=True)],
+    )
+    published = geometric_mean(row[5] for row in rows)
+    small = geometric_mean(row[6] for row in rows if row[0] <= 256)
+    promises.at_least("x published, geometric mean", published, 18)
+    promises.at_least("x eager, geometric mean for M <= 256", small, 1.25)
+    promises.at_least("x eager, worst cell", min(row[6] for row in rows), 0.95)
+
+
+def _breakdown(x: Tensor, whole: float) -> list[float]:
+    """Milliseconds of distances, median, Gram (exponentials), eigendecomposition and the rest."""
+    sigma = ops.distance_quantile(x)
+    gram = ops.rbf_gram(x, bandwidth=sigma)
+    times = time_each(
+        {
+            "distances": lambda: ops.squared_distances(x),
+            "median": lambda: ops.distance_quantile(x),
+            "gram": lambda: ops.rbf_gram(x, bandwidth=sigma),
+            "eigh": lambda: ops.eigh(gram),
+        },
+        seconds=0.3,
+    )
+    distances = times["distances"]
+    # The operators for the median and the Gram matrix form the distances too; the score does once.
+    median = max(times["median"] - distances, 0.0)
+    exponentials = max(times["gram"] - distances, 0.0)
+    rest = max(whole - distances - median - exponentials - times["eigh"], 0.0)
+    return [1e3 * t for t in (distances, median, exponentials, times["eigh"], rest)]
+
+
+def group_time(promises: Promises) -> None:
+    """Many groups at once (circumstance III) on two threads against eager, batched."""
+    torch.set_num_threads(2)
+    rows = []
+    estimator = SSGE(threshold=0.99)
+    for groups, m, d in ((128, 64, 64), (128, 32, 64), (16, 128, 64)):
+        x = torch.randn(groups, m, d, generator=_generator(0))
+        times = time_each(
+            {
+                "eager": lambda x=x: baselines.eager(x),
+                "mige": lambda x=x: estimator.score(x),
+            },
+            seconds=2.0,
+        )
+        ratio = times["eager"] / times["mige"]
+        rows.append((groups, m, d, 1e3 * times["eager"], 1e3 * times["mige"], ratio))
+    print_table(
+        "Groups, float32, 2 threads",
+        ("groups", "M", "d", "eager ms", "mige ms", "x eager"),
+        rows,
+    )
+    write_csv(RESULTS / "groups.csv", ("groups", "M", "d", "eager ms", "mige ms", "x eager"), rows)
+    promises.at_least("x eager, 128 groups of 64x64", rows[0][5], 1.7)
+
+
+def peak_memory(promises: Promises) -> None:
+    """Peak resident memory of one score in a fresh process, above the one before it."""
+    rows = []
+    for name in ("mige", "eager", "published"):
+        command = [sys.executable, __file__, "--memory-of", name]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append((name, float(result.stdout)))
+    print_table("Peak memory of one score, M = 1024, d = 256", ("", "MB"), rows)
+    promises.at_most("peak memory of one score, MB", rows[0][1], 64)
+
+
+def measure_memory(name: str) -> None:
+    """Prints by how many MB one score raises this process's peak resident memory."""
+    torch.set_num_threads(1)
+    x = torch.randn(1024, 256, generator=_generator(0))
+    function = SSGE().score if name == "mige" else getattr(baselines, name)
+    function(x[:8])  # code and libraries are loaded: the interpreter with torch, so to say
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    function(x)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def main() -> None:
+    """Runs everything and prints what the project promises beside what it measured."""
+    threads = torch.get_num_threads()
+    print(f"{machine()}; {threads} threads by default")
+    promises = Promises()
+    for step in (parity, toy_accuracy, score_time, group_time, peak_memory):
+        step(promises)
+    torch.set_num_threads(threads)
+    print_table("Promises", ("what", "measured", "promised", ""), promises.rows)
+    missed = [row[0] for row in promises.rows if row[3] != "ok"]
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3 and sys.argv[1] == "--memory-of":
+        measure_memory(sys.argv[2])
+    else:
+        main()

@@ -1,0 +1,51 @@
+"""The commands that report on the installation: ``info`` and ``bench``."""
+
+import platform
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+import mige_ext
+from mige_ext import _C
+
+
+def cuda_status() -> str:
+    """Whether the operators run on CUDA, and if not, why."""
+    if not _C.cuda_architectures:
+        return "no: built without nvcc (put it on PATH or set CUDACXX, and reinstall)"
+    if torch.version.cuda is None or not _C.cuda_torch_found:
+        return f"no: this torch, {torch.__version__}, is a build without CUDA"
+    if not torch.cuda.is_available():
+        return "no: torch finds no usable GPU or driver"
+    return f"yes: {torch.cuda.get_device_name()}; rbf_gram has a kernel, the others not yet"
+
+
+def info() -> None:
+    """Print versions, back ends, architectures, threads, and whether CUDA is available."""
+    lines = {
+        "mige_ext": mige_ext.__version__,
+        "installed in": str(Path(mige_ext.__file__).parent),
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__} (mige_ext built against {_C.torch_version})",
+        "compiler": _C.compiler,
+        "CPU": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "CUDA compiled": f"nvcc {_C.cuda_version} for {_C.cuda_architectures}"
+        if _C.cuda_architectures
+        else "no",
+        "CUDA available": cuda_status(),
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def bench() -> None:
+    """Run the end-to-end benchmark: parity, accuracy, time and memory against the baselines."""
+    root = Path(mige_ext.__file__).resolve().parents[1]
+    script = root / "benchmarks" / "end_to_end.py"
+    if not script.is_file():
+        sys.exit("The benchmarks are part of the source tree: install it with `pip install -e .`")
+    sys.path.insert(0, str(root))
+    runpy.run_path(str(script), run_name="__main__")
