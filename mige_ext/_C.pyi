@@ -3,3 +3,4 @@ cuda_version: str
 torch_version: str
 compiler: str
 cuda_torch_found: int
+cpu_level: int

@@ -10,6 +10,8 @@ import torch
 import mige_ext
 from mige_ext import _C
 
+LEVELS = {1: "baseline", 3: "x86-64-v3 (AVX2)", 4: "x86-64-v4 (AVX-512)"}
+
 
 def cuda_status() -> str:
     """Whether the operators run on CUDA, and if not, why."""
@@ -30,7 +32,7 @@ def info() -> None:
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": f"{torch.__version__} (mige_ext built against {_C.torch_version})",
         "compiler": _C.compiler,
-        "CPU": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "CPU kernels": f"{LEVELS[_C.cpu_level]}, {torch.get_num_threads()} threads",
         "CUDA compiled": f"nvcc {_C.cuda_version} for {_C.cuda_architectures}"
         if _C.cuda_architectures
         else "no",

@@ -2,6 +2,7 @@
 // other files here); it holds nothing but facts about the build.
 #include <Python.h>
 
+#include "../cpu/simd.h"
 #ifdef MIGE_WITH_CUDA
 #include "cuda.h"
 #endif
@@ -29,6 +30,7 @@ PyMODINIT_FUNC PyInit__C() {
       PyModule_AddStringConstant(module, "cuda_version", MIGE_CUDA_VERSION) != 0 ||
       PyModule_AddStringConstant(module, "torch_version", MIGE_TORCH_VERSION) != 0 ||
       PyModule_AddStringConstant(module, "compiler", MIGE_COMPILER) != 0 ||
+      PyModule_AddIntConstant(module, "cpu_level", mige::cpu::level()) != 0 ||
       PyModule_AddIntConstant(module, "cuda_torch_found", cuda_torch_found()) != 0) {
     Py_DECREF(module);
     return nullptr;

@@ -12,24 +12,25 @@
 namespace mige::cpu {
 namespace {
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64_t m, int64_t n,
                                             int64_t d, T scale, bool upper, T* out, int64_t begin,
                                             int64_t end) {
   (void)m;
   const auto first = [=](int64_t i) { return upper ? i / kLanes<T> : int64_t(0); };
-  const auto store = [=](int64_t i, int64_t rows, int64_t p, Vector<T>* acc) {
+  const auto store = [=](int64_t i, int64_t rows, int64_t p, Vector<T, kBytes>* acc) {
     const int64_t j = p * kLanes<T>;
     constexpr T kLargest = std::numeric_limits<T>::max();
-    for (int64_t r = 0; r < kTileRows; ++r)  // saturate: an infinite distance is no distance
-      acc[r] = acc[r] > kLargest ? Vector<T>{} + kLargest : acc[r];
-    store_tile<T>(acc, rows, n - j, out + i * n + j, n);
+    for (int r = 0; r < kTileRows; ++r)  // saturate: an infinite distance is no distance
+      for (auto& piece : acc[r].piece)
+        piece = piece > kLargest ? Piece<T, kBytes>{} + kLargest : piece;
+    store_tile<kBytes, T>(acc, rows, n - j, out + i * n + j, n);
   };
-  for_each_tile(Rows<T>{x, d, 1}, y_panels, panel_count<T>(n), d, begin, end,
-                SquaredDifference<T>{scale}, first, store);
+  for_each_tile<kBytes>(Rows<T>{x, d, 1}, y_panels, panel_count<T>(n), d, begin, end,
+                        SquaredDifference<T>{scale}, first, store);
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void rbf_rows_impl(T* k, int64_t m, int64_t n, T gamma, bool upper, int64_t begin,
                                int64_t end) {
   (void)m;
@@ -40,7 +41,7 @@ MIGE_INLINE void rbf_rows_impl(T* k, int64_t m, int64_t n, T gamma, bool upper, 
   }
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
   constexpr int64_t kTile = 16;  // both tiles of a transposition stay in the first-level cache
   for (int64_t i0 = begin; i0 < end; i0 += kTile) {
@@ -55,22 +56,15 @@ MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                          \
-  template <>                                                                                   \
-  MIGE_CLONES void squared_distance_rows(const T* x, const T* y_panels, int64_t m, int64_t n,   \
-                                         int64_t d, T scale, bool upper, T* out, int64_t begin, \
-                                         int64_t end) {                                         \
-    squared_distance_rows_impl(x, y_panels, m, n, d, scale, upper, out, begin, end);            \
-  }                                                                                             \
-  template <>                                                                                   \
-  MIGE_CLONES void rbf_rows(T* k, int64_t m, int64_t n, T gamma, bool upper, int64_t begin,     \
-                            int64_t end) {                                                      \
-    rbf_rows_impl(k, m, n, gamma, upper, begin, end);                                           \
-  }                                                                                             \
-  template <>                                                                                   \
-  MIGE_CLONES void mirror_rows(T* k, int64_t m, int64_t begin, int64_t end) {                   \
-    mirror_rows_impl(k, m, begin, end);                                                         \
-  }
+#define MIGE_DEFINE(T)                                                                        \
+  MIGE_KERNEL(void, squared_distance_rows,                                                    \
+              (const T* x, const T* y_panels, int64_t m, int64_t n, int64_t d, T scale,       \
+               bool upper, T* out, int64_t begin, int64_t end),                               \
+              (x, y_panels, m, n, d, scale, upper, out, begin, end))                          \
+  MIGE_KERNEL(void, rbf_rows,                                                                 \
+              (T * k, int64_t m, int64_t n, T gamma, bool upper, int64_t begin, int64_t end), \
+              (k, m, n, gamma, upper, begin, end))                                            \
+  MIGE_KERNEL(void, mirror_rows, (T * k, int64_t m, int64_t begin, int64_t end), (k, m, begin, end))
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)
 #undef MIGE_DEFINE

@@ -7,7 +7,7 @@
 namespace mige::cpu {
 namespace {
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
   // x − x is 0 for a finite x and NaN otherwise; one sum of them tells without a branch.
   T largest[kLanes<T>] = {};
@@ -34,7 +34,7 @@ MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
   return bad == T(0) ? result : std::numeric_limits<T>::quiet_NaN();
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void centre_impl(const T* x, int64_t m, int64_t d, T scale, T* centred) {
   const Buffer<double> sums(d);
   double* sum = sums.get();
@@ -53,7 +53,7 @@ MIGE_INLINE void centre_impl(const T* x, int64_t m, int64_t d, T scale, T* centr
   }
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void pack_columns_impl(const T* b, int64_t depth, int64_t n, T scale, T* panels) {
   for (int64_t j = 0; j < n; j += kLanes<T>) {
     const int64_t columns = std::min(kLanes<T>, n - j);
@@ -64,7 +64,7 @@ MIGE_INLINE void pack_columns_impl(const T* b, int64_t depth, int64_t n, T scale
   }
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void pack_rows_impl(const T* x, int64_t n, int64_t depth, T scale, T* panels) {
   for (int64_t j = 0; j < n; j += kLanes<T>, panels += depth * kLanes<T>) {
     const int64_t columns = std::min(kLanes<T>, n - j);
@@ -79,23 +79,14 @@ MIGE_INLINE void pack_rows_impl(const T* x, int64_t n, int64_t depth, T scale, T
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                      \
-  template <>                                                                               \
-  MIGE_CLONES T largest_magnitude(const T* x, int64_t count) {                              \
-    return largest_magnitude_impl(x, count);                                                \
-  }                                                                                         \
-  template <>                                                                               \
-  MIGE_CLONES void centre(const T* x, int64_t m, int64_t d, T scale, T* centred) {          \
-    centre_impl(x, m, d, scale, centred);                                                   \
-  }                                                                                         \
-  template <>                                                                               \
-  MIGE_CLONES void pack_columns(const T* b, int64_t depth, int64_t n, T scale, T* panels) { \
-    pack_columns_impl(b, depth, n, scale, panels);                                          \
-  }                                                                                         \
-  template <>                                                                               \
-  MIGE_CLONES void pack_rows(const T* x, int64_t n, int64_t depth, T scale, T* panels) {    \
-    pack_rows_impl(x, n, depth, scale, panels);                                             \
-  }
+#define MIGE_DEFINE(T)                                                                        \
+  MIGE_KERNEL(T, largest_magnitude, (const T* x, int64_t count), (x, count))                  \
+  MIGE_KERNEL(void, centre, (const T* x, int64_t m, int64_t d, T scale, T* centred),          \
+              (x, m, d, scale, centred))                                                      \
+  MIGE_KERNEL(void, pack_columns, (const T* b, int64_t depth, int64_t n, T scale, T* panels), \
+              (b, depth, n, scale, panels))                                                   \
+  MIGE_KERNEL(void, pack_rows, (const T* x, int64_t n, int64_t depth, T scale, T* panels),    \
+              (x, n, depth, scale, panels))
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)
 #undef MIGE_DEFINE

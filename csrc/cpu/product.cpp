@@ -9,24 +9,24 @@
 namespace mige::cpu {
 namespace {
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void product_rows_impl(const T* a, bool transposed, const T* b_panels, int64_t m,
                                    int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {
   const auto first = [](int64_t) { return int64_t(0); };
-  const auto store = [=](int64_t i, int64_t rows, int64_t p, const Vector<T>* acc) {
+  const auto store = [=](int64_t i, int64_t rows, int64_t p, const Vector<T, kBytes>* acc) {
     const int64_t j = p * kLanes<T>;
-    store_tile<T>(acc, rows, n - j, c + i * n + j, n);
+    store_tile<kBytes, T>(acc, rows, n - j, c + i * n + j, n);
   };
   // Two calls, so that the compiler knows the unit stride in each.
   if (transposed)
-    for_each_tile(Rows<T>{a, 1, m}, b_panels, panel_count<T>(n), depth, begin, end, Multiply{},
-                  first, store);
+    for_each_tile<kBytes>(Rows<T>{a, 1, m}, b_panels, panel_count<T>(n), depth, begin, end,
+                          Multiply{}, first, store);
   else
-    for_each_tile(Rows<T>{a, depth, 1}, b_panels, panel_count<T>(n), depth, begin, end, Multiply{},
-                  first, store);
+    for_each_tile<kBytes>(Rows<T>{a, depth, 1}, b_panels, panel_count<T>(n), depth, begin, end,
+                          Multiply{}, first, store);
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
                                         T inverse_variance, T* h, int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) {
@@ -49,7 +49,7 @@ MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64
   }
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T* w_panels,
                                           int64_t m, int64_t n, int64_t d, int64_t p, T scale,
                                           T gamma, T* out, int64_t begin, int64_t end) {
@@ -64,7 +64,8 @@ MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T
     for (int64_t j0 = 0; j0 < n; j0 += kColumns) {
       const int64_t columns = std::min(kColumns, n - j0);
       const auto all = [](int64_t) { return int64_t(0); };
-      const auto store_k = [&](int64_t i, int64_t tile_rows, int64_t panel, const Vector<T>* acc) {
+      const auto store_k = [&](int64_t i, int64_t tile_rows, int64_t panel,
+                               const Vector<T, kBytes>* acc) {
         for (int64_t r = 0; r < tile_rows; ++r) {
           T* lane = tile + (i + r) * kColumns + panel * kLanes<T>;
           std::memcpy(lane, &acc[r], kVectorBytes);
@@ -72,19 +73,21 @@ MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T
           for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = rbf(lane[l], gamma);
         }
       };
-      for_each_tile(Rows<T>{q + block * d, d, 1}, x_panels + j0 * d, panel_count<T>(columns), d,
-                    int64_t(0), rows, SquaredDifference<T>{scale}, all, store_k);
+      for_each_tile<kBytes>(Rows<T>{q + block * d, d, 1}, x_panels + j0 * d,
+                            panel_count<T>(columns), d, int64_t(0), rows,
+                            SquaredDifference<T>{scale}, all, store_k);
 
       // The panels of w are n deep; this tile meets rows j0 .. j0 + columns of each.
       for (int64_t panel = 0; panel < panel_count<T>(p); ++panel) {
         const T* w = w_panels + (panel * n + j0) * kLanes<T>;
         const int64_t width = std::min(kLanes<T>, p - panel * kLanes<T>);
         for (int64_t i = 0; i < rows; i += kTileRows) {
-          Vector<T> acc[kTileRows];
+          Vector<T, kBytes> acc[kTileRows];
           accumulate_tile(Rows<T>{tile, kColumns, 1}, i, rows - 1, w, columns, Multiply{}, acc);
-          for (int64_t r = 0; r < std::min(kTileRows, rows - i); ++r) {
+          for (int64_t r = 0; r < std::min<int64_t>(kTileRows, rows - i); ++r) {
             T* target = out + (block + i + r) * p + panel * kLanes<T>;
-            for (int64_t l = 0; l < width; ++l) target[l] += acc[r][l];
+            const T* lane = reinterpret_cast<const T*>(&acc[r]);
+            for (int64_t l = 0; l < width; ++l) target[l] += lane[l];
           }
         }
       }
@@ -92,7 +95,7 @@ MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T
   }
 }
 
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale) {
   constexpr T kLargest = std::numeric_limits<T>::max();
   for (int64_t i = 0; i < m; ++i) {
@@ -108,27 +111,20 @@ MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale) {
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                                          \
-  template <>                                                                                   \
-  MIGE_CLONES void product_rows(const T* a, bool transposed, const T* b_panels, int64_t m,      \
-                                int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {   \
-    product_rows_impl(a, transposed, b_panels, m, depth, n, c, begin, end);                     \
-  }                                                                                             \
-  template <>                                                                                   \
-  MIGE_CLONES void gradient_sum_rows(const T* k, const T* x, int64_t m, int64_t d,              \
-                                     T inverse_variance, T* h, int64_t begin, int64_t end) {    \
-    gradient_sum_rows_impl(k, x, m, d, inverse_variance, h, begin, end);                        \
-  }                                                                                             \
-  template <>                                                                                   \
-  MIGE_CLONES void kernel_product_rows(const T* q, const T* x_panels, const T* w_panels,        \
-                                       int64_t m, int64_t n, int64_t d, int64_t p, T scale,     \
-                                       T gamma, T* out, int64_t begin, int64_t end) {           \
-    kernel_product_rows_impl(q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end); \
-  }                                                                                             \
-  template <>                                                                                   \
-  MIGE_CLONES void scale_rows(T* x, int64_t m, int64_t d, const T* scale) {                     \
-    scale_rows_impl(x, m, d, scale);                                                            \
-  }
+#define MIGE_DEFINE(T)                                                                            \
+  MIGE_KERNEL(void, product_rows,                                                                 \
+              (const T* a, bool transposed, const T* b_panels, int64_t m, int64_t depth,          \
+               int64_t n, T* c, int64_t begin, int64_t end),                                      \
+              (a, transposed, b_panels, m, depth, n, c, begin, end))                              \
+  MIGE_KERNEL(void, gradient_sum_rows,                                                            \
+              (const T* k, const T* x, int64_t m, int64_t d, T inverse_variance, T* h,            \
+               int64_t begin, int64_t end),                                                       \
+              (k, x, m, d, inverse_variance, h, begin, end))                                      \
+  MIGE_KERNEL(void, kernel_product_rows,                                                          \
+              (const T* q, const T* x_panels, const T* w_panels, int64_t m, int64_t n, int64_t d, \
+               int64_t p, T scale, T gamma, T* out, int64_t begin, int64_t end),                  \
+              (q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end))                 \
+  MIGE_KERNEL(void, scale_rows, (T * x, int64_t m, int64_t d, const T* scale), (x, m, d, scale))
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)
 #undef MIGE_DEFINE

@@ -86,7 +86,7 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
 // A zero quantile means that at least that share of the pairs coincide (repeated samples). It is no
 // bandwidth, so the quantile is then taken among the pairs at a positive distance; it is 0 only
 // where all points are equal.
-template <typename T>
+template <int kBytes, typename T>
 MIGE_INLINE T upper_quantile_impl(const T* s, int64_t m, double quantile) {
   const int64_t pairs = m * (m - 1) / 2;
   if (pairs == 0) return T(0);
@@ -105,11 +105,8 @@ MIGE_INLINE T upper_quantile_impl(const T* s, int64_t m, double quantile) {
 
 }  // namespace
 
-#define MIGE_DEFINE(T)                                                   \
-  template <>                                                            \
-  MIGE_CLONES T upper_quantile(const T* s, int64_t m, double quantile) { \
-    return upper_quantile_impl(s, m, quantile);                          \
-  }
+#define MIGE_DEFINE(T) \
+  MIGE_KERNEL(T, upper_quantile, (const T* s, int64_t m, double quantile), (s, m, quantile))
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)
 #undef MIGE_DEFINE

@@ -2,16 +2,16 @@
 //
 //   acc[r] = Σ_c f(a[r][c], panel[c])        f(a, b) = a b   or   (a − b)²
 //
-// Six accumulators and one operand fill the sixteen AVX2 registers (a vector is two of them) and
-// hide the latency of a fused multiply-add on AVX-512. Sums run over kChunk terms at a time, which
-// keeps the rounding error of a long sum near that of a pairwise one.
+// Six accumulators of two AVX2 registers each, one operand and one factor fill the sixteen of them;
+// on AVX-512 six hide the latency of a fused multiply-add. Sums run over kChunk terms at a time,
+// which keeps the rounding error of a long sum near that of a pairwise one.
 #pragma once
 
 #include "simd.h"
 
 namespace mige::cpu {
 
-constexpr int64_t kTileRows = 6;
+constexpr int kTileRows = 6;
 constexpr int64_t kChunk = 256;
 
 // Rows that share a panel while it is in the first-level cache.
@@ -42,28 +42,33 @@ struct Rows {
 };
 
 // Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows past `last` repeat the last one.
-template <typename T, typename Op>
+template <int kBytes, typename T, typename Op>
 MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, const T* panel,
-                                 int64_t depth, const Op& op, Vector<T>* acc) {
+                                 int64_t depth, const Op& op, Vector<T, kBytes>* acc) {
+  constexpr int kPieces = Vector<T, kBytes>::kPieces;
   const T* row[kTileRows];
-  for (int64_t r = 0; r < kTileRows; ++r)
+  for (int r = 0; r < kTileRows; ++r)
     row[r] = a.data + (i + r < last ? i + r : last) * a.row_stride;
-  for (int64_t r = 0; r < kTileRows; ++r) acc[r] = Vector<T>{};
+  for (int r = 0; r < kTileRows; ++r) acc[r] = Vector<T, kBytes>{};
   for (int64_t c0 = 0; c0 < depth; c0 += kChunk) {
     const int64_t c1 = c0 + kChunk < depth ? c0 + kChunk : depth;
-    Vector<T> sum[kTileRows] = {};
+    Piece<T, kBytes> sum[kTileRows][kPieces] = {};
     for (int64_t c = c0; c < c1; ++c) {
-      const Vector<T> b = reinterpret_cast<const Vector<T>*>(panel)[c];
+      const auto* b = reinterpret_cast<const Piece<T, kBytes>*>(panel + c * kLanes<T>);
 #pragma GCC unroll 6
-      for (int64_t r = 0; r < kTileRows; ++r) op(sum[r], row[r][c * a.column_stride], b);
+      for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 4
+        for (int p = 0; p < kPieces; ++p) op(sum[r][p], row[r][c * a.column_stride], b[p]);
     }
 #pragma GCC unroll 6
-    for (int64_t r = 0; r < kTileRows; ++r) acc[r] += sum[r];
+    for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < kPieces; ++p) acc[r].piece[p] += sum[r][p];
   }
 }
 
 // Calls store(i, rows, panel, acc) for every tile of rows [begin, end) x panels [first(i), panels).
-template <typename T, typename Op, typename First, typename Store>
+template <int kBytes, typename T, typename Op, typename First, typename Store>
 MIGE_INLINE void for_each_tile(const Rows<T>& a, const T* panels, int64_t panel_count,
                                int64_t depth, int64_t begin, int64_t end, const Op& op,
                                const First& first, const Store& store) {
@@ -74,7 +79,7 @@ MIGE_INLINE void for_each_tile(const Rows<T>& a, const T* panels, int64_t panel_
       for (int64_t i = block; i < block_end; i += kTileRows) {
         if (p < first(i)) continue;
         const int64_t rows = i + kTileRows < block_end ? kTileRows : block_end - i;
-        Vector<T> acc[kTileRows];
+        Vector<T, kBytes> acc[kTileRows];
         accumulate_tile(a, i, block_end - 1, panel, depth, op, acc);
         store(i, rows, p, acc);
       }
@@ -83,8 +88,8 @@ MIGE_INLINE void for_each_tile(const Rows<T>& a, const T* panels, int64_t panel_
 }
 
 // Writes the first `columns` lanes of acc[r] to out + r * stride.
-template <typename T>
-MIGE_INLINE void store_tile(const Vector<T>* acc, int64_t rows, int64_t columns, T* out,
+template <int kBytes, typename T>
+MIGE_INLINE void store_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t columns, T* out,
                             int64_t stride) {
   if (columns >= kLanes<T>) {
     for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * stride, &acc[r], kVectorBytes);
