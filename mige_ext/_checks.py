@@ -64,6 +64,17 @@ def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.S
         )
 
 
+def require_query(name: str, value: Tensor, samples: Tensor) -> None:
+    """Points (..., Q, d) with the device, the leading dimensions and the columns of samples."""
+    require_samples(name, value, 0)
+    require_same_device(name, value, "samples", samples)
+    require_batch(name, value.shape[:-2], "samples", samples.shape[:-2])
+    if value.shape[-1] != samples.shape[-1]:
+        raise ValueError(
+            f"{name} must have the {samples.shape[-1]} columns of samples, got {value.shape[-1]}"
+        )
+
+
 def require_finite(**tensors: Tensor) -> None:
     """No NaN and no infinity in any of the named tensors."""
     for name, tensor in tensors.items():

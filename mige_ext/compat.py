@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
+from mige_ext._precision import at_least_float32, no_autocast
 from mige_ext.score import ScoreEstimator
 
 
@@ -65,36 +66,34 @@ class SpectralScoreEstimator:
             ValueError, TypeError: an argument that does not fit or is not finite.
         """
         _checks.require_samples("samples", samples)
-        samples = _detached(samples)
+        samples = at_least_float32(samples.detach())
         m = samples.shape[-2]
         if self.n_eigen is not None and self.n_eigen > m:
             raise ValueError(f"n_eigen must be at most M = {m}, got {self.n_eigen}")
         _checks.require_finite(samples=samples)
         points = samples
         if x is not None:
-            _checks.require_samples("x", x, 0)
-            _checks.require_same_device("x", x, "samples", samples)
-            _checks.require_batch("x", x.shape[:-2], "samples", samples.shape[:-2])
+            _checks.require_query("x", x, samples)
             _checks.require_finite(x=x)
-            if x.shape[-1] != samples.shape[-1]:
-                raise ValueError(
-                    f"x must have the {samples.shape[-1]} columns of samples, got {x.shape[-1]}"
-                )
-            x = _detached(x).to(samples.dtype)
+            x = x.detach().to(samples.dtype)
             points = torch.cat((samples, x), -2)
 
-        sigma = _release_bandwidth(points)
-        k = ops.rbf_gram(samples, bandwidth=sigma)
-        if self.eta is not None:
-            k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
-        values, vectors = ops.eigh(k)
-        j = self._rank(values)
-        values, vectors = values[..., m - j :], vectors[..., m - j :]
-        projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
-        if x is None:
-            return -vectors @ (projected / values.unsqueeze(-1))
-        coefficients = -vectors @ (projected / values.unsqueeze(-1) ** 2)
-        return ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
+        with no_autocast(samples):
+            sigma = _release_bandwidth(points)
+            k = ops.rbf_gram(samples, bandwidth=sigma)
+            if self.eta is not None:
+                k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
+            values, vectors = ops.eigh(k)
+            j = self._rank(values)
+            values, vectors = values[..., m - j :], vectors[..., m - j :]
+            # Rounding errors of zero are not inverted: repeated samples make K singular.
+            noise = m * torch.finfo(values.dtype).eps * values[..., -1:]
+            inverse = torch.where(values > noise, 1 / values, 0.0).unsqueeze(-1)
+            projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
+            if x is None:
+                return -vectors @ (inverse * projected)
+            coefficients = -vectors @ (inverse**2 * projected)
+            return ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
 
     def _rank(self, values: Tensor) -> int:
         if self.n_eigen is not None:
@@ -134,11 +133,6 @@ class MutualInformationGradientEstimator:
         """A scalar with the gradient of I(x; y): x (..., M, d_x), y (..., M, d_y)."""
         joint = entropy_surrogate(self.estimator, torch.cat((x, y), -1))
         return joint - entropy_surrogate(self.estimator, x) - entropy_surrogate(self.estimator, y)
-
-
-def _detached(x: Tensor) -> Tensor:
-    x = x.detach()
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _release_bandwidth(points: Tensor) -> Tensor:

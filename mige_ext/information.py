@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mige_ext import _checks
+from mige_ext._precision import at_least_float32
 from mige_ext.projection import RandomProjection
 from mige_ext.score import SSGE, ScoreEstimator
 
@@ -150,7 +150,7 @@ def encoder_information(
 def _estimator(estimator: ScoreEstimator | None) -> ScoreEstimator:
     if estimator is None:
         return SSGE()
-    if not isinstance(estimator, ScoreEstimator):
+    if isinstance(estimator, type) or not isinstance(estimator, ScoreEstimator):
         raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
     return estimator
 
@@ -162,7 +162,7 @@ def _entropy_and_gradient(
 
     ``arguments`` are the tensors that the samples are made of, to name the one at fault.
     """
-    samples = samples if samples.dtype == torch.float64 else samples.float()
+    samples = at_least_float32(samples)
     try:
         scores = estimator.score(samples)
     except ValueError:
@@ -176,14 +176,13 @@ class _Entropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, estimator: ScoreEstimator) -> Tensor:
         value, gradient = _entropy_and_gradient(estimator, z.detach(), z=z)
-        ctx.save_for_backward(gradient.to(z.dtype))
+        ctx.save_for_backward(z, gradient)
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad * gradient, None
+        z, gradient = ctx.saved_tensors
+        return _FirstDerivative.apply(grad * gradient, z), None
 
 
 class _MutualInformation(torch.autograd.Function):
@@ -201,12 +200,34 @@ class _MutualInformation(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             value_z, marginal = _entropy_and_gradient(estimator, z_value, z=z)
             value, gradient_z = value + value_z, gradient_z + marginal
-        ctx.save_for_backward(gradient_x.to(x.dtype), gradient_z.to(z.dtype))
+        ctx.save_for_backward(x, z, gradient_x, gradient_z)
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        gradient_x, gradient_z = ctx.saved_tensors
+        x, z, gradient_x, gradient_z = ctx.saved_tensors
         needs_x, needs_z, _ = ctx.needs_input_grad
-        return grad * gradient_x if needs_x else None, grad * gradient_z if needs_z else None, None
+        return (
+            _FirstDerivative.apply(grad * gradient_x, x) if needs_x else None,
+            _FirstDerivative.apply(grad * gradient_z, z) if needs_z else None,
+            None,
+        )
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """A gradient, in the dtype of its argument, that refuses to be differentiated.
+
+    ``once_differentiable`` would not do: it lets a gradient penalty pass whose own gradient is then
+    silently zero, because the incoming gradient, a constant, requires none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, argument: Tensor) -> Tensor:
+        return gradient.to(argument.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise RuntimeError(
+            "surrogates of entropy and mutual information are differentiable once: the score "
+            "estimate in their gradient has no derivative"
+        )

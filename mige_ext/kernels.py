@@ -28,12 +28,14 @@ class RBF:
 
     def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
         """``φ(s)``."""
-        return self.dphi(s, bandwidth, order=0)
+        sigma = torch.as_tensor(bandwidth, dtype=s.dtype, device=s.device)
+        return torch.exp(-(s / sigma) / sigma / 2)  # σ² may be out of range where σ is not
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
         """The derivative of φ of the given order: ``(−1/2σ²)^order φ(s)``."""
-        slope = -1 / (2 * bandwidth**2)
-        return slope**order * torch.exp(slope * s)
+        sigma = torch.as_tensor(bandwidth, dtype=s.dtype, device=s.device)
+        slope = (-0.5 / sigma / sigma).clamp(min=torch.finfo(s.dtype).min)
+        return slope**order * self.phi(s, sigma)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Bandwidth:
 
     def __call__(self, samples: Tensor) -> Tensor:
         """σ of each group of samples: (..., M, d) -> (...)."""
-        return self.multiplier * ops.distance_quantile(samples, self.quantile)
+        sigma = self.multiplier * ops.distance_quantile(samples, self.quantile)
+        return sigma.clamp(max=torch.finfo(sigma.dtype).max)
 
 
 def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":

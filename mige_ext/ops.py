@@ -76,8 +76,14 @@ def _(x: Tensor, y: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], (x if y is None else y).shape[-2]))
 
 
+def _centred(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Without the offset that all points share; it would cancel in exact arithmetic only."""
+    centre = x.sum(-2, keepdim=True) / max(x.shape[-2], 1)
+    return x - centre, None if y is None else y - centre
+
+
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Pulls a gradient with respect to the squared distances back to the points."""
+    """Pulls a gradient with respect to the squared distances back to the points, centred."""
     if y is None:
         grad = grad + grad.mT
         return 2 * (grad.sum(-1, keepdim=True) * x - grad @ x), None
@@ -91,8 +97,7 @@ def _squared_distances_setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    x, y = ctx.saved_tensors
-    return _distance_backward(grad, x, y)
+    return _distance_backward(grad, *_centred(*ctx.saved_tensors))
 
 
 torch.library.register_autograd(
@@ -182,11 +187,14 @@ def _rbf_gram_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _rbf_gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     x, y, bandwidth, gram = ctx.saved_tensors
+    # In units of σ, so that neither its square nor its inverse leaves the range of the dtype.
     sigma = bandwidth[..., None, None]
+    x, y = _centred(x, y)
+    x, y = x / sigma, None if y is None else y / sigma
     weighted = grad * gram
-    grad_x, grad_y = _distance_backward(-weighted / (2 * sigma**2), x, y)
-    distances = _library.squared_distances(x, y)
-    return grad_x, grad_y, (weighted * distances / sigma**3).sum((-2, -1))
+    grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
+    grad_sigma = (weighted * _library.squared_distances(x, y)).sum((-2, -1)) / bandwidth
+    return grad_x / sigma, None if grad_y is None else grad_y / sigma, grad_sigma
 
 
 torch.library.register_autograd(

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mige_ext import _checks
+from mige_ext._precision import at_least_float32, no_autocast
+
+_KEPT = 16
+_matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor]" = {}
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,20 @@ class RandomProjection:
         self, d: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Tensor:
         """R, (k, d): the same numbers on every device, rounded to the dtype."""
-        return _matrix(self.k, d, self.normalize, self.seed, dtype, torch.device(device))
+        numbers = torch.from_numpy(_numbers(self.k, d, self.normalize, self.seed))
+        return numbers.to(device=device, dtype=dtype, copy=True)
+
+    def _matrix_for(self, x: Tensor) -> Tensor:
+        d, dtype, device = x.shape[-1], x.dtype, x.device
+        if type(x) is not Tensor or torch.is_inference_mode_enabled():
+            # Fake and inference tensors are good for this call only: nothing to keep, or to reuse.
+            return self.matrix(d, dtype, device)
+        key = (self, d, dtype, device)
+        if key not in _matrices:
+            if len(_matrices) >= _KEPT:
+                _matrices.pop(next(iter(_matrices)))
+            _matrices[key] = self.matrix(d, dtype, device)
+        return _matrices[key]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Projects samples: (..., M, d) -> (..., M, k), in float32 at least, under autocast too.
@@ -59,19 +78,14 @@ class RandomProjection:
             2Mdk flop; R takes kd values.
         """
         _checks.require_samples("x", x, 0)
-        with torch.autocast(x.device.type, enabled=False):
-            x = x if x.dtype == torch.float64 else x.float()
-            return x @ self.matrix(x.shape[-1], x.dtype, x.device).mT
+        x = at_least_float32(x)
+        with no_autocast(x):
+            return x @ self._matrix_for(x).mT
 
 
 @lru_cache(maxsize=16)
-def _matrix(
-    k: int, d: int, normalize: str, seed: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    r = torch.randn(k, d, generator=generator, dtype=torch.float64)
+def _numbers(k: int, d: int, normalize: str, seed: int) -> NDArray[np.float64]:
+    r = np.random.default_rng(seed).standard_normal((k, d))
     if normalize == "columns":
-        r = r / r.norm(dim=0, keepdim=True)
-    else:
-        r = math.sqrt(d / k) * r / r.norm(dim=1, keepdim=True)
-    return r.to(device=device, dtype=dtype)
+        return r / np.linalg.norm(r, axis=0, keepdims=True)
+    return math.sqrt(d / k) * r / np.linalg.norm(r, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
+from mige_ext._precision import at_least_float32
 from mige_ext.kernels import Bandwidth, bandwidth_rule
 
 
@@ -108,7 +109,7 @@ class SSGE:
             samples: (..., M, d) with M >= 2, floating point.
 
         Returns:
-            The fitted score; it keeps the samples and coefficients, 2Md values a group.
+            The fitted score; it keeps its own samples and coefficients, 2Md values a group.
 
         Raises:
             ValueError, TypeError: samples that are not such a tensor or not finite.
@@ -116,7 +117,7 @@ class SSGE:
         Cost:
             O(M³ + M²d) time, O(M² + Md) memory for each group.
         """
-        samples = _prepare(samples)
+        samples = _prepare(samples).clone()
         coefficients, values, bandwidth, rank = self._estimate(samples, power=2)
         # A group of equal samples has bandwidth and coefficients 0; any positive σ keeps k defined.
         sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
@@ -188,14 +189,7 @@ class FittedSSGE:
         """
         if query is None:
             query = self.samples
-        _checks.require_samples("query", query, 0)
-        _checks.require_same_device("query", query, "samples", self.samples)
-        _checks.require_batch("query", query.shape[:-2], "samples", self.samples.shape[:-2])
-        if query.shape[-1] != self.samples.shape[-1]:
-            raise ValueError(
-                f"query must have the {self.samples.shape[-1]} columns of samples, "
-                f"got {query.shape[-1]}"
-            )
+        _checks.require_query("query", query, self.samples)
         query = query.detach().to(self.samples.dtype)
         try:
             return ops.rbf_product(query, self.samples, self.coefficients, bandwidth=self.bandwidth)
@@ -221,8 +215,7 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
 def _prepare(samples: Tensor) -> Tensor:
     """Checked, detached, in float32 or float64."""
     _checks.require_samples("samples", samples)
-    samples = samples.detach()
-    return samples if samples.dtype == torch.float64 else samples.float()
+    return at_least_float32(samples.detach())
 
 
 def _calibrated(values: Tensor, calibration: Tensor) -> Tensor:

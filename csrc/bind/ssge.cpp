@@ -1,6 +1,8 @@
 // ssge: samples to score in one call.
 #include "../cpu/ssge.h"
 
+#include <limits>
+
 #include "../checks.h"
 
 namespace mige::bind {
@@ -14,6 +16,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ssge_cpu(const Tensor& x,
   const int64_t m = rows(x), d = columns(x), groups = batch_count(x, 2);
   if (bandwidth) check_like("bandwidth", *bandwidth, 0, "x", x, 2);
   check_quantile(quantile);
+  if (!(multiplier > 0 && multiplier <= std::numeric_limits<double>::max()))
+    fail("multiplier must be positive and finite, got ", multiplier);
   if (!(threshold > 0 && threshold <= 1)) fail("threshold must lie in (0, 1], got ", threshold);
   if (rank < 0 || rank > m) fail("rank must lie in [0, M], got ", rank, " with M = ", m);
   if (power != 1 && power != 2) fail("power must be 1 or 2, got ", power);

@@ -21,10 +21,13 @@ T saturate(double v) {
   return static_cast<T>(std::min(v, kLargest));
 }
 
-// The power of two that brings the largest coordinate to [1, 2).
+// The power of two that brings the largest coordinate near the top of what can be squared and
+// summed. All that is up to 2^110 times smaller (float) keeps its square: one far outlier costs the
+// others nothing, and neither do data of size 1e30 or 1e-30.
 template <typename T>
 T normal_scale(const T* x, int64_t count) {
-  return power_of_two<T>(-exponent_of(static_cast<double>(largest_magnitude(x, count))));
+  constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
+  return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest_magnitude(x, count))));
 }
 
 // How an RBF kernel of bandwidth σ is evaluated: coordinates are first multiplied by a power of two

@@ -29,7 +29,8 @@ constexpr int64_t kRowGrain = 48;
 template <typename T>
 T largest_magnitude(const T* x, int64_t count);
 
-// centred = scale * x - mean(scale * x), column by column; the mean in double.
+// centred = scale * x − scale * c, with c the column-wise median of five rows: an offset that all
+// samples share goes, and a far outlier, which would carry a mean away, does not matter.
 template <typename T>
 void centre(const T* x,  // [m, d]
             int64_t m, int64_t d, T scale,

@@ -34,22 +34,29 @@ MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
   return bad == T(0) ? result : std::numeric_limits<T>::quiet_NaN();
 }
 
+template <typename T>
+MIGE_INLINE T median_of_five(T a, T b, T c, T d, T e) {
+  const auto low = [](T u, T v) { return u < v ? u : v; };
+  const auto high = [](T u, T v) { return u < v ? v : u; };
+  const T f = high(low(a, b), low(c, d));
+  const T g = low(high(a, b), high(c, d));
+  return high(low(e, f), low(high(e, f), g));
+}
+
 template <int kBytes, typename T>
 MIGE_INLINE void centre_impl(const T* x, int64_t m, int64_t d, T scale, T* centred) {
-  const Buffer<double> sums(d);
-  double* sum = sums.get();
-  std::fill(sum, sum + d, 0.0);
-  for (int64_t i = 0; i < m; ++i) {
-    const T* row = x + i * d;
+  const T* row[5];
+  for (int64_t r = 0; r < 5; ++r) row[r] = x + r * (m - 1) / 4 * d;
+  const Buffer<T> buffer(d);
+  T* centre = buffer.get();
 #pragma omp simd
-    for (int64_t c = 0; c < d; ++c) sum[c] += static_cast<double>(scale * row[c]);
-  }
-  for (int64_t c = 0; c < d; ++c) sum[c] /= static_cast<double>(m);
+  for (int64_t c = 0; c < d; ++c)
+    centre[c] = scale * median_of_five(row[0][c], row[1][c], row[2][c], row[3][c], row[4][c]);
   for (int64_t i = 0; i < m; ++i) {
-    const T* row = x + i * d;
+    const T* point = x + i * d;
     T* out = centred + i * d;
 #pragma omp simd
-    for (int64_t c = 0; c < d; ++c) out[c] = scale * row[c] - static_cast<T>(sum[c]);
+    for (int64_t c = 0; c < d; ++c) out[c] = scale * point[c] - centre[c];
   }
 }
 

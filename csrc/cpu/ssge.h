@@ -55,7 +55,7 @@ int64_t choose_rank(const T* eigenvalues, int64_t m, const SsgeOptions& options)
 template <typename T, typename Runtime>
 void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const SsgeResult<T>& result,
           Runtime& runtime) {
-  // Samples of magnitude 1 around 0: exact up to the rounding of the mean, and undone at the end.
+  // A fixed size around 0: exact up to the rounding of the centre, and undone at the end.
   const T scale = normal_scale(x, m * d);
   const Buffer<T> centred(m * d);
   centre(x, m, d, scale, centred.get());
