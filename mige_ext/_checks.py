@@ -1,9 +1,37 @@
 """Checks of arguments. Messages name the argument, what was expected and what came."""
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def require_share(name: str, value: float) -> None:
+    """A number in (0, 1]."""
+    if not (isinstance(value, Real) and 0 < value <= 1):
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """A positive finite number."""
+    if not (isinstance(value, Real) and 0 < value < math.inf):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def require_count(name: str, value: int | None, or_none: bool = False) -> None:
+    """A positive integer."""
+    if value is None and or_none:
+        return
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(
+            f"{name} must be a positive integer{' or None' if or_none else ''}, got {value!r}"
+        )
+
+
+# --- tensors --------------------------------------------------------------------------------------
 
 
 def shape(tensor: Tensor) -> str:
@@ -38,13 +66,7 @@ def require_native(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
 
 
-def require_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """The dtype and the device of another argument."""
-    if value.dtype != other.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of {other_name}, {other.dtype}, got {value.dtype}"
-        )
-    require_same_device(name, value, other_name, other)
+# --- tensors that go together ---------------------------------------------------------------------
 
 
 def require_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -53,6 +75,15 @@ def require_same_device(name: str, value: Tensor, other_name: str, other: Tensor
         raise ValueError(
             f"{name} must be on the device of {other_name}, {other.device}, got {value.device}"
         )
+
+
+def require_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """The dtype and the device of another argument."""
+    if value.dtype != other.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {other_name}, {other.dtype}, got {value.dtype}"
+        )
+    require_same_device(name, value, other_name, other)
 
 
 def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.Size) -> None:
@@ -75,6 +106,21 @@ def require_query(name: str, value: Tensor, samples: Tensor) -> None:
         )
 
 
+def require_paired(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Two arguments of samples that are paired by row."""
+    require_samples(name, value)
+    require_samples(other_name, other)
+    require_same_device(other_name, other, name, value)
+    if value.shape[:-1] != other.shape[:-1]:
+        raise ValueError(
+            f"{name} and {other_name} must agree in all but the last dimension, "
+            f"got {shape(value)} and {shape(other)}"
+        )
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
 def require_finite(**tensors: Tensor) -> None:
     """No NaN and no infinity in any of the named tensors."""
     for name, tensor in tensors.items():
@@ -83,13 +129,10 @@ def require_finite(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must be finite, got {bad} values that are NaN or infinite")
 
 
-def require_share(name: str, value: float) -> None:
-    """A number in (0, 1]."""
-    if not (isinstance(value, (int, float)) and 0 < value <= 1):
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+def looking_is_free(tensor: Tensor) -> bool:
+    """Whether values can be read without a stall: on the CPU, and not while being traced."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not _fake(tensor)
 
 
-def require_positive(name: str, value: float) -> None:
-    """A positive finite number."""
-    if not (isinstance(value, (int, float)) and 0 < value < math.inf):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+def _fake(tensor: Tensor) -> bool:
+    return type(tensor) not in (Tensor, torch.nn.Parameter)

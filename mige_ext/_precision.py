@@ -1,4 +1,4 @@
-"""Scores are computed in float32 at least, whatever the samples and autocast say."""
+"""Which numbers are computed with: float32 at least, whatever autocast says, and a fair unit."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -16,3 +16,25 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(x.device.type):  # the meta device
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+def unit_of(x: Tensor) -> Tensor:
+    """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1).
+
+    Dividing by it is exact, and brings x near 1.
+    """
+    if x.numel() == 0:
+        return x.new_ones((*x.shape[:-2], 1, 1))
+    largest = x.abs().amax((-2, -1), keepdim=True)
+    unit = largest / (2 * torch.frexp(largest).mantissa)
+    return torch.where(largest > 0, unit, 1.0)
+
+
+def in_units(x: Tensor, unit: Tensor) -> Tensor:
+    """``x / unit``, the largest finite number where that is beyond the range."""
+    return saturated(x / unit)
+
+
+def saturated(x: Tensor) -> Tensor:
+    """The largest finite numbers in place of infinities."""
+    return x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)

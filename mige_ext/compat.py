@@ -12,12 +12,15 @@ Three defects are mended: ``n_eigen`` was forgotten after the first call; J = 0 
 whole spectrum (now J is at least 1); ``eta`` worked on the CPU only.
 """
 
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, no_autocast
-from mige_ext.score import ScoreEstimator
+from mige_ext._precision import at_least_float32, in_units, no_autocast, saturated, unit_of
+from mige_ext.score import ScoreEstimator, require_estimator
 
 
 class SpectralScoreEstimator:
@@ -40,8 +43,9 @@ class SpectralScoreEstimator:
                 "n_eigen and n_eigen_threshold must not both be given, "
                 f"got {n_eigen} and {n_eigen_threshold}"
             )
-        if n_eigen is not None and n_eigen < 1:
-            raise ValueError(f"n_eigen must be at least 1, got {n_eigen}")
+        _checks.require_count("n_eigen", n_eigen, or_none=True)
+        if eta is not None and not (isinstance(eta, Real) and 0 <= eta < math.inf):
+            raise ValueError(f"eta must be finite and not negative, got {eta!r}")
         if n_eigen_threshold is not None:
             _checks.require_share("n_eigen_threshold", n_eigen_threshold)
         self.n_eigen = n_eigen
@@ -70,12 +74,15 @@ class SpectralScoreEstimator:
         m = samples.shape[-2]
         if self.n_eigen is not None and self.n_eigen > m:
             raise ValueError(f"n_eigen must be at most M = {m}, got {self.n_eigen}")
-        _checks.require_finite(samples=samples)
-        points = samples
         if x is not None:
             _checks.require_query("x", x, samples)
             _checks.require_finite(x=x)
-            x = x.detach().to(samples.dtype)
+        _checks.require_finite(samples=samples)
+        # In units of a power of two near the largest coordinate: exact, and always in range.
+        unit = unit_of(samples)
+        samples = points = samples / unit
+        if x is not None:
+            x = in_units(x.detach().to(samples.dtype), unit)
             points = torch.cat((samples, x), -2)
 
         with no_autocast(samples):
@@ -91,9 +98,10 @@ class SpectralScoreEstimator:
             inverse = torch.where(values > noise, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
             if x is None:
-                return -vectors @ (inverse * projected)
+                return saturated(-vectors @ (inverse * projected) / unit)
             coefficients = -vectors @ (inverse**2 * projected)
-            return ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
+            scores = ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
+            return saturated(scores / unit)
 
     def _rank(self, values: Tensor) -> int:
         if self.n_eigen is not None:
@@ -115,7 +123,10 @@ def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    return (estimator.score(samples.detach()) * samples).sum(-1).mean()
+    require_estimator(estimator)
+    _checks.require_samples("samples", samples)
+    products = (estimator.score(samples.detach()) * samples).sum(-1)
+    return products.sum() / max(products.numel(), 1)
 
 
 class MutualInformationGradientEstimator:
@@ -131,6 +142,8 @@ class MutualInformationGradientEstimator:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """A scalar with the gradient of I(x; y): x (..., M, d_x), y (..., M, d_y)."""
+        _checks.require_paired("x", x, "y", y)
+        _checks.require_finite(x=x, y=y)
         joint = entropy_surrogate(self.estimator, torch.cat((x, y), -1))
         return joint - entropy_surrogate(self.estimator, x) - entropy_surrogate(self.estimator, y)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
 from mige_ext.projection import RandomProjection
-from mige_ext.score import SSGE, ScoreEstimator
+from mige_ext.score import SSGE, ScoreEstimator, require_estimator, stein_sum
 
 
 def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
@@ -83,15 +83,10 @@ def mutual_information(
         The score of (x, z) and of each argument that requires a gradient: O(M³ + M²(d_x + d_z))
         for each group; the backward pass multiplies by a scalar.
     """
-    _checks.require_samples("x", x)
-    _checks.require_samples("z", z)
-    _checks.require_same_device("z", z, "x", x)
-    if x.shape[:-1] != z.shape[:-1]:
-        raise ValueError(
-            "x and z must agree in all but the last dimension, "
-            f"got {_checks.shape(x)} and {_checks.shape(z)}"
-        )
+    _checks.require_paired("x", x, "z", z)
     if projection is not None:
+        if not isinstance(projection, RandomProjection):
+            raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
         x = projection(x)
     result: Tensor = _MutualInformation.apply(x, z, _estimator(estimator))
     return result
@@ -144,14 +139,19 @@ def encoder_information(
         return marginal - entropy(z, estimator=estimator)
     _checks.require_tensor("conditional", conditional)
     _checks.require_same_device("conditional", conditional, "z", z)
-    return marginal - conditional.mean()
+    if conditional.numel() == 0:
+        raise ValueError(
+            f"conditional must hold at least one value, got {_checks.shape(conditional)}"
+        )
+    if _checks.looking_is_free(conditional):
+        _checks.require_finite(conditional=conditional)
+    return marginal - (conditional / conditional.numel()).sum()
 
 
 def _estimator(estimator: ScoreEstimator | None) -> ScoreEstimator:
     if estimator is None:
         return SSGE()
-    if isinstance(estimator, type) or not isinstance(estimator, ScoreEstimator):
-        raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
+    require_estimator(estimator)
     return estimator
 
 
@@ -169,7 +169,11 @@ def _entropy_and_gradient(
         _checks.require_finite(**arguments)
         raise
     gradient = -scores / max(samples.shape[:-1].numel(), 1)
-    return ((samples - samples.mean(-2, keepdim=True)) * gradient).sum(), gradient
+    value = stein_sum(samples, gradient).sum()
+    if _checks.looking_is_free(value) and not value.isfinite():
+        _checks.require_finite(**arguments)
+        raise ValueError(f"estimator must give finite scores, got {estimator!r}")
+    return value, gradient
 
 
 class _Entropy(torch.autograd.Function):

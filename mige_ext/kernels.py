@@ -1,11 +1,13 @@
 """Kernel functions φ of the squared distance s = ‖x − y‖², and rules that choose a bandwidth."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
+from mige_ext._precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,19 @@ class RBF:
             y: points, (..., N, d); ``x`` itself if not given.
             bandwidth: σ > 0, a number or one value for each group, (...).
         """
-        return ops.rbf_gram(x, y, bandwidth=_as_tensor(bandwidth, x))
+        _checks.require_native("x", x)
+        return ops.rbf_gram(x, y, bandwidth=bandwidth_tensor(bandwidth, x))
 
     def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
         """``φ(s)``."""
-        sigma = torch.as_tensor(bandwidth, dtype=s.dtype, device=s.device)
+        sigma = _scalar(bandwidth, s)
         return torch.exp(-(s / sigma) / sigma / 2)  # σ² may be out of range where σ is not
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
         """The derivative of φ of the given order: ``(−1/2σ²)^order φ(s)``."""
-        sigma = torch.as_tensor(bandwidth, dtype=s.dtype, device=s.device)
+        if not isinstance(order, int) or order < 0:
+            raise ValueError(f"order must be a non-negative integer, got {order!r}")
+        sigma = _scalar(bandwidth, s)
         slope = (-0.5 / sigma / sigma).clamp(min=torch.finfo(s.dtype).min)
         return slope**order * self.phi(s, sigma)
 
@@ -58,9 +63,20 @@ class Bandwidth:
         _checks.require_positive("multiplier", self.multiplier)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """σ of each group of samples: (..., M, d) -> (...)."""
-        sigma = self.multiplier * ops.distance_quantile(samples, self.quantile)
-        return sigma.clamp(max=torch.finfo(sigma.dtype).max)
+        """σ of each group of samples: (..., M, d) -> (...), in float32 at least.
+
+        Positive and finite, whatever the multiplier; 0 where all samples of a group are equal.
+        """
+        _checks.require_samples("samples", samples)
+        samples = at_least_float32(samples.detach())
+        try:
+            sigma = ops.distance_quantile(samples, self.quantile)
+        except RuntimeError:
+            _checks.require_finite(samples=samples)
+            raise
+        limits = torch.finfo(sigma.dtype)
+        scaled = (self.multiplier * sigma).clamp(limits.tiny, limits.max)
+        return torch.where(sigma > 0, scaled, 0.0)
 
 
 def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
@@ -69,7 +85,7 @@ def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
         return bandwidth
     if bandwidth == "median":
         return Bandwidth()
-    if isinstance(bandwidth, str) or not isinstance(bandwidth, (int, float)):
+    if not isinstance(bandwidth, Real):
         raise ValueError(
             f'bandwidth must be "median", a positive number or a Bandwidth, got {bandwidth!r}'
         )
@@ -77,7 +93,21 @@ def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
     return float(bandwidth)
 
 
-def _as_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
+def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
+    """σ for each group of x, from a number or as it is."""
     if isinstance(bandwidth, Tensor):
         return bandwidth
-    return torch.full(x.shape[:-2], bandwidth, dtype=x.dtype, device=x.device)
+    _checks.require_positive("bandwidth", bandwidth)
+    limits = torch.finfo(x.dtype)
+    if not limits.tiny <= bandwidth <= limits.max:
+        raise ValueError(
+            f"bandwidth must be a normal number of {x.dtype}, between {limits.tiny:g} and "
+            f"{limits.max:g}, got {bandwidth!r}"
+        )
+    return torch.full(x.shape[:-2], float(bandwidth), dtype=x.dtype, device=x.device)
+
+
+def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:
+    if not isinstance(bandwidth, Tensor):
+        _checks.require_positive("bandwidth", bandwidth)
+    return torch.as_tensor(bandwidth, dtype=s.dtype, device=s.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks
+from mige_ext._precision import saturated, unit_of
 
 _library = torch.ops.mige_ext
 
@@ -76,14 +77,19 @@ def _(x: Tensor, y: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], (x if y is None else y).shape[-2]))
 
 
-def _centred(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Without the offset that all points share; it would cancel in exact arithmetic only."""
+def _normalised(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The points in units of a power of two near the largest coordinate, and that unit.
+
+    Without the offset that they share, too, which would cancel in exact arithmetic only.
+    """
+    unit = unit_of(x) if y is None else torch.maximum(unit_of(x), unit_of(y))
+    x, y = x / unit, None if y is None else y / unit
     centre = x.sum(-2, keepdim=True) / max(x.shape[-2], 1)
-    return x - centre, None if y is None else y - centre
+    return x - centre, None if y is None else y - centre, unit
 
 
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Pulls a gradient with respect to the squared distances back to the points, centred."""
+    """Pulls a gradient with respect to the squared distances back to the points, normalised."""
     if y is None:
         grad = grad + grad.mT
         return 2 * (grad.sum(-1, keepdim=True) * x - grad @ x), None
@@ -96,8 +102,10 @@ def _squared_distances_setup(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    return _distance_backward(grad, *_centred(*ctx.saved_tensors))
+def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    x, y, unit = _normalised(*ctx.saved_tensors)
+    grad_x, grad_y = _distance_backward(grad, x, y)
+    return saturated(grad_x * unit), None if grad_y is None else saturated(grad_y * unit)
 
 
 torch.library.register_autograd(
@@ -135,7 +143,7 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     _checks.require_samples("x", x)
     _checks.require_native("x", x)
     _checks.require_share("quantile", quantile)
-    return _library.distance_quantile(x, quantile)
+    return _library.distance_quantile(x, float(quantile))
 
 
 @torch.library.register_fake("mige_ext::distance_quantile")
@@ -185,16 +193,23 @@ def _rbf_gram_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
     ctx.save_for_backward(*inputs, output)
 
 
-def _rbf_gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+def _rbf_gram_backward(
+    ctx: Any, grad: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, y, bandwidth, gram = ctx.saved_tensors
-    # In units of σ, so that neither its square nor its inverse leaves the range of the dtype.
-    sigma = bandwidth[..., None, None]
-    x, y = _centred(x, y)
-    x, y = x / sigma, None if y is None else y / sigma
     weighted = grad * gram
+    x, y, unit = _normalised(x, y)
+    # Distances in units of σ: neither its square nor its inverse has to be in range.
+    sigma, absolute = bandwidth[..., None, None] / unit, bandwidth[..., None, None]
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
-    grad_sigma = (weighted * _library.squared_distances(x, y)).sum((-2, -1)) / bandwidth
-    return grad_x / sigma, None if grad_y is None else grad_y / sigma, grad_sigma
+    distances = _library.squared_distances(x, y) / sigma / sigma
+    # Where k has underflowed to 0, its derivative has too, whatever the distance.
+    grad_sigma = torch.where(gram > 0, weighted * distances, 0.0).sum((-2, -1)) / bandwidth
+    return (
+        saturated(grad_x / sigma / absolute),
+        None if grad_y is None else saturated(grad_y / sigma / absolute),
+        saturated(grad_sigma),
+    )
 
 
 torch.library.register_autograd(
@@ -261,12 +276,13 @@ def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor
     Cost:
         QM(3d + 2p) flop; memory O(M(d + p)), whatever Q.
     """
-    for name, tensor, columns in (("q", q, 1), ("x", x, 1), ("w", w, 0)):
+    _checks.require_samples("q", q, 0)
+    _checks.require_samples("x", x, 0)
+    _checks.require_tensor("w", w)
+    if w.dim() < 2:
+        raise ValueError(f"w must have shape (..., M, p), got {_checks.shape(w)}")
+    for name, tensor in (("q", q), ("x", x), ("w", w)):
         _checks.require_native(name, tensor)
-        if tensor.dim() < 2 or tensor.shape[-1] < columns:
-            raise ValueError(
-                f"{name} must have shape (..., rows, columns), got {_checks.shape(tensor)}"
-            )
         _checks.require_like(name, tensor, "q", q)
         _checks.require_batch(name, tensor.shape[:-2], "q", q.shape[:-2])
     if x.shape[-1] != q.shape[-1]:
@@ -372,11 +388,15 @@ def ssge(
     _checks.require_share("quantile", quantile)
     _checks.require_positive("multiplier", multiplier)
     _checks.require_share("threshold", threshold)
-    if rank is not None and not 1 <= rank <= x.shape[-2]:
-        raise ValueError(f"rank must lie in [1, M] with M = {x.shape[-2]}, got {rank}")
+    if rank is not None:
+        _checks.require_count("rank", rank, or_none=True)
+        if rank > x.shape[-2]:
+            raise ValueError(f"rank must lie in [1, M] with M = {x.shape[-2]}, got {rank}")
     if power not in (1, 2):
-        raise ValueError(f"power must be 1 or 2, got {power}")
-    return _library.ssge(x, bandwidth, quantile, multiplier, threshold, rank or 0, power)
+        raise ValueError(f"power must be 1 or 2, got {power!r}")
+    return _library.ssge(
+        x, bandwidth, float(quantile), float(multiplier), float(threshold), int(rank or 0), power
+    )
 
 
 @torch.library.register_fake("mige_ext::ssge")

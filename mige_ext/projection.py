@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -44,8 +45,9 @@ class RandomProjection:
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        if not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"k must be a positive integer, got {self.k!r}")
+        _checks.require_count("k", self.k)
+        if not isinstance(self.seed, Integral):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
         if self.normalize not in ("columns", "rows"):
             raise ValueError(f'normalize must be "columns" or "rows", got {self.normalize!r}')
 
@@ -53,6 +55,9 @@ class RandomProjection:
         self, d: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Tensor:
         """R, (k, d): the same numbers on every device, rounded to the dtype."""
+        _checks.require_count("d", d)
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
         numbers = torch.from_numpy(_numbers(self.k, d, self.normalize, self.seed))
         return numbers.to(device=device, dtype=dtype, copy=True)
 
@@ -78,6 +83,8 @@ class RandomProjection:
             2Mdk flop; R takes kd values.
         """
         _checks.require_samples("x", x, 0)
+        if _checks.looking_is_free(x):
+            _checks.require_finite(x=x)
         x = at_least_float32(x)
         with no_autocast(x):
             return x @ self._matrix_for(x).mT

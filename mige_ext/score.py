@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32
-from mige_ext.kernels import Bandwidth, bandwidth_rule
+from mige_ext._precision import at_least_float32, in_units, saturated, unit_of
+from mige_ext.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
 
 
 @runtime_checkable
@@ -18,6 +18,12 @@ class ScoreEstimator(Protocol):
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples themselves: (..., M, d) -> (..., M, d), without a gradient."""
         ...
+
+
+def require_estimator(estimator: object) -> None:
+    """Anything with a method ``score``."""
+    if isinstance(estimator, type) or not isinstance(estimator, ScoreEstimator):
+        raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,7 @@ class SSGE:
     def __post_init__(self) -> None:
         """Checks the arguments."""
         _checks.require_share("threshold", self.threshold)
-        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
-            raise ValueError(f"rank must be a positive integer or None, got {self.rank!r}")
+        _checks.require_count("rank", self.rank, or_none=True)
         bandwidth_rule(self.bandwidth)
         if self.calibrate not in (None, "stein"):
             raise ValueError(f'calibrate must be "stein" or None, got {self.calibrate!r}')
@@ -97,7 +102,7 @@ class SSGE:
             O(M³ + M²d) time, O(M² + Md) memory for each group.
         """
         samples = _prepare(samples)
-        scores, *_ = self._estimate(samples, power=1)
+        scores, *_ = self._estimate(samples, 1, bandwidth_rule(self.bandwidth))
         if self.calibrate is None:
             return scores
         return _calibrated(scores, stein_calibration(samples, scores))
@@ -117,35 +122,39 @@ class SSGE:
         Cost:
             O(M³ + M²d) time, O(M² + Md) memory for each group.
         """
-        samples = _prepare(samples).clone()
-        coefficients, values, bandwidth, rank = self._estimate(samples, power=2)
+        samples = _prepare(samples)
+        unit = unit_of(samples)
+        rule: Bandwidth | float | Tensor = bandwidth_rule(self.bandwidth)
+        if not isinstance(rule, Bandwidth):
+            rule = bandwidth_tensor(rule, samples) / unit[..., 0, 0]
+        samples = samples / unit
+        coefficients, values, bandwidth, rank = self._estimate(samples, 2, rule)
         # A group of equal samples has bandwidth and coefficients 0; any positive σ keeps k defined.
         sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
         scores = ops.rbf_product(samples, samples, coefficients, bandwidth=sigma)
-        diagnostics = _diagnostics(samples, scores, values, bandwidth, rank)
+        diagnostics = _diagnostics(samples, scores, values, bandwidth * unit[..., 0, 0], rank)
         if self.calibrate is not None:
             coefficients = _calibrated(coefficients, diagnostics.calibration)
-        return FittedSSGE(samples, coefficients, sigma, diagnostics)
+        return FittedSSGE(samples, coefficients, sigma, unit, diagnostics)
 
     def diagnose(self, samples: Tensor) -> Diagnostics:
         """Rank, bandwidth, captured energy and calibration of :meth:`score`; same arguments."""
         samples = _prepare(samples)
-        scores, values, bandwidth, rank = self._estimate(samples, power=1)
+        rule = bandwidth_rule(self.bandwidth)
+        scores, values, bandwidth, rank = self._estimate(samples, 1, rule)
         return _diagnostics(samples, scores, values, bandwidth, rank)
 
-    def _estimate(self, samples: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rule = bandwidth_rule(self.bandwidth)
-        fixed, quantile, multiplier = None, 0.5, 1.0
-        if isinstance(rule, Bandwidth):
-            quantile, multiplier = rule.quantile, rule.multiplier
-        else:
-            fixed = samples.new_full(samples.shape[:-2], rule)
+    def _estimate(
+        self, samples: Tensor, power: int, rule: Bandwidth | float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        fixed = None if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
+        chosen = rule if isinstance(rule, Bandwidth) else Bandwidth()
         try:
             return ops.ssge(
                 samples,
                 fixed,
-                quantile=quantile,
-                multiplier=multiplier,
+                quantile=chosen.quantile,
+                multiplier=chosen.multiplier,
                 threshold=self.threshold,
                 rank=self.rank,
                 power=power,
@@ -159,16 +168,21 @@ class SSGE:
 class FittedSSGE:
     """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ k(z, X) W``.
 
+    All but the diagnostics is in units of a power of two near the size of the samples, so that
+    samples of any size have coefficients in range.
+
     Attributes:
         samples: X, (..., M, d).
         coefficients: W, (..., M, d).
         bandwidth: σ, (...); 1 for a group of equal samples, whose coefficients are 0.
-        diagnostics: rank, bandwidth, energy and calibration.
+        unit: what the others are in units of, (..., 1, 1).
+        diagnostics: rank, bandwidth, energy and calibration, in the units of the caller.
     """
 
     samples: Tensor
     coefficients: Tensor
     bandwidth: Tensor
+    unit: Tensor
     diagnostics: Diagnostics
 
     def score(self, query: Tensor | None = None) -> Tensor:
@@ -188,14 +202,14 @@ class FittedSSGE:
             O(QMd) time, O(Md) memory: the Q×M kernel matrix is never formed.
         """
         if query is None:
-            query = self.samples
-        _checks.require_query("query", query, self.samples)
-        query = query.detach().to(self.samples.dtype)
-        try:
-            return ops.rbf_product(query, self.samples, self.coefficients, bandwidth=self.bandwidth)
-        except RuntimeError:
-            _checks.require_finite(query=query)
-            raise
+            points = self.samples
+        else:
+            _checks.require_query("query", query, self.samples)
+            if _checks.looking_is_free(query):
+                _checks.require_finite(query=query)
+            points = in_units(query.detach().to(self.samples.dtype), self.unit)
+        scores = ops.rbf_product(points, self.samples, self.coefficients, bandwidth=self.bandwidth)
+        return saturated(scores / self.unit)
 
 
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
@@ -208,8 +222,16 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     Returns:
         (...).
     """
-    centred = samples - samples.mean(-2, keepdim=True)
-    return -(scores * centred).sum(-1).mean(-1) / samples.shape[-1]
+    return -stein_sum(samples, scores) / samples.shape[-2] / samples.shape[-1]
+
+
+def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
+    """``Σ s·(z − m)`` over the samples and dimensions of each group, (..., M, d) twice -> (...).
+
+    z − m is halved, and s doubled, because a difference of finite numbers need not be finite.
+    """
+    half_mean = (samples / (2 * samples.shape[-2])).sum(-2, keepdim=True)
+    return ((samples / 2 - half_mean) * scores * 2).sum((-2, -1))
 
 
 def _prepare(samples: Tensor) -> Tensor:
@@ -221,7 +243,7 @@ def _prepare(samples: Tensor) -> Tensor:
 def _calibrated(values: Tensor, calibration: Tensor) -> Tensor:
     # Not positive where there is nothing to calibrate: equal samples, whose score is 0.
     factor = torch.where(calibration > 0, calibration, 1.0)
-    return values / factor[..., None, None]
+    return saturated(values / factor[..., None, None])
 
 
 def _diagnostics(

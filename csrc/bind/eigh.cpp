@@ -1,5 +1,6 @@
 // eigh: symmetric eigendecomposition by LAPACK, groups in parallel.
 #include "../checks.h"
+#include "../cpu/group.h"
 
 // Part of MKL, which libtorch_cpu contains on x86-64; weak, because elsewhere it does not.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
@@ -64,12 +65,16 @@ std::tuple<Tensor, Tensor> eigh_cpu(const Tensor& k) {
   const Tensor vectors = empty(k, batch_shape(k, 2, {m, m}));
   dispatch(k, [&](auto zero) {
     using T = decltype(zero);
+    check_finite<T>("k", input);
     torch::stable::parallel_for(0, batch_count(k, 2), 1, [&](int64_t begin, int64_t end) {
       Runtime<T> runtime(input);
       for (int64_t g = begin; g < end; ++g) {
         const T* rows = nullptr;
         runtime.eigh(const_cast<T*>(const_data<T>(input)) + g * m * m, m, data<T>(values) + g * m,
                      rows);
+        for (int64_t i = 0; i < m; ++i)  // a finite matrix may have an eigenvalue beyond the range
+          data<T>(values)[g * m + i] =
+              cpu::saturate<T>(static_cast<double>(data<T>(values)[g * m + i]));
         std::copy_n(rows, m * m, data<T>(vectors) + g * m * m);
       }
     });

@@ -20,14 +20,16 @@ Tensor rbf_gradient_sum_cpu(const Tensor& x, const Tensor& bandwidth) {
       Runtime<T> runtime(input);
       const cpu::Buffer<T> centred(m * d), k(m * m), factor(m);
       for (int64_t g = begin; g < end; ++g) {
-        const cpu::ScaledBandwidth<T> width(const_data<T>(sigma)[g]);
+        const T* points = const_data<T>(input) + g * m * d;
         T* target = data<T>(out) + g * m * d;
-        cpu::centre(const_data<T>(input) + g * m * d, m, d, width.scale, centred.get());
+        const auto width = cpu::ScaledBandwidth<T>::of(const_data<T>(sigma)[g],
+                                                       cpu::largest_magnitude(points, m * d));
+        cpu::centre(points, m, d, width.scale, centred.get());
         cpu::upper_squared_distances(centred.get(), m, d, T(1), k.get(), runtime);
         cpu::upper_to_gram(k.get(), m, width.gamma, runtime);
         cpu::gradient_sum(k.get(), centred.get(), m, d, width.inverse_variance, target, runtime);
         std::fill(factor.get(), factor.get() + m, width.scale);
-        cpu::scale_rows(target, m, d, factor.get());
+        cpu::scale_rows(target, m, d, factor.get(), std::numeric_limits<T>::max());
       }
     });
   });

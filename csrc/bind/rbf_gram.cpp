@@ -30,11 +30,13 @@ Tensor rbf_gram_cpu(const Tensor& x, const std::optional<Tensor>& y, const Tenso
       Runtime<T> runtime(left);
       for (int64_t g = begin; g < end; ++g) {
         const T* points = const_data<T>(left) + g * m * d;
+        const T* others = const_data<T>(right) + g * n * d;
         T* target = data<T>(out) + g * m * n;
-        const cpu::ScaledBandwidth<T> width(const_data<T>(sigma)[g]);
+        const T largest = std::max(cpu::largest_magnitude(points, m * d),
+                                   y ? cpu::largest_magnitude(others, n * d) : T(0));
+        const auto width = cpu::ScaledBandwidth<T>::of(const_data<T>(sigma)[g], largest);
         if (y) {
-          cpu::squared_distances(points, const_data<T>(right) + g * n * d, m, n, d, width.scale,
-                                 target, runtime);
+          cpu::squared_distances(points, others, m, n, d, width.scale, target, runtime);
           runtime.parallel(m, cpu::kRowGrain, [&](int64_t b, int64_t e) {
             cpu::rbf_rows(target, m, n, width.gamma, false, b, e);
           });

@@ -29,13 +29,16 @@ Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const 
       Runtime<T> runtime(queries);
       const cpu::Buffer<T> x_panels(cpu::panels_size<T>(d, n)), w_panels(cpu::panels_size<T>(n, p));
       for (int64_t g = begin; g < end; ++g) {
-        const cpu::ScaledBandwidth<T> width(const_data<T>(sigma)[g]);
-        cpu::pack_rows(const_data<T>(points) + g * n * d, n, d, width.scale, x_panels.get());
+        const T* query_group = const_data<T>(queries) + g * m * d;
+        const T* point_group = const_data<T>(points) + g * n * d;
+        const T largest = std::max(cpu::largest_magnitude(query_group, m * d),
+                                   cpu::largest_magnitude(point_group, n * d));
+        const auto width = cpu::ScaledBandwidth<T>::of(const_data<T>(sigma)[g], largest);
+        cpu::pack_rows(point_group, n, d, width.scale, x_panels.get());
         cpu::pack_columns(const_data<T>(weights) + g * n * p, n, p, T(1), w_panels.get());
         runtime.parallel(m, cpu::kRowGrain, [&](int64_t b, int64_t e) {
-          cpu::kernel_product_rows(const_data<T>(queries) + g * m * d, x_panels.get(),
-                                   w_panels.get(), m, n, d, p, width.scale, width.gamma,
-                                   data<T>(out) + g * m * p, b, e);
+          cpu::kernel_product_rows(query_group, x_panels.get(), w_panels.get(), m, n, d, p,
+                                   width.scale, width.gamma, data<T>(out) + g * m * p, b, e);
         });
       }
     });

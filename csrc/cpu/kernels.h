@@ -93,11 +93,12 @@ void kernel_product_rows(const T* q,         // [m, d]
                          T* out,  // [m, p]
                          int64_t begin, int64_t end);
 
-// x_ij *= scale_i, kept within the finite numbers of T.
+// x_ij *= scale_i, kept within ±bound.
 template <typename T>
 void scale_rows(T* x,  // [m, d]
                 int64_t m, int64_t d,
-                const T* scale);  // [m]
+                const T* scale,  // [m]
+                T bound);
 
 // The element of rank ceil(quantile * n), at least 1, among the n = m (m − 1) / 2 entries
 // above the diagonal, by radix selection; see quantile.cpp for what a zero becomes.

@@ -96,15 +96,14 @@ MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T
 }
 
 template <int kBytes, typename T>
-MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale) {
-  constexpr T kLargest = std::numeric_limits<T>::max();
+MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale, T bound) {
   for (int64_t i = 0; i < m; ++i) {
     T* row = x + i * d;
     const T factor = scale[i];
 #pragma omp simd
     for (int64_t c = 0; c < d; ++c) {
       const T v = row[c] * factor;
-      row[c] = v > kLargest ? kLargest : (v < -kLargest ? -kLargest : v);
+      row[c] = v > bound ? bound : (v < -bound ? -bound : v);
     }
   }
 }
@@ -124,7 +123,8 @@ MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale) {
               (const T* q, const T* x_panels, const T* w_panels, int64_t m, int64_t n, int64_t d, \
                int64_t p, T scale, T gamma, T* out, int64_t begin, int64_t end),                  \
               (q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end))                 \
-  MIGE_KERNEL(void, scale_rows, (T * x, int64_t m, int64_t d, const T* scale), (x, m, d, scale))
+  MIGE_KERNEL(void, scale_rows, (T * x, int64_t m, int64_t d, const T* scale, T bound),           \
+              (x, m, d, scale, bound))
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)
 #undef MIGE_DEFINE

@@ -56,7 +56,7 @@ template <typename T, typename Runtime>
 void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const SsgeResult<T>& result,
           Runtime& runtime) {
   // A fixed size around 0: exact up to the rounding of the centre, and undone at the end.
-  const T scale = normal_scale(x, m * d);
+  const T scale = normal_scale(largest_magnitude(x, m * d));
   const Buffer<T> centred(m * d);
   centre(x, m, d, scale, centred.get());
 
@@ -64,17 +64,18 @@ void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const Ss
   upper_squared_distances(centred.get(), m, d, T(1), k.get(), runtime);
   if (!result.given_bandwidth) {
     const auto square = static_cast<double>(upper_quantile(k.get(), m, options.quantile));
+    const double sigma = options.multiplier * std::sqrt(square) / static_cast<double>(scale);
     *result.bandwidth =
-        saturate<T>(options.multiplier * std::sqrt(square) / static_cast<double>(scale));
+        square > 0 ? std::max(saturate<T>(sigma), std::numeric_limits<T>::min()) : T(0);
   }
-  const auto sigma = static_cast<double>(*result.bandwidth);
-  if (!(sigma > 0)) {  // all samples are equal: no density, and no direction to move in
+  if (!(*result.bandwidth >
+        T(0))) {  // all samples are equal: no density, and no direction to move in
     std::fill(result.out, result.out + m * d, T(0));
     std::fill(result.eigenvalues, result.eigenvalues + m, T(0));
     *result.rank = 0;
     return;
   }
-  const ScaledBandwidth<T> width(sigma, scale);
+  const ScaledBandwidth<T> width(*result.bandwidth, scale);
   upper_to_gram(k.get(), m, width.gamma, runtime);
 
   const Buffer<T> h(m * d);
@@ -94,10 +95,13 @@ void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const Ss
     const double value = static_cast<double>(result.eigenvalues[m - rank + j]);
     filter.get()[j] = static_cast<T>(-std::pow(value, -static_cast<double>(options.power)));
   }
-  scale_rows(projected.get(), rank, d, filter.get());
+  constexpr T kLargest = std::numeric_limits<T>::max();
+  scale_rows(projected.get(), rank, d, filter.get(), kLargest);
   product(leading, true, projected.get(), m, rank, d, result.out, runtime);
   std::fill(filter.get(), filter.get() + m, scale);  // ∇ log q is in units of 1 / x
-  scale_rows(result.out, m, d, filter.get());
+  // Coefficients leave room for the sum of m of them.
+  const T bound = options.power == 2 ? kLargest / static_cast<T>(2 * m) : kLargest;
+  scale_rows(result.out, m, d, filter.get(), bound);
 }
 
 }  // namespace mige::cpu
