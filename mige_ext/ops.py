@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _C, _checks
 from mige_ext._precision import saturated, unit_of
 
 _library = torch.ops.mige_ext
@@ -419,3 +419,26 @@ def _(
 
 
 torch.library.register_autograd("mige_ext::ssge", _no_derivative("ssge"))
+
+
+# --- what does not run on CUDA yet ----------------------------------------------------------------
+
+
+def _refuse_cuda(name: str, reason: str) -> None:
+    def kernel(*args: Any) -> Any:
+        raise NotImplementedError(f"mige_ext.ops.{name} cannot run on CUDA tensors: {reason}")
+
+    torch.library.register_kernel(f"mige_ext::{name}", "cuda", kernel)
+
+
+for _name in (
+    "squared_distances",
+    "distance_quantile",
+    "rbf_gradient_sum",
+    "rbf_product",
+    "eigh",
+    "ssge",
+):
+    _refuse_cuda(_name, "this version has no CUDA kernel for it; move them to the CPU")
+if not _C.cuda_architectures:
+    _refuse_cuda("rbf_gram", "mige_ext was built without nvcc")
