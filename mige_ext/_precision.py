@@ -25,7 +25,7 @@ def unit_of(x: Tensor) -> Tensor:
     """
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
-    largest = x.abs().amax((-2, -1), keepdim=True)
+    largest = x.detach().abs().amax((-2, -1), keepdim=True)
     unit = largest / (2 * torch.frexp(largest).mantissa)
     return torch.where(largest > 0, unit, 1.0)
 
