@@ -24,6 +24,7 @@ BUILT := build/.built
 .PHONY: demo test lint format bench clean
 
 demo: $(BUILT)
+	rm -rf runs/demo
 	$(RUN) -m mige_ext toy --quick --out runs/demo/toy
 	$(RUN) -m mige_ext bottleneck --quick --out runs/demo/bottleneck
 	@echo
@@ -40,12 +41,12 @@ lint: $(BUILT)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
 format: $(ENVIRONMENT)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*')
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
 $(VENV)/.installed: requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)

@@ -15,6 +15,7 @@ class CMakeBuild(build_ext):
     """Configures and builds in build/cmake; MIGE_CUDA = auto | on | off."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Configures and builds the one target."""
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = ROOT / "build" / "cmake"
         configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]

@@ -10,6 +10,7 @@ import json
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,17 +128,17 @@ def score_time(promises: Promises) -> None:
             x = torch.randn(m, d, generator=_generator(0))
             times = time_each(
                 {
-                    "eager": lambda x=x: baselines.eager(x),
-                    "eager_pdist": lambda x=x: baselines.eager_pdist(x),
-                    "mige": lambda x=x: estimator.score(x),
+                    "eager": partial(baselines.eager, x),
+                    "eager_pdist": partial(baselines.eager_pdist, x),
+                    "mige": partial(estimator.score, x),
                 }
             )
             eager = min(times["eager"], times["eager_pdist"])
             # Seconds and gigabytes at the largest size: fewer rounds, and beside our own time.
             slow = time_each(
                 {
-                    "published": lambda x=x: baselines.published(x),
-                    "mige": lambda x=x: estimator.score(x),
+                    "published": partial(baselines.published, x),
+                    "mige": partial(estimator.score, x),
                 },
                 seconds=0.5,
                 least=3,
@@ -198,8 +199,8 @@ def group_time(promises: Promises) -> None:
         x = torch.randn(groups, m, d, generator=_generator(0))
         times = time_each(
             {
-                "eager": lambda x=x: baselines.eager(x),
-                "mige": lambda x=x: estimator.score(x),
+                "eager": partial(baselines.eager, x),
+                "mige": partial(estimator.score, x),
             },
             seconds=2.0,
         )

@@ -38,3 +38,8 @@ def in_units(x: Tensor, unit: Tensor) -> Tensor:
 def saturated(x: Tensor) -> Tensor:
     """The largest finite numbers in place of infinities."""
     return x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)
+
+
+def positive(x: Tensor) -> Tensor:
+    """The smallest and the largest normal numbers in place of what lies beyond them."""
+    return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)

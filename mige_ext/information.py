@@ -168,6 +168,11 @@ def _entropy_and_gradient(
     except ValueError:
         _checks.require_finite(**arguments)
         raise
+    if scores.shape != samples.shape:
+        raise ValueError(
+            f"estimator must give scores of the shape of its samples, {_checks.shape(samples)}, "
+            f"got {_checks.shape(scores)} from {estimator!r}"
+        )
     gradient = -scores / max(samples.shape[:-1].numel(), 1)
     value = stein_sum(samples, gradient).sum()
     if _checks.looking_is_free(value) and not value.isfinite():

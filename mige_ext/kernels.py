@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32
+from mige_ext._precision import at_least_float32, positive, saturated
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class RBF:
         if not isinstance(order, int) or order < 0:
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)
-        slope = (-0.5 / sigma / sigma).clamp(min=torch.finfo(s.dtype).min)
-        return slope**order * self.phi(s, sigma)
+        return saturated((-0.5 / sigma / sigma) ** order) * self.phi(s, sigma)
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,7 @@ class Bandwidth:
         except RuntimeError:
             _checks.require_finite(samples=samples)
             raise
-        limits = torch.finfo(sigma.dtype)
-        scaled = (self.multiplier * sigma).clamp(limits.tiny, limits.max)
-        return torch.where(sigma > 0, scaled, 0.0)
+        return torch.where(sigma > 0, positive(self.multiplier * sigma), 0.0)
 
 
 def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
@@ -97,17 +94,22 @@ def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
     """σ for each group of x, from a number or as it is."""
     if isinstance(bandwidth, Tensor):
         return bandwidth
-    _checks.require_positive("bandwidth", bandwidth)
-    limits = torch.finfo(x.dtype)
-    if not limits.tiny <= bandwidth <= limits.max:
-        raise ValueError(
-            f"bandwidth must be a normal number of {x.dtype}, between {limits.tiny:g} and "
-            f"{limits.max:g}, got {bandwidth!r}"
-        )
-    return torch.full(x.shape[:-2], float(bandwidth), dtype=x.dtype, device=x.device)
+    return torch.full(x.shape[:-2], _number(bandwidth, x), dtype=x.dtype, device=x.device)
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:
-    if not isinstance(bandwidth, Tensor):
-        _checks.require_positive("bandwidth", bandwidth)
-    return torch.as_tensor(bandwidth, dtype=s.dtype, device=s.device)
+    _checks.require_native("s", s)
+    if isinstance(bandwidth, Tensor):
+        return bandwidth.to(s)
+    return torch.tensor(_number(bandwidth, s), dtype=s.dtype, device=s.device)
+
+
+def _number(bandwidth: float, like: Tensor) -> float:
+    _checks.require_positive("bandwidth", bandwidth)
+    limits = torch.finfo(like.dtype)
+    if not limits.tiny <= bandwidth <= limits.max:
+        raise ValueError(
+            f"bandwidth must be a normal number of {like.dtype}, between {limits.tiny:g} and "
+            f"{limits.max:g}, got {bandwidth!r}"
+        )
+    return float(bandwidth)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, in_units, saturated, unit_of
+from mige_ext._precision import at_least_float32, in_units, positive, saturated, unit_of
 from mige_ext.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
 
 
@@ -26,7 +26,7 @@ def require_estimator(estimator: object) -> None:
         raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagnostics:
     """What an estimate says about itself, one value for each group of samples, (...).
 
@@ -124,15 +124,20 @@ class SSGE:
         """
         samples = _prepare(samples)
         unit = unit_of(samples)
-        rule: Bandwidth | float | Tensor = bandwidth_rule(self.bandwidth)
-        if not isinstance(rule, Bandwidth):
-            rule = bandwidth_tensor(rule, samples) / unit[..., 0, 0]
+        rule: Bandwidth | Tensor | float = bandwidth_rule(self.bandwidth)
+        given = None if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
+        if given is not None:
+            rule = positive(given / unit[..., 0, 0])
         samples = samples / unit
         coefficients, values, bandwidth, rank = self._estimate(samples, 2, rule)
         # A group of equal samples has bandwidth and coefficients 0; any positive σ keeps k defined.
         sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
         scores = ops.rbf_product(samples, samples, coefficients, bandwidth=sigma)
-        diagnostics = _diagnostics(samples, scores, values, bandwidth * unit[..., 0, 0], rank)
+        if given is None:
+            absolute = torch.where(bandwidth > 0, positive(bandwidth * unit[..., 0, 0]), 0.0)
+        else:
+            absolute = given
+        diagnostics = _diagnostics(samples, scores, values, absolute, rank)
         if self.calibrate is not None:
             coefficients = _calibrated(coefficients, diagnostics.calibration)
         return FittedSSGE(samples, coefficients, sigma, unit, diagnostics)
@@ -164,7 +169,7 @@ class SSGE:
             raise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FittedSSGE:
     """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ k(z, X) W``.
 

@@ -1,0 +1,364 @@
+"""Variational lower bounds on mutual information: the baselines of gradient estimation.
+
+A *critic* T(x, z) scores pairs. A *bound* compares its scores on joint pairs, from p(x, z), with
+those on marginal pairs, from p(x) p(z), and is maximised over the critic's parameters:
+
+    >>> import torch
+    >>> from mige_ext.bounds import SeparableCritic, mine_f, split_pairs
+    >>> critic, x, z = SeparableCritic(5, 3), torch.randn(64, 5), torch.randn(64, 3)
+    >>> joint, marginal = split_pairs(critic(x[:, None], z[None, :]))  # all 64² pairs of a batch
+    >>> (-mine_f(joint, marginal)).backward()
+
+Bounds are plain functions of scores that reduce the last dimension and keep the leading ones, so an
+ensemble of critics trains at once: apply `torch.func.vmap` to critic and bound, or to the critic
+alone and the bound to the stacked scores. Only `mine` has a memory; it takes and returns it.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mige_ext import _checks
+
+__all__ = [
+    "JointCritic",
+    "SeparableCritic",
+    "donsker_varadhan",
+    "infonce",
+    "jsd",
+    "mine",
+    "mine_f",
+    "split_pairs",
+]
+
+
+# Critics
+
+
+class JointCritic(nn.Module):
+    """A perceptron on the concatenated pair, ``T(x, z) = MLP([x, z])``.
+
+    The more expressive critic, at the price of a pass through the network for every pair.
+
+    Args:
+        x_dim: dimensions of x.
+        z_dim: dimensions of z.
+        hidden: units of a hidden layer.
+        layers: number of hidden layers.
+
+    Raises:
+        ValueError: a size is smaller than 1.
+    """
+
+    def __init__(self, x_dim: int, z_dim: int, hidden: int = 256, layers: int = 2) -> None:
+        super().__init__()
+        _check_sizes(x_dim=x_dim, z_dim=z_dim, hidden=hidden, layers=layers)
+        self.x_dim, self.z_dim = x_dim, z_dim
+        self.first = nn.Linear(x_dim + z_dim, hidden)
+        self.rest = nn.Sequential(nn.ReLU(), *_perceptron([hidden] * layers + [1]))
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Score pairs of rows.
+
+        Args:
+            x: (..., x_dim).
+            z: (..., z_dim); leading dimensions broadcast against those of x: ``critic(x, z)``
+                scores B pairs, ``critic(x[:, None], z[None, :])`` all B².
+
+        Returns:
+            The scores, of the leading dimensions' shape.
+
+        Raises:
+            TypeError: x or z is not a floating-point tensor.
+            ValueError: the last dimension of x or z is not the critic's.
+        """
+        _check_rows("x", x, self.x_dim)
+        _check_rows("z", z, self.z_dim)
+        # The first layer is linear in the concatenation: its two halves, applied apart and added,
+        # cost 2B rows for all pairs of a batch instead of B².
+        x_weight, z_weight = self.first.weight.split([self.x_dim, self.z_dim], dim=1)
+        x_half = nn.functional.linear(x, x_weight, self.first.bias)
+        scores: Tensor = self.rest(x_half + nn.functional.linear(z, z_weight)).squeeze(-1)
+        return scores
+
+
+class SeparableCritic(nn.Module):
+    """The inner product of two embeddings, ``T(x, z) = f(x) · g(z)``, each a perceptron.
+
+    All B² pairs of a batch cost 2B passes through a network and a matrix product.
+
+    Args:
+        x_dim: dimensions of x.
+        z_dim: dimensions of z.
+        hidden: units of a hidden layer.
+        layers: number of hidden layers of each network.
+        embedding: dimensions of f and g, which bound the rank of T. The best critic of correlated
+            Gaussians in d dimensions needs d + 2.
+
+    Raises:
+        ValueError: a size is smaller than 1.
+    """
+
+    def __init__(
+        self, x_dim: int, z_dim: int, hidden: int = 256, layers: int = 2, embedding: int = 32
+    ) -> None:
+        super().__init__()
+        _check_sizes(x_dim=x_dim, z_dim=z_dim, hidden=hidden, layers=layers, embedding=embedding)
+        self.x_dim, self.z_dim = x_dim, z_dim
+        self.f = nn.Sequential(*_perceptron([x_dim] + [hidden] * layers + [embedding]))
+        self.g = nn.Sequential(*_perceptron([z_dim] + [hidden] * layers + [embedding]))
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Score pairs of rows; arguments, result and errors as of `JointCritic.forward`."""
+        _check_rows("x", x, self.x_dim)
+        _check_rows("z", z, self.z_dim)
+        # einsum contracts broadcast dimensions as a matrix product: no B × B × embedding is built.
+        return torch.einsum("...e,...e->...", self.f(x), self.g(z))
+
+
+def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Part the scores of all pairs of a batch into joint and marginal pairs.
+
+    Args:
+        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2.
+
+    Returns:
+        joint: the diagonal, (..., B).
+        marginal: all others, (..., B (B − 1)).
+
+    Raises:
+        TypeError: scores is not a floating-point tensor.
+        ValueError: scores is not of that shape.
+    """
+    _check_matrix(scores)
+    batch = scores.shape[-1]
+    # Without its first element, the flattened matrix cut into rows of B + 1 has the diagonal last.
+    rows = scores.flatten(-2)[..., 1:].unflatten(-1, (batch - 1, batch + 1))
+    return scores.diagonal(dim1=-2, dim2=-1), rows[..., :-1].flatten(-2)
+
+
+# Bounds
+
+
+def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
+    """The Donsker-Varadhan bound, ``I ≥ E_joint[T] − log E_marginal[e^T]``.
+
+    Tight where T is ``log p(x, z) / p(x) p(z)`` plus any constant. To train a critic take `mine`,
+    of the same value: the gradient of the logarithm is biased on a batch.
+
+    Args:
+        joint: scores of joint pairs, (..., B) with B >= 2.
+        marginal: scores of marginal pairs, (..., N) with N >= 2.
+
+    Returns:
+        The bound in nats, (...).
+
+    Raises:
+        TypeError: joint or marginal is not a floating-point tensor.
+        ValueError: joint or marginal is not of that shape, not finite, or they differ in their
+            leading dimensions or devices. Inside `torch.func.vmap` and `torch.compile`, which
+            forbid a look at values, NaN passes on.
+
+    Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
+    time IV*, 1983.
+    """
+    _check_pairs(joint, marginal)
+    return joint.mean(-1) - _log_mean_exp(marginal)
+
+
+def mine(
+    joint: Tensor, marginal: Tensor, average: Tensor | None = None, decay: float = 0.99
+) -> tuple[Tensor, Tensor]:
+    """MINE: the Donsker-Varadhan bound with the bias-corrected gradient.
+
+    The gradient of the bound, ``E_joint[∇T] − E_marginal[e^T ∇T] / E_marginal[e^T]``, is a ratio of
+    two estimates from one batch, and so biased. MINE replaces the denominator by its exponential
+    moving average over the batches:
+
+        Z ← decay · Z + (1 − decay) · mean e^T,    gradient = mean ∇T − mean(e^T ∇T) / Z
+
+    The average is kept as log Z. This batch has at least the share 1 − decay in it, so that no
+    weight in the gradient exceeds 1 / (1 − decay), however far the scores jump.
+
+    Args:
+        joint: scores of joint pairs, (..., B) with B >= 2.
+        marginal: scores of marginal pairs, (..., N) with N >= 2.
+        average: log Z as the call before returned it, (...); None starts with this batch.
+        decay: the share of the old average that stays, in [0, 1); 0 gives the plain gradient.
+
+    Returns:
+        value: the bound in nats, (...), equal to that of `donsker_varadhan`. Maximise it.
+        average: the new log Z, (...), detached, for the next call.
+
+    Raises:
+        TypeError, ValueError: as of `donsker_varadhan`; average is not of the shape of the bound;
+            or decay is outside of [0, 1).
+
+    Belghazi et al., *Mutual Information Neural Estimation*, ICML 2018, section 3.2.
+    """
+    _check_pairs(joint, marginal)
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), got {decay}")
+    log_partition = _log_mean_exp(marginal)
+    now = log_partition.detach()
+    if average is not None and average.shape != now.shape:
+        raise ValueError(f"average must have shape {tuple(now.shape)}, got {tuple(average.shape)}")
+    if average is None or decay == 0:
+        average = now
+    else:
+        average = torch.logaddexp(average.detach() + math.log(decay), now + math.log1p(-decay))
+    surrogate = joint.mean(-1) - torch.exp(log_partition - average)
+    return _with_gradient_of(surrogate, joint.mean(-1) - log_partition), average
+
+
+def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
+    """MINE-f: the f-divergence bound (NWJ), ``I ≥ E_joint[T] − E_marginal[e^(T − 1)]``.
+
+    Tight where T is ``1 + log p(x, z) / p(x) p(z)``. Value and gradient are unbiased, with a
+    variance that grows like e^I. Where the expectation exceeds the square root of the largest
+    number of the dtype (e^44 in float32), the exponential goes on along its tangent: the value,
+    the gradient, and the gradient's square in an optimiser stay finite.
+
+    Args:
+        joint: scores of joint pairs, (..., B) with B >= 2.
+        marginal: scores of marginal pairs, (..., N) with N >= 2.
+
+    Returns:
+        The bound in nats, (...). Maximise it.
+
+    Raises:
+        TypeError, ValueError: as of `donsker_varadhan`.
+
+    Nguyen, Wainwright and Jordan, *Estimating divergence functionals and the likelihood ratio by
+    convex risk minimization*, 2010; Belghazi et al., ICML 2018, section 3.
+    """
+    _check_pairs(joint, marginal)
+    return joint.mean(-1) - _continued_exp(_log_mean_exp(marginal) - 1)
+
+
+def jsd(joint: Tensor, marginal: Tensor, report: str = "jsd") -> Tensor:
+    """The Jensen-Shannon objective, ``E_joint[−softplus(−T)] − E_marginal[softplus(T)]``.
+
+    At its best critic, ``T = log p(x, z) / p(x) p(z)``, it is 2 JSD − log 4, with JSD the
+    Jensen-Shannon divergence of p(x, z) and p(x) p(z): stable to maximise, but no estimate of the
+    mutual information. For that critic `mine_f` of T + 1 is one; ``report="information"`` gives
+    its value, with the gradient of the objective.
+
+    Args:
+        joint: scores of joint pairs, (..., B) with B >= 2.
+        marginal: scores of marginal pairs, (..., N) with N >= 2.
+        report: "jsd", the objective (Hjelm et al.), or "information", a lower bound of I with the
+            same gradient (Poole et al.).
+
+    Returns:
+        The value, (...). Maximise it.
+
+    Raises:
+        TypeError, ValueError: as of `donsker_varadhan`, or report is neither of the two.
+
+    Hjelm et al., *Learning deep representations by mutual information estimation and
+    maximization*, ICLR 2019, section 3.1; Poole et al., *On variational bounds of mutual
+    information*, ICML 2019, section 2.
+    """
+    _check_pairs(joint, marginal)
+    softplus = nn.functional.softplus
+    objective = -softplus(-joint).mean(-1) - softplus(marginal).mean(-1)
+    if report == "jsd":
+        return objective
+    if report == "information":
+        return _with_gradient_of(objective, mine_f(joint + 1, marginal + 1))
+    raise ValueError(f'report must be "jsd" or "information", got {report!r}')
+
+
+def infonce(scores: Tensor) -> Tensor:
+    """InfoNCE, ``I ≥ log B + E_i[T(x_i, z_i) − log Σ_j e^T(x_i, z_j)]``.
+
+    Of low variance, and never above log B.
+
+    Args:
+        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. Each x picks its z.
+
+    Returns:
+        The bound in nats, (...). Maximise it.
+
+    Raises:
+        TypeError: scores is not a floating-point tensor.
+        ValueError: scores is not of that shape, or not finite; see `donsker_varadhan`.
+
+    van den Oord, Li and Vinyals, *Representation learning with contrastive predictive coding*,
+    2018.
+    """
+    _check_matrix(scores)
+    _check_finite(scores=scores)
+    log_share = scores.diagonal(dim1=-2, dim2=-1) - scores.logsumexp(-1)
+    return math.log(scores.shape[-1]) + log_share.mean(-1)
+
+
+# Parts
+
+
+def _perceptron(sizes: Sequence[int]) -> list[nn.Module]:
+    """Linear layers of these sizes, ReLU between them and none at the end."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return layers[:-1]
+
+
+def _log_mean_exp(scores: Tensor) -> Tensor:
+    return scores.logsumexp(-1) - math.log(scores.shape[-1])
+
+
+def _continued_exp(exponent: Tensor) -> Tensor:
+    """e^exponent; along its tangent from half the exponent range of the dtype on."""
+    cap = 0.5 * math.log(torch.finfo(exponent.dtype).max)
+    tangent = math.exp(cap) * (1 + exponent - cap)
+    return torch.where(exponent < cap, exponent.clamp(max=cap).exp(), tangent)
+
+
+def _with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
+    """The value, to the last bit, with the gradient of the surrogate."""
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def _check_rows(name: str, rows: Tensor, width: int) -> None:
+    _checks.require_tensor(name, rows)
+    if rows.dim() < 1 or rows.shape[-1] != width:
+        raise ValueError(f"{name} must have shape (..., {width}), got {_checks.shape(rows)}")
+
+
+def _check_matrix(scores: Tensor) -> None:
+    _checks.require_tensor("scores", scores)
+    if scores.dim() < 2 or scores.shape[-1] != scores.shape[-2] or scores.shape[-1] < 2:
+        raise ValueError(
+            f"scores must have shape (..., B, B) with B >= 2, got {_checks.shape(scores)}"
+        )
+
+
+def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
+    for name, scores in (("joint", joint), ("marginal", marginal)):
+        _checks.require_tensor(name, scores)
+        if scores.dim() < 1 or scores.shape[-1] < 2:
+            raise ValueError(
+                f"{name} must have shape (..., B) with B >= 2, got {_checks.shape(scores)}"
+            )
+    _checks.require_batch("marginal", marginal.shape[:-1], "joint", joint.shape[:-1])
+    _checks.require_same_device("marginal", marginal, "joint", joint)
+    _check_finite(joint=joint, marginal=marginal)
+
+
+def _check_finite(**scores: Tensor) -> None:
+    if torch.compiler.is_compiling():  # a look at the values would break the graph
+        return
+    with suppress(RuntimeError):  # of vmap, under which a value differs from critic to critic
+        _checks.require_finite(**scores)

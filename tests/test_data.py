@@ -1,0 +1,116 @@
+"""Data sets: what the split of digits promises, and what errors say."""
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mige_ext.experiments import data
+from mige_ext.experiments.data import ImageData, Split, stratified_split
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return data.load("digits")
+
+
+def parts(images: ImageData) -> list[Split]:
+    return [images.train, images.validation, images.test]
+
+
+def test_digits_have_the_documented_sizes(digits: ImageData) -> None:
+    assert [len(part) for part in parts(digits)] == [500, 500, 797]
+    assert digits.shape == (1, 8, 8)
+
+
+def test_parts_of_digits_together_are_the_images_of_scikit_learn_with_their_labels(
+    digits: ImageData,
+) -> None:
+    from sklearn.datasets import load_digits
+
+    def rows(images: Tensor, labels: Tensor) -> list[tuple[int, ...]]:
+        table = torch.cat([images.flatten(1).long(), labels.unsqueeze(1)], dim=1)
+        return sorted(map(tuple, table.tolist()))
+
+    images = torch.cat([part.images for part in parts(digits)])
+    labels = torch.cat([part.labels for part in parts(digits)])
+    bunch = load_digits()
+    original = rows(torch.from_numpy(bunch.images), torch.from_numpy(bunch.target))
+    # No image occurs twice, so equal lists also mean that the parts are disjoint.
+    assert len(set(original)) == 1797
+    assert rows(images, labels) == original
+
+
+def test_every_part_of_digits_has_its_share_of_each_class(digits: ImageData) -> None:
+    total = torch.stack([torch.bincount(part.labels) for part in parts(digits)]).sum(0)
+    for part in parts(digits):
+        share = total * len(part) / 1797
+        assert (torch.bincount(part.labels) - share).abs().max() < 1
+
+
+def test_split_of_digits_is_part_of_their_definition(digits: ImageData) -> None:
+    """Another split would change every published number."""
+    assert digits.train.labels[:10].tolist() == [7, 7, 8, 4, 4, 5, 6, 7, 0, 5]
+    assert digits.validation.labels[:10].tolist() == [0, 6, 9, 7, 4, 9, 3, 9, 4, 1]
+    assert digits.test.labels[:10].tolist() == [5, 7, 6, 8, 8, 8, 7, 6, 3, 5]
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    cut=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_stratified_split_is_a_partition_of_exact_sizes(
+    labels: list[int], cut: float, seed: int
+) -> None:
+    first = round(cut * len(labels))
+    rows = stratified_split(labels, [first, len(labels) - first], seed)
+    assert [len(part) for part in rows] == [first, len(labels) - first]
+    assert sorted(rows[0] + rows[1]) == list(range(len(labels)))
+
+
+def test_stratified_split_depends_on_the_seed() -> None:
+    labels = [0, 1] * 20
+    assert stratified_split(labels, [20, 20], 0) != stratified_split(labels, [20, 20], 1)
+
+
+def test_normalise_maps_the_pixel_range_of_digits_to_plus_minus_one(digits: ImageData) -> None:
+    normalised = digits.normalise(digits.train.images)
+    assert normalised.dtype == torch.float32
+    assert normalised.min() == -1
+    assert normalised.max() == 1
+
+
+def test_normalise_takes_centre_and_scale_of_each_channel() -> None:
+    split = Split(torch.full((1, 2, 1, 1), 6, dtype=torch.uint8), torch.zeros(1).long())
+    images = ImageData("x", split, split, split, classes=1, centre=(2.0, 4.0), scale=(1.0, 4.0))
+    assert images.normalise(split.images).flatten().tolist() == [4.0, 0.5]
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"name must be one of \['digits'\], got 'cifar'"):
+        data.load("cifar")
+
+
+def test_missing_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'mige_ext\[experiments\]'"):
+        data.load("digits")
+
+
+def test_split_sizes_must_add_up() -> None:
+    with pytest.raises(ValueError, match=r"add up to the 3 rows .* got \[1, 1\] with sum 2"):
+        stratified_split([0, 1, 1], [1, 1], seed=0)
+
+
+def test_split_rejects_images_and_labels_of_the_wrong_kind() -> None:
+    images, labels = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"images must be uint8 .* got torch.float32"):
+        Split(images.float(), labels)
+    with pytest.raises(ValueError, match=r"of shape \(N, C, H, W\), got .* \(2, 8, 8\)"):
+        Split(images[:, 0], labels)
+    with pytest.raises(ValueError, match=r"labels must be int64 of shape \(2,\), got .* \(3,\)"):
+        Split(images, torch.zeros(3, dtype=torch.int64))

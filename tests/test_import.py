@@ -1,0 +1,151 @@
+"""Import, the compiled module's ABI, and the examples of the documentation."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, environment
+
+import mige_ext
+
+PACKAGE = Path(mige_ext.__file__).parent
+LIBRARY = Path(mige_ext._C.__file__)
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages([str(PACKAGE)], "mige_ext.")
+    if not info.name.endswith(("__main__", "._C"))
+)
+
+
+# --- import ---------------------------------------------------------------------------------------
+
+
+def test_import_without_the_compiled_module_says_what_to_run(tmp_path: Path) -> None:
+    shutil.copytree(
+        PACKAGE, tmp_path / "mige_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", "import mige_ext"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: mige_ext._C, the compiled part of mige_ext")
+    assert "pip install --no-build-isolation -e ." in last
+    assert "change the directory" in last
+
+
+def test_import_loads_neither_the_oracle_nor_the_experiments() -> None:
+    code = (
+        "import sys, mige_ext; print(*[m for m in sys.modules if m.startswith('mige_ext.')]);"
+        "print(*{'matplotlib', 'sklearn', 'scipy', 'typer'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True, text=True, check=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    ours, others = result.stdout.split("\n")[:2]
+    assert "mige_ext.ops" in ours
+    assert not {"mige_ext.reference", "mige_ext.experiments", "mige_ext.compat"} & set(ours.split())
+    assert others == ""
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    assert len(set(mige_ext.__all__)) == len(mige_ext.__all__)
+    for name in mige_ext.__all__:
+        assert getattr(mige_ext, name).__doc__, name
+
+
+def test_the_version_is_that_of_the_project_file() -> None:
+    line = f'version = "{mige_ext.__version__}"'
+    assert line in (ROOT / "pyproject.toml").read_text().splitlines()
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
+# --- the compiled module --------------------------------------------------------------------------
+
+
+def undefined_symbols() -> list[str]:
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(LIBRARY)], capture_output=True, text=True, check=True
+    ).stdout
+    return [line.split()[-1].split("@")[0] for line in listing.splitlines()]
+
+
+def test_the_library_is_abi3() -> None:
+    assert LIBRARY.name == "_C.abi3.so"
+
+
+def test_the_library_needs_no_cpp_symbol_of_torch() -> None:
+    # Mangled names in the namespaces at, c10, torch, caffe2: the unstable C++ interface.
+    unstable = re.compile(r"^_Z\w*?(2at|3c10|5torch|6caffe2)")
+    assert [s for s in undefined_symbols() if unstable.match(s)] == []
+
+
+def test_the_library_uses_the_stable_c_interface_of_torch() -> None:
+    symbols = undefined_symbols()
+    assert "torch_call_dispatcher" in symbols
+    assert any(s.startswith("aoti_torch_") for s in symbols)
+
+
+def test_the_library_keeps_to_the_limited_api_of_python() -> None:
+    limited = {"PyModule_Create2", "PyModule_AddStringConstant", "PyModule_AddIntConstant",
+               "_Py_Dealloc", "Py_DecRef"}  # fmt: skip
+    used = {s for s in undefined_symbols() if re.match(r"_?Py", s)}
+    assert used <= limited
+    assert "PyModule_Create2" in used
+
+
+def test_the_library_exports_its_module_and_names_of_its_own_namespace() -> None:
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", str(LIBRARY)], capture_output=True, text=True, check=True
+    ).stdout
+    strong = {line.split()[-1] for line in listing.splitlines() if " T " in line}
+    assert "PyInit__C" in strong
+    assert [s for s in strong - {"PyInit__C"} if not s.startswith("_ZN4mige")] == []
+
+
+def test_the_compiled_module_says_how_it_was_built() -> None:
+    from mige_ext import _C
+
+    assert re.match(r"2\.\d+", _C.torch_version)
+    assert _C.compiler
+    assert bool(_C.cuda_version) == bool(_C.cuda_architectures)
+
+
+def test_every_operator_is_registered_for_the_cpu() -> None:
+    for name in ("squared_distances", "distance_quantile", "rbf_gram", "rbf_gradient_sum",
+                 "rbf_product", "eigh", "ssge"):  # fmt: skip
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mige_ext::{name}", "CPU")
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mige_ext::{name}", "Meta")
+
+
+def test_importing_twice_does_not_register_twice() -> None:
+    importlib.reload(mige_ext)
+    assert mige_ext.SSGE().score(torch.randn(4, 2)).isfinite().all()
+
+
+# --- documentation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mige_ext", *MODULES])
+def test_examples_of_the_documentation_run(name: str) -> None:
+    module = importlib.import_module(name)
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    source = Path(str(module.__file__)).read_text()
+    assert (results.attempted > 0) == (">>> " in source)

@@ -1,0 +1,182 @@
+"""Properties that the score has for any samples, on samples that hypothesis makes up."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import normal, rounding
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from mige_ext import SSGE, ops
+from mige_ext.score import stein_calibration
+
+THRESHOLD = 0.9
+ESTIMATOR = SSGE(threshold=THRESHOLD)
+
+
+@st.composite
+def samples(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(M, d), M in 2 … 20, d in 1 … 4, coordinates within ±100, with repeats and lattices."""
+    shape = draw(st.tuples(st.integers(2, 20), st.integers(1, 4)))
+    numbers = st.one_of(
+        st.floats(-100, 100, allow_subnormal=False, width=32),
+        st.integers(-3, 3).map(float),
+    )
+    values = draw(arrays(np.float64, shape, elements=numbers))
+    return torch.from_numpy(values).to(dtype)
+
+
+scales = st.integers(-90, 90).map(lambda e: 2.0**e)
+
+
+def tolerance(x: Tensor) -> float:
+    """How far rounding of the samples may move their score, absolutely, in the Frobenius norm.
+
+    See ``assert_ssge_accurate``: ‖H‖ / λ_J times λ_1 / gap + λ_1 / λ_J. A cut on the threshold, or
+    through a multiple eigenvalue, has no tolerance: such samples are left out.
+    """
+    _, values, sigma, rank = ops.ssge(x, threshold=THRESHOLD)
+    m, j = x.shape[0], int(rank)
+    assume(j > 0)
+    gap = values[m - j] - values[m - j - 1] if j < m else values[m - j]
+    share = values.flip(0).cumsum(0) / m
+    assume((share - THRESHOLD).abs().min() > 1e-6 and gap > 1e-6)
+    h = ops.rbf_gradient_sum(x, bandwidth=sigma).norm()
+    turned = values[-1] / gap + values[-1] / values[m - j]
+    # Coordinates as large as x move the distances by ε |x|, relative to σ.
+    size = 1 + (x.abs().max() / sigma) * x.shape[1] ** 0.5
+    return float(rounding(x.dtype, m) * size * turned * h / values[m - j])
+
+
+def assert_same_score(got: Tensor, expected: Tensor, *inputs: Tensor) -> None:
+    assert (got - expected).norm() <= 4 * sum(tolerance(x) for x in inputs)
+
+
+@given(samples(), st.integers(-1000, 1000))
+def test_score_is_translation_invariant(x: Tensor, shift: int) -> None:
+    assert_same_score(ESTIMATOR.score(x + shift), ESTIMATOR.score(x), x, x + shift)
+
+
+@given(samples(), st.integers(0, 10**6))
+def test_score_turns_with_the_samples(x: Tensor, seed: int) -> None:
+    rotation, _ = torch.linalg.qr(normal(x.shape[1], x.shape[1], seed=seed))
+    turned = x @ rotation
+    assert_same_score(ESTIMATOR.score(turned), ESTIMATOR.score(x) @ rotation, x, turned)
+
+
+@given(samples(), st.randoms(use_true_random=False))
+def test_score_is_permuted_with_the_samples(x: Tensor, random: Any) -> None:
+    order = list(range(x.shape[0]))
+    random.shuffle(order)
+    assert_same_score(ESTIMATOR.score(x[order]), ESTIMATOR.score(x)[order], x, x[order])
+
+
+@given(samples(), st.randoms(use_true_random=False))
+def test_score_is_permuted_with_the_coordinates(x: Tensor, random: Any) -> None:
+    order = list(range(x.shape[1]))
+    random.shuffle(order)
+    assert_same_score(ESTIMATOR.score(x[:, order]), ESTIMATOR.score(x)[:, order], x, x[:, order])
+
+
+@given(samples(), st.floats(1e-3, 1e3))
+def test_score_of_scaled_samples_is_divided_by_the_scale(x: Tensor, a: float) -> None:
+    assert_same_score(a * ESTIMATOR.score(a * x), ESTIMATOR.score(x), x)
+
+
+@given(st.sampled_from([torch.float32, torch.float64]).flatmap(samples), scales)
+def test_score_of_samples_scaled_by_a_power_of_two_is_exact(x: Tensor, a: float) -> None:
+    largest = torch.finfo(x.dtype).max
+    expected = (SSGE().score(x).double() / a).clamp(-largest, largest).to(x.dtype)
+    got = SSGE().score(x * a)
+    # Only numbers below the smallest normal one are rounded.
+    assert ((got == expected) | (expected.abs() < 2 * torch.finfo(x.dtype).tiny)).all()
+
+
+@given(samples())
+def test_score_of_mirrored_samples_is_mirrored_to_the_bit(x: Tensor) -> None:
+    assert torch.equal(SSGE().score(-x), -SSGE().score(x))
+
+
+@given(st.sampled_from([torch.float32, torch.float64]).flatmap(samples), scales)
+def test_a_group_does_not_see_its_neighbours(x: Tensor, scale: float) -> None:
+    alone, query = SSGE().score(x), x[:3]
+    elsewhere = SSGE().fit(x).score(query)
+    for neighbour in (torch.zeros_like(x), torch.full_like(x, scale), x.flip(0) * scale):
+        for position in (0, 1):
+            batch = torch.stack([neighbour, neighbour])
+            batch[position] = x
+            assert torch.equal(SSGE().score(batch)[position], alone)
+            queries = torch.stack([query, query])
+            assert torch.equal(SSGE().fit(batch).score(queries)[position], elsewhere)
+
+
+@given(st.sampled_from([torch.float32, torch.float64]).flatmap(samples), st.integers(2, 5))
+def test_repeated_samples_have_finite_scores_and_equal_ones(x: Tensor, copies: int) -> None:
+    scores = SSGE().score(x.repeat(copies, 1))
+    assert scores.isfinite().all()
+    assert SSGE().fit(x.repeat(copies, 1)).score(x).isfinite().all()
+
+
+@given(samples(), st.integers(2, 4))
+def test_repeating_every_sample_leaves_the_score(x: Tensor, copies: int) -> None:
+    # K has every eigenvalue times `copies` and as many zeros more; the bandwidth is that of the
+    # distinct pairs only up to the rank of the quantile, so it is given.
+    sigma = 1.0 + float(x.std())
+    estimator = SSGE(threshold=THRESHOLD, bandwidth=sigma)
+    _, values, _, rank = ops.ssge(x, torch.tensor(sigma, dtype=x.dtype), threshold=THRESHOLD)
+    m, j = x.shape[0], int(rank)
+    gap = values[m - j] - (values[m - j - 1] if j < m else 0)
+    share = values.flip(0).cumsum(0) / m
+    assume((share - THRESHOLD).abs().min() > 1e-6 and gap > 1e-6)
+    h = ops.rbf_gradient_sum(x, bandwidth=torch.tensor(sigma, dtype=x.dtype)).norm()
+    turned = values[-1] / gap + values[-1] / values[m - j]
+    bound = rounding(x.dtype, copies * m) * (1 + 100 / sigma) * turned * h / values[m - j]
+    got = estimator.score(x.repeat(copies, 1)).view(copies, m, -1)
+    assert ((got - estimator.score(x)).flatten(1).norm(dim=1) <= 8 * bound).all()
+
+
+@given(samples())
+def test_scores_and_diagnostics_are_finite_and_consistent(x: Tensor) -> None:
+    m = x.shape[0]
+    scores, d = ESTIMATOR.score(x), ESTIMATOR.diagnose(x)
+    assert scores.isfinite().all()
+    equal = bool((x == x[0]).all())
+    assert (d.rank == 0) == equal
+    assert 0 <= d.rank <= m
+    assert (d.bandwidth == 0) == equal
+    assert d.energy <= 1 + rounding(x.dtype, m)
+    assert equal or d.energy >= THRESHOLD - rounding(x.dtype, m)
+    assert not equal or not scores.any()
+
+
+@given(samples())
+def test_stein_calibration_makes_the_identity_exact(x: Tensor) -> None:
+    plain = stein_calibration(x, ESTIMATOR.score(x))
+    assume(plain > 1e-6)
+    calibrated = SSGE(threshold=THRESHOLD, calibrate="stein").score(x)
+    centred = (x - x.mean(0)).abs() + rounding(x.dtype) * x.abs().max()
+    size = (calibrated.abs() * centred).sum(1).mean() / x.shape[1]
+    error = (stein_calibration(x, calibrated) - 1).abs()
+    assert error <= rounding(x.dtype, x.numel()) * (1 + size)
+
+
+@given(samples(), st.floats(0.01, 1.0))
+def test_distance_quantile_is_a_distance_and_grows_with_the_quantile(x: Tensor, q: float) -> None:
+    i, j = torch.triu_indices(x.shape[0], x.shape[0], 1)
+    squares = ops.squared_distances(x)[i, j].numpy()
+    value = ops.distance_quantile(x, q)
+    assert value.item() in np.sqrt(squares)
+    assert value <= ops.distance_quantile(x, 1.0) == np.sqrt(squares.max())
+    assert (value == 0) == (not squares.any())
+
+
+@given(samples(), st.floats(0.1, 10))
+def test_gram_matrices_are_positive_semidefinite(x: Tensor, sigma: float) -> None:
+    k = ops.rbf_gram(x, bandwidth=torch.tensor(sigma, dtype=x.dtype))
+    values, _ = ops.eigh(k)
+    # Rounding of exponents up to 700 and of the eigensolver.
+    assert values[0] >= -rounding(x.dtype, x.shape[0]) * x.shape[0]
+    assert abs(values.sum() - x.shape[0]) <= rounding(x.dtype, x.shape[0]) * x.shape[0]
