@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,14 @@ def test_import_without_the_compiled_module_says_what_to_run(tmp_path: Path) -> 
     shutil.copytree(
         PACKAGE, tmp_path / "mige_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
+    # -S: an editable install would find _C where it was built; torch still has to be found.
+    paths = [str(tmp_path), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     result = subprocess.run(
-        [sys.executable, "-c", "import mige_ext"],
+        [sys.executable, "-S", "-c", "import mige_ext"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
