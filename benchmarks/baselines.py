@@ -13,18 +13,30 @@ from torch import Tensor
 
 
 def published(x: Tensor, threshold: float = 0.99) -> Tensor:
-    """SSGE at the samples (M, d), forming all pairwise differences, M×M×d, as they are needed."""
+    """SSGE at the samples (M, d), step by step as public implementations evaluate it.
+
+    Every step forms the differences x_i − x_j that it needs, an array of M×M×d: the median, the
+    Gram matrix, its gradients in both arguments, and once more the Gram matrix for the Nyström
+    eigenfunctions at the samples.
+    """
     m = x.shape[0]
-    distances = (x.unsqueeze(1) - x.unsqueeze(0)).square().sum(-1).sqrt()
+    row, column = x.unsqueeze(1), x.unsqueeze(0)
+    distances = ((row - column) * (row - column)).sum(-1).sqrt()
     sigma = distances.flatten().topk(m * m // 2).values[-1]
-    gram = torch.exp(-((x.unsqueeze(1) - x.unsqueeze(0)) / sigma).square().sum(-1) / 2)
-    differences = (x.unsqueeze(1) - x.unsqueeze(0)) / sigma**2
-    gradients = -gram.unsqueeze(-1) * differences  # ∇_{x_i} k(x_i, x_j)
+
+    def kernel() -> Tensor:
+        return torch.exp(-((row - column) * (row - column)).sum(-1) / (2 * sigma * sigma))
+
+    gram = kernel()
+    scaled = (row - column) / sigma**2
+    gradient_row, _gradient_column = gram.unsqueeze(-1) * -scaled, gram.unsqueeze(-1) * scaled
     values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(-1), vectors.flip(-1)
-    rank = int((values.cumsum(0) / values.sum() < threshold).sum()) + 1
-    values, vectors = values[:rank], vectors[:, :rank]
-    return -vectors @ ((vectors.mT @ gradients.sum(0)) / values.unsqueeze(-1))
+    spectrum = values.flip(-1) / values.sum()
+    rank = int((spectrum.cumsum(0) < threshold).sum()) + 1
+    values, vectors = values[m - rank :], vectors[:, m - rank :]
+    eigenfunctions = m**0.5 * (kernel() @ vectors) / values
+    coefficients = -(m**0.5) * (vectors.mT @ gradient_row.mean(0)) / values.unsqueeze(-1)
+    return eigenfunctions @ coefficients
 
 
 @lru_cache(maxsize=8)

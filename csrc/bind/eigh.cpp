@@ -11,7 +11,7 @@ namespace {
 // values ascending; the eigenvectors' memory holds one vector after the other (column-major U).
 std::pair<Tensor, Tensor> lapack_eigh(const Tensor& k) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(k),
-                                    torch::stable::detail::from(std::string("L"))};
+                                    torch::stable::detail::from(std::string("U"))};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::linalg_eigh", "", stack.data(), TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
@@ -43,7 +43,9 @@ class OneMklThread {
 template <typename T>
 void Runtime<T>::eigh(T* k, int64_t m, T* values, const T*& vectors) {
   const OneMklThread one_thread;
-  const std::array<int64_t, 2> shape{m, m}, strides{m, 1};
+  // Seen as column-major, which a symmetric matrix may be: torch's copy for LAPACK then transposes
+  // nothing, 3 % of the time at m = 1024. The lower triangle becomes the upper one.
+  const std::array<int64_t, 2> shape{m, m}, strides{1, m};
   auto [eigenvalues, eigenvectors] =
       lapack_eigh(torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
   vectors_ = torch::stable::contiguous(torch::stable::transpose(eigenvectors, 0, 1));
