@@ -29,7 +29,7 @@ from benchmarks.common import (
     write_csv,
 )
 from mige_ext import SSGE, compat, ops, reference
-from mige_ext.experiments.toy import (
+from mige_ext.experiments.toy_methods import (
     mige_derivative,
     relative_rmse,
     rho_grid,

@@ -9,6 +9,7 @@ import pytest
 import torch
 import typer
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor, nn
 from torch.func import stack_module_state
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 from mige_ext.bounds import JointCritic, SeparableCritic
 from mige_ext.experiments import plots
 from mige_ext.experiments import toy as module
-from mige_ext.experiments.toy import (
+from mige_ext.experiments.toy_methods import (
     AUTHORS,
+    BOUNDS,
+    MARGINALS,
     METHODS,
     GaussianScore,
     Settings,
@@ -158,7 +161,7 @@ def test_marginal_pairs_of_a_perceptron_are_of_different_rows_and_none_twice() -
     x = (4.0 ** torch.arange(6)).view(1, 6, 1).expand(2, 6, 1)
     joint, marginal = score_pairs(critics[0], parameters, x, x)
     assert torch.equal(joint, torch.zeros(2, 6))
-    assert marginal.shape == (2, module.MARGINALS * 6)
+    assert marginal.shape == (2, MARGINALS * 6)
     assert marginal.min() > 0
     differences = marginal[0].tolist()
     assert all(differences.count(difference) <= 2 for difference in differences)  # (i, j), (j, i)
@@ -180,7 +183,7 @@ def test_score_pairs_lets_each_critic_score_its_own_batch(
         assert distance.max() < 1e-5
 
 
-@pytest.mark.parametrize("method", module.BOUNDS)
+@pytest.mark.parametrize("method", BOUNDS)
 def test_trained_bound_approaches_information_and_derivative(method: str) -> None:
     settings = Settings(seeds=1, points=4, samples=128, steps=250, hidden=32)
     rho, truth = rho_grid(4), true_derivative(2, rho_grid(4))
@@ -257,7 +260,7 @@ def test_resume_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     run(tmp_path)
     before = read(tmp_path)
     called: list[tuple[str, int]] = []
-    original = module.run_bound
+    original = run_bound
 
     def spy(method: str, dim: int, *rest: Any) -> Any:
         called.append((method, dim))
@@ -274,7 +277,7 @@ def test_resume_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_stopped_run_keeps_what_is_finished_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.run_bound
+    original = run_bound
 
     def stop(method: str, dim: int, *rest: Any) -> Any:
         if method == "MINE-f":
@@ -343,11 +346,18 @@ def test_colours_of_methods_are_distinct() -> None:
     assert len(set(plots.PALETTE.values())) == len(plots.PALETTE)
 
 
-def test_learning_curves_name_each_method_once_and_are_saved(tmp_path: Path) -> None:
-    curves = {name: ([0, 1, 2], np.random.default_rng(0).random((3, 3))) for name in "ab"}
-    figure = plots.learning_curves(curves, xlabel="epoch", ylabel="error", yscale="log")
+def a_figure() -> Figure:
+    figure, panels = plots.figure(1, 1)
+    for name in ("a", "b"):
+        samples = np.random.default_rng(0).random((3, 3))
+        plots.band(panels.flat[0], np.arange(3), samples, label=name)
+    plots.legend(figure)
+    return figure
+
+
+def test_a_legend_names_each_method_once_and_the_figure_is_saved(tmp_path: Path) -> None:
+    figure = a_figure()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
-    assert figure.axes[0].get_yscale() == "log"
     for path in plots.save(figure, tmp_path / "folder" / "curves.v1"):
         assert path.parent == tmp_path / "folder"
         assert path.stem == "curves.v1"
@@ -355,7 +365,6 @@ def test_learning_curves_name_each_method_once_and_are_saved(tmp_path: Path) -> 
 
 
 def test_saving_a_figure_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    figure = plots.learning_curves({"a": ([0, 1], [[1, 2]])}, xlabel="x", ylabel="y")
-    first = [path.read_bytes() for path in plots.save(figure, tmp_path / "a")]
-    assert first == [path.read_bytes() for path in plots.save(figure, tmp_path / "b")]
+    first = [path.read_bytes() for path in plots.save(a_figure(), tmp_path / "a")]
+    assert first == [path.read_bytes() for path in plots.save(a_figure(), tmp_path / "b")]
     assert b"CreationDate" not in first[1]

@@ -10,8 +10,7 @@ The losses, the network and the training are in `bottleneck_training`. Here is t
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -35,14 +34,17 @@ from mige_ext.experiments.bottleneck_training import (
     train,
 )
 from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.runs import Table, mean_and_error, one_standard_error_rule, open_folder
+from mige_ext.experiments.runs import (
+    Table,
+    cpu_threads,
+    mean_and_error,
+    one_standard_error_rule,
+    open_folder,
+)
 
 #: For every method; from no effect to too much on digits.
 BETAS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 QUICK_BETAS = (1e-3, 1e-2, 1e-1)
-
-#: Of the methods that only this figure has; the others have theirs in `plots.PALETTE`.
-COLORS = {"baseline": "#666666", "vib": "#0072B2"}
 
 Array = NDArray[np.float64]
 Key = tuple[str, float, int]
@@ -208,10 +210,9 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], chosen: Sequence[R
     for method in dict.fromkeys(row.method for row in chosen):
         runs = [row for row in chosen if row.method == method]
         at = np.arange(1, runs[0].epochs + 1)
-        line = {"color": COLORS[method]} if method in COLORS else {}
         for ax, (column, (scale, _)) in zip(over_epochs, columns.items(), strict=True):
             samples = scale * _curves(metrics, runs, column)
-            plots.band(ax, at, samples, label=METHODS[method].label, **line)
+            plots.band(ax, at, samples, label=METHODS[method].label)
         color = over_epochs[0].lines[-1].get_color()
         _draw_trade_off(trade_off, [row for row in results if row.method == method], color)
     for ax, (_, ylabel) in zip(over_epochs, columns.values(), strict=True):
@@ -324,7 +325,7 @@ def bottleneck(
         raise typer.BadParameter(str(error)) from None
     if quick:
         typer.echo("The small version: fewer epochs, seeds and values of β.")
-    with _cpu_threads(threads):
+    with cpu_threads(threads):
         try:
             run_missing(images, settings, grid, results, metrics)
         except KeyboardInterrupt:
@@ -355,13 +356,3 @@ def _grid(methods: Sequence[str], betas: Sequence[float], seeds: int) -> list[Ke
         for method in dict.fromkeys(methods)
         for beta in (sorted(set(betas)) if METHODS[method].penalty else [0.0])
     ]
-
-
-@contextmanager
-def _cpu_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

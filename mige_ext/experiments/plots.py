@@ -3,7 +3,6 @@
 Figures are made without pyplot: there is no global state to close, and no display is needed.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PALETTE", "band", "figure", "learning_curves", "legend", "save"]
+__all__ = ["PALETTE", "band", "figure", "legend", "save"]
 
 # Okabe and Ito's palette, distinguishable in every common form of colour blindness.
 _CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
@@ -28,6 +27,8 @@ PALETTE: dict[str, str] = {
     "MINE-f": "#009E73",
     "JSD": "#CC79A7",
     "InfoNCE": "#E69F00",
+    "VIB": "#56B4E9",
+    "deterministic": "#666666",
 }
 
 _STYLE: Any = {
@@ -111,30 +112,6 @@ def legend(fig: Figure, columns: int | None = None) -> None:
             loc="outside upper center",
             ncols=columns or len(handles),
         )
-
-
-def learning_curves(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, xlabel: str, ylabel: str, **axes: Any
-) -> Figure:
-    """Draw one panel with a band a method.
-
-    Args:
-        curves: label to (positions (N,), samples (S, N)), drawn in this order.
-        xlabel: label of the horizontal axis.
-        ylabel: label of the vertical axis.
-        **axes: further properties of the axes, as of `matplotlib.axes.Axes.set`; for example
-            ``yscale="log"``.
-
-    Returns:
-        The figure, with its legend.
-    """
-    fig, panels = figure(panel=(5.6, 3.6))
-    ax = panels[0, 0]
-    for label, (x, samples) in curves.items():
-        band(ax, x, samples, label=label)
-    ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
-    legend(fig, columns=min(len(curves), 4))
-    return fig
 
 
 def save(fig: Figure, stem: str | Path) -> tuple[Path, Path]:

@@ -4,12 +4,14 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -124,3 +126,18 @@ def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:
     least, error = min(summary.values())
     limit = least if math.isnan(error) else least + error
     return max(strength for strength, (mean, _) in summary.items() if mean <= limit)
+
+
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Compute with this many threads for a while.
+
+    Small networks are fastest with one; with two, one that waits for the other while a third
+    program runs made the toy seven times slower.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
