@@ -35,20 +35,21 @@ def time_each(
 ) -> dict[str, float]:
     """Median time of each function in seconds, measured in turn.
 
-    The functions alternate, A B C A B C, so that a machine that slows down slows all of them; a
-    ratio of two medians is then a fair one. Each is called once before it counts.
+    The functions take turns, A B C A B C, so that a machine that slows down slows all of them; a
+    ratio of two medians is then a fair one. In its turn each is called twice, and the second call
+    counts: caches and allocator are as its own last call left them, as in a training loop, and not
+    as another algorithm did that has just gone through gigabytes.
 
     Args:
         functions: by name.
         seconds: about how long to measure all of them together.
         least: rounds at least.
     """
-    for function in functions.values():
-        function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     start = time.perf_counter()
     while len(next(iter(times.values()))) < least or time.perf_counter() - start < seconds:
         for name, function in functions.items():
+            function()
             before = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - before)

@@ -162,6 +162,8 @@ def score_time(promises: Promises) -> None:
         [[*row, *part[2:]] for row, part in zip(rows, breakdown, strict=True)],
     )
     published = geometric_mean(row[5] for row in rows)
+    bound = geometric_mean(row[2] / part[5] for row, part in zip(rows, breakdown, strict=True))
+    print(f"  x published, were there only the eigendecomposition: {bound:.3g}")
     small = geometric_mean(row[6] for row in rows if row[0] <= 256)
     promises.at_least("x published, geometric mean", published, 18)
     promises.at_least("x eager, geometric mean for M <= 256", small, 1.25)

@@ -26,7 +26,7 @@ MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64
         piece = piece > kLargest ? Piece<T, kBytes>{} + kLargest : piece;
     store_tile<kBytes, T>(acc, rows, n - j, out + i * n + j, n);
   };
-  for_each_tile<kBytes>(Rows<T>{x, d, 1}, y_panels, panel_count<T>(n), d, begin, end,
+  for_each_tile<kBytes>(Rows<T>{x, d}, y_panels, panel_count<T>(n), d, begin, end,
                         SquaredDifference<T>{scale}, first, store);
 }
 

@@ -12,18 +12,25 @@ namespace {
 template <int kBytes, typename T>
 MIGE_INLINE void product_rows_impl(const T* a, bool transposed, const T* b_panels, int64_t m,
                                    int64_t depth, int64_t n, T* c, int64_t begin, int64_t end) {
-  const auto first = [](int64_t) { return int64_t(0); };
-  const auto store = [=](int64_t i, int64_t rows, int64_t p, const Vector<T, kBytes>* acc) {
-    const int64_t j = p * kLanes<T>;
-    store_tile<kBytes, T>(acc, rows, n - j, c + i * n + j, n);
-  };
-  // Two calls, so that the compiler knows the unit stride in each.
-  if (transposed)
-    for_each_tile<kBytes>(Rows<T>{a, 1, m}, b_panels, panel_count<T>(n), depth, begin, end,
-                          Multiply{}, first, store);
-  else
-    for_each_tile<kBytes>(Rows<T>{a, depth, 1}, b_panels, panel_count<T>(n), depth, begin, end,
-                          Multiply{}, first, store);
+  const auto all = [](int64_t) { return int64_t(0); };
+  // Rows of aᵀ are columns of a, m apart: 4 KiB at m = 1024, where they evict each other from the
+  // cache. A block of them is copied out first, and read by every panel.
+  const Buffer<T> block_rows(transposed ? kBlockRows * depth : 0);
+  for (int64_t block = begin; block < end; block += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, end - block);
+    const T* source = a + block * depth;
+    if (transposed) {
+      for (int64_t k = 0; k < depth; ++k)
+        for (int64_t r = 0; r < rows; ++r) block_rows.get()[r * depth + k] = a[k * m + block + r];
+      source = block_rows.get();
+    }
+    const auto store = [=](int64_t i, int64_t tile_rows, int64_t p, const Vector<T, kBytes>* acc) {
+      const int64_t j = p * kLanes<T>;
+      store_tile<kBytes, T>(acc, tile_rows, n - j, c + (block + i) * n + j, n);
+    };
+    for_each_tile<kBytes>(Rows<T>{source, depth}, b_panels, panel_count<T>(n), depth, int64_t(0),
+                          rows, Multiply{}, all, store);
+  }
 }
 
 template <int kBytes, typename T>
@@ -73,9 +80,8 @@ MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T
           for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = rbf(lane[l], gamma);
         }
       };
-      for_each_tile<kBytes>(Rows<T>{q + block * d, d, 1}, x_panels + j0 * d,
-                            panel_count<T>(columns), d, int64_t(0), rows,
-                            SquaredDifference<T>{scale}, all, store_k);
+      for_each_tile<kBytes>(Rows<T>{q + block * d, d}, x_panels + j0 * d, panel_count<T>(columns),
+                            d, int64_t(0), rows, SquaredDifference<T>{scale}, all, store_k);
 
       // The panels of w are n deep; this tile meets rows j0 .. j0 + columns of each.
       for (int64_t panel = 0; panel < panel_count<T>(p); ++panel) {
@@ -83,7 +89,7 @@ MIGE_INLINE void kernel_product_rows_impl(const T* q, const T* x_panels, const T
         const int64_t width = std::min(kLanes<T>, p - panel * kLanes<T>);
         for (int64_t i = 0; i < rows; i += kTileRows) {
           Vector<T, kBytes> acc[kTileRows];
-          accumulate_tile(Rows<T>{tile, kColumns, 1}, i, rows - 1, w, columns, Multiply{}, acc);
+          accumulate_tile(Rows<T>{tile, kColumns}, i, rows - 1, w, columns, Multiply{}, acc);
           for (int64_t r = 0; r < std::min<int64_t>(kTileRows, rows - i); ++r) {
             T* target = out + (block + i + r) * p + panel * kLanes<T>;
             const T* lane = reinterpret_cast<const T*>(&acc[r]);

@@ -93,7 +93,7 @@ void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const Ss
   const Buffer<T> filter(std::max(rank, m));
   for (int64_t j = 0; j < rank; ++j) {
     const double value = static_cast<double>(result.eigenvalues[m - rank + j]);
-    filter.get()[j] = static_cast<T>(-std::pow(value, -static_cast<double>(options.power)));
+    filter.get()[j] = static_cast<T>(-1 / (options.power == 2 ? value * value : value));
   }
   constexpr T kLargest = std::numeric_limits<T>::max();
   scale_rows(projected.get(), rank, d, filter.get(), kLargest);

@@ -34,11 +34,11 @@ struct SquaredDifference {
   }
 };
 
-// One row block of a: element (r, c) lies at data[r * row_stride + c * column_stride].
+// The left operand: element (r, c) lies at data[r * stride + c].
 template <typename T>
 struct Rows {
   const T* data;
-  int64_t row_stride, column_stride;
+  int64_t stride;
 };
 
 // Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows past `last` repeat the last one.
@@ -47,8 +47,7 @@ MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, cons
                                  int64_t depth, const Op& op, Vector<T, kBytes>* acc) {
   constexpr int kPieces = Vector<T, kBytes>::kPieces;
   const T* row[kTileRows];
-  for (int r = 0; r < kTileRows; ++r)
-    row[r] = a.data + (i + r < last ? i + r : last) * a.row_stride;
+  for (int r = 0; r < kTileRows; ++r) row[r] = a.data + (i + r < last ? i + r : last) * a.stride;
   for (int r = 0; r < kTileRows; ++r) acc[r] = Vector<T, kBytes>{};
   for (int64_t c0 = 0; c0 < depth; c0 += kChunk) {
     const int64_t c1 = c0 + kChunk < depth ? c0 + kChunk : depth;
@@ -58,7 +57,7 @@ MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, cons
 #pragma GCC unroll 6
       for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-        for (int p = 0; p < kPieces; ++p) op(sum[r][p], row[r][c * a.column_stride], b[p]);
+        for (int p = 0; p < kPieces; ++p) op(sum[r][p], row[r][c], b[p]);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < kTileRows; ++r)
