@@ -19,7 +19,7 @@ else
 endif
 
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
-BUILT := build/.built
+BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
 .PHONY: demo test lint format bench clean
 

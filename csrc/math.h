@@ -74,7 +74,8 @@ MIGE_HOST_DEVICE T exp_nonpositive(T x) {
   result = static_cast<typename Traits::Bits>(
       static_cast<Unsigned>(result) + (static_cast<Unsigned>(exponent) << Traits::kMantissa));
   std::memcpy(&p, &result, sizeof(T));
-  return x < Traits::kLowest ? T(0) : p;
+  // The addition to the bits of a NaN need not leave one.
+  return x < Traits::kLowest ? T(0) : (x == x ? p : x);
 }
 
 // The RBF kernel φ(s) = exp(-γ s), with s = ‖x − y‖² and γ = 1 / 2σ².

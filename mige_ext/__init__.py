@@ -8,6 +8,8 @@
 Wen et al., "Mutual Information Gradient Estimation for Representation Learning", ICLR 2020.
 """
 
+import torch  # noqa: F401  (loads libtorch, which _C is linked to)
+
 try:
     from mige_ext import _C  # noqa: F401  (its import registers the operators)
 except ImportError as error:

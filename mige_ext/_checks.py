@@ -25,7 +25,7 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
     """A positive integer."""
     if value is None and or_none:
         return
-    if not isinstance(value, Integral) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(
             f"{name} must be a positive integer{' or None' if or_none else ''}, got {value!r}"
         )

@@ -1,8 +1,9 @@
 """The compiled operators: a checked function and a fake (shape-only) kernel for each.
 
 Every operator takes leading batch dimensions (groups that do not see each other), float32 or
-float64, and any strides. On the CPU, results are bitwise the same from run to run and for any
-number of threads; NaN and infinity raise an error. ``reference.py`` says the same in plain torch.
+float64, and any strides. On the CPU, results are bitwise the same from run to run and, with the
+MKL of torch for x86-64, for any number of threads; NaN and infinity raise an error.
+``reference.py`` says the same in plain torch.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _C, _checks
-from mige_ext._precision import saturated, unit_of
+from mige_ext._precision import positive, saturated, unit_of
 
 _library = torch.ops.mige_ext
 
@@ -212,15 +213,20 @@ def _rbf_gram_backward(
     weighted = grad * gram
     x, y, unit = _normalised(x, y)
     # Distances in units of σ: neither its square nor its inverse has to be in range.
-    sigma, absolute = bandwidth[..., None, None] / unit, bandwidth[..., None, None]
+    absolute = bandwidth[..., None, None]
+    sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
-    distances = _library.squared_distances(x, y) / sigma / sigma
-    # Where k has underflowed to 0, its derivative has too, whatever the distance.
-    grad_sigma = torch.where(gram > 0, weighted * distances, 0.0).sum((-2, -1)) / bandwidth
+    grad_sigma = None
+    if ctx.needs_input_grad[2]:
+        # K depends on x / σ alone, so that σ ∂/∂σ = −Σ x·∂/∂x (Euler).
+        moment = (grad_x * x).sum((-2, -1))
+        if grad_y is not None and y is not None:
+            moment = moment + (grad_y * y).sum((-2, -1))
+        grad_sigma = saturated(-moment / sigma[..., 0, 0] / sigma[..., 0, 0] / bandwidth)
     return (
         saturated(grad_x / sigma / absolute),
         None if grad_y is None else saturated(grad_y / sigma / absolute),
-        saturated(grad_sigma),
+        grad_sigma,
     )
 
 
@@ -360,7 +366,7 @@ def ssge(
     ``power=1`` gives the score ``∇ log q`` at the samples, ``power=2`` the coefficients W of its
     Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
     samples are taken out first, so that neither costs accuracy nor range. A group whose samples are
-    all equal has score 0 and rank 0. Not differentiable.
+    all equal has score 0, and rank 0 unless ``bandwidth`` is given. Not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -382,7 +388,7 @@ def ssge(
         RuntimeError: NaN, infinity, or a bandwidth that is not positive.
 
     Cost:
-        3.5M²d + 4MJd + about 9M³ flop; memory 3M² + O(Md). Shi, Sun, Zhu (ICML 2018).
+        3.5M²d + 4MJd + about 9M³ flop; memory about 4M² + O(Md). Shi, Sun, Zhu (ICML 2018).
     """
     _checks.require_samples("x", x)
     _checks.require_native("x", x)

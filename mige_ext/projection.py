@@ -46,8 +46,8 @@ class RandomProjection:
     def __post_init__(self) -> None:
         """Checks the arguments."""
         _checks.require_count("k", self.k)
-        if not isinstance(self.seed, Integral):
-            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if not isinstance(self.seed, Integral) or self.seed < 0:
+            raise ValueError(f"seed must be an integer, not negative, got {self.seed!r}")
         if self.normalize not in ("columns", "rows"):
             raise ValueError(f'normalize must be "columns" or "rows", got {self.normalize!r}')
 
@@ -67,11 +67,13 @@ class RandomProjection:
             # Fake and inference tensors are good for this call only: nothing to keep, or to reuse.
             return self.matrix(d, dtype, device)
         key = (self, d, dtype, device)
-        if key not in _matrices:
+        r = _matrices.get(key)
+        if r is None:
+            r = self.matrix(d, dtype, device)
             if len(_matrices) >= _KEPT:
-                _matrices.pop(next(iter(_matrices)))
-            _matrices[key] = self.matrix(d, dtype, device)
-        return _matrices[key]
+                _matrices.clear()
+            _matrices[key] = r
+        return r
 
     def __call__(self, x: Tensor) -> Tensor:
         """Projects samples: (..., M, d) -> (..., M, k), in float32 at least, under autocast too.

@@ -31,7 +31,7 @@ class Diagnostics:
     """What an estimate says about itself, one value for each group of samples, (...).
 
     Attributes:
-        rank: J, the number of eigenvalues kept; 0 where all samples are equal.
+        rank: J, the number of eigenvalues kept; 0 where all samples are equal and σ is not given.
         bandwidth: σ, in the units of the samples.
         energy: share of trace(K) that the kept eigenvalues hold.
         calibration: ``−mean(Σ s·(z − m)) / d`` of the estimate before any correction. Stein's

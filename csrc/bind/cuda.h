@@ -31,9 +31,10 @@ class CudaContext {
  public:
   explicit CudaContext(const Tensor& t) {
     if (!cuda_torch_found()) fail("this torch has no CUDA support, got a CUDA tensor");
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));
+    // The guard last: a destructor does not run for what a constructor has left behind.
     STABLE_TORCH_ERROR_CODE_CHECK(
         aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));
   }
   ~CudaContext() { aoti_torch_delete_cuda_guard(guard_); }
   CudaContext(const CudaContext&) = delete;

@@ -19,7 +19,8 @@ int detect() {
 #endif
   const char* asked = std::getenv("MIGE_CPU_LEVEL");
   const int bound = asked ? std::atoi(asked) : best;
-  return bound < best ? bound : best;
+  if (bound <= 0 || bound >= best) return best;  // not a number, or no restriction
+  return bound >= 3 ? 3 : 1;
 }
 
 }  // namespace

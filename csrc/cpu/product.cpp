@@ -37,7 +37,7 @@ template <int kBytes, typename T>
 MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
                                         T inverse_variance, T* h, int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) {
-    // The row sum in fixed lanes: the same bits for every clone's vector width.
+    // The row sum in fixed lanes: the same bits for every vector width.
     T lane[kLanes<T>] = {};
     const T* row = k + j * m;
     int64_t i = 0;

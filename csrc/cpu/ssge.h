@@ -5,7 +5,7 @@
 //
 // p = 1 is the score ∇ log q at the samples, p = 2 the coefficients W of its Nyström extension
 // ∇ log q(z) = k(z, X) W. Work: m² d (distances) + 2 m² d (H) + 4 m J d (filter) flop and one
-// eigendecomposition, about 9 m³ flop; memory 3 m² + O(m d).
+// eigendecomposition, about 9 m³ flop; memory about 4 m² + O(m d), LAPACK's work space included.
 #pragma once
 
 #include <algorithm>
@@ -90,7 +90,7 @@ void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const Ss
   const T* leading = vectors + (m - rank) * m;
   const Buffer<T> projected(rank * d);
   product(leading, false, h.get(), rank, m, d, projected.get(), runtime);
-  const Buffer<T> filter(std::max(rank, m));
+  const Buffer<T> filter(m);
   for (int64_t j = 0; j < rank; ++j) {
     const double value = static_cast<double>(result.eigenvalues[m - rank + j]);
     filter.get()[j] = static_cast<T>(-1 / (options.power == 2 ? value * value : value));

@@ -1,6 +1,6 @@
 // The RBF Gram matrix by direct differences, a 64×64 tile of it per block.
 //
-//   k_ij = exp(−γ Σ_c (r x_ic − r y_jc)²),   r a power of two near 1/σ (exact), γ = 1 / 2(rσ)²
+//   k_ij = exp(−γ Σ_c (r (x_ic − y_jc))²),   r a power of two near 1/σ (exact), γ = 1 / 2(rσ)²
 //
 // 256 threads as 16×16; thread (tx, ty) owns rows ty + 16 i and columns tx + 16 j, i, j < 4, so
 // that a warp writes two rows of 16 neighbours. Slices of 16 coordinates go through shared memory:
@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kGramThreads, kGramBlocks<T>)
     const double sigma = static_cast<double>(bandwidth[g]);
     const T scale = power_of_two<T>(-exponent_of(sigma));
     const double scaled_sigma = sigma * static_cast<double>(scale);
-    const T gamma = static_cast<T>(0.5 / (scaled_sigma * scaled_sigma));
+    const bool usable = sigma > 0 && sigma - sigma == 0;  // otherwise all of the group is NaN
+    const T gamma = static_cast<T>(usable ? 0.5 / (scaled_sigma * scaled_sigma) : 0.0 / 0.0);
 
     T sum[kGramOwn][kGramOwn] = {};
     for (int64_t c0 = 0; c0 < d; c0 += kGramSlice) {
@@ -63,12 +64,12 @@ __global__ void __launch_bounds__(kGramThreads, kGramBlocks<T>)
       for (int i = 0; i < kGramOwn; ++i) {
         const int r = ty + kGramSide * i;
         x_slice[tx * kGramPitch + r] =
-            inside && row0 + r < m ? scale * x_group[(row0 + r) * d + c0 + tx] : T(0);
+            inside && row0 + r < m ? x_group[(row0 + r) * d + c0 + tx] : T(0);
         y_slice[tx * kGramPitch + r] =
-            inside && column0 + r < n ? scale * y_group[(column0 + r) * d + c0 + tx] : T(0);
+            inside && column0 + r < n ? y_group[(column0 + r) * d + c0 + tx] : T(0);
       }
       __syncthreads();
-#pragma unroll 4
+#pragma unroll 2
       for (int c = 0; c < kGramSlice; ++c) {
         T a[kGramOwn], b[kGramOwn];
 #pragma unroll
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kGramThreads, kGramBlocks<T>)
         for (int i = 0; i < kGramOwn; ++i)
 #pragma unroll
           for (int j = 0; j < kGramOwn; ++j) {
-            const T difference = a[i] - b[j];
+            const T difference = scale * (a[i] - b[j]);
             sum[i][j] += difference * difference;
           }
       }
