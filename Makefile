@@ -29,7 +29,8 @@ demo: $(BUILT)
 	$(RUN) -m mige_ext bottleneck --quick --out runs/demo/bottleneck
 	@echo
 	@echo "Figures:"
-	@ls -1 runs/demo/*/*.png
+	@ls -1 $(CURDIR)/runs/demo/*/*.png
+	@echo "For your own Python: . $(VENV)/bin/activate"
 
 test: $(BUILT)
 	$(RUN) -m pytest
@@ -49,12 +50,14 @@ format: $(ENVIRONMENT)
 	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
 $(VENV)/.installed: requirements-dev.txt
+	@echo "Installing torch and the tools into $(VENV); this takes a minute or two."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 $(BUILT): $(ENVIRONMENT) $(NATIVE) pyproject.toml
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+	  --config-settings editable_mode=compat -e .
 	mkdir -p build && touch $@
 
 clean:

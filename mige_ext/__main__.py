@@ -9,12 +9,17 @@ def main() -> None:
     """Runs the command line; needs the extra ``experiments``."""
     try:
         import typer
-    except ImportError:
-        if sys.argv[1:] == ["info"]:
-            return info()
-        sys.exit("The command line needs the extra `experiments`: typer, matplotlib, tqdm, sklearn")
-    from mige_ext.experiments.bottleneck import bottleneck
-    from mige_ext.experiments.toy import toy
+
+        from mige_ext.experiments.bottleneck import bottleneck
+        from mige_ext.experiments.toy import toy
+    except ImportError as error:
+        if sys.argv[1:] == ["info"]:  # what one runs to find out what is missing
+            info()
+            return
+        sys.exit(
+            f"The command line needs the extra `experiments` ({error}). In the source tree: "
+            "pip install --no-build-isolation '.[experiments]'"
+        )
 
     app = typer.Typer(help="MIGE: mutual information gradients.", no_args_is_help=True)
     for command in (toy, bottleneck, bench, info):

@@ -186,9 +186,13 @@ def toy(
     try:
         wanted = _parse_dims(dims or ("5,10,20" if quick else "5,8,10,16,20,32"))
         SSGE(threshold=threshold)
+        if samples <= max(wanted):
+            raise ValueError(
+                f"--samples must be more than the largest dimension, {max(wanted)}, got {samples}"
+            )
         open_folder(out, asdict(settings), {"dims": wanted}, resume=resume)
         table = Table(out / "toy.csv", Estimate)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
     if quick:
         typer.echo("The small version: fewer ρ, seeds and training steps.")
