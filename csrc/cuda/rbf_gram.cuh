@@ -4,9 +4,9 @@
 //
 // 256 threads as 16×16; thread (tx, ty) owns rows ty + 16 i and columns tx + 16 j, i, j < 4, so
 // that a warp writes two rows of 16 neighbours. Slices of 16 coordinates go through shared memory:
-// for each, a thread reads 8 values and does 16 differences and 16 fused multiply-adds.
+// for each, a thread reads 8 values and does 16 differences, scalings and fused multiply-adds.
 //
-// Work for m = n: 3 m² d flop (half with y == nullptr), reads 2 m² d / 64 values, writes m² once.
+// Work for m = n: 4 m² d flop (half with y == nullptr), reads 2 m² d / 64 values, writes m² once.
 // Shared memory: 2 × 16 × 65 values for the slices, 64 × 65 for the transposed tile, the larger of
 // the two: 16.3 KiB in float, 32.5 KiB in double. Registers: at most 80 in float and 128 in double,
 // which lets 3 and 2 blocks share a multiprocessor; __launch_bounds__ holds the compiler to it, and
