@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #ifdef __CUDACC__
 #define MIGE_HOST_DEVICE __host__ __device__ __forceinline__
@@ -11,6 +12,15 @@
 #endif
 
 namespace mige {
+
+// Of namespace scope, because device code may use the values of constants and not call functions of
+// the standard library.
+template <typename T>
+constexpr T kLargestFinite = std::numeric_limits<T>::max();
+template <typename T>
+constexpr T kSmallestNormal = std::numeric_limits<T>::min();
+template <typename T>
+constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
 
 // The constants of exp_nonpositive for one floating-point type.
 template <typename T>
@@ -102,5 +112,41 @@ MIGE_HOST_DEVICE T power_of_two(int e) {
   std::memcpy(&v, &bits, sizeof(v));
   return static_cast<T>(v);
 }
+
+// v as a T, the largest finite number where it is beyond the range.
+template <typename T>
+MIGE_HOST_DEVICE T saturate(double v) {
+  constexpr double kBound = kLargestFinite<T>;
+  return static_cast<T>(v > kBound ? kBound : (v < -kBound ? -kBound : v));
+}
+
+// The power of two that brings a largest coordinate near the top of what can be squared and summed.
+// All that is up to 2^110 times smaller (float) keeps its square: one far outlier costs the others
+// nothing, and neither do data of size 1e30 or 1e-30.
+template <typename T>
+MIGE_HOST_DEVICE T normal_scale(T largest) {
+  constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
+  return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest)));
+}
+
+// How an RBF kernel of bandwidth σ is evaluated: coordinates are first multiplied by `scale`, a
+// power of two, so that neither their squares nor σ² leave the range of T.
+template <typename T>
+struct ScaledBandwidth {
+  T scale, gamma, inverse_variance;
+
+  // A scale near 1 / σ, if coordinates of magnitude up to `largest` allow it.
+  static MIGE_HOST_DEVICE ScaledBandwidth of(T sigma, T largest) {
+    const T near_one = power_of_two<T>(-exponent_of(static_cast<double>(sigma)));
+    const T allowed = normal_scale(largest);
+    return ScaledBandwidth(sigma, near_one < allowed ? near_one : allowed);
+  }
+
+  MIGE_HOST_DEVICE ScaledBandwidth(T sigma, T scale_) : scale(scale_) {
+    const double scaled = static_cast<double>(sigma) * static_cast<double>(scale);
+    gamma = saturate<T>(0.5 / (scaled * scaled));
+    inverse_variance = saturate<T>(1 / (scaled * scaled));
+  }
+};
 
 }  // namespace mige

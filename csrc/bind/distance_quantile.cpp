@@ -19,10 +19,10 @@ Tensor distance_quantile_cpu(const Tensor& x, double quantile) {
       const cpu::Buffer<T> s(m * m);
       for (int64_t g = begin; g < end; ++g) {
         const T* points = const_data<T>(input) + g * m * d;
-        const T scale = cpu::normal_scale(cpu::largest_magnitude(points, m * d));
+        const T scale = normal_scale(cpu::largest_magnitude(points, m * d));
         cpu::upper_squared_distances(points, m, d, scale, s.get(), runtime);
         const auto square = static_cast<double>(cpu::upper_quantile(s.get(), m, quantile));
-        data<T>(out)[g] = cpu::saturate<T>(std::sqrt(square) / static_cast<double>(scale));
+        data<T>(out)[g] = saturate<T>(std::sqrt(square) / static_cast<double>(scale));
       }
     });
   });

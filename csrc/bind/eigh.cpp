@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> eigh_cpu(const Tensor& k) {
                      rows);
         for (int64_t i = 0; i < m; ++i)  // a finite matrix may have an eigenvalue beyond the range
           data<T>(values)[g * m + i] =
-              cpu::saturate<T>(static_cast<double>(data<T>(values)[g * m + i]));
+              saturate<T>(static_cast<double>(data<T>(values)[g * m + i]));
         std::copy_n(rows, m * m, data<T>(vectors) + g * m * m);
       }
     });

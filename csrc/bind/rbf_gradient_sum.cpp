@@ -22,7 +22,7 @@ Tensor rbf_gradient_sum_cpu(const Tensor& x, const Tensor& bandwidth) {
       for (int64_t g = begin; g < end; ++g) {
         const T* points = const_data<T>(input) + g * m * d;
         T* target = data<T>(out) + g * m * d;
-        const auto width = cpu::ScaledBandwidth<T>::of(const_data<T>(sigma)[g],
+        const auto width = ScaledBandwidth<T>::of(const_data<T>(sigma)[g],
                                                        cpu::largest_magnitude(points, m * d));
         cpu::centre(points, m, d, width.scale, centred.get());
         cpu::upper_squared_distances(centred.get(), m, d, T(1), k.get(), runtime);

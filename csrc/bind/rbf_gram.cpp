@@ -34,7 +34,7 @@ Tensor rbf_gram_cpu(const Tensor& x, const std::optional<Tensor>& y, const Tenso
         T* target = data<T>(out) + g * m * n;
         const T largest = std::max(cpu::largest_magnitude(points, m * d),
                                    y ? cpu::largest_magnitude(others, n * d) : T(0));
-        const auto width = cpu::ScaledBandwidth<T>::of(const_data<T>(sigma)[g], largest);
+        const auto width = ScaledBandwidth<T>::of(const_data<T>(sigma)[g], largest);
         if (y) {
           cpu::squared_distances(points, others, m, n, d, width.scale, target, runtime);
           runtime.parallel(m, cpu::kRowGrain, [&](int64_t b, int64_t e) {

@@ -33,7 +33,7 @@ Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const 
         const T* point_group = const_data<T>(points) + g * n * d;
         const T largest = std::max(cpu::largest_magnitude(query_group, m * d),
                                    cpu::largest_magnitude(point_group, n * d));
-        const auto width = cpu::ScaledBandwidth<T>::of(const_data<T>(sigma)[g], largest);
+        const auto width = ScaledBandwidth<T>::of(const_data<T>(sigma)[g], largest);
         cpu::pack_rows(point_group, n, d, width.scale, x_panels.get());
         cpu::pack_columns(const_data<T>(weights) + g * n * p, n, p, T(1), w_panels.get());
         runtime.parallel(m, cpu::kRowGrain, [&](int64_t b, int64_t e) {

@@ -15,40 +15,6 @@
 
 namespace mige::cpu {
 
-template <typename T>
-T saturate(double v) {
-  constexpr double kLargest = std::numeric_limits<T>::max();
-  return static_cast<T>(std::clamp(v, -kLargest, kLargest));
-}
-
-// The power of two that brings a largest coordinate near the top of what can be squared and summed.
-// All that is up to 2^110 times smaller (float) keeps its square: one far outlier costs the others
-// nothing, and neither do data of size 1e30 or 1e-30.
-template <typename T>
-T normal_scale(T largest) {
-  constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
-  return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest)));
-}
-
-// How an RBF kernel of bandwidth σ is evaluated: coordinates are first multiplied by `scale`, a
-// power of two, so that neither their squares nor σ² leave the range of T.
-template <typename T>
-struct ScaledBandwidth {
-  T scale, gamma, inverse_variance;
-
-  // A scale near 1 / σ, if coordinates of magnitude up to `largest` allow it.
-  static ScaledBandwidth of(T sigma, T largest) {
-    const T near_one = power_of_two<T>(-exponent_of(static_cast<double>(sigma)));
-    return ScaledBandwidth(sigma, std::min(near_one, normal_scale(largest)));
-  }
-
-  ScaledBandwidth(T sigma, T scale_) : scale(scale_) {
-    const double scaled = static_cast<double>(sigma) * static_cast<double>(scale);
-    gamma = saturate<T>(0.5 / (scaled * scaled));
-    inverse_variance = saturate<T>(1 / (scaled * scaled));
-  }
-};
-
 // f(begin, end) over row blocks, a long row of the upper triangle always with a short one.
 template <typename Runtime, typename F>
 void parallel_triangle(Runtime& runtime, int64_t m, const F& f) {

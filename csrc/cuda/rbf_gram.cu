@@ -1,38 +1,28 @@
-#include "rbf_gram.h"
-
-#include <algorithm>
-
-#include "rbf_gram.cuh"
+// rbf_gram: the Gram matrix exp(−‖x_i − y_j‖² / 2σ²).
+#include "launchers.h"
+#include "pairwise.cuh"
 
 namespace mige::cuda {
 
-const char* error_text(int status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
-
-namespace {
-
 template <typename T>
-int launch_rbf_gram(const T* x, const T* y, const T* bandwidth, int64_t groups, int64_t m,
-                    int64_t n, int64_t d, T* out, void* stream) {
+int rbf_gram(const T* x, const T* y, const T* bandwidth, int64_t groups, int64_t m, int64_t n,
+             int64_t d, T* out, void* work, void* stream) {
   if (groups == 0 || m == 0 || n == 0) return 0;
-  const int64_t grid_x = divide_up(n, kGramTile), grid_y = divide_up(m, kGramTile);
-  if (grid_x > kLargestGridX || grid_y > kLargestGridYZ)
-    return static_cast<int>(cudaErrorInvalidConfiguration);
-  const dim3 grid(static_cast<unsigned>(grid_x), static_cast<unsigned>(grid_y),
-                  static_cast<unsigned>(std::min(groups, kLargestGridYZ)));
-  return launch(rbf_gram_kernel<T>, grid, dim3(kGramThreads), 0, stream, x, y ? y : x, bandwidth,
-                groups, m, n, d, y == nullptr, out);
+  auto* const largest = WorkSpace(work).take<Key<T>>(groups);
+  const int failed = largest_magnitudes(x, m * d, y, n * d, groups, largest, stream);
+  if (failed) return failed;
+  return pairwise<T, Pairwise::kRbf>(x, y, groups, m, n, d, largest, bandwidth, out, stream);
 }
 
-}  // namespace
-
-int rbf_gram(const float* x, const float* y, const float* bandwidth, int64_t groups, int64_t m,
-             int64_t n, int64_t d, float* out, void* stream) {
-  return launch_rbf_gram(x, y, bandwidth, groups, m, n, d, out, stream);
+int64_t rbf_gram_work(int64_t groups) {
+  WorkSpace space(nullptr);
+  space.take<Key<double>>(groups);
+  return space.size();
 }
 
-int rbf_gram(const double* x, const double* y, const double* bandwidth, int64_t groups, int64_t m,
-             int64_t n, int64_t d, double* out, void* stream) {
-  return launch_rbf_gram(x, y, bandwidth, groups, m, n, d, out, stream);
-}
+template int rbf_gram(const float*, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
+                      float*, void*, void*);
+template int rbf_gram(const double*, const double*, const double*, int64_t, int64_t, int64_t,
+                      int64_t, double*, void*, void*);
 
 }  // namespace mige::cuda

@@ -1,0 +1,10 @@
+// The text of a launcher's status.
+#include <cuda_runtime.h>
+
+#include "launchers.h"
+
+namespace mige::cuda {
+
+const char* error_text(int status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
+
+}  // namespace mige::cuda

@@ -1,0 +1,95 @@
+// Host launchers of the CUDA kernels, one an operator. No CUDA headers are needed to call them.
+//
+// All matrices are row-major and contiguous, all pointers on the device of `stream`; T is float or
+// double. Nothing waits for the device: a launcher enqueues and returns a cudaError_t, 0 for
+// success. `work` is scratch memory of at least the bytes that <operator>_work says, aligned to 256;
+// nothing in it has to be set, and nothing is kept in it. Results are bitwise the same from run to
+// run and for any number of groups. A group with a NaN or an infinity in its input, or a bandwidth
+// that is not positive and finite, gives NaN.
+#pragma once
+
+#include <cstdint>
+
+namespace mige::cuda {
+
+const char* error_text(int status);
+
+// out_ij = ‖x_i − y_j‖², the largest finite number where that overflows. y == nullptr: y = x, for
+// half the work.
+template <typename T>
+int squared_distances(const T* x,  // [groups, m, d]
+                      const T* y,  // [groups, n, d] or nullptr
+                      int64_t groups, int64_t m, int64_t n, int64_t d,
+                      T* out,  // [groups, m, n]
+                      void* work, void* stream);
+int64_t squared_distances_work(int64_t groups);
+
+// out_ij = exp(−‖x_i − y_j‖² / 2σ²).
+template <typename T>
+int rbf_gram(const T* x,          // [groups, m, d]
+             const T* y,          // [groups, n, d] or nullptr
+             const T* bandwidth,  // [groups]
+             int64_t groups, int64_t m, int64_t n, int64_t d,
+             T* out,  // [groups, m, n]
+             void* work, void* stream);
+int64_t rbf_gram_work(int64_t groups);
+
+// The distance of rank ceil(quantile m(m−1)/2) among the pairs, of the positive ones if it is 0.
+template <typename T>
+int distance_quantile(const T* x,  // [groups, m, d], m >= 2
+                      int64_t groups, int64_t m, int64_t d, double quantile,
+                      T* out,  // [groups]
+                      void* work, void* stream);
+template <typename T>
+int64_t distance_quantile_work(int64_t groups, int64_t m);
+
+// H_j = Σ_i ∇_{x_i} k(x_i, x_j).
+template <typename T>
+int rbf_gradient_sum(const T* x,          // [groups, m, d]
+                     const T* bandwidth,  // [groups]
+                     int64_t groups, int64_t m, int64_t d,
+                     T* out,  // [groups, m, d]
+                     void* work, void* stream);
+template <typename T>
+int64_t rbf_gradient_sum_work(int64_t groups, int64_t m, int64_t d);
+
+// out = k(q, x) w, k never stored.
+template <typename T>
+int rbf_product(const T* q,          // [groups, m, d]
+                const T* x,          // [groups, n, d]
+                const T* w,          // [groups, n, p]
+                const T* bandwidth,  // [groups]
+                int64_t groups, int64_t m, int64_t n, int64_t d, int64_t p,
+                T* out,  // [groups, m, p]
+                void* work, void* stream);
+int64_t rbf_product_work(int64_t groups);
+
+// K = U diag(λ) Uᵀ of symmetric matrices, of which the lower triangle is read.
+template <typename T>
+int eigh(const T* k,  // [groups, n, n]
+         int64_t groups, int64_t n,
+         T* values,     // [groups, n], ascending
+         T* vectors,    // [groups, n, n], a vector a row
+         int32_t* info, // [groups]: sweeps made; −1: input not finite; −2: did not converge
+         void* work, void* stream);
+template <typename T>
+int64_t eigh_work(int64_t groups, int64_t n);
+
+// −U_J Λ_J^{−power} U_Jᵀ H, from samples to result; see mige_ext.ops.ssge.
+struct SsgeOptions {
+  double quantile, multiplier, threshold;
+  int64_t rank, power;
+};
+template <typename T>
+int ssge(const T* x,                // [groups, m, d], m >= 2
+         const T* given_bandwidth,  // [groups] or nullptr
+         int64_t groups, int64_t m, int64_t d, const SsgeOptions& options,
+         T* out,          // [groups, m, d]
+         T* eigenvalues,  // [groups, m], ascending
+         T* bandwidth,    // [groups]
+         int64_t* rank,   // [groups]
+         void* work, void* stream);
+template <typename T>
+int64_t ssge_work(int64_t groups, int64_t m, int64_t d);
+
+}  // namespace mige::cuda

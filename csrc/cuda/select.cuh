@@ -1,0 +1,184 @@
+// Order statistics of the pairwise distances by radix selection: exact, linear in the number of
+// pairs, on the device from end to end.
+//
+// Non-negative numbers are in the order of their bits, so a digit of 11 bits at a time, from the
+// top: a histogram of it over the pairs that match the digits found so far, then the bucket that
+// holds the wanted rank. Three rounds for float, six for double; the first finds out, too, how many
+// pairs are at distance zero. A zero is no bandwidth: if the quantile would be one, it is taken among
+// the pairs at a positive distance.
+#pragma once
+
+#include "scale.cuh"
+
+namespace mige::cuda {
+
+constexpr int kDigitBits = 11;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr int kSelectThreads = 256;
+
+using Count = unsigned long long;
+
+template <typename T>
+constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
+template <typename T>
+constexpr int kSelectRounds = (kKeyBits<T> + kDigitBits - 1) / kDigitBits;
+
+// The lowest bit of the digit of a round.
+template <typename T>
+__host__ __device__ constexpr int digit_shift(int round) {
+  const int shift = kKeyBits<T> - kDigitBits * (round + 1);
+  return shift > 0 ? shift : 0;
+}
+
+// How far the selection in one group has come.
+template <typename T>
+struct Selection {
+  Key<T> prefix;  // the digits found, at their place
+  Count rank;     // of the wanted one among those that match the prefix, from 0
+  Count zeros;    // pairs at distance zero
+};
+
+// The rank ceil(quantile n), at least 1, counted from 0.
+__device__ __forceinline__ Count quantile_rank(double quantile, Count n) {
+  const double position = ceil(quantile * static_cast<double>(n)) - 1;
+  const Count rank = position > 0 ? static_cast<Count>(position) : 0;
+  return rank < n ? rank : n - 1;
+}
+
+// Whether a key belongs to the histogram of a round: it has the prefix in its higher digits.
+template <typename T>
+__device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
+  return round == 0 || (key ^ prefix) >> digit_shift<T>(round - 1) == 0;
+}
+
+template <typename T>
+__device__ __forceinline__ int digit_of(Key<T> key, int round) {
+  // The last digit is narrower where the digits do not divide the key.
+  const int above = round == 0 ? kKeyBits<T> : digit_shift<T>(round - 1);
+  const int shift = digit_shift<T>(round);
+  return static_cast<int>(key >> shift) & ((1 << (above - shift)) - 1);
+}
+
+// One step of the selection in one group, by all threads of a block: which digit holds the rank.
+// In the first round `selection` is set up. `counts` are complete; they may be in shared or in global
+// memory. Uses kSelectThreads values of shared memory. A barrier before and after is the caller's.
+template <typename T, typename Counter>
+__device__ void pick_digit(const Counter* counts, Selection<T>* selection, Count* sums, int round,
+                           int64_t m, double quantile) {
+  constexpr int kOwn = kDigits / kSelectThreads;
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < kSelectThreads) {
+    Count sum = 0;
+    for (int i = 0; i < kOwn; ++i) sum += counts[kOwn * t + i];
+    sums[t] = sum;
+  }
+  if (round == 0 && t == 0) {
+    const Count pairs = static_cast<Count>(m) * static_cast<Count>(m - 1) / 2;
+    Count rank = quantile_rank(quantile, pairs);
+    if (rank < selection->zeros && selection->zeros < pairs)
+      rank = selection->zeros + quantile_rank(quantile, pairs - selection->zeros);
+    selection->prefix = 0;
+    selection->rank = rank;
+  }
+  __syncthreads();
+  // One thread walks over the sums, then over the counts of the one that it stops at.
+  if (t == 0) {
+    Count rank = selection->rank;
+    int i = 0;
+    while (rank >= sums[i]) rank -= sums[i++];
+    int digit = kOwn * i;
+    while (rank >= counts[digit]) rank -= counts[digit++];
+    selection->rank = rank;
+    selection->prefix |= static_cast<Key<T>>(digit) << digit_shift<T>(round);
+  }
+}
+
+// The bandwidth from the selected square of a distance in units of 1 / scale². 0 where all samples
+// are equal, and not below `smallest` otherwise.
+template <typename T>
+__device__ __forceinline__ T bandwidth_of(T square, T scale, double multiplier, T smallest,
+                                          T magnitude) {
+  if (!(magnitude == magnitude)) return magnitude;
+  const T sigma = saturate<T>(multiplier * sqrt(static_cast<double>(square)) /
+                              static_cast<double>(scale));
+  return square > T(0) ? (sigma > smallest ? sigma : smallest) : T(0);
+}
+
+// counts[digit] of one round, over the pairs above the diagonal. A block takes every gridDim.x-th row
+// of a group and counts in shared memory first. Work: reads m²/2 values. Registers: at most 40.
+template <typename T>
+__global__ void __launch_bounds__(kSelectThreads, 6)
+    count_digits_kernel(const T* __restrict__ s,  // [groups, m, m]
+                        int64_t groups, int64_t m, int round,
+                        Selection<T>* __restrict__ selections,  // [groups]
+                        Count* __restrict__ counts) {           // [groups, kDigits], zeroed
+  __shared__ unsigned mine[kDigits];
+  for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
+    for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) mine[i] = 0;
+    __syncthreads();
+    const Key<T> prefix = round == 0 ? 0 : selections[g].prefix;
+    unsigned zeros = 0;
+    for (int64_t i = blockIdx.x; i < m; i += gridDim.x)
+      for (int64_t j = i + 1 + threadIdx.x; j < m; j += kSelectThreads) {
+        const Key<T> key = key_of(s[(g * m + i) * m + j]) << 1 >> 1;  // NaN may have a sign
+        zeros += key == 0;
+        if (matches<T>(key, prefix, round)) atomicAdd(&mine[digit_of<T>(key, round)], 1u);
+      }
+    for (int offset = kWarp / 2; offset > 0; offset /= 2)
+      zeros += __shfl_xor_sync(kFullMask, zeros, offset);
+    if (round == 0 && threadIdx.x % kWarp == 0 && zeros > 0)
+      atomicAdd(&selections[g].zeros, static_cast<Count>(zeros));
+    __syncthreads();
+    for (int i = threadIdx.x; i < kDigits; i += kSelectThreads)
+      if (mine[i] > 0) atomicAdd(&counts[g * kDigits + i], static_cast<Count>(mine[i]));
+    __syncthreads();  // before the next group counts anew
+  }
+}
+
+// Picks the digit of a round, zeroes the counts for the next one, and after the last round writes the
+// bandwidth. A block takes a group. Registers: at most 40.
+template <typename T>
+__global__ void __launch_bounds__(kSelectThreads, 6)
+    pick_digit_kernel(int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
+                      int round, const Key<T>* __restrict__ largest,  // [groups]
+                      Selection<T>* __restrict__ selections,          // [groups]
+                      Count* __restrict__ counts,                     // [groups, kDigits]
+                      T* __restrict__ bandwidth) {                    // [groups]
+  __shared__ Count sums[kSelectThreads];
+  for (int64_t g = blockIdx.x; g < groups; g += gridDim.x) {
+    pick_digit<T>(counts + g * kDigits, selections + g, sums, round, m, quantile);
+    __syncthreads();
+    for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[g * kDigits + i] = 0;
+    if (round == kSelectRounds<T> - 1 && threadIdx.x == 0) {
+      const T magnitude = magnitude_of<T>(largest[g]);
+      bandwidth[g] = bandwidth_of(value_of<T>(selections[g].prefix), normal_scale(magnitude),
+                                  multiplier, smallest, magnitude);
+    }
+    __syncthreads();
+  }
+}
+
+// σ of every group from its distances in units of normal_scale.
+template <typename T>
+int select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
+                     T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,
+                     T* bandwidth, void* stream) {
+  const auto clear = [&](void* p, size_t bytes) {
+    return static_cast<int>(cudaMemsetAsync(p, 0, bytes, static_cast<cudaStream_t>(stream)));
+  };
+  int failed = clear(selections, static_cast<size_t>(groups) * sizeof(Selection<T>));
+  if (!failed) failed = clear(counts, static_cast<size_t>(groups) * kDigits * sizeof(Count));
+  const int64_t blocks = divide_up(m, 16);
+  const dim3 grid(static_cast<unsigned>(blocks < 256 ? blocks : 256), grid_z(groups));
+  for (int round = 0; round < kSelectRounds<T> && !failed; ++round) {
+    failed = launch(count_digits_kernel<T>, grid, dim3(kSelectThreads), 0, stream, s, groups, m,
+                    round, selections, counts);
+    if (!failed)
+      failed = launch(pick_digit_kernel<T>, dim3(grid_z(groups)), dim3(kSelectThreads), 0, stream,
+                      groups, m, quantile, multiplier, smallest, round, largest, selections, counts,
+                      bandwidth);
+  }
+  return failed;
+}
+
+}  // namespace mige::cuda
