@@ -1,5 +1,6 @@
 # make demo   environment, build, a small version of the experiments; prints where the figures are
 # make test   environment, build, all tests
+# make emulate  the CUDA kernels in the emulator: every schedule, then every sanitizer
 # make lint   ruff, mypy, clang-format
 # make bench  the end-to-end benchmark
 #
@@ -18,10 +19,18 @@ else
   ENVIRONMENT := $(VENV)/.installed
 endif
 
+# Absolute, for CMake, and without following links, which would leave the environment.
+RUN_PATH = $(shell $(RUN) -c 'import sys; print(sys.executable)')
+
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
-.PHONY: demo test lint format bench clean
+EMULATOR := build/emulator
+CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
+  'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
+
+.PHONY: demo test emulate lint format bench clean emulator-plain emulator-faults emulator-asan \
+  emulator-tsan
 
 demo: $(BUILT)
 	rm -rf runs/demo
@@ -32,7 +41,7 @@ demo: $(BUILT)
 	@ls -1 $(CURDIR)/runs/demo/*/*.png
 	@echo "For your own Python: . $(VENV)/bin/activate"
 
-test: $(BUILT)
+test: $(BUILT) emulator-plain
 	$(RUN) -m pytest
 
 bench: $(BUILT)
@@ -42,12 +51,17 @@ lint: $(BUILT)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files $(CXX_SOURCES))
 
 format: $(ENVIRONMENT)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+	$(VENV)/bin/clang-format -i $$(git ls-files $(CXX_SOURCES))
+
+# CMake decides what there is to do. Two jobs: the instrumented kernels are slow to compile.
+emulator-plain emulator-faults emulator-asan emulator-tsan: $(ENVIRONMENT)
+	@$(RUN) -m cmake -S tests/emulator -B $(EMULATOR) -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
+	$(RUN) -m cmake --build $(EMULATOR) --target $(@:emulator-%=%) --parallel 2
 
 $(VENV)/.installed: requirements-dev.txt
 	@echo "Installing torch and the tools into $(VENV); this takes a minute or two."

@@ -1,14 +1,19 @@
 """What the tests share: back ends, inputs, and the one definition of "accurate enough"."""
 
+import atexit
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from emulated import Emulator
 from hypothesis import settings
 from torch import Tensor
 
@@ -54,7 +59,37 @@ class Backend:
         return self.operator(name)
 
 
-BACKENDS = [Backend()]
+class Emulated(Backend):
+    """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names."""
+
+    name = "emulated"
+    operators = ("rbf_gram",)
+
+    @cached_property
+    def emulator(self) -> Emulator:
+        emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
+        atexit.register(emulator.close)
+        return emulator
+
+    def operator(self, name: str) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(ops, name))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            arrays = (
+                a.contiguous().numpy() if isinstance(a, Tensor) else a
+                for a in bound.arguments.values()
+            )
+            result = self.emulator.call(name, *arrays)
+            if isinstance(result, tuple):
+                return tuple(torch.from_numpy(np.asarray(r)) for r in result)
+            return torch.from_numpy(np.asarray(result))
+
+        return call
+
+
+BACKENDS = [Backend(), Emulated()]
 
 
 def for_each_backend(*operators: str) -> pytest.MarkDecorator:

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from conftest import (
+    OPERATORS,
     ROOT,
     Backend,
     Case,
@@ -29,7 +30,7 @@ SIZES = [64, 130, 256, 300]
 @pytest.mark.parametrize("m", SIZES)
 @for_each_case()
 @for_each_dtype
-@for_each_backend()
+@for_each_backend(*OPERATORS)
 def test_results_do_not_depend_on_the_number_of_threads(
     backend: Backend, dtype: torch.dtype, case: Case, m: int, batch: tuple[int, ...]
 ) -> None:
@@ -42,7 +43,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
 
 @for_each_case()
 @for_each_dtype
-@for_each_backend()
+@for_each_backend(*OPERATORS)
 def test_results_are_the_same_from_run_to_run(
     backend: Backend, dtype: torch.dtype, case: Case
 ) -> None:

@@ -33,8 +33,8 @@ __device__ __forceinline__ T* dynamic_smem() {
 
 // Launches and reports what the launch itself can report; 0 is success.
 template <typename... Parameters, typename... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem, void* stream,
-           Arguments... arguments) {
+int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem,
+           [[maybe_unused]] void* stream, Arguments... arguments) {
   if (smem > kDefaultSmem) {
     const cudaError_t status =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

@@ -1,0 +1,161 @@
+// Fibers by a hand-written switch: ucontext makes two system calls a switch, and costs five times
+// as much as everything else about a barrier.
+//
+// The sanitizers have to be told. Their functions are weak here: present where the kernels were
+// compiled with the sanitizer, so that one object file serves all variants. This file itself must
+// not be instrumented, or ThreadSanitizer would see accesses of the runtime as the kernel's.
+#include "fiber.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#ifndef __x86_64__
+#error "the CUDA emulator switches stacks in x86-64 assembly"
+#endif
+
+extern "C" {
+#define WEAK __attribute__((weak))
+WEAK void* __tsan_get_current_fiber();
+WEAK void* __tsan_create_fiber(unsigned flags);
+WEAK void __tsan_destroy_fiber(void* fiber);
+WEAK void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+WEAK void __tsan_acquire(void* address);
+WEAK void __tsan_release(void* address);
+WEAK void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
+WEAK void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
+WEAK void __asan_unpoison_memory_region(const volatile void* address, size_t size);
+#undef WEAK
+
+// Saves the registers that a call must preserve and the stack pointer, and continues from another.
+void mige_emulator_switch(void** save, void* load);
+}
+
+asm(R"(
+    .text
+    .p2align 4
+    .hidden mige_emulator_switch
+    .globl mige_emulator_switch
+    .type mige_emulator_switch, @function
+mige_emulator_switch:
+    .cfi_startproc
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .cfi_endproc
+    .size mige_emulator_switch, . - mige_emulator_switch
+)");
+
+namespace mige::emulator {
+namespace {
+
+constexpr size_t kStack = 256 * 1024;  // address space; memory is used as far as it is touched
+constexpr size_t kPage = 4096;
+constexpr size_t kColour = 192;  // bytes between the frames of neighbours, three cache lines
+constexpr int kColours = 61;
+constexpr int kSavedRegisters = 6;
+constexpr unsigned kWithoutSynchronisation = 1;  // __tsan_switch_to_fiber_no_sync
+
+// The main stack while a fiber runs.
+Fiber* running = nullptr;
+void* main_stack_pointer = nullptr;
+const void* main_bottom = nullptr;
+size_t main_size = 0;
+void* main_fiber = nullptr;
+
+void enter_tsan(void* identity) {
+  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(identity, kWithoutSynchronisation);
+}
+
+}  // namespace
+
+Fiber::~Fiber() {
+  if (identity_) __tsan_destroy_fiber(identity_);
+  if (stack_) munmap(stack_, kStack);
+}
+
+void Fiber::prepare(Entry entry, void* argument, int colour) {
+  entry_ = entry;
+  argument_ = argument;
+  if (!stack_) {
+    void* const memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    stack_ = memory;
+    if (mprotect(stack_, kPage, PROT_NONE) != 0) throw std::bad_alloc();
+  }
+  // Where the fiber was abandoned, redzones and shadow frames are left.
+  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(stack_, kStack);
+  if (identity_) __tsan_destroy_fiber(identity_);
+  if (__tsan_create_fiber) identity_ = __tsan_create_fiber(0);
+
+  // As mige_emulator_switch leaves a stack: registers, the address to return to, and then the
+  // alignment that a function finds at its entry.
+  const size_t top = kStack - static_cast<size_t>(colour % kColours) * kColour;
+  void** frame = reinterpret_cast<void**>(static_cast<char*>(stack_) + top);
+  *--frame = nullptr;  // where begin() would return to
+  *--frame = reinterpret_cast<void*>(&Fiber::begin);
+  for (int i = 0; i < kSavedRegisters; ++i) *--frame = nullptr;
+  stack_pointer_ = frame;
+}
+
+void Fiber::begin() {
+  if (__sanitizer_finish_switch_fiber)
+    __sanitizer_finish_switch_fiber(nullptr, &main_bottom, &main_size);
+  running->entry_(running->argument_);
+  std::abort();
+}
+
+void Fiber::resume() {
+  void* fake_stack = nullptr;
+  running = this;
+  if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&fake_stack, stack_, kStack);
+  enter_tsan(identity_);
+  mige_emulator_switch(&main_stack_pointer, stack_pointer_);
+  if (__sanitizer_finish_switch_fiber)
+    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+}
+
+void Fiber::suspend() {
+  void* fake_stack = nullptr;
+  if (__sanitizer_start_switch_fiber)
+    __sanitizer_start_switch_fiber(&fake_stack, main_bottom, main_size);
+  enter_tsan(main_identity());
+  mige_emulator_switch(&stack_pointer_, main_stack_pointer);
+  if (__sanitizer_finish_switch_fiber)
+    __sanitizer_finish_switch_fiber(fake_stack, &main_bottom, &main_size);
+}
+
+void* Fiber::main_identity() {
+  if (!main_fiber && __tsan_get_current_fiber) main_fiber = __tsan_get_current_fiber();
+  return main_fiber;
+}
+
+void order(void* const* identities, int count, void* edge) {
+  if (!__tsan_switch_to_fiber) return;
+  for (int i = 0; i < count; ++i) {
+    enter_tsan(identities[i]);
+    __tsan_release(edge);
+  }
+  for (int i = 0; i < count; ++i) {
+    enter_tsan(identities[i]);
+    __tsan_acquire(edge);
+  }
+  enter_tsan(Fiber::main_identity());
+}
+
+}  // namespace mige::emulator

@@ -1,0 +1,97 @@
+// The host's side of the CUDA runtime: errors, attributes, copies.
+#include "host.h"
+
+#include <cstring>
+#include <utility>
+
+#include "cuda_runtime.h"
+
+namespace mige::emulator {
+namespace {
+
+constexpr size_t kSmemWithoutAsking = 48 * 1024;
+constexpr unsigned kLargestGridX = 2147483647, kLargestGridYZ = 65535, kLargestBlockZ = 64;
+
+cudaError_t last_error = cudaSuccess;
+size_t granted_smem = kSmemWithoutAsking;
+
+cudaError_t report(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+}  // namespace
+
+Device& device() {
+  static Device instance;
+  return instance;
+}
+
+bool accept_launch(dim3 grid, dim3 block, size_t smem) {
+  const size_t granted = std::exchange(granted_smem, kSmemWithoutAsking);
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  const bool grid_fits = grid.x <= kLargestGridX && grid.y <= kLargestGridYZ &&
+                         grid.z <= kLargestGridYZ && uint64_t{grid.x} * grid.y * grid.z > 0;
+  const bool block_fits = threads > 0 && block.x <= kLargestBlock && block.y <= kLargestBlock &&
+                          block.z <= kLargestBlockZ && threads <= kLargestBlock;
+  if (!grid_fits || !block_fits) return report(cudaErrorInvalidConfiguration) == cudaSuccess;
+  if (smem > granted) return report(cudaErrorInvalidValue) == cudaSuccess;
+  return true;
+}
+
+}  // namespace mige::emulator
+
+using namespace mige::emulator;
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+  }
+  return "unrecognized error code";
+}
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+
+cudaError_t cudaGetDevice(int* index) {
+  *index = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index) {
+  if (index != 0) return report(cudaErrorInvalidValue);
+  switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = device().shared_memory_per_block;
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = device().multiprocessors;
+      return cudaSuccess;
+  }
+  return report(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+      value > device().shared_memory_per_block)
+    return report(cudaErrorInvalidValue);
+  granted_smem = std::max(kSmemWithoutAsking, static_cast<size_t>(value));
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
+  std::memset(address, value, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}

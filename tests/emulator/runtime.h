@@ -1,0 +1,72 @@
+// The runtime under cuda_runtime.h: threads of a block as fibers, and the places where they meet.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda_types.h"
+
+namespace mige::emulator {
+
+// Where a kernel calls a primitive; as a default argument, where its caller stands.
+struct Site {
+  const char* file;
+  int line;
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
+// --- launching
+// ------------------------------------------------------------------------------------
+
+using Body = void (*)(void* context);
+
+// Runs the body once for every thread of the grid, blocks one after another. What a GPU would
+// refuse is left to cudaGetLastError(); what a kernel does wrong is thrown as std::runtime_error.
+void run(dim3 grid, dim3 block, size_t smem, Body body, void* context);
+
+template <typename F>
+void launch(dim3 grid, dim3 block, size_t smem, F body) {
+  run(grid, block, smem, [](void* context) { (*static_cast<F*>(context))(); }, &body);
+}
+
+// --- what a running thread calls
+// ------------------------------------------------------------------
+
+void* dynamic_smem();
+
+enum class Vote { kCount, kAnd, kOr };
+
+// Waits for all threads of the block; returns the outcome of their vote.
+int meet_block(const char* primitive, Site site, Vote vote = Vote::kCount, int predicate = 0);
+
+// Waits for the lanes of the mask.
+void meet_warp(const char* primitive, Site site, unsigned mask);
+
+// The same, and returns the lanes of the mask whose predicate is true.
+unsigned ballot(const char* primitive, Site site, unsigned mask, bool predicate);
+
+// How a shuffle names the lane it reads from.
+enum class Shuffle { kIndex, kUp, kDown, kXor };
+
+// The same, and returns the value of the lane that `operand` leads to.
+uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value, Shuffle how,
+                 int operand, int width);
+
+// --- settings
+// -------------------------------------------------------------------------------------
+
+// The order in which the threads of a block take their turns. kShuffled draws a new one from a
+// fixed seed whenever all have run up to where they wait.
+enum class Schedule { kAscending, kDescending, kShuffled };
+void set_schedule(Schedule schedule);
+
+// The device that is played; the H100's by default.
+struct Device {
+  int shared_memory_per_block = 227 * 1024;  // with opting in
+  int multiprocessors = 132;
+};
+Device& device();
+
+}  // namespace mige::emulator
