@@ -63,7 +63,7 @@ class Emulated(Backend):
     """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names."""
 
     name = "emulated"
-    operators = ("rbf_gram",)
+    operators = tuple(o for o in OPERATORS if o != "ssge")
 
     @cached_property
     def emulator(self) -> Emulator:

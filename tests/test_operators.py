@@ -116,10 +116,10 @@ def test_squared_distances_that_overflow_are_the_largest_number(
 # --- distance_quantile ----------------------------------------------------------------------------
 
 
-def expected_quantile(x: Tensor, quantile: float) -> Tensor:
+def expected_quantile(backend: Backend, x: Tensor, quantile: float) -> Tensor:
     """NumPy's inverted_cdf on the distances above the diagonal, positive ones if that is 0."""
     i, j = torch.triu_indices(x.shape[0], x.shape[0], 1)
-    squares = ops.squared_distances(x)[i, j].numpy()
+    squares = backend.squared_distances(x)[i, j].numpy()
     value = np.quantile(squares, quantile, method="inverted_cdf")
     if value == 0 and squares.any():
         value = np.quantile(squares[squares > 0], quantile, method="inverted_cdf")
@@ -147,27 +147,27 @@ def point_sets(dtype: torch.dtype) -> dict[str, Tensor]:
 @pytest.mark.parametrize("quantile", [1e-9, 0.25, 0.5, 0.7, 0.999, 1.0])
 @pytest.mark.parametrize("points", point_sets(torch.float32))
 @for_each_dtype
-@for_each_backend("distance_quantile")
+@for_each_backend("distance_quantile", "squared_distances")
 def test_distance_quantile_is_the_exact_order_statistic(
     backend: Backend, dtype: torch.dtype, points: str, quantile: float
 ) -> None:
     x = point_sets(dtype)[points]
     got = backend.distance_quantile(x, quantile)
     if dtype == torch.float64 or points not in ("large", "small"):  # whose squares do not fit
-        assert torch.equal(got, expected_quantile(x, quantile))
+        assert torch.equal(got, expected_quantile(backend, x, quantile))
     exact = reference.distance_quantile(x.double(), quantile)
     assert abs(got.double() - exact) <= rounding(dtype, x.shape[1]) * exact
 
 
 @pytest.mark.parametrize("m", [2, 31, 33, 64, 97, 130])
-@for_each_backend("distance_quantile")
+@for_each_backend("distance_quantile", "squared_distances")
 def test_distance_quantile_of_every_rank_walks_through_the_sorted_distances(
     backend: Backend, m: int
 ) -> None:
     x = normal(m, 2)
     i, j = torch.triu_indices(m, m, 1)
     # NumPy's root is correctly rounded; torch's vectorised one need not be.
-    ascending = np.sqrt(ops.squared_distances(x)[i, j].sort().values.numpy())
+    ascending = np.sqrt(backend.squared_distances(x)[i, j].sort().values.numpy())
     pairs = len(ascending)
     for rank in range(1, pairs + 1, max(1, pairs // 40)):
         assert backend.distance_quantile(x, (rank - 0.5) / pairs) == ascending[rank - 1]

@@ -117,10 +117,9 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileSlice, kPi
 
 // The whole depth. `slices` is shared memory for Tile<kOwn>::kSlices values; it may be written again
 // after a barrier.
-template <typename T, int kOwn, bool kADepth, bool kBDepth, typename Step>
-__device__ __forceinline__ void accumulate(const Operand<T, kADepth>& a, int64_t a0,
-                                           const Operand<T, kBDepth>& b, int64_t b0, T* slices,
-                                           T (&sum)[kOwn][kOwn], const Step& step) {
+template <typename T, int kOwn, typename A, typename B, typename Step>
+__device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
+                                           T* slices, T (&sum)[kOwn][kOwn], const Step& step) {
   T* const a_slice = slices;
   T* const b_slice = slices + kTileSlice * Tile<kOwn>::kPitch;
   T next_a[kOwn], next_b[kOwn];

@@ -2,22 +2,101 @@
 // of the same name in mige_ext/ops.py, in its order.
 #include "bindings.h"
 
-#include "../../csrc/cuda/rbf_gram.h"
+#include "../../csrc/cuda/launchers.h"
 
 namespace mige::emulator {
 namespace {
 
+// Scratch memory of a launcher.
+Buffer<char> work(int64_t bytes) { return Buffer<char>(Shape{bytes}); }
+
+py::object squared_distances(const py::array& x, const std::optional<py::array>& y) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), n = size_of(y ? *y : x, 2);
+  return for_type_of(x, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const Buffer<T> left(x), right(y);
+    const Buffer<T> out(batch_shape(x, 2, {m, n}));
+    check("squared_distances",
+          cuda::squared_distances(left.data(), right.data(), groups, m, n, size_of(x, 1),
+                                  out.data(), work(cuda::squared_distances_work(groups)).data(),
+                                  nullptr));
+    return out.array();
+  });
+}
+
+py::object distance_quantile(const py::array& x, double quantile) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2);
+  return for_type_of(x, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const Buffer<T> points(x), out(batch_shape(x, 2));
+    check("distance_quantile",
+          cuda::distance_quantile(points.data(), groups, m, size_of(x, 1), quantile, out.data(),
+                                  work(cuda::distance_quantile_work<T>(groups, m)).data(),
+                                  nullptr));
+    return out.array();
+  });
+}
+
 py::object rbf_gram(const py::array& x, const std::optional<py::array>& y,
                     const py::array& bandwidth) {
-  const int64_t m = size_of(x, 2), n = size_of(y ? *y : x, 2), d = size_of(x, 1);
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), n = size_of(y ? *y : x, 2);
   return for_type_of(x, [&](auto zero) -> py::object {
     using T = decltype(zero);
     const Buffer<T> left(x), right(y), sigma(bandwidth);
     const Buffer<T> out(batch_shape(x, 2, {m, n}));
-    check("rbf_gram", cuda::rbf_gram(left.data(), right.data(), sigma.data(), batch_count(x, 2), m,
-                                     n, d, out.data(), nullptr));
+    check("rbf_gram", cuda::rbf_gram(left.data(), right.data(), sigma.data(), groups, m, n,
+                                     size_of(x, 1), out.data(),
+                                     work(cuda::rbf_gram_work(groups)).data(), nullptr));
     return out.array();
   });
+}
+
+py::object rbf_gradient_sum(const py::array& x, const py::array& bandwidth) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const Buffer<T> points(x), sigma(bandwidth);
+    const Buffer<T> out(batch_shape(x, 2, {m, d}));
+    check("rbf_gradient_sum",
+          cuda::rbf_gradient_sum(points.data(), sigma.data(), groups, m, d, out.data(),
+                                 work(cuda::rbf_gradient_sum_work<T>(groups, m, d)).data(),
+                                 nullptr));
+    return out.array();
+  });
+}
+
+py::object rbf_product(const py::array& q, const py::array& x, const py::array& w,
+                       const py::array& bandwidth) {
+  const int64_t groups = batch_count(q, 2), m = size_of(q, 2), p = size_of(w, 1);
+  return for_type_of(q, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const Buffer<T> queries(q), points(x), weights(w), sigma(bandwidth);
+    const Buffer<T> out(batch_shape(q, 2, {m, p}));
+    check("rbf_product",
+          cuda::rbf_product(queries.data(), points.data(), weights.data(), sigma.data(), groups, m,
+                            size_of(x, 2), size_of(q, 1), p, out.data(),
+                            work(cuda::rbf_product_work(groups)).data(), nullptr));
+    return out.array();
+  });
+}
+
+// Eigenvalues, eigenvectors in columns, and what became of each matrix.
+py::tuple eigh_with_info(const py::array& k) {
+  const int64_t groups = batch_count(k, 2), n = size_of(k, 1);
+  return for_type_of(k, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> matrices(k), values(batch_shape(k, 2, {n})), vectors(batch_shape(k, 2, {n, n}));
+    const Buffer<int32_t> info(batch_shape(k, 2));
+    check("eigh", cuda::eigh(matrices.data(), groups, n, values.data(), vectors.data(), info.data(),
+                             work(cuda::eigh_work<T>(groups, n)).data(), nullptr));
+    const auto columns = py::object(vectors.array()).attr("swapaxes")(-2, -1);
+    return py::make_tuple(values.array(), columns, info.array());
+  });
+}
+
+py::tuple eigh(const py::array& k) {
+  const py::tuple results = eigh_with_info(k);
+  return py::make_tuple(results[0], results[1]);
 }
 
 }  // namespace
@@ -26,5 +105,11 @@ py::object rbf_gram(const py::array& x, const std::optional<py::array>& y,
 PYBIND11_MODULE(mige_emulator, m) {
   using namespace mige::emulator;
   bind_settings(m);
+  m.def("squared_distances", &squared_distances);
+  m.def("distance_quantile", &distance_quantile);
   m.def("rbf_gram", &rbf_gram);
+  m.def("rbf_gradient_sum", &rbf_gradient_sum);
+  m.def("rbf_product", &rbf_product);
+  m.def("eigh", &eigh);
+  m.def("eigh_with_info", &eigh_with_info);
 }
