@@ -28,6 +28,7 @@ NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
 EMULATOR := build/emulator
+JOBS ?= 2
 EMULATED := tests/test_operators.py tests/test_determinism.py -k emulated
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
@@ -69,10 +70,10 @@ format: $(ENVIRONMENT)
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files $(CXX_SOURCES))
 
-# CMake decides what there is to do. Two jobs: the instrumented kernels are slow to compile.
+# CMake decides what there is to do.
 emulator-plain emulator-faults emulator-asan emulator-tsan: $(ENVIRONMENT)
 	@$(CMAKE) -S tests/emulator -B $(EMULATOR) -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
-	$(CMAKE) --build $(EMULATOR) --target $(@:emulator-%=%) --parallel 2
+	$(CMAKE) --build $(EMULATOR) --target $(@:emulator-%=%) --parallel $(JOBS)
 
 $(VENV)/.installed: requirements-dev.txt
 	@echo "Installing torch and the tools into $(VENV); this takes a minute or two."

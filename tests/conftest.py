@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from emulated import Emulator
+from emulated import CrashError, Emulator
 from hypothesis import settings
 from torch import Tensor
 
@@ -65,11 +64,18 @@ class Emulated(Backend):
     name = "emulated"
     operators = ("rbf_gram",)
 
-    @cached_property
-    def emulator(self) -> Emulator:
-        emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
-        atexit.register(emulator.close)
-        return emulator
+    def __init__(self) -> None:
+        self._emulator: Emulator | None = None  # started when first needed
+
+    def _call(self, name: str, *args: Any) -> Any:
+        if self._emulator is None:
+            self._emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
+            atexit.register(self._emulator.close)
+        try:
+            return self._emulator.call(name, *args)
+        except CrashError:
+            self._emulator = None  # the report is of this call alone; the next gets a new process
+            raise
 
     def operator(self, name: str) -> Callable[..., Any]:
         signature = inspect.signature(getattr(ops, name))
@@ -81,7 +87,7 @@ class Emulated(Backend):
                 a.contiguous().numpy() if isinstance(a, Tensor) else a
                 for a in bound.arguments.values()
             )
-            result = self.emulator.call(name, *arrays)
+            result = self._call(name, *arrays)
             if isinstance(result, tuple):
                 return tuple(torch.from_numpy(np.asarray(r)) for r in result)
             return torch.from_numpy(np.asarray(result))

@@ -154,6 +154,17 @@ def test_what_was_never_written_is_nan(plain: Emulator, name: str, schedule: str
         assert np.isnan(got).all()  # also where an earlier block has written
 
 
+def test_the_environment_chooses_the_schedule() -> None:
+    def of(schedule: str) -> Any:
+        with kernels("plain", schedule) as emulator:
+            return emulator.call("run", "between_rounds", False, X)
+
+    results = [of(schedule) for schedule in SCHEDULES]
+    assert not np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+    assert not np.array_equal(results[1], results[2])
+
+
 @for_each_schedule
 def test_schedules_are_the_same_from_run_to_run(plain: Emulator, schedule: str) -> None:
     results = [run(plain, schedule, "between_rounds", False) for _ in range(3)]
