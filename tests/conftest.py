@@ -169,6 +169,18 @@ def for_each_case(*operators: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
 
 
+# Every case on every back end that has its operator.
+for_each_case_and_backend = pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(case, backend, id=f"{name}-{backend.name}")
+        for name, case in CASES.items()
+        for backend in BACKENDS
+        if case.operator in backend.operators
+    ],
+)
+
+
 def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
     """``value``, a nest of tuples and dicts, with f applied to every tensor."""
     if isinstance(value, Tensor):
