@@ -13,9 +13,11 @@ ENV ?= venv
 
 ifeq ($(ENV),none)
   RUN := $(PYTHON)
+  CMAKE := cmake
   ENVIRONMENT :=
 else
   RUN := $(VENV)/bin/python
+  CMAKE := $(VENV)/bin/cmake
   ENVIRONMENT := $(VENV)/.installed
 endif
 
@@ -26,6 +28,8 @@ NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
 EMULATOR := build/emulator
+JOBS ?= 2
+EMULATED := tests/test_operators.py tests/test_determinism.py -k emulated
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
 
@@ -41,8 +45,16 @@ demo: $(BUILT)
 	@ls -1 $(CURDIR)/runs/demo/*/*.png
 	@echo "For your own Python: . $(VENV)/bin/activate"
 
-test: $(BUILT) emulator-plain
+test: $(BUILT) emulator-plain emulator-faults
 	$(RUN) -m pytest
+
+# The operators on the emulated device; with a sanitizer one schedule does: its reports do not hang
+# on it.
+emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
+	$(RUN) -m pytest tests/test_emulator.py
+	set -e; for schedule in ascending descending shuffled; do \
+	  MIGE_EMULATOR_SCHEDULE=$$schedule $(RUN) -m pytest $(EMULATED); done
+	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant $(RUN) -m pytest $(EMULATED); done
 
 bench: $(BUILT)
 	$(RUN) -m mige_ext bench
@@ -58,10 +70,10 @@ format: $(ENVIRONMENT)
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files $(CXX_SOURCES))
 
-# CMake decides what there is to do. Two jobs: the instrumented kernels are slow to compile.
+# CMake decides what there is to do.
 emulator-plain emulator-faults emulator-asan emulator-tsan: $(ENVIRONMENT)
-	@$(RUN) -m cmake -S tests/emulator -B $(EMULATOR) -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
-	$(RUN) -m cmake --build $(EMULATOR) --target $(@:emulator-%=%) --parallel 2
+	@$(CMAKE) -S tests/emulator -B $(EMULATOR) -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
+	$(CMAKE) --build $(EMULATOR) --target $(@:emulator-%=%) --parallel $(JOBS)
 
 $(VENV)/.installed: requirements-dev.txt
 	@echo "Installing torch and the tools into $(VENV); this takes a minute or two."

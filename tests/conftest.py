@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from emulated import Emulator
+from emulated import CrashError, Emulator
 from hypothesis import settings
 from torch import Tensor
 
@@ -65,11 +64,18 @@ class Emulated(Backend):
     name = "emulated"
     operators = tuple(o for o in OPERATORS if o != "ssge")
 
-    @cached_property
-    def emulator(self) -> Emulator:
-        emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
-        atexit.register(emulator.close)
-        return emulator
+    def __init__(self) -> None:
+        self._emulator: Emulator | None = None  # started when first needed
+
+    def _call(self, name: str, *args: Any) -> Any:
+        if self._emulator is None:
+            self._emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
+            atexit.register(self._emulator.close)
+        try:
+            return self._emulator.call(name, *args)
+        except CrashError:
+            self._emulator = None  # the report is of this call alone; the next gets a new process
+            raise
 
     def operator(self, name: str) -> Callable[..., Any]:
         signature = inspect.signature(getattr(ops, name))
@@ -81,7 +87,7 @@ class Emulated(Backend):
                 a.contiguous().numpy() if isinstance(a, Tensor) else a
                 for a in bound.arguments.values()
             )
-            result = self.emulator.call(name, *arrays)
+            result = self._call(name, *arrays)
             if isinstance(result, tuple):
                 return tuple(torch.from_numpy(np.asarray(r)) for r in result)
             return torch.from_numpy(np.asarray(result))
@@ -161,6 +167,18 @@ def for_each_case(*operators: str) -> pytest.MarkDecorator:
     """Parametrises ``case`` over the cases of the named operators, of all if none is named."""
     chosen = {k: c for k, c in CASES.items() if not operators or c.operator in operators}
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
+
+
+# Every case on every back end that has its operator.
+for_each_case_and_backend = pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(case, backend, id=f"{name}-{backend.name}")
+        for name, case in CASES.items()
+        for backend in BACKENDS
+        if case.operator in backend.operators
+    ],
+)
 
 
 def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -20,7 +20,7 @@ VARIANTS = ("plain", "asan", "tsan")
 SCHEDULES = ("ascending", "descending", "shuffled")
 
 
-class Crash(RuntimeError):
+class CrashError(RuntimeError):
     """The emulator's process ended; the message is what it, or a sanitizer, wrote last."""
 
 
@@ -42,7 +42,9 @@ class Emulator:
             environment["MIGE_EMULATOR_SCHEDULE"] = schedule
         command = [sys.executable, str(Path(__file__).resolve()), str(path.parent), module]
         if variant != "plain":
-            environment["LD_PRELOAD"] = _library(f"lib{variant}.so")
+            # With libstdc++, or the sanitizer does not find what throws exceptions.
+            preloaded = (_library(f"lib{variant}.so"), _library("libstdc++.so"))
+            environment["LD_PRELOAD"] = " ".join(preloaded)
             # Python itself leaks, by design; a race must end the process to be noticed.
             environment["ASAN_OPTIONS"] = "detect_leaks=0"
             environment["TSAN_OPTIONS"] = "halt_on_error=1:ignore_noninstrumented_modules=1"
@@ -92,7 +94,7 @@ class Emulator:
             status = self._process.wait()
             self._report.seek(0)
             report = self._report.read().decode(errors="replace")
-            raise Crash(f"exit status {status}\n{report}") from None
+            raise CrashError(f"exit status {status}\n{report}") from None
         if kind == "error":
             raise RuntimeError(value)
         return value

@@ -7,13 +7,11 @@ import threading
 import pytest
 import torch
 from conftest import (
-    OPERATORS,
     ROOT,
     Backend,
     Case,
     environment,
-    for_each_backend,
-    for_each_case,
+    for_each_case_and_backend,
     for_each_dtype,
     normal,
     same_bits,
@@ -28,9 +26,8 @@ SIZES = [64, 130, 256, 300]
 
 @pytest.mark.parametrize("batch", [(), (3,)], ids=["one", "three"])
 @pytest.mark.parametrize("m", SIZES)
-@for_each_case()
 @for_each_dtype
-@for_each_backend(*OPERATORS)
+@for_each_case_and_backend
 def test_results_do_not_depend_on_the_number_of_threads(
     backend: Backend, dtype: torch.dtype, case: Case, m: int, batch: tuple[int, ...]
 ) -> None:
@@ -41,9 +38,8 @@ def test_results_do_not_depend_on_the_number_of_threads(
         assert same_bits(case.run(backend, *args, **kwargs), expected), f"{threads} threads"
 
 
-@for_each_case()
 @for_each_dtype
-@for_each_backend(*OPERATORS)
+@for_each_case_and_backend
 def test_results_are_the_same_from_run_to_run(
     backend: Backend, dtype: torch.dtype, case: Case
 ) -> None:

@@ -22,6 +22,7 @@ from conftest import (
     environment,
     for_each_backend,
     for_each_case,
+    for_each_case_and_backend,
     for_each_dtype,
     map_tensors,
     normal,
@@ -522,9 +523,8 @@ def test_ssge_is_not_disturbed_by_an_offset(backend: Backend, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("batch", [(3,), (2, 3), (1, 1)], ids=str)
-@for_each_case()
 @for_each_dtype
-@for_each_backend(*OPERATORS)
+@for_each_case_and_backend
 def test_a_batch_is_its_groups_one_by_one_to_the_bit(
     backend: Backend, dtype: torch.dtype, case: Case, batch: tuple[int, ...]
 ) -> None:
@@ -537,8 +537,7 @@ def test_a_batch_is_its_groups_one_by_one_to_the_bit(
 
 
 @pytest.mark.parametrize("batch", [(0,), (2, 0), (0, 3)], ids=str)
-@for_each_case()
-@for_each_backend(*OPERATORS)
+@for_each_case_and_backend
 def test_an_empty_batch_gives_empty_results(
     backend: Backend, case: Case, batch: tuple[int, ...]
 ) -> None:
@@ -574,9 +573,8 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@for_each_case()
 @for_each_dtype
-@for_each_backend(*OPERATORS)
+@for_each_case_and_backend
 def test_strides_do_not_matter(
     backend: Backend, dtype: torch.dtype, case: Case, layout: str
 ) -> None:
@@ -592,8 +590,7 @@ def test_strides_do_not_matter(
                      case.run(backend, *plain[0], **plain[1]))  # fmt: skip
 
 
-@for_each_case()
-@for_each_backend(*OPERATORS)
+@for_each_case_and_backend
 def test_operators_leave_their_inputs_alone(backend: Backend, case: Case) -> None:
     args, kwargs = case.make(m=65)
     copies = map_tensors(torch.clone, (args, kwargs))

@@ -20,12 +20,13 @@
 
 // Kernels get internal linkage, and with it their __shared__ arrays: g++ gives no redzones to
 // variables that the linker may merge. Those arrays are statics, since blocks run one after
-// another. `used` keeps the compiler from reasoning about who may see them.
+// another. `noinit` gives them a section of their own, which a section attribute would not do in
+// templates, and `used` keeps the compiler from reasoning about who may see them.
 #define __global__ static __attribute__((unused))
 #define __device__
 #define __host__
 #define __constant__ static __attribute__((unused))
-#define __shared__ static __attribute__((used))
+#define __shared__ static __attribute__((noinit, used))
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))

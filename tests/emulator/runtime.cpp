@@ -170,6 +170,7 @@ void Scheduler::run(dim3 grid, dim3 block, size_t smem, Body body, void* context
         }
   } catch (...) {
     // The others are left where they are: kernels own nothing that must be given back.
+    order_all();
     for (int i = 0; i < count_; ++i) threads_[i].prepared = false;
     busy_ = false;
     throw;
