@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -77,6 +78,11 @@ def _fastest(function: Callable[[], object], device: str) -> float:
 
 # --- the figure -----------------------------------------------------------------------------------
 
+MARKERS = "osD^vPX"  # by operator
+# Where a number may stand beside its point, in points of 1/72 inch; the first is preferred.
+SIDES = ((11, 0), (-12, 0), (0, 11), (0, -11), (9, 9), (-9, 9), (9, -9), (-9, -9), (22, 0))
+ENOUGH = 20.0  # pixels between a number and what is next to it
+
 
 def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
     """Draws the ceilings and a point for each record; all of them of one machine and dtype.
@@ -87,7 +93,7 @@ def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
     from matplotlib.figure import Figure
 
     first = records[0]
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set(
         xscale="log", yscale="log",
@@ -98,26 +104,35 @@ def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
     axes.grid(alpha=0.3)
     _draw_ceilings(axes, ceilings, records)
     operators = list(dict.fromkeys(record.operator for record in records))
-    for number, record in enumerate(records, 1):
-        index = operators.index(record.operator)
-        point = (record.gflops / record.gbs, record.gflops)
+    colours = [f"C{operators.index(record.operator) % 10}" for record in records]
+    points = [(record.gflops / record.gbs, record.gflops) for record in records]
+    for number, (record, point, colour) in enumerate(zip(records, points, colours, strict=True), 1):
         axes.plot(
-            *point, MARKERS[index % len(MARKERS)], color=f"C{index % 10}", markersize=8,
-            markerfacecolor="none", markeredgewidth=1.6, linestyle="none",
+            *point, MARKERS[operators.index(record.operator) % len(MARKERS)], color=colour,
+            markersize=8, markerfacecolor="none", markeredgewidth=1.6, linestyle="none",
             label=f"{number}  {record.operator}  {record.size}",
         )  # fmt: skip
-        axes.annotate(
-            str(number), point, BESIDE[index % len(BESIDE)], textcoords="offset points",
-            ha="center", va="center", fontsize=8, color=f"C{index % 10}",
-        )  # fmt: skip
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.draw_without_rendering()  # settles where on the page the points are
+    _number(axes, points, colours)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
-MARKERS = "osD^vPX"
-# Where a number stands, by operator: several often lie on one spot.
-BESIDE = ((11, 0), (0, 10), (-12, 0), (0, -11))
+def _number(axes: "Axes", points: Sequence[tuple[float, float]], colours: Sequence[str]) -> None:
+    """Writes its number beside each point, on the side where most room is left."""
+    spots = axes.transData.transform(points)  # in pixels
+    sides = np.array(SIDES) * axes.figure.dpi / 72
+    taken = list(spots)
+    for number, (point, spot, colour) in enumerate(zip(points, spots, colours, strict=True), 1):
+        others = np.array([other for other in taken if (other != spot).any()] or [spot + ENOUGH])
+        gaps = np.linalg.norm((spot + sides)[:, None] - others, axis=-1).min(1)
+        best = int(gaps.clip(max=ENOUGH).argmax())  # more than enough is no better
+        taken.append(spot + sides[best])
+        axes.annotate(
+            str(number), point, SIDES[best], textcoords="offset points", ha="center", va="center",
+            fontsize=8, color=colour,
+        )  # fmt: skip
 
 
 def _draw_ceilings(axes: "Axes", ceilings: Ceilings, records: Sequence[Record]) -> None:
