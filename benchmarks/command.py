@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import records, roofline
 from benchmarks.common import RESULTS, machine, print_table
-from benchmarks.harness import Benchmark, Session
+from benchmarks.harness import Benchmark, Meter
 from benchmarks.records import Record
 from mige_ext import report
 
@@ -110,32 +110,32 @@ def _run(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> int:
     torch.set_float32_matmul_precision("highest")  # no TF32, in the ceiling and the baselines too
     dtype = getattr(torch, options.dtype)
     ceilings = roofline.measure_ceilings(options.device, dtype)
-    session = Session(options.device, dtype, ceilings, not options.no_compile, options.seconds)
-    print(_setting(session))
+    meter = Meter(options.device, dtype, ceilings, not options.no_compile, options.seconds)
+    print(_setting(meter))
     found: list[Record] = []
     for benchmark in benchmarks:
         try:
-            rows = list(session.measure(benchmark))
+            rows = list(meter.measure(benchmark))
         except NotImplementedError as error:  # an operator without a kernel for this device
-            session.note(f"{benchmark.name}: not measured, {error}")
+            meter.note(f"{benchmark.name}: not measured, {error}")
             continue
         _print_rows(benchmark.name, rows, options.markdown)
         found += rows
-    if session.notes:
-        print("\n" + "\n".join(f"- {note}" for note in session.notes))
+    if meter.notes:
+        print("\n" + "\n".join(f"- {note}" for note in meter.notes))
     if not found:
         sys.exit("nothing was measured")
     _keep(found, ceilings, options)
     return 0 if stored is None else _compare(found, stored, options)
 
 
-def _setting(session: Session) -> str:
+def _setting(meter: Meter) -> str:
     where = f"threads: {torch.get_num_threads()}"
-    if session.device == "cuda":
+    if meter.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     return (
-        f"{machine()}; {where}; {session.dtype}. Ceilings, measured in this run: multiply-adds "
-        f"{session.ceilings.gflops:.3g} GFLOP/s, copy {session.ceilings.gbs:.3g} GB/s."
+        f"{machine()}; {where}; {meter.dtype}. Ceilings, measured in this run: multiply-adds "
+        f"{meter.ceilings.gflops:.3g} GFLOP/s, copy {meter.ceilings.gbs:.3g} GB/s."
     )
 
 

@@ -94,7 +94,7 @@ class Samples:
 
 
 @dataclass
-class Session:
+class Meter:
     """What is the same for all measurements of a run; collects notes on what was left out."""
 
     device: str

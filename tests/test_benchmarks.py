@@ -16,7 +16,7 @@ from conftest import OPERATORS, ROOT, environment, for_each_dtype
 from torch import Tensor
 
 from benchmarks import baselines, command, common, cusolver, harness, records, roofline
-from benchmarks.harness import Samples, Session
+from benchmarks.harness import Meter, Samples
 from benchmarks.records import Record
 from benchmarks.roofline import Ceilings
 from mige_ext import ops, reference
@@ -195,8 +195,8 @@ def test_a_record_follows_from_the_times(
 
     monkeypatch.setattr(harness, "time_each", made_up)
     benchmark = command.load(name)
-    session = Session("cpu", dtype, CEILINGS, compiled=False)
-    [row] = session.measure(benchmark, [TINY[name]])
+    meter = Meter("cpu", dtype, CEILINGS, compiled=False)
+    [row] = meter.measure(benchmark, [TINY[name]])
     problem = benchmark.problem(Samples("cpu", dtype), *TINY[name])
     assert row.operator == name
     assert row.dtype == str(dtype).removeprefix("torch.")
@@ -209,17 +209,17 @@ def test_a_record_follows_from_the_times(
     )
     assert row.x_eager == pytest.approx(1.5)  # the fastest of them
     assert row.x_published == (pytest.approx(3.5) if problem.published else None)
-    assert row.x_compiled is None and "left out" in " ".join(session.notes)
+    assert row.x_compiled is None and "left out" in " ".join(meter.notes)
 
 
 def test_a_published_algorithm_too_large_is_left_out_with_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(harness.PUBLISHED_LIMIT, "cpu", 2 * 33 * 33 * 5 * 4 - 1)
-    session = Session("cpu", torch.float32, CEILINGS, compiled=False, seconds=0.0)
-    [row] = session.measure(command.load("rbf_gram"), [TINY["rbf_gram"]])
+    meter = Meter("cpu", torch.float32, CEILINGS, compiled=False, seconds=0.0)
+    [row] = meter.measure(command.load("rbf_gram"), [TINY["rbf_gram"]])
     assert row.x_published is None
-    assert any("published not run, it would form 4.36e-05 GB" in note for note in session.notes)
+    assert any("published not run, it would form 4.36e-05 GB" in note for note in meter.notes)
 
 
 def test_a_compiler_that_fails_leaves_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,18 +227,18 @@ def test_a_compiler_that_fails_leaves_a_note(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("no C++ compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", failing)
-    session = Session("cpu", torch.float32, CEILINGS, seconds=0.0)
-    [row] = session.measure(command.load("rbf_gram"), [TINY["rbf_gram"]])
+    meter = Meter("cpu", torch.float32, CEILINGS, seconds=0.0)
+    [row] = meter.measure(command.load("rbf_gram"), [TINY["rbf_gram"]])
     assert row.x_compiled is None
-    assert any("not compiled, RuntimeError: no C++ compiler" in note for note in session.notes)
+    assert any("not compiled, RuntimeError: no C++ compiler" in note for note in meter.notes)
 
 
 def test_what_compiles_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
-    session = Session("cpu", torch.float32, CEILINGS, seconds=0.0)
-    [row] = session.measure(command.load("rbf_gram"), [TINY["rbf_gram"]])
+    meter = Meter("cpu", torch.float32, CEILINGS, seconds=0.0)
+    [row] = meter.measure(command.load("rbf_gram"), [TINY["rbf_gram"]])
     assert row.x_compiled is not None and row.x_compiled > 0
-    assert session.notes == []
+    assert meter.notes == []
 
 
 def test_on_cuda_events_enclose_the_second_call(monkeypatch: pytest.MonkeyPatch) -> None:
