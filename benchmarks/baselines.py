@@ -1,9 +1,13 @@
-"""What the estimators are measured against: the same SSGE score in plain PyTorch.
+"""What is measured against: the score and its operators in plain PyTorch.
 
-``published`` is the algorithm as public implementations have it, with arrays of M×M×d. ``eager``
-and ``eager_pdist`` are the best that we could write with torch operations: no M×M×d, one selection
+``published`` is the score as public implementations have it, with arrays of M×M×d. ``eager`` and
+``eager_pdist`` are the best that we could write with torch operations: no M×M×d, one selection
 for the median, ``torch.linalg.eigh``. They differ in how the median gets its pairs; which one is
 faster depends on the size, and benchmarks take the better.
+
+The rest are the operators of ``mige_ext.ops`` by their names, the best of eager PyTorch again;
+where the best depends on the size there are two, and the better counts. All of them let distances
+be formed as ``‖x‖² + ‖y‖² − 2x·y``: fast, and less accurate than the operators, which do not.
 """
 
 from functools import lru_cache
@@ -40,22 +44,91 @@ def published(x: Tensor, threshold: float = 0.99) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _pairs(m: int) -> Tensor:
-    """Where the M(M−1)/2 pairs lie in a flattened M×M array."""
-    i, j = torch.triu_indices(m, m, 1)
+def _cached_pairs(m: int, device: torch.device) -> Tensor:
+    i, j = torch.triu_indices(m, m, 1, device=device)
     return i * m + j
+
+
+@torch.compiler.assume_constant_result  # torch.compile looks through a cache, and would recompute
+def _pairs(m: int, device: torch.device) -> Tensor:
+    """Where the M(M−1)/2 pairs lie in a flattened M×M array."""
+    return _cached_pairs(m, device)
 
 
 def eager(x: Tensor, threshold: float = 0.99) -> Tensor:
     """SSGE at the samples (..., M, d) without M×M×d."""
     distances = torch.cdist(x, x)
-    pairs = distances.flatten(-2)[..., _pairs(x.shape[-2])]
+    pairs = distances.flatten(-2)[..., _pairs(x.shape[-2], x.device)]
     return _filter(x, distances, _median(pairs), threshold)
 
 
 def eager_pdist(x: Tensor, threshold: float = 0.99) -> Tensor:
     """The same for one group (M, d), with the pairs from ``pdist``."""
     return _filter(x, torch.cdist(x, x), _median(torch.pdist(x)), threshold)
+
+
+# --- the operators --------------------------------------------------------------------------------
+
+
+def squared_distances(x: Tensor) -> Tensor:
+    """``‖x_i − x_j‖²``: (..., M, d) -> (..., M, M), expanded."""
+    return _expanded(x, x)
+
+
+def squared_distances_cdist(x: Tensor) -> Tensor:
+    """The same by ``cdist``, which has one kernel for it but takes a root."""
+    return torch.cdist(x, x).square()
+
+
+def distance_quantile(x: Tensor) -> Tensor:
+    """The median of the pairwise distances: (..., M, d) -> (...)."""
+    return _median(torch.cdist(x, x).flatten(-2)[..., _pairs(x.shape[-2], x.device)])
+
+
+def distance_quantile_pdist(x: Tensor) -> Tensor:
+    """The same for one group (M, d)."""
+    return _median(torch.pdist(x))
+
+
+def rbf_gram(x: Tensor, bandwidth: Tensor) -> Tensor:
+    """``exp(−‖x_i − x_j‖² / 2σ²)``: (..., M, d), (...) -> (..., M, M)."""
+    return _gaussian(_expanded(x, x), bandwidth)
+
+
+def rbf_gram_cdist(x: Tensor, bandwidth: Tensor) -> Tensor:
+    """The same by ``cdist``."""
+    return _gaussian(squared_distances_cdist(x), bandwidth)
+
+
+def rbf_gradient_sum(x: Tensor, bandwidth: Tensor) -> Tensor:
+    """``−(K X − diag(K1) X) / σ²``: (..., M, d), (...) -> (..., M, d)."""
+    gram = rbf_gram(x, bandwidth)
+    return (gram.sum(-1, keepdim=True) * x - gram @ x) / bandwidth[..., None, None].square()
+
+
+def rbf_product(q: Tensor, x: Tensor, w: Tensor, bandwidth: Tensor) -> Tensor:
+    """``k(q, X) W``: (..., Q, d), (..., M, d), (..., M, p), (...) -> (..., Q, p)."""
+    return _gaussian(_expanded(q, x), bandwidth) @ w
+
+
+def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
+    """``torch.linalg.eigh``."""
+    values, vectors = torch.linalg.eigh(k)
+    return values, vectors
+
+
+def published_each(x: Tensor) -> list[Tensor]:
+    """``published`` group after group, as implementations without a batch dimension are used."""
+    return [published(group) for group in x.reshape(-1, *x.shape[-2:])]
+
+
+def _expanded(x: Tensor, y: Tensor) -> Tensor:
+    squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+    return (squares - 2 * (x @ y.mT)).clamp_min(0)
+
+
+def _gaussian(squares: Tensor, bandwidth: Tensor) -> Tensor:
+    return torch.exp(squares / (-2 * bandwidth[..., None, None].square()))
 
 
 def _median(pairs: Tensor) -> Tensor:
@@ -69,10 +142,11 @@ def _filter(x: Tensor, distances: Tensor, sigma: Tensor, threshold: float) -> Te
     h = -(gram @ x - gram.sum(-1, keepdim=True) * x) / variance
     values, vectors = torch.linalg.eigh(gram)
     rank = (values.flip(-1).cumsum(-1) < threshold * m).sum(-1, keepdim=True) + 1
-    if x.dim() == 2:  # one group: the small products only
+    # One group: the small products only. Compiled, a size that depends on values splits the graph.
+    if x.dim() == 2 and not torch.compiler.is_compiling():
         j = int(rank)
         values, vectors = values[m - j :], vectors[:, m - j :]
         return -vectors @ ((vectors.mT @ h) / values.unsqueeze(-1))
-    kept = torch.arange(m) >= m - rank
+    kept = torch.arange(m, device=x.device) >= m - rank
     inverse = torch.where(kept, 1 / values, 0.0)
     return -vectors @ ((vectors.mT @ h) * inverse.unsqueeze(-1))

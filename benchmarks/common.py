@@ -14,24 +14,52 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def machine() -> str:
-    """The processor, its visible cores, and the versions that matter."""
-    name = platform.processor() or platform.machine()
+def processor() -> str:
+    """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """The processor, its visible cores, and the versions that matter."""
     capability = torch.backends.cpu.get_cpu_capability()
     return (
-        f"{name} ({os.cpu_count()} cores, {capability}), Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
+        f"{processor()} ({os.cpu_count()} cores, {capability}), Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
     )
 
 
+def time_call(function: Callable[[], object], device: str = "cpu") -> float:
+    """Calls twice and returns the seconds that the second call took.
+
+    On CUDA that is the time between two events on the current stream. The first call is still in
+    the queue when the second is given out, so that launch overhead counts only where the GPU has
+    to wait for it; the fence at the end keeps the next measurement out of this one.
+    """
+    if device == "cpu":
+        function()
+        before = time.perf_counter()
+        function()
+        return time.perf_counter() - before
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    function()
+    start.record()
+    function()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
 def time_each(
-    functions: dict[str, Callable[[], object]], seconds: float = 1.0, least: int = 5
+    functions: dict[str, Callable[[], object]],
+    seconds: float = 1.0,
+    least: int = 5,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Median time of each function in seconds, measured in turn.
 
@@ -44,15 +72,13 @@ def time_each(
         functions: by name.
         seconds: about how long to measure all of them together.
         least: rounds at least.
+        device: where they compute, "cpu" or "cuda".
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     start = time.perf_counter()
     while len(next(iter(times.values()))) < least or time.perf_counter() - start < seconds:
         for name, function in functions.items():
-            function()
-            before = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - before)
+            times[name].append(time_call(function, device))
     return {name: statistics.median(values) for name, values in times.items()}
 
 

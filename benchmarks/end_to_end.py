@@ -25,6 +25,7 @@ from benchmarks.common import (
     geometric_mean,
     machine,
     print_table,
+    processor,
     time_each,
     write_csv,
 )
@@ -39,6 +40,14 @@ from mige_ext.experiments.toy_methods import (
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden" / "authors_release_fp64.npz"
 SAMPLES = (64, 128, 256, 512, 1024)
 DIMENSIONS = (16, 64, 256)
+
+
+HERE = ("machine", "threads", "torch")
+
+
+def here() -> tuple[str, int, str]:
+    """Where a row of a CSV file was measured."""
+    return processor(), torch.get_num_threads(), torch.__version__
 
 
 class Promises:
@@ -158,8 +167,8 @@ def score_time(promises: Promises) -> None:
     print_table("Of which, ms", ("M", "d", *parts), breakdown)
     write_csv(
         RESULTS / "end_to_end.csv",
-        (*header, *(f"{part} ms" for part in parts)),
-        [[*row, *part[2:]] for row, part in zip(rows, breakdown, strict=True)],
+        (*HERE, *header, *(f"{part} ms" for part in parts)),
+        [[*here(), *row, *part[2:]] for row, part in zip(rows, breakdown, strict=True)],
     )
     published = geometric_mean(row[5] for row in rows)
     bound = geometric_mean(row[2] / part[5] for row, part in zip(rows, breakdown, strict=True))
@@ -207,12 +216,9 @@ def group_time(promises: Promises) -> None:
         )
         ratio = times["eager"] / times["mige"]
         rows.append((groups, m, d, 1e3 * times["eager"], 1e3 * times["mige"], ratio))
-    print_table(
-        "Groups, float32, 2 threads",
-        ("groups", "M", "d", "eager ms", "mige ms", "x eager"),
-        rows,
-    )
-    write_csv(RESULTS / "groups.csv", ("groups", "M", "d", "eager ms", "mige ms", "x eager"), rows)
+    header = ("groups", "M", "d", "eager ms", "mige ms", "x eager")
+    print_table("Groups, float32, 2 threads", header, rows)
+    write_csv(RESULTS / "groups.csv", (*HERE, *header), [(*here(), *row) for row in rows])
     promises.at_least("x eager, 128 groups of 64x64", rows[0][5], 1.7)
 
 

@@ -1,8 +1,9 @@
 """The commands that report on the installation: ``info`` and ``bench``."""
 
+import importlib
 import platform
-import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,11 +44,10 @@ def info() -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def bench() -> None:
-    """Run the end-to-end benchmark: parity, accuracy, time and memory against the baselines."""
+def bench(arguments: Sequence[str] = ()) -> None:
+    """Measures: end to end without arguments, one operator with its name; see ``--help``."""
     root = Path(mige_ext.__file__).resolve().parents[1]
-    script = root / "benchmarks" / "end_to_end.py"
-    if not script.is_file():
+    if not (root / "benchmarks" / "command.py").is_file():
         sys.exit("The benchmarks are part of the source tree: install it with `pip install -e .`")
     sys.path.insert(0, str(root))
-    runpy.run_path(str(script), run_name="__main__")
+    importlib.import_module("benchmarks.command").main(arguments)

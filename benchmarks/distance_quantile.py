@@ -1,0 +1,38 @@
+"""Microbenchmark of distance_quantile: python benchmarks/distance_quantile.py --help."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import baselines, command
+from benchmarks.harness import Benchmark, Problem, Samples
+from mige_ext import ops
+
+SIZES = {  # groups, M, d
+    "cpu": ((1, 256, 64), (1, 1024, 64), (1, 1024, 1024), (128, 64, 64)),
+    "cuda": ((1, 1024, 64), (1, 4096, 64), (1, 4096, 1024), (128, 64, 64)),
+}
+
+
+def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
+    return Problem(
+        arguments={"x": samples(groups, m, d)},
+        # Those of the distances. The selection, two passes over M²/2 of them, only compares.
+        flop=groups * 1.5 * m * m * d,
+        values=groups * (m * d + 1),  # x read, one distance written
+    )
+
+
+BENCHMARK = Benchmark(
+    "distance_quantile",
+    ("groups", "M", "d"),
+    SIZES,
+    problem,
+    ops.distance_quantile,
+    (baselines.distance_quantile, baselines.distance_quantile_pdist),
+)
+
+if __name__ == "__main__":
+    command.main(["distance_quantile", *sys.argv[1:]])

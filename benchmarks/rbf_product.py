@@ -1,0 +1,45 @@
+"""Microbenchmark of rbf_product: python benchmarks/rbf_product.py --help."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import baselines, command
+from benchmarks.harness import Benchmark, Problem, Samples
+from mige_ext import ops
+
+SIZES = {  # groups, Q, M, d, p
+    "cpu": ((1, 256, 256, 64, 64), (1, 4096, 256, 64, 64), (1, 4096, 1024, 64, 64)),
+    "cuda": ((1, 4096, 1024, 64, 64), (1, 65536, 1024, 64, 64), (128, 64, 64, 64, 64)),
+}
+
+
+def problem(samples: Samples, groups: int, q: int, m: int, d: int, p: int) -> Problem:
+    x = samples(groups, m, d)
+    return Problem(
+        arguments={
+            "q": samples(groups, q, d),
+            "x": x,
+            "w": samples(groups, m, p),
+            "bandwidth": samples.bandwidth(x),
+        },
+        # For a pair, 3d for the distance and 2p for its share of the product.
+        flop=groups * q * m * (3 * d + 2 * p),
+        values=groups
+        * (q * d + m * d + m * p + 1 + q * p),  # four arguments read, k(q, X) W written
+    )
+
+
+BENCHMARK = Benchmark(
+    "rbf_product",
+    ("groups", "Q", "M", "d", "p"),
+    SIZES,
+    problem,
+    ops.rbf_product,
+    (baselines.rbf_product,),
+)
+
+if __name__ == "__main__":
+    command.main(["rbf_product", *sys.argv[1:]])

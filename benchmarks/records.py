@@ -1,0 +1,127 @@
+"""Results of the microbenchmarks: one record a row, kept in CSV files and compared with them."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+RATIOS = ("x_published", "x_eager", "x_compiled", "x_library")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One operator at one size: where it ran, how long it took, and beside what."""
+
+    machine: str  # the processor, or the GPU
+    device: str  # cpu or cuda
+    threads: str  # "-" on CUDA, where they do not matter
+    torch: str  # its version
+    operator: str
+    size: str
+    dtype: str
+    ms: float  # median time of a call
+    gflops: float  # counted flop / time
+    gbs: float  # counted bytes / time
+    roofline_percent: float
+    x_published: float | None  # time of the algorithm as published / time, and so on
+    x_eager: float | None
+    x_compiled: float | None
+    x_library: float | None
+    library: str  # which library that is
+    peak_gflops: float  # the ceilings, measured in the same run
+    peak_gbs: float
+
+    def where(self) -> str:
+        """The device, with threads on the CPU."""
+        if self.device != "cpu":
+            return self.device
+        return f"{self.threads} thread{'s' if self.threads != '1' else ''}"
+
+    def group(self) -> tuple[str, str, str]:
+        """What measurements must share to be comparable at all."""
+        return self.machine, self.device, self.threads
+
+    def key(self) -> tuple[str, ...]:
+        """What two measurements of the same thing share; versions of torch may differ."""
+        return (*self.group(), self.operator, self.size, self.dtype)
+
+
+def slug(record: Record) -> str:
+    """The machine as part of a file's name, ``amd-epyc-2-threads``."""
+    name = f"{record.machine} {record.where()}".lower()
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[Record]:
+    """Reads what :func:`merge` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    missing = {field.name for field in fields(Record)} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{path} is no file of microbenchmarks: no {', '.join(sorted(missing))}")
+    return [
+        Record(**{field.name: _parse(field.type, row[field.name]) for field in fields(Record)})
+        for row in rows
+    ]
+
+
+def merge(path: Path, records: Sequence[Record]) -> list[Record]:
+    """Writes records into a file, over those with the same key, and returns all that it holds."""
+    merged = {record.key(): record for record in read(path)} if path.exists() else {}
+    merged.update({record.key(): record for record in records})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(Record)])
+        for record in merged.values():
+            writer.writerow(_text(value) for value in asdict(record).values())
+    return list(merged.values())
+
+
+def _parse(kind: object, text: str) -> Any:
+    if kind is str:
+        return text
+    return float(text) if text else None
+
+
+def _text(value: str | float | None) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record beside the stored one of the same operator and size."""
+
+    now: Record
+    stored: Record
+    tolerance: float  # percent
+
+    @property
+    def ratio(self) -> float:
+        """Time now / time stored."""
+        return self.now.ms / self.stored.ms
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower by more than the tolerance."""
+        return self.ratio > 1 + self.tolerance / 100
+
+
+def compare(
+    records: Sequence[Record], stored: Sequence[Record], tolerance: float
+) -> list[Comparison]:
+    """Pairs records with stored ones; empty if none is of the same machine, operator and size."""
+    by_key = {record.key(): record for record in stored}
+    return [
+        Comparison(record, by_key[record.key()], tolerance)
+        for record in records
+        if record.key() in by_key
+    ]

@@ -1,0 +1,40 @@
+"""Microbenchmark of squared_distances: python benchmarks/squared_distances.py --help."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import baselines, command
+from benchmarks.harness import Benchmark, Problem, Samples
+from mige_ext import ops, reference
+
+SIZES = {  # groups, M, d
+    "cpu": ((1, 256, 64), (1, 1024, 64), (1, 1024, 1024), (128, 64, 64)),
+    "cuda": ((1, 1024, 64), (1, 4096, 64), (1, 4096, 1024), (128, 64, 64)),
+}
+
+
+def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
+    return Problem(
+        arguments={"x": samples(groups, m, d)},
+        # A difference, a product, a sum for each coordinate of a pair; by symmetry half the pairs.
+        flop=groups * 1.5 * m * m * d,
+        values=groups * (m * d + m * m),  # x read, the distances written
+        published=reference.squared_distances,
+        published_values=groups * m * m * d,
+    )
+
+
+BENCHMARK = Benchmark(
+    "squared_distances",
+    ("groups", "M", "d"),
+    SIZES,
+    problem,
+    ops.squared_distances,
+    (baselines.squared_distances, baselines.squared_distances_cdist),
+)
+
+if __name__ == "__main__":
+    command.main(["squared_distances", *sys.argv[1:]])
