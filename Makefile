@@ -2,6 +2,7 @@
 # make test   environment, build, all tests
 # make lint   ruff, mypy, clang-format
 # make bench  the end-to-end benchmark
+# make resources   registers, shared memory and occupancy of the CUDA kernels; needs nvcc, but no GPU
 #
 # ENV=none uses $(PYTHON) as it is, with whatever torch it has, and installs nothing but mige_ext.
 # MIGE_CUDA=auto|on|off decides about the CUDA kernels; auto builds them where nvcc is found.
@@ -21,7 +22,7 @@ endif
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench resources clean
 
 demo: $(BUILT)
 	rm -rf runs/demo
@@ -37,6 +38,9 @@ test: $(BUILT)
 
 bench: $(BUILT)
 	$(RUN) -m mige_ext bench
+
+resources: $(BUILT)
+	$(RUN) benchmarks/resources.py
 
 lint: $(BUILT)
 	$(RUN) -m ruff check .
