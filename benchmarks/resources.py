@@ -33,7 +33,7 @@ STATIC_LIMIT = 48 * 1024
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What the blocks on one multiprocessor share (CUDA Programming Guide, compute capabilities)."""
+    """What the blocks on one multiprocessor share (CUDA Programming Guide)."""
 
     threads: int
     blocks: int

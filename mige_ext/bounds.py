@@ -160,8 +160,8 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal is not of that shape, not finite, or they differ in their
-            leading dimensions or devices. Inside `torch.func.vmap` and `torch.compile`, which
-            forbid a look at values, NaN passes on.
+            leading dimensions or devices. On CUDA, where a look at the values would stall the
+            stream, and inside `torch.func.vmap` and `torch.compile`, which forbid it, NaN passes on.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -358,7 +358,7 @@ def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
 
 
 def _check_finite(**scores: Tensor) -> None:
-    if torch.compiler.is_compiling():  # a look at the values would break the graph
-        return
-    with suppress(RuntimeError):  # of vmap, under which a value differs from critic to critic
-        _checks.require_finite(**scores)
+    for name, tensor in scores.items():
+        if _checks.looking_is_free(tensor):
+            with suppress(RuntimeError):  # of vmap, under which a value differs by critic
+                _checks.require_finite(**{name: tensor})
