@@ -137,8 +137,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
     _check_matrix(scores)
     batch = scores.shape[-1]
     # Without its first element, the flattened matrix cut into rows of B + 1 has the diagonal last.
-    rows = scores.flatten(-2)[..., 1:].unflatten(-1, (batch - 1, batch + 1))
-    return scores.diagonal(dim1=-2, dim2=-1), rows[..., :-1].flatten(-2)
+    rows = scores.flatten(-2).narrow(-1, 1, batch * batch - 1).unflatten(-1, (batch - 1, batch + 1))
+    return scores.diagonal(dim1=-2, dim2=-1), rows.narrow(-1, 0, batch).flatten(-2)
 
 
 # Bounds
@@ -161,7 +161,8 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal is not of that shape, not finite, or they differ in their
             leading dimensions or devices. On CUDA, where a look at the values would stall the
-            stream, and inside `torch.func.vmap` and `torch.compile`, which forbid it, NaN passes on.
+            stream, and inside `torch.func.vmap` and `torch.compile`, which forbid it, NaN passes
+            on.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.

@@ -94,7 +94,7 @@ class SpectralScoreEstimator:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
             # Rounding errors of zero are not inverted: repeated samples make K singular.
-            noise = m * torch.finfo(values.dtype).eps * values[..., -1:]
+            noise = m * torch.finfo(values.dtype).eps * values.narrow(-1, m - 1, 1)
             kept = (values > noise) & self._leading(values)
             inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
@@ -105,7 +105,7 @@ class SpectralScoreEstimator:
             return saturated(scores / unit)
 
     def _leading(self, values: Tensor) -> Tensor:
-        """Which of the ascending eigenvalues are the J largest, (M,): a mask, for J may be on CUDA."""
+        """Which of the ascending eigenvalues are the J largest: a mask, (M,), for J is a tensor."""
         m = values.shape[-1]
         j: int | Tensor = m
         if self.n_eigen is not None:
