@@ -3,6 +3,7 @@
 # make lint   ruff, mypy, clang-format
 # make bench  the end-to-end benchmark
 # make resources   registers, shared memory and occupancy of the CUDA kernels; needs nvcc, but no GPU
+# make gpu-check   on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
 #
 # ENV=none uses $(PYTHON) as it is, with whatever torch it has, and installs nothing but mige_ext.
 # MIGE_CUDA=auto|on|off decides about the CUDA kernels; auto builds them where nvcc is found.
@@ -22,7 +23,7 @@ endif
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
-.PHONY: demo test lint format bench resources clean
+.PHONY: demo test lint format bench resources gpu-check clean
 
 demo: $(BUILT)
 	rm -rf runs/demo
@@ -38,6 +39,9 @@ test: $(BUILT)
 
 bench: $(BUILT)
 	$(RUN) -m mige_ext bench
+
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py $(if $(OUT),--out $(OUT))
 
 resources: $(BUILT)
 	$(RUN) benchmarks/resources.py

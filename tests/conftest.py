@@ -9,13 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from mige_ext import ops, reference
 
-settings.register_profile("mige", deadline=None, derandomize=True, max_examples=25, database=None)
-settings.load_profile("mige")
+try:
+    from hypothesis import settings
+except ImportError:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
+    collect_ignore = ["test_data.py", "test_properties.py", "test_runs.py"]
+else:
+    settings.register_profile(
+        "mige", deadline=None, derandomize=True, max_examples=25, database=None
+    )
+    settings.load_profile("mige")
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = (
@@ -54,7 +60,37 @@ class Backend:
         return self.operator(name)
 
 
+class Cuda(Backend):
+    """The same operators on the current GPU, those of them that have a kernel."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        self.operators = tuple(filter(cuda_has, OPERATORS))
+
+    def operator(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = map_tensors(lambda t: t.cuda(), (args, kwargs))
+            return map_tensors(lambda t: t.cpu(), getattr(ops, name)(*args, **kwargs))
+
+        return call
+
+
+def cuda_has(operator: str) -> bool:
+    """Whether the operator runs on CUDA tensors, or refuses them."""
+    x, one = torch.eye(3, device="cuda"), torch.ones((), device="cuda")
+    points = (x, x, x) if operator == "rbf_product" else (x,)
+    more = {"bandwidth": one} if operator.startswith("rbf") else {}
+    try:
+        getattr(ops, operator)(*points, **more)
+    except NotImplementedError:
+        return False
+    return True
+
+
 BACKENDS = [Backend()]
+if torch.cuda.is_available():
+    BACKENDS.append(Cuda())
 
 
 def for_each_backend(*operators: str) -> pytest.MarkDecorator:
