@@ -154,14 +154,16 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+PROJECTION = mige.RandomProjection(k=8)
+
+
 def encoder() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
 def surrogate(network: nn.Module, x: Tensor) -> Tensor:
-    projection = mige.RandomProjection(k=8)
-    return -mige.mutual_information(x, network(x), projection=projection)
+    return -mige.mutual_information(x, network(x), projection=PROJECTION)
 
 
 def trained(
