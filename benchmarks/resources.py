@@ -11,7 +11,8 @@ The sentence stands in a comment above the kernel, in its file:
 
     // Registers: at most 80 in float and 128 in double.
 
-or ``at most 64`` for a kernel that is not a template, or whose instantiations share one budget.
+or ``at most 64`` for a kernel that is not a template, or whose instantiations share one budget, or
+``at most 128 in <float, 4>, otherwise 255`` by the first of the template arguments.
 """
 
 import re
@@ -140,7 +141,8 @@ def parse(resources: str, elf: str) -> list[Usage]:
                 threads=bounds.get((architecture, function)),
             )
         )
-    return sorted(usages, key=lambda u: (u.name, u.parameters, u.architecture))
+    # A template that several files instantiate the same way stands in the library several times.
+    return sorted(dict.fromkeys(usages), key=lambda u: (u.name, u.parameters, u.architecture))
 
 
 def _demangled(functions: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -167,8 +169,10 @@ def _parted(declaration: str) -> tuple[str, str]:
 
 # --- the budgets ----------------------------------------------------------------------------------
 
-_NUMBER = r"(\d+)(?: in (\w+))?"
-_SENTENCE = re.compile(rf"Registers: at most ({_NUMBER}(?:(?:,| and|, and) {_NUMBER})*)")
+_NUMBER = r"(\d+)(?: in (\w+|<[^>]*>))?"
+_SENTENCE = re.compile(
+    rf"Registers: at most ({_NUMBER}(?:(?:,| and|, and|, otherwise) {_NUMBER})*)"
+)
 
 
 def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
@@ -194,7 +198,7 @@ def budgets_of(source: str) -> dict[str, dict[str, int]]:
             continue
         sentences = list(_SENTENCE.finditer(comment))
         found[name] = (
-            {kind: int(number) for number, kind in re.findall(_NUMBER, sentences[-1][1])}
+            {kind.strip("<>"): int(n) for n, kind in re.findall(_NUMBER, sentences[-1][1])}
             if sentences
             else {}
         )
@@ -215,13 +219,20 @@ def _kernel_name(declaration: str) -> str | None:
     return name[1] if name else None
 
 
+def limit_of(usage: Usage, budget: dict[str, int]) -> int | None:
+    """The budget of the first template arguments that fit, or the one of all others."""
+    for kind, limit in budget.items():
+        if kind and f"{usage.parameters},".startswith(f"{kind},"):
+            return limit
+    return budget.get("")
+
+
 def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[str]:
     """Every rule that a kernel breaks, as a sentence."""
     found = []
     for u in usages:
         where = f"{u.title} on sm_{u.architecture}"
-        budget = allowed.get(u.name, {})
-        limit = budget.get(u.parameters.split(",")[0], budget.get(""))
+        limit = limit_of(u, allowed.get(u.name, {}))
         if u.local:
             found.append(f"{where}: {u.local} bytes of local memory (stack or spills), expected 0")
         if u.shared > STATIC_LIMIT:
@@ -274,8 +285,7 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for u in usages:
-        budget = allowed.get(u.name, {})
-        limit = budget.get(u.parameters.split(",")[0], budget.get("", "–"))
+        limit = limit_of(u, allowed.get(u.name, {})) or "–"
         cells = [f"`{u.title}`", u.architecture, u.registers, limit, u.shared, u.threads or "–"]
         if u.threads and u.architecture in MULTIPROCESSORS:
             blocks = resident_blocks(u, u.threads)

@@ -104,6 +104,14 @@ def test_the_gate_refuses_a_kernel_without_launch_bounds_or_budget() -> None:
     assert "no budget" in resources.violations([GOOD], {"sum_kernel": {"double": 128}})[0]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "limit"), [("float, 4, true", 128), ("float, 8", 255), ("float, 44", 255)]
+)
+def test_a_budget_may_depend_on_several_template_arguments(parameters: str, limit: int) -> None:
+    usage = replace(GOOD, parameters=parameters)
+    assert resources.limit_of(usage, {"float, 4": 128, "": 255}) == limit
+
+
 def test_the_gate_refuses_a_budget_that_no_multiprocessor_has() -> None:
     found = resources.violations([replace(GOOD, threads=1024)], ALLOWED)
     assert found == [
@@ -122,6 +130,7 @@ def test_the_gate_refuses_a_library_that_lacks_a_kernel_of_the_sources() -> None
         ("Registers: at most 80 in float and 128 in double.", {"float": 80, "double": 128}),
         ("Registers: at most 80 in float, and\n// 128 in double.", {"float": 80, "double": 128}),
         ("Registers: at most 64. Work: 3 flop", {"": 64}),
+        ("Registers: at most 128 in <float, 4>, otherwise 255.", {"float, 4": 128, "": 255}),
         ("Work: 3 flop", {}),
     ],
 )
