@@ -3,6 +3,8 @@
 # make emulate  the CUDA kernels in the emulator: every schedule, then every sanitizer
 # make lint   ruff, mypy, clang-format
 # make bench  the end-to-end benchmark
+# make resources   registers, shared memory and occupancy of the CUDA kernels; needs nvcc, but no GPU
+# make gpu-check   on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
 #
 # ENV=none uses $(PYTHON) as it is, with whatever torch it has, and installs nothing but mige_ext.
 # MIGE_CUDA=auto|on|off decides about the CUDA kernels; auto builds them where nvcc is found.
@@ -33,8 +35,8 @@ EMULATED := tests/test_operators.py tests/test_determinism.py -k emulated
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
 
-.PHONY: demo test emulate lint format bench clean emulator-plain emulator-faults emulator-asan \
-  emulator-tsan
+.PHONY: demo test emulate lint format bench resources gpu-check clean emulator-plain \
+  emulator-faults emulator-asan emulator-tsan
 
 demo: $(BUILT)
 	rm -rf runs/demo
@@ -58,6 +60,12 @@ emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
 
 bench: $(BUILT)
 	$(RUN) -m mige_ext bench
+
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py $(if $(OUT),--out $(OUT))
+
+resources: $(BUILT)
+	$(RUN) benchmarks/resources.py
 
 lint: $(BUILT)
 	$(RUN) -m ruff check .

@@ -137,8 +137,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
     _check_matrix(scores)
     batch = scores.shape[-1]
     # Without its first element, the flattened matrix cut into rows of B + 1 has the diagonal last.
-    rows = scores.flatten(-2)[..., 1:].unflatten(-1, (batch - 1, batch + 1))
-    return scores.diagonal(dim1=-2, dim2=-1), rows[..., :-1].flatten(-2)
+    rows = scores.flatten(-2).narrow(-1, 1, batch * batch - 1).unflatten(-1, (batch - 1, batch + 1))
+    return scores.diagonal(dim1=-2, dim2=-1), rows.narrow(-1, 0, batch).flatten(-2)
 
 
 # Bounds
@@ -160,8 +160,9 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal is not of that shape, not finite, or they differ in their
-            leading dimensions or devices. Inside `torch.func.vmap` and `torch.compile`, which
-            forbid a look at values, NaN passes on.
+            leading dimensions or devices. On CUDA, where a look at the values would stall the
+            stream, and inside `torch.func.vmap` and `torch.compile`, which forbid it, NaN passes
+            on.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -358,7 +359,7 @@ def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
 
 
 def _check_finite(**scores: Tensor) -> None:
-    if torch.compiler.is_compiling():  # a look at the values would break the graph
-        return
-    with suppress(RuntimeError):  # of vmap, under which a value differs from critic to critic
-        _checks.require_finite(**scores)
+    for name, tensor in scores.items():
+        if _checks.looking_is_free(tensor):
+            with suppress(RuntimeError):  # of vmap, under which a value differs by critic
+                _checks.require_finite(**{name: tensor})

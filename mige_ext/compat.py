@@ -76,8 +76,10 @@ class SpectralScoreEstimator:
             raise ValueError(f"n_eigen must be at most M = {m}, got {self.n_eigen}")
         if x is not None:
             _checks.require_query("x", x, samples)
-            _checks.require_finite(x=x)
-        _checks.require_finite(samples=samples)
+            if _checks.looking_is_free(x):
+                _checks.require_finite(x=x)
+        if _checks.looking_is_free(samples):
+            _checks.require_finite(samples=samples)
         # In units of a power of two near the largest coordinate: exact, and always in range.
         unit = unit_of(samples)
         samples = points = samples / unit
@@ -91,11 +93,10 @@ class SpectralScoreEstimator:
             if self.eta is not None:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
-            j = self._rank(values)
-            values, vectors = values[..., m - j :], vectors[..., m - j :]
             # Rounding errors of zero are not inverted: repeated samples make K singular.
-            noise = m * torch.finfo(values.dtype).eps * values[..., -1:]
-            inverse = torch.where(values > noise, 1 / values, 0.0).unsqueeze(-1)
+            noise = m * torch.finfo(values.dtype).eps * values.narrow(-1, m - 1, 1)
+            kept = (values > noise) & self._leading(values)
+            inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
             if x is None:
                 return saturated(-vectors @ (inverse * projected) / unit)
@@ -103,14 +104,17 @@ class SpectralScoreEstimator:
             scores = ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
             return saturated(scores / unit)
 
-    def _rank(self, values: Tensor) -> int:
+    def _leading(self, values: Tensor) -> Tensor:
+        """Which of the ascending eigenvalues are the J largest: a mask, (M,), for J is a tensor."""
+        m = values.shape[-1]
+        j: int | Tensor = m
         if self.n_eigen is not None:
-            return self.n_eigen
-        if self.n_eigen_threshold is None:
-            return values.shape[-1]
-        spectrum = values.flip(-1).reshape(-1, values.shape[-1]).mean(0)
-        share = spectrum.cumsum(0) / spectrum.sum()
-        return max(1, int((share < self.n_eigen_threshold).sum()))
+            j = self.n_eigen
+        elif self.n_eigen_threshold is not None:
+            spectrum = values.flip(-1).reshape(-1, m).mean(0)
+            share = spectrum.cumsum(0) / spectrum.sum()
+            j = (share < self.n_eigen_threshold).sum().clamp(min=1)
+        return torch.arange(m, device=values.device) >= m - j
 
 
 def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
@@ -143,7 +147,9 @@ class MutualInformationGradientEstimator:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """A scalar with the gradient of I(x; y): x (..., M, d_x), y (..., M, d_y)."""
         _checks.require_paired("x", x, "y", y)
-        _checks.require_finite(x=x, y=y)
+        for name, argument in (("x", x), ("y", y)):
+            if _checks.looking_is_free(argument):
+                _checks.require_finite(**{name: argument})
         joint = entropy_surrogate(self.estimator, torch.cat((x, y), -1))
         return joint - entropy_surrogate(self.estimator, x) - entropy_surrogate(self.estimator, y)
 

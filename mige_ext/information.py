@@ -23,6 +23,8 @@ from mige_ext._precision import at_least_float32
 from mige_ext.projection import RandomProjection
 from mige_ext.score import SSGE, ScoreEstimator, require_estimator, stein_sum
 
+_DEFAULT = SSGE()  # made here, because the compiler of torch 2.11 cannot trace its making
+
 
 def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
     """Surrogate of the entropy H(z), in nats.
@@ -150,7 +152,7 @@ def encoder_information(
 
 def _estimator(estimator: ScoreEstimator | None) -> ScoreEstimator:
     if estimator is None:
-        return SSGE()
+        return _DEFAULT
     require_estimator(estimator)
     return estimator
 

@@ -213,7 +213,7 @@ def _rbf_gram_backward(
     weighted = grad * gram
     x, y, unit = _normalised(x, y)
     # Distances in units of σ: neither its square nor its inverse has to be in range.
-    absolute = bandwidth[..., None, None]
+    absolute = bandwidth.unsqueeze(-1).unsqueeze(-1)
     sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
     grad_sigma = None
@@ -222,7 +222,8 @@ def _rbf_gram_backward(
         moment = (grad_x * x).sum((-2, -1))
         if grad_y is not None and y is not None:
             moment = moment + (grad_y * y).sum((-2, -1))
-        grad_sigma = saturated(-moment / sigma[..., 0, 0] / sigma[..., 0, 0] / bandwidth)
+        relative = sigma.squeeze((-2, -1))
+        grad_sigma = saturated(-moment / relative / relative / bandwidth)
     return (
         saturated(grad_x / sigma / absolute),
         None if grad_y is None else saturated(grad_y / sigma / absolute),

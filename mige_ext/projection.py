@@ -58,11 +58,12 @@ class RandomProjection:
         _checks.require_count("d", d)
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
-        numbers = torch.from_numpy(_numbers(self.k, d, self.normalize, self.seed))
-        return numbers.to(device=device, dtype=dtype, copy=True)
+        return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
 
     def _matrix_for(self, x: Tensor) -> Tensor:
         d, dtype, device = x.shape[-1], x.dtype, x.device
+        if torch.compiler.is_compiling():  # whose graph keeps it
+            return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
         if type(x) is not Tensor or torch.is_inference_mode_enabled():
             # Fake and inference tensors are good for this call only: nothing to keep, or to reuse.
             return self.matrix(d, dtype, device)
@@ -90,6 +91,18 @@ class RandomProjection:
         x = at_least_float32(x)
         with no_autocast(x):
             return x @ self._matrix_for(x).mT
+
+
+def _drawn(
+    k: int, d: int, normalize: str, seed: int, dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
+    numbers = torch.from_numpy(_numbers(k, d, normalize, seed))
+    return numbers.to(device=device, dtype=dtype, copy=True)
+
+
+# What torch.compiler.assume_constant_result does, without its import of the whole compiler: NumPy's
+# generator cannot be traced, and need not be.
+_drawn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=16)

@@ -127,14 +127,14 @@ class SSGE:
         rule: Bandwidth | Tensor | float = bandwidth_rule(self.bandwidth)
         given = None if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
         if given is not None:
-            rule = positive(given / unit[..., 0, 0])
+            rule = positive(given / unit.squeeze((-2, -1)))
         samples = samples / unit
         coefficients, values, bandwidth, rank = self._estimate(samples, 2, rule)
         # A group of equal samples has bandwidth and coefficients 0; any positive σ keeps k defined.
         sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
         scores = ops.rbf_product(samples, samples, coefficients, bandwidth=sigma)
         if given is None:
-            absolute = torch.where(bandwidth > 0, positive(bandwidth * unit[..., 0, 0]), 0.0)
+            absolute = torch.where(bandwidth > 0, positive(bandwidth * unit.squeeze((-2, -1))), 0.0)
         else:
             absolute = given
         diagnostics = _diagnostics(samples, scores, values, absolute, rank)
@@ -248,7 +248,7 @@ def _prepare(samples: Tensor) -> Tensor:
 def _calibrated(values: Tensor, calibration: Tensor) -> Tensor:
     # Not positive where there is nothing to calibrate: equal samples, whose score is 0.
     factor = torch.where(calibration > 0, calibration, 1.0)
-    return saturated(values / factor[..., None, None])
+    return saturated(values / factor.unsqueeze(-1).unsqueeze(-1))
 
 
 def _diagnostics(

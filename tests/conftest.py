@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 import torch
 from emulated import CrashError, Emulator
-from hypothesis import settings
 from torch import Tensor
 
 from mige_ext import ops, reference
 
-settings.register_profile("mige", deadline=None, derandomize=True, max_examples=25, database=None)
-settings.load_profile("mige")
+try:
+    from hypothesis import settings
+except ImportError:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
+    collect_ignore = ["test_data.py", "test_properties.py", "test_runs.py"]
+else:
+    settings.register_profile(
+        "mige", deadline=None, derandomize=True, max_examples=25, database=None
+    )
+    settings.load_profile("mige")
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = (
@@ -95,7 +101,22 @@ class Emulated(Backend):
         return call
 
 
+class Cuda(Backend):
+    """The same operators on the current GPU."""
+
+    name = "cuda"
+
+    def operator(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = map_tensors(lambda t: t.cuda(), (args, kwargs))
+            return map_tensors(lambda t: t.cpu(), getattr(ops, name)(*args, **kwargs))
+
+        return call
+
+
 BACKENDS = [Backend(), Emulated()]
+if torch.cuda.is_available():
+    BACKENDS.append(Cuda())
 
 
 def for_each_backend(*operators: str) -> pytest.MarkDecorator:

@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, environment
 
 import mige_ext
+from mige_ext import _C
 
 PACKAGE = Path(mige_ext.__file__).parent
 LIBRARY = Path(mige_ext._C.__file__)
@@ -125,11 +126,17 @@ def test_the_library_exports_its_module_and_names_of_its_own_namespace() -> None
 
 
 def test_the_compiled_module_says_how_it_was_built() -> None:
-    from mige_ext import _C
-
     assert re.match(r"2\.\d+", _C.torch_version)
     assert _C.compiler
     assert bool(_C.cuda_version) == bool(_C.cuda_architectures)
+
+
+def test_the_cuda_side_of_torch_is_found_where_it_is_and_only_there() -> None:
+    # By weak symbols of libtorch: `_C` built against any torch must find them under a CUDA torch,
+    # which needs no GPU for that, and must load without them.
+    assert bool(_C.cuda_torch_found) == (
+        _C.cuda_architectures != "" and torch.version.cuda is not None
+    )
 
 
 def test_every_operator_is_registered_for_the_cpu() -> None:

@@ -1,0 +1,319 @@
+"""What each CUDA kernel takes from a multiprocessor, read off the compiled library.
+
+    python benchmarks/resources.py        # or: make resources
+
+Prints registers, shared memory and theoretical occupancy of every kernel on every architecture, and
+exits with 1 where a kernel breaks a rule: local memory (spills and stack frames are there), more
+registers than the sentence next to it allows, no such sentence, no ``__launch_bounds__``, or more
+static shared memory than a block may have. No GPU is needed: the machine code holds the numbers.
+
+The sentence stands in a comment above the kernel, in its file:
+
+    // Registers: at most 80 in float and 128 in double.
+
+or ``at most 64`` for a kernel that is not a template, or whose instantiations share one budget, or
+``at most 128 in <float, 4>, otherwise 255`` by the first of the template arguments.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "csrc" / "cuda"
+REGISTERS = 65536  # of a multiprocessor, on every architecture
+RESERVED = 1024  # bytes of shared memory that the system takes for each block
+STATIC_LIMIT = 48 * 1024
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """What the blocks on one multiprocessor share (CUDA Programming Guide)."""
+
+    threads: int
+    blocks: int
+    shared: int  # bytes
+
+
+MULTIPROCESSORS = {
+    80: Multiprocessor(2048, 32, 164 * 1024),
+    90: Multiprocessor(2048, 32, 228 * 1024),
+    100: Multiprocessor(2048, 32, 228 * 1024),
+    120: Multiprocessor(1536, 24, 100 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One kernel in the machine code of one architecture.
+
+    Attributes:
+        name: of the kernel, without namespaces and arguments.
+        parameters: its template arguments, as the demangler writes them; "" without.
+        architecture: 90 for sm_90.
+        registers: of a thread.
+        local: bytes of local memory of a thread: stack frame and spilled registers.
+        shared: bytes of static shared memory, without what the system reserves.
+        threads: of the largest block that ``__launch_bounds__`` allows; None without.
+    """
+
+    name: str
+    parameters: str
+    architecture: int
+    registers: int
+    local: int
+    shared: int
+    threads: int | None
+
+    @property
+    def title(self) -> str:
+        """The kernel as one would write it."""
+        return f"{self.name}<{self.parameters}>" if self.parameters else self.name
+
+
+# --- the machine code -----------------------------------------------------------------------------
+
+
+def cuobjdump() -> str | None:
+    """NVIDIA's disassembler: of the CUDA toolkit, or of the package nvidia-cuda-cuobjdump."""
+    packages = [Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "cuobjdump"]
+    return shutil.which("cuobjdump") or next((str(p) for p in packages if p.is_file()), None)
+
+
+def read(library: Path) -> list[Usage]:
+    """Every kernel in a library, an object file or a cubin."""
+    tool = cuobjdump()
+    if tool is None:
+        raise FileNotFoundError("cuobjdump is missing: pip install nvidia-cuda-cuobjdump")
+
+    def dump(option: str) -> str:
+        return subprocess.run(
+            [tool, option, str(library)], capture_output=True, text=True, check=True
+        ).stdout
+
+    return parse(dump("--dump-resource-usage"), dump("--dump-elf"))
+
+
+def parse(resources: str, elf: str) -> list[Usage]:
+    """Kernels from what cuobjdump prints for ``--dump-resource-usage`` and ``--dump-elf``."""
+    bounds: dict[tuple[int, str], int] = {}
+    architecture, function = 0, ""
+    lines = iter(elf.splitlines())
+    for line in lines:
+        if found := re.match(r"arch = sm_(\d+)", line):
+            architecture, function = int(found[1]), ""
+        elif found := re.match(r"\.nv\.info\.(\S+)$", line):
+            function = found[1]
+        elif "EIATTR_MAX_THREADS" in line:
+            next(lines)
+            sizes = [int(size, 16) for size in next(lines).split(":")[1].split()]
+            bounds[architecture, function] = sizes[0] * sizes[1] * sizes[2]
+
+    found_kernels = []
+    for line in resources.splitlines():
+        if found := re.match(r"arch = sm_(\d+)", line):
+            architecture = int(found[1])
+        elif found := re.match(r"\s*Function (\S+):", line):
+            function = found[1]
+        elif "REG:" in line:
+            number = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
+            found_kernels.append((architecture, function, number))
+    names = _demangled(function for _, function, _ in found_kernels)
+    usages = []
+    for architecture, function, number in found_kernels:
+        name, parameters = names[function]
+        # From compute capability 9.0 on, the figure holds what the system reserves for a block.
+        reserved = RESERVED if architecture >= 90 and number["SHARED"] >= RESERVED else 0
+        usages.append(
+            Usage(
+                name,
+                parameters,
+                architecture,
+                registers=number["REG"],
+                local=number["STACK"] + number["LOCAL"],
+                shared=number["SHARED"] - reserved,
+                threads=bounds.get((architecture, function)),
+            )
+        )
+    # A template that several files instantiate the same way stands in the library several times.
+    return sorted(dict.fromkeys(usages), key=lambda u: (u.name, u.parameters, u.architecture))
+
+
+def _demangled(functions: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The name and the template arguments of each mangled function."""
+    mangled = sorted(set(functions))
+    listing = subprocess.run(
+        ["c++filt", *mangled], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    ).stdout
+    return {m: _parted(d) for m, d in zip(mangled, listing.splitlines(), strict=True)}
+
+
+def _parted(declaration: str) -> tuple[str, str]:
+    """``void a::kernel<float, 4>(float*)`` -> ("kernel", "float, 4")."""
+    head = declaration.replace("(anonymous namespace)", "").removeprefix("void ")
+    depth, end = 0, len(head)
+    for i, character in enumerate(head):
+        depth += (character == "<") - (character == ">")
+        if character == "(" and depth == 0:
+            end = i
+            break
+    name, _, parameters = head[:end].partition("<")
+    return name.rsplit("::", 1)[-1], parameters.removesuffix(">").strip()
+
+
+# --- the budgets ----------------------------------------------------------------------------------
+
+_NUMBER = r"(\d+)(?: in (\w+|<[^>]*>))?"
+_SENTENCE = re.compile(
+    rf"Registers: at most ({_NUMBER}(?:(?:,| and|, and|, otherwise) {_NUMBER})*)"
+)
+
+
+def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
+    """For each kernel in the sources, its budget by type ("" where there is one for all types)."""
+    found: dict[str, dict[str, int]] = {}
+    for path in sorted([*folder.glob("*.cuh"), *folder.glob("*.cu")]):
+        found.update(budgets_of(path.read_text()))
+    return found
+
+
+def budgets_of(source: str) -> dict[str, dict[str, int]]:
+    """As :func:`budgets`, of the text of one file. A kernel without a sentence has an empty one."""
+    found = {}
+    parts = source.split("__global__")
+    for before, after in pairwise(parts):
+        comment = " ".join(
+            line.strip().removeprefix("//").strip()
+            for line in before.splitlines()
+            if line.strip().startswith("//")
+        )
+        name = _kernel_name(after)
+        if name is None:
+            continue
+        sentences = list(_SENTENCE.finditer(comment))
+        found[name] = (
+            {kind.strip("<>"): int(n) for n, kind in re.findall(_NUMBER, sentences[-1][1])}
+            if sentences
+            else {}
+        )
+    return found
+
+
+def _kernel_name(declaration: str) -> str | None:
+    """The function that a declaration after ``__global__`` declares; None if it is only a word."""
+    declaration = re.sub(r"//[^\n]*", "", declaration)
+    bounds = re.match(r"\s*(?:void\s*)?__launch_bounds__\s*\(", declaration)
+    if bounds:
+        depth, i = 1, bounds.end()
+        while depth and i < len(declaration):
+            depth += (declaration[i] == "(") - (declaration[i] == ")")
+            i += 1
+        declaration = declaration[i:]
+    name = re.match(r"\s*(?:void\s+)?(\w+)\s*\(", declaration)
+    return name[1] if name else None
+
+
+def limit_of(usage: Usage, budget: dict[str, int]) -> int | None:
+    """The budget of the first template arguments that fit, or the one of all others."""
+    for kind, limit in budget.items():
+        if kind and f"{usage.parameters},".startswith(f"{kind},"):
+            return limit
+    return budget.get("")
+
+
+def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[str]:
+    """Every rule that a kernel breaks, as a sentence."""
+    found = []
+    for u in usages:
+        where = f"{u.title} on sm_{u.architecture}"
+        limit = limit_of(u, allowed.get(u.name, {}))
+        if u.local:
+            found.append(f"{where}: {u.local} bytes of local memory (stack or spills), expected 0")
+        if u.shared > STATIC_LIMIT:
+            found.append(
+                f"{where}: {u.shared} bytes of static shared memory, "
+                f"expected at most {STATIC_LIMIT}"
+            )
+        if u.threads is None:
+            found.append(f"{where}: no __launch_bounds__, which hold the compiler to the budget")
+        elif limit is not None and rounded_up(limit, 8) * u.threads > REGISTERS:
+            found.append(f"{where}: {limit} registers for {u.threads} threads are more than exist")
+        if limit is None:
+            found.append(
+                f"{where}: no budget; write `// Registers: at most N in float and N in double.` "
+                "above the kernel"
+            )
+        elif u.registers > limit:
+            found.append(f"{where}: {u.registers} registers, expected at most {limit}")
+    for name in sorted(allowed.keys() - {u.name for u in usages}):
+        found.append(f"{name}: in the sources, but not in the library; build it anew")
+    return found
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def rounded_up(value: int, unit: int) -> int:
+    """The next multiple of unit."""
+    return -(-value // unit) * unit
+
+
+def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
+    """Blocks of so many threads, and bytes of dynamic shared memory, that fit a multiprocessor.
+
+    Registers come to a warp in units of 256, and to a multiprocessor's four parts in whole warps.
+    """
+    sm = MULTIPROCESSORS[usage.architecture]
+    warps = rounded_up(threads, 32) // 32
+    warps_by_registers = REGISTERS // (rounded_up(usage.registers, 8) * 32) // 4 * 4
+    shared = rounded_up(usage.shared + dynamic + RESERVED, 128)
+    return min(
+        sm.blocks, sm.threads // (32 * warps), warps_by_registers // warps, sm.shared // shared
+    )
+
+
+def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
+    """The numbers as Markdown. Occupancy: resident threads / the most that there can be."""
+    rows = [
+        "| kernel | sm | registers | budget | shared, bytes | threads | blocks | occupancy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for u in usages:
+        limit = limit_of(u, allowed.get(u.name, {})) or "–"
+        cells = [f"`{u.title}`", u.architecture, u.registers, limit, u.shared, u.threads or "–"]
+        if u.threads and u.architecture in MULTIPROCESSORS:
+            blocks = resident_blocks(u, u.threads)
+            share = blocks * u.threads / MULTIPROCESSORS[u.architecture].threads
+            cells += [blocks, f"{share:.0%}"]
+        else:
+            cells += ["–", "–"]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Prints the table and what is wrong."""
+    sys.path.insert(0, str(ROOT))
+    from mige_ext import _C
+
+    if not _C.cuda_architectures:
+        sys.exit("mige_ext was built without CUDA kernels: put nvcc on PATH and build anew")
+    try:
+        usages = read(Path(_C.__file__))
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    allowed = budgets()
+    print(table(usages, allowed))
+    print("\nShared memory and occupancy: without what is asked for at the launch.")
+    found = violations(usages, allowed)
+    sys.exit("\n".join(["", *found]) if found else 0)
+
+
+if __name__ == "__main__":
+    main()

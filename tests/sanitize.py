@@ -1,0 +1,60 @@
+"""Every operator that has a CUDA kernel, on sizes around those of tiles, for compute-sanitizer.
+
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python tests/sanitize.py
+
+Without torch's cache every tensor is an allocation of its own, and an access beyond it is seen.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40)]
+
+
+def main() -> None:
+    """Runs them; the sanitizer reports."""
+    sys.path.insert(0, str(ROOT))
+    from mige_ext import ops
+
+    count = 0
+    for dtype in (torch.float32, torch.float64):
+        for m, n, d in SIZES:
+
+            def made(*shape: int, seed: int, dtype: torch.dtype = dtype) -> Tensor:
+                generator = torch.Generator().manual_seed(seed)
+                return torch.randn(shape, dtype=dtype, generator=generator).cuda()
+
+            x, y, w = made(2, m, d, seed=1), made(2, n, d, seed=2), made(2, m, 7, seed=3)
+            sigma = 1 + made(2, seed=4).abs()
+            k = torch.exp(-torch.cdist(x, x).square() / 2)
+            calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+                ("squared_distances", (x,), {}),
+                ("squared_distances", (x, y), {}),
+                ("distance_quantile", (x, 0.3), {}),
+                ("rbf_gram", (x,), {"bandwidth": sigma}),
+                ("rbf_gram", (x, y), {"bandwidth": sigma}),
+                ("rbf_gradient_sum", (x,), {"bandwidth": sigma}),
+                ("rbf_product", (y, x, w), {"bandwidth": sigma}),
+                ("eigh", (k,), {}),
+                ("ssge", (x,), {}),
+                ("ssge", (x, sigma), {"rank": 2, "power": 2}),
+            ]
+            for name, args, kwargs in calls:
+                try:
+                    getattr(ops, name)(*args, **kwargs)
+                except NotImplementedError as error:  # no kernel yet
+                    print(error)
+                else:
+                    count += 1
+    torch.cuda.synchronize()
+    print(f"{count} calls ran on {torch.cuda.get_device_name()}")
+    sys.exit(0 if count else "no operator has a CUDA kernel in this build")
+
+
+if __name__ == "__main__":
+    main()
