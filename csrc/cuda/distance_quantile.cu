@@ -37,7 +37,7 @@ int distance_quantile(const T* x, int64_t groups, int64_t m, int64_t d, double q
   int failed = largest_magnitudes<T>(x, m * d, nullptr, 0, groups, at.largest, stream);
   if (!failed)
     failed = pairwise<T, Pairwise::kScaledSquaredDistance>(x, nullptr, groups, m, m, d, at.largest,
-                                                     nullptr, at.s, stream);
+                                                           nullptr, at.s, stream);
   if (!failed)
     failed = select_bandwidth(at.s, groups, m, quantile, 1.0, T(0), at.largest, at.selections,
                               at.counts, out, stream);

@@ -29,9 +29,9 @@ int eigh(const T* k, int64_t groups, int64_t n, T* values, T* vectors, int32_t* 
          void* stream) {
   if (groups == 0) return 0;
   const Layout<T> at(work, groups, n);
-  int failed = static_cast<int>(cudaMemsetAsync(at.largest, 0,
-                                                static_cast<size_t>(groups) * sizeof(Key<T>),
-                                                static_cast<cudaStream_t>(stream)));
+  int failed =
+      static_cast<int>(cudaMemsetAsync(at.largest, 0, static_cast<size_t>(groups) * sizeof(Key<T>),
+                                       static_cast<cudaStream_t>(stream)));
   const int64_t rows = divide_up(n, 8);
   const dim3 grid(static_cast<unsigned>(rows < 256 ? rows : 256), grid_z(groups));
   if (!failed)

@@ -22,9 +22,9 @@ struct EighArguments {
 };
 
 // largest[g] = the magnitude of the lower triangle, as a key. A block takes every gridDim.x-th row.
-// Registers: at most 40.
+// Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kScaleThreads, 6)
+__global__ void __launch_bounds__(kScaleThreads, 4)
     lower_magnitude_kernel(const T* __restrict__ k,  // [groups, n, n]
                            int64_t groups, int64_t n,
                            Key<T>* __restrict__ largest) {  // [groups], zeroed
@@ -100,7 +100,8 @@ __device__ int factorise(const Bench<T>& b, const T* k, T magnitude, T scale, T&
   return pivoted_cholesky<Team>(b, T(0));
 }
 
-// --- a warp a matrix, n <= 32 ----------------------------------------------------------------------
+// --- a warp a matrix, n <= 32
+// ----------------------------------------------------------------------
 
 constexpr int kWarpsABlock = 4;
 constexpr int kWarpPitch = kWarp + 1;
@@ -146,7 +147,8 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
   }
 }
 
-// --- a block a matrix ------------------------------------------------------------------------------
+// --- a block a matrix
+// ------------------------------------------------------------------------------
 
 // Threads of a pair of columns by n, which with kHeld rows a thread cover it.
 constexpr int lanes_for(int n) { return n <= 64 ? 8 : (n <= 128 ? 16 : 32); }
@@ -170,8 +172,8 @@ size_t bench_size(int n) {
 }
 
 // Shared memory: n (n + pitch) values, where a pitch is less than n + 32: 227 KiB hold n = 240 in
-// float. Registers: at most 64 in float up to n = 128, so that four blocks of 256 threads or two of 512
-// share a multiprocessor; 128 otherwise.
+// float. Registers: at most 64 in float up to n = 128, so that four blocks of 256 threads or two of
+// 512 share a multiprocessor; 128 otherwise.
 template <typename T, int kLanes>
 constexpr int kBenchBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 32 ? 2 : 1);
 

@@ -1,16 +1,17 @@
-// Eigendecomposition of matrices too large for one block's shared memory: the algorithm of jacobi.cuh
-// by many blocks, in global memory, with the barriers between launches.
+// Eigendecomposition of matrices too large for one block's shared memory: the algorithm of
+// jacobi.cuh by many blocks, in global memory, with the barriers between launches.
 //
 // Cholesky takes 32 columns at a time: a panel by one block, then the rest of the matrix minus the
 // panel's product with itself, by tiles. Jacobi works on pairs of blocks of 32 columns:
 //   1. the 64×64 Gram matrix G of the pair's columns, each piece of 256 rows by a block of its own;
-//   2. one sweep of two-sided Jacobi on G in shared memory gives an orthogonal V; the columns times V.
+//   2. one sweep of two-sided Jacobi on G in shared memory gives an orthogonal V; the columns times
+//   V.
 // Each block of step 2 computes the same V anew rather than wait for one that does. Measured in
 // float32 for n = 256 and 512: 6-7 sweeps; a second inner sweep saves one of them and costs more.
 //
 // Work: n³/3 multiply-adds for Cholesky; a sweep is n/32 rounds of two launches and 6 n³ flop. The
-// number of launches is fixed, since nothing waits for the device; those after convergence return at
-// once.
+// number of launches is fixed, since nothing waits for the device; those after convergence return
+// at once.
 #pragma once
 
 #include "eigh.cuh"
@@ -31,19 +32,19 @@ constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 // What is known of one matrix.
 template <typename T>
 struct LargeState {
-  Key<T> gershgorin;  // the shift by Gershgorin's theorem, if `indefinite`
-  int rank;           // columns of L
-  int finished;       // Cholesky has come to its end
-  int indefinite;     // the small shift did not do
+  Key<T> gershgorin;             // the shift by Gershgorin's theorem, if `indefinite`
+  int rank;                      // columns of L
+  int finished;                  // Cholesky has come to its end
+  int indefinite;                // the small shift did not do
   int rotated[kMaxLargeSweeps];  // whether a sweep found columns that were not orthogonal
 };
 
 template <typename T>
 struct LargeArguments {
   EighArguments<T> e;
-  int blocks;  // of columns: n / 32, rounded up
-  int pairs;   // in a round
-  int pieces;  // of rows: n / 256, rounded up
+  int blocks;            // of columns: n / 32, rounded up
+  int pairs;             // in a round
+  int pieces;            // of rows: n / 256, rounded up
   LargeState<T>* state;  // [groups]
   T* rest;               // [groups, n, n]: what is left of K
   T* diagonal;           // [groups, n]: of `rest`; −1 where a row has been the pivot
@@ -59,12 +60,13 @@ __device__ __forceinline__ T large_shift(const LargeArguments<T>& p, Spectrum sp
   return p.state[g].indefinite ? small + value_of<T>(p.state[g].gershgorin) : small;
 }
 
-// --- Cholesky --------------------------------------------------------------------------------------
+// --- Cholesky
+// --------------------------------------------------------------------------------------
 
 // `rest` from the lower triangle of K, shifted. In the second attempt only for matrices that turned
-// out to be indefinite. A thread an element. Registers: at most 40.
+// out to be indefinite. A thread an element. Registers: at most 64.
 template <typename T, Spectrum kSpectrum>
-__global__ void __launch_bounds__(256, 6) load_large_kernel(LargeArguments<T> p, bool again) {
+__global__ void __launch_bounds__(256, 4) load_large_kernel(LargeArguments<T> p, bool again) {
   const int64_t n = p.e.n;
   for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
     if (again && !p.state[g].indefinite) continue;
@@ -81,9 +83,10 @@ __global__ void __launch_bounds__(256, 6) load_large_kernel(LargeArguments<T> p,
   }
 }
 
-// Whether the first attempt failed, and Gershgorin's bound then. A warp a row. Registers: at most 40.
+// Whether the first attempt failed, and Gershgorin's bound then. A warp a row. Registers: at
+// most 40.
 template <typename T>
-__global__ void __launch_bounds__(256, 6) gershgorin_kernel(LargeArguments<T> p) {
+__global__ void __launch_bounds__(256, 4) gershgorin_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
   const int lane = threadIdx.x % kWarp;
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
@@ -117,10 +120,11 @@ __global__ void __launch_bounds__(kWarp) judge_kernel(LargeArguments<T> p) {
 }
 
 // Columns k0 … k0 + 31 of L by one block: pivot, column minus what the panel's columns before it
-// hold, diagonal. 32 n²/2 multiply-adds over the whole decomposition. Registers: at most 64 in float,
-// 128 in double.
+// hold, diagonal. 32 n²/2 multiply-adds over the whole decomposition. Registers: at most 64 in
+// float, 128 in double.
 template <typename T, Spectrum kSpectrum>
-__global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1) panel_kernel(LargeArguments<T> p, int k0) {
+__global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
+    panel_kernel(LargeArguments<T> p, int k0) {
   constexpr int kWarps = kPanelThreads / kWarp;
   __shared__ T best_of[kWarps];
   __shared__ int at_of[kWarps];
@@ -188,8 +192,8 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1) panel_k
   }
 }
 
-// rest −= P Pᵀ with the panel P of 32 columns, a 64×64 tile a block. Registers: at most 128 in float,
-// 255 in double.
+// rest −= P Pᵀ with the panel P of 32 columns, a 64×64 tile a block. Registers: at most 128 in
+// float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
     trailing_kernel(LargeArguments<T> p, int k0) {
@@ -213,7 +217,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
   }
 }
 
-// --- Jacobi ----------------------------------------------------------------------------------------
+// --- Jacobi
+// ----------------------------------------------------------------------------------------
 
 // The columns of a pair of blocks: column c < 32 is the first block's, the others the second's.
 // Column c is row `of(c)` of a.
@@ -227,8 +232,8 @@ struct ColumnPair {
 // Whether this block has work in this round: the pair exists, is not all zero, and the sweep before
 // has not found everything orthogonal.
 template <typename T>
-__device__ __forceinline__ bool pair_of_round(const LargeArguments<T>& p, int64_t g, int sweep, int r,
-                                              ColumnPair& pair) {
+__device__ __forceinline__ bool pair_of_round(const LargeArguments<T>& p, int64_t g, int sweep,
+                                              int r, ColumnPair& pair) {
   const LargeState<T>& state = p.state[g];
   pair.first = first_of_pair(static_cast<int>(blockIdx.x), r);
   pair.second = pair.first ^ r;
@@ -338,12 +343,12 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
   }
 }
 
-// Step 2: V from the pair's Gram matrix, and one piece of the columns times V. Shared memory: 39 KiB
-// in float, 77 KiB in double. Registers: at most 128 in float, 255 in double.
+// Step 2: V from the pair's Gram matrix, and one piece of the columns times V. Shared memory: 39
+// KiB in float, 77 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
     pair_rotate_kernel(LargeArguments<T> p, int sweep, int r) {
-  T* const slice = dynamic_smem<T>();              // [kTileSlice, kTurnPitch]
+  T* const slice = dynamic_smem<T>();               // [kTileSlice, kTurnPitch]
   T* const turn = slice + kTileSlice * kTurnPitch;  // [64, kTurnPitch]
   T* const gram = turn + kPair * kTurnPitch;        // [64, kGramPitch]
   T* const sines = gram + kPair * kGramPitch;       // [2, 32]
@@ -400,11 +405,12 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
   }
 }
 
-// --- results ---------------------------------------------------------------------------------------
+// --- results
+// ---------------------------------------------------------------------------------------
 
-// Squared norms of the columns, a warp a column. Registers: at most 40.
+// Squared norms of the columns, a warp a column. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 6) large_norms_kernel(LargeArguments<T> p) {
+__global__ void __launch_bounds__(256, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
   const int lane = threadIdx.x % kWarp;
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y)

@@ -1,5 +1,5 @@
-// Which kernels decompose a matrix: decided by its size and the device's shared memory alone, so that
-// a matrix gives the same bits in any batch.
+// Which kernels decompose a matrix: decided by its size and the device's shared memory alone, so
+// that a matrix gives the same bits in any batch.
 #pragma once
 
 #include "eigh_large.cuh"
@@ -58,8 +58,7 @@ int cholesky_large(const LargeArguments<T>& p, bool again, void* stream) {
     failed = launch(panel_kernel<T, kSpectrum>, dim3(grid_z(p.e.groups)), dim3(kPanelThreads), 0,
                     stream, p, k0);
     if (!failed && k0 + kPanel < n)
-      failed =
-          launch(trailing_kernel<T>, tile_grid, dim3(kTileThreads), 0, stream, p, k0);
+      failed = launch(trailing_kernel<T>, tile_grid, dim3(kTileThreads), 0, stream, p, k0);
   }
   return failed;
 }
@@ -74,8 +73,7 @@ int spectral_large(const EighArguments<T>& e, void* work, void* stream) {
   };
   const auto groups = static_cast<size_t>(e.groups);
   int failed = clear(p.state, groups * sizeof(LargeState<T>));
-  if (!failed)
-    failed = clear(p.a, groups * static_cast<size_t>(p.blocks * kPanel * n) * sizeof(T));
+  if (!failed) failed = clear(p.a, groups * static_cast<size_t>(p.blocks * kPanel * n) * sizeof(T));
   if (!failed) failed = cholesky_large<T, kSpectrum>(p, false, stream);
   if (kSpectrum == Spectrum::kSymmetric && !failed) {
     const dim3 rows(static_cast<unsigned>(divide_up(n, 8)), grid_z(e.groups));

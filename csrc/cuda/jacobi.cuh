@@ -1,6 +1,7 @@
 // Eigendecomposition of positive semi-definite matrices by pivoted Cholesky and one-sided Jacobi.
 //
-//   K = L Lᵀ,   A = L V with orthogonal columns,   K = Σ_j a_j a_jᵀ:   λ_j = ‖a_j‖²,   u_j = a_j / √λ_j
+//   K = L Lᵀ,   A = L V with orthogonal columns,   K = Σ_j a_j a_jᵀ:   λ_j = ‖a_j‖²,   u_j = a_j /
+//   √λ_j
 //
 // (Veselić and Hari 1989). One array holds everything, λ keep their relative accuracy, and the work
 // follows the rank: Cholesky stops where the rest of K is rounding error.
@@ -10,8 +11,8 @@
 // round robin takes 7-15. The larger column goes to the lower index.
 //
 // A symmetric matrix that may be indefinite is shifted by a multiple of the identity first, and its
-// eigenvalues back afterwards; eigenvectors do not change. The shift is a few rounding errors of the
-// matrix unless Cholesky then finds a pivot below it; then it is Gershgorin's bound.
+// eigenvalues back afterwards; eigenvectors do not change. The shift is a few rounding errors of
+// the matrix unless Cholesky then finds a pivot below it; then it is Gershgorin's bound.
 #pragma once
 
 #include "scale.cuh"
@@ -40,7 +41,8 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
 template <typename T>
 constexpr T kGramStop = 4 * kEpsilon<T>;
 
-// --- teams: the threads that share one matrix ------------------------------------------------------
+// --- teams: the threads that share one matrix
+// ------------------------------------------------------
 
 struct WarpTeam {
   static __device__ __forceinline__ int rank() { return threadIdx.x % kWarp; }
@@ -65,7 +67,8 @@ struct Bench {
 
   // Bytes of the above.
   static __host__ __device__ size_t size(int n, int pitch) {
-    return sizeof(T) * static_cast<size_t>(n * pitch + n) + sizeof(int) * static_cast<size_t>(n + 4);
+    return sizeof(T) * static_cast<size_t>(n * pitch + n) +
+           sizeof(int) * static_cast<size_t>(n + 4);
   }
   static __device__ Bench at(T* memory, int n, int pitch) {
     int* const row = reinterpret_cast<int*>(memory + n * pitch + n);
@@ -73,7 +76,8 @@ struct Bench {
   }
 };
 
-// --- pivoted Cholesky ------------------------------------------------------------------------------
+// --- pivoted Cholesky
+// ------------------------------------------------------------------------------
 
 // s becomes L, columns in the order of their pivots, largest first; rows are swapped along. Ends at
 // the first pivot that is not above `stop`, zeroes the columns that are left, and returns how many
@@ -145,11 +149,12 @@ __device__ int pivoted_cholesky(const Bench<T>& b, T stop) {
   return k;
 }
 
-// --- rotations -------------------------------------------------------------------------------------
+// --- rotations
+// -------------------------------------------------------------------------------------
 
 // What makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y) with τ = s / (1 + c).
-// In this form the cosine c, which is nearly 1 in most rotations, is never rounded to 1 − ε: c x − s y
-// would lengthen the columns by 3e-5 over the thousand rotations that each takes part in.
+// In this form the cosine c, which is nearly 1 in most rotations, is never rounded to 1 − ε: c x −
+// s y would lengthen the columns by 3e-5 over the thousand rotations that each takes part in.
 template <typename T>
 struct Rotation {
   T s, tau;
@@ -191,7 +196,8 @@ __host__ __device__ constexpr int power_of_two_above(int n) {
   return size;
 }
 
-// --- Jacobi in shared memory -----------------------------------------------------------------------
+// --- Jacobi in shared memory
+// -----------------------------------------------------------------------
 
 // Rows that a thread holds of each of its two columns; kLanes * kHeld >= n.
 constexpr int kHeld = 8;
@@ -249,7 +255,8 @@ __device__ int jacobi(const Bench<T>& b, int rank) {
   return kNotConverged;
 }
 
-// --- Jacobi in registers ---------------------------------------------------------------------------
+// --- Jacobi in registers
+// ---------------------------------------------------------------------------
 
 // The same for n <= 32 by one warp: a column a lane, which reads its partner's by shuffles; no
 // barrier and no shared memory. Work a sweep: 31 rounds of 32 shuffles and 160 flop a lane.
@@ -271,8 +278,8 @@ __device__ int jacobi_in_registers(T (&own)[kWarp]) {
       const T theirs = __shfl_xor_sync(kFullMask, mine, r);
       const bool lower = lane < (lane ^ r);
       // Both lanes of a pair come to the same rotation.
-      const auto rotation = Rotation<T>::of(lower ? mine : theirs, lower ? theirs : mine, dot,
-                                            kOrthogonal<T>);
+      const auto rotation =
+          Rotation<T>::of(lower ? mine : theirs, lower ? theirs : mine, dot, kOrthogonal<T>);
       rotated = rotated || !rotation.orthogonal;
 #pragma unroll
       for (int e = 0; e < kWarp; ++e) {
@@ -286,7 +293,8 @@ __device__ int jacobi_in_registers(T (&own)[kWarp]) {
   return kNotConverged;
 }
 
-// --- results ---------------------------------------------------------------------------------------
+// --- results
+// ---------------------------------------------------------------------------------------
 
 // Squared norms of the columns.
 template <typename Team, typename T>

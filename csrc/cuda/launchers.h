@@ -2,10 +2,10 @@
 //
 // All matrices are row-major and contiguous, all pointers on the device of `stream`; T is float or
 // double. Nothing waits for the device: a launcher enqueues and returns a cudaError_t, 0 for
-// success. `work` is scratch memory of at least the bytes that <operator>_work says, aligned to 256;
-// nothing in it has to be set, and nothing is kept in it. Results are bitwise the same from run to
-// run and for any number of groups. A group with a NaN or an infinity in its input, or a bandwidth
-// that is not positive and finite, gives NaN.
+// success. `work` is scratch memory of at least the bytes that <operator>_work says, aligned to
+// 256; nothing in it has to be set, and nothing is kept in it. Results are bitwise the same from
+// run to run and for any number of groups. A group with a NaN or an infinity in its input, or a
+// bandwidth that is not positive and finite, gives NaN.
 #pragma once
 
 #include <cstdint>
@@ -68,9 +68,9 @@ int64_t rbf_product_work(int64_t groups);
 template <typename T>
 int eigh(const T* k,  // [groups, n, n]
          int64_t groups, int64_t n,
-         T* values,     // [groups, n], ascending
-         T* vectors,    // [groups, n, n], a vector a row
-         int32_t* info, // [groups]: sweeps made; −1: input not finite; −2: did not converge
+         T* values,      // [groups, n], ascending
+         T* vectors,     // [groups, n, n], a vector a row
+         int32_t* info,  // [groups]: sweeps made; −1: input not finite; −2: did not converge
          void* work, void* stream);
 template <typename T>
 int64_t eigh_work(int64_t groups, int64_t n);

@@ -1,14 +1,16 @@
 // Squared distances and RBF Gram matrices by direct differences, a square tile per block.
 //
-//   s_ij = Σ_c (r (x_ic − y_jc))²,   k_ij = exp(−γ s_ij),   r a power of two (exact), γ = 1 / 2(rσ)²
+//   s_ij = Σ_c (r (x_ic − y_jc))²,   k_ij = exp(−γ s_ij),   r a power of two (exact), γ = 1 /
+//   2(rσ)²
 //
 // With y == nullptr (y = x) only the tiles on and above the diagonal are computed, and each is
 // written to both sides of it: 16-byte pieces of rows on the one side, of columns on the other,
 // straight from the registers.
 //
-// Work for m = n: 3 m² d flop in 2 m² d instructions (half with y == nullptr), 2 m² d / kSize reads,
-// m² writes. Shared memory: 2 × 16 × (kSize + 4) values: 16.5 KiB for 128×128 tiles of float, 17
-// KiB for 64×64 of double. Registers: at most 128 for 64×64 tiles of float, otherwise 255.
+// Work for m = n: 3 m² d flop in 2 m² d instructions (half with y == nullptr), 2 m² d / kSize
+// reads, m² writes. Shared memory: 2 × 16 × (kSize + 4) values: 16.5 KiB for 128×128 tiles of
+// float, 17 KiB for 64×64 of double. Registers: at most 128 for 64×64 tiles of float, otherwise
+// 255.
 #pragma once
 
 #include "scale.cuh"
@@ -63,8 +65,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kOwn>)
     if (kGram) {
       const T sigma = bandwidth[g];
       const bool usable = sigma > T(0) && sigma - sigma == T(0) && magnitude == magnitude;
-      const T gamma =
-          usable ? ScaledBandwidth<T>::of(sigma, magnitude).gamma : not_a_number<T>();
+      const T gamma = usable ? ScaledBandwidth<T>::of(sigma, magnitude).gamma : not_a_number<T>();
 #pragma unroll
       for (int i = 0; i < kOwn; ++i)
 #pragma unroll
@@ -121,8 +122,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kOwn>)
 
 template <typename T, int kOwn, Pairwise kKind>
 int launch_pairwise(const T* x, const T* y, int64_t groups, int64_t m, int64_t n, int64_t d,
-                    const Key<T>* largest, const T* bandwidth, T* out,
-                    void* stream) {
+                    const Key<T>* largest, const T* bandwidth, T* out, void* stream) {
   const int64_t grid_x = divide_up(n, Tile<kOwn>::kSize), grid_y = divide_up(m, Tile<kOwn>::kSize);
   if (grid_x > kLargestGridX || grid_y > kLargestGridYZ)
     return static_cast<int>(cudaErrorInvalidConfiguration);
@@ -138,11 +138,9 @@ int pairwise(const T* x, const T* y, int64_t groups, int64_t m, int64_t n, int64
   if (groups == 0 || m == 0 || n == 0) return 0;
   if constexpr (sizeof(T) == 4) {
     if (m > kSmallPairwise && n > kSmallPairwise)
-      return launch_pairwise<T, 8, kKind>(x, y, groups, m, n, d, largest, bandwidth, out,
-                                          stream);
+      return launch_pairwise<T, 8, kKind>(x, y, groups, m, n, d, largest, bandwidth, out, stream);
   }
-  return launch_pairwise<T, 4, kKind>(x, y, groups, m, n, d, largest, bandwidth, out,
-                                      stream);
+  return launch_pairwise<T, 4, kKind>(x, y, groups, m, n, d, largest, bandwidth, out, stream);
 }
 
 }  // namespace mige::cuda

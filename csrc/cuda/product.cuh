@@ -36,7 +36,8 @@ struct ProductArguments {
 };
 
 template <typename T, Epilogue kEpilogue>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductOwn>) product_kernel(ProductArguments<T> p) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductOwn>)
+    product_kernel(ProductArguments<T> p) {
   constexpr bool kTransposed = kEpilogue == Epilogue::kScore;
   __shared__ __align__(16) T slices[Tile<kProductOwn>::kSlices];
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
@@ -66,10 +67,12 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductOwn>) pro
                                            : ScaledBandwidth<T>(sigma, normal_scale(magnitude));
       const bool usable = sigma > T(0) && sigma - sigma == T(0) && magnitude == magnitude;
       if (kEpilogue == Epilogue::kGradientSum) {
-        factor = usable ? width.inverse_variance : not_a_number<T>();
+        // Equal samples, which have σ = 0 by the bandwidth rule, have H = 0.
+        const bool equal = !p.near_bandwidth && sigma == T(0);
+        factor = usable ? width.inverse_variance : (equal ? T(0) : not_a_number<T>());
         back = p.near_bandwidth ? width.scale : T(1);
       } else {
-        // Equal samples have σ = 0 and a score of 0; anything else that is no bandwidth is NaN.
+        // They have a score of 0, too; anything else that is no bandwidth gives NaN.
         factor = usable ? width.scale : (sigma == T(0) ? T(0) : not_a_number<T>());
       }
     }

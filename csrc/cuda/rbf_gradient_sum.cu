@@ -38,9 +38,9 @@ int rbf_gradient_sum(const T* x, const T* bandwidth, int64_t groups, int64_t m, 
     failed = pairwise<T, Pairwise::kScaledRbf>(at.centred, nullptr, groups, m, m, d, at.largest,
                                                bandwidth, at.k, stream);
   if (!failed)
-    failed = product<T, Epilogue::kGradientSum>({at.k, at.centred, out, groups, m, d, m, at.largest,
-                                                 bandwidth, nullptr, true, T(0)},
-                                                stream);
+    failed = product<T, Epilogue::kGradientSum>(
+        {at.k, at.centred, out, groups, m, d, m, at.largest, bandwidth, nullptr, true, T(0)},
+        stream);
   return failed;
 }
 

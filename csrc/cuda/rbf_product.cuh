@@ -1,9 +1,10 @@
 // k(q, X) W with k formed a tile at a time in shared memory and never stored.
 //
-// A block takes 64 queries and a share of the columns of W. For each 64 samples: the tile of k, 64×64,
-// goes to shared memory transposed, and is multiplied with one 64-column piece of W after the other;
-// the sums are added to the result in global memory, which stays in the second-level cache. Samples
-// are taken in ascending order whatever the grid, so that it does not show in the bits.
+// A block takes 64 queries and a share of the columns of W. For each 64 samples: the tile of k,
+// 64×64, goes to shared memory transposed, and is multiplied with one 64-column piece of W after
+// the other; the sums are added to the result in global memory, which stays in the second-level
+// cache. Samples are taken in ascending order whatever the grid, so that it does not show in the
+// bits.
 //
 // Work: m n (3 d shares + 2 p) flop; reads m n (d shares + p) / 64 values and, per tile of k, reads
 // and writes 64 p values of the result. Shared memory: (2 × 16 + 64) × 68 values, 25.5 KiB in float
@@ -56,8 +57,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductOwn>)
           Quad<T> quad;  // four queries of one sample
           const int c = Tile<kOwn>::own(tx, j);
 #pragma unroll
-          for (int i = 0; i < kOwn; ++i)
-            quad.v[i] = sample0 + c < n ? rbf(sum[i][j], gamma) : T(0);
+          for (int i = 0; i < kOwn; ++i) quad.v[i] = sample0 + c < n ? rbf(sum[i][j], gamma) : T(0);
           *reinterpret_cast<Quad<T>*>(k_tile + c * kPitch + Tile<kOwn>::own(ty, 0)) = quad;
         }
       }

@@ -1,5 +1,5 @@
-// The size of the samples, and what follows from it: per group, on the device, so that nothing waits
-// for the host.
+// The size of the samples, and what follows from it: per group, on the device, so that nothing
+// waits for the host.
 //
 // A group with a NaN or an infinity has the magnitude NaN, and every kernel makes NaN of all its
 // results: on the CPU such input is an error, which a stream cannot raise.
@@ -53,10 +53,10 @@ __device__ __forceinline__ T magnitude_of(Key<T> key) {
 
 constexpr int kScaleThreads = 256;
 
-// largest[g] = max(largest[g], |x_i|) as keys, over the count values of every group. A block takes a
-// stretch of one group. Work: reads count values once. Registers: at most 32.
+// largest[g] = max(largest[g], |x_i|) as keys, over the count values of every group. A block takes
+// a stretch of one group. Work: reads count values once. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kScaleThreads, 6)
+__global__ void __launch_bounds__(kScaleThreads, 4)
     largest_magnitude_kernel(const T* __restrict__ x,  // [groups, count]
                              int64_t groups, int64_t count,
                              Key<T>* __restrict__ largest) {  // [groups]
@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
                   T* __restrict__ centred) {           // [groups, m, d]
   for (int64_t g = blockIdx.z; g < groups; g += gridDim.z) {
     const T magnitude = magnitude_of<T>(largest[g]);
-    const T scale = bandwidth ? ScaledBandwidth<T>::of(bandwidth[g], magnitude).scale
-                              : normal_scale(magnitude);
+    const T scale =
+        bandwidth ? ScaledBandwidth<T>::of(bandwidth[g], magnitude).scale : normal_scale(magnitude);
     const T* const points = x + g * m * d;
     for (int64_t c = blockIdx.x * int64_t(kScaleThreads) + threadIdx.x; c < d;
          c += int64_t(gridDim.x) * kScaleThreads) {
@@ -117,7 +117,8 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
   }
 }
 
-// --- launchers -------------------------------------------------------------------------------------
+// --- launchers
+// -------------------------------------------------------------------------------------
 
 inline unsigned grid_z(int64_t groups) {
   return static_cast<unsigned>(groups < kLargestGridYZ ? groups : kLargestGridYZ);
@@ -151,7 +152,8 @@ int centre(const T* x, int64_t groups, int64_t m, int64_t d, const Key<T>* large
                 bandwidth, centred);
 }
 
-// --- work space ------------------------------------------------------------------------------------
+// --- work space
+// ------------------------------------------------------------------------------------
 
 // Cuts arrays from one allocation. Over nullptr it only counts, so that the function that lays an
 // operator's work space out also says how large it is.

@@ -4,8 +4,8 @@
 // Non-negative numbers are in the order of their bits, so a digit of 11 bits at a time, from the
 // top: a histogram of it over the pairs that match the digits found so far, then the bucket that
 // holds the wanted rank. Three rounds for float, six for double; the first finds out, too, how many
-// pairs are at distance zero. A zero is no bandwidth: if the quantile would be one, it is taken among
-// the pairs at a positive distance.
+// pairs are at distance zero. A zero is no bandwidth: if the quantile would be one, it is taken
+// among the pairs at a positive distance.
 #pragma once
 
 #include "scale.cuh"
@@ -60,8 +60,9 @@ __device__ __forceinline__ int digit_of(Key<T> key, int round) {
 }
 
 // One step of the selection in one group, by all threads of a block: which digit holds the rank.
-// In the first round `selection` is set up. `counts` are complete; they may be in shared or in global
-// memory. Uses kSelectThreads values of shared memory. A barrier before and after is the caller's.
+// In the first round `selection` is set up. `counts` are complete; they may be in shared or in
+// global memory. Uses kSelectThreads values of shared memory. A barrier before and after is the
+// caller's.
 template <typename T, typename Counter>
 __device__ void pick_digit(const Counter* counts, Selection<T>* selection, Count* sums, int round,
                            int64_t m, double quantile) {
@@ -99,15 +100,15 @@ template <typename T>
 __device__ __forceinline__ T bandwidth_of(T square, T scale, double multiplier, T smallest,
                                           T magnitude) {
   if (!(magnitude == magnitude)) return magnitude;
-  const T sigma = saturate<T>(multiplier * sqrt(static_cast<double>(square)) /
-                              static_cast<double>(scale));
+  const T sigma =
+      saturate<T>(multiplier * sqrt(static_cast<double>(square)) / static_cast<double>(scale));
   return square > T(0) ? (sigma > smallest ? sigma : smallest) : T(0);
 }
 
-// counts[digit] of one round, over the pairs above the diagonal. A block takes every gridDim.x-th row
-// of a group and counts in shared memory first. Work: reads m²/2 values. Registers: at most 40.
+// counts[digit] of one round, over the pairs above the diagonal. A block takes every gridDim.x-th
+// row of a group and counts in shared memory first. Work: reads m²/2 values. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads, 6)
+__global__ void __launch_bounds__(kSelectThreads, 4)
     count_digits_kernel(const T* __restrict__ s,  // [groups, m, m]
                         int64_t groups, int64_t m, int round,
                         Selection<T>* __restrict__ selections,  // [groups]
@@ -135,10 +136,10 @@ __global__ void __launch_bounds__(kSelectThreads, 6)
   }
 }
 
-// Picks the digit of a round, zeroes the counts for the next one, and after the last round writes the
-// bandwidth. A block takes a group. Registers: at most 40.
+// Picks the digit of a round, zeroes the counts for the next one, and after the last round writes
+// the bandwidth. A block takes a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kSelectThreads, 6)
+__global__ void __launch_bounds__(kSelectThreads, 4)
     pick_digit_kernel(int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
                       int round, const Key<T>* __restrict__ largest,  // [groups]
                       Selection<T>* __restrict__ selections,          // [groups]

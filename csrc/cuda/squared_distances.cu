@@ -11,8 +11,8 @@ int squared_distances(const T* x, const T* y, int64_t groups, int64_t m, int64_t
   auto* const largest = WorkSpace(work).take<Key<T>>(groups);
   const int failed = largest_magnitudes(x, m * d, y, n * d, groups, largest, stream);
   if (failed) return failed;
-  return pairwise<T, Pairwise::kSquaredDistance>(x, y, groups, m, n, d, largest, nullptr,
-                                                 out, stream);
+  return pairwise<T, Pairwise::kSquaredDistance>(x, y, groups, m, n, d, largest, nullptr, out,
+                                                 stream);
 }
 
 int64_t squared_distances_work(int64_t groups) {

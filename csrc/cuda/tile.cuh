@@ -2,8 +2,8 @@
 // loop of distances, Gram matrices and matrix products.
 //
 // 256 threads as 16×16. Thread (tx, ty) owns kOwn×kOwn elements, in groups of four neighbours, rows
-// 64 (i / 4) + 4 ty + i % 4 and columns 64 (j / 4) + 4 tx + j % 4, so that it reads its operands from
-// shared memory four at a time: for kOwn = 8 four such reads feed 64 steps, for 4 two feed 16.
+// 64 (i / 4) + 4 ty + i % 4 and columns 64 (j / 4) + 4 tx + j % 4, so that it reads its operands
+// from shared memory four at a time: for kOwn = 8 four such reads feed 64 steps, for 4 two feed 16.
 // Slices of 16 k's go through shared memory; the next one is on its way from global memory
 // while this one is used.
 //
@@ -115,8 +115,8 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileSlice, kPi
   }
 }
 
-// The whole depth. `slices` is shared memory for Tile<kOwn>::kSlices values; it may be written again
-// after a barrier.
+// The whole depth. `slices` is shared memory for Tile<kOwn>::kSlices values; it may be written
+// again after a barrier.
 template <typename T, int kOwn, typename A, typename B, typename Step>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
                                            T* slices, T (&sum)[kOwn][kOwn], const Step& step) {
@@ -138,7 +138,8 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
   }
 }
 
-// --- steps -----------------------------------------------------------------------------------------
+// --- steps
+// -----------------------------------------------------------------------------------------
 
 struct SquaredDifference {
   template <typename T, int kOwn>

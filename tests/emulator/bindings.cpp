@@ -16,10 +16,10 @@ py::object squared_distances(const py::array& x, const std::optional<py::array>&
     using T = decltype(zero);
     const Buffer<T> left(x), right(y);
     const Buffer<T> out(batch_shape(x, 2, {m, n}));
-    check("squared_distances",
-          cuda::squared_distances(left.data(), right.data(), groups, m, n, size_of(x, 1),
-                                  out.data(), work(cuda::squared_distances_work(groups)).data(),
-                                  nullptr));
+    check(
+        "squared_distances",
+        cuda::squared_distances(left.data(), right.data(), groups, m, n, size_of(x, 1), out.data(),
+                                work(cuda::squared_distances_work(groups)).data(), nullptr));
     return out.array();
   });
 }
@@ -29,10 +29,10 @@ py::object distance_quantile(const py::array& x, double quantile) {
   return for_type_of(x, [&](auto zero) -> py::object {
     using T = decltype(zero);
     const Buffer<T> points(x), out(batch_shape(x, 2));
-    check("distance_quantile",
-          cuda::distance_quantile(points.data(), groups, m, size_of(x, 1), quantile, out.data(),
-                                  work(cuda::distance_quantile_work<T>(groups, m)).data(),
-                                  nullptr));
+    check(
+        "distance_quantile",
+        cuda::distance_quantile(points.data(), groups, m, size_of(x, 1), quantile, out.data(),
+                                work(cuda::distance_quantile_work<T>(groups, m)).data(), nullptr));
     return out.array();
   });
 }
@@ -44,9 +44,9 @@ py::object rbf_gram(const py::array& x, const std::optional<py::array>& y,
     using T = decltype(zero);
     const Buffer<T> left(x), right(y), sigma(bandwidth);
     const Buffer<T> out(batch_shape(x, 2, {m, n}));
-    check("rbf_gram", cuda::rbf_gram(left.data(), right.data(), sigma.data(), groups, m, n,
-                                     size_of(x, 1), out.data(),
-                                     work(cuda::rbf_gram_work(groups)).data(), nullptr));
+    check("rbf_gram",
+          cuda::rbf_gram(left.data(), right.data(), sigma.data(), groups, m, n, size_of(x, 1),
+                         out.data(), work(cuda::rbf_gram_work(groups)).data(), nullptr));
     return out.array();
   });
 }
@@ -57,10 +57,10 @@ py::object rbf_gradient_sum(const py::array& x, const py::array& bandwidth) {
     using T = decltype(zero);
     const Buffer<T> points(x), sigma(bandwidth);
     const Buffer<T> out(batch_shape(x, 2, {m, d}));
-    check("rbf_gradient_sum",
-          cuda::rbf_gradient_sum(points.data(), sigma.data(), groups, m, d, out.data(),
-                                 work(cuda::rbf_gradient_sum_work<T>(groups, m, d)).data(),
-                                 nullptr));
+    check(
+        "rbf_gradient_sum",
+        cuda::rbf_gradient_sum(points.data(), sigma.data(), groups, m, d, out.data(),
+                               work(cuda::rbf_gradient_sum_work<T>(groups, m, d)).data(), nullptr));
     return out.array();
   });
 }
@@ -99,6 +99,22 @@ py::tuple eigh(const py::array& k) {
   return py::make_tuple(results[0], results[1]);
 }
 
+py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, double quantile,
+               double multiplier, double threshold, std::optional<int64_t> rank, int64_t power) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  const cuda::SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), given(bandwidth), out(batch_shape(x, 2, {m, d}));
+    const Buffer<T> values(batch_shape(x, 2, {m})), sigma(batch_shape(x, 2));
+    const Buffer<int64_t> ranks(batch_shape(x, 2));
+    check("ssge", cuda::ssge(points.data(), given.data(), groups, m, d, options, out.data(),
+                             values.data(), sigma.data(), ranks.data(),
+                             work(cuda::ssge_work<T>(groups, m, d)).data(), nullptr));
+    return py::make_tuple(out.array(), values.array(), sigma.array(), ranks.array());
+  });
+}
+
 }  // namespace
 }  // namespace mige::emulator
 
@@ -112,4 +128,5 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("rbf_product", &rbf_product);
   m.def("eigh", &eigh);
   m.def("eigh_with_info", &eigh_with_info);
+  m.def("ssge", &ssge);
 }

@@ -1,0 +1,96 @@
+// The steps of the Spectral Stein Gradient Estimator that no other operator has: the Gram matrix
+// from distances in place, the rank J, and the filter; and how many eigenvalues are kept.
+#pragma once
+
+#include "launchers.h"
+#include "product.cuh"
+#include "select.cuh"
+
+namespace mige::cuda {
+
+// γ of a group whose coordinates are in units of normal_scale. Equal samples have σ = 0; with γ = 0
+// everything that follows stays finite, and is 0 at the end.
+template <typename T>
+__device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
+  if (sigma == T(0)) return T(0);
+  const bool usable = sigma > T(0) && sigma - sigma == T(0) && magnitude == magnitude;
+  return usable ? ScaledBandwidth<T>(sigma, normal_scale(magnitude)).gamma : not_a_number<T>();
+}
+
+// J, by the 32 threads of a warp: the fixed rank, or the smallest count whose share of trace(K) = m
+// reaches the threshold; never an eigenvalue that is rounding error (below m ε λ_max), and at least
+// 1. The sum goes in the order of the CPU's.
+template <typename T>
+__device__ int64_t choose_rank(const T* values,  // [m], ascending
+                               int64_t m, double threshold, int64_t fixed_rank) {
+  const double floor = static_cast<double>(values[m - 1]) * static_cast<double>(m) *
+                       static_cast<double>(kEpsilon<T>);
+  const int lane = threadIdx.x % kWarp;
+  double sum = 0;
+  int64_t j = 0;
+  for (int64_t base = 0; base < m; base += kWarp) {
+    const int64_t at = m - 1 - base - lane;
+    const double mine = at >= 0 ? static_cast<double>(values[at]) : 0;
+    for (int i = 0; i < kWarp && base + i < m; ++i) {
+      const double value = __shfl_sync(kFullMask, mine, i);
+      if (j > 0 && value <= floor) return j;
+      sum += value;
+      ++j;
+      if (fixed_rank > 0 ? j == fixed_rank : sum >= threshold * static_cast<double>(m)) return j;
+    }
+  }
+  return j;
+}
+
+// The filter's −λ^−exponent.
+template <typename T>
+__device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
+  double inverse = 1 / static_cast<double>(lambda), power = inverse;
+  for (int64_t i = 1; i < exponent; ++i) power *= inverse;
+  return static_cast<T>(-power);
+}
+
+// k_ij = exp(−γ s_ij), in place. Work: reads and writes m² values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4)
+    gram_in_place_kernel(T* __restrict__ s,  // [groups, m, m]
+                         int64_t groups, int64_t m,
+                         const Key<T>* __restrict__ largest,  // [groups]
+                         const T* __restrict__ bandwidth) {   // [groups]
+  for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
+    const T gamma = gamma_of(bandwidth[g], magnitude_of<T>(largest[g]));
+    for (int64_t i = blockIdx.x * int64_t(256) + threadIdx.x; i < m * m;
+         i += int64_t(gridDim.x) * 256)
+      s[g * m * m + i] = rbf(s[g * m * m + i], gamma);
+  }
+}
+
+// J and the filter of every group; zeros for equal samples, NaN for input that is not finite. A
+// warp a group. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kWarp, 16)
+    rank_kernel(int64_t groups, int64_t m, double threshold, int64_t fixed_rank, int64_t power,
+                const Key<T>* __restrict__ largest,  // [groups]
+                const T* __restrict__ bandwidth,     // [groups]
+                T* __restrict__ values,              // [groups, m], ascending
+                T* __restrict__ factor,              // [groups, m]
+                int64_t* __restrict__ rank) {        // [groups]
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t g = blockIdx.x; g < groups; g += gridDim.x) {
+    const T sigma = bandwidth[g], magnitude = magnitude_of<T>(largest[g]);
+    const T gamma = gamma_of(sigma, magnitude);
+    T* const spectrum = values + g * m;
+    const bool none = sigma == T(0) || !(gamma == gamma);
+    const T instead = sigma == T(0) ? T(0) : gamma;  // 0 or NaN
+    const int64_t j = none ? 0 : choose_rank(spectrum, m, threshold, fixed_rank);
+    __syncwarp();
+    for (int64_t i = lane; i < m; i += kWarp) {
+      if (none) spectrum[i] = instead;
+      const T kept = i >= m - j ? filter_of(spectrum[i], power) : T(0);
+      factor[g * m + i] = none ? instead : kept;
+    }
+    if (lane == 0) rank[g] = j;
+  }
+}
+
+}  // namespace mige::cuda
