@@ -427,24 +427,26 @@ def _(
     )
 
 
-# --- what does not run on CUDA yet ----------------------------------------------------------------
+# --- a build without CUDA -------------------------------------------------------------------------
 
 
-def _refuse_cuda(name: str, reason: str) -> None:
+def _refuse_cuda(name: str) -> None:
     def kernel(*args: Any) -> Any:
-        raise NotImplementedError(f"mige_ext.ops.{name} cannot run on CUDA tensors: {reason}")
+        raise NotImplementedError(
+            f"mige_ext.ops.{name} cannot run on CUDA tensors: mige_ext was built without nvcc"
+        )
 
     torch.library.register_kernel(f"mige_ext::{name}", "cuda", kernel)
 
 
-for _name in (
-    "squared_distances",
-    "distance_quantile",
-    "rbf_gradient_sum",
-    "rbf_product",
-    "eigh",
-    "ssge",
-):
-    _refuse_cuda(_name, "this version has no CUDA kernel for it; move them to the CPU")
 if not _C.cuda_architectures:
-    _refuse_cuda("rbf_gram", "mige_ext was built without nvcc")
+    for _name in (
+        "squared_distances",
+        "distance_quantile",
+        "rbf_gram",
+        "rbf_gradient_sum",
+        "rbf_product",
+        "eigh",
+        "ssge",
+    ):
+        _refuse_cuda(_name)

@@ -22,7 +22,7 @@ def cuda_status() -> str:
         return f"no: this torch, {torch.__version__}, is a build without CUDA"
     if not torch.cuda.is_available():
         return "no: torch finds no usable GPU or driver"
-    return f"yes: {torch.cuda.get_device_name()}; rbf_gram has a kernel, the others not yet"
+    return f"yes: {torch.cuda.get_device_name()}"
 
 
 def info() -> None:

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../checks.h"
+#include "../cuda/launchers.h"
 
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
@@ -13,10 +14,6 @@ struct CUDAGuardOpaque;
 __attribute__((weak)) AOTITorchError aoti_torch_create_cuda_guard(int32_t device_index,
                                                                   CUDAGuardOpaque** ret_guard);
 __attribute__((weak)) AOTITorchError aoti_torch_delete_cuda_guard(CUDAGuardOpaque* guard);
-}
-
-namespace mige::cuda {
-const char* error_text(int status);
 }
 
 namespace mige::bind {
@@ -50,5 +47,11 @@ class CudaContext {
   CUDAGuardOpaque* guard_ = nullptr;
   void* stream_ = nullptr;
 };
+
+// Scratch memory of a launcher on the device of t. It goes back to torch's allocator while kernels
+// may still use it, which hands it out again in the order of the same stream.
+inline Tensor work_space(const Tensor& t, int64_t bytes) {
+  return empty(t, {bytes}, ScalarType::Byte);
+}
 
 }  // namespace mige::bind

@@ -1,6 +1,9 @@
 // distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
 #include "../checks.h"
 #include "../cpu/group.h"
+#ifdef MIGE_WITH_CUDA
+#include "cuda.h"
+#endif
 
 namespace mige::bind {
 namespace {
@@ -29,9 +32,34 @@ Tensor distance_quantile_cpu(const Tensor& x, double quantile) {
   return out;
 }
 
+#ifdef MIGE_WITH_CUDA
+Tensor distance_quantile_cuda(const Tensor& x, double quantile) {
+  check_samples("x", x, 2);
+  check_quantile(quantile);
+  const CudaContext context(x);
+  const Tensor input = torch::stable::contiguous(x);
+  const int64_t groups = batch_count(x, 2), m = rows(x);
+  const Tensor out = empty(x, batch_shape(x, 2, {}));
+  dispatch(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Tensor work = work_space(x, cuda::distance_quantile_work<T>(groups, m));
+    context.check("distance_quantile",
+                  cuda::distance_quantile(const_data<T>(input), groups, m, columns(x), quantile,
+                                          data<T>(out), data<char>(work), context.stream()));
+  });
+  return out;
+}
+#endif
+
 }  // namespace
 }  // namespace mige::bind
 
 STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
   m.impl("distance_quantile", TORCH_BOX(&mige::bind::distance_quantile_cpu));
 }
+
+#ifdef MIGE_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) {
+  m.impl("distance_quantile", TORCH_BOX(&mige::bind::distance_quantile_cuda));
+}
+#endif

@@ -1,6 +1,9 @@
 // eigh: symmetric eigendecomposition by LAPACK, groups in parallel.
 #include "../checks.h"
 #include "../cpu/group.h"
+#ifdef MIGE_WITH_CUDA
+#include "cuda.h"
+#endif
 
 // Part of MKL, which libtorch_cpu contains on x86-64; weak, because elsewhere it does not.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
@@ -58,10 +61,14 @@ template class Runtime<double>;
 
 namespace {
 
-std::tuple<Tensor, Tensor> eigh_cpu(const Tensor& k) {
+void check_square(const Tensor& k) {
   check_matrix("k", k, "(..., M, M) with M >= 1", 1, 1);
-  const int64_t m = k.size(k.dim() - 1);
-  if (k.size(k.dim() - 2) != m) fail("k must have shape (..., M, M), got ", shape_text(k));
+  if (rows(k) != columns(k)) fail("k must have shape (..., M, M), got ", shape_text(k));
+}
+
+std::tuple<Tensor, Tensor> eigh_cpu(const Tensor& k) {
+  check_square(k);
+  const int64_t m = rows(k);
   const Tensor input = torch::stable::contiguous(k);
   const Tensor values = empty(k, batch_shape(k, 2, {m}));
   const Tensor vectors = empty(k, batch_shape(k, 2, {m, m}));
@@ -75,8 +82,7 @@ std::tuple<Tensor, Tensor> eigh_cpu(const Tensor& k) {
         runtime.eigh(const_cast<T*>(const_data<T>(input)) + g * m * m, m, data<T>(values) + g * m,
                      rows);
         for (int64_t i = 0; i < m; ++i)  // a finite matrix may have an eigenvalue beyond the range
-          data<T>(values)[g * m + i] =
-              saturate<T>(static_cast<double>(data<T>(values)[g * m + i]));
+          data<T>(values)[g * m + i] = saturate<T>(static_cast<double>(data<T>(values)[g * m + i]));
         std::copy_n(rows, m * m, data<T>(vectors) + g * m * m);
       }
     });
@@ -84,7 +90,38 @@ std::tuple<Tensor, Tensor> eigh_cpu(const Tensor& k) {
   return {values, torch::stable::transpose(vectors, -2, -1)};
 }
 
+#ifdef MIGE_WITH_CUDA
+// Above this torch's solver is predicted to be faster (benchmarks/README.md), at the price of
+// waiting for the device. By the size alone: a matrix has the same bits in any batch.
+constexpr int64_t kLargestJacobi = 2048;
+
+std::tuple<Tensor, Tensor> eigh_cuda(const Tensor& k) {
+  check_square(k);
+  const CudaContext context(k);
+  const Tensor input = torch::stable::contiguous(k);
+  const int64_t groups = batch_count(k, 2), m = rows(k);
+  if (m > kLargestJacobi && groups > 0) {
+    const auto [values, vectors] = lapack_eigh(input);
+    return {values, vectors};
+  }
+  const Tensor values = empty(k, batch_shape(k, 2, {m}));
+  const Tensor vectors = empty(k, batch_shape(k, 2, {m, m}));
+  dispatch(k, [&](auto zero) {
+    using T = decltype(zero);
+    const Tensor work = work_space(k, cuda::eigh_work<T>(groups, m));
+    context.check("eigh",
+                  cuda::eigh(const_data<T>(input), groups, m, data<T>(values), data<T>(vectors),
+                             static_cast<int32_t*>(nullptr), data<char>(work), context.stream()));
+  });
+  return {values, torch::stable::transpose(vectors, -2, -1)};
+}
+#endif
+
 }  // namespace
 }  // namespace mige::bind
 
 STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) { m.impl("eigh", TORCH_BOX(&mige::bind::eigh_cpu)); }
+
+#ifdef MIGE_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) { m.impl("eigh", TORCH_BOX(&mige::bind::eigh_cuda)); }
+#endif

@@ -2,7 +2,6 @@
 #include "../checks.h"
 #include "../cpu/group.h"
 #ifdef MIGE_WITH_CUDA
-#include "../cuda/rbf_gram.h"
 #include "cuda.h"
 #endif
 
@@ -57,14 +56,15 @@ Tensor rbf_gram_cuda(const Tensor& x, const std::optional<Tensor>& y, const Tens
   const Tensor left = torch::stable::contiguous(x);
   const Tensor right = y ? torch::stable::contiguous(*y) : left;
   const Tensor sigma = torch::stable::contiguous(bandwidth);
-  const int64_t m = rows(x), n = rows(right);
+  const int64_t groups = batch_count(x, 2), m = rows(x), n = rows(right);
   const Tensor out = empty(x, batch_shape(x, 2, {m, n}));
+  const Tensor work = work_space(x, cuda::rbf_gram_work(groups));
   dispatch(x, [&](auto zero) {
     using T = decltype(zero);
     context.check("rbf_gram",
                   cuda::rbf_gram(const_data<T>(left), y ? const_data<T>(right) : nullptr,
-                                 const_data<T>(sigma), batch_count(x, 2), m, n, columns(x),
-                                 data<T>(out), context.stream()));
+                                 const_data<T>(sigma), groups, m, n, columns(x), data<T>(out),
+                                 data<char>(work), context.stream()));
   });
   return out;
 }

@@ -1,11 +1,14 @@
 // rbf_product: k(q, X) W without k in memory, the Nyström extension.
 #include "../checks.h"
 #include "../cpu/group.h"
+#ifdef MIGE_WITH_CUDA
+#include "cuda.h"
+#endif
 
 namespace mige::bind {
 namespace {
 
-Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const Tensor& bandwidth) {
+void check_product(const Tensor& q, const Tensor& x, const Tensor& w, const Tensor& bandwidth) {
   check_samples("q", q, 0);
   check_samples("x", x, 0);
   check_matrix("w", w, "(..., M, p)", 0, 0);
@@ -13,9 +16,13 @@ Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const 
   check_like("w", w, 2, "q", q, 2);
   check_like("bandwidth", bandwidth, 0, "q", q, 2);
   check_columns("x", x, "q", q);
-  const int64_t m = rows(q), n = rows(x), d = columns(q), p = columns(w);
-  if (rows(w) != n)
+  if (rows(w) != rows(x))
     fail("w must have as many rows as x, got ", shape_text(w), " and ", shape_text(x));
+}
+
+Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const Tensor& bandwidth) {
+  check_product(q, x, w, bandwidth);
+  const int64_t m = rows(q), n = rows(x), d = columns(q), p = columns(w);
   const Tensor queries = torch::stable::contiguous(q), points = torch::stable::contiguous(x),
                weights = torch::stable::contiguous(w), sigma = torch::stable::contiguous(bandwidth);
   const Tensor out = empty(q, batch_shape(q, 2, {m, p}));
@@ -46,9 +53,36 @@ Tensor rbf_product_cpu(const Tensor& q, const Tensor& x, const Tensor& w, const 
   return out;
 }
 
+#ifdef MIGE_WITH_CUDA
+Tensor rbf_product_cuda(const Tensor& q, const Tensor& x, const Tensor& w,
+                        const Tensor& bandwidth) {
+  check_product(q, x, w, bandwidth);
+  const CudaContext context(q);
+  const Tensor queries = torch::stable::contiguous(q), points = torch::stable::contiguous(x),
+               weights = torch::stable::contiguous(w), sigma = torch::stable::contiguous(bandwidth);
+  const int64_t groups = batch_count(q, 2), m = rows(q), p = columns(w);
+  const Tensor out = empty(q, batch_shape(q, 2, {m, p}));
+  const Tensor work = work_space(q, cuda::rbf_product_work(groups));
+  dispatch(q, [&](auto zero) {
+    using T = decltype(zero);
+    context.check("rbf_product", cuda::rbf_product(const_data<T>(queries), const_data<T>(points),
+                                                   const_data<T>(weights), const_data<T>(sigma),
+                                                   groups, m, rows(x), columns(q), p, data<T>(out),
+                                                   data<char>(work), context.stream()));
+  });
+  return out;
+}
+#endif
+
 }  // namespace
 }  // namespace mige::bind
 
 STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
   m.impl("rbf_product", TORCH_BOX(&mige::bind::rbf_product_cpu));
 }
+
+#ifdef MIGE_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) {
+  m.impl("rbf_product", TORCH_BOX(&mige::bind::rbf_product_cuda));
+}
+#endif

@@ -1,6 +1,9 @@
 // squared_distances: ‖x_i − y_j‖² for all pairs of rows.
 #include "../checks.h"
 #include "../cpu/group.h"
+#ifdef MIGE_WITH_CUDA
+#include "cuda.h"
+#endif
 
 namespace mige::bind {
 namespace {
@@ -33,9 +36,35 @@ Tensor squared_distances_cpu(const Tensor& x, const std::optional<Tensor>& y) {
   return out;
 }
 
+#ifdef MIGE_WITH_CUDA
+Tensor squared_distances_cuda(const Tensor& x, const std::optional<Tensor>& y) {
+  check_pair(x, y);
+  const CudaContext context(x);
+  const Tensor left = torch::stable::contiguous(x);
+  const Tensor right = y ? torch::stable::contiguous(*y) : left;
+  const int64_t groups = batch_count(x, 2), m = rows(x), n = rows(right);
+  const Tensor out = empty(x, batch_shape(x, 2, {m, n}));
+  const Tensor work = work_space(x, cuda::squared_distances_work(groups));
+  dispatch(x, [&](auto zero) {
+    using T = decltype(zero);
+    context.check(
+        "squared_distances",
+        cuda::squared_distances(const_data<T>(left), y ? const_data<T>(right) : nullptr, groups, m,
+                                n, columns(x), data<T>(out), data<char>(work), context.stream()));
+  });
+  return out;
+}
+#endif
+
 }  // namespace
 }  // namespace mige::bind
 
 STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
   m.impl("squared_distances", TORCH_BOX(&mige::bind::squared_distances_cpu));
 }
+
+#ifdef MIGE_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) {
+  m.impl("squared_distances", TORCH_BOX(&mige::bind::squared_distances_cuda));
+}
+#endif

@@ -43,7 +43,7 @@ template <typename T, int kLanes>
 int launch_fused(const FusedArguments<T>& arguments, void* stream) {
   const int64_t blocks = arguments.groups < kLargestGridX ? arguments.groups : kLargestGridX;
   return launch(ssge_fused_kernel<T, kLanes>, dim3(static_cast<unsigned>(blocks)),
-                dim3(kBenchThreads<kLanes>), ssge_fused_size<T>(arguments.m), stream, arguments);
+                dim3(kFusedThreads<T, kLanes>), ssge_fused_size<T>(arguments.m), stream, arguments);
 }
 
 template <typename T>

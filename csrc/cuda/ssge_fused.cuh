@@ -135,9 +135,12 @@ __device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, d
   return value_of<T>(at.selection->prefix);
 }
 
-// Registers: at most 128.
 template <typename T, int kLanes>
-__global__ void __launch_bounds__(kBenchThreads<kLanes>, kLanes == 8 ? 2 : 1)
+constexpr int kFusedThreads = sizeof(T) == 4 ? kBenchThreads<kLanes> : 256;
+
+// Registers: at most 128 in float, 255 in double.
+template <typename T, int kLanes>
+__global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
     ssge_fused_kernel(FusedArguments<T> p) {
   const int m = p.m, pitch = bench_pitch<kLanes>(m), rows = fused_rows(m), fours = (m + 3) / 4;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
@@ -213,6 +216,7 @@ __global__ void __launch_bounds__(kBenchThreads<kLanes>, kLanes == 8 ? 2 : 1)
       for (int e = threadIdx.x; e < fours * kFusedSlice; e += blockDim.x) {
         const int c = e % kFusedSlice, j0 = e / kFusedSlice * 4;
         T sum[4] = {};
+#pragma unroll 2
         for (int i = 0; i < m; ++i) {
           const auto k = *reinterpret_cast<const Quad<T>*>(at.s + i * pitch + j0);
           const T value = at.slice[c * rows + i];
@@ -267,6 +271,7 @@ __global__ void __launch_bounds__(kBenchThreads<kLanes>, kLanes == 8 ? 2 : 1)
       for (int e = threadIdx.x; e < fours * kFusedSlice; e += blockDim.x) {
         const int c = e % kFusedSlice, i0 = e / kFusedSlice * 4;
         T sum[4] = {};
+#pragma unroll 2
         for (int j = 0; j < m; ++j) {
           const auto a = *reinterpret_cast<const Quad<T>*>(at.s + j * pitch + i0);
           const T value = at.other[c * rows + j];
