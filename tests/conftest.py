@@ -72,6 +72,18 @@ class Emulated(Backend):
     def __init__(self) -> None:
         self._emulator: Emulator | None = None  # started when first needed
 
+    def settings(self, name: str, *args: Any) -> None:
+        """Calls a function of the emulator that is about the device."""
+        self._call(name, *args)
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Calls a function of the emulator, tensors in and out."""
+        arrays = (a.contiguous().numpy() if isinstance(a, Tensor) else a for a in args)
+        result = self._call(name, *arrays)
+        if isinstance(result, tuple):
+            return tuple(torch.from_numpy(np.asarray(r)) for r in result)
+        return torch.from_numpy(np.asarray(result))
+
     def _call(self, name: str, *args: Any) -> Any:
         if self._emulator is None:
             self._emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
@@ -85,19 +97,12 @@ class Emulated(Backend):
     def operator(self, name: str) -> Callable[..., Any]:
         signature = inspect.signature(getattr(ops, name))
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def bind_and_call(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            arrays = (
-                a.contiguous().numpy() if isinstance(a, Tensor) else a
-                for a in bound.arguments.values()
-            )
-            result = self._call(name, *arrays)
-            if isinstance(result, tuple):
-                return tuple(torch.from_numpy(np.asarray(r)) for r in result)
-            return torch.from_numpy(np.asarray(result))
+            return self.call(name, *bound.arguments.values())
 
-        return call
+        return bind_and_call
 
 
 class Cuda(Backend):

@@ -39,7 +39,8 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem,
     const cudaError_t status =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
-    if (status != cudaSuccess) return static_cast<int>(status);
+    // Also taken off the record, where the next launch would find it.
+    if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
   }
 #ifdef __CUDACC__
   kernel<<<grid, block, smem, static_cast<cudaStream_t>(stream)>>>(

@@ -32,7 +32,7 @@ constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 // What is known of one matrix.
 template <typename T>
 struct LargeState {
-  Key<T> gershgorin;             // the shift by Gershgorin's theorem, if `indefinite`
+  Key<T> bound;                  // the square of a bound of the eigenvalues, if `indefinite`
   int rank;                      // columns of L
   int finished;                  // Cholesky has come to its end
   int indefinite;                // the small shift did not do
@@ -57,7 +57,7 @@ template <typename T>
 __device__ __forceinline__ T large_shift(const LargeArguments<T>& p, Spectrum spectrum, int64_t g) {
   if (spectrum == Spectrum::kGram) return T(0);
   const T small = small_shift<T>(p.e.n);
-  return p.state[g].indefinite ? small + value_of<T>(p.state[g].gershgorin) : small;
+  return p.state[g].indefinite ? small + sqrt(value_of<T>(p.state[g].bound)) : small;
 }
 
 // --- Cholesky
@@ -83,24 +83,25 @@ __global__ void __launch_bounds__(256, 4) load_large_kernel(LargeArguments<T> p,
   }
 }
 
-// Whether the first attempt failed, and Gershgorin's bound then. A warp a row. Registers: at
-// most 40.
+// The bound for matrices that turned out to be indefinite: √‖K²‖_∞ (see eigenvalue_bound), from
+// `rest`. A warp a row. Work: 2 n³ flop. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) gershgorin_kernel(LargeArguments<T> p) {
+__global__ void __launch_bounds__(256, 4) bound_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
   const int lane = threadIdx.x % kWarp;
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
     if (!p.state[g].indefinite) continue;
-    const T scale = matrix_scale(magnitude_of<T>(p.e.largest[g]));
+    const T* const k = p.rest + g * n * n;
     for (int64_t i = blockIdx.x * 8 + threadIdx.x / kWarp; i < n; i += int64_t(gridDim.x) * 8) {
       T sum = 0;
       for (int64_t j = lane; j < n; j += kWarp) {
-        const T value = scale * p.e.k[g * n * n + (j <= i ? i * n + j : j * n + i)];
-        sum += i == j ? -value : (value < T(0) ? -value : value);
+        T dot = 0;
+        for (int64_t l = 0; l < n; ++l) dot += k[l * n + i] * k[l * n + j];
+        sum += dot < T(0) ? -dot : dot;
       }
       for (int offset = kWarp / 2; offset > 0; offset /= 2)
         sum += __shfl_xor_sync(kFullMask, sum, offset);
-      if (lane == 0 && sum > T(0)) atomicMax(&p.state[g].gershgorin, key_of(sum));
+      if (lane == 0 && sum > T(0)) atomicMax(&p.state[g].bound, key_of(sum));
     }
   }
 }
@@ -296,10 +297,12 @@ constexpr size_t kRotateSmem =
     sizeof(int) * kPanel;
 static_assert(kRotateSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
 
-// One sweep of two-sided Jacobi on the 64×64 matrix `gram`, Vᵀ along. All 256 threads.
+// One sweep of two-sided Jacobi on the 64×64 matrix `gram`, V along. All 256 threads. V is kept as
+// V − I: next to a 1 the cosines of small rotations would all be rounded up, and columns grow by
+// 8e-6 over the sweeps.
 template <typename T>
 __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
-                            T* turn,   // [64, kTurnPitch]: turn[c][v] is entry c of new column v
+                            T* turn,   // [64, kTurnPitch]: turn[c][v] is entry (c, v) of V − I
                             T* sines,  // [2, 32]
                             int* swaps) {
   const int t = static_cast<int>(threadIdx.x);
@@ -315,7 +318,7 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
     }
     __syncthreads();
     const auto rotation_of = [&](int pair) {
-      return Rotation<T>{sines[pair], sines[kPanel + pair], true, swaps[pair] != 0};
+      return Rotation<T>{sines[pair], sines[kPanel + pair], T(0), true, swaps[pair] != 0};
     };
     // The four elements where the rows of one pair meet the columns of another are nobody else's.
     for (int e = t; e < kPanel * kPanel; e += kTileThreads) {
@@ -337,7 +340,15 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
     for (int e = t; e < kPair * kPanel; e += kTileThreads) {
       const int pair = e % kPanel, c = e / kPanel;
       const int i = first_of_pair(pair, r), j = i ^ r;
-      rotation_of(pair).apply(turn[c * kTurnPitch + i], turn[c * kTurnPitch + j]);
+      T& in_i = turn[c * kTurnPitch + i];
+      T& in_j = turn[c * kTurnPitch + j];
+      const auto rotation = rotation_of(pair);
+      const T one_i = c == i, one_j = c == j;
+      const T x = in_i + one_i, y = in_j + one_j;
+      const T u = in_i - rotation.s * (y + rotation.tau * x);
+      const T v = in_j + rotation.s * (x - rotation.tau * y);
+      in_i = rotation.swapped ? v + (one_j - one_i) : u;
+      in_j = rotation.swapped ? u + (one_i - one_j) : v;
     }
     __syncthreads();
   }
@@ -364,7 +375,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
       T sum = 0;
       for (int i = 0; i < p.pieces; ++i) sum += pieces[i * kPair * kPair + e];
       gram[e / kPair * kGramPitch + e % kPair] = sum;
-      turn[e / kPair * kTurnPitch + e % kPair] = e / kPair == e % kPair;
+      turn[e / kPair * kTurnPitch + e % kPair] = 0;
     }
     __syncthreads();
     bool rotated = false;
@@ -398,7 +409,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int64_t k = k0 + Tile<4>::own(tx, j);
-          if (k < n) a[pair.of(Tile<4>::own(ty, i)) * n + k] = sum[i][j];
+          if (k < n) a[pair.of(Tile<4>::own(ty, i)) * n + k] += sum[i][j];
         }
     }
     __syncthreads();  // before the next group overwrites V

@@ -46,19 +46,24 @@ int launch_eigh_block(const EighArguments<T>& e, void* stream) {
 }
 
 template <typename T, Spectrum kSpectrum>
-int cholesky_large(const LargeArguments<T>& p, bool again, void* stream) {
+int load_large(const LargeArguments<T>& p, bool again, void* stream) {
+  const int64_t n = p.e.n, columns = divide_up(n, 256);
+  const dim3 grid(static_cast<unsigned>(columns < 64 ? columns : 64),
+                  static_cast<unsigned>(n < 1024 ? n : 1024), grid_z(p.e.groups));
+  return launch(load_large_kernel<T, kSpectrum>, grid, dim3(256), 0, stream, p, again);
+}
+
+template <typename T, Spectrum kSpectrum>
+int cholesky_large(const LargeArguments<T>& p, void* stream) {
   const int64_t n = p.e.n;
-  const int64_t columns = divide_up(n, 256), tiles = divide_up(n, Tile<4>::kSize);
-  const dim3 elements(static_cast<unsigned>(columns < 64 ? columns : 64),
-                      static_cast<unsigned>(n < 1024 ? n : 1024), grid_z(p.e.groups));
-  const dim3 tile_grid(static_cast<unsigned>(tiles), static_cast<unsigned>(tiles),
-                       grid_z(p.e.groups));
-  int failed = launch(load_large_kernel<T, kSpectrum>, elements, dim3(256), 0, stream, p, again);
+  const auto tiles = static_cast<unsigned>(divide_up(n, Tile<4>::kSize));
+  const dim3 grid(tiles, tiles, grid_z(p.e.groups));
+  int failed = 0;
   for (int k0 = 0; k0 < n && !failed; k0 += kPanel) {
     failed = launch(panel_kernel<T, kSpectrum>, dim3(grid_z(p.e.groups)), dim3(kPanelThreads), 0,
                     stream, p, k0);
     if (!failed && k0 + kPanel < n)
-      failed = launch(trailing_kernel<T>, tile_grid, dim3(kTileThreads), 0, stream, p, k0);
+      failed = launch(trailing_kernel<T>, grid, dim3(kTileThreads), 0, stream, p, k0);
   }
   return failed;
 }
@@ -74,13 +79,16 @@ int spectral_large(const EighArguments<T>& e, void* work, void* stream) {
   const auto groups = static_cast<size_t>(e.groups);
   int failed = clear(p.state, groups * sizeof(LargeState<T>));
   if (!failed) failed = clear(p.a, groups * static_cast<size_t>(p.blocks * kPanel * n) * sizeof(T));
-  if (!failed) failed = cholesky_large<T, kSpectrum>(p, false, stream);
-  if (kSpectrum == Spectrum::kSymmetric && !failed) {
+  if (!failed) failed = load_large<T, kSpectrum>(p, false, stream);
+  if (!failed) failed = cholesky_large<T, kSpectrum>(p, stream);
+  if (kSpectrum == Spectrum::kSymmetric && !failed) {  // the second attempt
     const dim3 rows(static_cast<unsigned>(divide_up(n, 8)), grid_z(e.groups));
-    failed = launch(judge_kernel<T>, dim3(grid_z(divide_up(e.groups, kWarp))), dim3(kWarp), 0,
-                    stream, p);
-    if (!failed) failed = launch(gershgorin_kernel<T>, rows, dim3(256), 0, stream, p);
-    if (!failed) failed = cholesky_large<T, kSpectrum>(p, true, stream);
+    const dim3 warps(grid_z(divide_up(e.groups, kWarp)));
+    failed = launch(judge_kernel<T>, warps, dim3(kWarp), 0, stream, p);
+    if (!failed) failed = load_large<T, kSpectrum>(p, true, stream);
+    if (!failed) failed = launch(bound_kernel<T>, rows, dim3(256), 0, stream, p);
+    if (!failed) failed = load_large<T, kSpectrum>(p, true, stream);
+    if (!failed) failed = cholesky_large<T, kSpectrum>(p, stream);
   }
   const dim3 grid(static_cast<unsigned>(p.pairs), static_cast<unsigned>(p.pieces),
                   grid_z(e.groups));

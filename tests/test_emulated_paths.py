@@ -1,0 +1,174 @@
+"""The CUDA kernels' ways that the conformance suite does not take, in the emulator.
+
+What the size of a matrix and the device's shared memory decide, and what happens to input that the
+CPU refuses: a stream cannot raise an error.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    CASES,
+    Case,
+    Emulated,
+    assert_ssge_accurate,
+    for_each_case,
+    for_each_dtype,
+    normal,
+    rounding,
+    same_bits,
+)
+from torch import Tensor
+
+from mige_ext import reference
+
+BACKEND = Emulated()
+SMALL_DEVICE = 99 * 1024  # bytes of shared memory for a block: compute capability 12.0
+# Sizes whose matrix fits a block of the small device, but not a whole score; that do not fit.
+ONE_BLOCK = {torch.float32: 128, torch.float64: 97}
+MANY_BLOCKS = {torch.float32: 161, torch.float64: 129}
+
+
+@contextmanager
+def shared_memory(size: int) -> Iterator[None]:
+    """A device with so many bytes of shared memory for a block."""
+    BACKEND.settings("set_device", size)
+    try:
+        yield
+    finally:
+        BACKEND.settings("set_device")
+
+
+def matrices(n: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Symmetric matrices of every kind, scaled far from 1."""
+    x, g = normal(n, 3, dtype=dtype), normal(n, n, dtype=dtype, seed=1)
+    return {
+        "gram": reference.rbf_gram(x, bandwidth=torch.tensor(1.5, dtype=dtype)),
+        "indefinite": 2.0**20 * (g + g.mT),
+        "rank one": 2.0**-20 * x[:, :1] @ x[:, :1].mT,
+        "identity": torch.eye(n, dtype=dtype),
+        "zero": torch.zeros(n, n, dtype=dtype),
+    }
+
+
+@pytest.mark.parametrize("kind", matrices(2, torch.float64))
+@for_each_dtype
+def test_many_blocks_decompose_a_matrix_as_well_as_one(dtype: torch.dtype, kind: str) -> None:
+    n = MANY_BLOCKS[dtype]
+    k = matrices(n, dtype)[kind]
+    with shared_memory(SMALL_DEVICE):
+        values, vectors, info = BACKEND.call("eigh_with_info", k)
+    norm = float(torch.linalg.matrix_norm(k.double(), 2))
+    exact = torch.linalg.eigvalsh(k.double())
+    assert (values.diff() >= 0).all()
+    assert (values.double() - exact).abs().max() <= rounding(dtype, n) * norm
+    rebuilt = (vectors * values) @ vectors.mT
+    assert (rebuilt.double() - k.double()).abs().max() <= 2 * rounding(dtype, n) * norm
+    overlap = vectors.mT @ vectors - torch.eye(n, dtype=dtype)
+    assert overlap.abs().max() <= 2 * rounding(dtype, n)
+    assert 1 <= int(info) < 15
+
+
+@pytest.mark.parametrize("sizes", [ONE_BLOCK, MANY_BLOCKS], ids=["one block", "many blocks"])
+@for_each_dtype
+def test_a_score_in_steps_is_the_score_in_one_launch(
+    dtype: torch.dtype, sizes: dict[torch.dtype, int]
+) -> None:
+    m = sizes[dtype]
+    x = torch.stack([normal(m, 17, dtype=dtype), 1e3 + normal(m, 17, dtype=dtype, seed=1)])
+    large = BACKEND.ssge(x, threshold=0.9, power=2)  # in one launch where that can be
+    with shared_memory(SMALL_DEVICE):
+        steps = BACKEND.ssge(x, threshold=0.9, power=2)
+        given = BACKEND.ssge(x, steps[2], threshold=0.9, power=2)
+    assert torch.equal(steps[2], large[2])  # the bandwidth is an order statistic
+    assert torch.equal(steps[3], large[3])
+    assert same_bits(given, steps)
+    for g in range(2):
+        assert_ssge_accurate(steps[0][g], x[g], steps[2][g], int(steps[3][g]), 2)
+
+
+@for_each_dtype
+def test_equal_samples_have_a_score_of_zero_in_steps_too(dtype: torch.dtype) -> None:
+    m = MANY_BLOCKS[dtype]
+    x = torch.cat([normal(1, 1, 5, dtype=dtype).expand(1, m, 5), normal(1, m, 5, dtype=dtype)])
+    with shared_memory(SMALL_DEVICE):
+        out, values, sigma, rank = BACKEND.ssge(x)
+    assert not out[0].any()
+    assert not values[0].any()
+    assert sigma[0] == 0 and rank[0] == 0
+    assert out[1].any() and rank[1] > 0
+
+
+def poisoned(case: Case, m: int, dtype: torch.dtype, bad: float) -> None:
+    """One bad value in the first of two groups: NaN there, and nothing in the other."""
+    args, kwargs = case.make(m=m, batch=(2,), dtype=dtype)
+    name = case.operator
+    points = args[1] if name == "rbf_product" else args[0]
+    expected = case.run(BACKEND, *args, **kwargs)
+    points[0, 20, 2] = bad  # below the diagonal of a matrix
+    results = case.run(BACKEND, *args, **kwargs)
+    for got, right in zip(results, expected, strict=True):
+        assert same_bits((got[1],), (right[1],))
+    floating = [r for r in results if r.dtype.is_floating_point]
+    checked = floating[:2] if case is CASES["ssge-bandwidth"] else floating  # σ is what was given
+    assert all(r[0].isnan().all() for r in checked)
+    if name == "ssge":
+        assert results[3][0] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@for_each_case()
+@for_each_dtype
+def test_a_group_that_is_not_finite_is_nan_and_the_others_are_not(
+    case: Case, dtype: torch.dtype, bad: float
+) -> None:
+    poisoned(case, 33, dtype, bad)
+
+
+@for_each_case("eigh", "ssge")
+@for_each_dtype
+def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype) -> None:
+    with shared_memory(SMALL_DEVICE):
+        poisoned(case, MANY_BLOCKS[dtype], dtype, np.nan)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
+@for_each_case("rbf_gram", "rbf_gradient_sum", "rbf_product", "ssge")
+def test_a_bandwidth_that_is_none_gives_nan(case: Case, sigma: float) -> None:
+    args, kwargs = case.make(m=33, batch=(2,))
+    if case.operator == "ssge" and len(args) == 1:
+        return  # chooses its own
+    bandwidth = args[1] if case.operator == "ssge" else kwargs["bandwidth"]
+    bandwidth[0] = sigma
+    result = case.run(BACKEND, *args, **kwargs)[0]
+    if case.operator == "ssge" and sigma == 0:
+        assert not result[0].any()  # the bandwidth of equal samples
+    else:
+        assert result[0].isnan().all()
+    assert result[1].isfinite().all()
+
+
+@pytest.mark.parametrize("n", [20, 40, 129])
+def test_info_says_what_became_of_each_matrix(n: int) -> None:
+    k = matrices(n, torch.float64)["gram"].repeat(2, 1, 1)
+    k[1, 7, 3] = np.nan
+    with shared_memory(SMALL_DEVICE):
+        values, _, info = BACKEND.call("eigh_with_info", k)
+    assert 2 <= info[0] <= 12
+    assert info[1] == -1
+    assert values[0].isfinite().all()
+    assert values[1].isnan().all()
+
+
+@for_each_dtype
+def test_tiles_of_128_give_the_bits_of_tiles_of_64(dtype: torch.dtype) -> None:
+    # Above 1,024 points float32 takes the larger tiles; of a part it takes the smaller ones.
+    x = normal(1027, 3, dtype=dtype)
+    one = torch.ones((), dtype=dtype)
+    whole = BACKEND.rbf_gram(x, bandwidth=one)
+    assert torch.equal(whole, whole.mT)
+    part = BACKEND.rbf_gram(x[:131], x, bandwidth=one)
+    assert torch.equal(whole[:131], part)
