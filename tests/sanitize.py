@@ -1,4 +1,4 @@
-"""Every operator that has a CUDA kernel, on sizes around those of tiles, for compute-sanitizer.
+"""Every operator on CUDA, on sizes around those of tiles, for compute-sanitizer.
 
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python tests/sanitize.py
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40)]
+SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40), (257, 3, 5)]
 
 
 def main() -> None:
@@ -45,15 +45,10 @@ def main() -> None:
                 ("ssge", (x, sigma), {"rank": 2, "power": 2}),
             ]
             for name, args, kwargs in calls:
-                try:
-                    getattr(ops, name)(*args, **kwargs)
-                except NotImplementedError as error:  # no kernel yet
-                    print(error)
-                else:
-                    count += 1
+                getattr(ops, name)(*args, **kwargs)
+                count += 1
     torch.cuda.synchronize()
     print(f"{count} calls ran on {torch.cuda.get_device_name()}")
-    sys.exit(0 if count else "no operator has a CUDA kernel in this build")
 
 
 if __name__ == "__main__":

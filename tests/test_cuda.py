@@ -6,9 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import (
-    OPERATORS,
     Case,
-    cuda_has,
     for_each_case,
     for_each_dtype,
     map_tensors,
@@ -47,11 +45,6 @@ def no_synchronisation() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-def test_every_operator_runs_on_cuda(name: str) -> None:
-    assert cuda_has(name)
 
 
 def test_mutual_information_agrees_with_the_cpu() -> None:

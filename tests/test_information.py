@@ -410,7 +410,11 @@ def test_any_object_with_a_score_is_an_estimator() -> None:
     assert not gradient(encoder_information(draws, estimator=GaussianScore()), draws).any()
 
 
-@pytest.mark.parametrize("estimator", [object(), "SSGE", 0.99, lambda s: -s, SSGE], ids=str)
+@pytest.mark.parametrize(
+    "estimator",
+    [object(), "SSGE", 0.99, lambda s: -s, SSGE],
+    ids=["object", "name", "number", "function", "class"],
+)
 def test_an_object_without_a_score_is_refused_by_name(estimator: Any) -> None:
     z = normal(20, 2)
     for f in (lambda: entropy(z, estimator=estimator),

@@ -177,12 +177,12 @@ size_t bench_size(int n) {
   return Bench<T>::size(n, pitch);
 }
 
-// Shared memory: n (n + pitch) values, where a pitch is less than n + 32: 227 KiB hold n = 240 in
-// float. Registers: at most 64 in float up to n = 128, so that four blocks of 256 threads or two of
-// 512 share a multiprocessor; 128 otherwise.
 template <typename T, int kLanes>
 constexpr int kBenchBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 32 ? 2 : 1);
 
+// Shared memory: n × pitch values, where a pitch is less than n + 32: 227 KiB hold n = 240 in
+// float. Float up to n = 128 keeps to 64 registers, so that four blocks of 256 threads or two of
+// 512 share a multiprocessor. Registers: at most 128 in float and 128 in double.
 template <typename T, Spectrum kSpectrum, int kLanes>
 __global__ void __launch_bounds__(kBenchThreads<kLanes>, kBenchBlocks<T, kLanes>)
     eigh_block_kernel(EighArguments<T> p) {

@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(256, 4) bound_kernel(LargeArguments<T> p) {
       T sum = 0;
       for (int64_t j = lane; j < n; j += kWarp) {
         T dot = 0;
+#pragma unroll 2
         for (int64_t l = 0; l < n; ++l) dot += k[l * n + i] * k[l * n + j];
         sum += dot < T(0) ? -dot : dot;
       }
@@ -107,6 +108,7 @@ __global__ void __launch_bounds__(256, 4) bound_kernel(LargeArguments<T> p) {
 }
 
 // After the first attempt: is the matrix indefinite? Then the second starts from nothing.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kWarp) judge_kernel(LargeArguments<T> p) {
   for (int64_t g = blockIdx.x * int64_t(kWarp) + threadIdx.x; g < p.e.groups;

@@ -9,8 +9,8 @@
 //
 // Work for m = n: 3 m² d flop in 2 m² d instructions (half with y == nullptr), 2 m² d / kSize
 // reads, m² writes. Shared memory: 2 × 16 × (kSize + 4) values: 16.5 KiB for 128×128 tiles of
-// float, 17 KiB for 64×64 of double. Registers: at most 128 for 64×64 tiles of float, otherwise
-// 255.
+// float, 17 KiB for 64×64 of double. 64×64 tiles of float leave room
+// for two blocks on a multiprocessor. Registers: at most 128 in <float, 4>, otherwise 255.
 #pragma once
 
 #include "scale.cuh"
