@@ -31,7 +31,9 @@ BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
 
 EMULATOR := build/emulator
 JOBS ?= 2
-EMULATED := tests/test_operators.py tests/test_determinism.py -k emulated
+# Side by side, where pytest-xdist is installed.
+PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS)")' 2>/dev/null)
+SANITIZED := "emulated and (batch_is_its_groups or info_says or large_group or (many_blocks and indefinite))"
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
 
@@ -48,15 +50,15 @@ demo: $(BUILT)
 	@echo "For your own Python: . $(VENV)/bin/activate"
 
 test: $(BUILT) emulator-plain emulator-faults
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
-# The operators on the emulated device; with a sanitizer one schedule does: its reports do not hang
-# on it.
+# The operators and the ways through them in every schedule (`make test` has run the ascending one).
+# A sanitizer's reports do not hang on the schedule or on the numbers: one size, every kernel.
 emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
-	$(RUN) -m pytest tests/test_emulator.py
-	set -e; for schedule in ascending descending shuffled; do \
-	  MIGE_EMULATOR_SCHEDULE=$$schedule $(RUN) -m pytest $(EMULATED); done
-	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant $(RUN) -m pytest $(EMULATED); done
+	set -e; for schedule in descending shuffled; do MIGE_EMULATOR_SCHEDULE=$$schedule \
+	  $(RUN) -m pytest $(PARALLEL) tests/test_operators.py tests/test_emulated_paths.py -k emulated; done
+	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant \
+	  $(RUN) -m pytest $(PARALLEL) tests/test_operators.py tests/test_emulated_paths.py -k $(SANITIZED); done
 
 bench: $(BUILT)
 	$(RUN) -m mige_ext bench

@@ -453,7 +453,8 @@ __global__ void __launch_bounds__(256, 4) large_sort_kernel(LargeArguments<T> p)
     const T shift = large_shift(p, kSpectrum, g);
     for (int64_t j = blockIdx.x * 8 + threadIdx.x / kWarp; j < n; j += int64_t(gridDim.x) * 8) {
       const T* const column = p.a + (g * p.blocks * kPanel + j) * n;
-      const int64_t place = n - 1 - position_of(p.norm + g * n, n, j);
+      // Norms that are NaN have no order.
+      const int64_t place = failed ? j : n - 1 - position_of(p.norm + g * n, n, j);
       const T lambda = p.norm[g * n + j];
       const T inverse = lambda > T(0) ? T(1) / sqrt(lambda) : T(0);
       const double value = static_cast<double>(lambda - shift) / static_cast<double>(scale);

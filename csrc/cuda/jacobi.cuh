@@ -340,7 +340,7 @@ __device__ void write_sorted(const Bench<T>& b, T shift, T scale, bool failed,
                              T* vectors) {  // [n, n]
   const int lane = Team::rank() % kWarp, n = b.n;
   for (int j = Team::rank() / kWarp; j < n; j += Team::size() / kWarp) {
-    const int place = n - 1 - position_of(b.norm, n, j);
+    const int place = failed ? j : n - 1 - position_of(b.norm, n, j);  // NaN has no order
     const T lambda = b.norm[j];
     const T inverse = lambda > T(0) ? T(1) / sqrt(lambda) : T(0);
     const double value = static_cast<double>(lambda - shift) / static_cast<double>(scale);

@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
     const int sweeps = jacobi<kLanes>(bench, columns);
     column_norms<BlockTeam>(bench);
     for (int j = warp; j < m; j += warps) {
-      const int place = m - 1 - position_of(bench.norm, m, j);
+      const int place = sweeps < 0 ? j : m - 1 - position_of(bench.norm, m, j);
       if (lane == 0) p.values[g * m + place] = sweeps < 0 ? not_a_number<T>() : bench.norm[j];
     }
     __syncthreads();
