@@ -195,13 +195,13 @@ def plan(architecture: str, csv: Path) -> list[Step]:
         ),
         Step("tests of the GPU", [*pytest, "tests/test_cuda.py", "-rs"], 60, here),
     ]  # fmt: skip
+    bench = [python, "-m", "mige_ext", "bench", "all", "--device", "cuda", "--csv", str(csv)]
+    steps.append(Step("benchmarks", bench, 150, here))
     alone = {**here, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     sanitizer = find("compute-sanitizer") or "compute-sanitizer"
     for tool in SANITIZERS:
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, "tests/sanitize.py"]
-        steps.append(Step(f"compute-sanitizer {tool}", command, 45, alone))
-    bench = [python, "-m", "mige_ext", "bench", "all", "--device", "cuda", "--csv", str(csv)]
-    steps.append(Step("benchmarks", bench, 150, here))
+        steps.append(Step(f"compute-sanitizer {tool}", command, 60, alone))
     return steps
 
 

@@ -71,7 +71,8 @@ class Bandwidth:
         try:
             sigma = ops.distance_quantile(samples, self.quantile)
         except RuntimeError:
-            _checks.require_finite(samples=samples)
+            if _checks.looking_is_free(samples):
+                _checks.require_finite(samples=samples)
             raise
         return torch.where(sigma > 0, positive(self.multiplier * sigma), 0.0)
 
@@ -101,7 +102,7 @@ def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:
     _checks.require_native("s", s)
     if isinstance(bandwidth, Tensor):
         return bandwidth.to(s)
-    return torch.tensor(_number(bandwidth, s), dtype=s.dtype, device=s.device)
+    return torch.full((), _number(bandwidth, s), dtype=s.dtype, device=s.device)
 
 
 def _number(bandwidth: float, like: Tensor) -> float:

@@ -72,7 +72,9 @@ class RandomProjection:
         if r is None:
             r = self.matrix(d, dtype, device)
             if len(_matrices) >= _KEPT:
-                _matrices.clear()
+                # Not those of a GPU: a captured CUDA graph reads R where it lies, and does not own it.
+                for old in [key for key, kept in _matrices.items() if kept.device.type == "cpu"]:
+                    del _matrices[old]
             _matrices[key] = r
         return r
 

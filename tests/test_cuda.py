@@ -146,3 +146,12 @@ def test_a_group_with_nan_is_nan_and_does_not_disturb_the_others(
     torch.cuda.synchronize()
     assert not scores[1].isfinite().all()
     assert torch.equal(scores[0], expected[0]) and torch.equal(scores[2], expected[2])
+
+
+def test_a_matrix_for_torchs_solver_is_read_from_its_lower_triangle() -> None:
+    n = 2049
+    k = normal(n, n, dtype=torch.float32).cuda()
+    values, vectors = ops.eigh(k)  # the upper triangle is another matrix
+    exact = torch.linalg.eigvalsh(k, UPLO="L")
+    assert (values - exact).abs().max() <= 1e-5 * exact.abs().max()
+    assert vectors.mT.is_contiguous()

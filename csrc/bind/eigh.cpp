@@ -101,7 +101,8 @@ std::tuple<Tensor, Tensor> eigh_cuda(const Tensor& k) {
   const Tensor input = torch::stable::contiguous(k);
   const int64_t groups = batch_count(k, 2), m = rows(k);
   if (m > kLargestJacobi && groups > 0) {
-    const auto [values, vectors] = lapack_eigh(input);
+    // The upper triangle of the transpose is the lower one of k.
+    const auto [values, vectors] = lapack_eigh(torch::stable::transpose(input, -2, -1));
     return {values, vectors};
   }
   const Tensor values = empty(k, batch_shape(k, 2, {m}));

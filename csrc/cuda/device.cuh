@@ -31,14 +31,27 @@ __device__ __forceinline__ T* dynamic_smem() {
 #endif
 }
 
+// Dynamic shared memory that one block may have on the current device, after opting in.
+inline size_t largest_smem() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+          cudaSuccess)
+    return kDefaultSmem;
+  return static_cast<size_t>(bytes);
+}
+
 // Launches and reports what the launch itself can report; 0 is success.
 template <typename... Parameters, typename... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem,
            [[maybe_unused]] void* stream, Arguments... arguments) {
   if (smem > kDefaultSmem) {
+    // Always to the most that the device has: the setting is the kernel's, shared by all threads of
+    // the host, and a smaller one could come between another's setting and its launch.
+    const size_t limit = largest_smem() > smem ? largest_smem() : smem;
     const cudaError_t status =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(limit));
     // Also taken off the record, where the next launch would find it.
     if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
   }
@@ -49,16 +62,6 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem,
   emulator::launch(grid, block, smem, [&] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
   return static_cast<int>(cudaGetLastError());
-}
-
-// Dynamic shared memory that one block may have on the current device, after opting in.
-inline size_t largest_smem() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess)
-    return kDefaultSmem;
-  return static_cast<size_t>(bytes);
 }
 
 }  // namespace mige::cuda

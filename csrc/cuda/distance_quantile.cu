@@ -1,10 +1,15 @@
 // distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
+#include <algorithm>
+
 #include "launchers.h"
 #include "pairwise.cuh"
 #include "select.cuh"
 
 namespace mige::cuda {
 namespace {
+
+// Groups at a time: each takes 16 KiB of counters and m² distances of work space.
+constexpr int64_t kChunk = 4096;
 
 template <typename T>
 struct Layout {
@@ -26,12 +31,19 @@ struct Layout {
 
 template <typename T>
 int64_t distance_quantile_work(int64_t groups, int64_t m) {
-  return Layout<T>(nullptr, groups, m).space.size();
+  return Layout<T>(nullptr, std::min(groups, kChunk), m).space.size();
 }
 
 template <typename T>
 int distance_quantile(const T* x, int64_t groups, int64_t m, int64_t d, double quantile, T* out,
                       void* work, void* stream) {
+  if (groups > kChunk) {
+    int failed = 0;
+    for (int64_t g = 0; g < groups && !failed; g += kChunk)
+      failed = distance_quantile(x + g * m * d, std::min(kChunk, groups - g), m, d, quantile,
+                                 out + g, work, stream);
+    return failed;
+  }
   if (groups == 0) return 0;
   const Layout<T> at(work, groups, m);
   int failed = largest_magnitudes<T>(x, m * d, nullptr, 0, groups, at.largest, stream);

@@ -156,8 +156,6 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
 // --- a block a matrix
 // ------------------------------------------------------------------------------
 
-// Threads of a pair of columns by n, which with kHeld rows a thread cover it.
-constexpr int lanes_for(int n) { return n <= 64 ? 8 : (n <= 128 ? 16 : 32); }
 constexpr int kLargestBench = 32 * kHeld;
 
 template <int kLanes>
@@ -166,21 +164,22 @@ constexpr int kBenchThreads = kLanes == 8 ? 256 : 512;
 // Columns start on different banks for the 32 / kLanes pairs of a warp.
 template <int kLanes>
 __host__ __device__ constexpr int bench_pitch(int n) {
-  if (kLanes == 32) return n;
+  if (kLanes == 32) return n | 1;  // a warp a column; odd, for the row swaps of Cholesky
   const int pitch = n / 32 * 32 + kLanes;
   return pitch >= n ? pitch : pitch + 32;
 }
 
 template <typename T>
 size_t bench_size(int n) {
-  const int pitch = n <= 64 ? bench_pitch<8>(n) : (n <= 128 ? bench_pitch<16>(n) : n);
+  const int pitch =
+      n <= 64 ? bench_pitch<8>(n) : (n <= 128 ? bench_pitch<16>(n) : bench_pitch<32>(n));
   return Bench<T>::size(n, pitch);
 }
 
 template <typename T, int kLanes>
 constexpr int kBenchBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 32 ? 2 : 1);
 
-// Shared memory: n × pitch values, where a pitch is less than n + 32: 227 KiB hold n = 240 in
+// Shared memory: n × pitch values, where a pitch is less than n + 32: 227 KiB hold n = 239 in
 // float. Float up to n = 128 keeps to 64 registers, so that four blocks of 256 threads or two of
 // 512 share a multiprocessor. Registers: at most 128 in float and 128 in double.
 template <typename T, Spectrum kSpectrum, int kLanes>

@@ -9,7 +9,8 @@
 // Each block of step 2 computes the same V anew rather than wait for one that does. Measured in
 // float32 for n = 256 and 512: 6-7 sweeps; a second inner sweep saves one of them and costs more.
 //
-// Work: n³/3 multiply-adds for Cholesky; a sweep is n/32 rounds of two launches and 6 n³ flop. The
+// Work: n³ multiply-adds for Cholesky, whose trailing update does not spare the half that symmetry
+// would; a sweep is n/32 rounds of two launches and 8 n³ flop, and the inner sweeps. The
 // number of launches is fixed, since nothing waits for the device; those after convergence return
 // at once.
 #pragma once
@@ -78,6 +79,7 @@ __global__ void __launch_bounds__(256, 4) load_large_kernel(LargeArguments<T> p,
         const int64_t at = j <= i ? i * n + j : j * n + i;
         const T value = scale * p.e.k[g * n * n + at] + (i == j ? shift : T(0));
         p.rest[(g * n + i) * n + j] = value;
+        if (again) p.a[(g * p.blocks * kPanel + i) * n + j] = 0;  // of the first attempt
         if (i == j) p.diagonal[g * n + i] = value;
       }
   }

@@ -165,8 +165,10 @@ struct Rotation {
     const T magnitude = g < T(0) ? -g : g, norms = sqrt(a) * sqrt(b);
     Rotation r{0, 0, 0, !(magnitude > orthogonal * norms), b > a};
     if (magnitude > kNegligible<T> * norms) {
-      const T d = b - a, twice = 2 * g;
-      const T t = (d < T(0) ? -twice : twice) / ((d < T(0) ? -d : d) + sqrt(d * d + twice * twice));
+      // The smaller root of t² + 2 ζ t = 1; an overflow of ζ² gives t = 0, which is right.
+      const T zeta = (b - a) / (2 * g);
+      const T t =
+          (zeta < T(0) ? T(-1) : T(1)) / ((zeta < T(0) ? -zeta : zeta) + sqrt(1 + zeta * zeta));
       r.t = t;
       const T c = T(1) / sqrt(1 + t * t);
       r.s = c * t;
@@ -283,7 +285,7 @@ __device__ int jacobi(const Bench<T>& b, int rank) {
 // ---------------------------------------------------------------------------
 
 // The same for n <= 32 by one warp: a column a lane, which reads its partner's by shuffles; no
-// barrier and no shared memory. Work a sweep: 31 rounds of 32 shuffles and 160 flop a lane.
+// barrier and no shared memory. Work a sweep: 31 rounds of 33 shuffles and 384 flop a lane.
 template <typename T>
 __device__ int jacobi_in_registers(T (&own)[kWarp]) {
   const int lane = threadIdx.x % kWarp;

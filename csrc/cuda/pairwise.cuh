@@ -42,10 +42,12 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kOwn>)
   static_assert(sizeof(slices) <= 48 * 1024, "static shared memory");
 
   const bool symmetric = y == nullptr;
-  if (symmetric && blockIdx.x < blockIdx.y) return;  // written by the block across the diagonal
+  const int64_t across = divide_up(n, Shape::kSize);
+  const int64_t tile_row = blockIdx.x / across, tile_column = blockIdx.x % across;
+  if (symmetric && tile_column < tile_row) return;  // written by the block across the diagonal
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
-  const int64_t row0 = static_cast<int64_t>(blockIdx.y) * Shape::kSize;
-  const int64_t column0 = static_cast<int64_t>(blockIdx.x) * Shape::kSize;
+  const int64_t row0 = tile_row * Shape::kSize;
+  const int64_t column0 = tile_column * Shape::kSize;
   const bool mirrored = symmetric && row0 != column0;
 
   for (int64_t g = blockIdx.z; g < groups; g += gridDim.z) {
@@ -123,10 +125,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kOwn>)
 template <typename T, int kOwn, Pairwise kKind>
 int launch_pairwise(const T* x, const T* y, int64_t groups, int64_t m, int64_t n, int64_t d,
                     const Key<T>* largest, const T* bandwidth, T* out, void* stream) {
-  const int64_t grid_x = divide_up(n, Tile<kOwn>::kSize), grid_y = divide_up(m, Tile<kOwn>::kSize);
-  if (grid_x > kLargestGridX || grid_y > kLargestGridYZ)
-    return static_cast<int>(cudaErrorInvalidConfiguration);
-  const dim3 grid(static_cast<unsigned>(grid_x), static_cast<unsigned>(grid_y), grid_z(groups));
+  const int64_t tiles = divide_up(n, Tile<kOwn>::kSize) * divide_up(m, Tile<kOwn>::kSize);
+  if (tiles > kLargestGridX) return static_cast<int>(cudaErrorInvalidConfiguration);
+  const dim3 grid(static_cast<unsigned>(tiles), 1, grid_z(groups));
   return launch(pairwise_kernel<T, kOwn, kKind>, grid, dim3(kTileThreads), 0, stream, x, y, groups,
                 m, n, d, largest, bandwidth, out);
 }

@@ -82,15 +82,28 @@ __device__ void pick_digit(const Counter* counts, Selection<T>* selection, Count
     selection->rank = rank;
   }
   __syncthreads();
-  // One thread walks over the sums, then over the counts of the one that it stops at.
-  if (t == 0) {
+  // A warp finds the sum that holds the rank, eight to a lane; its lane then walks over the counts.
+  if (t < kWarp) {
+    constexpr int kSums = kSelectThreads / kWarp;
+    Count mine = 0;
+    for (int i = 0; i < kSums; ++i) mine += sums[kSums * t + i];
+    Count up_to = mine;  // of this lane and those before
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const Count before = __shfl_up_sync(kFullMask, up_to, offset);
+      if (t >= offset) up_to += before;
+    }
     Count rank = selection->rank;
-    int i = 0;
-    while (rank >= sums[i]) rank -= sums[i++];
-    int digit = kOwn * i;
-    while (rank >= counts[digit]) rank -= counts[digit++];
-    selection->rank = rank;
-    selection->prefix |= static_cast<Key<T>>(digit) << digit_shift<T>(round);
+    const unsigned reached = __ballot_sync(kFullMask, up_to > rank);
+    __syncwarp();  // all have read the rank
+    if (t == __ffs(static_cast<int>(reached)) - 1) {
+      rank -= up_to - mine;
+      int i = kSums * t;
+      while (rank >= sums[i]) rank -= sums[i++];
+      int digit = kOwn * i;
+      while (rank >= counts[digit]) rank -= counts[digit++];
+      selection->rank = rank;
+      selection->prefix |= static_cast<Key<T>>(digit) << digit_shift<T>(round);
+    }
   }
 }
 

@@ -5,7 +5,7 @@
 // The block keeps S [m, pitch], which is in turn the distances, K, its Cholesky factor L and its
 // scaled eigenvectors A; samples and H pass by in slices of 16 columns. `out` holds H in between.
 //
-// Work: that of the steps, about 1.5 m² d + 2 m² d + 7 sweeps × 7 m³ + 4 m² d flop; reads 2 m d
+// Work: that of the steps, about 1.5 m² d + 2 m² d + 7 sweeps × 5 m³ + 4 m² d flop; reads 2 m d
 // values from global memory and moves 3 m d of `out`. Shared memory: ssge_fused_size.
 #pragma once
 
@@ -160,7 +160,11 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
       const Key<T> magnitude = key_of(x[i]) << 1 >> 1;
       key = magnitude > key ? magnitude : key;
     }
-    atomicMax(at.largest, key);
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      const Key<T> other = __shfl_xor_sync(kFullMask, key, offset);
+      key = other > key ? other : key;
+    }
+    if (lane == 0) atomicMax(at.largest, key);
     __syncthreads();
     const T magnitude = magnitude_of<T>(*at.largest);
     const T scale = normal_scale(magnitude);
