@@ -72,7 +72,7 @@ class RandomProjection:
         if r is None:
             r = self.matrix(d, dtype, device)
             if len(_matrices) >= _KEPT:
-                # Not those of a GPU: a captured CUDA graph reads R where it lies, and does not own it.
+                # Not those of a GPU: a captured CUDA graph reads R where it lies, unowned.
                 for old in [key for key, kept in _matrices.items() if kept.device.type == "cpu"]:
                     del _matrices[old]
             _matrices[key] = r

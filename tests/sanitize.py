@@ -31,7 +31,8 @@ def main() -> None:
 
             x, y, w = made(2, m, d, seed=1), made(2, n, d, seed=2), made(2, m, 7, seed=3)
             sigma = 1 + made(2, seed=4).abs()
-            k = torch.exp(-torch.cdist(x.cpu(), x.cpu()).square() / 2).cuda()  # no library's kernels
+            on_cpu = x.cpu()  # no kernels of a library
+            k = torch.exp(-torch.cdist(on_cpu, on_cpu).square() / 2).cuda()
             calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
                 ("squared_distances", (x,), {}),
                 ("squared_distances", (x, y), {}),
