@@ -40,14 +40,14 @@ bool fits_fused(int64_t m) {
 }
 
 template <typename T, int kLanes>
-int launch_fused(const FusedArguments<T>& arguments, void* stream) {
+int launch_fused(const SsgeArguments<T>& arguments, void* stream) {
   const int64_t blocks = arguments.groups < kLargestGridX ? arguments.groups : kLargestGridX;
   return launch(ssge_fused_kernel<T, kLanes>, dim3(static_cast<unsigned>(blocks)),
                 dim3(kFusedThreads<T, kLanes>), ssge_fused_size<T>(arguments.m), stream, arguments);
 }
 
 template <typename T>
-int ssge_in_steps(const FusedArguments<T>& p, void* work, void* stream) {
+int ssge_in_steps(const SsgeArguments<T>& p, void* work, void* stream) {
   const int64_t groups = p.groups, m = p.m, d = p.d;
   const SsgeOptions& o = p.options;
   const Layout<T> at(work, groups, m, d);
@@ -107,7 +107,7 @@ int ssge(const T* x, const T* given_bandwidth, int64_t groups, int64_t m, int64_
   // Coefficients leave room for the sum of m of them.
   const T bound =
       options.power == 2 ? kLargestFinite<T> / static_cast<T>(2 * m) : kLargestFinite<T>;
-  const FusedArguments<T> arguments{
+  const SsgeArguments<T> arguments{
       x,   given_bandwidth, groups,    d,   static_cast<int>(m), options, bound,
       out, eigenvalues,     bandwidth, rank};
   if (!fits_fused<T>(m)) return ssge_in_steps(arguments, work, stream);

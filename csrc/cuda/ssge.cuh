@@ -8,6 +8,20 @@
 
 namespace mige::cuda {
 
+template <typename T>
+struct SsgeArguments {
+  const T* x;      // [groups, m, d]
+  const T* given;  // [groups] or nullptr
+  int64_t groups, d;
+  int m;
+  SsgeOptions options;
+  T bound;        // of the results, in magnitude
+  T* out;         // [groups, m, d]
+  T* values;      // [groups, m]
+  T* bandwidth;   // [groups]
+  int64_t* rank;  // [groups]
+};
+
 // γ of a group whose coordinates are in units of normal_scale. Equal samples have σ = 0; with γ = 0
 // everything that follows stays finite, and is 0 at the end.
 template <typename T>

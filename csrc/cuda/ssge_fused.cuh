@@ -18,20 +18,6 @@ namespace mige::cuda {
 constexpr int kLargestFused = 128;
 constexpr int kFusedSlice = 16;
 
-template <typename T>
-struct FusedArguments {
-  const T* x;      // [groups, m, d]
-  const T* given;  // [groups] or nullptr
-  int64_t groups, d;
-  int m;
-  SsgeOptions options;
-  T bound;
-  T* out;         // [groups, m, d]
-  T* values;      // [groups, m]
-  T* bandwidth;   // [groups]
-  int64_t* rank;  // [groups]
-};
-
 // Rows of a slice, padded so that fours of them are aligned.
 __host__ __device__ constexpr int fused_rows(int m) { return (m + 3) / 4 * 4 + 4; }
 
@@ -141,7 +127,7 @@ constexpr int kFusedThreads = sizeof(T) == 4 ? kBenchThreads<kLanes> : 256;
 // Registers: at most 128 in float, 255 in double.
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
-    ssge_fused_kernel(FusedArguments<T> p) {
+    ssge_fused_kernel(SsgeArguments<T> p) {
   const int m = p.m, pitch = bench_pitch<kLanes>(m), rows = fused_rows(m), fours = (m + 3) / 4;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const FusedMemory<T, kLanes> at(dynamic_smem<T>(), m);
