@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40), (257, 3, 5)]
+SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40), (150, 3, 5), (257, 3, 5)]
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def main() -> None:
                 ("rbf_gradient_sum", (x,), {"bandwidth": sigma}),
                 ("rbf_product", (y, x, w), {"bandwidth": sigma}),
                 ("eigh", (k,), {}),
+                ("eigh", (k - 0.5,), {}),  # indefinite
                 ("ssge", (x,), {}),
                 ("ssge", (x, sigma), {"rank": 2, "power": 2}),
             ]

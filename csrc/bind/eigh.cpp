@@ -1,4 +1,5 @@
-// eigh: symmetric eigendecomposition by LAPACK, groups in parallel.
+// eigh: symmetric eigendecomposition. On the CPU LAPACK, groups in parallel; on CUDA our Jacobi, or
+// torch's solver for large matrices.
 #include "../checks.h"
 #include "../cpu/group.h"
 #ifdef MIGE_WITH_CUDA
@@ -12,7 +13,7 @@ namespace mige::bind {
 namespace {
 
 // values ascending; the eigenvectors' memory holds one vector after the other (column-major U).
-std::pair<Tensor, Tensor> lapack_eigh(const Tensor& k) {
+std::pair<Tensor, Tensor> torch_eigh(const Tensor& k) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(k),
                                     torch::stable::detail::from(std::string("U"))};
   STABLE_TORCH_ERROR_CODE_CHECK(
@@ -50,7 +51,7 @@ void Runtime<T>::eigh(T* k, int64_t m, T* values, const T*& vectors) {
   // nothing, 3 % of the time at m = 1024. The lower triangle becomes the upper one.
   const std::array<int64_t, 2> shape{m, m}, strides{1, m};
   auto [eigenvalues, eigenvectors] =
-      lapack_eigh(torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
+      torch_eigh(torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
   vectors_ = torch::stable::contiguous(torch::stable::transpose(eigenvectors, 0, 1));
   std::copy_n(const_data<T>(eigenvalues), m, values);
   vectors = const_data<T>(vectors_);
@@ -102,7 +103,7 @@ std::tuple<Tensor, Tensor> eigh_cuda(const Tensor& k) {
   const int64_t groups = batch_count(k, 2), m = rows(k);
   if (m > kLargestJacobi && groups > 0) {
     // The upper triangle of the transpose is the lower one of k.
-    const auto [values, vectors] = lapack_eigh(torch::stable::transpose(input, -2, -1));
+    const auto [values, vectors] = torch_eigh(torch::stable::transpose(input, -2, -1));
     return {values, vectors};
   }
   const Tensor values = empty(k, batch_shape(k, 2, {m}));

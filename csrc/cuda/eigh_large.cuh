@@ -302,8 +302,8 @@ constexpr size_t kRotateSmem =
 static_assert(kRotateSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
 
 // One sweep of two-sided Jacobi on the 64×64 matrix `gram`, V along. All 256 threads. V is kept as
-// V − I: next to a 1 the cosines of small rotations would all be rounded up, and columns grow by
-// 8e-6 over the sweeps.
+// V − I: next to a 1 the cosines of small rotations would all be rounded up, and columns grow over
+// the sweeps.
 template <typename T>
 __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
                             T* turn,   // [64, kTurnPitch]: turn[c][v] is entry (c, v) of V − I
@@ -358,8 +358,8 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
   }
 }
 
-// Step 2: V from the pair's Gram matrix, and one piece of the columns times V. Shared memory: 39
-// KiB in float, 77 KiB in double. Registers: at most 128 in float, 255 in double.
+// Step 2: V from the pair's Gram matrix, and one piece of the columns times V. Shared memory: 38
+// KiB in float, 76 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
     pair_rotate_kernel(LargeArguments<T> p, int sweep, int r) {

@@ -81,7 +81,7 @@ struct Bench {
 
 // s becomes L, columns in the order of their pivots, largest first; rows are swapped along. Ends at
 // the first pivot that is not above `stop`, zeroes the columns that are left, and returns how many
-// are not. Work: n³/3 multiply-adds in shared memory, five barriers a column.
+// are not. Work: n³/3 multiply-adds in shared memory, four barriers a column, two more with a swap.
 template <typename Team, typename T>
 __device__ int pivoted_cholesky(const Bench<T>& b, T stop) {
   const int rank = Team::rank(), size = Team::size(), n = b.n, pitch = b.pitch;
@@ -154,7 +154,7 @@ __device__ int pivoted_cholesky(const Bench<T>& b, T stop) {
 
 // What makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y) with τ = s / (1 + c).
 // In this form the cosine c, which is nearly 1 in most rotations, is never rounded to 1 − ε: c x −
-// s y would lengthen the columns by 3e-5 over the thousand rotations that each takes part in.
+// s y would lengthen the columns by 1e-5 over the thousand rotations that each takes part in.
 template <typename T>
 struct Rotation {
   T s, tau, t;               // sine, s / (1 + cosine), tangent

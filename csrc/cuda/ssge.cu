@@ -57,9 +57,8 @@ int ssge_in_steps(const SsgeArguments<T>& p, void* work, void* stream) {
     failed = pairwise<T, Pairwise::kSquaredDistance>(at.centred, nullptr, groups, m, m, d,
                                                      at.largest, nullptr, at.k, stream);
   if (!failed && p.given)
-    failed = static_cast<int>(
-        cudaMemcpyAsync(p.bandwidth, p.given, static_cast<size_t>(groups) * sizeof(T),
-                        cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)));
+    failed = launch(given_bandwidth_kernel<T>, dim3(grid_z(divide_up(groups, 256))), dim3(256), 0,
+                    stream, p.given, groups, p.bandwidth);
   if (!failed && !p.given)
     failed = select_bandwidth(at.k, groups, m, o.quantile, o.multiplier, kSmallestNormal<T>,
                               at.largest, at.selections, at.counts, p.bandwidth, stream);

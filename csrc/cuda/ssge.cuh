@@ -64,6 +64,23 @@ __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
   return static_cast<T>(-power);
 }
 
+// A bandwidth that is given, or NaN where it is none; 0 is left to equal samples.
+template <typename T>
+__device__ __forceinline__ T checked_bandwidth(T given) {
+  return given > T(0) && given - given == T(0) ? given : not_a_number<T>();
+}
+
+// bandwidth = checked given. A thread a group. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4)
+    given_bandwidth_kernel(const T* __restrict__ given,  // [groups]
+                           int64_t groups,
+                           T* __restrict__ bandwidth) {  // [groups]
+  for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < groups;
+       g += int64_t(gridDim.x) * 256)
+    bandwidth[g] = checked_bandwidth(given[g]);
+}
+
 // k_ij = exp(−γ s_ij), in place. Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(256, 4)

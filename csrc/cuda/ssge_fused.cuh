@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
     }
     T sigma;
     if (p.given) {
-      sigma = p.given[g];
+      sigma = checked_bandwidth(p.given[g]);
     } else {
       const T square = select_square(at, m, pitch, p.options.quantile);
       sigma = bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>, magnitude);
