@@ -2,10 +2,10 @@
 //
 // All matrices are row-major and contiguous, all pointers on the device of `stream`; T is float or
 // double. Nothing waits for the device: a launcher enqueues and returns a cudaError_t, 0 for
-// success. `work` is scratch memory of at least the bytes that <operator>_work says, aligned to 256;
-// nothing in it has to be set, and nothing is kept in it. Results are bitwise the same from run to
-// run and for any number of groups. A group with a NaN or an infinity in its input, or a bandwidth
-// that is not positive and finite, gives NaN in all results, but for J, which is 0.
+// success. `work` is scratch memory of at least the bytes that <operator>_work says, aligned to
+// 256; nothing in it has to be set, and nothing is kept in it. Results are bitwise the same from
+// run to run and for any number of groups. A group with a NaN or an infinity in its input, or a
+// bandwidth that is not positive and finite, gives NaN in all results, but for J, which is 0.
 #pragma once
 
 #include <cstdint>
