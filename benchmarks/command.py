@@ -13,16 +13,8 @@ from benchmarks.common import RESULTS, machine, print_table
 from benchmarks.harness import Benchmark, Meter
 from benchmarks.records import Record
 from mige_ext import report
+from mige_ext.ops import OPERATORS as OPERATORS
 
-OPERATORS = (
-    "squared_distances",
-    "distance_quantile",
-    "rbf_gram",
-    "rbf_gradient_sum",
-    "rbf_product",
-    "eigh",
-    "ssge",
-)
 HEADER = ("size", "ms", "GFLOP/s", "GB/s", "% of roofline")
 BASELINES = tuple(name.replace("x_", "× ") for name in records.RATIOS)  # "× eager" and so on
 SLOWER, NOTHING_COMPARED = 1, 2  # exit status

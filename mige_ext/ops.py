@@ -16,6 +16,16 @@ from torch import Tensor
 from mige_ext import _C, _checks
 from mige_ext._precision import positive, saturated, unit_of
 
+OPERATORS = (
+    "squared_distances",
+    "distance_quantile",
+    "rbf_gram",
+    "rbf_gradient_sum",
+    "rbf_product",
+    "eigh",
+    "ssge",
+)
+
 _library = torch.ops.mige_ext
 
 
@@ -444,13 +454,5 @@ def _refuse_cuda(name: str) -> None:
 
 
 if not _C.cuda_architectures:
-    for _name in (
-        "squared_distances",
-        "distance_quantile",
-        "rbf_gram",
-        "rbf_gradient_sum",
-        "rbf_product",
-        "eigh",
-        "ssge",
-    ):
+    for _name in OPERATORS:
         _refuse_cuda(_name)

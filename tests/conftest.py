@@ -16,6 +16,7 @@ from emulated import CrashError, Emulator
 from torch import Tensor
 
 from mige_ext import ops, reference
+from mige_ext.ops import OPERATORS as OPERATORS
 
 try:
     from hypothesis import settings
@@ -28,15 +29,6 @@ else:
     settings.load_profile("mige")
 
 ROOT = Path(__file__).resolve().parent.parent
-OPERATORS = (
-    "squared_distances",
-    "distance_quantile",
-    "rbf_gram",
-    "rbf_gradient_sum",
-    "rbf_product",
-    "eigh",
-    "ssge",
-)
 DTYPES = (torch.float32, torch.float64)
 
 for_each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])

@@ -8,7 +8,7 @@
 //
 // Pairs of columns meet in the order i, i ^ r for r = 1, 2, …: every pair once a sweep, disjoint
 // within a round. Measured in float32, for Gram matrices of 32 to 128: 6-8 sweeps, where the usual
-// round robin takes 7-15. The larger column goes to the lower index.
+// round robin takes 7-13. The larger column goes to the lower index.
 //
 // A symmetric matrix that may be indefinite is shifted by a multiple of the identity first, and its
 // eigenvalues back afterwards; eigenvectors do not change. The shift is a few rounding errors of
