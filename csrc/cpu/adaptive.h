@@ -88,7 +88,7 @@ class Candidates {
       std::copy_n(k_.get() + i * m_ + i, m_ - i, inverse_.get() + i * m_ + i);
       inverse_.get()[i * m_ + i] += shift_;
     }
-    invert(inverse_.get(), m_, runtime_);
+    inverter_.invert(inverse_.get(), weighted_.get());
     multiply(inverse_.get(), hz_panels_.get(), n_, wy_.get());
     rows([&](int64_t begin, int64_t end) { dot_columns(z_, r_, wy_.get(), begin, end); });
     pack_columns(wy_.get(), m_, n_, T(1), wy_panels_.get());
@@ -161,6 +161,7 @@ class Candidates {
   const int64_t m_, r_, d_, n_;
   const T* const z_;  // [m, r]
   Runtime& runtime_;
+  Inverter<T, Runtime> inverter_{m_, runtime_};
   const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
   const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
   const Buffer<T> hz_{m_ * n_};  // H, z and two columns of zeros

@@ -100,18 +100,21 @@ void scale_rows(T* x,  // [m, d]
                 const T* scale,  // [m]
                 T bound);
 
-// a_ij −= Σ_r x_ir c_jr for j >= i; what this leaves below the diagonal means nothing.
+// a_ij += Σ_r x_ir p_rj for j = 0 … n − 1, or with `upper` for j >= i alone; what that leaves below
+// the diagonal means nothing.
 template <typename T>
-void subtract_product_rows(const T* x,         // [m, depth]
-                           const T* c_panels,  // c [m, depth] packed by rows
-                           int64_t m, int64_t depth,
-                           T* a,  // [m, m]
-                           int64_t begin, int64_t end);
+void add_product_rows(const T* x,         // [rows, depth]
+                      const T* p_panels,  // p [depth, n] packed by columns
+                      int64_t n, int64_t depth, bool upper,
+                      T* a,  // [rows, n], its rows `stride` apart
+                      int64_t stride, int64_t begin, int64_t end);
 
-// p = −p^{−1} of a symmetric positive definite matrix, by Gauss-Jordan steps without a square root.
+// U with UᵀU = A, in the upper triangle, and T = U^{−1} with zeros below the diagonal. A pivot that
+// rounding has made smaller than ε becomes ε.
 template <typename T>
-void negative_inverse(T* p,  // [n, n], full
-                      int64_t n);
+void invert_factor(T* a,  // [n, n], positive definite, with a diagonal of at least 1
+                   int64_t n,
+                   T* t);  // [n, n]
 
 // Standardised samples: v = (x − mean) / deviation by columns, with the sums in double. A column
 // that is constant becomes 0, with an inverse deviation of 0.
