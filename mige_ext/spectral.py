@@ -1,7 +1,7 @@
 """The frame of the spectral filters in ``filters.py``: units, bandwidths, fits and diagnostics."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
@@ -22,7 +22,12 @@ from mige_ext.score import (
 )
 from mige_ext.solvers import solve_shifted
 
-_DEFAULT_KERNEL = RBF()
+_RBF = RBF()
+
+
+def _rbf() -> Kernel:
+    """The default kernel, where torch.compile finds it: compiled code may make estimators."""
+    return _RBF
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +54,7 @@ class FittedFilter(Fitted):
     unit: Tensor
     diagnostics: Diagnostics
     share: Tensor | None = None
-    kernel: Kernel = _DEFAULT_KERNEL
+    kernel: Kernel = field(default_factory=_rbf)
     curl_free: bool = False
 
     def score(self, query: Tensor | None = None) -> Tensor:
@@ -168,7 +173,7 @@ class SpectralFilter(ABC):
 
     bandwidth: str | float | Bandwidth = "median"
     calibrate: Literal["stein"] | None = None
-    kernel: Kernel = _DEFAULT_KERNEL
+    kernel: Kernel = field(default_factory=_rbf)
     curl_free: bool = False
 
     def __post_init__(self) -> None:
