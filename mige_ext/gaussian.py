@@ -162,8 +162,8 @@ def ridge_whitening(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     ``W = D^{−1} U (Λ + τ)^{−1/2}``, D the standard deviations of the columns, ``R = VᵀV/M =
     U Λ Uᵀ``, ``V = (X − m) D^{−1}``. τ is ``factor`` times the one, of 65 between 1e-6 and 1e2,
     eight a decade, that minimises the Hyvärinen objective ``Σ ½‖s_i‖² + div s_i`` of the Gaussian
-    scores that leave i out. With ``c₁ = M/(M − 1)``, ``c₂ = M/(M − 1)²``, ``q_i = v_iᵀ(c₁R + τ)^{−1}v_i``
-    and ``p_i = v_iᵀ(c₁R + τ)^{−2}v_i`` its terms are
+    scores that leave i out. With ``c₁ = M/(M − 1)``, ``c₂ = M/(M − 1)²``,
+    ``q_i = v_iᵀ(c₁R + τ)^{−1}v_i`` and ``p_i = v_iᵀ(c₁R + τ)^{−2}v_i`` its terms are
 
     ``½c₁²p_i/(1 − c₂q_i)² − tr(c₁R + τ)^{−1} − c₂p_i/(1 − c₂q_i)``,
 
