@@ -90,9 +90,10 @@ def test_a_fit_gives_the_score_at_its_own_samples(
 
 
 def test_a_fit_elsewhere_is_the_filter_as_it_is_written() -> None:
-    x, _ = two_modes(50, 2)
+    x, _ = two_modes(150, 2)
     query = normal(7, 2, seed=5)
     fitted = AdaptiveScore().fit(x)
+    assert fitted.diagnostics.lam.isfinite()
     lam, base = float(fitted.diagnostics.lam), int(fitted.diagnostics.base)
     mean, whitening, _ = reference.ridge_whitening(x)
     z, q, m = (x - mean) @ whitening, (query - mean) @ whitening, len(x)
