@@ -21,6 +21,7 @@ except ImportError as error:
 
 from mige_ext.information import encoder_information, entropy, mutual_information
 from mige_ext.kernels import RBF, Bandwidth
+from mige_ext.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
 from mige_ext.projection import RandomProjection
 from mige_ext.score import SSGE, Diagnostics, FittedSSGE, ScoreEstimator
 
@@ -31,7 +32,10 @@ __all__ = [
     "SSGE",
     "Bandwidth",
     "Diagnostics",
+    "FittedLandmarks",
     "FittedSSGE",
+    "LandmarkStatistics",
+    "Landmarks",
     "RandomProjection",
     "ScoreEstimator",
     "encoder_information",
