@@ -32,7 +32,7 @@ from mige_ext.score import Diagnostics
 
 Progress = Callable[[Iterable[tuple[slice, slice]]], Iterable[tuple[slice, slice]]]
 
-_TILE = 2**20  # values of an intermediate, float64: 8 MiB
+_TILE = 2**21  # values of an intermediate, float64: 16 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
