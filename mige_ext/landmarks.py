@@ -237,11 +237,10 @@ class LandmarkStatistics:
             _checks.require_finite(samples=samples)
         m, d = self.landmarks.shape[-2:]
         # Groups first: an operator's result for a group does not depend on the others.
-        x = samples.detach().reshape(-1, *samples.shape[-2:])
-        unit, z, centre = (
-            t.reshape(-1, *t.shape[-2:]) for t in (self._unit, self._z, self._centre)
-        )
-        sigma, moments = self._sigma.reshape(-1), self.moments.view(-1, m + 1, m + d + 1)
+        n = samples.shape[:-2].numel()
+        x, z = samples.detach().reshape(n, samples.shape[-2], d), self._z.reshape(n, m, d)
+        unit, centre = self._unit.reshape(n, 1, 1), self._centre.reshape(n, 1, d)
+        sigma, moments = self._sigma.reshape(n), self.moments.view(n, m + 1, m + d + 1)
         tiles = _tiles(x.shape[0], x.shape[1], m + d + 1)
         for groups, rows in tiles if progress is None else progress(tiles):
             g, r = (groups.start, groups.stop - groups.start), (rows.start, rows.stop - rows.start)
