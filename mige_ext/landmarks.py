@@ -370,18 +370,16 @@ class FittedLandmarks:
         _checks.require_query("query", query, self.landmarks, "landmarks")
         if _checks.looking_is_free(query):
             _checks.require_finite(query=query)
-        result = self.coefficients.new_empty(query.shape)
+        result = self.coefficients.new_zeros(query.shape)
         groups = max(query.shape[:-2].numel(), 1)
         tiles = _tiles(1, query.shape[-2], groups * query.shape[-1])
         for _, rows in tiles if progress is None else progress(tiles):
-            tile = query.detach().narrow(-2, rows.start, rows.stop - rows.start)
+            r = rows.start, rows.stop - rows.start
+            points = in_units(query.detach().narrow(-2, *r).to(result.dtype), self.unit)
             scores = ops.rbf_product(
-                in_units(tile.to(self.landmarks.dtype), self.unit),
-                self.landmarks, self.coefficients, bandwidth=self.bandwidth,
-            )  # fmt: skip
-            result.narrow(-2, rows.start, rows.stop - rows.start).copy_(
-                saturated(scores / self.unit)
+                points, self.landmarks, self.coefficients, bandwidth=self.bandwidth
             )
+            result.narrow(-2, *r).add_(saturated(scores / self.unit))
         return result
 
 
