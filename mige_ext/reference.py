@@ -5,6 +5,7 @@ intermediate as it is written in the paper; nothing here is fast, and nothing he
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -84,3 +85,96 @@ def ssge(
     inverse = torch.where(kept, values, torch.inf) ** -power
     projected = vectors.mT @ rbf_gradient_sum(x, bandwidth=bandwidth)
     return -vectors @ (inverse.unsqueeze(-1) * projected), values, bandwidth, j
+
+
+# --- spectral filters -----------------------------------------------------------------------------
+#
+# For one group of samples, with the matrices as the formulas have them: (Md)² for either kernel.
+
+
+def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:
+    """φ or its derivative in s, by autograd: φ = exp(−s/2σ²) for "RBF", (1 + s/σ²)^(−1/2)."""
+    s = s.detach().requires_grad_()
+    with torch.enable_grad():
+        u = s / bandwidth**2
+        value = torch.exp(-u / 2) if kernel == "RBF" else (1 + u) ** -0.5
+        for _ in range(order):
+            (value,) = torch.autograd.grad(value.sum(), s, create_graph=True)
+    return value.detach()
+
+
+def matrix_kernel(
+    kernel: str, curl_free: bool, q: Tensor, x: Tensor, bandwidth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """K(q, x) with values in R^{d×d}, I at r = 0, and its divergence in x.
+
+    ``φ I`` and ``∇_x φ = −2φ'r``; ``c(−2φ'I − 4φ''r rᵀ)`` and ``c(4(d + 2)φ'' + 8sφ''') r``;
+    with r = q − x and c = σ².
+
+    Args:
+        kernel: "RBF" or "IMQ".
+        curl_free: which of the two.
+        q: (Q, d).
+        x: (M, d).
+        bandwidth: σ, a scalar.
+
+    Returns:
+        (Q, M, d, d) and (Q, M, d).
+    """
+    d = x.shape[-1]
+    r = q.unsqueeze(1) - x.unsqueeze(0)
+    s = r.square().sum(-1)
+    f = [phi(kernel, s, bandwidth, order)[..., None] for order in range(4)]
+    eye = torch.eye(d, dtype=x.dtype)
+    if not curl_free:
+        return f[0].unsqueeze(-1) * eye, -2 * f[1] * r
+    outer = r.unsqueeze(-1) * r.unsqueeze(-2)
+    k = -2 * f[1].unsqueeze(-1) * eye - 4 * f[2].unsqueeze(-1) * outer
+    divergence = (4 * (d + 2) * f[2] + 8 * s.unsqueeze(-1) * f[3]) * r
+    return bandwidth**2 * k, bandwidth**2 * divergence
+
+
+def filtered(
+    spectral_filter: Callable[[Tensor], Tensor],
+    x: Tensor,
+    q: Tensor | None = None,
+    *,
+    kernel: str,
+    curl_free: bool,
+    bandwidth: Tensor,
+    cut_off: bool = False,
+) -> Tensor:
+    """``g = −g_λ(L) ζ`` at the samples, or, by the eigenfunctions of L, elsewhere.
+
+    A filter acts on ``ζ = Σ_j c_j ψ_j`` plus a part in the null space of L, where it is g_λ(0). At
+    a query that part is ``ζ(q) − Σ_j c_j ψ_j(q)``, with ``ψ_j(q) = K(q, X) u_j / Mμ_j``.
+
+    Args:
+        spectral_filter: μ -> g_λ(μ), eigenvalues (n,) ascending, at least 0.
+        x: samples, (M, d).
+        q: query points, (Q, d).
+        kernel: "RBF" or "IMQ".
+        curl_free: whether K is the curl-free kernel.
+        bandwidth: σ, a scalar.
+        cut_off: whether g_λ(0) is 0, as for SSGE.
+
+    Returns:
+        (M, d) or (Q, d).
+    """
+    m, d = x.shape
+
+    def matrix_of(points: Tensor) -> tuple[Tensor, Tensor]:
+        k, divergence = matrix_kernel(kernel, curl_free, points, x, bandwidth)
+        return k.transpose(1, 2).reshape(-1, m * d), divergence.sum(1).flatten() / m
+
+    k, zeta = matrix_of(x)
+    mu, u = torch.linalg.eigh(k / m)
+    gain = spectral_filter(mu)
+    if q is None:
+        return (-u @ (gain * (u.mT @ zeta))).reshape(m, d)
+    k_query, zeta_query = matrix_of(q)
+    at_zero = 0.0 if cut_off else spectral_filter(mu.new_zeros(())).item()
+    # (g(μ) − g(0))/μ is smooth; both are known where μ is not rounding error.
+    known = mu > mu[-1] * torch.finfo(x.dtype).eps * m
+    slope = torch.where(known, (gain - at_zero) / torch.where(known, mu, 1.0), 0.0)
+    return -(at_zero * zeta_query + k_query @ (u @ (slope * (u.mT @ zeta))) / m).reshape(-1, d)
