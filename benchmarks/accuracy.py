@@ -6,11 +6,14 @@ For each family of ``families.py`` and each M, on the same data sets for all:
 
 - **NMSE** ``Σ‖ŝ − s‖² / Σ‖s‖²`` at the samples, mean over the data sets, and its ratio to that of
   the oracle: the setting of ``oracle.py``, or the Gaussian score, of least mean.
-- **Bias of the gradient** that reaches an encoder ``z = A u + noise``, ``G = −(1/M) Σ ŝ_i u_iᵀ``:
-  ``‖E Ĝ − G‖ / ‖G‖``. SGD averages variance away, not bias. G is known exactly (``Draw``); from
-  the square of the mean over data sets, the variance of that mean is subtracted.
+- **Bias of the gradient matrix** that reaches an encoder ``v = A u + noise``: ``‖E Ĝ − G‖ / ‖G‖``,
+  G = dI/dA, or dH/dA where nothing is encoded. SGD averages variance away, not bias. G is known
+  exactly; from the square of the mean over data sets, the variance of that mean is subtracted.
 - **Error of dI/dθ**: √ of the mean square over the data sets, relative to the truth. θ is ρ of the
-  correlated Gaussians, whose derivative takes the scores of y and of (x, y), or a of the bimodal.
+  correlated Gaussians and their transforms, and a of the bimodal ``aB + ε``.
+
+With z = t(v), ``Ĝ = −(1/M) Σ (ŝ_i ∘ t'(v_i)) u_iᵀ`` and ``dI/dθ ≈ −(1/M) Σ ŝ_i·∂z_i/∂θ``. For a
+pair (x, y), where y is encoded, ŝ is that of y less the part for y of that of (x, y).
 
 The oracle has seen the truth, and had some luck where data sets are few: 1 is out of reach.
 """
@@ -33,7 +36,7 @@ from benchmarks.common import RESULTS, machine
 from benchmarks.distributions import Distribution, Draw
 from benchmarks.families import FAMILIES, Family
 from benchmarks.oracle import Setting
-from mige_ext import SSGE, ScoreEstimator, compat
+from mige_ext import SSGE, NuMethod, ScoreEstimator, Tikhonov, compat
 from mige_ext.experiments.runs import Table, cpu_threads, mean_and_error
 from mige_ext.experiments.toy_methods import GaussianScore
 
@@ -84,7 +87,8 @@ def candidates(m: int, d: int) -> list[Candidate]:
         Candidate("SSGE .99", SSGE()),
         Candidate("SSGE calibrated", SSGE(calibrate="stein")),
         Candidate("authors' .99", compat.SpectralScoreEstimator(n_eigen_threshold=0.99)),
-        Candidate("Tikhonov .001", Setting(filter=oracle.TIKHONOV, number=1e-3)),
+        Candidate("Tikhonov", Tikhonov()),
+        Candidate("NuMethod", NuMethod()),
     ]
 
 
@@ -97,7 +101,7 @@ class Merit:
 
     Attributes:
         nmse: (S).
-        gradients: Ĝ, (S, d, d).
+        gradients: Ĝ, (S, k, k).
         derivatives: of dI/dθ, (S); NaN where there is none.
     """
 
@@ -107,10 +111,10 @@ class Merit:
 
     def bias(self, exact: float) -> float:
         """``‖E Ĝ − g I‖ / ‖g I‖``, without the variance of the mean; NaN for one data set."""
-        s, d = self.gradients.shape[:2]
+        s, k = self.gradients.shape[:2]
         if s == 1:
             return float("nan")
-        target = exact * torch.eye(d, dtype=self.gradients.dtype)
+        target = exact * torch.eye(k, dtype=self.gradients.dtype)
         square = (self.gradients.mean(0) - target).square().sum()
         noise = self.gradients.var(0).sum() / s
         return float(((square - noise).clamp(min=0) / target.square().sum()).sqrt())
@@ -129,23 +133,13 @@ def evaluate(estimator: ScoreEstimator, distribution: Distribution, draws: Seque
         scores = estimator.score(draw_.samples)
         exact = distribution.score(draw_.samples)
         nmse.append(((scores - exact).square().sum() / exact.square().sum()).item())
-        gradients.append(-scores.mT @ draw_.inputs / len(scores))
-        derivatives.append(derivative(estimator, distribution, draw_, scores))
+        if distribution.paired:  # I = H(x) + H(y) − H(x, y), of which x does not move
+            y = draw_.samples.chunk(2, -1)[1]
+            scores = estimator.score(y) - scores.chunk(2, -1)[1]
+        gradients.append(-(scores * draw_.slope).mT @ draw_.inputs / len(scores))
+        tangent = draw_.slope * torch.nan if draw_.tangent is None else draw_.tangent
+        derivatives.append(-(scores * tangent).sum(-1).mean().item())
     return Merit(np.array(nmse), torch.stack(gradients), np.array(derivatives))
-
-
-def derivative(
-    estimator: ScoreEstimator, distribution: Distribution, draw_: Draw, scores: Tensor
-) -> float:
-    """The estimate of dI/dθ: ``−E[s·ż]``, or of a pair ``E[s·ż] − E[s_y·ẏ]``; NaN without θ."""
-    if draw_.tangent is None:
-        return float("nan")
-    along = (scores * draw_.tangent).sum(-1).mean().item()
-    if not distribution.paired:
-        return -along
-    # I = H(x) + H(y) − H(x, y), of which x does not move.
-    y, moved = (value.chunk(2, -1)[1] for value in (draw_.samples, draw_.tangent))
-    return along - (estimator.score(y) * moved).sum(-1).mean().item()
 
 
 # --- one family, one M ----------------------------------------------------------------------------

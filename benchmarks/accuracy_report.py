@@ -150,11 +150,11 @@ def _print_summary(m: int, rows: Sequence[Row], markdown: bool) -> None:
 
 #: Label, colour and marker of what is drawn, where it has been measured.
 _MARKS = {
-    "Gaussian ridge": ("Gaussian score, ridge", "#999999", "s"),
-    "Gaussian mle": ("Gaussian score, maximum likelihood", "#999999", "x"),
-    "authors' .99": ("the authors' setting", "#E69F00", "v"),
+    "Gaussian ridge": ("Gaussian, ridge", "#777777", "s"),
+    "Gaussian mle": ("Gaussian, ML", "#777777", "x"),
     "SSGE .99": ("SSGE at 0.99", "#0072B2", "o"),
-    "best fixed": ("the best fixed setting", "#009E73", "D"),
+    "Tikhonov": ("Tikhonov, default", "#E69F00", "^"),
+    "best fixed": ("best fixed setting", "#009E73", "D"),
     "adaptive ridge": ("adaptive, ridge", "#D55E00", "o"),
     "adaptive qis": ("adaptive, QIS", "#CC79A7", "o"),
 }
@@ -169,7 +169,7 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
     places = {row.family: -i - HALVES.index(row.half) for i, row in enumerate(order)}
     height = 0.19 * (len(places) + 1) + 1.2
     fig, (panels,) = plots.figure(
-        1, len(sizes), panel=(max(3.0, 5 / len(sizes)), height), sharex=True, sharey=True
+        1, len(sizes), panel=(max(3.0, 8 / len(sizes)), height), sharex=True, sharey=True
     )
     for ax, m in zip(panels, sizes, strict=True):
         here = [row for row in rows if row.samples == m and row.family in places]

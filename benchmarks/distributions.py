@@ -20,16 +20,20 @@ DTYPE = torch.float64
 class Draw:
     """Samples, and what is needed to measure the gradients that their score gives.
 
+    An encoder ``v = A u + noise`` gives the moving part of z, ``t(v)``, in k dimensions: y of a
+    pair z = (x, y), else all of z. Where a family has no encoder, u is z itself and A = I.
+
     Attributes:
         samples: z, (M, d).
-        inputs: u, (M, d), of an encoder ``z = A u + noise``. Where a family has none, u is z
-            itself at A = I: a linear map of the samples.
-        tangent: ``∂z/∂θ`` of the family's parameter along the path of each sample, (M, d); None
-            where there is no mutual information to differentiate.
+        inputs: u, (M, k).
+        slope: ``t'(v)``, (M, k).
+        tangent: derivative of the moving part in the family's parameter θ, along the path of each
+            sample, (M, k); None where there is no mutual information to differentiate.
     """
 
     samples: Tensor
     inputs: Tensor
+    slope: Tensor
     tangent: Tensor | None = None
 
 
@@ -38,16 +42,16 @@ class Distribution(ABC):
 
     Attributes:
         d: dimensions.
-        gradient: g of ``−E[s(z) uᵀ] = g I``, the gradient of the entropy in the encoder's matrix.
-            Stein's identity makes it 1 where u is z.
-        derivative: dI/dθ in nats, where there is a mutual information; else None.
-        paired: whether that is I(x; y) of the halves of z, rather than I(u; z).
+        paired: whether the information is I(x; y) of the halves of z, rather than I(u; z).
+        gradient: g of ``g I``, the gradient in A of that information, or of H(z) where there is
+            none: ``E[s(z) zᵀ] = −I`` (Stein) makes it 1 there.
+        derivative: dI/dθ in nats; None where there is none.
     """
 
     d: int
+    paired: bool = False
     gradient: float = 1.0
     derivative: float | None = None
-    paired: bool = False
 
     @abstractmethod
     def draw(self, m: int, generator: Generator) -> Draw:
@@ -66,10 +70,15 @@ class Distribution(ABC):
         return self.draw(m, generator).samples
 
 
+def _without_encoder(z: Tensor) -> Draw:
+    return Draw(z, z, torch.ones_like(z))
+
+
 class CorrelatedGaussian(Distribution):
     """z = (x, y), ``y = ρ x + √(1 − ρ²) ε``, x and ε standard normal in d/2 dimensions.
 
-    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)``; ``dI/dρ = (d/2) ρ / (1 − ρ²)``.
+    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)``; ``dI/dρ = (d/2) ρ / (1 − ρ²)``; with A in place of ρ,
+    ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``, whose gradient at A = ρI is ρI.
     """
 
     paired = True
@@ -77,15 +86,15 @@ class CorrelatedGaussian(Distribution):
     def __init__(self, d: int, rho: float) -> None:
         if d % 2:
             raise ValueError(f"d must be even, for two halves, got {d}")
-        self.d, self.rho = d, rho
+        self.d, self.rho, self.gradient = d, rho, rho
         self.derivative = d / 2 * rho / (1 - rho**2)
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """z, with ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)`` and x not moved."""
+        """z, u = x, and ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)``."""
         x, noise = normal(m, self.d, generator=generator).chunk(2, -1)
         rest = math.sqrt(1 - self.rho**2)
         z = torch.cat((x, self.rho * x + rest * noise), -1)
-        return Draw(z, z, torch.cat((torch.zeros_like(x), x - self.rho / rest * noise), -1))
+        return Draw(z, x, torch.ones_like(x), x - self.rho / rest * noise)
 
     def log_density(self, z: Tensor) -> Tensor:
         """``−(‖x‖² + ‖y‖² − 2ρ x·y) / 2(1 − ρ²)``."""
@@ -165,14 +174,15 @@ class Transformed(Distribution):
 
     def __init__(self, base: CorrelatedGaussian, transform: Transform) -> None:
         self.base, self.transform = base, transform
-        self.d, self.derivative = base.d, base.derivative
+        self.d, self.gradient, self.derivative = base.d, base.gradient, base.derivative
 
     def draw(self, m: int, generator: Generator) -> Draw:
         """``t(v)``, with the tangent of v times ``t'(v) = 1 / r'(z)``."""
         base = self.base.draw(m, generator)
         z = self.transform.forward(base.samples)
+        slope = 1 / self.transform.slope(z.chunk(2, -1)[1])
         assert base.tangent is not None
-        return Draw(z, z, base.tangent / self.transform.slope(z))
+        return Draw(z, base.inputs, slope, base.tangent * slope)
 
     def log_density(self, z: Tensor) -> Tensor:
         """That of v, and the logarithm of the Jacobian."""
@@ -202,7 +212,8 @@ class Bimodal(Distribution):
     def draw(self, m: int, generator: Generator) -> Draw:
         """Y, with B as input and as ∂Y/∂a."""
         b = 2.0 * torch.randint(2, (m, self.d), generator=generator).to(DTYPE) - 1
-        return Draw(self.a * b + normal(m, self.d, generator=generator), b, b)
+        z = self.a * b + normal(m, self.d, generator=generator)
+        return Draw(z, b, torch.ones_like(b), b)
 
     def log_density(self, z: Tensor) -> Tensor:
         """``Σ −y²/2 + log cosh(a y)``."""
@@ -233,7 +244,7 @@ class GaussianMixture(Distribution):
         k = torch.multinomial(self.weights, m, replacement=True, generator=generator)
         noise = normal(m, self.d, 1, generator=generator)
         z = self.means[k] + (self.factors[k] @ noise).squeeze(-1)
-        return Draw(z, z)
+        return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
         """The log-sum-exp of the components."""
@@ -265,7 +276,7 @@ class Student(Distribution):
         """A normal vector over the root of χ²_ν/ν."""
         chi = normal(m, self.nu, generator=generator).square().mean(-1, keepdim=True)
         z = normal(m, self.d, generator=generator) / chi.sqrt()
-        return Draw(z, z)
+        return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
         """``−(ν + d)/2 · log(1 + ‖z‖²/ν)``."""
@@ -289,7 +300,7 @@ class Banana(Distribution):
         """The bent normal vectors."""
         z = normal(m, self.d, generator=generator)
         z[:, 1] += self.b * (z[:, 0].square() - 1)
-        return Draw(z, z)
+        return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
         """``−‖v‖²/2``; the map keeps volumes."""
@@ -319,7 +330,7 @@ class Laplace(Distribution):
         u = torch.rand(2, m, self.d, generator=generator, dtype=DTYPE)
         one, other = torch.log1p(-u)
         z = self.b * (one - other)
-        return Draw(z, z)
+        return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
         """``−‖z‖₁ / b``."""
