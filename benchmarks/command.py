@@ -73,8 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Runs what the arguments ask for."""
     if arguments[:1] == ["accuracy"]:
-        from benchmarks import accuracy
-
+        try:
+            from benchmarks import accuracy
+        except ImportError as error:
+            sys.exit(f"`accuracy` needs the extra `experiments` ({error})")
         if accuracy.main(arguments[1:]):
             sys.exit(1)
         return
