@@ -27,6 +27,7 @@ from mige_ext.filters import (
     Stein,
     Tikhonov,
 )
+from mige_ext.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
 from mige_ext.information import encoder_information, entropy, mutual_information
 from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
 from mige_ext.projection import RandomProjection
@@ -43,7 +44,10 @@ __all__ = [
     "Diagnostics",
     "Fitted",
     "FittedFilter",
+    "FittedGaussian",
     "FittedSSGE",
+    "GaussianDiagnostics",
+    "GaussianScore",
     "Kernel",
     "Landweber",
     "NuMethod",

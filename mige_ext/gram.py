@@ -97,7 +97,7 @@ class CurlFreeGram:
     def source(self) -> Tensor:
         """``(4/M) (diag(B1) q − B X)``, ``B = (d + 2)φ'' + 2sφ'''``; 2QMd flop."""
         m, d = self._x.shape[-2:]
-        b = (d + 2) * self._second + 2 * self._squares * self._derivative(3)
+        b = (d + 2) * self._second + self._squares * (2 * self._derivative(3))
         return (b.sum(-1, keepdim=True) * self._q - b @ self._x) * (4 / m)
 
     def energy(self, w: Tensor, share: Tensor | None = None) -> Tensor:
@@ -109,7 +109,7 @@ class CurlFreeGram:
         if share is None:
             return energy
         m, d = self._x.shape[-2:]
-        potential = 2 * d * self._first + 4 * self._squares * self._second
+        potential = 2 * d * self._first + self._squares * (4 * self._second)
         return energy + share.squeeze(-1) * potential.sum(-1) / m
 
     def dense(self) -> Tensor:
