@@ -36,9 +36,8 @@ from benchmarks.common import RESULTS, machine
 from benchmarks.distributions import Distribution, Draw
 from benchmarks.families import FAMILIES, Family
 from benchmarks.oracle import Setting
-from mige_ext import SSGE, NuMethod, ScoreEstimator, Tikhonov, compat
+from mige_ext import SSGE, GaussianScore, NuMethod, ScoreEstimator, Tikhonov, compat
 from mige_ext.experiments.runs import Table, cpu_threads, mean_and_error
-from mige_ext.experiments.toy_methods import GaussianScore
 
 SAMPLES, QUICK = (64, 256, 1024), (64, 256)
 TOLERANCE = 1.02  # a data set where an estimator is worse than its control: beyond 2 %
@@ -64,19 +63,10 @@ class Candidate:
     control: str = ""
 
 
-def candidates(m: int, d: int) -> list[Candidate]:
-    """What is compared on M samples in d dimensions, controls first.
-
-    With as many samples as dimensions the covariance of maximum likelihood is singular.
-    """
-    bases = [base for base in ("ridge", "qis", "mle") if base != "mle" or m > d + 1]
-    found = []
-    if hasattr(mige, "GaussianScore"):
-        found += [
-            Candidate(f"Gaussian {base}", mige.GaussianScore(base), in_grid=True) for base in bases
-        ]
-    elif "mle" in bases:
-        found = [Candidate("Gaussian mle", GaussianScore(), in_grid=True)]
+def candidates() -> list[Candidate]:
+    """What is compared on every data set, controls first."""
+    bases: tuple[Literal[ridge, qis, mle], ...] = ("ridge", "qis", "mle")
+    found = [Candidate(f"Gaussian {base}", GaussianScore(base), in_grid=True) for base in bases]
     if hasattr(mige, "AdaptiveScore"):
         found += [
             Candidate(f"adaptive {base}", mige.AdaptiveScore(base), control=f"Gaussian {base}")
@@ -169,7 +159,7 @@ def measure(
         setting: mean_and_error(column)
         for setting, column in zip(settings, np.transpose(errors).tolist(), strict=True)
     }
-    compared = candidates(m, distribution.d)
+    compared = candidates()
     for name in oracle.NUMBERS:
         best = min((s for s in settings if s.filter == name), key=lambda s: found[s][0])
         compared.append(Candidate(f"best {name}", best, in_grid=True))
