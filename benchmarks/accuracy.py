@@ -22,6 +22,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Candidate:
 
 def candidates() -> list[Candidate]:
     """What is compared on every data set, controls first."""
-    bases: tuple[Literal[ridge, qis, mle], ...] = ("ridge", "qis", "mle")
+    bases: tuple[Literal["ridge", "qis", "mle"], ...] = ("ridge", "qis", "mle")
     found = [Candidate(f"Gaussian {base}", GaussianScore(base), in_grid=True) for base in bases]
     if hasattr(mige, "AdaptiveScore"):
         found += [
