@@ -197,7 +197,8 @@ def fixed_rows(rows: Sequence[Row], found: dict[str, Found]) -> list[Row]:
     chosen = [row for row in oracles if row.half == "chosen"]
     if not chosen:
         return []
-    common = set.intersection(*(set(errors) for errors in found.values()))
+    first, *others = found.values()
+    common = [setting for setting in first if all(setting in errors for errors in others)]
     best = min(common, key=lambda s: sum(np.log(found[row.family][s][0]) for row in chosen))
     nan = float("nan")
     return [
