@@ -19,6 +19,7 @@ except ImportError as error:
         "already, the source tree in the current directory hides it: change the directory."
     ) from error
 
+from mige_ext.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
 from mige_ext.filters import (
     SSGE,
     FittedSSGE,
@@ -40,9 +41,12 @@ __all__ = [
     "IMQ",
     "RBF",
     "SSGE",
+    "AdaptiveDiagnostics",
+    "AdaptiveScore",
     "Bandwidth",
     "Diagnostics",
     "Fitted",
+    "FittedAdaptive",
     "FittedFilter",
     "FittedGaussian",
     "FittedSSGE",

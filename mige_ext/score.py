@@ -160,7 +160,8 @@ def _pack(value: Any, name: str = "") -> dict[str, Tensor]:
 def _unpack(hint: Any, state: Mapping[str, Tensor], name: str) -> Any:
     choices = get_args(hint)
     if NoneType in choices:
-        return _unpack(choices[0], state, name) if name in state else None
+        known = any(key == name or key.startswith(f"{name}.") for key in state)
+        return _unpack(choices[0], state, name) if known else None
     if hint is Tensor:
         return state[name]
     if hint in (bool, int, float):
