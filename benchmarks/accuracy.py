@@ -30,14 +30,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-import mige_ext as mige
 from benchmarks import oracle
 from benchmarks.accuracy_report import Row, draw, report
 from benchmarks.common import RESULTS, machine
 from benchmarks.distributions import Distribution, Draw
 from benchmarks.families import FAMILIES, Family
 from benchmarks.oracle import Setting
-from mige_ext import SSGE, GaussianScore, NuMethod, ScoreEstimator, Tikhonov, compat
+from mige_ext import (
+    SSGE,
+    AdaptiveScore,
+    GaussianScore,
+    NuMethod,
+    ScoreEstimator,
+    Tikhonov,
+    compat,
+)
 from mige_ext.experiments.runs import Table, cpu_threads, mean_and_error
 
 SAMPLES, QUICK = (64, 256, 1024), (64, 256)
@@ -68,11 +75,10 @@ def candidates() -> list[Candidate]:
     """What is compared on every data set, controls first."""
     bases: tuple[Literal["ridge", "qis", "mle"], ...] = ("ridge", "qis", "mle")
     found = [Candidate(f"Gaussian {base}", GaussianScore(base), in_grid=True) for base in bases]
-    if hasattr(mige, "AdaptiveScore"):
-        found += [
-            Candidate(f"adaptive {base}", mige.AdaptiveScore(base), control=f"Gaussian {base}")
-            for base in bases
-        ]
+    found += [
+        Candidate(f"adaptive {base}", AdaptiveScore(gaussian=base), control=f"Gaussian {base}")
+        for base in bases
+    ]
     return [
         *found,
         Candidate("SSGE .99", SSGE()),
