@@ -32,6 +32,7 @@ from mige_ext.information import encoder_information, entropy, mutual_informatio
 from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
 from mige_ext.projection import RandomProjection
 from mige_ext.score import Diagnostics, Fitted, ScoreEstimator
+from mige_ext.score_matching import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 from mige_ext.spectral import FittedFilter, SpectralFilter
 
 __version__ = "0.1.0"
@@ -45,14 +46,17 @@ __all__ = [
     "Fitted",
     "FittedFilter",
     "FittedGaussian",
+    "FittedNetwork",
     "FittedSSGE",
     "GaussianDiagnostics",
     "GaussianScore",
     "Kernel",
     "Landweber",
+    "NetworkDiagnostics",
     "NuMethod",
     "RandomProjection",
     "ScoreEstimator",
+    "SlicedScoreMatching",
     "SpectralFilter",
     "Stein",
     "Tikhonov",

@@ -47,3 +47,30 @@ def saturated(x: Tensor) -> Tensor:
 def positive(x: Tensor) -> Tensor:
     """The smallest and the largest normal numbers in place of what lies beyond them."""
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
+
+
+def about_origin(samples: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples in units of powers of two and about the first of them: neither costs digits.
+
+    Args:
+        samples: (..., M, d).
+        unit: powers of two that broadcast, (..., 1, d); of each column if not given.
+
+    Returns:
+        ``samples / unit − origin``, origin, (..., 1, d), and unit. Constant columns are 0 exactly.
+    """
+    if unit is None:
+        unit = power_of_two(samples.abs().amax(-2, keepdim=True))
+    x = samples / unit
+    origin = x.narrow(-2, 0, 1).clone()
+    return x - origin, origin, unit
+
+
+def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean m, ``(x − m) / σ`` and σ, over M, of columns; 0 where one is constant about 0."""
+    first = x.narrow(-2, 0, 1)
+    y = x - first  # 0 exactly where a column is constant
+    shift = y.mean(-2, keepdim=True)
+    y = y - shift
+    deviation = y.square().mean(-2, keepdim=True).sqrt()
+    return first + shift, torch.where(deviation > 0, y / deviation, 0.0), deviation
