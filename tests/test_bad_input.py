@@ -624,8 +624,8 @@ def fixed_columns(argument: Argument) -> bool:
 DIFFERENTIABLE = [
     a for a in ALL
     if a.owner in (ops.squared_distances, ops.rbf_gram, mige.RBF, mige.IMQ, mige.entropy,
-                   DRAWS.owner, mige.mutual_information, mige.RandomProjection, compat.entropy_surrogate,
-                   compat.MutualInformationGradientEstimator)
+                   DRAWS.owner, mige.mutual_information, mige.RandomProjection,
+                   compat.entropy_surrogate, compat.MutualInformationGradientEstimator)
 ]  # fmt: skip
 
 
