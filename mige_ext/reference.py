@@ -134,6 +134,24 @@ def matrix_kernel(
     return bandwidth**2 * k, bandwidth**2 * divergence
 
 
+def landweber_filter(mu: Tensor, steps: int, step_size: float) -> Tensor:
+    """``(1 − (1 − αμ)^t)/μ`` as the sum ``Σ_{k<t} α(1 − αμ)^k``."""
+    powers = [step_size * (1 - step_size * mu) ** k for k in range(steps)]
+    return torch.stack(powers).sum(0)
+
+
+def nu_filter(mu: Tensor, steps: int, nu: float) -> Tensor:
+    """``(1 − r_t(μ))/μ``, ``r_t(μ) = P_t(1 − 2μ)/P_t(1)``, P_t Jacobi's for 2ν − 1/2 and −1/2.
+
+    ``r_t(μ) = Σ_k (−t)_k (t + 2ν)_k / (2ν + 1/2)_k k! μ^k``, which cancels: for few steps only.
+    """
+    coefficient, total = 1.0, torch.zeros_like(mu)
+    for k in range(steps):
+        coefficient *= (k - steps) * (steps + 2 * nu + k) / ((2 * nu + 0.5 + k) * (k + 1))
+        total = total - coefficient * mu**k
+    return total
+
+
 def filtered(
     spectral_filter: Callable[[Tensor], Tensor],
     x: Tensor,

@@ -238,7 +238,8 @@ class SpectralFilter(ABC):
         diagnostics = e.diagnostics()
         coefficients, share = e.solution.coefficients, None
         if e.solution.share is not None:
-            share = torch.full_like(e.unit, e.solution.share)
+            known = (e.absolute > 0).unsqueeze(-1).unsqueeze(-1)
+            share = torch.where(known, e.solution.share, torch.zeros_like(e.unit))
         if self.calibrate is not None:
             coefficients = calibrated(coefficients, diagnostics.calibration)
             share = None if share is None else calibrated(share, diagnostics.calibration)
