@@ -49,18 +49,17 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 
-def about_origin(samples: Tensor, unit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples in units of powers of two and about the first of them: neither costs digits.
+def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns in units of powers of two and about their first entries: neither costs digits.
 
     Args:
         samples: (..., M, d).
-        unit: powers of two that broadcast, (..., 1, d); of each column if not given.
 
     Returns:
-        ``samples / unit − origin``, origin, (..., 1, d), and unit. Constant columns are 0 exactly.
+        ``samples / unit − origin``, (..., M, d), origin and unit, (..., 1, d). Constant columns are
+        0 exactly.
     """
-    if unit is None:
-        unit = power_of_two(samples.abs().amax(-2, keepdim=True))
+    unit = power_of_two(samples.abs().amax(-2, keepdim=True))
     x = samples / unit
     origin = x.narrow(-2, 0, 1).clone()
     return x - origin, origin, unit

@@ -15,9 +15,9 @@ from mige_ext._precision import (
     about_origin,
     in_units,
     no_autocast,
+    power_of_two,
     saturated,
     standardised,
-    unit_of,
 )
 from mige_ext.score import Fitted, prepared, prepared_query, stein_calibration
 
@@ -46,7 +46,7 @@ class FittedGaussian(Fitted):
         mean: m, (..., 1, d).
         whitening: W, (..., d, d), with ``W Wᵀ`` the precision.
         origin: (..., 1, d).
-        unit: of each column, (..., 1, d), or of all, (..., 1, 1).
+        unit: of each column, (..., 1, d).
         diagnostics: about the estimate.
     """
 
@@ -141,12 +141,16 @@ class GaussianScore:
         samples = prepared(samples)
         if _checks.looking_is_free(samples):
             _checks.require_finite(samples=samples)
-        # "qis" knows one unit of length for all columns.
-        common = unit_of(samples) if self.shrinkage == "qis" else None
-        x, origin, unit = about_origin(samples, common)
-        whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}
+        x, origin, unit = about_origin(samples)
         with no_autocast(x):
-            mean, whitening = whiten[self.shrinkage](x)
+            if self.shrinkage == "ridge":
+                mean, whitening = ridge_whitening(x)
+            elif self.shrinkage == "mle":
+                mean, whitening = mle_whitening(x)
+            else:  # one unit of length for all columns
+                widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
+                ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
+                mean, whitening = standardised(x)[0], ratio.mT * qis_whitening(x * ratio)[1]
             scores = -((x - mean) @ whitening) @ whitening.mT
         diagnostics = GaussianDiagnostics(stein_calibration(x, scores))
         return FittedGaussian(x, mean, whitening, origin, unit, diagnostics)
