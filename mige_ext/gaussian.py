@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import in_units, no_autocast, power_of_two, saturated, unit_of
+from mige_ext._precision import (
+    about_origin,
+    in_units,
+    no_autocast,
+    power_of_two,
+    saturated,
+    standardised,
+)
 from mige_ext.score import Fitted, prepared, prepared_query, stein_calibration
 
 
@@ -134,16 +141,16 @@ class GaussianScore:
         samples = prepared(samples)
         if _checks.looking_is_free(samples):
             _checks.require_finite(samples=samples)
-        if self.shrinkage == "qis":  # which knows one unit for all columns
-            unit = unit_of(samples).expand(*samples.shape[:-2], 1, samples.shape[-1])
-        else:
-            unit = power_of_two(samples.abs().amax(-2, keepdim=True))
-        x = samples / unit
-        origin = x.narrow(-2, 0, 1)
-        x = x - origin
-        whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}
+        x, origin, unit = about_origin(samples)
         with no_autocast(x):
-            mean, whitening = whiten[self.shrinkage](x)
+            if self.shrinkage == "ridge":
+                mean, whitening = ridge_whitening(x)
+            elif self.shrinkage == "mle":
+                mean, whitening = mle_whitening(x)
+            else:  # one unit of length for all columns
+                widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
+                ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
+                mean, whitening = standardised(x)[0], ratio.mT * qis_whitening(x * ratio)[1]
             scores = -((x - mean) @ whitening) @ whitening.mT
         diagnostics = GaussianDiagnostics(stein_calibration(x, scores))
         return FittedGaussian(x, mean, whitening, origin, unit, diagnostics)
@@ -179,7 +186,7 @@ def ridge_whitening(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     Cost:
         4Md² + 9d³ flop, and 260Md for the grid.
     """
-    mean, v, deviation = _standardised(x)
+    mean, v, deviation = standardised(x)
     m = v.shape[-2]
     values, vectors = _spectrum(v)
     grid = 10.0 ** (torch.arange(-48, 17, dtype=x.dtype, device=x.device) / 8)
@@ -197,7 +204,7 @@ def ridge_whitening(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
 
 def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     """``W = D^{−1} U Λ^{−1/2}`` without the eigenvalues of R that are rounding errors of 0."""
-    mean, v, deviation = _standardised(x)
+    mean, v, deviation = standardised(x)
     values, vectors = _spectrum(v)
     scales = torch.where(values > _noise(v, values), values, torch.inf).rsqrt()
     return mean, _rows(deviation) * vectors * scales.unsqueeze(-2)
@@ -225,7 +232,7 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     Cost:
         4Md² + 9d³ flop, and a few min(n, d)² values.
     """
-    mean, v, deviation = _standardised(x)
+    mean, v, deviation = standardised(x)
     v = v * deviation
     m, d = v.shape[-2:]
     n, c, positive = m - 1, d / (m - 1), min(m - 1, d)
@@ -256,16 +263,6 @@ def _quadratic(inverse: Tensor, h: float, c: float) -> Tensor:
     weights = others / (apart.square() + (h * others).square())
     theta, conjugate = (weights * apart).mean(-1), h * (weights * others).mean(-1)
     return (1 - c) ** 2 + 2 * c * (1 - c) * theta + c**2 * (theta.square() + conjugate.square())
-
-
-def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """m, V and the standard deviations over M, (..., 1, d); V is 0 in constant columns."""
-    first = x.narrow(-2, 0, 1)
-    y = x - first  # 0 exactly where a column is constant
-    shift = y.mean(-2, keepdim=True)
-    y = y - shift
-    deviation = y.square().mean(-2, keepdim=True).sqrt()
-    return first + shift, torch.where(deviation > 0, y / deviation, 0.0), deviation
 
 
 def _spectrum(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,13 +38,10 @@ class Kernel(ABC):
             y: points, (..., N, d); ``x`` itself if not given.
             bandwidth: σ > 0, a number or one value for each group, (...).
         """
-        _checks.require_native("x", x)
+        _require_points(x, y)
         sigma = _of_groups(bandwidth, x)
         # In units of a power of two near σ, which is exact: no square is out of range where φ is
         # not, and no inverse of σ² either.
-        if y is not None:
-            _checks.require_samples("y", y, 0)
-            _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
         unit = power_of_two(sigma).unsqueeze(-1).unsqueeze(-1)
         s = ops.squared_distances(in_units(x, unit), None if y is None else in_units(y, unit))
         return self.phi(s, sigma.unsqueeze(-1).unsqueeze(-1) / unit)
@@ -158,6 +155,21 @@ def _of_groups(bandwidth: Tensor | float, x: Tensor) -> Tensor:
         if _checks.looking_is_free(bandwidth) and not (bandwidth > 0).all():
             raise ValueError(f"bandwidth must be positive, got {bandwidth.min().item():g}")
     return bandwidth_tensor(bandwidth, x)
+
+
+def _require_points(x: Tensor, y: Tensor | None) -> None:
+    """Finite points (..., M, d), float32 or float64, that fit together."""
+    _checks.require_samples("x", x, 0)
+    _checks.require_native("x", x)
+    if y is not None:
+        _checks.require_samples("y", y, 0)
+        _checks.require_like("y", y, "x", x)
+        _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
+        if y.shape[-1] != x.shape[-1]:
+            raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
+    for name, points in (("x", x), ("y", y)):
+        if points is not None and _checks.looking_is_free(points):
+            _checks.require_finite(**{name: points})
 
 
 def _require_order(order: int) -> None:
