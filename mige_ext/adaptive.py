@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import no_autocast, saturated
+from mige_ext._precision import no_autocast
 from mige_ext.gaussian import FittedGaussian, GaussianScore
 from mige_ext.score import (
     Fitted,
@@ -122,8 +122,8 @@ class AdaptiveScore:
         """
         samples = prepared(samples)
         x = samples.double()
-        mean, whitening, _ = ops.ridge_whitening(x)
         scores, lam, base, risk, error, sigma = _adaptive_score(x)
+        mean, whitening, _ = ops.ridge_whitening(x)
         gaussian = None if self.gaussian == "ridge" else GaussianScore(self.gaussian).fit(x)
         whole = self._with_gaussian(x, scores, base, gaussian)
         calibration = stein_calibration(x, whole)
@@ -197,8 +197,10 @@ class FittedAdaptive(Fitted):
             7QMd flop in float64, memory 2QM for each group.
         """
         points = self.samples if query is None else prepared_query(query, self.samples)
+        limit = torch.finfo(self.samples.dtype).max
         with no_autocast(self.samples):
-            return self._score(points.double()).to(self.samples.dtype)
+            scores = self._score(points.double()).clamp(-limit, limit)
+        return scores.to(self.samples.dtype)
 
     def _score(self, points: Tensor) -> Tensor:
         z = (self.samples.double() - self.mean) @ self.whitening
@@ -215,7 +217,7 @@ class FittedAdaptive(Fitted):
         back = self.whitening.mT
         correction = (k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
         start = -q @ back if self.gaussian is None else self.gaussian.score(points)
-        return saturated((base * start - correction) * self.factor)
+        return (base * start - correction) * self.factor
 
 
 def _adaptive_score(
