@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mige_ext bench accuracy",
         description="Score estimators against known scores, and against the best setting in "
-        "hindsight. Twenty minutes on one thread; --quick, five.",
+        "hindsight. With --quick, five minutes on one thread.",
         epilog=f"families: {', '.join(FAMILIES)}",
     )
     parser.add_argument("--quick", action="store_true", help="without M = 1024")

@@ -183,7 +183,7 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
                     marker, color=colour, label=label, markersize=5, markeredgewidth=1.2,
                     markerfacecolor=colour if marker == "o" else "none",
                 )  # fmt: skip
-        ax.set(xscale="log", title=f"M = {m}")
+        ax.set(xscale="log", title=f"M = {m}", ylim=(min(places.values()) - 0.7, 0.7))
         ax.set_xticks([1, 2, 5, 10, _LARGEST], ["1", "2", "5", "10", f"≥ {_LARGEST:g}"])
         ax.minorticks_off()
         ax.set_xlabel("NMSE / that of the oracle")
