@@ -31,6 +31,7 @@ from mige_ext.filters import (
 from mige_ext.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
 from mige_ext.information import encoder_information, entropy, mutual_information
 from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
+from mige_ext.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
 from mige_ext.projection import RandomProjection
 from mige_ext.score import Diagnostics, Fitted, ScoreEstimator
 from mige_ext.spectral import FittedFilter, SpectralFilter
@@ -49,10 +50,13 @@ __all__ = [
     "FittedAdaptive",
     "FittedFilter",
     "FittedGaussian",
+    "FittedLandmarks",
     "FittedSSGE",
     "GaussianDiagnostics",
     "GaussianScore",
     "Kernel",
+    "LandmarkStatistics",
+    "Landmarks",
     "Landweber",
     "NuMethod",
     "RandomProjection",

@@ -13,27 +13,38 @@ Gradients reach whichever argument requires one, in its own dtype; scores are co
 least, under autocast too. A second derivative raises an error.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
+from mige_ext.distributed import Share, across
 from mige_ext.filters import SSGE
 from mige_ext.projection import RandomProjection
 from mige_ext.score import ScoreEstimator, require_estimator, stein_sum
 
+if TYPE_CHECKING:  # which a torch built without its distributed part does not have
+    from torch.distributed import ProcessGroup
+
 _DEFAULT = SSGE()  # made here, because the compiler of torch 2.11 cannot trace its making
 
 
-def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
+def entropy(
+    z: Tensor,
+    *,
+    estimator: ScoreEstimator | None = None,
+    group: "ProcessGroup | None" = None,
+) -> Tensor:
     """Surrogate of the entropy H(z), in nats.
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are groups that do not see each
             other, over which the result is the mean: z of shape (N, K, d) gives H(z | group).
         estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+        group: a torch.distributed process group, whose ranks' z count as one batch; gradients
+            are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar. Its gradient in z is ``−∇ log q(z) / (number of samples)``.
@@ -44,8 +55,17 @@ def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
     Cost:
         One score: O(M³ + M²d) for each group; the backward pass multiplies by a scalar.
     """
-    _checks.require_samples("z", z)
-    result: Tensor = _Entropy.apply(z, _estimator(estimator))
+    estimator = _estimator(estimator)
+    if group is None:
+        _checks.require_samples("z", z)
+        return _entropy(z, estimator)
+    return _entropy(z, estimator, Share.of(group, lambda: _checks.require_samples("z", z, 0), z=z))
+
+
+def _entropy(z: Tensor, estimator: ScoreEstimator, share: Share | None = None) -> Tensor:
+    if share is not None:
+        estimator, (z,) = across(estimator, share, z)
+    result: Tensor = _Entropy.apply(z, estimator)
     return result
 
 
@@ -55,6 +75,7 @@ def mutual_information(
     *,
     estimator: ScoreEstimator | None = None,
     projection: RandomProjection | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``, in nats.
 
@@ -75,6 +96,8 @@ def mutual_information(
         z: samples, (..., M, d_z). Leading dimensions are groups, over which the result is the mean.
         estimator: anything with a ``score`` method; ``SSGE()`` if not given.
         projection: applied to x first, for x of high dimension ("scalable SSGE").
+        group: a torch.distributed process group, whose ranks' pairs count as one batch; gradients
+            are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar with the gradient of I(x; z) in x and z.
@@ -86,12 +109,19 @@ def mutual_information(
         The score of (x, z) and of each argument that requires a gradient: O(M³ + M²(d_x + d_z))
         for each group; the backward pass multiplies by a scalar.
     """
-    _checks.require_paired("x", x, "z", z)
+    estimator = _estimator(estimator)
+    if projection is not None and not isinstance(projection, RandomProjection):
+        raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
+    share = None
+    if group is None:
+        _checks.require_paired("x", x, "z", z)
+    else:
+        share = Share.of(group, lambda: _checks.require_paired("x", x, "z", z, 0), x=x, z=z)
     if projection is not None:
-        if not isinstance(projection, RandomProjection):
-            raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
         x = projection(x)
-    result: Tensor = _MutualInformation.apply(x, z, _estimator(estimator))
+    if share is not None:
+        estimator, (x, z) = across(estimator, share, x, z)
+    result: Tensor = _MutualInformation.apply(x, z, estimator)
     return result
 
 
@@ -100,6 +130,7 @@ def encoder_information(
     *,
     estimator: ScoreEstimator | None = None,
     conditional: Tensor | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of ``I(x; z) = H(z) − H(z | x)`` for a stochastic encoder (circumstance III).
 
@@ -120,6 +151,8 @@ def encoder_information(
         estimator: anything with a ``score`` method; ``SSGE()`` if not given.
         conditional: H(z | x) up to a constant, differentiable, of any shape: its mean is taken.
             From the draws, K >= 2, if not given.
+        group: a torch.distributed process group, whose ranks' inputs count as one batch; gradients
+            are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar with the gradient of I(x; z) in z (and in ``conditional``).
@@ -130,25 +163,39 @@ def encoder_information(
     Cost:
         K scores of N samples, and N scores of K samples without ``conditional``.
     """
+    estimator = _estimator(estimator)
+    if group is None:
+        _require_draws(z, conditional, 2)
+        marginal, weight = _entropy(z.transpose(-3, -2), estimator), 1.0
+    else:
+        share = Share.of(group, lambda: _require_draws(z, conditional, 0), -3, z=z)
+        marginal, weight = _entropy(z.transpose(-3, -2), estimator, share), share.weight
+    # The other term is of each input alone.
+    if conditional is None:
+        return marginal - weight * entropy(z, estimator=estimator)
+    return marginal - weight * (conditional / max(conditional.numel(), 1)).sum()
+
+
+def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> None:
     _checks.require_tensor("z", z)
     min_draws = 2 if conditional is None else 1
-    if z.dim() < 3 or z.shape[-3] < 2 or z.shape[-2] < min_draws or z.shape[-1] < 1:
+    shape = z.shape
+    if z.dim() < 3 or shape[-3] < min_inputs or shape[-2] < min_draws or shape[-1] < 1:
+        bound = f"N >= {min_inputs}, " if min_inputs else ""
         raise ValueError(
-            f"z must have shape (..., N, K, d) with N >= 2, K >= {min_draws} and d >= 1, "
+            f"z must have shape (..., N, K, d) with {bound}K >= {min_draws} and d >= 1, "
             f"got {_checks.shape(z)}"
         )
-    marginal = entropy(z.transpose(-3, -2), estimator=estimator)
     if conditional is None:
-        return marginal - entropy(z, estimator=estimator)
+        return
     _checks.require_tensor("conditional", conditional)
     _checks.require_same_device("conditional", conditional, "z", z)
-    if conditional.numel() == 0:
+    if conditional.numel() == 0 and shape[-3] > 0:  # a rank may hold no input
         raise ValueError(
             f"conditional must hold at least one value, got {_checks.shape(conditional)}"
         )
     if _checks.looking_is_free(conditional):
         _checks.require_finite(conditional=conditional)
-    return marginal - (conditional / conditional.numel()).sum()
 
 
 def _estimator(estimator: ScoreEstimator | None) -> ScoreEstimator:
