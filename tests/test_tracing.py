@@ -112,15 +112,21 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     # By hand: torch's own backward pass asks for the streams of the device, which is not there.
     saved: list[Tensor] = []
     context = SimpleNamespace(
-        needs_input_grad=(*needs, False), save_for_backward=lambda *t: saved.extend(t)
+        needs_input_grad=(*needs, False, False, False),
+        save_for_backward=lambda *t: saved.extend(t),
+        mark_non_differentiable=lambda *t: None,
+        set_materialize_grads=lambda _: None,
     )
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        value = information._MutualInformation.forward(context, x, z, estimator)
+        inputs = x, z, estimator, *needs
+        outputs = information._MutualInformation.forward(*inputs)
+        value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
+        information._MutualInformation.setup_context(context, inputs, outputs)
         context.saved_tensors = tuple(saved)
-        grads = information._MutualInformation.backward(context, value)
+        grads = information._MutualInformation.backward(context, value, None, None)
     for needed, argument, grad in zip(needs, (x, z), grads, strict=False):
         assert (grad is not None) == needed
         if grad is not None:
