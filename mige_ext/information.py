@@ -243,13 +243,6 @@ class _Surrogate(torch.autograd.Function):
             "the groups as leading dimensions, (..., M, d); the result is the mean over them"
         )
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise NotImplementedError(
-            "surrogates of entropy and mutual information have no forward-mode derivative: use "
-            "backward, torch.func.grad or torch.func.vjp"
-        )
-
 
 class _Entropy(_Surrogate):
     @staticmethod
