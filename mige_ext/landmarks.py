@@ -60,8 +60,8 @@ class Landmarks:
 
     Args:
         m: number of landmarks, at least 2; all samples where there are no more.
-        threshold: J is the smallest number of leading eigenvalues μ whose share of the trace of K
-            reaches it, in (0, 1]; all of them where the landmarks' span holds less.
+        threshold: J is the smallest number of leading eigenvalues μ whose share of their sum, what
+            the landmarks' span holds of the trace, reaches it; in (0, 1].
         rank: J itself, instead of ``threshold``; at most m.
         lam: Tikhonov's λ > 0, instead of a cut-off: relative to a kernel with k(x, x) = 1.
         bandwidth: "median", a number, or a :class:`Bandwidth` rule; a rule is applied to the
@@ -249,7 +249,8 @@ class LandmarkStatistics:
             tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
             points, s = z.narrow(0, *g), sigma.narrow(0, *g)
             gram = ops.rbf_gram(tile, points, bandwidth=s)
-            row = torch.cat((gram, tile - centre.narrow(0, *g), torch.ones_like(gram[..., :1])), -1)
+            ones = tile.new_ones((*tile.shape[:-1], 1))
+            row = torch.cat((gram, tile - centre.narrow(0, *g), ones), -1)
             total = moments.narrow(0, *g)
             total.narrow(1, 0, m).add_(ops.rbf_product(points, tile, row, bandwidth=s))
             total.narrow(1, m, 1).add_(row.sum(1, keepdim=True))
@@ -276,13 +277,18 @@ class LandmarkStatistics:
         h = -(kx - k1 * z) / sigma.square()
 
         values, vectors = ops.eigh(ops.rbf_gram(self._z, bandwidth=self._sigma))
-        whitening = vectors * _resolved(values).unsqueeze(-2).sqrt()
+        # A is a product of two kernel matrices: what it says of an eigenvector of K_zz has the
+        # relative error ε (λ_max/λ)², and nothing is left of it below √ε λ_max. Where λ is added,
+        # an error there is harmless, and what is left out is not.
+        epsilon = torch.finfo(torch.float64).eps
+        floor = epsilon**0.5 if e.lam is None else m * epsilon
+        whitening = vectors * _inverse(values, floor).unsqueeze(-2).sqrt()
         values, vectors = ops.eigh(whitening.mT @ a @ whitening)
-        basis, inverse = whitening @ vectors, _resolved(values)
-        if e.lam is not None:
-            weights = torch.where(inverse > 0, 1 / (values + e.lam), 0.0)
+        basis = whitening @ vectors
+        if e.lam is None:
+            weights = torch.where(self._kept(values), _inverse(values, floor), 0.0)
         else:
-            weights = torch.where(self._kept(values), inverse, 0.0)
+            weights = 1 / (values.clamp_min(0.0) + e.lam)
         # Equal landmarks span constants of an arbitrary width: nothing is known of the score.
         weights = torch.where(self.bandwidth.unsqueeze(-1) > 0, weights, 0.0)
         coefficients = -basis @ (weights.unsqueeze(-1) * (basis.mT @ h))
@@ -309,12 +315,13 @@ class LandmarkStatistics:
         )
 
     def _kept(self, values: Tensor) -> Tensor:
-        """The J leading ones of the ascending eigenvalues μ, whose full trace is k(x, x) = 1."""
-        m = values.shape[-1]
+        """The J leading ones of the ascending eigenvalues μ."""
+        m, values = values.shape[-1], values.clamp_min(0.0)
         if self.estimator.rank is not None:
             j = torch.full_like(values.narrow(-1, 0, 1), min(self.estimator.rank, m))
         else:
-            j = 1 + (values.flip(-1).cumsum(-1) < self.estimator.threshold).sum(-1, keepdim=True)
+            enough = self.estimator.threshold * values.sum(-1, keepdim=True)
+            j = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)
         return torch.arange(m, device=values.device) >= m - j
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -363,18 +370,16 @@ class FittedLandmarks:
         _checks.require_query("query", query, self.landmarks, "landmarks")
         if _checks.looking_is_free(query):
             _checks.require_finite(query=query)
-        result = self.coefficients.new_empty(query.shape)
+        result = self.coefficients.new_zeros(query.shape)
         groups = max(query.shape[:-2].numel(), 1)
         tiles = _tiles(1, query.shape[-2], groups * query.shape[-1])
         for _, rows in tiles if progress is None else progress(tiles):
-            tile = query.detach().narrow(-2, rows.start, rows.stop - rows.start)
+            r = rows.start, rows.stop - rows.start
+            points = in_units(query.detach().narrow(-2, *r).to(result.dtype), self.unit)
             scores = ops.rbf_product(
-                in_units(tile.to(self.landmarks.dtype), self.unit),
-                self.landmarks, self.coefficients, bandwidth=self.bandwidth,
-            )  # fmt: skip
-            result.narrow(-2, rows.start, rows.stop - rows.start).copy_(
-                saturated(scores / self.unit)
+                points, self.landmarks, self.coefficients, bandwidth=self.bandwidth
             )
+            result.narrow(-2, *r).add_(saturated(scores / self.unit))
         return result
 
 
@@ -389,14 +394,10 @@ def _tiles(groups: int, rows: int, width: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _resolved(values: Tensor) -> Tensor:
-    """1/λ of ascending eigenvalues, 0 below √ε of the largest.
-
-    A is a product of two kernel matrices, so that what it says of an eigenvector of K_zz has the
-    relative error ε (λ_max/λ)²: nothing is left of it below.
-    """
-    floor = torch.finfo(values.dtype).eps ** 0.5 * values.narrow(-1, values.shape[-1] - 1, 1)
-    return torch.where(values > floor, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
+def _inverse(values: Tensor, floor: float) -> Tensor:
+    """1/λ of ascending eigenvalues; 0 for those below a floor, relative to the largest."""
+    kept = values > floor * values.narrow(-1, values.shape[-1] - 1, 1)
+    return torch.where(kept, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
 
 
 def _wrap(value: int) -> int:

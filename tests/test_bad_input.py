@@ -98,6 +98,17 @@ SAMPLES = [
     Argument(mige.SSGE, "diagnose", "samples", lambda s: mige.SSGE().diagnose(s)),
     Argument(mige.FittedSSGE, "score", "query",
              lambda q: mige.SSGE().fit(fill(q, 16, 3)).score(q), 0, paired=True),
+    Argument(mige.Landmarks, "score", "samples", lambda s: mige.Landmarks(m=8).score(s)),
+    Argument(mige.Landmarks, "fit", "samples", lambda s: mige.Landmarks(m=8).fit(s)),
+    Argument(mige.Landmarks, "fit", "landmarks",
+             lambda z: mige.Landmarks().fit(fill(z, 16, 3), z), paired=True),
+    Argument(mige.Landmarks, "start", "samples",
+             lambda s: mige.Landmarks(m=8).start(s).partial_fit(s).solve()),
+    Argument(mige.LandmarkStatistics, "partial_fit", "samples",
+             lambda s: mige.Landmarks(m=8).start(fill(s, 16, 3)).partial_fit(
+                 fill(s, 2, 3)).partial_fit(s).solve(), 0, paired=True),
+    Argument(mige.FittedLandmarks, "score", "query",
+             lambda q: mige.Landmarks(m=8).fit(fill(q, 16, 3)).score(q), 0, paired=True),
     Argument(mige.entropy, "", "z", lambda z: mige.entropy(z)),
     Argument(mige.mutual_information, "", "x",
              lambda x: mige.mutual_information(x, fill(x, 16, 2)), paired=True),
@@ -194,7 +205,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "all nan": (lambda t: t * torch.nan, r"must be finite, got "),
 }
 MAY_BE_NONE = {("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("FittedSSGE", "query"),
-               ("SpectralScoreEstimator", "x"), ("encoder_information", "conditional")}  # fmt: skip
+               ("SpectralScoreEstimator", "x"), ("encoder_information", "conditional"),
+               ("Landmarks", "landmarks")}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -354,6 +366,21 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
     (mige.SSGE, "bandwidth", lambda v: mige.SSGE(bandwidth=v).score(X), [1e-50, 1e50], r"must "),
     (mige.SSGE, "calibrate", lambda v: mige.SSGE(calibrate=v), ["Stein", True, 1],
      r'must be "stein" or None'),
+    (mige.Landmarks, "m", lambda v: mige.Landmarks(m=v), [0, 1, -1, 2.5, "3", None], r"must be "),
+    (mige.Landmarks, "threshold", lambda v: mige.Landmarks(threshold=v),
+     [0, 1.5, NAN, "all", None], r"must lie in \(0, 1\]"),
+    (mige.Landmarks, "rank", lambda v: mige.Landmarks(m=4, rank=v), [0, -1, 2.5, "3", 5],
+     r"must be "),
+    (mige.Landmarks, "lam", lambda v: mige.Landmarks(lam=v), [0, -1.0, NAN, INF, "small"],
+     r"must be positive and finite"),
+    (mige.Landmarks, "bandwidth", lambda v: mige.Landmarks(bandwidth=v),
+     [0, -1.0, NAN, INF, "mean", None, [1.0]], r"must "),
+    (mige.Landmarks, "bandwidth", lambda v: mige.Landmarks(bandwidth=v).score(X), [1e-50, 1e50],
+     r"must "),
+    (mige.Landmarks, "calibrate", lambda v: mige.Landmarks(calibrate=v), ["Stein", True, 1],
+     r'must be "stein" or None'),
+    (mige.Landmarks, "seed", lambda v: mige.Landmarks(seed=v), ["one", 0.5, None, -1],
+     r"must be an integer"),
     (mige.Bandwidth, "quantile", lambda v: mige.Bandwidth(quantile=v),
      [0, -0.5, 1.5, NAN, INF, "half", None], r"must lie in \(0, 1\]"),
     (mige.Bandwidth, "multiplier", lambda v: mige.Bandwidth(multiplier=v),
@@ -532,6 +559,7 @@ def fixed_columns(argument: Argument) -> bool:
     """Whether the other arguments of the call dictate the number of columns."""
     return argument.paired and (argument.owner.__name__, argument.name) in {
         ("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("rbf_product", "q"),
+        ("Landmarks", "landmarks"), ("LandmarkStatistics", "samples"), ("FittedLandmarks", "query"),
         ("rbf_product", "x"), ("FittedSSGE", "query"), ("SpectralScoreEstimator", "x"),
         ("SpectralScoreEstimator", "samples"),
     }  # fmt: skip

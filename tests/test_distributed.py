@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT, environment, normal, rounding
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn as spawn_processes
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import mige_ext as mige
@@ -60,24 +60,7 @@ def gradients(network: nn.Module, loss: Tensor) -> Tensor:
 # --- what the processes run -----------------------------------------------------------------------
 
 
-def start(rank: int, world: int, folder: str, work: Callable[..., Any], *args: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{folder}/rendezvous", timedelta(seconds=SECONDS), world, rank
-    )
-    try:
-        torch.save(work(rank, world, *args), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def spawn(folder: Path, world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """What ``work(rank, world, *args)`` returns on each rank."""
-    spawn_processes(start, (world, str(folder), work, *args), nprocs=world)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
-
-
-def trained(rank: int, world: int, sizes: tuple[int, ...]) -> dict[str, Tensor]:
+def trained(rank: int, world: int, *, sizes: tuple[int, ...]) -> dict[str, Tensor]:
     """Gradients of the encoder, averaged by DDP, for every surrogate and both ways."""
     x = inputs().split(sizes)[rank]
     network = DistributedDataParallel(encoder())
@@ -130,9 +113,9 @@ def summed(rank: int, world: int) -> Tensor:
 
 
 def within_a_subgroup(rank: int, world: int) -> Tensor | str:
-    """Ranks 1 and 2 of three as a batch of their own; rank 0 is no part of it."""
+    """Ranks 1 and 2 as a batch of their own; the others are no part of it."""
     group = dist.new_group([1, 2])
-    z = inputs().split((10, 9, 7))[rank].requires_grad_()
+    z = inputs().split((10, 9, 4, 3))[rank].requires_grad_()
     try:
         mige.entropy(z, group=group).backward()
     except TypeError as error:
@@ -141,26 +124,60 @@ def within_a_subgroup(rank: int, world: int) -> Tensor | str:
     return z.grad
 
 
+# By number of processes, all in one run, because starting them takes longer than the work.
+WORK: dict[int, dict[str, Callable[[int, int], Any]]] = {
+    2: {
+        "even": partial(trained, sizes=(13, 13)),
+        "empty": partial(trained, sizes=(26, 0)),
+        "refusals": refusals,
+        "summed": summed,
+    },
+    4: {"uneven": partial(trained, sizes=(7, 6, 1, 12)), "subgroup": within_a_subgroup},
+}
+
+
+def start(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/rendezvous", timedelta(seconds=SECONDS), world, rank
+    )
+    results = {name: work(rank, world) for name, work in WORK[world].items()}
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+Results = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What each piece of work returned on each rank."""
+    found: Results = {}
+    for world, work in WORK.items():
+        folder = tmp_path_factory.mktemp(f"{world}-processes")
+        spawn(start, (world, str(folder)), nprocs=world)
+        ranks = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+        found |= {name: [rank[name] for rank in ranks] for name in work}
+    return found
+
+
 # --- tests ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [(13, 13), (26, 0), (7, 6, 1, 12)], ids=str)
-def test_gradients_of_several_processes_are_those_of_one(
-    tmp_path: Path, sizes: tuple[int, ...]
-) -> None:
-    every = spawn(tmp_path, len(sizes), trained, sizes)
+@pytest.mark.parametrize("split", ["even", "empty", "uneven"])
+def test_gradients_of_several_processes_are_those_of_one(results: Results, split: str) -> None:
     x, network = inputs(), encoder()
     for name, surrogate in SURROGATES.items():
         for way, estimator in ESTIMATORS.items():
             exact = gradients(network, surrogate(x, network(x), estimator=estimator))
-            for rank, found in enumerate(every):
+            for rank, found in enumerate(results[split]):
                 error = (found[f"{name}-{way}"] - exact).norm() / exact.norm()
                 # Sums in another order, before a division by eigenvalues that are not small.
                 assert error <= 100 * rounding(x.dtype, len(x)), (name, way, rank, error)
 
 
-def test_what_one_rank_refuses_all_refuse_and_none_waits(tmp_path: Path) -> None:
-    first, last = spawn(tmp_path, 2, refusals)
+def test_what_one_rank_refuses_all_refuse_and_none_waits(results: Results) -> None:
+    first, last = results["refusals"]
     assert last["type"] == ("TypeError", "z must be a torch.Tensor, got str")
     assert first["type"] == ("ValueError", "refused on rank 1 of group: " + last["type"][1])
     for case, words in {
@@ -178,17 +195,17 @@ def test_what_one_rank_refuses_all_refuse_and_none_waits(tmp_path: Path) -> None
         assert words in last[case][1], case
 
 
-def test_statistics_of_several_processes_add_up(tmp_path: Path) -> None:
+def test_statistics_of_several_processes_add_up(results: Results) -> None:
     x = inputs()
     exact = LANDMARKS.score(x)
-    for found in spawn(tmp_path, 2, summed):
+    for found in results["summed"]:
         assert (found - exact).norm() <= 100 * rounding(x.dtype, len(x)) * exact.norm()
 
 
-def test_a_group_may_be_a_part_of_the_processes(tmp_path: Path) -> None:
-    outside, *inside = spawn(tmp_path, 3, within_a_subgroup)
+def test_a_group_may_be_a_part_of_the_processes(results: Results) -> None:
+    outside, *inside, _ = results["subgroup"]
     assert "group must be" in outside
-    z = inputs()[10:].requires_grad_()
+    z = inputs()[10:23].requires_grad_()
     mige.entropy(z).backward()
     assert z.grad is not None
     exact = 2 * z.grad  # the average over the two ranks is left to DDP

@@ -38,6 +38,8 @@ ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "landweber": mige.Landweber(steps=5),
     "nu-method": mige.NuMethod(steps=3),
     "nu-method-curl-free": mige.NuMethod(steps=3, curl_free=True),
+    "landmarks": mige.Landmarks(m=8, calibrate="stein"),
+    "tikhonov-landmarks": mige.Landmarks(lam=0.1, bandwidth=mige.Bandwidth(0.3)),
     "release": compat.SpectralScoreEstimator(n_eigen_threshold=0.9),
 }
 
@@ -75,6 +77,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "fit": lambda x, z: SSGE().fit(z).score(),
     "fit-query": lambda x, z: SSGE(calibrate="stein").fit(z).score(z.narrow(-2, 0, 7)),
     "fit-bandwidth": lambda x, z: SSGE(bandwidth=2.0).fit(z).score(z.narrow(-2, 0, 7)),
+    "landmarks-query": lambda x, z: mige.Landmarks(m=8).fit(z).score(z.narrow(-2, 0, 7)),
     "diagnose": lambda x, z: vars(SSGE().diagnose(z))["rank"],
     "rbf": lambda x, z: mige.RBF()(z, bandwidth=1.3),
     "rbf-pair": lambda x, z: mige.RBF()(z, z.narrow(-2, 0, 7), bandwidth=1.3),
@@ -219,12 +222,13 @@ def test_a_compiled_training_step_is_the_eager_one(backend: str) -> None:
     [
         lambda network, x: -mige.entropy(network(x), estimator=SSGE(calibrate="stein")),
         lambda network, x: mige.encoder_information(network(x).unflatten(0, (16, 4))),
+        lambda network, x: -mige.entropy(network(x), estimator=mige.Landmarks(m=32)),
         lambda network, x: bounds.infonce(network(x) @ network(x).mT),
         lambda network, x: compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)(
             x, network(x)
         ),
     ],
-    ids=["entropy", "encoder_information", "infonce", "release"],
+    ids=["entropy", "encoder_information", "landmarks", "infonce", "release"],
 )
 def test_other_surrogates_compile_in_one_graph(loss: Callable[..., Tensor]) -> None:
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
