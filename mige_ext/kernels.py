@@ -90,7 +90,7 @@ class IMQ(Kernel):
         """``(−1/2)(−3/2) ··· (1/2 − order) σ^(−2 order) (1 + s/σ²)^(−1/2 − order)``."""
         _require_order(order)
         sigma = _scalar(bandwidth, s)
-        factor = math.prod(-0.5 - k for k in range(order)) * (1 / sigma / sigma) ** order
+        factor = math.prod([-0.5 - k for k in range(order)]) * (1 / sigma / sigma) ** order
         return saturated(factor) * (1 + s / sigma / sigma) ** (-0.5 - order)
 
 
