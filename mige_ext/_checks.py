@@ -140,4 +140,6 @@ def looking_is_free(tensor: Tensor) -> bool:
 
 
 def _fake(tensor: Tensor) -> bool:
-    return type(tensor) not in (Tensor, torch.nn.Parameter)
+    """Whether there is no one value to read: a subclass, or a tensor under torch.func.vmap."""
+    batched = torch._C._functorch.is_batchedtensor
+    return type(tensor) not in (Tensor, torch.nn.Parameter) or batched(tensor)

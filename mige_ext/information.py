@@ -65,7 +65,8 @@ def entropy(
 def _entropy(z: Tensor, estimator: ScoreEstimator, share: Share | None = None) -> Tensor:
     if share is not None:
         estimator, (z,) = across(estimator, share, z)
-    result: Tensor = _Entropy.apply(z, estimator)
+    result: Tensor
+    result, _ = _Entropy.apply(z, estimator)
     return result
 
 
@@ -121,7 +122,8 @@ def mutual_information(
         x = projection(x)
     if share is not None:
         estimator, (x, z) = across(estimator, share, x, z)
-    result: Tensor = _MutualInformation.apply(x, z, estimator)
+    result: Tensor
+    result, *_ = _MutualInformation.apply(x, z, estimator, x.requires_grad, z.requires_grad)
     return result
 
 
@@ -231,44 +233,73 @@ def _entropy_and_gradient(
     return value, gradient
 
 
-class _Entropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, estimator: ScoreEstimator) -> Tensor:
-        value, gradient = _entropy_and_gradient(estimator, z.detach(), z=z)
-        ctx.save_for_backward(z, gradient)
-        return value
+class _Surrogate(torch.autograd.Function):
+    """One result, its gradients beside it: torch.func lets a context save outputs alone."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise NotImplementedError(
+            "surrogates of entropy and mutual information do not work under torch.func.vmap: give "
+            "the groups as leading dimensions, (..., M, d); the result is the mean over them"
+        )
+
+
+class _Entropy(_Surrogate):
+    @staticmethod
+    def forward(z: Tensor, estimator: ScoreEstimator) -> tuple[Tensor, Tensor]:
+        return _entropy_and_gradient(estimator, z.detach(), z=z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, gradient = output
+        ctx.mark_non_differentiable(gradient)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None]:
         z, gradient = ctx.saved_tensors
         return _FirstDerivative.apply(grad * gradient, z), None
 
 
-class _MutualInformation(torch.autograd.Function):
+class _MutualInformation(_Surrogate):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor, estimator: ScoreEstimator) -> Tensor:
+    def forward(
+        x: Tensor, z: Tensor, estimator: ScoreEstimator, needs_x: bool, needs_z: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x_value, z_value = x.detach(), z.detach()
         dtype = torch.promote_types(x.dtype, z.dtype)
         joint = torch.cat((x_value.to(dtype), z_value.to(dtype)), -1)
         value, gradient = _entropy_and_gradient(estimator, joint, x=x, z=z)
         value = -value
         gradient_x, gradient_z = (-gradient).split([x.shape[-1], z.shape[-1]], -1)
-        if ctx.needs_input_grad[0]:
+        if needs_x:
             value_x, marginal = _entropy_and_gradient(estimator, x_value, x=x)
             value, gradient_x = value + value_x, gradient_x + marginal
-        if ctx.needs_input_grad[1]:
+        if needs_z:
             value_z, marginal = _entropy_and_gradient(estimator, z_value, z=z)
             value, gradient_z = value + value_z, gradient_z + marginal
-        ctx.save_for_backward(x, z, gradient_x, gradient_z)
-        return value
+        return value, gradient_x, gradient_z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, z, *_ = inputs
+        _, gradient_x, gradient_z = output
+        ctx.mark_non_differentiable(gradient_x, gradient_z)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, z, gradient_x, gradient_z)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor, _x: None, _z: None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, z, gradient_x, gradient_z = ctx.saved_tensors
-        needs_x, needs_z, _ = ctx.needs_input_grad
+        needs_x, needs_z, *_ = ctx.needs_input_grad
         return (
             _FirstDerivative.apply(grad * gradient_x, x) if needs_x else None,
             _FirstDerivative.apply(grad * gradient_z, z) if needs_z else None,
+            None,
+            None,
             None,
         )
 
@@ -280,9 +311,15 @@ class _FirstDerivative(torch.autograd.Function):
     silently zero, because the incoming gradient, a constant, requires none.
     """
 
+    generate_vmap_rule = True  # for torch.func.jacrev
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, argument: Tensor) -> Tensor:
+    def forward(gradient: Tensor, argument: Tensor) -> Tensor:
         return gradient.to(argument.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -85,7 +85,7 @@ class IMQ(Kernel):
         root = (1 + u).rsqrt()
         if order == 0:
             return root
-        return math.prod(-0.5 - k for k in range(order)) * root ** (1 + 2 * order)
+        return math.prod([-0.5 - k for k in range(order)]) * root ** (1 + 2 * order)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,19 @@ ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "calibrated": SSGE(calibrate="stein"),
     "rank": SSGE(rank=3, bandwidth=2.0),
     "rule": SSGE(bandwidth=mige.Bandwidth(0.3, 2.0)),
+    "adaptive": mige.AdaptiveScore(),
+    "adaptive-qis": mige.AdaptiveScore(gaussian="qis", calibrate="stein"),
+    "gaussian": mige.GaussianScore(),
+    "gaussian-qis": mige.GaussianScore("qis"),
+    "gaussian-mle": mige.GaussianScore("mle"),
+    "imq": SSGE(kernel=mige.IMQ()),
+    "curl-free": SSGE(curl_free=True),
+    "tikhonov": mige.Tikhonov(calibrate="stein"),
+    "tikhonov-curl-free": mige.Tikhonov(curl_free=True, kernel=mige.IMQ()),
+    "stein": mige.Stein(),
+    "landweber": mige.Landweber(steps=5),
+    "nu-method": mige.NuMethod(steps=3),
+    "nu-method-curl-free": mige.NuMethod(steps=3, curl_free=True),
     "landmarks": mige.Landmarks(m=8, calibrate="stein"),
     "tikhonov-landmarks": mige.Landmarks(lam=0.1, bandwidth=mige.Bandwidth(0.3)),
     "release": compat.SpectralScoreEstimator(n_eigen_threshold=0.9),
@@ -130,15 +143,21 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     # By hand: torch's own backward pass asks for the streams of the device, which is not there.
     saved: list[Tensor] = []
     context = SimpleNamespace(
-        needs_input_grad=(*needs, False), save_for_backward=lambda *t: saved.extend(t)
+        needs_input_grad=(*needs, False, False, False),
+        save_for_backward=lambda *t: saved.extend(t),
+        mark_non_differentiable=lambda *t: None,
+        set_materialize_grads=lambda _: None,
     )
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        value = information._MutualInformation.forward(context, x, z, estimator)
+        inputs = x, z, estimator, *needs
+        outputs = information._MutualInformation.forward(*inputs)
+        value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
+        information._MutualInformation.setup_context(context, inputs, outputs)
         context.saved_tensors = tuple(saved)
-        grads = information._MutualInformation.backward(context, value)
+        grads = information._MutualInformation.backward(context, value, None, None)
     for needed, argument, grad in zip(needs, (x, z), grads, strict=False):
         assert (grad is not None) == needed
         if grad is not None:
