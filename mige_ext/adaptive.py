@@ -61,15 +61,15 @@ class AdaptiveScore:
     each group chooses for itself.
 
     Args:
-        gaussian: covariance of the Gaussian part. "ridge" makes good scores and good gradients of
-            information; "qis" the best scores where d/M is not small, but biased gradients of
-            information; "mle" the least biased of those, but poor scores. See
-            :class:`GaussianScore`.
+        gaussian: covariance of the Gaussian part. "qis" makes the best scores, far better where
+            d/M is not small, but its shrinkage biases gradients of information; "ridge", a weak
+            one, biases them less and is what :func:`entropy` and its like take by default; "mle"
+            not at all, for poor scores. See :class:`GaussianScore`.
         calibrate: "stein" divides the scores of each group by
             :attr:`AdaptiveDiagnostics.calibration`; None leaves them.
     """
 
-    gaussian: Literal["ridge", "qis", "mle"] = "ridge"
+    gaussian: Literal["ridge", "qis", "mle"] = "qis"
     calibrate: Literal["stein"] | None = None
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class AdaptiveScore:
         whole = self._with_gaussian(x, scores, base, gaussian)
         calibration = stein_calibration(x, whole)
         diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
-        factor = calibrated(torch.ones_like(scores[..., :1, :1]), calibration)
+        factor = calibrated(torch.ones_like(scores.narrow(-1, 0, 1).narrow(-2, 0, 1)), calibration)
         if self.calibrate is None:
             factor = torch.ones_like(factor)
         return FittedAdaptive(

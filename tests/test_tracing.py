@@ -42,10 +42,6 @@ ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "landmarks": mige.Landmarks(m=8, calibrate="stein"),
     "tikhonov-landmarks": mige.Landmarks(lam=0.1, bandwidth=mige.Bandwidth(0.3)),
     "release": compat.SpectralScoreEstimator(n_eigen_threshold=0.9),
-    "tikhonov": mige.Tikhonov(),
-    "gaussian": mige.GaussianScore(),
-    "adaptive": mige.AdaptiveScore(),
-    "adaptive-qis": mige.AdaptiveScore(gaussian="qis", calibrate="stein"),
 }
 
 
@@ -208,7 +204,8 @@ def trained(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Losses and parameters of a short training."""
     network = encoder()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    # Not Adam, which makes steps of rounding errors: a common shift of z has gradient 0.
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-1)
     losses = []
     for seed in range(steps):
         optimizer.zero_grad()
