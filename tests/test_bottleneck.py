@@ -32,6 +32,7 @@ from mige_ext.experiments.bottleneck_training import (
     Trainer,
     build,
     measure,
+    moving_average,
     penalty_overhead,
     train,
 )
@@ -159,7 +160,11 @@ def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) 
     trainer.step(torch.arange(250))
     expected = weights.detach().clone()  # it starts with the weights of the first step
     trainer.step(torch.arange(250, 500))
-    torch.testing.assert_close(averaged.decoder.weight, 0.75 * expected + 0.25 * weights)
+    kept = 2 / 11  # (1 + n) / (10 + n) after n = 1 value
+    torch.testing.assert_close(averaged.decoder.weight, kept * expected + (1 - kept) * weights)
+    average_of = moving_average(0.75)
+    old, new = torch.tensor(0.0), torch.tensor(1.0)
+    assert average_of(old, new, 1000) == 0.25
     _, epochs = train(digits, run_of("mige"), settings)
     assert all(0 <= epoch.average_error <= 1 for epoch in epochs)
 

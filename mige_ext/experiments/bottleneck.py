@@ -231,7 +231,7 @@ def bottleneck(
         str, typer.Option(help="H(z|x) for MIGE: analytic, or from the draws.")
     ] = Settings.conditional,
     marginals: Annotated[
-        int, typer.Option(help="Draws that H(z) is the mean over; 0 for all.")
+        int, typer.Option(min=1, help="Draws that H(z) is the mean of, at most.")
     ] = Settings.marginals,
     average: Annotated[
         float, typer.Option(help="Decay of averaged weights, measured beside the others.")

@@ -71,8 +71,9 @@ class Settings:
             SSGE is shrunk and that of H(z|x) is not: their difference is then no information, and
             σ is driven up.
         conditional: H(z|x) "analytic", or from the "draws".
-        marginals: how many of the draws H(z) is the mean over; 0 for all. Fewer are cheaper, and
-            change nothing but the variance of the gradient.
+        marginals: of how many of the draws H(z) is the mean, at most. Fewer are cheaper, and change
+            nothing but the variance of the gradient: on MNIST the penalty adds 53 % to a step with
+            16, 17 % with 4 (one thread).
         average: decay of the exponential moving average of the weights, which is measured beside
             them; 0 for none.
     """
@@ -89,18 +90,15 @@ class Settings:
     threshold: float = 0.94
     calibrate: bool = True
     conditional: str = "analytic"
-    marginals: int = 0
+    marginals: int = 4
     average: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values; the data set is checked where it is loaded."""
-        for name, least in {"epochs": 1, "batch": 2, "draws": 1, "latent": 1, "hidden": 1}.items():
+        for name in ("epochs", "batch", "draws", "latent", "hidden", "marginals"):
+            least = 2 if name == "batch" else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.marginals <= self.draws:
-            raise ValueError(
-                f"marginals must be from 0 to the {self.draws} draws, got {self.marginals}"
-            )
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.average < 1:
@@ -238,7 +236,7 @@ def entropy(settings: Settings, inputs: int) -> Penalty:
     estimator = settings.make_estimator()
 
     def penalty(out: Output, x: Tensor, labels: Tensor) -> Tensor:
-        z = out.z[:, : settings.marginals or None]
+        z = out.z[:, : settings.marginals]
         return mige.entropy(z.transpose(0, 1), estimator=estimator)
 
     return penalty

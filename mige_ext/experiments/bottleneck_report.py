@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mige_ext.experiments import plots
@@ -126,15 +126,17 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
         _draw_trade_off(trade_off, [row for row in results if row.method == method], color)
     for ax, (_, ylabel) in zip(over_epochs, columns.values(), strict=True):
         ax.set(xlabel="epoch", ylabel=ylabel, yscale="log")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
     trade_off.set(xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
     plots.legend(fig, columns=min(len(methods), 5))
     at_beta = {METHODS[run.method].label: f"β = {run.beta:g}" for run in shown if run.beta}
+    seeds = len({run.seed for run in shown})
     note = (
         f"{', '.join(' '.join(item) for item in at_beta.items()) or 'No β'};\n"
-        f"mean ± standard deviation of {len({run.seed for run in shown})} seeds. "
+        f"{f'mean ± standard deviation of {seeds} seeds' if seeds > 1 else 'one seed'}. "
         "Below right: each β, mean ± standard error;\n"
         "a deterministic code has infinite information, and is a dashed line at its best β."
     )
