@@ -25,9 +25,13 @@ def unit_of(x: Tensor) -> Tensor:
     """
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
-    largest = x.detach().abs().amax((-2, -1), keepdim=True)
-    unit = largest / (2 * torch.frexp(largest).mantissa)
-    return torch.where(largest > 0, unit, 1.0)
+    return power_of_two(x.detach().abs().amax((-2, -1), keepdim=True))
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """The power of two next below each x >= 0, 1 where x is 0."""
+    x = x.detach()
+    return torch.where(x > 0, x / (2 * torch.frexp(x).mantissa), 1.0)
 
 
 def in_units(x: Tensor, unit: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
+from mige_ext.filters import SSGE
 from mige_ext.projection import RandomProjection
-from mige_ext.score import SSGE, ScoreEstimator, require_estimator, stein_sum
+from mige_ext.score import ScoreEstimator, require_estimator, stein_sum
 
 _DEFAULT = SSGE()  # made here, because the compiler of torch 2.11 cannot trace its making
 

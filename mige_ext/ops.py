@@ -24,6 +24,8 @@ OPERATORS = (
     "rbf_product",
     "eigh",
     "ssge",
+    "ridge_whitening",
+    "adaptive_score",
 )
 
 _library = torch.ops.mige_ext
@@ -439,6 +441,96 @@ def _(
         x.new_empty(batch),
         x.new_empty(batch, dtype=torch.int64),
     )
+
+
+# --- ridge_whitening ------------------------------------------------------------------------------
+
+
+def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+    """Whitening of the samples with a ridge that chooses itself: ``z = (x − mean) W``.
+
+    With V the standardised samples and R = VᵀV/M their correlations, ``W = D^{−1} (R + τI)^{−1/2}``
+    with D the standard deviations, so that ``−z Wᵀ`` is the score of the Gaussian with covariance
+    ``D (R + τI) D``. τ is ``factor`` times the minimiser of the leave-one-out Hyvärinen objective
+    of that score, which has a closed form: with c₁ = M/(M−1), c₂ = M/(M−1)²,
+    ``A = (c₁R + τI)^{−1}``, q_i = v_iᵀ A v_i and q2_i = v_iᵀ A² v_i it is the mean of
+
+        ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i)
+
+    over 26 values of τ from 1e-4 to 10, between which a parabola interpolates. A column that is
+    constant has a row of zeros in W. Not differentiable.
+
+    Args:
+        x: samples, (..., M, d) with M >= 2.
+        factor: positive; 1 gives the best Gaussian score, 0.1, a weaker shrinkage, the coordinates
+            of :func:`adaptive_score`.
+
+    Returns:
+        the mean, (..., d); W, (..., d, d); τ, (...).
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit.
+        RuntimeError: NaN or infinity among the coordinates.
+
+    Cost:
+        4Md² + about 11d³ flop; memory O(Md + d²).
+    """
+    _checks.require_samples("x", x)
+    _checks.require_native("x", x)
+    _checks.require_positive("factor", factor)
+    return _call("ridge_whitening", x, float(factor))
+
+
+@torch.library.register_fake("mige_ext::ridge_whitening")
+def _(x: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+    batch, d = x.shape[:-2], x.shape[-1]
+    return x.new_empty((*batch, d)), x.new_empty((*batch, d, d)), x.new_empty(batch)
+
+
+# --- adaptive_score -------------------------------------------------------------------------------
+
+
+def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A score without settings: Tikhonov's filter on whitened samples, which chooses itself.
+
+    The samples are whitened (:func:`ridge_whitening`). With the IMQ kernel φ(s) = (1 + s/σ²)^{−1/2}
+    of the median bandwidth, K = φ and H its gradient sum, the candidates are
+
+        F = s₀ − (K + λM I)^{−1} (K s₀ + H),   s₀ = −base · z
+
+    with base 1 (a correction of the Gaussian score) or 0. Their risk, ``E‖F − s‖²/2`` but for a
+    constant, follows from Stein's identity on the joint law of the batch as the mean of
+    ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z and the total divergence, through K, H and
+    the inverse. The candidate with the least mean + standard error is taken, and the Gaussian
+    score, R = 0, if none is below 0. λ climbs by decades from the one next to 1/M, and then half a
+    decade, within 0.1 … 1e-5. Not differentiable.
+
+    Args:
+        x: samples, (..., M, d) with M >= 2.
+
+    Returns:
+        scores, (..., M, d), zero for a group of equal samples; and for each group, (...): λ,
+        infinite for the Gaussian score; base, int64; the risk less that of the Gaussian score and
+        its standard error; σ, in whitened units.
+
+    Raises:
+        ValueError, TypeError: an argument that does not fit.
+        RuntimeError: NaN or infinity among the coordinates.
+
+    Cost:
+        M³ + 10M²r flop for each λ that is tried, 3 to 5 of them, with r = min(M, d), and one
+        eigendecomposition of r × r; memory about 4M² + O(Md).
+    """
+    _checks.require_samples("x", x)
+    _checks.require_native("x", x)
+    return _call("adaptive_score", x)
+
+
+@torch.library.register_fake("mige_ext::adaptive_score")
+def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch = x.shape[:-2]
+    lam, risk, error, sigma = (x.new_empty(batch) for _ in range(4))
+    return x.new_empty(x.shape), lam, x.new_empty(batch, dtype=torch.int64), risk, error, sigma
 
 
 # --- a build without CUDA -------------------------------------------------------------------------

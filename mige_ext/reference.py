@@ -5,6 +5,7 @@ intermediate as it is written in the paper; nothing here is fast, and nothing he
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -84,3 +85,239 @@ def ssge(
     inverse = torch.where(kept, values, torch.inf) ** -power
     projected = vectors.mT @ rbf_gradient_sum(x, bandwidth=bandwidth)
     return -vectors @ (inverse.unsqueeze(-1) * projected), values, bandwidth, j
+
+
+# --- spectral filters -----------------------------------------------------------------------------
+#
+# For one group of samples, with the matrices as the formulas have them: (Md)² for either kernel.
+
+
+def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:
+    """φ or its derivative in s, by autograd: φ = exp(−s/2σ²) for "RBF", (1 + s/σ²)^(−1/2)."""
+    s = s.detach().requires_grad_()
+    with torch.enable_grad():
+        u = s / bandwidth**2
+        value = torch.exp(-u / 2) if kernel == "RBF" else (1 + u) ** -0.5
+        for _ in range(order):
+            (value,) = torch.autograd.grad(value.sum(), s, create_graph=True)
+    return value.detach()
+
+
+def matrix_kernel(
+    kernel: str, curl_free: bool, q: Tensor, x: Tensor, bandwidth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """K(q, x) with values in R^{d×d}, I at r = 0, and its divergence in x.
+
+    ``φ I`` and ``∇_x φ = −2φ'r``; ``c(−2φ'I − 4φ''r rᵀ)`` and ``c(4(d + 2)φ'' + 8sφ''') r``;
+    with r = q − x and c = σ².
+
+    Args:
+        kernel: "RBF" or "IMQ".
+        curl_free: which of the two.
+        q: (Q, d).
+        x: (M, d).
+        bandwidth: σ, a scalar.
+
+    Returns:
+        (Q, M, d, d) and (Q, M, d).
+    """
+    d = x.shape[-1]
+    r = q.unsqueeze(1) - x.unsqueeze(0)
+    s = r.square().sum(-1)
+    f = [phi(kernel, s, bandwidth, order)[..., None] for order in range(4)]
+    eye = torch.eye(d, dtype=x.dtype)
+    if not curl_free:
+        return f[0].unsqueeze(-1) * eye, -2 * f[1] * r
+    outer = r.unsqueeze(-1) * r.unsqueeze(-2)
+    k = -2 * f[1].unsqueeze(-1) * eye - 4 * f[2].unsqueeze(-1) * outer
+    divergence = (4 * (d + 2) * f[2] + 8 * s.unsqueeze(-1) * f[3]) * r
+    return bandwidth**2 * k, bandwidth**2 * divergence
+
+
+def filtered(
+    spectral_filter: Callable[[Tensor], Tensor],
+    x: Tensor,
+    q: Tensor | None = None,
+    *,
+    kernel: str,
+    curl_free: bool,
+    bandwidth: Tensor,
+    cut_off: bool = False,
+) -> Tensor:
+    """``g = −g_λ(L) ζ`` at the samples, or, by the eigenfunctions of L, elsewhere.
+
+    A filter acts on ``ζ = Σ_j c_j ψ_j`` plus a part in the null space of L, where it is g_λ(0). At
+    a query that part is ``ζ(q) − Σ_j c_j ψ_j(q)``, with ``ψ_j(q) = K(q, X) u_j / Mμ_j``.
+
+    Args:
+        spectral_filter: μ -> g_λ(μ), eigenvalues (n,) ascending, at least 0.
+        x: samples, (M, d).
+        q: query points, (Q, d).
+        kernel: "RBF" or "IMQ".
+        curl_free: whether K is the curl-free kernel.
+        bandwidth: σ, a scalar.
+        cut_off: whether g_λ(0) is 0, as for SSGE.
+
+    Returns:
+        (M, d) or (Q, d).
+    """
+    m, d = x.shape
+
+    def matrix_of(points: Tensor) -> tuple[Tensor, Tensor]:
+        k, divergence = matrix_kernel(kernel, curl_free, points, x, bandwidth)
+        return k.transpose(1, 2).reshape(-1, m * d), divergence.sum(1).flatten() / m
+
+    k, zeta = matrix_of(x)
+    mu, u = torch.linalg.eigh(k / m)
+    gain = spectral_filter(mu)
+    if q is None:
+        return (-u @ (gain * (u.mT @ zeta))).reshape(m, d)
+    k_query, zeta_query = matrix_of(q)
+    at_zero = 0.0 if cut_off else spectral_filter(mu.new_zeros(())).item()
+    # (g(μ) − g(0))/μ is smooth; both are known where μ is not rounding error.
+    known = mu > mu[-1] * torch.finfo(x.dtype).eps * m
+    slope = torch.where(known, (gain - at_zero) / torch.where(known, mu, 1.0), 0.0)
+    return -(at_zero * zeta_query + k_query @ (u @ (slope * (u.mT @ zeta))) / m).reshape(-1, d)
+
+
+# --- the adaptive score ---------------------------------------------------------------------------
+
+#: log₁₀ of the smallest and the largest τ that is tried, and how many there are.
+RIDGE_GRID = (-4.0, 1.0, 26)
+#: λ that may be tried.
+LAMBDA_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+
+
+def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, W and τ of ``z = (x − mean) W``; see :func:`mige_ext.ops.ridge_whitening`."""
+    m = x.shape[-2]
+    mean = x.mean(-2, keepdim=True)
+    deviation = (x - mean).square().mean(-2, keepdim=True).sqrt()
+    inverse = torch.where(deviation > 0, 1 / deviation, 0.0)
+    v = (x - mean) * inverse
+    values, vectors = torch.linalg.eigh(v.mT @ v / m)
+    values = values.clamp(min=0)
+
+    c1, c2 = m / (m - 1), m / (m - 1) ** 2
+    grid = torch.linspace(*RIDGE_GRID, dtype=torch.float64)
+    objective = []
+    for tau in (10**grid).tolist():
+        shrunk = 1 / (c1 * values + tau)
+        rotated = (v @ vectors).square()
+        q = (rotated * shrunk.unsqueeze(-2)).sum(-1)
+        q2 = (rotated * shrunk.square().unsqueeze(-2)).sum(-1)
+        left = 1 - c2 * q
+        each = c1**2 * q2 / left.square() / 2 - c2 * q2 / left
+        objective.append((each.mean(-1) - shrunk.sum(-1)).double())
+    tau = factor * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))
+    tau = tau.to(x.dtype)
+    scaled = vectors * (values + tau.unsqueeze(-1)).rsqrt().unsqueeze(-2)
+    return mean.squeeze(-2), inverse.mT * (scaled @ vectors.mT), tau
+
+
+def _parabola_minimum(grid: Tensor, values: Tensor) -> Tensor:
+    """Where the parabola through the least of ``values`` and its neighbours has its minimum."""
+    at = values.argmin(-1)
+    inner = at.clamp(1, len(grid) - 2).unsqueeze(-1)
+    left, here, right = (values.gather(-1, inner + k).squeeze(-1) for k in (-1, 0, 1))
+    curvature = left - 2 * here + right
+    shift = torch.where(curvature > 0, (left - right) / (2 * curvature), 0.0)
+    step = grid[1] - grid[0]
+    shifted = grid[inner.squeeze(-1)] + step * shift
+    return torch.where(at == inner.squeeze(-1), shifted, grid[at])
+
+
+def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Scores, λ, base, risk, its standard error, and σ; see :func:`mige_ext.ops.adaptive_score`."""
+    batch, (m, d) = x.shape[:-2], x.shape[-2:]
+    groups = zip(*(_adaptive_score(group) for group in x.reshape(-1, m, d)), strict=True)
+    scores, lam, base, risk, error, sigma = (torch.stack(part) for part in groups)
+    figures = (figure.reshape(batch) for figure in (lam, base, risk, error, sigma))
+    return (scores.reshape(x.shape), *figures)  # type: ignore[return-value]
+
+
+def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
+    m = x.shape[0]
+    mean, whitening, _ = ridge_whitening(x)
+    z = (x - mean) @ whitening
+    sigma = distance_quantile(z)
+    if not sigma > 0:
+        zero = x.new_zeros(())
+        return torch.zeros_like(x), zero + torch.inf, zero.long(), zero, zero, sigma
+
+    tried: dict[int, tuple[float, int, Tensor, Tensor]] = {}
+
+    def bound(i: int) -> float:
+        """Risk plus its standard error of the better base at λ number i."""
+        if i not in tried:
+            options = []
+            for base in (0, 1):
+                f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base)
+                r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base)
+                risk, error = r.mean(), r.std() / math.sqrt(m)
+                options.append((float(risk + error), base, risk, error))
+            tried[i] = min(options)
+        return tried[i][0]
+
+    at = adaptive_start(m)
+    for step in (-2, 2):  # by decades, to larger λ first
+        start = at
+        while 0 <= at + step < len(LAMBDA_GRID) and bound(at + step) < bound(at):
+            at += step
+        if at != start:
+            break
+    if bound(at) < 0:  # then half a decade towards the better neighbour
+        neighbours = [i for i in (at - 2, at + 2) if 0 <= i < len(LAMBDA_GRID)]
+        half = (at + min(neighbours, key=bound)) // 2
+        if bound(half) < bound(at):
+            at = half
+    if not bound(at) < 0:  # the Gaussian score alone
+        none = x.new_zeros(())
+        return -z @ whitening.mT, none + torch.inf, torch.tensor(1), none, none, sigma
+    _, base, risk, error = tried[at]
+    f = adaptive_residual(z, sigma, LAMBDA_GRID[at], base)
+    lam = x.new_tensor(LAMBDA_GRID[at])
+    return f @ whitening.mT, lam, torch.tensor(base), risk, error, sigma
+
+
+def adaptive_start(m: int) -> int:
+    """The number of the λ that is tried first: the decade next to 1/M, on the grid's decades."""
+    return min(max(2 * round(math.log10(m)) - 2, 0), len(LAMBDA_GRID) - 1)
+
+
+def imq(s: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """φ(s) = (1 + s/σ²)^(−1/2), φ' and φ''."""
+    a = 1 / sigma**2
+    base = 1 + a * s
+    return base**-0.5, -a / 2 * base**-1.5, 3 * a**2 / 4 * base**-2.5
+
+
+def adaptive_residual(z: Tensor, sigma: Tensor, lam: float, base: int) -> Tensor:
+    """``F = s₀ − (K + λM I)^{−1}(K s₀ + H)`` with ``s₀ = −base·z``, for z (M, d)."""
+    m = z.shape[0]
+    k, p, _ = imq(squared_distances(z), sigma)
+    h = -2 * (p.sum(-1, keepdim=True) * z - p @ z)
+    s0 = -base * z
+    return s0 - torch.linalg.solve(k + lam * m * torch.eye(m).to(z), k @ s0 + h)
+
+
+def adaptive_risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int) -> Tensor:
+    """``r_i = ½|R_i|² − z_i·R_i + div_i R`` with R = F + z and the total derivative of R, (M,)."""
+    m, d = z.shape
+    s = squared_distances(z)
+    k, p, second = imq(s, sigma)
+    inverse = torch.linalg.inv(k + lam * m * torch.eye(m).to(z))
+    b = inverse.diagonal()
+    q = 2 * (d * p + 2 * s * second)
+    q = q - torch.diag(q.diagonal())
+    fz = f @ z.mT
+    bp = inverse * p
+    divergence = (
+        b * q.sum(-1)
+        - (inverse * q).sum(-1)
+        - 2 * b * ((p * fz.mT).sum(-1) - p @ fz.diagonal())
+        - 2 * (fz.diagonal() * bp.sum(-1) - (bp * fz).sum(-1))
+        + d * (inverse @ k).diagonal() ** base
+    )
+    residual = f + z
+    return residual.square().sum(-1) / 2 - (z * residual).sum(-1) + divergence
