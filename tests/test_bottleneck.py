@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from mige_ext.experiments import bottleneck as command
 from mige_ext.experiments import data
 from mige_ext.experiments.bottleneck import Comparison, bottleneck
-from mige_ext.experiments.bottleneck_methods import METHODS, Classifier, Settings, available
+from mige_ext.experiments.bottleneck_methods import METHODS, Classifier, Settings
 from mige_ext.experiments.bottleneck_report import Result
 from mige_ext.experiments.bottleneck_training import (
     Epoch,
@@ -65,7 +65,7 @@ def run_of(method: str, beta: float = 0.01, seed: int = 0) -> Run:
 
 def test_methods_start_from_the_same_weights(digits: ImageData) -> None:
     states = []
-    for method in available():
+    for method in METHODS:
         torch.manual_seed(0)
         states.append(build(digits, run_of(method), SMALL).model.state_dict())
     for state in states[1:]:
@@ -92,7 +92,7 @@ def test_measuring_neither_changes_the_network_nor_mixes_images(digits: ImageDat
 
 def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     normalise = ImageData.normalise
-    seen: dict[str, list[Tensor]] = {method: [] for method in available()}
+    seen: dict[str, list[Tensor]] = {method: [] for method in METHODS}
     for method, batches in seen.items():
 
         def spy(data: ImageData, images: Tensor, batches: list[Tensor] = batches) -> Tensor:
@@ -108,7 +108,7 @@ def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.Mon
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("method", available())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_the_digits(method: str, digits: ImageData) -> None:
     settings = replace(SMALL, epochs=25, latent=8, hidden=64, learning_rate=3e-3)
     run = run_of(method, METHODS[method].strengths[0])
@@ -134,7 +134,7 @@ def test_beta_zero_is_the_same_for_every_stochastic_method(digits: ImageData) ->
     assert [replace(epoch, method="vib") for epoch in mige] == vib
 
 
-@pytest.mark.parametrize("method", available())
+@pytest.mark.parametrize("method", METHODS)
 def test_training_is_deterministic_for_a_seed_and_leaves_the_global_one_alone(
     method: str, digits: ImageData
 ) -> None:

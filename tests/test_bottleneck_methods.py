@@ -13,17 +13,16 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.experiments.bottleneck_methods import (
+    ESTIMATORS,
     METHODS,
     PAPER,
     Classifier,
     Output,
     Settings,
     TrainedBound,
-    available,
     confidence,
     cross_entropy,
     entropy,
-    estimators,
     information_gradient,
     smoothing,
     squared_norm,
@@ -217,28 +216,22 @@ def test_l2_penalty_is_the_mean_squared_norm(out: Output) -> None:
 # --- estimators and settings ----------------------------------------------------------------------
 
 
-class NoiseScore:
-    """An estimator that mige_ext does not have."""
-
-    def __init__(self, calibrate: str | None = None) -> None:
-        self.calibrate = calibrate
-
-    def score(self, samples: Tensor) -> Tensor:
-        return -samples
-
-
-def test_estimators_are_those_of_the_package_by_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert estimators()["ssge"] is mige.SSGE
-    assert not {"fittedssge", "scoreestimator", "randomprojection"} & estimators().keys()
-    monkeypatch.setattr(mige, "NoiseScore", NoiseScore, raising=False)
-    monkeypatch.setattr(mige, "__all__", [*mige.__all__, "NoiseScore"])
-    made = Settings(estimator="noise").make_estimator()
-    assert isinstance(made, NoiseScore)
-    assert made.calibrate == "stein"
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_gives_the_gradient_of_information(
+    name: str, random: torch.Generator
+) -> None:
+    encoder = LinearEncoder(random)
+    penalty = information_gradient(Settings(estimator=name), 6)
+    estimate = encoder.gradient(penalty(encoder.output(inputs(256, random), 1, random), NONE, NONE))
+    truth = encoder.gradient(encoder.information())
+    assert F.cosine_similarity(estimate, truth, dim=0) > 0.95
 
 
-def test_gaussian_control_is_there_where_its_estimator_is() -> None:
-    assert ("gaussian" in available()) == ("gaussian" in estimators())
+def test_estimator_gets_the_options_that_it_has() -> None:
+    made = Settings(threshold=0.9, calibrate=True).make_estimator()
+    assert isinstance(made, mige.SSGE)
+    assert (made.threshold, made.calibrate) == (0.9, "stein")
+    assert Settings(estimator="stein", calibrate=False).make_estimator() == mige.Stein()
 
 
 def test_paper_settings_are_those_of_the_paper() -> None:

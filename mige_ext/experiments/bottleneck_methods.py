@@ -33,21 +33,16 @@ import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, mine, split_pairs
 from mige_ext.score import ScoreEstimator
 
-
-def estimators() -> dict[str, type[Any]]:
-    """The score estimators of `mige_ext` by short name: ``SSGE`` is ssge, ``XScore`` is x."""
-    public = (getattr(mige, name) for name in mige.__all__)
-    return {
-        cls.__name__.lower().removesuffix("score"): cls
-        for cls in public
-        if isinstance(cls, type) and cls is not ScoreEstimator and _is_estimator(cls)
-    }
-
-
-def _is_estimator(cls: type[Any]) -> bool:
-    """Whether it has a score, and can be made without arguments: what is fitted cannot."""
-    parameters = inspect.signature(cls).parameters.values()
-    return hasattr(cls, "score") and all(p.default is not p.empty for p in parameters)
+#: The score estimators by name.
+ESTIMATORS: dict[str, type[Any]] = {
+    "ssge": mige.SSGE,
+    "adaptive": mige.AdaptiveScore,
+    "gaussian": mige.GaussianScore,
+    "landweber": mige.Landweber,
+    "nu-method": mige.NuMethod,
+    "stein": mige.Stein,
+    "tikhonov": mige.Tikhonov,
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Settings:
         hidden: units in each of the encoder's two hidden layers.
         learning_rate: of Adam, × 0.96 every 2 epochs.
         normalise: BatchNorm without affine part on μ.
-        estimator: of scores, a name of `estimators()`.
+        estimator: of scores, a name in `ESTIMATORS`.
         threshold: of estimators that have one.
         calibrate: Stein calibration, of estimators that have it. Without it the score of H(z) by
             SSGE is shrunk and that of H(z|x) is not: their difference is then no information, and
@@ -111,14 +106,12 @@ class Settings:
 
     def make_estimator(self) -> ScoreEstimator:
         """The score estimator of these settings."""
-        known = estimators()
-        if self.estimator not in known:
-            raise ValueError(f"estimator must be one of {sorted(known)}, got {self.estimator!r}")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {self.estimator!r}")
+        cls = ESTIMATORS[self.estimator]
         options = {"threshold": self.threshold, "calibrate": "stein" if self.calibrate else None}
-        has = inspect.signature(known[self.estimator]).parameters
-        made: ScoreEstimator = known[self.estimator](
-            **{name: value for name, value in options.items() if name in has}
-        )
+        has = inspect.signature(cls).parameters
+        made: ScoreEstimator = cls(**{name: options[name] for name in options if name in has})
         return made
 
 
@@ -354,8 +347,3 @@ METHODS = {
     "entropy": Method("entropy", BETAS, entropy, stochastic=True),
     "l2": Method("L2", BETAS, _always(squared_norm), free_scale=True),
 }
-
-
-def available() -> list[str]:
-    """Methods whose parts are there: the Gaussian control needs an estimator of that name."""
-    return [name for name in METHODS if name != "gaussian" or name in estimators()]
