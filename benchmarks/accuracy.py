@@ -72,7 +72,7 @@ class Candidate:
 
 
 class GaussianPart:
-    """The Gaussian score that ``AdaptiveScore()`` corrects: a tenth of the ridge of the best."""
+    """What ``AdaptiveScore(gaussian="ridge")`` corrects: a tenth of the ridge of the best."""
 
     def score(self, samples: Tensor) -> Tensor:
         """``−(z − m) W Wᵀ``, (M, d) -> (M, d)."""
@@ -91,8 +91,8 @@ def candidates() -> list[Candidate]:
         Candidate("Gaussian qis", GaussianScore("qis"), in_grid=True),
         Candidate("Gaussian mle", GaussianScore("mle"), in_grid=True),
         Candidate("Gaussian part", GaussianPart(), in_grid=True),
-        Candidate("adaptive ridge", AdaptiveScore(), control="Gaussian part"),
-        Candidate("adaptive qis", AdaptiveScore(gaussian="qis"), control="Gaussian qis"),
+        Candidate("adaptive ridge", AdaptiveScore(gaussian="ridge"), control="Gaussian part"),
+        Candidate("adaptive qis", AdaptiveScore(), control="Gaussian qis"),
         Candidate("adaptive mle", AdaptiveScore(gaussian="mle"), control="Gaussian mle"),
         Candidate("SSGE .99", SSGE()),
         Candidate("SSGE calibrated", SSGE(calibrate="stein")),

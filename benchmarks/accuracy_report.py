@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks.common import Promises, geometric_mean, print_table
 from mige_ext.experiments import plots
 
-DEFAULT = "adaptive ridge"
+#: ``AdaptiveScore()``; the information functions take "adaptive ridge".
+DEFAULT = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: Of the default's error to the oracle's, geometric mean over all families, by M.
 BOUNDS = {64: 1.35, 256: 1.25}

@@ -305,8 +305,8 @@ def row_of(estimator: str, **changes: Any) -> Row:
 
 
 def test_promises_are_about_the_default_and_its_control() -> None:
-    kept = [row_of("adaptive ridge", ratio=1.3, worse=0.0), row_of("oracle")]
-    missed = [row_of("adaptive ridge", ratio=1.4, worse=0.25), row_of("oracle")]
+    kept = [row_of("adaptive qis", ratio=1.3, worse=0.0), row_of("oracle")]
+    missed = [row_of("adaptive qis", ratio=1.4, worse=0.25), row_of("oracle")]
     assert [row[3] for row in promised(kept).rows] == ["ok", "ok"]
     assert [row[3] for row in promised(missed).rows] == ["MISSED", "MISSED"]
     assert report(missed, complete=True) == 1
@@ -318,6 +318,6 @@ def test_the_figure_holds_both_halves_and_all_sizes(tmp_path: Path) -> None:
         row_of(name, family=family.name, half=family.half, samples=m, ratio=ratio)
         for family in FAMILIES.values()
         for m in (64, 256, 1024)
-        for name, ratio in (("oracle", 1.0), ("SSGE .99", 30.0), ("adaptive ridge", 1.2))
+        for name, ratio in (("oracle", 1.0), ("SSGE .99", 30.0), ("adaptive qis", 1.2))
     ]
     assert draw(rows, tmp_path / "new" / "a.png").stat().st_size > 0
