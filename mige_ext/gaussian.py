@@ -163,43 +163,10 @@ class GaussianScore:
 # are 0.
 
 
-def ridge_whitening(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Mean and whitening of samples, by a ridge on their correlation matrix.
-
-    ``W = D^{−1} U (Λ + τ)^{−1/2}``, D the standard deviations of the columns, ``R = VᵀV/M =
-    U Λ Uᵀ``, ``V = (X − m) D^{−1}``. τ is ``factor`` times the one, of 65 between 1e-6 and 1e2,
-    eight a decade, that minimises the Hyvärinen objective ``Σ ½‖s_i‖² + div s_i`` of the Gaussian
-    scores that leave i out. With ``c₁ = M/(M − 1)``, ``c₂ = M/(M − 1)²``,
-    ``q_i = v_iᵀ(c₁R + τ)^{−1}v_i`` and ``p_i = v_iᵀ(c₁R + τ)^{−2}v_i`` its terms are
-
-    ``½c₁²p_i/(1 − c₂q_i)² − tr(c₁R + τ)^{−1} − c₂p_i/(1 − c₂q_i)``,
-
-    because leaving i out makes the mean ``−v_i/(M − 1)`` and the matrix ``c₁R − c₂v_i v_iᵀ``.
-
-    Args:
-        x: (..., M, d) with M >= 2, float32 or float64.
-        factor: positive; below 1 it leaves more to an estimator of what is not Gaussian.
-
-    Returns:
-        m, (..., 1, d), and W, (..., d, d): see above.
-
-    Cost:
-        4Md² + 9d³ flop, and 260Md for the grid.
-    """
-    mean, v, deviation = standardised(x)
-    m = v.shape[-2]
-    values, vectors = _spectrum(v)
-    grid = 10.0 ** (torch.arange(-48, 17, dtype=x.dtype, device=x.device) / 8)
-    c1, c2 = m / (m - 1), m / (m - 1) ** 2
-    inverse = 1 / (c1 * values.unsqueeze(-1) + grid)  # (..., d, 65)
-    squares = (v @ vectors).square()
-    q, p = squares @ inverse, squares @ inverse.square()
-    left = (1 - c2 * q).clamp(min=torch.finfo(x.dtype).eps)  # > 0 but for rounding
-    terms = c1**2 / 2 * p / left.square() - c2 * p / left
-    objective = terms.mean(-2) - inverse.sum(-2)
-    best = objective.argmin(-1, keepdim=True)
-    tau = factor * grid.expand_as(objective).gather(-1, best)
-    return mean, _rows(deviation) * vectors * (values + tau).rsqrt().unsqueeze(-2)
+def ridge_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``W = D^{−1} (R + τ)^{−1/2}``, τ by leaving one out: :func:`mige_ext.ops.ridge_whitening`."""
+    mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
+    return mean.unsqueeze(-2), whitening
 
 
 def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
