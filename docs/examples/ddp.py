@@ -31,7 +31,8 @@ def main() -> None:
     dist.init_process_group("nccl" if cuda else "gloo")
 
     train(options, device)
-    dist.destroy_process_group()  # after all that holds on to the group is gone
+    dist.barrier()  # gloo may abort where a rank leaves while another still talks
+    dist.destroy_process_group()
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
