@@ -1,6 +1,6 @@
 """How cost grows with samples, dimensions and groups, and how landmarks approach the full score.
 
-    python -m benchmarks.scaling                 with --quick: smaller sizes, about two minutes
+    python -m mige_ext bench scaling                 with --quick: smaller sizes, about two minutes
 
 Cost: time and peak memory of one score, each point in a fresh process, of the full SSGE and of
 landmarks; `results/scaling.csv` and `.png`, with the exponents p of cost ~ size^p fitted to the
@@ -301,7 +301,7 @@ def _draw_error(path: Path, rows: Sequence[tuple[str, int, int, str, float, floa
 def main(arguments: Sequence[str]) -> None:
     """Runs what the arguments ask for."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
+        prog="python -m mige_ext bench scaling",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
