@@ -1,0 +1,389 @@
+// The steps of the adaptive score in whitened coordinates z [m, r]; see
+// mige_ext.ops.adaptive_score.
+//
+// IMQ kernel K = (1 + s/σ²)^{-1/2} of s_il = ‖z_i − z_l‖². With a = 1/σ² its derivatives follow
+// from K itself, and only K is stored: φ' = −½ a K³, q = 2(d φ' + 2 s φ'') = a K³ (3 − d − 3K²),
+// and H = a (diag(K³1) z − K³ z). One λ, with μ = λm: B = (K + μI)⁻¹, W = B H, Y = B z, and for
+// both bases F = −W − base μ Y. In the sums of a risk a sample's term with itself cancels, so all
+// keep it.
+#pragma once
+
+#include "climb.cuh"
+#include "inverse.cuh"
+#include "select.cuh"
+#include "whitening.cuh"
+
+namespace mige::cuda {
+
+constexpr int kRowThreads = 256;  // a warp a sample
+constexpr int kRowWarps = kRowThreads / kWarp;
+constexpr int kBases = 2;
+
+template <typename T>
+struct Adaptive {
+  int64_t groups, m, d, r;
+  InverseArguments<T> inversion;
+  Key<T>* unit;   // [groups]: magnitudes for coordinates that are in no unit; NaN where x is
+  T* ridge;       // [groups]
+  T* z;           // [groups, m, r]
+  T* k;           // [groups, m, m]: s, then K
+  T* inverse;     // [groups, m, m]: B
+  T* cubes;       // [groups, m]: Σ_l K³_il
+  T* hz;          // [groups, m, 2r]: H and z
+  T* wy;          // [groups, m, 2r]: W and Y
+  T* kwy;         // [groups, m, 2r]: K³ W and K³ Y
+  T* bz;          // [groups, m, r]: (B∘K³) z
+  T* along;       // [groups, m, 2]: z_i·W_i and z_i·Y_i
+  double* risks;  // [groups, kBases, m]
+  T* best;        // [groups, m, r]: F of the lowest bound yet
+  Climb* climb;   // [groups]
+  int32_t* next;  // [groups]: number of the λ of this round, −1 for a group that is done
+  T* lambda;      // [groups]
+  int64_t* base;  // [groups]
+  T* risk;        // [groups]
+  T* error;       // [groups]
+  T* bandwidth;   // [groups]
+
+  __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
+  __device__ __forceinline__ double inverse_variance(int64_t g) const {
+    const auto sigma = static_cast<double>(bandwidth[g]);
+    return 1 / (sigma * sigma);
+  }
+};
+
+// --- before the climb
+// -----------------------------------------------------------------------------
+
+// z = Y (Λ + τ)^{-1/2}, in place. A thread takes every gridDim.x-th of a group's elements. Work:
+// reads and writes m r values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4) whitened_kernel(Whitening<T> w, Adaptive<T> p) {
+  const int64_t r = p.r, count = p.m * r;
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    const T tau = p.ridge[g];
+    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count;
+         e += int64_t(gridDim.x) * 256) {
+      const T lambda = eigenvalue(w.values + g * r, r, e % r);
+      p.z[g * count + e] *= filtered(RidgeFilter::kScore, lambda, tau, p.m);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      const T magnitude = magnitude_of<T>(w.largest[g]);
+      p.unit[g] = key_of(normal_scale(T(1)) + (magnitude - magnitude));
+    }
+  }
+}
+
+// The Gaussian score as the result, and the first λ to try; nothing to try for equal samples and
+// for input that is not finite. A thread a group. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4) climb_start_kernel(Adaptive<T> p, int start) {
+  for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
+       g += int64_t(gridDim.x) * 256) {
+    const T sigma = p.bandwidth[g], poison = sigma - sigma;
+    const bool usable = sigma > T(0) && poison == T(0);
+    p.next[g] = usable ? start : -1;
+    p.climb[g].phase = Phase::kStart;
+    p.climb[g].mu = lambda_at(start) * static_cast<double>(p.m);
+    p.climb[g].kept_mu = 0;
+    p.climb[g].at = start;
+    p.climb[g].moved = 0;
+    p.climb[g].kept = -1;
+    p.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
+    p.base[g] = usable ? 1 : 0;
+    p.risk[g] = poison;
+    p.error[g] = poison;
+  }
+}
+
+// K from the squared distances in place, its rows' sums of cubes, and F of the Gaussian score. A
+// warp a row. Work: reads and writes m² + m r values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, m = p.m, r = p.r;
+  if (i >= m) return;
+  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+    const T sigma = p.bandwidth[g];
+    T* const row = p.k + (g * m + i) * m;
+    double sum = 0;
+    for (int64_t l = lane; l < m; l += kWarp) {
+      // Divided twice: σ² may be too small a number.
+      const T k = 1 / sqrt(1 + row[l] / sigma / sigma);
+      row[l] = k;
+      sum += static_cast<double>(k * k * k);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) p.cubes[g * m + i] = static_cast<T>(sum);
+    for (int64_t j = lane; j < r; j += kWarp) {
+      const int64_t at = (g * m + i) * r + j;
+      p.best[at] = sigma == T(0) ? T(0) : -p.z[at];
+    }
+  }
+}
+
+// [H z] with H = a (diag(K³1) z − K³ z).
+template <typename T>
+struct GradientSumForm {
+  using Sum = T;
+  Adaptive<T> p;
+  __device__ bool idle(int64_t g) const { return p.idle(g); }
+  __device__ auto left(int64_t g) const {
+    return Cubed<Operand<T, true>>(rows_of(p.k + g * p.m * p.m, p.m, p.m));
+  }
+  __device__ auto right(int64_t g) const { return columns_of(p.z + g * p.m * p.r, p.m, p.r); }
+  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+    const int64_t row = g * p.m + i;
+    const T z = p.z[row * p.r + j];
+    p.hz[row * 2 * p.r + j] =
+        clamped(saturate<T>(p.inverse_variance(g)) * (p.cubes[row] * z - sum));
+    p.hz[row * 2 * p.r + p.r + j] = z;
+  }
+};
+
+// --- one λ
+// -----------------------------------------------------------------------------
+
+// K + μI, to be inverted. A thread takes every gridDim.x-th of a group's elements. Work: reads and
+// writes m² values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4) regularise_kernel(Adaptive<T> p) {
+  const int64_t m = p.m;
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    if (p.idle(g)) continue;
+    const T mu = static_cast<T>(p.climb[g].mu);
+    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < m * m;
+         e += int64_t(gridDim.x) * 256) {
+      const T k = p.k[g * m * m + e];
+      p.inversion.a[g * m * m + e] = e % (m + 1) == 0 ? k + mu : k;
+    }
+  }
+}
+
+// [W Y] = B [H z].
+template <typename T>
+struct SolveForm {
+  using Sum = T;
+  Adaptive<T> p;
+  __device__ bool idle(int64_t g) const { return p.idle(g); }
+  __device__ auto left(int64_t g) const { return rows_of(p.inverse + g * p.m * p.m, p.m, p.m); }
+  __device__ auto right(int64_t g) const {
+    return columns_of(p.hz + g * p.m * 2 * p.r, p.m, 2 * p.r);
+  }
+  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+    p.wy[(g * p.m + i) * 2 * p.r + j] = sum;
+  }
+};
+
+// K³ [W Y].
+template <typename T>
+struct CubeForm {
+  using Sum = T;
+  Adaptive<T> p;
+  __device__ bool idle(int64_t g) const { return p.idle(g); }
+  __device__ auto left(int64_t g) const {
+    return Cubed<Operand<T, true>>(rows_of(p.k + g * p.m * p.m, p.m, p.m));
+  }
+  __device__ auto right(int64_t g) const {
+    return columns_of(p.wy + g * p.m * 2 * p.r, p.m, 2 * p.r);
+  }
+  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+    p.kwy[(g * p.m + i) * 2 * p.r + j] = sum;
+  }
+};
+
+// (B∘K³) z.
+template <typename T>
+struct HadamardForm {
+  using Sum = T;
+  Adaptive<T> p;
+  __device__ bool idle(int64_t g) const { return p.idle(g); }
+  __device__ auto left(int64_t g) const {
+    const Cubed<Operand<T, true>> cubes(rows_of(p.k + g * p.m * p.m, p.m, p.m));
+    return Hadamard(cubes, rows_of(p.inverse + g * p.m * p.m, p.m, p.m));
+  }
+  __device__ auto right(int64_t g) const { return columns_of(p.z + g * p.m * p.r, p.m, p.r); }
+  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+    p.bz[(g * p.m + i) * p.r + j] = sum;
+  }
+};
+
+// z_i·W_i and z_i·Y_i. A warp a row. Work: 4 m r flop in double, reads 3 m r values. Registers: at
+// most 64.
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, r = p.r;
+  if (i >= p.m) return;
+  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+    if (p.idle(g)) continue;
+    const int64_t row = g * p.m + i;
+    double w = 0, y = 0;
+    for (int64_t j = lane; j < r; j += kWarp) {
+      const auto z = static_cast<double>(p.z[row * r + j]);
+      w += z * static_cast<double>(p.wy[row * 2 * r + j]);
+      y += z * static_cast<double>(p.wy[row * 2 * r + r + j]);
+    }
+    w = warp_sum(w);
+    y = warp_sum(y);
+    if (lane == 0) {
+      p.along[row * 2] = static_cast<T>(w);
+      p.along[row * 2 + 1] = static_cast<T>(y);
+    }
+  }
+}
+
+// r_i = ½|R_i|² − z_i·R_i + div_i R of both bases, R = F + z, with the divergence
+//   Σ_l (b_i − B_il) q_il − 2b_i [z_i·(φ'F)_i − Σ_l φ'_il F_l·z_l]
+//   − 2 [F_i·z_i Σ_l B_il φ'_il − F_i·((B∘φ')z)_i] + d (1 − μ b_i)^base,  b_i = B_ii.
+// A warp a row. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r values. Registers: at
+// most 128.
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, m = p.m, r = p.r;
+  if (i >= m) return;
+  const auto d = static_cast<double>(p.d);
+  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+    if (p.idle(g)) continue;
+    const int64_t row = g * m + i;
+    const auto b = static_cast<double>(p.inverse[row * m + i]);
+    double spread = 0, b_cubes = 0, cubes_w = 0, cubes_y = 0;
+    for (int64_t l = lane; l < m; l += kWarp) {
+      const auto k = static_cast<double>(p.k[row * m + l]);
+      const auto b_l = static_cast<double>(p.inverse[row * m + l]);
+      const double cube = k * k * k;
+      spread += (b - b_l) * cube * (3 - d - 3 * k * k);
+      b_cubes += b_l * cube;
+      cubes_w += cube * static_cast<double>(p.along[(g * m + l) * 2]);
+      cubes_y += cube * static_cast<double>(p.along[(g * m + l) * 2 + 1]);
+    }
+    const double mu = p.climb[g].mu;
+    double zz = 0, z_residual[kBases] = {}, squared[kBases] = {};
+    double z_kw = 0, z_ky = 0, w_bz = 0, y_bz = 0;
+    for (int64_t j = lane; j < r; j += kWarp) {
+      const int64_t first = row * 2 * r + j, second = first + r;
+      const auto z = static_cast<double>(p.z[row * r + j]);
+      const auto bz = static_cast<double>(p.bz[row * r + j]);
+      const auto w = static_cast<double>(p.wy[first]), y = static_cast<double>(p.wy[second]);
+      const double residual[kBases] = {z - w, z - w - mu * y};
+      zz += z * z;
+#pragma unroll
+      for (int c = 0; c < kBases; ++c) {
+        z_residual[c] += z * residual[c];
+        squared[c] += residual[c] * residual[c];
+      }
+      z_kw += z * static_cast<double>(p.kwy[first]);
+      z_ky += z * static_cast<double>(p.kwy[second]);
+      w_bz += w * bz;
+      y_bz += y * bz;
+    }
+    // Terms of W and, with base 1, of μY, whose sums over the lanes are all that is needed.
+    const double a = p.inverse_variance(g);
+    spread = warp_sum(spread);
+    b_cubes = warp_sum(b_cubes);
+    zz = warp_sum(zz);
+    const double of_w = warp_sum(w_bz - b * (z_kw - cubes_w));
+    const double of_y = warp_sum(y_bz - b * (z_ky - cubes_y));
+#pragma unroll
+    for (int c = 0; c < kBases; ++c) {
+      const double along = warp_sum(z_residual[c]), square = warp_sum(squared[c]);
+      const double divergence =
+          a * (spread + (along - zz) * b_cubes + of_w + (c == 1 ? mu * of_y : 0)) +
+          d * (c == 1 ? 1 - mu * b : 1);
+      if (lane == 0) p.risks[(g * kBases + c) * m + i] = square / 2 - along + divergence;
+    }
+  }
+}
+
+// The sum over the threads of a block, in every thread, in a fixed order.
+__device__ __forceinline__ double block_sum(double value, double* sums) {  // [kRowWarps]
+  value = warp_sum(value);
+  __syncthreads();  // what was there has been read
+  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  double total = 0;
+  for (int w = 0; w < kRowWarps; ++w) total += sums[w];
+  return total;
+}
+
+// Mean and standard error of the risks, the better base, and the climb's next step. A block takes a
+// group. Work: reads 4 m values. Registers: at most 128.
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
+  __shared__ double sums[kRowWarps];
+  const int64_t m = p.m;
+  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
+    __syncthreads();  // `next` is read by all before it is written
+    const int i = p.next[g];
+    __syncthreads();
+    if (i < 0) {
+      if (threadIdx.x == 0) p.climb[g].kept = -1;
+      continue;
+    }
+    double means[kBases], errors[kBases];
+#pragma unroll
+    for (int c = 0; c < kBases; ++c) {
+      const double* const risks = p.risks + (g * kBases + c) * m;
+      double sum = 0;
+      for (int64_t e = threadIdx.x; e < m; e += kRowThreads) sum += risks[e];
+      const double mean = block_sum(sum, sums) / static_cast<double>(m);
+      sum = 0;
+      for (int64_t e = threadIdx.x; e < m; e += kRowThreads)
+        sum += (risks[e] - mean) * (risks[e] - mean);
+      means[c] = mean;
+      errors[c] = sqrt(block_sum(sum, sums) / static_cast<double>(m - 1) / static_cast<double>(m));
+    }
+    if (threadIdx.x == 0) {
+      Climb& climb = p.climb[g];
+      const int base = means[1] + errors[1] < means[0] + errors[0] ? 1 : 0;
+      const double mean = base ? means[1] : means[0], error = base ? errors[1] : errors[0];
+      const int next = advance(climb, i, mean + error, base);
+      if (climb.kept >= 0) {
+        climb.kept_mu = base * climb.mu;
+        p.lambda[g] = static_cast<T>(lambda_at(i));
+        p.base[g] = base;
+        p.risk[g] = static_cast<T>(mean);
+        p.error[g] = static_cast<T>(error);
+      }
+      if (next >= 0) climb.mu = lambda_at(next) * static_cast<double>(m);
+      p.next[g] = next;
+    }
+  }
+}
+
+// best = F of the round, where it is kept. A thread takes every gridDim.x-th of a group's elements.
+// Work: reads 2 m r values and writes m r. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4) keep_kernel(Adaptive<T> p) {
+  const int64_t r = p.r, count = p.m * r;
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    if (p.climb[g].kept < 0) continue;
+    const T mu = static_cast<T>(p.climb[g].kept_mu);
+    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count;
+         e += int64_t(gridDim.x) * 256) {
+      const int64_t at = (g * p.m + e / r) * 2 * r + e % r;
+      p.best[g * count + e] = -p.wy[at] - mu * p.wy[at + r];
+    }
+  }
+}
+
+// --- after the climb
+// -----------------------------------------------------------------------------
+
+// Scores F S D⁻¹ with S the filtered eigenvectors.
+template <typename T>
+struct ScoreForm {
+  using Sum = T;
+  Adaptive<T> p;
+  const T* s;        // [groups, r, d]
+  const T* inverse;  // [groups, d]
+  T* out;            // [groups, m, d]
+  __device__ bool idle(int64_t) const { return false; }
+  __device__ auto left(int64_t g) const { return rows_of(p.best + g * p.m * p.r, p.m, p.r); }
+  __device__ auto right(int64_t g) const { return columns_of(s + g * p.r * p.d, p.r, p.d); }
+  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+    out[(g * p.m + i) * p.d + j] = clamped(inverse[g * p.d + j] * sum);
+  }
+};
+
+}  // namespace mige::cuda
