@@ -86,6 +86,12 @@ def ssge(
     return -vectors @ (inverse.unsqueeze(-1) * projected), values, bandwidth, j
 
 
+#: log₁₀ of the smallest and the largest τ that is tried, and how many there are.
+RIDGE_GRID = (-4.0, 1.0, 26)
+#: λ that may be tried.
+LAMBDA_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+
+
 def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, W and τ of ``z = (x − mean) W``; see :func:`mige_ext.ops.ridge_whitening`."""
     m = x.shape[-2]
@@ -125,18 +131,13 @@ def _parabola_minimum(grid: Tensor, values: Tensor) -> Tensor:
     return torch.where(at == inner.squeeze(-1), shifted, grid[at])
 
 
-#: log₁₀ of the smallest and the largest τ that is tried, and how many there are.
-RIDGE_GRID = (-4.0, 1.0, 26)
-#: λ that may be tried.
-LAMBDA_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-
-
 def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Scores, λ, base, risk, its standard error, and σ; see :func:`mige_ext.ops.adaptive_score`."""
     batch, (m, d) = x.shape[:-2], x.shape[-2:]
-    groups = [_adaptive_score(group) for group in x.reshape(-1, m, d)]
-    scores, *figures = (torch.stack(part) for part in zip(*groups, strict=True))
-    return scores.reshape(x.shape), *(figure.reshape(batch) for figure in figures)
+    groups = zip(*(_adaptive_score(group) for group in x.reshape(-1, m, d)), strict=True)
+    scores, lam, base, risk, error, sigma = (torch.stack(part) for part in groups)
+    figures = (figure.reshape(batch) for figure in (lam, base, risk, error, sigma))
+    return (scores.reshape(x.shape), *figures)  # type: ignore[return-value]
 
 
 def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
@@ -148,7 +149,7 @@ def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
         zero = x.new_zeros(())
         return torch.zeros_like(x), zero + torch.inf, zero.long(), zero, zero, sigma
 
-    tried: dict[int, tuple[Tensor, int, Tensor, Tensor]] = {}
+    tried: dict[int, tuple[float, int, Tensor, Tensor]] = {}
 
     def bound(i: int) -> float:
         """Risk plus its standard error of the better base at λ number i."""
@@ -157,9 +158,10 @@ def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
             for base in (0, 1):
                 f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base)
                 r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base)
-                options.append((f, base, r.mean(), r.std() / math.sqrt(m)))
-            tried[i] = min(options, key=lambda o: float(o[2] + o[3]))
-        return float(tried[i][2] + tried[i][3])
+                risk, error = r.mean(), r.std() / math.sqrt(m)
+                options.append((float(risk + error), base, risk, error))
+            tried[i] = min(options)
+        return tried[i][0]
 
     at = adaptive_start(m)
     for step in (-2, 2):  # by decades, to larger λ first
@@ -173,10 +175,12 @@ def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
         half = (at + min(neighbours, key=bound)) // 2
         if bound(half) < bound(at):
             at = half
-    f, base, risk, error = tried[at]
-    lam = x.new_tensor(LAMBDA_GRID[at])
     if not bound(at) < 0:  # the Gaussian score alone
-        f, base, lam, risk, error = -z, 1, x.new_tensor(torch.inf), 0 * risk, 0 * error
+        none = x.new_zeros(())
+        return -z @ whitening.mT, none + torch.inf, torch.tensor(1), none, none, sigma
+    _, base, risk, error = tried[at]
+    f = adaptive_residual(z, sigma, LAMBDA_GRID[at], base)
+    lam = x.new_tensor(LAMBDA_GRID[at])
     return f @ whitening.mT, lam, torch.tensor(base), risk, error, sigma
 
 

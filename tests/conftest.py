@@ -60,6 +60,7 @@ class Emulated(Backend):
     """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names."""
 
     name = "emulated"
+    operators = tuple(o for o in OPERATORS if o not in ("ridge_whitening", "adaptive_score"))
 
     def __init__(self) -> None:
         self._emulator: Emulator | None = None  # started when first needed
@@ -177,6 +178,9 @@ CASES = {
     "eigh": Case("eigh", lambda x, y, w, s: ((reference.rbf_gram(x, bandwidth=s),), {})),
     "ssge": Case("ssge", lambda x, y, w, s: ((x,), {})),
     "ssge-bandwidth": Case("ssge", lambda x, y, w, s: ((x, s), {"rank": 3, "power": 2})),
+    "ridge_whitening": Case("ridge_whitening", lambda x, y, w, s: ((x,), {"factor": 0.5})),
+    "adaptive_score": Case("adaptive_score", lambda x, y, w, s: ((x * x * x,), {})),
+    "adaptive_score-wide": Case("adaptive_score", lambda x, y, w, s: ((x.mT.contiguous(),), {})),
 }
 
 

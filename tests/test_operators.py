@@ -617,6 +617,8 @@ _RAW_ARGUMENTS: dict[str, Callable[[Any, Any], tuple[Any, ...]]] = {
     "rbf_product": lambda a, k: (*a, k["bandwidth"]),
     "eigh": lambda a, k: a,
     "ssge": lambda a, k: (*(*a, None)[:2], 0.5, 1.0, 0.9, k.get("rank", 0), k.get("power", 1)),
+    "ridge_whitening": lambda a, k: (*a, k["factor"]),
+    "adaptive_score": lambda a, k: a,
 }
 DIFFERENTIABLE = ("squared_distances", "rbf_gram")
 
@@ -734,7 +736,7 @@ def test_gradients_do_not_cancel_under_an_offset(dtype: torch.dtype, pair: bool,
         assert_accurate(g, e, t, terms=20)
 
 
-@for_each_case("distance_quantile", "rbf_gradient_sum", "rbf_product", "eigh", "ssge")
+@for_each_case(*(name for name in OPERATORS if name not in DIFFERENTIABLE))
 def test_differentiating_the_others_says_that_they_have_no_derivative(case: Case) -> None:
     args, kwargs = map_tensors(lambda t: t.requires_grad_(), case.make(m=8))
     result = case.run(Backend(), *args, **kwargs)[0]
@@ -771,6 +773,8 @@ RAW_MISTAKES: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "multiplier": ("ssge", (normal(4, 3), None, 0.5, -1.0, 0.9, 0, 1), r"multiplier must .*got -1"),
     "J": ("ssge", (_X, None, 0.5, 1.0, 0.9, 5, 1), r"rank must lie in .*got 5 with M = 4"),
     "power": ("ssge", (_X, None, 0.5, 1.0, 0.9, 0, 3), r"power must be 1 or 2, got 3"),
+    "factor": ("ridge_whitening", (_X, 0.0), r"factor must be positive and finite, got 0"),
+    "one row": ("adaptive_score", (_X[:1],), r"x must have .* M >= 2.*got \(1, 3\)"),
     "nan": ("squared_distances", (_X + torch.nan, None), r"x must be finite, got nan in row 0"),
 }  # fmt: skip
 

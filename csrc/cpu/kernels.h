@@ -100,6 +100,92 @@ void scale_rows(T* x,  // [m, d]
                 const T* scale,  // [m]
                 T bound);
 
+// a_ij += Σ_r x_ir p_rj for j = 0 … n − 1, or with `upper` for j >= i alone; what that leaves below
+// the diagonal means nothing.
+template <typename T>
+void add_product_rows(const T* x,         // [rows, depth]
+                      const T* p_panels,  // p [depth, n] packed by columns
+                      int64_t n, int64_t depth, bool upper,
+                      T* a,  // [rows, n], its rows `stride` apart
+                      int64_t stride, int64_t begin, int64_t end);
+
+// U with UᵀU = A, in the upper triangle, and T = U^{−1} with zeros below the diagonal. A pivot that
+// rounding has made smaller than ε becomes ε.
+template <typename T>
+void invert_factor(T* a,  // [n, n], positive definite, with a diagonal of at least 1
+                   int64_t n,
+                   T* t);  // [n, n]
+
+// Standardised samples: v = (x − mean) / deviation by columns, with the sums in double. A column
+// that is constant becomes 0, with an inverse deviation of 0.
+template <typename T>
+void standardise(const T* x,  // [m, d]
+                 int64_t m, int64_t d, T scale,
+                 T* v,         // [m, d]
+                 T* mean,      // [d]
+                 T* inverse);  // [d], 1 / deviation
+
+// In place k_ij = (1 + k_ij / σ²)^(−1/2) for j >= i.
+template <typename T>
+void imq_rows(T* k,  // [m, m]
+              int64_t m, T inverse_variance, int64_t begin, int64_t end);
+
+// The derivative of the IMQ kernel, p = φ' = −k³ / 2σ², and Σ_l q_il of q = 2 (d p + 2 s φ'') =
+// k³ (3 − d − 3 k²) / σ² without the diagonal.
+template <typename T>
+void imq_derivative_rows(const T* k,  // [m, m]
+                         int64_t m, int64_t d, T inverse_variance,
+                         T* p,      // [m, m]
+                         T* p_sum,  // [m], Σ_l p_il
+                         T* q_sum,  // [m]
+                         int64_t begin, int64_t end);
+
+// The inverse B = (K + λM I)^{−1} against p and q: w = B∘p, Σ_l w_il, and Σ_l B_il q_il without
+// the diagonal.
+template <typename T>
+void weigh_rows(const T* k,  // [m, m]
+                const T* p,  // [m, m]
+                const T* b,  // [m, m]
+                int64_t m, int64_t d,
+                T* w,       // [m, m]
+                T* w_sum,   // [m]
+                T* bq_sum,  // [m]
+                int64_t begin, int64_t end);
+
+// What the risk of one λ is made of; see adaptive.h for the formula. n = 2 r + 2 columns.
+template <typename T>
+struct RiskRows {
+  int64_t m, r, d;
+  T shift;              // λM
+  const T* z;           // [m, r]
+  const T* wy;          // [m, n]: W, Y, w·z, y·z
+  const T* pwy;         // [m, n]: p times that
+  const T* weighted_z;  // [m, r]: (B∘p) z
+  const T* inverse;     // [m, m]: B, of which the diagonal is read
+  const T* q_sum;       // [m]
+  const T* w_sum;       // [m]
+  const T* bq_sum;      // [m]
+};
+
+// r_i for base 0 and base 1.
+template <typename T>
+void risk_rows(const RiskRows<T>& of,
+               double* risks,  // [m, 2]
+               int64_t begin, int64_t end);
+
+// The columns w·z and y·z of wy.
+template <typename T>
+void dot_columns(const T* z,  // [m, r]
+                 int64_t r,
+                 T* wy,  // [m, 2 r + 2]
+                 int64_t begin, int64_t end);
+
+// x_ij *= scale_j, kept within the range.
+template <typename T>
+void scale_columns(T* x,  // [m, d]
+                   int64_t m, int64_t d,
+                   const T* scale);  // [d]
+
 // The element of rank ceil(quantile * n), at least 1, among the n = m (m − 1) / 2 entries
 // above the diagonal, by radix selection; see quantile.cpp for what a zero becomes.
 template <typename T>

@@ -114,6 +114,19 @@ MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale, T b
   }
 }
 
+template <int kBytes, typename T>
+MIGE_INLINE void scale_columns_impl(T* x, int64_t m, int64_t d, const T* scale) {
+  constexpr T kBound = std::numeric_limits<T>::max();
+  for (int64_t i = 0; i < m; ++i) {
+    T* row = x + i * d;
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) {
+      const T v = row[c] * scale[c];
+      row[c] = v > kBound ? kBound : (v < -kBound ? -kBound : v);
+    }
+  }
+}
+
 }  // namespace
 
 #define MIGE_DEFINE(T)                                                                            \
@@ -130,7 +143,8 @@ MIGE_INLINE void scale_rows_impl(T* x, int64_t m, int64_t d, const T* scale, T b
                int64_t p, T scale, T gamma, T* out, int64_t begin, int64_t end),                  \
               (q, x_panels, w_panels, m, n, d, p, scale, gamma, out, begin, end))                 \
   MIGE_KERNEL(void, scale_rows, (T * x, int64_t m, int64_t d, const T* scale, T bound),           \
-              (x, m, d, scale, bound))
+              (x, m, d, scale, bound))                                                            \
+  MIGE_KERNEL(void, scale_columns, (T * x, int64_t m, int64_t d, const T* scale), (x, m, d, scale))
 MIGE_DEFINE(float)
 MIGE_DEFINE(double)
 #undef MIGE_DEFINE

@@ -1,0 +1,140 @@
+// The passes of the adaptive score over its M×M matrices.
+#include <cmath>
+
+#include "kernels.h"
+
+namespace mige::cpu {
+namespace {
+
+// Sums of rows in fixed lanes: the same bits for every vector width.
+template <typename T>
+struct LaneSum {
+  T lane[kLanes<T>] = {};
+  T total() const {
+    T sum = 0;
+    for (int64_t l = 0; l < kLanes<T>; ++l) sum += lane[l];
+    return sum;
+  }
+};
+
+// f(j, l) for j = 0 … m − 1, with the lane l = j % kLanes.
+template <typename T, typename F>
+MIGE_INLINE void for_lanes(int64_t m, const F& f) {
+  int64_t j = 0;
+  for (; j + kLanes<T> <= m; j += kLanes<T>) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes<T>; ++l) f(j + l, l);
+  }
+  for (int64_t l = 0; j + l < m; ++l) f(j + l, l);
+}
+
+template <int kBytes, typename T>
+MIGE_INLINE void imq_rows_impl(T* k, int64_t m, T inverse_variance, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    T* row = k + i * m;
+#pragma omp simd
+    for (int64_t j = i; j < m; ++j) row[j] = T(1) / std::sqrt(T(1) + inverse_variance * row[j]);
+  }
+}
+
+template <int kBytes, typename T>
+MIGE_INLINE void imq_derivative_rows_impl(const T* k, int64_t m, int64_t d, T inverse_variance,
+                                          T* p, T* p_sum, T* q_sum, int64_t begin, int64_t end) {
+  const T half = inverse_variance / 2, constant = static_cast<T>(3 - d);
+  for (int64_t i = begin; i < end; ++i) {
+    const T* from = k + i * m;
+    T* to = p + i * m;
+    LaneSum<T> ps, qs;
+    for_lanes<T>(m, [&](int64_t j, int64_t l) {
+      const T square = from[j] * from[j];
+      const T derivative = -half * square * from[j];
+      to[j] = derivative;
+      ps.lane[l] += derivative;
+      qs.lane[l] += derivative * (constant - 3 * square);
+    });
+    p_sum[i] = ps.total();
+    q_sum[i] = -2 * (qs.total() - to[i] * static_cast<T>(-d));
+  }
+}
+
+template <int kBytes, typename T>
+MIGE_INLINE void weigh_rows_impl(const T* k, const T* p, const T* b, int64_t m, int64_t d, T* w,
+                                 T* w_sum, T* bq_sum, int64_t begin, int64_t end) {
+  const T constant = static_cast<T>(3 - d);
+  for (int64_t i = begin; i < end; ++i) {
+    const T *k_row = k + i * m, *p_row = p + i * m, *b_row = b + i * m;
+    T* to = w + i * m;
+    LaneSum<T> ws, qs;
+    for_lanes<T>(m, [&](int64_t j, int64_t l) {
+      const T weight = b_row[j] * p_row[j];
+      to[j] = weight;
+      ws.lane[l] += weight;
+      qs.lane[l] += weight * (constant - 3 * k_row[j] * k_row[j]);
+    });
+    w_sum[i] = ws.total();
+    bq_sum[i] = -2 * (qs.total() - to[i] * static_cast<T>(-d));
+  }
+}
+
+template <typename T>
+MIGE_INLINE T dot(const T* x, const T* y, int64_t n) {
+  LaneSum<T> sum;
+  for_lanes<T>(n, [&](int64_t c, int64_t l) { sum.lane[l] += x[c] * y[c]; });
+  return sum.total();
+}
+
+template <int kBytes, typename T>
+MIGE_INLINE void dot_columns_impl(const T* z, int64_t r, T* wy, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    T* row = wy + i * (2 * r + 2);
+    row[2 * r] = dot(row, z + i * r, r);
+    row[2 * r + 1] = dot(row + r, z + i * r, r);
+  }
+}
+
+template <int kBytes, typename T>
+MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of, double* risks, int64_t begin, int64_t end) {
+  const int64_t r = of.r, n = 2 * r + 2;
+  for (int64_t i = begin; i < end; ++i) {
+    const T *z = of.z + i * r, *w = of.wy + i * n, *y = w + r;
+    const T *pw = of.pwy + i * n, *py = pw + r, *bz = of.weighted_z + i * r;
+    const double zz = dot(z, z, r), ww = dot(w, w, r), wy = dot(w, y, r), yy = dot(y, y, r);
+    const double zw = w[2 * r], zy = w[2 * r + 1];
+    // What W and Y add to Σ p_il (F_l·z_i − F_l·z_l) and to Σ (B∘p)_il (F_i·z_i − F_i·z_l).
+    const double across_w = dot(z, pw, r) - pw[2 * r], across_y = dot(z, py, r) - pw[2 * r + 1];
+    const double along_w = zw * of.w_sum[i] - dot(w, bz, r);
+    const double along_y = zy * of.w_sum[i] - dot(y, bz, r);
+    const double b = of.inverse[i * of.m + i], d = static_cast<double>(of.d);
+    for (int base = 0; base < 2; ++base) {
+      const double s = base * static_cast<double>(of.shift);  // F = −W − s Y
+      const double ff = ww + s * (2 * wy + s * yy);
+      const double divergence = b * of.q_sum[i] - of.bq_sum[i] + 2 * b * (across_w + s * across_y) +
+                                2 * (along_w + s * along_y) + d * (1 - s * b);
+      // ½‖F + z‖² − z·(F + z) = ½‖F‖² − ½‖z‖²
+      risks[2 * i + base] = (ff - zz) / 2 + divergence;
+    }
+  }
+}
+
+}  // namespace
+
+#define MIGE_DEFINE(T)                                                                             \
+  MIGE_KERNEL(void, imq_rows, (T * k, int64_t m, T inverse_variance, int64_t begin, int64_t end),  \
+              (k, m, inverse_variance, begin, end))                                                \
+  MIGE_KERNEL(void, imq_derivative_rows,                                                           \
+              (const T* k, int64_t m, int64_t d, T inverse_variance, T* p, T* p_sum, T* q_sum,     \
+               int64_t begin, int64_t end),                                                        \
+              (k, m, d, inverse_variance, p, p_sum, q_sum, begin, end))                            \
+  MIGE_KERNEL(void, weigh_rows,                                                                    \
+              (const T* k, const T* p, const T* b, int64_t m, int64_t d, T* w, T* w_sum,           \
+               T* bq_sum, int64_t begin, int64_t end),                                             \
+              (k, p, b, m, d, w, w_sum, bq_sum, begin, end))                                       \
+  MIGE_KERNEL(void, dot_columns, (const T* z, int64_t r, T* wy, int64_t begin, int64_t end),       \
+              (z, r, wy, begin, end))                                                              \
+  MIGE_KERNEL(void, risk_rows, (const RiskRows<T>& of, double* risks, int64_t begin, int64_t end), \
+              (of, risks, begin, end))
+MIGE_DEFINE(float)
+MIGE_DEFINE(double)
+#undef MIGE_DEFINE
+
+}  // namespace mige::cpu

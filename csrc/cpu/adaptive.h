@@ -1,0 +1,258 @@
+// The score that chooses its own regularisation, for one group of samples; mige_ext.ops says what
+// it is.
+//
+// With z (m×r) the whitened samples, r = min(m, d), K the IMQ Gram matrix, p and q its derivatives
+// (kernels.h) and H = −2 (diag(p1) z − p z), one λ costs an inverse and three products:
+//
+//   B = (K + λM I)^{−1},   [W Y] = B [H z],   p [W Y w·z y·z],   (B∘p) z
+//   F = −W − base · λM · Y
+//   r_i = ½‖F_i + z_i‖² − z_i·(F_i + z_i) + div_i
+//   div_i = b_i Σ q_il − Σ B_il q_il − 2 b_i (z_i·(pF)_i − Σ p_il F_l·z_l)
+//           − 2 (F_i·z_i Σ (B∘p)_il − F_i·((B∘p) z)_i) + d (1 − λM b_i)^base
+//
+// since K B = I − λM B. Everything is linear in (W, Y), so that both bases share all of it. Work
+// for one λ: m³ + (10 r + 4) m² flop; memory 4 m² + O(m (d + r)).
+#pragma once
+
+#include <array>
+#include <limits>
+
+#include "inverse.h"
+#include "whitening.h"
+
+namespace mige::cpu {
+
+constexpr std::array<double, 9> kLambdas{0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5};
+constexpr int kDecade = 2;  // steps of that grid
+
+// The decade next to 1 / m.
+inline int first_lambda(int64_t m) {
+  const int decades = static_cast<int>(std::nearbyint(std::log10(static_cast<double>(m))));
+  return std::clamp(kDecade * (decades - 1), 0, static_cast<int>(kLambdas.size()) - 1);
+}
+
+template <typename T>
+struct AdaptiveResult {
+  T* scores;      // [m, d]
+  T* lambda;      // [1], infinite for the Gaussian score
+  int64_t* base;  // [1]
+  T* risk;        // [1], less that of the Gaussian score
+  T* error;       // [1], its standard error
+  T* bandwidth;   // [1], in whitened units
+};
+
+struct Risk {
+  double mean = 0, error = 0;
+  int64_t base = 1;
+  double bound() const { return mean + error; }
+};
+
+// The candidates F of one λ after another.
+template <typename T, typename Runtime>
+class Candidates {
+ public:
+  Candidates(const T* z, int64_t m, int64_t r, int64_t d, Runtime& runtime)
+      : m_(m), r_(r), d_(d), n_(2 * r + 2), z_(z), runtime_(runtime) {
+    upper_squared_distances(z, m, r, T(1), k_.get(), runtime);
+    square_ = upper_quantile(k_.get(), m, 0.5);
+    if (!(square_ > T(0))) return;
+    const T inverse_variance = T(1) / square_;
+    parallel_triangle(runtime, m, [&](int64_t begin, int64_t end) {
+      imq_rows(k_.get(), m, inverse_variance, begin, end);
+    });
+    mirror(k_.get(), m, runtime);
+    rows([&](int64_t begin, int64_t end) {
+      imq_derivative_rows(k_.get(), m_, d_, inverse_variance, p_.get(), w_sum_.get(), q_sum_.get(),
+                          begin, end);
+    });
+    pack_columns(z, m, r, T(1), z_panels_.get());
+    multiply(p_.get(), z_panels_.get(), r, weighted_z_.get());
+    T* const hz = hz_.get();
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t c = 0; c < r; ++c) {
+        hz[i * n_ + c] = 2 * (weighted_z_.get()[i * r + c] - w_sum_.get()[i] * z[i * r + c]);
+        hz[i * n_ + r + c] = z[i * r + c];
+      }
+      hz[i * n_ + 2 * r] = hz[i * n_ + 2 * r + 1] = T(0);
+    }
+    pack_columns(hz, m, n_, T(1), hz_panels_.get());
+  }
+
+  // 0 for equal samples, which have no candidates.
+  T bandwidth() const { return std::sqrt(square_); }
+
+  // The risk of the better base at this λ.
+  Risk evaluate(double lambda) {
+    shift_ = static_cast<T>(lambda * static_cast<double>(m_));
+    for (int64_t i = 0; i < m_; ++i) {
+      std::copy_n(k_.get() + i * m_ + i, m_ - i, inverse_.get() + i * m_ + i);
+      inverse_.get()[i * m_ + i] += shift_;
+    }
+    inverter_.invert(inverse_.get(), weighted_.get());
+    multiply(inverse_.get(), hz_panels_.get(), n_, wy_.get());
+    rows([&](int64_t begin, int64_t end) { dot_columns(z_, r_, wy_.get(), begin, end); });
+    pack_columns(wy_.get(), m_, n_, T(1), wy_panels_.get());
+    multiply(p_.get(), wy_panels_.get(), n_, pwy_.get());
+    rows([&](int64_t begin, int64_t end) {
+      weigh_rows(k_.get(), p_.get(), inverse_.get(), m_, d_, weighted_.get(), w_sum_.get(),
+                 bq_sum_.get(), begin, end);
+    });
+    multiply(weighted_.get(), z_panels_.get(), r_, weighted_z_.get());
+    const RiskRows<T> of{m_,
+                         r_,
+                         d_,
+                         shift_,
+                         z_,
+                         wy_.get(),
+                         pwy_.get(),
+                         weighted_z_.get(),
+                         inverse_.get(),
+                         q_sum_.get(),
+                         w_sum_.get(),
+                         bq_sum_.get()};
+    rows([&](int64_t begin, int64_t end) { risk_rows(of, risks_.get(), begin, end); });
+    const Risk without = mean_risk(0), with = mean_risk(1);
+    return with.bound() < without.bound() ? with : without;
+  }
+
+  // F of the λ that was evaluated last. An inverse times a matrix has errors that a solution of
+  // the equations has not, 1e-2 for the smallest λ in float; one step of refinement mends that.
+  void residual(int64_t base,
+                T* f) {  // [m, r]
+    const int64_t m = m_, n = n_;
+    T* const rest = pwy_.get();  // [H z] − (K + λM I) [W Y]
+    multiply(k_.get(), wy_panels_.get(), n, rest);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t c = 0; c < 2 * r_; ++c)
+        rest[i * n + c] = hz_.get()[i * n + c] - rest[i * n + c] - shift_ * wy_.get()[i * n + c];
+    pack_columns(rest, m, n, T(1), wy_panels_.get());
+    multiply(inverse_.get(), wy_panels_.get(), n, rest);
+    const T shift = static_cast<T>(base) * shift_;
+    for (int64_t i = 0; i < m; ++i) {
+      const T *wy = wy_.get() + i * n, *more = rest + i * n;
+      for (int64_t c = 0; c < r_; ++c)
+        f[i * r_ + c] = -(wy[c] + more[c]) - shift * (wy[r_ + c] + more[r_ + c]);
+    }
+  }
+
+ private:
+  template <typename F>
+  void rows(const F& f) {
+    runtime_.parallel(m_, kRowGrain, f);
+  }
+
+  // out = a b for a [m, m] and packed b [m, columns].
+  void multiply(const T* a, const T* panels, int64_t columns, T* out) {
+    rows([&](int64_t begin, int64_t end) {
+      product_rows(a, false, panels, m_, m_, columns, out, begin, end);
+    });
+  }
+
+  Risk mean_risk(int64_t base) const {
+    const double* const r = risks_.get() + base;
+    const double m = static_cast<double>(m_);
+    double sum = 0, square = 0;
+    for (int64_t i = 0; i < m_; ++i) sum += r[2 * i];
+    const double mean = sum / m;
+    for (int64_t i = 0; i < m_; ++i) square += (r[2 * i] - mean) * (r[2 * i] - mean);
+    return {mean, std::sqrt(square / (m - 1) / m), base};
+  }
+
+  const int64_t m_, r_, d_, n_;
+  const T* const z_;  // [m, r]
+  Runtime& runtime_;
+  Inverter<T, Runtime> inverter_{m_, runtime_};
+  const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
+  const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
+  const Buffer<T> hz_{m_ * n_};  // H, z and two columns of zeros
+  const Buffer<T> wy_{m_ * n_}, pwy_{m_ * n_}, weighted_z_{m_ * r_};
+  const Buffer<T> hz_panels_{panels_size<T>(m_, n_)}, wy_panels_{panels_size<T>(m_, n_)};
+  const Buffer<T> z_panels_{panels_size<T>(m_, r_)};
+  const Buffer<double> risks_{2 * m_};
+  T square_ = 0, shift_ = 0;
+};
+
+// Climbs over λ from the decade next to 1/m, by decades and to larger λ first, then by half a
+// decade towards the better neighbour. What is kept is the least bound seen, which is where the
+// climb ends: it moves to smaller bounds only. `f` receives F; it is left alone where the Gaussian
+// score is at least as good as all that was tried.
+template <typename T, typename Runtime>
+Risk climb(Candidates<T, Runtime>& candidates, int64_t m, T* f, double& lambda) {
+  constexpr int kCount = static_cast<int>(kLambdas.size());
+  double bounds[kCount];
+  bool tried[kCount] = {};
+  Risk best;  // the Gaussian score's
+  const auto bound = [&](int i) {
+    if (tried[i]) return bounds[i];
+    tried[i] = true;
+    const Risk risk = candidates.evaluate(kLambdas[i]);
+    if (risk.bound() < best.bound()) {
+      best = risk;
+      lambda = kLambdas[i];
+      candidates.residual(risk.base, f);
+    }
+    return bounds[i] = risk.bound();
+  };
+  const auto exists = [](int i) { return 0 <= i && i < kCount; };
+
+  const int start = first_lambda(m);
+  int at = start;
+  for (const int step : {-kDecade, kDecade}) {
+    while (exists(at + step) && bound(at + step) < bound(at)) at += step;
+    if (at != start) break;
+  }
+  if (bound(at) < 0) {
+    const int larger = at - kDecade, smaller = at + kDecade;
+    const bool up = !exists(smaller) || (exists(larger) && bound(larger) <= bound(smaller));
+    bound(up ? at - kDecade / 2 : at + kDecade / 2);
+  }
+  return best;
+}
+
+template <typename T, typename Runtime>
+void adaptive_score(const T* x, int64_t m, int64_t d, const AdaptiveResult<T>& result,
+                    Runtime& runtime) {
+  const bool primal = d <= m;
+  Whitening<T> w(m, d, primal);
+  whiten(x, m, d, 0.1, w, runtime);
+  const int64_t r = w.rank;
+  const Buffer<T> z(m * r), f(m * r), back(r);
+  for (int64_t k = 0; k < r; ++k) back.get()[k] = whitening_factor(w, k);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t k = 0; k < r; ++k) {
+      z.get()[i * r + k] = w.rotated.get()[i * r + k] * back.get()[k];
+      f.get()[i * r + k] = -z.get()[i * r + k];
+    }
+
+  Candidates<T, Runtime> candidates(z.get(), m, r, d, runtime);
+  double lambda = std::numeric_limits<double>::infinity();
+  Risk best;
+  *result.bandwidth = candidates.bandwidth();
+  if (candidates.bandwidth() > T(0))
+    best = climb(candidates, m, f.get(), lambda);
+  else
+    best.base = 0;
+  *result.lambda = static_cast<T>(lambda);
+  *result.base = best.base;
+  *result.risk = static_cast<T>(best.mean);
+  *result.error = static_cast<T>(best.error);
+
+  // Back to x: F (Λ + τ)^{−1/2} Uᵀ D^{−1}, with Uᵀ = (M Λ)^{−1/2} Qᵀ V where Q is what there is.
+  const T floor =
+      *std::max_element(w.values.get(), w.values.get() + r) * static_cast<T>(r) * kEpsilon<T>;
+  for (int64_t k = 0; k < r; ++k) {
+    const T value = w.values.get()[k];
+    T factor = back.get()[k];
+    if (!primal) factor = value > floor ? factor / std::sqrt(static_cast<T>(m) * value) : T(0);
+    for (int64_t i = 0; i < m; ++i) f.get()[i * r + k] *= factor;
+  }
+  if (primal) {
+    product(f.get(), false, w.vectors.get(), m, d, d, result.scores, runtime);
+  } else {
+    product(f.get(), false, w.vectors.get(), m, m, m, z.get(), runtime);
+    product(z.get(), false, w.v.get(), m, m, d, result.scores, runtime);
+  }
+  scale_columns(result.scores, m, d, w.inverse.get());
+}
+
+}  // namespace mige::cpu

@@ -1,0 +1,267 @@
+"""The score without settings: its operators against the oracle, and the rule behind them."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import (
+    Backend,
+    for_each_backend,
+    for_each_dtype,
+    normal,
+    rounding,
+)
+from torch import Tensor
+
+from mige_ext import reference
+from mige_ext.reference import imq
+
+# Below, at and above the sizes of tiles, vectors and pivot blocks; more dimensions than samples.
+SIZES = [
+    (2, 1),
+    (2, 3),
+    (3, 2),
+    (5, 2),
+    (31, 3),
+    (33, 5),
+    (64, 16),
+    (65, 64),
+    (64, 130),
+    (130, 17),
+    (200, 3),
+]
+for_each_size = pytest.mark.parametrize(("m", "d"), SIZES)
+
+
+def samples(kind: str, m: int, d: int) -> Tensor:
+    """Samples for which the rule decides differently, with unequal columns and an offset."""
+    x = normal(m, d)
+    if kind == "two modes":
+        x = 1.5 * x.sign() + 0.3 * normal(m, d, seed=1)
+    if kind == "heavy tails":
+        x = x * (0.1 + 4 * normal(m, 1, seed=2).abs())
+    if kind == "peak":  # nearly coincident samples: the kernel matrix is nearly singular
+        x = x**3
+    x[:, d // 2 :] += x[:, : d - d // 2] / 2
+    return x * torch.logspace(-1, 1, d, dtype=x.dtype) + 3
+
+
+for_each_kind = pytest.mark.parametrize("kind", ["normal", "two modes", "heavy tails", "peak"])
+
+
+def _change(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> list[float]:
+    """By how much the results change when the samples and the kernel are rounded differently.
+
+    A sample, and its offset from the others, is known to ε in the dtype of x, an entry of a kernel
+    matrix to a few ε, and sums over the samples to √M of that: what is lost to it no algorithm can
+    keep.
+    """
+    exact = f(x.double())
+    size = x.double().abs().amax(-2, keepdim=True)
+    most = [0.0] * len(exact)
+
+    for seed in range(3):
+
+        def rounded_imq(s: Tensor, sigma: Tensor, seed: int = seed) -> tuple[Tensor, ...]:
+            noise = 1 + rounding(x.dtype) * normal(*s.shape, seed=seed + 3)
+            return tuple(part * noise for part in imq(s, sigma))
+
+        noise = rounding(x.dtype, x.shape[-2]) * size * normal(*x.shape, seed=seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reference, "imq", rounded_imq)
+            moved = f(x.double() + noise)
+        for i, (there, here) in enumerate(zip(moved, exact, strict=True)):
+            if not there.isinf().any():
+                most[i] = max(most[i], float((there - here).abs().max()))
+    return most
+
+
+def assert_accurate_for_its_condition(
+    got: tuple[Tensor, ...], f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
+) -> None:
+    """The error is at most twice what a different rounding of samples and kernel makes."""
+    for value, exact, change in zip(got, f(x.double()), _change(f, x), strict=True):
+        if exact.isinf().any():
+            assert torch.equal(value.double(), exact)
+            continue
+        floor = rounding(x.dtype, x.shape[-2]) * float(exact.abs().max())
+        error = float((value.double() - exact).abs().max())
+        assert error <= 2 * change + floor, (error, change, floor)
+
+
+# --- the oracle itself ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", [0, 1])
+@pytest.mark.parametrize("lam", [0.1, 1e-3])
+@pytest.mark.parametrize(("m", "d"), [(7, 2), (12, 5), (9, 12)])
+def test_the_risk_has_the_total_divergence_that_autograd_finds(
+    m: int, d: int, lam: float, base: int
+) -> None:
+    z, sigma = normal(m, d), torch.tensor(1.3, dtype=torch.float64)
+
+    def residual(z: Tensor) -> Tensor:
+        return reference.adaptive_residual(z, sigma, lam, base) + z
+
+    jacobian = torch.autograd.functional.jacobian(residual, z)
+    assert isinstance(jacobian, Tensor)
+    r = residual(z)
+    divergence = torch.einsum("icic->i", jacobian)
+    exact = r.square().sum(-1) / 2 - (z * r).sum(-1) + divergence
+    got = reference.adaptive_risk(z, r - z, sigma, lam, base)
+    assert torch.allclose(got, exact, rtol=1e-10, atol=1e-12 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(("m", "d"), [(12, 3), (9, 12)])
+def test_the_ridge_minimises_the_objective_of_scores_that_leave_a_sample_out(
+    m: int, d: int
+) -> None:
+    v = normal(m, d)
+    v = (v - v.mean(0)) / (v - v.mean(0)).square().mean(0).sqrt()
+
+    def objective(tau: float) -> float:
+        """Hyvärinen's, of the Gaussian fitted to all samples but the one it is tried on."""
+        total = 0.0
+        for i in range(m):
+            others = torch.cat([v[:i], v[i + 1 :]])
+            mean = others.mean(0)
+            # Of the spread around the mean of the others, in units of M − 1 samples.
+            cov = (others - mean).mT @ (others - mean) / (m - 1)
+            precision = torch.linalg.inv(cov + tau * torch.eye(d, dtype=v.dtype))
+            score = -precision @ (v[i] - mean)
+            total += float(score.square().sum() / 2 - precision.trace())
+        return total / m
+
+    tau = float(reference.ridge_whitening(v, factor=1.0)[2])
+    step = 10**0.2
+    assert objective(tau) < objective(tau * step)
+    assert objective(tau) < objective(tau / step)
+
+
+# --- ridge_whitening ------------------------------------------------------------------------------
+
+
+@for_each_size
+@for_each_dtype
+@for_each_backend("ridge_whitening")
+def test_whitening_matches_the_reference(
+    backend: Backend, dtype: torch.dtype, m: int, d: int
+) -> None:
+    x = samples("normal", m, d).to(dtype)
+    got = backend.ridge_whitening(x, factor=0.1)
+    assert_accurate_for_its_condition(got, reference.ridge_whitening, x)
+
+
+@for_each_dtype
+@for_each_backend("ridge_whitening")
+def test_a_constant_column_has_a_row_of_zeros(backend: Backend, dtype: torch.dtype) -> None:
+    x = normal(20, 4, dtype=dtype)
+    x[:, 2] = 7
+    mean, whitening, _ = backend.ridge_whitening(x)
+    assert mean[2] == 7
+    assert not whitening[2].any()
+    assert whitening.isfinite().all()
+
+
+@for_each_dtype
+@for_each_backend("ridge_whitening")
+def test_whitened_samples_of_many_are_white(backend: Backend, dtype: torch.dtype) -> None:
+    x = samples("normal", 400, 3).to(dtype)
+    mean, whitening, ridge = backend.ridge_whitening(x)
+    z = (x - mean) @ whitening
+    covariance = (z.mT @ z / 400).double()
+    assert (covariance - torch.eye(3)).abs().max() < 10 * ridge
+
+
+# --- adaptive_score -------------------------------------------------------------------------------
+
+
+@for_each_size
+@for_each_kind
+@for_each_backend("adaptive_score")
+def test_the_rule_decides_as_the_reference_does(
+    backend: Backend, kind: str, m: int, d: int
+) -> None:
+    x = samples(kind, m, d)
+    scores, lam, base, risk, error, sigma = backend.adaptive_score(x)
+    exact = reference.adaptive_score(x)
+    assert lam == exact[1]
+    assert base == exact[2]
+    assert (scores - exact[0]).abs().max() <= 1e-8 * exact[0].abs().max()
+    # The risk sums what an inverse with the condition number 1 / λ has lost.
+    lost = rounding(x.dtype, m) * max(1, 1 / float(lam))
+    for got, true in zip((risk, error), exact[3:5], strict=True):
+        assert (got - true).abs() <= lost * (exact[3].abs() + exact[4])
+    assert_accurate_for_its_condition((sigma,), lambda x: reference.adaptive_score(x)[5:], x)
+
+
+@for_each_size
+@for_each_kind
+@for_each_backend("adaptive_score")
+def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
+    backend: Backend, kind: str, m: int, d: int
+) -> None:
+    x = samples(kind, m, d).float()
+    scores, lam, base, risk, error, sigma = backend.adaptive_score(x)
+
+    def candidate(x: Tensor) -> tuple[Tensor, ...]:
+        return _candidate(x, float(lam), int(base))
+
+    assert_accurate_for_its_condition((scores, sigma), lambda x: candidate(x)[::3], x)
+    # Rounding moves the risk by less than a tenth of what it is uncertain by: it decides near ties
+    # alone.
+    _, true_risk, true_error, _ = candidate(x.double())
+    little = true_error / 10
+    assert (risk - true_risk).abs() <= little
+    assert (error - true_error).abs() <= little
+    best = reference.adaptive_score(x.double())
+    assert true_risk + true_error <= best[3] + best[4] + 2 * little
+
+
+def _candidate(x: Tensor, lam: float, base: int) -> tuple[Tensor, ...]:
+    """Scores, risk, its error and σ of a given candidate, in plain torch."""
+    mean, whitening, _ = reference.ridge_whitening(x)
+    z = (x - mean) @ whitening
+    sigma = reference.distance_quantile(z)
+    if math.isinf(lam):
+        return -z @ whitening.mT, x.new_zeros(()), x.new_zeros(()), sigma
+    f = reference.adaptive_residual(z, sigma, lam, base)
+    r = reference.adaptive_risk(z, f, sigma, lam, base)
+    return f @ whitening.mT, r.mean(), r.std() / math.sqrt(len(x)), sigma
+
+
+@for_each_dtype
+@for_each_backend("adaptive_score")
+def test_equal_samples_have_no_score(backend: Backend, dtype: torch.dtype) -> None:
+    x = torch.full((2, 9, 3), 5.0, dtype=dtype)
+    x[1] = normal(9, 3, dtype=dtype)
+    scores, lam, base, risk, error, sigma = backend.adaptive_score(x)
+    assert not scores[0].any()
+    assert lam[0] == torch.inf
+    assert base[0] == risk[0] == error[0] == sigma[0] == 0
+    assert scores[1].any()
+
+
+@for_each_dtype
+@for_each_backend("adaptive_score")
+def test_columns_have_their_own_unit_and_origin(backend: Backend, dtype: torch.dtype) -> None:
+    x = samples("two modes", 40, 3).to(dtype)
+    unit = torch.tensor([2.0**-40, 1.0, 2.0**40], dtype=dtype)
+    scores, lam, *_ = backend.adaptive_score(x)
+    scaled, same, *_ = backend.adaptive_score(x * unit)
+    assert same == lam
+    assert torch.equal(scaled * unit, scores)
+
+
+@for_each_dtype
+@for_each_backend("adaptive_score")
+def test_samples_near_the_ends_of_the_range_have_finite_scores(
+    backend: Backend, dtype: torch.dtype
+) -> None:
+    x = normal(40, 3, dtype=dtype)
+    largest = torch.finfo(dtype).max / 8
+    for scale in (largest, 1 / largest):
+        scores = backend.adaptive_score(x / 4 * scale)[0]
+        assert scores.isfinite().all()
+        assert scores.any() or scale > 1  # below the smallest number: 0
