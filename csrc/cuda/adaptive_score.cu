@@ -79,7 +79,8 @@ int evaluate(const Adaptive<T>& p, void* stream) {
   int failed =
       launch(regularise_kernel<T>, elementwise_grid(m * m, groups), dim3(256), 0, stream, p);
   if (!failed) failed = invert(p.inversion, stream);
-  if (!failed) failed = contract<T>(SolveForm<T>{p}, groups, m, 2 * r, stream);
+  if (!failed) failed = contract<T>(ForwardForm<T>{p}, groups, m, 2 * r, stream);
+  if (!failed) failed = contract<T>(BackwardForm<T>{p}, groups, m, 2 * r, stream);
   if (!failed) failed = contract<T>(CubeForm<T>{p}, groups, m, 2 * r, stream);
   if (!failed) failed = contract<T>(HadamardForm<T>{p}, groups, m, r, stream);
   if (!failed)

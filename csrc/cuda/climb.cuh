@@ -28,7 +28,7 @@ enum class Phase : int32_t { kStart, kLarger, kSmaller, kHalf };
 struct Climb {
   double bound[kLambdas];  // of the λ tried
   double mu;               // λ M of the round
-  double kept_mu;          // and of what was kept
+  double kept_mu;          // and of the round that has just been
   int32_t at;              // where it stands
   int32_t moved;           // whether it has gone to larger λ
   int32_t kept;            // the base of the round's result if it is kept, or −1

@@ -4,7 +4,8 @@
 //
 // A form has, on the device:
 //   bool idle(g)              nothing is to be done for group g
-//   left(g), right(g)         operands of the tile engine
+//   left(g, row0), right(g, row0)  operands of the tile engine, for the 64 rows from row0 on: of a
+//                             triangular factor, the columns that are not zero
 //   finish(g, i, j, sum)      what becomes of an element
 //   Sum                       the type that is summed in
 //
@@ -84,7 +85,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductOwn>)
   for (int64_t g = blockIdx.z; g < groups; g += gridDim.z) {
     if (form.idle(g)) continue;
     typename Form::Sum sum[kProductOwn][kProductOwn] = {};
-    accumulate<T, kProductOwn>(form.left(g), row0, form.right(g), column0, slices, sum, Multiply{});
+    accumulate<T, kProductOwn>(form.left(g, row0), row0, form.right(g, row0), column0, slices, sum,
+                               Multiply{});
 #pragma unroll
     for (int i = 0; i < kProductOwn; ++i) {
       const int64_t r = row0 + Tile<kProductOwn>::own(ty, i);

@@ -25,8 +25,10 @@ struct WhiteningForm {
   const T* ridge;  // [groups]
   T* out;          // [groups, d, d]
   __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g) const { return columns_of(s + g * w.r() * w.d, w.r(), w.d); }
-  __device__ auto right(int64_t g) const { return left(g); }
+  __device__ auto left(int64_t g, int64_t) const {
+    return columns_of(s + g * w.r() * w.d, w.r(), w.d);
+  }
+  __device__ auto right(int64_t g, int64_t) const { return left(g, 0); }
   __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
     const T root = w.dual() ? (i == j ? 1 / sqrt(ridge[g]) : T(0)) - sum : sum;
     out[(g * w.d + i) * w.d + j] = clamped(w.inverse[g * w.d + i] * root);

@@ -63,12 +63,13 @@ Whitening<T> whitening_layout(WorkSpace& space, int64_t groups, int64_t m, int64
   return w;
 }
 
-// λ_j, 0 where it is rounding error: below r ε λ_max.
+// λ_j of the dual, 0 where it is rounding error: the samples' mean has been taken off, so there is
+// at least one.
 template <typename T>
-__device__ __forceinline__ T eigenvalue(const T* values,  // [r], ascending
-                                        int64_t r, int64_t j) {
-  const T floor = values[r - 1] * static_cast<T>(r) * kEpsilon<T>;
-  return values[j] <= floor ? T(0) : values[j];
+__device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
+                                             int64_t m, int64_t j) {
+  constexpr T kRoundingErrors = 8 * kEpsilon<T>;
+  return values[j] <= kRoundingErrors * values[m - 1] ? T(0) : values[j];
 }
 
 // --- standardised samples
@@ -139,8 +140,10 @@ struct CorrelationForm {
   using Sum = double;
   Whitening<T> w;
   __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g) const { return columns_of(w.v + g * w.m * w.d, w.m, w.d); }
-  __device__ auto right(int64_t g) const { return left(g); }
+  __device__ auto left(int64_t g, int64_t) const {
+    return columns_of(w.v + g * w.m * w.d, w.m, w.d);
+  }
+  __device__ auto right(int64_t g, int64_t) const { return left(g, 0); }
   __device__ void finish(int64_t g, int64_t i, int64_t j, double sum) const {
     w.gram[(g * w.d + i) * w.d + j] = static_cast<T>(sum / static_cast<double>(w.m));
   }
@@ -152,8 +155,8 @@ struct DualForm {
   using Sum = double;
   Whitening<T> w;
   __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g) const { return rows_of(w.v + g * w.m * w.d, w.m, w.d); }
-  __device__ auto right(int64_t g) const { return left(g); }
+  __device__ auto left(int64_t g, int64_t) const { return rows_of(w.v + g * w.m * w.d, w.m, w.d); }
+  __device__ auto right(int64_t g, int64_t) const { return left(g, 0); }
   __device__ void finish(int64_t g, int64_t i, int64_t j, double sum) const {
     w.gram[(g * w.m + i) * w.m + j] = static_cast<T>(sum / static_cast<double>(w.m));
   }
@@ -165,8 +168,10 @@ struct CoordinatesForm {
   using Sum = T;
   Whitening<T> w;
   __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g) const { return rows_of(w.v + g * w.m * w.d, w.m, w.d); }
-  __device__ auto right(int64_t g) const { return rows_of(w.vectors + g * w.d * w.d, w.d, w.d); }
+  __device__ auto left(int64_t g, int64_t) const { return rows_of(w.v + g * w.m * w.d, w.m, w.d); }
+  __device__ auto right(int64_t g, int64_t) const {
+    return rows_of(w.vectors + g * w.d * w.d, w.d, w.d);
+  }
   __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
     w.y[(g * w.m + i) * w.d + j] = sum;
   }
@@ -181,7 +186,7 @@ __global__ void __launch_bounds__(256, 4) dual_coordinates_kernel(Whitening<T> w
     for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < m * m;
          e += int64_t(gridDim.x) * 256) {
       const int64_t i = e / m, j = e % m;
-      const T lambda = eigenvalue(w.values + g * m, m, j);
+      const T lambda = dual_eigenvalue(w.values + g * m, m, j);
       w.y[g * m * m + e] = sqrt(static_cast<T>(m) * lambda) * w.vectors[(g * m + j) * m + i];
     }
 }
@@ -189,12 +194,15 @@ __global__ void __launch_bounds__(256, 4) dual_coordinates_kernel(Whitening<T> w
 // --- the ridge
 // -----------------------------------------------------------------------------
 
-// 10^exponent, for exponents up to kRidgeHighest.
+// 10^exponent; of a power of ten and a small exponent, or the error would grow with the exponent.
 __device__ __forceinline__ double ridge_at(double exponent) {
   constexpr double kLn10 = 2.302585092994045684;
-  return 10 * exp_nonpositive((exponent - kRidgeHighest) * kLn10);
+  const double whole = ceil(exponent);
+  double power = 1;
+  for (double k = whole < 0 ? -whole : whole; k > 0; --k) power *= 10;
+  const double rest = exp_nonpositive((exponent - whole) * kLn10);
+  return whole < 0 ? rest / power : rest * power;
 }
-static_assert(kRidgeHighest == 1, "10^1 is the factor above");
 
 __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
   const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
@@ -238,7 +246,9 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
     const double c1 = static_cast<double>(m) / left_out, c2 = c1 / left_out;
 #pragma unroll
     for (int e = 0; e < kRidgeOwn; ++e) {
-      const double left = 1 - c2 * q[e];
+      // Positive in exact arithmetic: at least τ / (τ + c₂‖v_i‖²).
+      const double exact = 1 - c2 * q[e];
+      const double left = exact < kEpsilon<T> ? static_cast<double>(kEpsilon<T>) : exact;
       const double value = (c1 * c1 * q2[e] / (2 * left) - c2 * q2[e]) / left;
       const double sum = warp_sum(row0 + lane < m ? value : 0.0);
       if (lane == 0)
@@ -323,7 +333,8 @@ __global__ void __launch_bounds__(256, 4)
   for (int64_t g = blockIdx.y; g < w.groups; g += gridDim.y)
     for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < r * r;
          e += int64_t(gridDim.x) * 256) {
-      const T lambda = eigenvalue(w.values + g * r, r, e / r);
+      const T* const values = w.values + g * r;
+      const T lambda = w.dual() ? dual_eigenvalue(values, r, e / r) : values[e / r];
       out[g * r * r + e] = filtered(filter, lambda, ridge[g], w.m) * w.vectors[g * r * r + e];
     }
 }
@@ -336,8 +347,12 @@ struct DualProjectionForm {
   const T* filtered;  // [groups, m, m]
   T* out;             // [groups, m, d]
   __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g) const { return rows_of(filtered + g * w.m * w.m, w.m, w.m); }
-  __device__ auto right(int64_t g) const { return columns_of(w.v + g * w.m * w.d, w.m, w.d); }
+  __device__ auto left(int64_t g, int64_t) const {
+    return rows_of(filtered + g * w.m * w.m, w.m, w.m);
+  }
+  __device__ auto right(int64_t g, int64_t) const {
+    return columns_of(w.v + g * w.m * w.d, w.m, w.d);
+  }
   __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
     out[(g * w.m + i) * w.d + j] = sum;
   }
