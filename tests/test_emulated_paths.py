@@ -128,11 +128,23 @@ def test_a_group_that_is_not_finite_is_nan_and_the_others_are_not(
     poisoned(case, 33, dtype, bad)
 
 
-@for_each_case("eigh", "ssge", "ridge_whitening", "adaptive_score")
+@for_each_case("eigh", "ssge")
 @for_each_dtype
 def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype) -> None:
     with shared_memory(SMALL_DEVICE):
         poisoned(case, MANY_BLOCKS[dtype], dtype, np.nan)
+
+
+@for_each_dtype
+def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
+    x = normal(3, 130, 3, dtype=dtype)  # three blocks of pivots
+    x[1] = x[1] ** 3  # to the smallest λ, when the others have long been done
+    x[2] = 5
+    together = BACKEND.adaptive_score(x)
+    assert together[1][0] > together[1][1]
+    assert not together[0][2].any()
+    for g in range(3):
+        assert same_bits(tuple(t[g] for t in together), BACKEND.adaptive_score(x[g]))
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
