@@ -22,6 +22,7 @@ if __package__ in (None, ""):  # run as a script
 from benchmarks import baselines
 from benchmarks.common import (
     RESULTS,
+    Promises,
     geometric_mean,
     machine,
     print_table,
@@ -48,21 +49,6 @@ HERE = ("machine", "threads", "torch")
 def here() -> tuple[str, int, str]:
     """Where a row of a CSV file was measured."""
     return processor(), torch.get_num_threads(), torch.__version__
-
-
-class Promises:
-    """Measured values and the bounds they are to keep."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, float, str, str]] = []
-
-    def at_most(self, what: str, value: float, bound: float) -> None:
-        """Notes a value that is to stay below a bound."""
-        self.rows.append((what, value, f"<= {bound:g}", "ok" if value <= bound else "MISSED"))
-
-    def at_least(self, what: str, value: float, bound: float) -> None:
-        """Notes a value that is to stay above a bound."""
-        self.rows.append((what, value, f">= {bound:g}", "ok" if value >= bound else "MISSED"))
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:

@@ -19,21 +19,55 @@ except ImportError as error:
         "already, the source tree in the current directory hides it: change the directory."
     ) from error
 
+from mige_ext.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
+from mige_ext.filters import (
+    SSGE,
+    FittedSSGE,
+    Landweber,
+    NuMethod,
+    Stein,
+    Tikhonov,
+)
+from mige_ext.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
 from mige_ext.information import encoder_information, entropy, mutual_information
-from mige_ext.kernels import RBF, Bandwidth
+from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
+from mige_ext.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
 from mige_ext.projection import RandomProjection
-from mige_ext.score import SSGE, Diagnostics, FittedSSGE, ScoreEstimator
+from mige_ext.score import Diagnostics, Fitted, ScoreEstimator
+from mige_ext.score_matching import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
+from mige_ext.spectral import FittedFilter, SpectralFilter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IMQ",
     "RBF",
     "SSGE",
+    "AdaptiveDiagnostics",
+    "AdaptiveScore",
     "Bandwidth",
     "Diagnostics",
+    "Fitted",
+    "FittedAdaptive",
+    "FittedFilter",
+    "FittedGaussian",
+    "FittedLandmarks",
+    "FittedNetwork",
     "FittedSSGE",
+    "GaussianDiagnostics",
+    "GaussianScore",
+    "Kernel",
+    "LandmarkStatistics",
+    "Landmarks",
+    "Landweber",
+    "NetworkDiagnostics",
+    "NuMethod",
     "RandomProjection",
     "ScoreEstimator",
+    "SlicedScoreMatching",
+    "SpectralFilter",
+    "Stein",
+    "Tikhonov",
     "encoder_information",
     "entropy",
     "mutual_information",

@@ -1,13 +1,22 @@
 """A score estimator without settings: it chooses its own regularisation by Stein's identity."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, saturated
-from mige_ext.score import stein_calibration
+from mige_ext._precision import no_autocast
+from mige_ext.gaussian import FittedGaussian, GaussianScore
+from mige_ext.score import (
+    Fitted,
+    calibrated,
+    prepared,
+    prepared_query,
+    require_calibrate,
+    stein_calibration,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +30,7 @@ class AdaptiveDiagnostics:
             negative, by how much better the choice is than a Gaussian fit; 0 for that itself.
         standard_error: of the risk.
         bandwidth: σ of the IMQ kernel, in whitened units.
-        calibration: ``−mean(Σ s·(z − m)) / d``, 1 for the true score.
+        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction, 1 for the true score.
     """
 
     lam: Tensor
@@ -32,7 +41,7 @@ class AdaptiveDiagnostics:
     calibration: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdaptiveScore:
     """Score without a threshold, a bandwidth or a λ to set: Tikhonov's filter chooses itself.
 
@@ -50,7 +59,24 @@ class AdaptiveScore:
 
     Scores are computed on detached inputs, in float32 at least, for any leading batch dimensions:
     each group chooses for itself.
+
+    Args:
+        gaussian: covariance of the Gaussian part. "qis" makes the best scores, far better where
+            d/M is not small, but its shrinkage biases gradients of information; "ridge", a weak
+            one, biases them less and is what :func:`entropy` and its like take by default; "mle"
+            not at all, for poor scores. See :class:`GaussianScore`.
+        calibrate: "stein" divides the scores of each group by
+            :attr:`AdaptiveDiagnostics.calibration`; None leaves them.
     """
+
+    gaussian: Literal["ridge", "qis", "mle"] = "qis"
+    calibrate: Literal["stein"] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        if self.gaussian not in ("ridge", "qis", "mle"):
+            raise ValueError(f'gaussian must be "ridge", "qis" or "mle", got {self.gaussian!r}')
+        require_calibrate(self.calibrate)
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples.
@@ -70,9 +96,13 @@ class AdaptiveScore:
             about half the time of an :class:`SSGE` score for M >= 256 and d <= M/4; memory
             4M² + O(Md) for each group.
         """
-        return _estimate(_prepare(samples))[0]
+        samples = prepared(samples)
+        scores, diagnostics = self._estimate(samples)
+        if self.calibrate is None:
+            return scores
+        return calibrated(scores, diagnostics.calibration)
 
-    def fit(self, samples: Tensor) -> "FittedAdaptiveScore":
+    def fit(self, samples: Tensor) -> "FittedAdaptive":
         """Fits a score that can be evaluated anywhere, in float64.
 
         Away from the samples the filter is ``(1/λ)`` times a difference that is as small as λ:
@@ -82,50 +112,73 @@ class AdaptiveScore:
             samples: (..., M, d) with M >= 2, floating point.
 
         Returns:
-            The fitted score.
+            The fitted score; it keeps its own samples and coefficients.
 
         Raises:
             ValueError, TypeError: samples that are not such a tensor or not finite.
 
         Cost:
-            That of :meth:`score` in float64; keeps 2Md + d² values a group.
+            That of :meth:`score`, in float64.
         """
-        samples = _prepare(samples)
+        samples = prepared(samples)
         x = samples.double()
-        scores, lam, base, risk, error, sigma = _estimate(x)
+        scores, lam, base, risk, error, sigma = _adaptive_score(x)
         mean, whitening, _ = ops.ridge_whitening(x)
-        diagnostics = AdaptiveDiagnostics(
-            lam, base, risk, error, sigma, stein_calibration(x, scores)
+        gaussian = None if self.gaussian == "ridge" else GaussianScore(self.gaussian).fit(x)
+        whole = self._with_gaussian(x, scores, base, gaussian)
+        calibration = stein_calibration(x, whole)
+        diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
+        factor = calibrated(torch.ones_like(scores.narrow(-1, 0, 1).narrow(-2, 0, 1)), calibration)
+        if self.calibrate is None:
+            factor = torch.ones_like(factor)
+        return FittedAdaptive(
+            samples, scores, mean.unsqueeze(-2), whitening, factor, gaussian, diagnostics
         )
-        return FittedAdaptiveScore(x, scores, mean, whitening, diagnostics, samples.dtype)
 
     def diagnose(self, samples: Tensor) -> AdaptiveDiagnostics:
         """What :meth:`score` chooses, and how sure it is; same arguments."""
-        samples = _prepare(samples)
-        scores, lam, base, risk, error, sigma = _estimate(samples)
-        calibration = stein_calibration(samples, scores)
-        return AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
+        return self._estimate(prepared(samples))[1]
+
+    def _estimate(self, x: Tensor) -> tuple[Tensor, AdaptiveDiagnostics]:
+        scores, lam, base, risk, error, sigma = _adaptive_score(x)
+        if self.gaussian != "ridge":
+            scores = self._with_gaussian(x, scores, base, GaussianScore(self.gaussian).fit(x))
+        calibration = stein_calibration(x, scores)
+        return scores, AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
+
+    def _with_gaussian(
+        self, x: Tensor, scores: Tensor, base: Tensor, gaussian: FittedGaussian | None
+    ) -> Tensor:
+        """The scores with another Gaussian part, where there is one."""
+        if gaussian is None:
+            return scores
+        mean, whitening, _ = ops.ridge_whitening(x)
+        with no_autocast(x):
+            ridge = -((x - mean.unsqueeze(-2)) @ whitening) @ whitening.mT
+        return scores + base.unsqueeze(-1).unsqueeze(-1) * (gaussian.score() - ridge)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedAdaptiveScore:
+class FittedAdaptive(Fitted):
     """An adaptive score anywhere: ``s₀(q) − (k(q, Z) S + H(q) Wᵀ) / λM``, ``s₀ = −base z(q) Wᵀ``.
 
     Attributes:
-        samples: (..., M, d), float64; Z = (samples − mean) W.
-        scores: S, at the samples, (..., M, d).
-        mean: (..., d).
-        whitening: W, (..., d, d).
+        samples: (..., M, d); Z = (samples − mean) W.
+        scores: S, at the samples, (..., M, d), float64.
+        mean: (..., 1, d), float64.
+        whitening: W, (..., d, d), float64.
+        factor: of the calibration, (..., 1, 1).
+        gaussian: the Gaussian part, if it is not ``−z Wᵀ``.
         diagnostics: λ, base, risk, its standard error, σ and calibration.
-        dtype: of the scores that :meth:`score` gives.
     """
 
     samples: Tensor
     scores: Tensor
     mean: Tensor
     whitening: Tensor
+    factor: Tensor
+    gaussian: FittedGaussian | None
     diagnostics: AdaptiveDiagnostics
-    dtype: torch.dtype
 
     def score(self, query: Tensor | None = None) -> Tensor:
         """Scores at other points.
@@ -135,7 +188,7 @@ class FittedAdaptiveScore:
                 if not given.
 
         Returns:
-            (..., Q, d), without a gradient.
+            (..., Q, d), without a gradient, in the dtype of the samples.
 
         Raises:
             ValueError, TypeError: a query that is not such a tensor or not finite.
@@ -143,14 +196,15 @@ class FittedAdaptiveScore:
         Cost:
             7QMd flop in float64, memory 2QM for each group.
         """
-        if query is None:
-            return self.scores.to(self.dtype)
-        _checks.require_query("query", query, self.samples)
-        if _checks.looking_is_free(query):
-            _checks.require_finite(query=query)
-        mean = self.mean.unsqueeze(-2)
-        z = (self.samples - mean) @ self.whitening
-        q = (query.detach().double() - mean) @ self.whitening
+        points = self.samples if query is None else prepared_query(query, self.samples)
+        limit = torch.finfo(self.samples.dtype).max
+        with no_autocast(self.samples):
+            scores = self._score(points.double()).clamp(-limit, limit)
+        return scores.to(self.samples.dtype)
+
+    def _score(self, points: Tensor) -> Tensor:
+        z = (self.samples.double() - self.mean) @ self.whitening
+        q = (points - self.mean) @ self.whitening
         lam, base, sigma = (
             getattr(self.diagnostics, name).unsqueeze(-1).unsqueeze(-1)
             for name in ("lam", "base", "bandwidth")
@@ -162,15 +216,13 @@ class FittedAdaptiveScore:
         h = 2 * (p @ z - p.sum(-1, keepdim=True) * q)
         back = self.whitening.mT
         correction = (k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
-        return saturated(-base * (q @ back) - correction).to(self.dtype)
+        start = -q @ back if self.gaussian is None else self.gaussian.score(points)
+        return (base * start - correction) * self.factor
 
 
-def _prepare(samples: Tensor) -> Tensor:
-    _checks.require_samples("samples", samples)
-    return at_least_float32(samples.detach())
-
-
-def _estimate(samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _adaptive_score(
+    samples: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     try:
         return ops.adaptive_score(samples)
     except RuntimeError:

@@ -1,22 +1,68 @@
 """Kernel functions φ of the squared distance s = ‖x − y‖², and rules that choose a bandwidth."""
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, positive, saturated
+from mige_ext._precision import at_least_float32, in_units, positive, power_of_two, saturated
+
+
+class Kernel(ABC):
+    """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
+
+    Called with points it gives their Gram matrix. ``phi`` and ``dphi`` are the function and its
+    derivatives in s, elementwise, for those who build on it.
+
+    A kernel is a value without state, a frozen dataclass without fields, and defines ``psi`` alone,
+    with ``ψ(0) = 1`` and ``ψ'(0) = −1/2``, so that a bandwidth means the same for every kernel.
+    """
+
+    @abstractmethod
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        """The derivative of ψ of the given order at u >= 0, elementwise."""
+
+    def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
+        """``φ(s)``."""
+        return self.psi(_relative(s, _scalar(bandwidth, s)))
+
+    def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
+        """The derivative of φ of the given order, ``ψ^(order)(s/σ²) σ^(−2 order)``; finite."""
+        if not isinstance(order, Integral) or isinstance(order, bool) or order < 0:
+            raise ValueError(f"order must be a non-negative integer, got {order!r}")
+        sigma = _scalar(bandwidth, s)
+        factor = saturated((1 / sigma / sigma) ** order)
+        return saturated(factor * self.psi(_relative(s, sigma), order))
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
+        """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
+
+        Args:
+            x: points, (..., M, d), float32 or float64.
+            y: points, (..., N, d); ``x`` itself if not given.
+            bandwidth: σ > 0, a number or one value for each group, (...).
+        """
+        _require_points(x, y)
+        sigma = _of_groups(bandwidth, x)
+        # In units of a power of two near σ, which is exact: no square is out of range where φ is
+        # not, and no inverse of σ² either.
+        unit = power_of_two(sigma).unsqueeze(-1).unsqueeze(-1)
+        s = ops.squared_distances(in_units(x, unit), None if y is None else in_units(y, unit))
+        return self.phi(s, sigma.unsqueeze(-1).unsqueeze(-1) / unit)
 
 
 @dataclass(frozen=True)
-class RBF:
-    """The RBF (Gaussian) kernel ``φ(s) = exp(−s / 2σ²)``.
+class RBF(Kernel):
+    """The RBF (Gaussian) kernel ``φ(s) = exp(−s/2σ²)``; its Gram matrix is a native operator."""
 
-    Called with points it gives their Gram matrix, with the native operator. ``phi`` and ``dphi``
-    are the function and its derivatives in s, elementwise, for those who build on it.
-    """
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        """``(−1/2)^order exp(−u/2)``."""
+        value = torch.exp(u / -2)
+        return value if order == 0 else (-0.5) ** order * value
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
         """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
@@ -29,17 +75,17 @@ class RBF:
         _checks.require_native("x", x)
         return ops.rbf_gram(x, y, bandwidth=bandwidth_tensor(bandwidth, x))
 
-    def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
-        """``φ(s)``."""
-        sigma = _scalar(bandwidth, s)
-        return torch.exp(-(s / sigma) / sigma / 2)  # σ² may be out of range where σ is not
 
-    def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """The derivative of φ of the given order: ``(−1/2σ²)^order φ(s)``."""
-        if not isinstance(order, int) or order < 0:
-            raise ValueError(f"order must be a non-negative integer, got {order!r}")
-        sigma = _scalar(bandwidth, s)
-        return saturated((-0.5 / sigma / sigma) ** order) * self.phi(s, sigma)
+@dataclass(frozen=True)
+class IMQ(Kernel):
+    """The inverse multiquadric kernel ``φ(s) = (1 + s/σ²)^(−1/2)``, whose tails are heavy."""
+
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        """``(−1/2)(−3/2) ··· (1/2 − order) (1 + u)^(−1/2 − order)``."""
+        root = (1 + u).rsqrt()
+        if order == 0:
+            return root
+        return math.prod([-0.5 - k for k in range(order)]) * root ** (1 + 2 * order)
 
 
 @dataclass(frozen=True)
@@ -96,6 +142,35 @@ def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
     if isinstance(bandwidth, Tensor):
         return bandwidth
     return torch.full(x.shape[:-2], _number(bandwidth, x), dtype=x.dtype, device=x.device)
+
+
+def _of_groups(bandwidth: Tensor | float, x: Tensor) -> Tensor:
+    """σ for each group of x, checked."""
+    if isinstance(bandwidth, Tensor):
+        _checks.require_like("bandwidth", bandwidth, "x", x)
+        _checks.require_batch("bandwidth", bandwidth.shape, "x", x.shape[:-2])
+        if _checks.looking_is_free(bandwidth) and not (bandwidth > 0).all():
+            raise ValueError(f"bandwidth must be positive, got {bandwidth.min().item():g}")
+    return bandwidth_tensor(bandwidth, x)
+
+
+def _require_points(x: Tensor, y: Tensor | None) -> None:
+    """Finite points (..., M, d), float32 or float64, that fit together."""
+    _checks.require_samples("x", x, 0)
+    _checks.require_native("x", x)
+    if y is not None:
+        _checks.require_samples("y", y, 0)
+        _checks.require_like("y", y, "x", x)
+        _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
+        if y.shape[-1] != x.shape[-1]:
+            raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
+    for name, points in (("x", x), ("y", y)):
+        if points is not None and _checks.looking_is_free(points):
+            _checks.require_finite(**{name: points})
+
+
+def _relative(s: Tensor, sigma: Tensor) -> Tensor:
+    return s / sigma / sigma  # σ² may be out of range where σ is not
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

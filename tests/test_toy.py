@@ -37,7 +37,7 @@ from mige_ext.experiments.toy_methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.score import SSGE
+from mige_ext.filters import SSGE
 
 GOLDEN = Path(__file__).parent / "golden" / "authors_release_fp64.npz"
 SMALL = Settings(seeds=2, points=4, samples=64, steps=2)

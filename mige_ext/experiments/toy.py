@@ -42,7 +42,7 @@ from mige_ext.experiments.toy_methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.score import SSGE
+from mige_ext.filters import SSGE
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,205 @@
+"""AdaptiveScore: what it estimates, what it chooses, and what it says about itself."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from conftest import for_each_dtype, normal, rounding
+from torch import Tensor
+
+import mige_ext as mige
+from mige_ext import AdaptiveScore, FittedAdaptive, GaussianScore, ops, reference
+
+GAUSSIANS = ["ridge", "qis", "mle"]
+
+
+def two_modes(m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Samples of ``1.5 B + ε`` with B in {−1, 1}^d, and their scores."""
+    x = 1.5 * normal(m, d, seed=seed).sign() + normal(m, d, seed=seed + 1)
+    return x, -x + 1.5 * torch.tanh(1.5 * x)
+
+
+def error(scores: Tensor, exact: Tensor) -> float:
+    return float((scores - exact).square().sum() / exact.square().sum())
+
+
+# --- what it estimates ----------------------------------------------------------------------------
+
+
+def test_score_converges_to_that_of_the_density() -> None:
+    def median(m: int) -> float:
+        runs = [two_modes(m, 2, seed=2 * s) for s in range(5)]
+        return sorted(error(AdaptiveScore().score(x), exact) for x, exact in runs)[2]
+
+    assert median(512) < median(32) / 2
+
+
+def test_score_elsewhere_converges_to_that_of_the_density() -> None:
+    query, exact = two_modes(200, 2, seed=99)
+
+    def median(m: int) -> float:
+        fits = [AdaptiveScore().fit(two_modes(m, 2, seed=2 * s)[0]) for s in range(5)]
+        return sorted(error(fit.score(query), exact) for fit in fits)[2]
+
+    assert median(512) < median(32) / 2
+
+
+def test_gaussian_samples_get_the_gaussian_score() -> None:
+    x = normal(5, 200, 8)
+    diagnostics = AdaptiveScore(gaussian="ridge").diagnose(x)
+    mean, whitening, _ = ops.ridge_whitening(x)
+    gaussian = -((x - mean.unsqueeze(-2)) @ whitening) @ whitening.mT
+    plain = diagnostics.lam.isinf()
+    assert plain.any()
+    change = (AdaptiveScore(gaussian="ridge").score(x) - gaussian).abs().amax((-2, -1))
+    assert (change[plain] <= rounding(x.dtype, 200) * gaussian.abs().max()).all()
+    assert (diagnostics.risk[plain] == 0).all()
+
+
+def test_what_is_not_gaussian_gets_a_filter_with_less_risk() -> None:
+    x, exact = two_modes(400, 2)
+    diagnostics = AdaptiveScore().diagnose(x)
+    assert diagnostics.lam.isfinite()
+    assert diagnostics.risk + diagnostics.standard_error < 0
+    assert error(AdaptiveScore().score(x), exact) < error(GaussianScore().score(x), exact) / 2
+
+
+@for_each_dtype
+def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
+    x = normal(3, 40, 2, dtype=dtype) ** 3
+    assert torch.equal(AdaptiveScore(gaussian="ridge").score(x), ops.adaptive_score(x)[0])
+
+
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+@pytest.mark.parametrize("calibrate", [None, "stein"])
+@for_each_dtype
+def test_a_fit_gives_the_score_at_its_own_samples(
+    dtype: torch.dtype, calibrate: Any, gaussian: Any
+) -> None:
+    x = torch.stack([two_modes(60, 3)[0], normal(60, 3)]).to(dtype)
+    estimator = AdaptiveScore(gaussian=gaussian, calibrate=calibrate)
+    fitted = estimator.fit(x)
+    scores = estimator.score(x.double())
+    assert torch.equal(fitted.score(), fitted.score(x))
+    # λ divides what is left of a difference.
+    lost = rounding(torch.float64, 60) * (1 + 1 / float(fitted.diagnostics.lam.min()))
+    tolerance = lost + torch.finfo(dtype).eps
+    assert (fitted.score() - scores).abs().max() <= tolerance * scores.abs().max()
+
+
+def test_a_fit_elsewhere_is_the_filter_as_it_is_written() -> None:
+    x, _ = two_modes(150, 2)
+    query = normal(7, 2, seed=5)
+    fitted = AdaptiveScore(gaussian="ridge").fit(x)
+    assert fitted.diagnostics.lam.isfinite()
+    lam, base = float(fitted.diagnostics.lam), int(fitted.diagnostics.base)
+    mean, whitening, _ = reference.ridge_whitening(x)
+    z, q, m = (x - mean) @ whitening, (query - mean) @ whitening, len(x)
+    sigma = reference.distance_quantile(z)
+    f = reference.adaptive_residual(z, sigma, lam, base)
+    k, p, _ = reference.imq(reference.squared_distances(q, z), sigma)
+    # s = s₀ − (L + λ)^{−1}(L s₀ + ζ), so that λ (s − s₀) = −(L s + ζ) everywhere.
+    h = -2 * (p.sum(-1, keepdim=True) * q - p @ z)
+    exact = (-base * q - (k @ f + h) / (lam * m)) @ whitening.mT
+    lost = rounding(x.dtype, m) * (1 + 1 / lam)
+    assert (fitted.score(query) - exact).abs().max() <= lost * exact.abs().max()
+
+
+# --- equivariance ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gaussian", ["ridge", "mle"])
+def test_score_moves_with_shifts_and_with_units_of_each_column(gaussian: Any) -> None:
+    x, _ = two_modes(80, 3)
+    estimator = AdaptiveScore(gaussian=gaussian)
+    unit = torch.tensor([0.5, 4.0, 1.0], dtype=x.dtype)
+    scores = estimator.score(x)
+    moved = estimator.score(x * unit + 8)
+    assert (moved * unit - scores).abs().max() <= 1e-8 * scores.abs().max()
+
+
+def test_score_does_not_depend_on_the_order_of_the_samples() -> None:
+    x, _ = two_modes(80, 3)
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
+    scores = AdaptiveScore().score(x)
+    assert (
+        AdaptiveScore().score(x[order]) - scores[order]
+    ).abs().max() <= 1e-8 * scores.abs().max()
+
+
+@for_each_dtype
+def test_groups_do_not_see_each_other(dtype: torch.dtype) -> None:
+    x = torch.stack([two_modes(40, 3)[0], normal(40, 3)]).to(dtype)
+    ridge = AdaptiveScore(gaussian="ridge")
+    assert torch.equal(ridge.score(x), torch.stack([ridge.score(group) for group in x]))
+    whole = AdaptiveScore().score(x)
+    alone = torch.stack([AdaptiveScore().score(group) for group in x])
+    assert (whole - alone).abs().max() <= rounding(dtype, 40) * alone.abs().max()
+
+
+# --- what comes in and out ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    x = normal(30, 3).to(dtype)
+    assert torch.equal(AdaptiveScore().score(x), AdaptiveScore().score(x.float()))
+
+
+def test_scores_have_no_gradient_and_work_without_one() -> None:
+    x = normal(30, 3).requires_grad_()
+    assert not AdaptiveScore().score(x).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(AdaptiveScore().score(x), AdaptiveScore().score(x.detach()))
+
+
+def test_equal_samples_have_score_zero_everywhere() -> None:
+    x = torch.full((9, 2), 3.0)
+    fitted = AdaptiveScore().fit(x)
+    assert not AdaptiveScore().score(x).any()
+    assert not fitted.score(normal(4, 2).float()).any()
+
+
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+def test_a_fit_can_be_stored_and_loaded(gaussian: Any) -> None:
+    fitted = AdaptiveScore(gaussian=gaussian).fit(two_modes(30, 2)[0])
+    query = normal(5, 2, seed=4)
+    copies = [
+        pickle.loads(pickle.dumps(fitted)),
+        copy.deepcopy(fitted),
+        FittedAdaptive.from_state_dict(fitted.state_dict()),
+    ]
+    for other in copies:
+        assert torch.equal(other.score(query), fitted.score(query))
+
+
+MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
+    "gaussian": (lambda: AdaptiveScore(gaussian="lw"), ValueError,  # type: ignore[arg-type]
+                 r'gaussian must be "ridge", "qis" or "mle", got \'lw\''),
+    "calibrate": (lambda: AdaptiveScore(calibrate=True), ValueError,  # type: ignore[arg-type]
+                  r'calibrate must be "stein" or None, got True'),
+    "one sample": (lambda: AdaptiveScore().score(torch.zeros(1, 3)), ValueError,
+                   r"samples must have shape .* M >= 2.*got \(1, 3\)"),
+    "nan": (lambda: AdaptiveScore().score(torch.full((4, 2), torch.nan)), ValueError,
+            r"samples must be finite, got 8 values"),
+    "query": (lambda: AdaptiveScore().fit(torch.randn(9, 3)).score(torch.zeros(2, 4)), ValueError,
+              r"query must have the 3 columns of samples, got 4"),
+    "integers": (lambda: AdaptiveScore().score(torch.ones(4, 2).long()), TypeError,
+                 r"samples must have a floating-point dtype"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_bad_arguments_are_refused_by_name(mistake: str) -> None:
+    call, kind, message = MISTAKES[mistake]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_it_is_an_estimator_for_the_information_functions() -> None:
+    z = normal(50, 3).requires_grad_()
+    mige.entropy(z, estimator=AdaptiveScore()).backward()
+    assert z.grad is not None
+    assert torch.equal(z.grad, -AdaptiveScore().score(z) / 50)
