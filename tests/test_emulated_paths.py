@@ -147,6 +147,32 @@ def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
         assert same_bits(tuple(t[g] for t in together), BACKEND.adaptive_score(x[g]))
 
 
+@pytest.mark.parametrize("start", range(0, len(reference.LAMBDA_GRID), 2))
+def test_the_climb_tries_what_the_reference_tries(
+    monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    x, tried = normal(4, 1), list[int]()
+    generator = torch.Generator().manual_seed(start)
+
+    def risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int) -> Tensor:
+        i = reference.LAMBDA_GRID.index(lam)
+        if base == 0:
+            tried.append(i)
+        return z.new_full((4,), float(bounds[i]) + base)
+
+    monkeypatch.setattr(reference, "adaptive_start", lambda m: start)
+    monkeypatch.setattr(reference, "adaptive_risk", risk)
+    for _ in range(100):
+        # Few values, so that there are ties; below 0 and not.
+        bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()
+        tried.clear()
+        lam = float(reference.adaptive_score(x)[1])
+        order, kept, rounds = BACKEND.call("climb", bounds, start)
+        assert sorted(order.tolist()) == sorted(tried)
+        assert len(order) <= rounds
+        assert lam == (np.inf if kept < 0 else reference.LAMBDA_GRID[int(kept)])
+
+
 @pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
 @for_each_case("rbf_gram", "rbf_gradient_sum", "rbf_product", "ssge")
 def test_a_bandwidth_that_is_none_gives_nan(case: Case, sigma: float) -> None:

@@ -2,6 +2,7 @@
 // of the same name in mige_ext/ops.py, in its order.
 #include "bindings.h"
 
+#include "../../csrc/cuda/climb.cuh"
 #include "../../csrc/cuda/launchers.h"
 
 namespace mige::emulator {
@@ -145,6 +146,21 @@ py::tuple adaptive_score(const py::array& x) {
   });
 }
 
+// The climb over λ with given bounds: the numbers tried, in their order, and the one kept, or −1.
+py::tuple climb(const py::array_t<double>& bounds, int start) {
+  cuda::Climb state{};
+  state.phase = cuda::Phase::kStart;
+  state.at = start;
+  py::list tried;
+  int kept = -1;
+  for (int i = start, next; i >= 0 && tried.size() < cuda::kLambdas; i = next) {
+    tried.append(i);
+    next = cuda::advance(state, i, bounds.at(i), 0);
+    if (state.kept >= 0) kept = i;
+  }
+  return py::make_tuple(tried, kept, cuda::climb_rounds(start));
+}
+
 }  // namespace
 }  // namespace mige::emulator
 
@@ -161,4 +177,5 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("ssge", &ssge);
   m.def("ridge_whitening", &ridge_whitening);
   m.def("adaptive_score", &adaptive_score);
+  m.def("climb", &climb);
 }
