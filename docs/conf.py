@@ -26,6 +26,7 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_custom_sections = ["Cost"]
 
 html_theme = "furo"
 html_title = "mige_ext"
