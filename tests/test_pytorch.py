@@ -173,7 +173,8 @@ def test_a_second_derivative_raises_whoever_asks(f: Callable[..., Tensor]) -> No
         gradient(penalty, normal(64, 3))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of torch.jit.script
+# torch warns of its own torch.jit.script
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @for_each_surrogate
 def test_a_forward_mode_derivative_raises(f: Callable[..., Tensor]) -> None:
     z = normal(64, 3)
