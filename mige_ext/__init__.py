@@ -34,6 +34,7 @@ from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
 from mige_ext.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
 from mige_ext.projection import RandomProjection
 from mige_ext.score import Diagnostics, Fitted, ScoreEstimator
+from mige_ext.score_matching import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 from mige_ext.spectral import FittedFilter, SpectralFilter
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "FittedFilter",
     "FittedGaussian",
     "FittedLandmarks",
+    "FittedNetwork",
     "FittedSSGE",
     "GaussianDiagnostics",
     "GaussianScore",
@@ -58,9 +60,11 @@ __all__ = [
     "LandmarkStatistics",
     "Landmarks",
     "Landweber",
+    "NetworkDiagnostics",
     "NuMethod",
     "RandomProjection",
     "ScoreEstimator",
+    "SlicedScoreMatching",
     "SpectralFilter",
     "Stein",
     "Tikhonov",

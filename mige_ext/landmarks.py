@@ -133,8 +133,8 @@ class Landmarks:
             ValueError, TypeError: arguments that are not such tensors or not finite.
 
         Cost:
-            Mm(2m + 8d) flop, and about 25m³ for the solution, in float64; O(m² + md) memory, and
-            about 50 MiB for a tile.
+            Mm(2m + 8d) flop, and two eigendecompositions of m×m, in float64; O(m² + md) memory, and
+            100 to 200 MB for the intermediates of a tile.
         """
         running = self.start(samples if landmarks is None else landmarks, landmarks is None)
         return running.partial_fit(samples, progress=progress).solve()
@@ -230,7 +230,7 @@ class LandmarkStatistics:
             ValueError, TypeError: samples that are not such a tensor or not finite.
 
         Cost:
-            Bm(2m + 8d) flop in float64, about 50 MiB of memory.
+            Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of a tile.
         """
         _checks.require_query("samples", samples, self.landmarks, "landmarks")
         if _checks.looking_is_free(samples):

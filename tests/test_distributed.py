@@ -143,6 +143,7 @@ def start(rank: int, world: int, folder: str) -> None:
     )
     results = {name: work(rank, world) for name, work in WORK[world].items()}
     torch.save(results, f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -135,11 +135,14 @@ def test_a_fit_goes_on_from_its_checkpoint() -> None:
         Landmarks(m=20, bandwidth=0.5).resume(running.state_dict())
 
 
-def test_groups_do_not_see_each_other() -> None:
-    x = normal(3, 80, 4)
-    scores = Landmarks(m=20).score(x)
+def test_groups_do_not_see_each_other_and_threads_do_not_matter() -> None:
+    x = normal(3, 300, 4)
+    scores = Landmarks(m=70).score(x)
     for alone, together in zip(x, scores, strict=True):
-        assert relative(Landmarks(m=20).score(alone), together) <= rounding(x.dtype, 80)
+        assert same_bits((Landmarks(m=70).score(alone),), (together,))
+    for threads in (2, 4):
+        torch.set_num_threads(threads)
+        assert same_bits((Landmarks(m=70).score(x),), (scores,))
 
 
 # --- the landmarks --------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
 from mige_ext import SSGE, bounds, compat, information
+from mige_ext._precision import at_least_float32
 
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "default": SSGE(),
@@ -78,6 +79,16 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "fit-query": lambda x, z: SSGE(calibrate="stein").fit(z).score(z.narrow(-2, 0, 7)),
     "fit-bandwidth": lambda x, z: SSGE(bandwidth=2.0).fit(z).score(z.narrow(-2, 0, 7)),
     "landmarks-query": lambda x, z: mige.Landmarks(m=8).fit(z).score(z.narrow(-2, 0, 7)),
+    "fit-adaptive": lambda x, z: mige.AdaptiveScore().fit(z).score(z.narrow(-2, 0, 7)),
+    "fit-cut-off": lambda x, z: SSGE(kernel=mige.IMQ(), curl_free=True).fit(z).score(),
+    "fit-curl-free": lambda x, z: (
+        mige.Tikhonov(0.1, curl_free=True, calibrate="stein").fit(z).energy(z.narrow(-2, 0, 7))
+    ),
+    "landweber": lambda x, z: mige.Landweber(3, kernel=mige.IMQ()).fit(z).score(z),
+    "nu-method": lambda x, z: mige.NuMethod(3, curl_free=True, bandwidth=2.0).fit(z).score(z),
+    "qis": lambda x, z: mige.GaussianScore("qis").fit(z).score(z.narrow(-2, 0, 7)),
+    "mle": lambda x, z: mige.GaussianScore("mle").fit(z).energy(z.narrow(-2, 0, 7)),
+    "imq": lambda x, z: mige.IMQ()(at_least_float32(z), bandwidth=1.3),
     "diagnose": lambda x, z: vars(SSGE().diagnose(z))["rank"],
     "rbf": lambda x, z: mige.RBF()(z, bandwidth=1.3),
     "rbf-pair": lambda x, z: mige.RBF()(z, z.narrow(-2, 0, 7), bandwidth=1.3),
@@ -193,7 +204,8 @@ def trained(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Losses and parameters of a short training."""
     network = encoder()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    # Not Adam, which makes steps of rounding errors: a common shift of z has gradient 0.
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-1)
     losses = []
     for seed in range(steps):
         optimizer.zero_grad()

@@ -30,6 +30,13 @@ def main() -> None:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo")
 
+    train(options, device)
+    dist.barrier()  # gloo may abort where a rank leaves while another still talks
+    dist.destroy_process_group()
+
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    """Ascends the mutual information of inputs and codes."""
     torch.manual_seed(0)  # the same encoder everywhere, as DDP would see to anyway
     encoder = torch.nn.Sequential(
         torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4), torch.nn.BatchNorm1d(4)
@@ -49,7 +56,6 @@ def main() -> None:
         optimizer.step()
         if dist.get_rank() == 0:  # a surrogate: its gradient means something, its value does not
             print(f"step {step}  loss {-information.item():.4f}", flush=True)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -115,6 +115,36 @@ py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, do
   });
 }
 
+py::tuple ridge_whitening(const py::array& x, double factor) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), mean(batch_shape(x, 2, {d})), whitening(batch_shape(x, 2, {d, d}));
+    const Buffer<T> ridge(batch_shape(x, 2));
+    check("ridge_whitening",
+          cuda::ridge_whitening(points.data(), groups, m, d, factor, mean.data(), whitening.data(),
+                                ridge.data(),
+                                work(cuda::ridge_whitening_work<T>(groups, m, d)).data(), nullptr));
+    return py::make_tuple(mean.array(), whitening.array(), ridge.array());
+  });
+}
+
+py::tuple adaptive_score(const py::array& x) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
+    const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
+    const Buffer<int64_t> base(batch_shape(x, 2));
+    check("adaptive_score",
+          cuda::adaptive_score(points.data(), groups, m, d, scores.data(), lambda.data(),
+                               base.data(), risk.data(), error.data(), sigma.data(),
+                               work(cuda::adaptive_score_work<T>(groups, m, d)).data(), nullptr));
+    return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
+                          sigma.array());
+  });
+}
+
 }  // namespace
 }  // namespace mige::emulator
 
@@ -129,4 +159,6 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("eigh", &eigh);
   m.def("eigh_with_info", &eigh_with_info);
   m.def("ssge", &ssge);
+  m.def("ridge_whitening", &ridge_whitening);
+  m.def("adaptive_score", &adaptive_score);
 }
