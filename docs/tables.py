@@ -29,8 +29,6 @@ Rows = list[dict[str, str]]
 
 def load() -> Rows:
     """The rows of estimators that one can choose."""
-    if not RESULTS.exists():
-        return []
     with RESULTS.open(newline="") as file:
         return [row for row in csv.DictReader(file) if not row["estimator"].startswith(HIDDEN)]
 
@@ -75,9 +73,6 @@ class Accuracy(SphinxDirective):
         """The table."""
         self.env.note_dependency(str(RESULTS))
         rows = load()
-        if not rows:
-            text = "Not measured here yet: python -m mige_ext bench accuracy --save."
-            return [nodes.note("", nodes.paragraph("", text))]
         (column,) = self.arguments
         if column == "ratio":
             return [table(summary(rows))]
