@@ -13,6 +13,7 @@ Gradients reach whichever argument requires one, in its own dtype; scores are co
 least, under autocast too. A second derivative raises an error.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +68,7 @@ def _entropy(z: Tensor, estimator: ScoreEstimator, share: Share | None = None) -
     if share is not None:
         estimator, (z,) = across(estimator, share, z)
     result: Tensor
-    result, _ = _Entropy.apply(z, estimator)
+    result, _ = _applied(_Entropy, z, estimator)
     return result
 
 
@@ -124,7 +125,7 @@ def mutual_information(
     if share is not None:
         estimator, (x, z) = across(estimator, share, x, z)
     result: Tensor
-    result, *_ = _MutualInformation.apply(x, z, estimator, x.requires_grad, z.requires_grad)
+    result, *_ = _applied(_MutualInformation, x, z, estimator, x.requires_grad, z.requires_grad)
     return result
 
 
@@ -234,6 +235,31 @@ def _entropy_and_gradient(
     return value, gradient
 
 
+def _applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, in the style with ``setup_context`` only where torch.func asks for it.
+
+    torch binds the arguments of that style by their signature, which costs a call 25 µs.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    return _in_old_style(function).apply(*args)
+
+
+@cache
+def _in_old_style(function: Any) -> type[torch.autograd.Function]:
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = function.forward(*args)
+            function.setup_context(ctx, args, output)
+            return output
+
+        backward = function.backward
+
+    Function.__name__ = function.__name__
+    return Function
+
+
 class _Surrogate(torch.autograd.Function):
     """One result, its gradients beside it: torch.func lets a context save outputs alone."""
 
@@ -260,7 +286,7 @@ class _Entropy(_Surrogate):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None]:
         z, gradient = ctx.saved_tensors
-        return _FirstDerivative.apply(grad * gradient, z), None
+        return _applied(_FirstDerivative, grad * gradient, z), None
 
 
 class _MutualInformation(_Surrogate):
@@ -297,8 +323,8 @@ class _MutualInformation(_Surrogate):
         x, z, gradient_x, gradient_z = ctx.saved_tensors
         needs_x, needs_z, *_ = ctx.needs_input_grad
         return (
-            _FirstDerivative.apply(grad * gradient_x, x) if needs_x else None,
-            _FirstDerivative.apply(grad * gradient_z, z) if needs_z else None,
+            _applied(_FirstDerivative, grad * gradient_x, x) if needs_x else None,
+            _applied(_FirstDerivative, grad * gradient_z, z) if needs_z else None,
             None,
             None,
             None,
