@@ -1,4 +1,4 @@
-"""The command line: ``python -m mige_ext {toy,bottleneck,bench,info}``."""
+"""The command line: ``python -m mige_ext {toy,bottleneck,data,bench,info}``."""
 
 import sys
 
@@ -11,6 +11,7 @@ def main() -> None:
         import typer
 
         from mige_ext.experiments.bottleneck import bottleneck
+        from mige_ext.experiments.data import data
         from mige_ext.experiments.toy import toy
     except ImportError as error:
         if sys.argv[1:] == ["info"]:  # what one runs to find out what is missing
@@ -25,7 +26,7 @@ def main() -> None:
         )
 
     app = typer.Typer(help="MIGE: mutual information gradients.", no_args_is_help=True)
-    for command in (toy, bottleneck, info):
+    for command in (toy, bottleneck, data, info):
         app.command()(command)
 
     # The benchmarks have their own parser, because each of them is a script as well.

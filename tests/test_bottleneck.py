@@ -1,36 +1,39 @@
-"""The Information Bottleneck: its losses against closed forms, its training, its command."""
+"""The Information Bottleneck as a command: training, choice of β, the test set, stop and resume."""
 
 import csv
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import image_files
 import pytest
 import torch
 import typer
+from conftest import ROOT, environment
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
-from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from mige_ext.experiments import bottleneck as command
 from mige_ext.experiments import data
-from mige_ext.experiments.bottleneck import Result, bottleneck, choose_betas
+from mige_ext.experiments.bottleneck import Comparison, bottleneck
+from mige_ext.experiments.bottleneck_methods import METHODS, Classifier, Settings, available
+from mige_ext.experiments.bottleneck_report import Result
 from mige_ext.experiments.bottleneck_training import (
-    METHODS,
-    Classifier,
     Epoch,
-    Output,
-    Settings,
+    Run,
+    Trainer,
     build,
-    information_bound,
-    information_gradient,
     measure,
+    penalty_overhead,
     train,
-    variational,
 )
 from mige_ext.experiments.data import ImageData, Split
 from mige_ext.experiments.runs import Table
@@ -52,134 +55,30 @@ def digits() -> ImageData:
     return data.load("digits")
 
 
-@pytest.fixture
-def random() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def run_of(method: str, beta: float = 0.01, seed: int = 0) -> Run:
+    return Run(method, beta, seed, 500)
 
 
-# --- the losses -----------------------------------------------------------------------------------
-
-
-class LinearEncoder:
-    """z = W x + σ ε for x ~ N(0, I): the one encoder whose I(z; x) has a closed form."""
-
-    def __init__(self, random: torch.Generator, inputs: int = 6, latent: int = 3) -> None:
-        self.weight = torch.randn(latent, inputs, generator=random) / math.sqrt(inputs)
-        self.log_sigma = torch.linspace(-1.5, 0, latent)
-        self.parameters = [p.double().requires_grad_() for p in (self.weight, self.log_sigma)]
-        self.weight, self.log_sigma = self.parameters
-
-    def information(self) -> Tensor:
-        covariance = self.weight @ self.weight.T + (2 * self.log_sigma).exp().diag()
-        return 0.5 * covariance.logdet() - self.log_sigma.sum()
-
-    def output(self, n: int, draws: int, random: torch.Generator) -> Output:
-        x = torch.randn(n, self.weight.shape[1], generator=random, dtype=torch.float64)
-        mean, log_sigma = x @ self.weight.T, self.log_sigma.expand(n, -1)
-        noise = torch.randn(n, draws, mean.shape[-1], generator=random, dtype=torch.float64)
-        z = mean.unsqueeze(1) + log_sigma.exp().unsqueeze(1) * noise
-        return Output(mean, log_sigma, z, torch.empty(n, draws, 0))
-
-    def gradient(self, value: Tensor) -> Tensor:
-        return torch.cat([g.flatten() for g in torch.autograd.grad(value, self.parameters)])
-
-
-@pytest.mark.parametrize(
-    ("conditional", "draws", "least"), [("analytic", 1, 0.98), ("draws", 64, 0.93)]
-)
-def test_mige_penalty_has_the_gradient_of_information(
-    conditional: str, draws: int, least: float, random: torch.Generator
-) -> None:
-    encoder = LinearEncoder(random)
-    penalty = information_gradient(Settings(conditional=conditional, draws=max(draws, 2)))
-    estimate = encoder.gradient(penalty(encoder.output(256, draws, random)))
-    truth = encoder.gradient(encoder.information())
-    assert F.cosine_similarity(estimate, truth, dim=0) > least
-    assert 0.9 < estimate.norm() / truth.norm() < 1.1
-
-
-def test_entropy_alone_would_fail_that_comparison(random: torch.Generator) -> None:
-    encoder = LinearEncoder(random)
-    out = encoder.output(256, 1, random)
-    entropy = information_gradient(Settings())(out) + out.log_sigma.sum(-1).mean()
-    truth = encoder.gradient(encoder.information())
-    assert F.cosine_similarity(encoder.gradient(entropy), truth, dim=0) < 0.93
-
-
-def test_vib_penalty_is_the_divergence_from_a_standard_normal(random: torch.Generator) -> None:
-    mean, log_sigma = torch.randn(2, 7, 5, generator=random, dtype=torch.float64)
-    out = Output(mean, log_sigma, mean.unsqueeze(1), torch.empty(7, 1, 0))
-    expected = kl_divergence(Normal(mean, log_sigma.exp()), Normal(0.0, 1.0)).sum(-1).mean()
-    torch.testing.assert_close(variational(Settings())(out), expected)
-
-
-def test_information_bound_is_exact_for_a_gaussian_code(random: torch.Generator) -> None:
-    encoder = LinearEncoder(random)
-    x = torch.randn(40, 6, generator=random, dtype=torch.float64)
-    # Whitened, so that the covariance of these 40 inputs is the identity.
-    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov(correction=0))).T
-    mean, log_sigma = x @ encoder.weight.T, encoder.log_sigma.expand(40, -1)
-    expected = encoder.information().item()
-    assert information_bound(mean.detach(), log_sigma.detach()) == pytest.approx(
-        expected, rel=1e-10
-    )
-
-
-def test_information_bound_does_not_depend_on_the_scale_of_the_code(
-    random: torch.Generator,
-) -> None:
-    mean, log_sigma = torch.randn(2, 50, 3, generator=random, dtype=torch.float64)
-    scaled = information_bound(10 * mean, log_sigma + math.log(10))
-    assert information_bound(mean, log_sigma) == pytest.approx(scaled, rel=1e-10)
-
-
-def test_information_of_a_deterministic_code_is_infinite(digits: ImageData) -> None:
-    for latent in (1, 600):  # also where 500 images leave Cov(z) singular
-        model = build(digits, "baseline", replace(SMALL, latent=latent))
-        assert measure(model, digits, digits.validation).information == math.inf
-
-
-# --- the network ----------------------------------------------------------------------------------
-
-
-def test_draws_have_the_mean_and_deviation_of_the_encoder(digits: ImageData) -> None:
-    torch.manual_seed(0)
-    model = build(digits, "mige", SMALL)
-    torch.nn.init.constant_(model.spread.bias, 5.0)  # σ around log 2
-    out = model(digits.normalise(digits.train.images[:3]), draws=20_000)
-    sigma = out.log_sigma.exp()
-    assert out.z.shape == (3, 20_000, 4)
-    # Five standard errors.
-    assert ((out.z.mean(1) - out.mean).abs() < 5 * sigma / math.sqrt(20_000)).all()
-    assert ((out.z.std(1) / sigma - 1).abs() < 5 / math.sqrt(40_000)).all()
-
-
-def test_prediction_takes_the_mean_code_and_no_noise(digits: ImageData) -> None:
-    model = build(digits, "mige", SMALL).eval()
-    images = digits.normalise(digits.test.images[:5])
-    assert torch.equal(model(images).z.squeeze(1), model(images).mean)
-    assert torch.equal(model(images).logits, model(images).logits)
-
-
-def test_normalise_fixes_the_scale_of_the_mean_code(digits: ImageData) -> None:
-    images = digits.normalise(digits.train.images)
-    for normalise in (True, False):
-        mean = build(digits, "mige", replace(SMALL, normalise=normalise))(images).mean
-        deviation = mean.std(0, correction=0)
-        assert torch.allclose(deviation, torch.ones(4), atol=1e-2) == normalise
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_methods_start_from_the_same_weights(digits: ImageData) -> None:
     states = []
-    for method in METHODS:
+    for method in available():
         torch.manual_seed(0)
-        states.append(build(digits, method, SMALL).state_dict())
+        states.append(build(digits, run_of(method), SMALL).model.state_dict())
     for state in states[1:]:
-        assert all(torch.equal(state[name], states[0][name]) for name in states[0])
+        assert all(torch.equal(state[name], states[0][name]) for name in state)
+
+
+def test_information_of_a_deterministic_code_is_infinite(digits: ImageData) -> None:
+    for latent in (1, 600):  # also where 500 images leave Cov(z) singular
+        model = build(digits, run_of("baseline"), replace(SMALL, latent=latent)).model
+        assert measure(model, digits, digits.validation).information == math.inf
 
 
 def test_measuring_neither_changes_the_network_nor_mixes_images(digits: ImageData) -> None:
-    model, _ = train(digits, "mige", 0.01, 0, SMALL, ignore)
+    model = train(digits, run_of("mige"), SMALL)[0].model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     whole = measure(model, digits, digits.test)
     images, labels = digits.test.images, digits.test.labels
@@ -190,16 +89,9 @@ def test_measuring_neither_changes_the_network_nor_mixes_images(digits: ImageDat
     assert model.training
 
 
-# --- training -------------------------------------------------------------------------------------
-
-
-def ignore(_: Epoch) -> None:
-    pass
-
-
 def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     normalise = ImageData.normalise
-    seen: dict[str, list[Tensor]] = {method: [] for method in METHODS}
+    seen: dict[str, list[Tensor]] = {method: [] for method in available()}
     for method, batches in seen.items():
 
         def spy(data: ImageData, images: Tensor, batches: list[Tensor] = batches) -> Tensor:
@@ -207,7 +99,7 @@ def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.Mon
             return normalise(data, images)
 
         monkeypatch.setattr(ImageData, "normalise", spy)
-        train(digits, method, 0.01, 0, SMALL, ignore)
+        train(digits, run_of(method), SMALL)
     first, *others = seen.values()
     assert len(first) == SMALL.epochs * (5 + 1)  # 500 images in batches of 100, and a measurement
     assert not torch.equal(first[0], first[6])
@@ -215,53 +107,85 @@ def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.Mon
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", available())
 def test_every_method_learns_the_digits(method: str, digits: ImageData) -> None:
     settings = replace(SMALL, epochs=25, latent=8, hidden=64, learning_rate=3e-3)
-    _, epochs = train(digits, method, 1e-3, 0, settings, ignore)
+    run = run_of(method, METHODS[method].strengths[0])
+    _, epochs = train(digits, run, settings)
     assert [epoch.epoch for epoch in epochs] == list(range(1, 26))
     assert epochs[-1].val_error < 0.1
     assert epochs[-1].cross_entropy < epochs[0].cross_entropy / 2
+    assert math.isfinite(epochs[-1].calibration)
 
 
 @pytest.mark.parametrize("method", ["vib", "mige"])
 def test_a_larger_beta_leaves_less_information(method: str, digits: ImageData) -> None:
     settings = replace(SMALL, epochs=20, learning_rate=3e-3)
     information = [
-        train(digits, method, beta, 0, settings, ignore)[1][-1].information
+        train(digits, run_of(method, beta), settings)[1][-1].information
         for beta in (0.0, 1e-2, 1e-1)
     ]
     assert information[0] > 1.2 * information[1] > 1.2**2 * information[2]
 
 
 def test_beta_zero_is_the_same_for_every_stochastic_method(digits: ImageData) -> None:
-    vib, mige = (train(digits, method, 0.0, 0, SMALL, ignore)[1] for method in ("vib", "mige"))
+    vib, mige = (train(digits, run_of(method, 0.0), SMALL)[1] for method in ("vib", "mige"))
     assert [replace(epoch, method="vib") for epoch in mige] == vib
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", available())
 def test_training_is_deterministic_for_a_seed_and_leaves_the_global_one_alone(
     method: str, digits: ImageData
 ) -> None:
     runs = []
     for seed in (0, 0, 1):
         before = torch.get_rng_state()
-        runs.append(train(digits, method, 0.01, seed, SMALL, ignore)[1])
+        settings = replace(SMALL, average=0.9)
+        runs.append(train(digits, run_of(method, seed=seed), settings)[1])
         assert torch.equal(torch.get_rng_state(), before)
         torch.rand(1)
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_l2_never_meets_the_batch_norm_that_would_make_it_constant(digits: ImageData) -> None:
+    assert isinstance(build(digits, run_of("l2"), SMALL).model.norm, torch.nn.Identity)
+
+
+def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) -> None:
+    settings = replace(SMALL, batch=250, average=0.75)
+    trainer = Trainer(digits, run_of("mige"), settings)
+    averaged, weights = trainer.trained.averaged, trainer.trained.model.decoder.weight
+    assert averaged is not None
+    trainer.step(torch.arange(250))
+    expected = weights.detach().clone()  # it starts with the weights of the first step
+    trainer.step(torch.arange(250, 500))
+    torch.testing.assert_close(averaged.decoder.weight, 0.75 * expected + 0.25 * weights)
+    _, epochs = train(digits, run_of("mige"), settings)
+    assert all(0 <= epoch.average_error <= 1 for epoch in epochs)
+
+
+def test_overhead_of_a_penalty_is_measured_and_none_costs_nothing(digits: ImageData) -> None:
+    assert penalty_overhead(digits, run_of("baseline"), SMALL) == 0
+    assert penalty_overhead(digits, run_of("mige"), SMALL) > 0
 
 
 # --- the comparison -------------------------------------------------------------------------------
 
 
 def result(method: str, beta: float, seed: int, val_error: float) -> Result:
-    return Result(method, beta, seed, 1, val_error, math.nan, 1.0, 1.0)
+    nan = math.nan
+    return Result(method, beta, seed, 500, 1, val_error, nan, nan, nan, 1.0, 0.0, 1.0)
 
 
-def test_beta_is_chosen_for_each_method_by_validation_error() -> None:
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("one-se", {"vib": 0.01, "mige": 0.1}), ("least", {"vib": 0.001, "mige": 0.1})],
+)
+def test_beta_is_chosen_for_each_method_by_validation_error(
+    choice: str, expected: dict[str, float], digits: ImageData, tmp_path: Path
+) -> None:
     errors = {
-        "vib": {0.1: (0.3, 0.3), 0.01: (0.1, 0.12)},
+        "vib": {0.1: (0.3, 0.3), 0.01: (0.1, 0.12), 0.001: (0.1, 0.11)},
         "mige": {0.1: (0.2, 0.2), 0.01: (0.4, 0.4)},
     }
     results = [
@@ -270,12 +194,23 @@ def test_beta_is_chosen_for_each_method_by_validation_error() -> None:
         for beta, values in grid.items()
         for seed, error in enumerate(values)
     ]
-    assert choose_betas(results) == {"vib": 0.01, "mige": 0.1}
+    comparison = Comparison(tmp_path, digits, SMALL)
+    comparison.results.append([*results, result("vib", 1.0, 0, 0.0)])
+    grid = [Run(row.method, row.beta, row.seed, row.images) for row in results]
+    assert comparison.choose_betas(grid, choice) == expected  # what is not in the grid is no choice
 
 
 def run(out: Path, **options: Any) -> None:
     """The command on a small setting, from Python."""
-    small = {"epochs": 2, "draws": 2, "latent": 4, "hidden": 32, "seeds": 2, "beta": [0.1, 0.001]}
+    small = {
+        "method": ["baseline", "vib", "mige"],
+        "epochs": 2,
+        "draws": 2,
+        "latent": 4,
+        "hidden": 32,
+        "seeds": 2,
+        "beta": [0.1, 0.001],
+    }
     bottleneck(out=out, **{**small, **options})
 
 
@@ -284,26 +219,49 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def numbers(path: Path) -> list[dict[str, str]]:
+    """A table without what differs from run to run."""
+    return [
+        {name: cell for name, cell in row.items() if name not in ("seconds", "overhead")}
+        for row in read(path)
+    ]
+
+
 def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(bottleneck)
-    arguments = "--epochs 2 --seeds 2 --beta 0.1 --beta 0.001 --hidden 32 --latent 4 --out"
+    arguments = "--quick --epochs 2 --seeds 2 --beta 0.1 --beta 0.001 --hidden 32 --latent 4 --out"
     shown = CliRunner().invoke(app, [*arguments.split(), str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     for label in ("deterministic", "VIB", "MIGE", "500 training, 500 validation and 797 test"):
         assert label in shown.output
+    assert "paper" not in shown.output  # whose numbers are of MNIST
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["settings"]["epochs"] == 2
-    assert config["betas"] == [0.1, 0.001]
+    assert config["betas"] == {"baseline": [0.0], "vib": [0.001, 0.1], "mige": [0.001, 0.1]}
     results, metrics = read(tmp_path / "results.csv"), read(tmp_path / "metrics.csv")
-    columns = "method beta seed epochs val_error test_error information seconds"
-    assert list(results[0]) == columns.split()
-    assert {"loss", "cross_entropy", "val_error", "information"} < set(metrics[0])
+    columns = "method beta seed images epochs val_error test_error average_val_error"
+    assert list(results[0])[:8] == columns.split()
+    assert {"loss", "cross_entropy", "val_error", "information", "rank"} < set(metrics[0])
     assert len(results) == 2 * (1 + 2 + 2)
     assert len(metrics) == 2 * len(results)
     assert len(list((tmp_path / "models").iterdir())) == len(results)
     assert (tmp_path / "bottleneck.png").stat().st_size > 10_000
     assert (tmp_path / "bottleneck.pdf").read_bytes().startswith(b"%PDF")
+    names = {"config.json", "results.csv", "metrics.csv", "models", "bottleneck.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"bottleneck.pdf"}
+
+
+def test_any_idx_set_is_trained_with_the_network_of_the_paper(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_files.put(tmp_path / "set", image_files.idx_files(n=30))
+    options = {"dataset": "idx", "data_dir": tmp_path / "set", "batch": 12, "method": ["mige"]}
+    run(tmp_path / "out", **options, draws=None, hidden=None, latent=None, seeds=1, average=0.9)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())["settings"]
+    assert (settings["draws"], settings["hidden"], settings["latent"]) == (16, 1024, 256)
+    assert settings["normalise"] is False
+    assert "of average, %" in capsys.readouterr().out
 
 
 def test_test_set_is_read_once_at_the_end_by_the_chosen_runs(
@@ -311,9 +269,9 @@ def test_test_set_is_read_once_at_the_end_by_the_chosen_runs(
 ) -> None:
     events = []
 
-    def spy_train(*arguments: Any) -> Any:
+    def spy_train(*arguments: Any, **options: Any) -> Any:
         events.append("train")
-        return train(*arguments)
+        return train(*arguments, **options)
 
     def spy_measure(model: Classifier, images: ImageData, part: Split) -> Any:
         events.append("test" if part is images.test else "other")
@@ -329,19 +287,42 @@ def test_test_set_is_read_once_at_the_end_by_the_chosen_runs(
     assert len({(row["method"], row["beta"]) for row in tested}) == 3
 
 
+def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path, retrain=True, epochs=3, learning_rate=3e-3)
+    results, metrics = read(tmp_path / "results.csv"), read(tmp_path / "metrics.csv")
+    final = [row for row in results if row["test_error"]]
+    assert len(final) == 6
+    for row in final:
+        assert row["images"] == "1000"
+        assert row["val_error"] == ""  # it was trained on
+        curves = [
+            [float(r["val_error"]) for r in metrics
+             if (r["method"], r["beta"], r["images"], r["seed"])
+             == (row["method"], row["beta"], "500", str(seed))]
+            for seed in (0, 1)
+        ]  # fmt: skip
+        mean = [a + b for a, b in zip(*curves, strict=True)]
+        assert int(row["epochs"]) == mean.index(min(mean)) + 1
+
+
+# --- stop and resume ------------------------------------------------------------------------------
+
+
 def test_stopped_command_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = ["baseline", "mige"]  # with two β and two seeds: six runs
     run(tmp_path / "straight", method=methods)
-    trained: list[tuple[Any, ...]] = []
+    trained: list[Run] = []
 
     def train_until(last: float) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(images: ImageData, run: Run, *arguments: Any, **options: Any) -> Any:
             if len(trained) == last:
                 raise KeyboardInterrupt
-            trained.append(arguments[1:4])
-            return train(*arguments)
+            trained.append(run)
+            return train(images, run, *arguments, **options)
 
         return call
 
@@ -358,10 +339,72 @@ def test_stopped_command_resumes_to_the_same_numbers(
     run(tmp_path / "stopped", method=methods, resume=True)
     assert len(trained) == len(set(trained)) == 6
     for name in ("results.csv", "metrics.csv"):
-        resumed, straight = (read(tmp_path / way / name) for way in ("stopped", "straight"))
-        for row in resumed + straight:
-            row.pop("seconds", None)
-        assert resumed == straight
+        assert numbers(tmp_path / "stopped" / name) == numbers(tmp_path / "straight" / name)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs without a stop."""
+    out = tmp_path_factory.mktemp("straight")
+    torch.set_num_threads(1)
+    run(out, **LONG)
+    return out
+
+
+LONG: dict[str, Any] = {"method": ["mine", "mige"], "beta": [0.01], "seeds": 1, "epochs": 50}
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=lambda sign: sign.name)
+def test_killed_process_resumes_to_the_same_bits(
+    sign: signal.Signals, straight: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = "--method mine --method mige --beta 0.01 --seeds 1 --epochs 50 --draws 2"
+    arguments += f" --latent 4 --hidden 32 --out {out}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mige_ext", "bottleneck", *arguments.split()],
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = out / "metrics.csv"
+    while process.poll() is None:  # into the second run
+        if metrics.exists() and metrics.read_text().count("mige") > 3:
+            os.kill(process.pid, sign)
+            break
+        time.sleep(0.01)
+    _, errors = process.communicate()
+    assert process.returncode == (130 if sign == signal.SIGINT else -sign), errors
+    before = len(read(metrics))
+    assert 50 < before < 100
+    if sign == signal.SIGINT:  # a folder that can be used as it is
+        assert "--resume continues" in errors
+        assert (out / "bottleneck.png").stat().st_size > 10_000
+        assert json.loads((out / "config.json").read_text())["settings"]["epochs"] == 50
+        stopped = torch.load(out / "models" / f"{Run('mige', 0.01, 0, 500).stem}.pt")
+        model = build(data.load("digits"), run_of("mige"), SMALL).model
+        model.load_state_dict(stopped["model"])
+
+    run(out, **LONG, resume=True)
+    for name in ("results.csv", "metrics.csv"):
+        assert numbers(out / name) == numbers(straight / name)
+    for path in (straight / "models").iterdir():
+        states = [torch.load(folder / "models" / path.name) for folder in (out, straight)]
+        for name, value in states[0]["model"].items():
+            assert torch.equal(value, states[1]["model"][name])
+
+
+def test_command_stopped_before_the_first_epoch_leaves_a_folder_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train", stop)
+        with pytest.raises(typer.Exit):
+            run(tmp_path)
+    assert (tmp_path / "bottleneck.png").exists()
+    run(tmp_path, resume=True)
+    assert len(read(tmp_path / "results.csv")) == 10
 
 
 def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path) -> None:
@@ -377,15 +420,18 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": ["mine"]}, r"method must be one of \['baseline', .*\], got 'mine'"),
-        ({"dataset": "cifar"}, r"name must be one of \['digits'\], got 'cifar'"),
+        ({"method": ["nonsense"]}, r"method must be one of \['baseline', .*\], got 'nonsense'"),
+        ({"dataset": "cifar"}, r"name must be one of \['cifar10', .*\], got 'cifar'"),
         ({"batch": 501}, r"batch must be at most the 500 training images, got 501"),
         ({"batch": 1}, r"batch must be at least 2, got 1"),
         ({"beta": [math.nan]}, r"beta must be finite and at least 0, got nan"),
+        ({"method": ["dropout"], "beta": [1.0]}, r"rate of dropout, and must be below 1, got 1\.0"),
         ({"threshold": 1.5}, r"threshold must .* got 1\.5"),
         ({"learning_rate": -1.0}, r"learning_rate must be positive, got -1\.0"),
         ({"conditional": "no"}, r"conditional must be 'analytic' or 'draws', got 'no'"),
         ({"conditional": "draws", "draws": 1}, r"draws must be at least 2 .*, got 1"),
+        ({"choice": "best"}, r"choice must be one of \['one-se', 'least'\], got 'best'"),
+        ({"device": "abacus"}, r"abacus"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_written(

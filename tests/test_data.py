@@ -1,14 +1,18 @@
 """Data sets: what the split of digits promises, and what errors say."""
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+import image_files
 import pytest
 import torch
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mige_ext.experiments import data
+from mige_ext.experiments import data, fetch
 from mige_ext.experiments.data import ImageData, Split, stratified_split
 
 
@@ -91,7 +95,7 @@ def test_normalise_takes_centre_and_scale_of_each_channel() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"name must be one of \['digits'\], got 'cifar'"):
+    with pytest.raises(ValueError, match=r"name must be one of \['cifar10', .*\], got 'cifar'"):
         data.load("cifar")
 
 
@@ -99,6 +103,57 @@ def test_missing_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'mige_ext\[experiments\]'"):
         data.load("digits")
+
+
+def test_idx_set_is_read_from_its_folder_and_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
+    image_files.put(tmp_path / "set", image_files.idx_files(n=50), zipped=True)
+    images = data.load("idx", tmp_path / "set")
+    assert [len(part) for part in parts(images)] == [40, 10, 20]
+    assert images.shape == (1, 8, 8)
+    assert images.classes == 10
+    assert torch.bincount(images.validation.labels).tolist() == [1] * 10
+    assert images.normalise(images.train.images).abs().max() == 1
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match=r"idx needs --data-dir, the folder of train-images-idx3"):
+        data.load("idx")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_published_set_is_split_and_standardised(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "mnist": image_files.idx_files,
+        "cifar10": image_files.cifar10_files,
+        "cifar100": image_files.cifar100_files,
+    }[name]()
+    published = getattr(fetch, name.upper())
+    monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
+    tiny = replace(published, layout=image_files.layout_of(published, files))
+    monkeypatch.setattr(fetch, name.upper(), tiny)
+    image_files.put(tmp_path / published.folder, files)
+    data.data(name, tmp_path)
+    assert "checksums are right" in capsys.readouterr().out
+    images = data.load(name)
+    assert len(images.validation) == (len(images.train) + len(images.validation)) // 5
+    normalised = images.normalise(images.train.images)
+    assert normalised.mean().abs() < 0.2  # random pixels, uniform
+    assert len(images.all_training()) == len(images.train) + len(images.validation)
+
+
+def test_command_says_what_digits_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    data.data("digits")
+    shown = capsys.readouterr().out
+    assert "digits: 10 classes, images of 1×8×8" in shown
+    assert "500 training images, 48 to 51 of a class" in shown
+
+
+def test_command_names_what_is_wrong() -> None:
+    with pytest.raises(typer.BadParameter, match="name must be one of"):
+        data.data("cifar")
 
 
 def test_split_sizes_must_add_up() -> None:

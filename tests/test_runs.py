@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mige_ext.experiments.runs import Table, mean_and_error, one_standard_error_rule, open_folder
+from mige_ext.experiments.runs import (
+    Table,
+    atomic,
+    mean_and_error,
+    one_standard_error_rule,
+    open_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,29 @@ def test_table_replaces_all_rows(tmp_path: Path) -> None:
     table.replace(row for row in table.rows if row.count > 0)
     assert table.rows == Table(tmp_path / "t.csv", Row).rows == ROWS[2:]
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_table_drops_the_half_line_of_a_killed_writer(tmp_path: Path) -> None:
+    Table(tmp_path / "t.csv", Row).append(ROWS)
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write("d,1")
+    table = Table(tmp_path / "t.csv", Row)
+    assert table.rows == ROWS
+    table.append(ROWS[:1])
+    assert Table(tmp_path / "t.csv", Row).rows == [*ROWS, ROWS[0]]
+
+
+def test_atomic_file_is_whole_or_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for content in ("old", "new"):
+        with atomic(path) as draft:
+            draft.write_text(content)
+        assert path.read_text() == content
+    with pytest.raises(KeyboardInterrupt), atomic(path) as draft:
+        draft.write_text("ha")
+        raise KeyboardInterrupt
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_table_rejects_a_file_with_other_columns(tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
 """Data sets of the experiments: uint8 images with a fixed train / validation / test split.
 
-Images stay uint8 in memory, a quarter of float32, and become floats a batch at a time
-(`ImageData.normalise`). A new set is one function decorated with `_register`.
+Images stay uint8 in memory, a quarter of float32, and become floats a batch at a time, on the
+device that they lie on (`ImageData.normalise`); no worker processes. A new set is one function
+decorated with `_register`. Where files come from is in `fetch`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor
+
+from mige_ext.experiments import fetch, formats
+from mige_ext.experiments.formats import Arrays
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Split:
         """Count the images."""
         return len(self.images)
 
+    def to(self, device: torch.device | str) -> "Split":
+        """The same on another device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -70,6 +80,19 @@ class ImageData:
         """(C, H, W) of one image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def to(self, device: torch.device | str) -> "ImageData":
+        """The same on another device."""
+        parts = {part: getattr(self, part).to(device) for part in ("train", "validation", "test")}
+        return replace(self, **parts)
+
+    def all_training(self) -> Split:
+        """Training and validation images together, for a last training after all choices."""
+        train, validation = self.train, self.validation
+        return Split(
+            torch.cat([train.images, validation.images]),
+            torch.cat([train.labels, validation.labels]),
+        )
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 images into float32 network input, `(images - centre) / scale`.
@@ -103,14 +126,16 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
 
     Args:
         name: one of `names()`.
-        data_dir: folder with the set's files; sets that are embedded in a package need none.
+        data_dir: folder with the set's files. Digits need none; published sets are found
+            elsewhere too (see `fetch`); ``idx`` is what lies in this folder.
 
     Returns:
         The set, in its fixed split.
 
     Raises:
-        ValueError: for a name that is not registered.
-        ImportError: where the package that embeds the set is missing.
+        ValueError: for a name that is not registered, or files that are damaged.
+        ImportError: where a package is missing that holds the set or reads its files.
+        OSError: where the files are not to be had.
     """
     if name not in _LOADERS:
         raise ValueError(f"name must be one of {names()}, got {name!r}")
@@ -181,3 +206,90 @@ def digits(data_dir: Path | None = None) -> ImageData:
     parts = stratified_split(labels.tolist(), sizes=(500, 500, 797), seed=0)
     train, validation, test = (Split(images[rows], labels[rows]) for rows in parts)
     return ImageData("digits", train, validation, test, classes=10, centre=(8.0,), scale=(8.0,))
+
+
+# Sets in files
+
+_UNIT = {"centre": (127.5,), "scale": (127.5,)}  # pixels become -1 ... 1
+
+
+@_register
+def mnist(data_dir: Path | None = None) -> ImageData:
+    """70,000 handwritten digits of 28×28 pixels, the original files."""
+    return _with_validation("mnist", fetch.load(fetch.MNIST, data_dir), **_UNIT)
+
+
+@_register
+def cifar10(data_dir: Path | None = None) -> ImageData:
+    """60,000 colour images of 32×32 pixels in 10 classes, standardised by channel."""
+    arrays = fetch.load(fetch.CIFAR10, data_dir)
+    moments = {"centre": (125.3, 123.0, 113.9), "scale": (63.0, 62.1, 66.7)}
+    return _with_validation("cifar10", arrays, **moments)
+
+
+@_register
+def cifar100(data_dir: Path | None = None) -> ImageData:
+    """60,000 colour images of 32×32 pixels in 100 classes, standardised by channel."""
+    arrays = fetch.load(fetch.CIFAR100, data_dir)
+    moments = {"centre": (129.3, 124.1, 112.4), "scale": (68.2, 65.4, 70.4)}
+    return _with_validation("cifar100", arrays, **moments)
+
+
+@_register
+def idx(data_dir: Path | None = None) -> ImageData:
+    """Any set in MNIST's four files, gzipped or not: Fashion-MNIST, KMNIST, ...
+
+    These files are read each time, and not cached: their content is not known beforehand.
+    """
+    if data_dir is None:
+        raise ValueError(
+            f"--data idx needs --data-dir, the folder of {', '.join(formats.IDX_FILES)}"
+        )
+    layout = fetch.Layout(dict.fromkeys(formats.IDX_FILES, ""), formats.read_idx)
+    return _with_validation("idx", fetch.read_folder(data_dir, layout), **_UNIT)
+
+
+def _with_validation(
+    name: str, arrays: Arrays, centre: tuple[float, ...], scale: tuple[float, ...]
+) -> ImageData:
+    """Put 10,000 training images, at most a fifth, aside for choices; stratified, seed 0."""
+    images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
+    held_out = min(10_000, len(labels) // 5)
+    rows = stratified_split(arrays.train_labels.tolist(), (len(labels) - held_out, held_out), 0)
+    train, validation = (Split(images[part], labels[part].long()) for part in rows)
+    test = Split(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels).long())
+    classes = int(labels.max()) + 1
+    return ImageData(name, train, validation, test, classes, centre, scale)
+
+
+# The command
+
+
+def data(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(names())}.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the files, in torchvision's layout.")
+    ] = None,
+) -> None:
+    """Fetches a data set, verifies it, and says what it holds.
+
+    Decoded sets are kept in ~/.cache/mige_ext, or in the folder of MIGE_DATA.
+    """
+    try:
+        images = load(name, data_dir)
+        cached = fetch.cache_folder() / name
+        if cached.exists():
+            fetch.verify(cached)
+    except (ValueError, ImportError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+    parts = {"training": images.train, "validation": images.validation, "test": images.test}
+    typer.echo(f"{name}: {images.classes} classes, images of {'×'.join(map(str, images.shape))}")
+    for part, split in parts.items():
+        mean = ", ".join(f"{value:.4f}" for value in split.images.float().mean((0, 2, 3)) / 255)
+        of_class = torch.bincount(split.labels, minlength=images.classes)
+        typer.echo(
+            f"{len(split):7} {part} images, {of_class.min()} to {of_class.max()} of a class, "
+            f"mean pixel {mean}"
+        )
+    if cached.exists():
+        typer.echo(f"{cached}: checksums are right")

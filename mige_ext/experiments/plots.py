@@ -29,6 +29,12 @@ PALETTE: dict[str, str] = {
     "InfoNCE": "#E69F00",
     "VIB": "#56B4E9",
     "deterministic": "#666666",
+    "dropout": "#B3B300",
+    "conf. penalty": "#7F6BB3",
+    "label smoothing": "#A0522D",
+    "Gaussian score": "#F0A3A3",
+    "entropy": "#8FBF8F",
+    "L2": "#B8B8B8",
 }
 
 _STYLE: Any = {
@@ -110,7 +116,7 @@ def legend(fig: Figure, columns: int | None = None) -> None:
             list(handles.values()),
             list(handles),
             loc="outside upper center",
-            ncols=columns or len(handles),
+            ncols=columns or max(len(handles), 1),
         )
 
 

@@ -1,6 +1,7 @@
 """What experiments share: tables, folders that can be continued, the choice of a setting."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -19,8 +20,24 @@ if TYPE_CHECKING:
 Row = TypeVar("Row", bound="DataclassInstance")
 
 
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the place of ``path`` at the end, or vanishes at an error.
+
+    A reader sees all of the old file or all of the new one, even where the writer is killed.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 class Table(Generic[Row]):
     """A CSV file of dataclass rows whose fields are str, int or float; NaN is an empty cell.
+
+    A last line without an end is the trace of a killed writer, and is dropped.
 
     Args:
         path: the file; the rows that it holds already are read.
@@ -37,8 +54,9 @@ class Table(Generic[Row]):
         if not path.exists():
             return
         types = get_type_hints(row_type)
-        with path.open(newline="") as file:
-            header, *lines = csv.reader(file)
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        header, *lines = csv.reader(io.StringIO(whole, newline=""))
         if header != self.columns:
             raise ValueError(f"{path} must have the columns {self.columns}, got {header}")
         for line in lines:
@@ -46,6 +64,8 @@ class Table(Generic[Row]):
             for name, cell in zip(self.columns, line, strict=True):
                 row[name] = math.nan if types[name] is float and not cell else types[name](cell)
             self.rows.append(row_type(**row))
+        if whole != text:
+            self.replace(self.rows)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows at the end of the file."""
@@ -56,12 +76,10 @@ class Table(Generic[Row]):
         self.rows += rows
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Put rows in place of all; a reader of the file sees all of the old or all of the new."""
+        """Put rows in place of all."""
         self.rows = list(rows)
-        draft = self.path.with_suffix(".tmp")
-        with draft.open("w", newline="") as file:
+        with atomic(self.path) as draft, draft.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([self.columns, *map(_cells, self.rows)])
-        os.replace(draft, self.path)
 
 
 def _cells(row: "DataclassInstance") -> list[Any]:
@@ -103,7 +121,8 @@ def open_folder(
                 f"--resume must have the settings of the runs in {path}: {'; '.join(differing)}"
             )
     path.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")
+    with atomic(config) as draft:
+        draft.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

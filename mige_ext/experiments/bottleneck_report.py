@@ -1,0 +1,166 @@
+"""Table and figure of the Information Bottleneck."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from mige_ext.experiments import plots
+from mige_ext.experiments.bottleneck_methods import METHODS
+from mige_ext.experiments.bottleneck_training import Epoch, Run
+from mige_ext.experiments.runs import mean_and_error
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of results.csv: a finished run; the first four fields say which.
+
+    Attributes:
+        method: name in `METHODS`.
+        beta: β; 0 for a method without a penalty.
+        seed: of weights, batches and noise.
+        images: number of training images.
+        epochs: their number.
+        val_error: share of wrong predictions on the validation part, after the last epoch; NaN for
+            a run that was trained on it.
+        test_error: the same on the test part; NaN unless the run was chosen.
+        average_val_error: with the averaged weights; NaN without them.
+        average_test_error: likewise.
+        information: upper bound of I(z; x) on the validation part, in nats.
+        overhead: what the penalty adds to a step, as a share of a step without it.
+        seconds: of training, without the measurements.
+    """
+
+    method: str
+    beta: float
+    seed: int
+    images: int
+    epochs: int
+    val_error: float
+    test_error: float
+    average_val_error: float
+    average_test_error: float
+    information: float
+    overhead: float
+    seconds: float
+
+
+def run_of(row: Epoch | Result) -> Run:
+    """The run that a row belongs to."""
+    return Run(row.method, row.beta, row.seed, row.images)
+
+
+def format_table(chosen: Sequence[Result], *, published: bool = False) -> str:
+    """A line for each method at its β: means over the seeds, errors with their standard error.
+
+    Args:
+        chosen: the runs at the chosen β.
+        published: whether to print the numbers of the paper, which are of MNIST.
+
+    Returns:
+        The lines.
+    """
+    averaged = any(not math.isnan(row.average_test_error) for row in chosen)
+    columns = [f"{'method':16}{'β':>8}{'test error, %':>17}"]
+    columns += [f"{'of average, %':>17}"] * averaged + [f"{'paper, %':>10}"] * published
+    columns += [f"{'I(z; x) ≤, nats':>18}{'penalty, %':>12}{'seconds':>10}"]
+    lines = ["".join(columns)]
+    for method in dict.fromkeys(row.method for row in chosen):
+        runs, of = [row for row in chosen if row.method == method], METHODS[method]
+        information = np.mean([row.information for row in runs])
+        overhead = np.median([row.overhead for row in runs])
+        cells = [
+            f"{of.label:16}",
+            f"{f'{runs[0].beta:g}' if runs[0].beta else '–':>8}",
+            f"{_percent([row.test_error for row in runs]):>17}",
+        ]
+        cells += [f"{_percent([row.average_test_error for row in runs]):>17}"] * averaged
+        cells += [f"{'–' if of.published is None else f'{of.published:.2f}':>10}"] * published
+        cells += [
+            f"{'∞' if math.isinf(information) else f'{information:.1f}':>18}",
+            f"{'–' if of.penalty is None else f'{100 * overhead:.0f}':>12}",
+            f"{np.mean([row.seconds for row in runs]):10.1f}",
+        ]
+        lines.append("".join(cells))
+    return "\n".join(lines)
+
+
+def _percent(errors: Sequence[float]) -> str:
+    mean, spread = mean_and_error([100 * error for error in errors])
+    return f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
+    """Learning curves, and error against information for every β.
+
+    Args:
+        results: the finished runs of the whole grid.
+        metrics: the epochs of all runs.
+        shown: the runs whose learning curves are drawn, with one β for each method.
+
+    Returns:
+        The figure.
+    """
+    fig, panels = plots.figure(2, 2, panel=(3.8, 2.7))
+    *over_epochs, trade_off = panels.flat
+    columns = {
+        "val_error": (100, "validation error, %"),
+        "cross_entropy": (1, "cross-entropy, nats"),
+        "information": (1, "upper bound of I(z; x), nats"),
+    }
+    methods = list(dict.fromkeys(run.method for run in shown))
+    for method in methods:
+        runs = [run for run in shown if run.method == method]
+        for ax, (column, (scale, _)) in zip(over_epochs, columns.items(), strict=True):
+            samples = scale * _curves(metrics, runs, column)
+            at = np.arange(1, samples.shape[1] + 1)
+            plots.band(ax, at, samples, label=METHODS[method].label)
+        color = over_epochs[0].lines[-1].get_color()
+        _draw_trade_off(trade_off, [row for row in results if row.method == method], color)
+    for ax, (_, ylabel) in zip(over_epochs, columns.values(), strict=True):
+        ax.set(xlabel="epoch", ylabel=ylabel, yscale="log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    trade_off.set(xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
+    plots.legend(fig, columns=min(len(methods), 5))
+    at_beta = {METHODS[run.method].label: f"β = {run.beta:g}" for run in shown if run.beta}
+    note = (
+        f"{', '.join(' '.join(item) for item in at_beta.items()) or 'No β'};\n"
+        f"mean ± standard deviation of {len({run.seed for run in shown})} seeds. "
+        "Below right: each β, mean ± standard error;\n"
+        "a deterministic code has infinite information, and is a dashed line at its best β."
+    )
+    fig.supxlabel(note, fontsize=8, color="#555555")
+    return fig
+
+
+def _curves(metrics: Sequence[Epoch], runs: Sequence[Run], column: str) -> Array:
+    """A column of metrics.csv as (seeds, epochs), as far as all seeds have come."""
+    values = [[getattr(row, column) for row in metrics if run_of(row) == run] for run in runs]
+    epochs = min(map(len, values))
+    # The information of a deterministic code is infinite: nothing to draw.
+    finite = np.array([row[:epochs] for row in values], dtype=float)
+    return np.where(np.isinf(finite), np.nan, finite)
+
+
+def _draw_trade_off(ax: Axes, runs: Sequence[Result], color: str) -> None:
+    points = []
+    for beta in sorted({run.beta for run in runs}):
+        of_beta = [run for run in runs if run.beta == beta]
+        information = float(np.mean([run.information for run in of_beta]))
+        points.append([information, *mean_and_error([100 * run.val_error for run in of_beta])])
+    if not points:
+        return
+    at, error, uncertainty = np.array(points).T
+    if np.isinf(at).all():
+        ax.axhline(error.min(), color=color, linestyle="--")
+    else:
+        ax.errorbar(at, error, np.nan_to_num(uncertainty), color=color, marker="o", markersize=4)

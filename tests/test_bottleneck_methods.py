@@ -1,0 +1,317 @@
+"""The Information Bottleneck's losses against closed forms, and its network."""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+import mige_ext as mige
+from mige_ext.experiments.bottleneck_methods import (
+    METHODS,
+    PAPER,
+    Classifier,
+    Output,
+    Settings,
+    TrainedBound,
+    available,
+    confidence,
+    cross_entropy,
+    entropy,
+    estimators,
+    information_gradient,
+    smoothing,
+    squared_norm,
+    variational,
+)
+from mige_ext.experiments.bottleneck_training import information_bound
+
+SMALL = Settings(draws=2, latent=4, hidden=32)
+NONE = torch.empty(0)  # where a penalty does not look
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+# --- information ----------------------------------------------------------------------------------
+
+
+class LinearEncoder:
+    """z = W x + σ ε for x ~ N(0, I): the one encoder whose I(z; x) has a closed form."""
+
+    def __init__(self, random: torch.Generator, inputs: int = 6, latent: int = 3) -> None:
+        self.weight = torch.randn(latent, inputs, generator=random) / math.sqrt(inputs)
+        self.log_sigma = torch.linspace(-1.5, 0, latent)
+        self.parameters = [p.double().requires_grad_() for p in (self.weight, self.log_sigma)]
+        self.weight, self.log_sigma = self.parameters
+
+    def information(self) -> Tensor:
+        covariance = self.weight @ self.weight.T + (2 * self.log_sigma).exp().diag()
+        return 0.5 * covariance.logdet() - self.log_sigma.sum()
+
+    def output(self, x: Tensor, draws: int, random: torch.Generator) -> Output:
+        mean, log_sigma = x @ self.weight.T, self.log_sigma.expand(len(x), -1)
+        noise = torch.randn(len(x), draws, mean.shape[-1], generator=random, dtype=torch.float64)
+        z = mean.unsqueeze(1) + log_sigma.exp().unsqueeze(1) * noise
+        return Output(mean, log_sigma, z, torch.empty(len(x), draws, 0))
+
+    def gradient(self, value: Tensor) -> Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, self.parameters)])
+
+
+def inputs(n: int, random: torch.Generator) -> Tensor:
+    return torch.randn(n, 6, generator=random, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("change", "draws", "least"),
+    [
+        ({"conditional": "analytic"}, 1, 0.98),
+        ({"conditional": "draws"}, 64, 0.93),
+        ({"conditional": "draws", "marginals": 4}, 64, 0.93),
+    ],
+)
+def test_mige_penalty_has_the_gradient_of_information(
+    change: dict[str, object], draws: int, least: float, random: torch.Generator
+) -> None:
+    encoder = LinearEncoder(random)
+    settings = Settings(draws=max(draws, 2), **change)  # type: ignore[arg-type]
+    penalty = information_gradient(settings, 6)
+    out = encoder.output(inputs(256, random), draws, random)
+    estimate = encoder.gradient(penalty(out, NONE, NONE))
+    truth = encoder.gradient(encoder.information())
+    assert F.cosine_similarity(estimate, truth, dim=0) > least
+    assert 0.9 < estimate.norm() / truth.norm() < 1.1
+
+
+def test_entropy_alone_would_fail_that_comparison(random: torch.Generator) -> None:
+    encoder = LinearEncoder(random)
+    out = encoder.output(inputs(256, random), 1, random)
+    alone = encoder.gradient(entropy(Settings(), 6)(out, NONE, NONE))
+    truth = encoder.gradient(encoder.information())
+    assert F.cosine_similarity(alone, truth, dim=0) < 0.93
+
+
+def test_mine_penalty_learns_the_gradient_of_information(random: torch.Generator) -> None:
+    """After training the critic, and with the right sign: the encoder lowers what it raises."""
+    encoder = LinearEncoder(random)
+    torch.manual_seed(0)
+    settings = Settings(latent=3, hidden=128, learning_rate=1e-3)
+    bound = TrainedBound(settings, 6).double()
+    gradients, values = [], []
+    for step in range(400):
+        x = inputs(128, random)
+        value = bound(encoder.output(x, 1, random), x, NONE)
+        if step >= 300:
+            gradients.append(encoder.gradient(value))
+            values.append(value.item())
+    truth, information = encoder.gradient(encoder.information()), encoder.information().item()
+    assert F.cosine_similarity(torch.stack(gradients).mean(0), truth, dim=0) > 0.9
+    assert 0.7 * information < sum(values) / len(values) < 1.1 * information
+
+
+def test_mine_penalty_has_a_gradient_in_the_code_alone_and_raises_its_own_bound(
+    random: torch.Generator,
+) -> None:
+    encoder = LinearEncoder(random)
+    bound = TrainedBound(Settings(latent=3, hidden=16, learning_rate=1e-2), 6).double()
+    x = inputs(32, random)
+    out = encoder.output(x, 1, random)
+    first = bound(out, x, NONE)
+    before = [parameter.clone() for parameter in bound.parameters()]
+    first.backward()
+    for parameter in bound.parameters():
+        parameter.grad = None
+    assert encoder.weight.grad is not None
+    assert all(torch.equal(a, b) for a, b in zip(before, bound.parameters(), strict=True))
+    assert bound(out, x, NONE) > first
+
+
+def test_state_of_mine_holds_its_optimiser_and_its_average(random: torch.Generator) -> None:
+    encoder, settings = LinearEncoder(random), Settings(latent=3, hidden=16)
+    first, second = (TrainedBound(settings, 6).double() for _ in range(2))
+    x = inputs(32, random)
+    out = encoder.output(x, 1, random)
+    for _ in range(3):
+        first(out, x, NONE)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for _ in range(3):
+        assert torch.equal(first(out, x, NONE), second(out, x, NONE))
+
+
+def test_information_bound_is_exact_for_a_gaussian_code(random: torch.Generator) -> None:
+    encoder, x = LinearEncoder(random), inputs(40, random)
+    # Whitened, so that the covariance of these 40 inputs is the identity.
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov(correction=0))).T
+    mean, log_sigma = x @ encoder.weight.T, encoder.log_sigma.expand(40, -1)
+    expected = encoder.information().item()
+    assert information_bound(mean.detach(), log_sigma.detach()) == pytest.approx(
+        expected, rel=1e-10
+    )
+
+
+def test_information_bound_does_not_depend_on_the_scale_of_the_code(
+    random: torch.Generator,
+) -> None:
+    mean, log_sigma = torch.randn(2, 50, 3, generator=random, dtype=torch.float64)
+    scaled = information_bound(10 * mean, log_sigma + math.log(10))
+    assert information_bound(mean, log_sigma) == pytest.approx(scaled, rel=1e-10)
+
+
+# --- the other penalties --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def out(random: torch.Generator) -> Output:
+    mean, log_sigma = torch.randn(2, 7, 5, generator=random, dtype=torch.float64)
+    logits = torch.randn(7, 2, 4, generator=random, dtype=torch.float64)
+    return Output(mean, log_sigma, mean.unsqueeze(1).expand(7, 2, 5), logits)
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+
+
+def test_vib_penalty_is_the_divergence_from_a_standard_normal(out: Output) -> None:
+    expected = kl_divergence(Normal(out.mean, out.log_sigma.exp()), Normal(0.0, 1.0)).sum(-1).mean()
+    torch.testing.assert_close(variational(out, NONE, LABELS), expected)
+
+
+def test_cross_entropy_is_the_mean_over_inputs_and_draws(out: Output) -> None:
+    of_draws = [F.cross_entropy(out.logits[:, k], LABELS) for k in range(2)]
+    torch.testing.assert_close(cross_entropy(out, LABELS), sum(of_draws) / 2)
+
+
+def test_confidence_penalty_is_the_negative_entropy_of_the_prediction(out: Output) -> None:
+    expected = -torch.distributions.Categorical(logits=out.logits).entropy().mean()
+    torch.testing.assert_close(confidence(out, NONE, LABELS), expected)
+
+
+def test_smoothing_penalty_makes_the_loss_of_smoothed_labels(out: Output) -> None:
+    loss = cross_entropy(out, LABELS) + 0.3 * smoothing(out, NONE, LABELS)
+    expected = F.cross_entropy(
+        out.logits.flatten(0, 1), LABELS.repeat_interleave(2), label_smoothing=0.3
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+def test_l2_penalty_is_the_mean_squared_norm(out: Output) -> None:
+    torch.testing.assert_close(squared_norm(out, NONE, LABELS), out.mean.norm(dim=-1).pow(2).mean())
+
+
+# --- estimators and settings ----------------------------------------------------------------------
+
+
+class NoiseScore:
+    """An estimator that mige_ext does not have."""
+
+    def __init__(self, calibrate: str | None = None) -> None:
+        self.calibrate = calibrate
+
+    def score(self, samples: Tensor) -> Tensor:
+        return -samples
+
+
+def test_estimators_are_those_of_the_package_by_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert estimators()["ssge"] is mige.SSGE
+    assert not {"fittedssge", "scoreestimator", "randomprojection"} & estimators().keys()
+    monkeypatch.setattr(mige, "NoiseScore", NoiseScore, raising=False)
+    monkeypatch.setattr(mige, "__all__", [*mige.__all__, "NoiseScore"])
+    made = Settings(estimator="noise").make_estimator()
+    assert isinstance(made, NoiseScore)
+    assert made.calibrate == "stein"
+
+
+def test_gaussian_control_is_there_where_its_estimator_is() -> None:
+    assert ("gaussian" in available()) == ("gaussian" in estimators())
+
+
+def test_paper_settings_are_those_of_the_paper() -> None:
+    assert (PAPER.hidden, PAPER.latent, PAPER.batch, PAPER.threshold) == (1024, 256, 100, 0.94)
+    assert (PAPER.learning_rate, PAPER.normalise) == (1e-4, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 1}, "batch must be at least 2, got 1"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
+        ({"average": 1.0}, r"average must be in \[0, 1\), got 1\.0"),
+        ({"marginals": 5}, "marginals must be from 0 to the 4 draws, got 5"),
+        ({"estimator": "mystery"}, r"estimator must be one of \[.*'ssge'.*\], got 'mystery'"),
+        ({"conditional": "no"}, "conditional must be 'analytic' or 'draws', got 'no'"),
+    ],
+)
+def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(Settings(), **change)  # type: ignore[arg-type]
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+def classifier(settings: Settings = SMALL, **options: object) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(64, 10, settings, **options)  # type: ignore[arg-type]
+
+
+def images(n: int, random: torch.Generator) -> Tensor:
+    return torch.randn(n, 1, 8, 8, generator=random)
+
+
+def test_draws_have_the_mean_and_deviation_of_the_encoder(random: torch.Generator) -> None:
+    model = classifier()
+    nn.init.constant_(model.spread.bias, 5.0)  # σ around log 2
+    out = model(images(3, random), draws=20_000)
+    sigma = out.log_sigma.exp()
+    assert out.z.shape == (3, 20_000, 4)
+    # Five standard errors.
+    assert ((out.z.mean(1) - out.mean).abs() < 5 * sigma / math.sqrt(20_000)).all()
+    assert ((out.z.std(1) / sigma - 1).abs() < 5 / math.sqrt(40_000)).all()
+
+
+def test_prediction_takes_the_mean_code_and_no_noise(random: torch.Generator) -> None:
+    model, x = classifier(dropout=0.5).eval(), images(5, random)
+    assert torch.equal(model(x).z.squeeze(1), model(x).mean)
+    assert torch.equal(model(x).logits, model(x).logits)
+
+
+def test_deterministic_code_has_no_noise_and_infinite_information(random: torch.Generator) -> None:
+    out = classifier(stochastic=False)(images(5, random), draws=3)
+    assert torch.equal(out.z.squeeze(1), out.mean)
+    assert information_bound(out.mean, out.log_sigma) == math.inf
+
+
+def test_normalise_fixes_the_scale_of_the_mean_code(random: torch.Generator) -> None:
+    for normalise in (True, False):
+        mean = classifier(replace(SMALL, normalise=normalise))(images(500, random)).mean
+        deviation = mean.std(0, correction=0)
+        assert torch.allclose(deviation, torch.ones(4), atol=1e-2) == normalise
+
+
+def test_dropout_leaves_out_its_share_of_hidden_units() -> None:
+    body = classifier(replace(SMALL, hidden=4000), dropout=0.3).body
+    kept = (body[3](torch.ones(1, 4000)) > 0).float().mean().item()
+    assert kept == pytest.approx(0.7, abs=5 * math.sqrt(0.21 / 4000))
+
+
+def test_published_numbers_go_with_the_methods_of_the_paper() -> None:
+    assert METHODS["mige"].published == 1.05
+    assert METHODS["vib"].published == 1.13
+    for control in ("gaussian", "entropy", "l2"):
+        assert METHODS[control].published is None

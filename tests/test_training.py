@@ -1,0 +1,120 @@
+"""The shared training loop: what is kept after each epoch, and that it continues exactly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mige_ext.experiments.training import Checkpoint, Progress, RandomState, fit, seeded
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Figures:
+    epoch: int
+    loss: float
+
+
+class StoppedError(Exception):
+    pass
+
+
+def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str = "a") -> Any:
+    """Noisy regression with momentum and a schedule; stops in a step where it is told to."""
+    with seeded(3, CPU):
+        model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+        optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.5)
+        x = torch.arange(30.0).view(10, 3) / 30
+        steps: list[list[int]] = []
+
+        def step(numbers: Tensor) -> Mapping[str, Tensor]:
+            if len(steps) == stop_at:
+                raise StoppedError
+            steps.append(numbers.tolist())
+            loss = (model(x[numbers]) - torch.randn(len(numbers), 1)).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return {"loss": loss}
+
+        def close(epoch: int, means: dict[str, float], seconds: float) -> Figures:
+            schedule.step()
+            assert seconds >= 0
+            return Figures(epoch, means["loss"])
+
+        rows: list[Figures] = []
+        for row in fit(
+            step,
+            close,
+            images=10,
+            batch=3,
+            epochs=epochs,
+            random=RandomState(CPU, 3),
+            parts={"model": model, "optimiser": optimiser, "schedule": schedule},
+            checkpoint=Checkpoint(path, {"name": name}, Figures),
+        ):
+            rows.append(row)
+            if path is not None:
+                state = torch.load(path, weights_only=True)
+                assert state["rows"][-1]["epoch"] >= row.epoch  # safe before it is told
+        return rows, steps, model.state_dict()
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3, 7, 11])
+def test_stopped_run_continues_to_the_same_bits(stop_at: int, tmp_path: Path) -> None:
+    rows, steps, state = run(None, 4)
+    assert len(steps) == 12
+    with pytest.raises(StoppedError):
+        run(tmp_path / "c.pt", 4, stop_at)
+    continued, more, end = run(tmp_path / "c.pt", 4)
+    assert continued == rows
+    assert more == steps[stop_at // 3 * 3 :]
+    assert all(torch.equal(end[name], state[name]) for name in state)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_finished_run_is_not_trained_again_and_a_longer_one_goes_on(tmp_path: Path) -> None:
+    rows, _, _ = run(tmp_path / "c.pt", 2)
+    again, steps, _ = run(tmp_path / "c.pt", 2)
+    assert (again, steps) == (rows, [])
+    assert run(tmp_path / "c.pt", 4)[0] == run(None, 4)[0]
+
+
+def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path) -> None:
+    run(tmp_path / "c.pt", 2, name="b")
+    assert len(run(tmp_path / "c.pt", 2, name="a")[1]) == 6
+
+
+def test_loss_is_the_mean_over_the_epoch_of_whole_batches() -> None:
+    rows, steps, _ = run(None, 1)
+    assert [len(batch) for batch in steps] == [3, 3, 3]
+    assert len({number for batch in steps for number in batch}) == 9
+    assert rows[0].epoch == 1
+
+
+def test_seeded_leaves_the_global_state_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    with seeded(5, CPU):
+        inside = torch.rand(2)
+    assert torch.equal(torch.rand(2), expected)
+    with seeded(5, CPU):
+        assert torch.equal(torch.rand(2), inside)
+
+
+def test_progress_shows_the_run_and_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(2) as progress:
+        progress.begin("MIGE β=0.1 seed 0")
+        progress.show(val_error=0.25)
+        progress.step({"loss": torch.tensor(1.5)})
+        progress.step({"loss": torch.tensor(2.5)})
+    shown = capsys.readouterr().err
+    for part in ("MIGE β=0.1 seed 0", "2/2", "val_error=0.25", "loss=1.5"):
+        assert part in shown
