@@ -17,7 +17,7 @@ the cosine of an angle, a little noise where s takes few values.
     >>> x, s = torch.randn(256, 20), torch.randn(256, 1)             # s is what z shall not tell
     >>> x, label = x + s, (x[:, 0] > 0).long()
     >>> encoder = torch.nn.Sequential(torch.nn.Linear(20, 4), torch.nn.BatchNorm1d(4, affine=False))
-    >>> head, beta = torch.nn.Linear(4, 2), 0.1                      # the larger β, the less is left
+    >>> head, beta = torch.nn.Linear(4, 2), 0.1                  # the larger β, the less is left
     >>> adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-2)
     >>> for _ in range(3):
     ...     z = encoder(x)
@@ -121,9 +121,7 @@ def mutual_information(
         if not isinstance(projection, RandomProjection):
             raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
         x = projection(x)
-    result: Tensor = _MutualInformation.apply(
-        x, z, _estimator(estimator), marginal == "matched"
-    )
+    result: Tensor = _MutualInformation.apply(x, z, _estimator(estimator), marginal == "matched")
     return result
 
 
@@ -231,9 +229,7 @@ class _Entropy(torch.autograd.Function):
 
 class _MutualInformation(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, z: Tensor, estimator: ScoreEstimator, matched: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, z: Tensor, estimator: ScoreEstimator, matched: bool) -> Tensor:
         x_value, z_value = x.detach(), z.detach()
         dtype = torch.promote_types(x.dtype, z.dtype)
 
