@@ -23,7 +23,7 @@ from mige_ext.experiments.removal_report import Result
 from mige_ext.experiments.removal_training import Run, Settings, encode, train
 
 PENALISED = [name for name in METHODS if name != "none"]
-SMALL = Settings(data="digits", steps=30, hidden=32, latent=4, ramp=5)
+SMALL = Settings(data="digits", steps=12, hidden=32, latent=4, ramp=5)
 
 
 @pytest.fixture(autouse=True)

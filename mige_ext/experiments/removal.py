@@ -53,6 +53,8 @@ class Comparison:
         """Train and attack every run of the grid that has no result yet."""
         finished = {run_of(row) for row in self.results.rows}
         missing = [run for run in grid if run not in finished]
+        if not missing:
+            return
         with Progress(len(missing) * self.settings.steps) as bar:
             for run in missing:
                 bar.begin(f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}")
@@ -146,8 +148,12 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
 
 def removal(
     dataset: Annotated[
-        str, typer.Option("--data", help=f"Images: {', '.join(data.names())}; or structural.")
-    ] = Settings.data,
+        str | None,
+        typer.Option(
+            "--data",
+            help=f"Images: {', '.join(data.names())}; or structural [mnist].",
+        ),
+    ] = None,
     nuisance: Annotated[
         str, typer.Option(help=f"Of images: {', '.join(NUISANCES)}.")
     ] = Settings.nuisance,
@@ -169,7 +175,7 @@ def removal(
         int | None, typer.Option(min=50, help=f"For attackers [{Settings.codes:_}; quick 5_000].")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small version, about a minute on 2 cores.")
+        bool, typer.Option("--quick", help="A small version, below a minute on 2 cores.")
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue in --out, with the same settings.")
@@ -181,6 +187,7 @@ def removal(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/removal"),
 ) -> None:
     """Information removal: what z still tells about a nuisance, and what its removal costs."""
+    dataset = dataset or ("structural" if quick else Settings.data)
     seeds = seeds or (1 if quick else 3)
     methods = list(dict.fromkeys(["none", *(method or (QUICK_METHODS if quick else METHODS))]))
     try:
