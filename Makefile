@@ -45,6 +45,7 @@ demo: $(BUILT)
 	rm -rf runs/demo
 	$(RUN) -m mige_ext toy --quick --out runs/demo/toy
 	$(RUN) -m mige_ext bottleneck --quick --out runs/demo/bottleneck
+	$(RUN) -m mige_ext removal --quick --out runs/demo/removal
 	@echo
 	@echo "Figures:"
 	@ls -1 $(CURDIR)/runs/demo/*/*.png

@@ -9,12 +9,31 @@ estimating H or I (Wen et al., ICLR 2020). The functions here are *surrogates*: 
 gradient. Maximise and minimise them as the quantities they stand for, and do not read their values:
 by Stein's identity ``E[z·∇ log q(z)] = −d``, so an entropy surrogate is near d for any density.
 
+**To remove a nuisance** s from a representation of your own, descend ``I(s; z)`` beside the loss of
+the task. Fix the scale of z, or its entropy is all that falls; and give s a density: the sine and
+the cosine of an angle, a little noise where s takes few values.
+
+    >>> import torch, mige_ext as mige
+    >>> x, s = torch.randn(256, 20), torch.randn(256, 1)             # s is what z shall not tell
+    >>> x, label = x + s, (x[:, 0] > 0).long()
+    >>> encoder = torch.nn.Sequential(torch.nn.Linear(20, 4), torch.nn.BatchNorm1d(4, affine=False))
+    >>> head, beta = torch.nn.Linear(4, 2), 0.1                  # the larger β, the less is left
+    >>> adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-2)
+    >>> for _ in range(3):
+    ...     z = encoder(x)
+    ...     leak = mige.mutual_information(s, z, estimator=mige.AdaptiveScore())
+    ...     loss = torch.nn.functional.cross_entropy(head(z), label) + beta * leak
+    ...     adam.zero_grad(); loss.backward(); adam.step()
+
+How much is left only an attacker tells, trained on the finished z: the value of ``leak`` does not.
+`mige_ext.experiments.removal` measures it so, beside the alternatives.
+
 Gradients reach whichever argument requires one, in its own dtype; scores are computed in float32 at
 least, under autocast too. A second derivative raises an error.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +97,7 @@ def mutual_information(
     *,
     estimator: ScoreEstimator | None = None,
     projection: RandomProjection | None = None,
+    marginal: Literal["own", "matched"] = "own",
     group: "ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``, in nats.
@@ -99,6 +119,13 @@ def mutual_information(
         z: samples, (..., M, d_z). Leading dimensions are groups, over which the result is the mean.
         estimator: anything with a ``score`` method; :data:`DEFAULT_ESTIMATOR` if not.
         projection: applied to x first, for x of high dimension ("scalable SSGE").
+        marginal: where the scores of the marginals come from.
+
+            - "own": x alone and z alone. An estimator shrinks the score of the joint, of more
+              dimensions, more than theirs; what is left over acts like an entropy.
+            - "matched": the pairs (x, z) with x permuted at random, a sample of the product of the
+              marginals with the joint's size and dimensions. Joint and marginals are then shrunk
+              alike: for independent x and z the expected gradient is 0, whatever the estimator.
         group: a torch.distributed process group, whose ranks' pairs count as one batch; gradients
             are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
@@ -106,12 +133,15 @@ def mutual_information(
         A scalar with the gradient of I(x; z) in x and z.
 
     Raises:
-        ValueError, TypeError: x and z are not such tensors, do not fit, or are not finite.
+        ValueError, TypeError: x and z are not such tensors, do not fit, or are not finite; or
+            ``marginal`` is neither of the two.
 
     Cost:
-        The score of (x, z) and of each argument that requires a gradient: O(M³ + M²(d_x + d_z))
-        for each group; the backward pass multiplies by a scalar.
+        The score of (x, z), and of each argument that requires a gradient or, matched, once more of
+        (x, z): O(M³ + M²(d_x + d_z)) for each group; the backward pass multiplies by a scalar.
     """
+    if marginal not in ("own", "matched"):
+        raise ValueError(f'marginal must be "own" or "matched", got {marginal!r}')
     estimator = _estimator(estimator)
     if projection is not None and not isinstance(projection, RandomProjection):
         raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
@@ -124,8 +154,9 @@ def mutual_information(
         x = projection(x)
     if share is not None:
         estimator, (x, z) = across(estimator, share, x, z)
+    needs = x.requires_grad, z.requires_grad, marginal == "matched"
     result: Tensor
-    result, *_ = _applied(_MutualInformation, x, z, estimator, x.requires_grad, z.requires_grad)
+    result, *_ = _applied(_MutualInformation, x, z, estimator, *needs)
     return result
 
 
@@ -292,14 +323,24 @@ class _Entropy(_Surrogate):
 class _MutualInformation(_Surrogate):
     @staticmethod
     def forward(
-        x: Tensor, z: Tensor, estimator: ScoreEstimator, needs_x: bool, needs_z: bool
+        x: Tensor, z: Tensor, estimator: ScoreEstimator, needs_x: bool, needs_z: bool, matched: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         x_value, z_value = x.detach(), z.detach()
         dtype = torch.promote_types(x.dtype, z.dtype)
-        joint = torch.cat((x_value.to(dtype), z_value.to(dtype)), -1)
-        value, gradient = _entropy_and_gradient(estimator, joint, x=x, z=z)
-        value = -value
-        gradient_x, gradient_z = (-gradient).split([x.shape[-1], z.shape[-1]], -1)
+
+        def joint(x_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """H(x, z), and its gradients in x and z."""
+            pairs = torch.cat((x_value.to(dtype), z_value.to(dtype)), -1)
+            value, gradient = _entropy_and_gradient(estimator, pairs, x=x, z=z)
+            return value, *gradient.split([x.shape[-1], z.shape[-1]], -1)
+
+        value, gradient_x, gradient_z = (-of_joint for of_joint in joint(x_value))
+        if matched:
+            order = torch.randperm(x.shape[-2], device=x.device)
+            value_of_both, permuted, marginal = joint(x_value.index_select(-2, order))
+            value, gradient_z = value + value_of_both, gradient_z + marginal
+            gradient_x = gradient_x.index_add(-2, order, permuted)
+            return value, gradient_x, gradient_z
         if needs_x:
             value_x, marginal = _entropy_and_gradient(estimator, x_value, x=x)
             value, gradient_x = value + value_x, gradient_x + marginal
@@ -319,12 +360,13 @@ class _MutualInformation(_Surrogate):
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor, _x: None, _z: None
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         x, z, gradient_x, gradient_z = ctx.saved_tensors
         needs_x, needs_z, *_ = ctx.needs_input_grad
         return (
             _applied(_FirstDerivative, grad * gradient_x, x) if needs_x else None,
             _applied(_FirstDerivative, grad * gradient_z, z) if needs_z else None,
+            None,
             None,
             None,
             None,

@@ -121,12 +121,13 @@ def test_idx_set_is_read_from_its_folder_and_not_cached(
         data.load("idx")
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["mnist", "fashion", "cifar10", "cifar100"])
 def test_published_set_is_split_and_standardised(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {
         "mnist": image_files.idx_files,
+        "fashion": image_files.idx_files,
         "cifar10": image_files.cifar10_files,
         "cifar100": image_files.cifar100_files,
     }[name]()

@@ -148,6 +148,32 @@ def test_mutual_information_is_marginals_minus_joint(dtype: torch.dtype) -> None
     assert close(z.grad, expected_z - DEFAULT_ESTIMATOR.score(z) / 60)
 
 
+@for_each_dtype
+def test_matched_marginals_are_scores_of_permuted_pairs(dtype: torch.dtype) -> None:
+    x, z = leaf(3, 20, 4, dtype=dtype), leaf(3, 20, 2, dtype=dtype, seed=1)
+    torch.manual_seed(0)
+    mutual_information(x, z, marginal="matched").backward()
+    torch.manual_seed(0)
+    order = torch.randperm(20)
+    joint = SSGE().score(torch.cat([x, z], -1))
+    product = SSGE().score(torch.cat([x[:, order], z], -1))
+    assert x.grad is not None and z.grad is not None
+    assert close(x.grad[:, order], (joint[:, order] - product)[..., :4] / 60)
+    assert close(z.grad, (joint - product)[..., 4:] / 60)
+
+
+def test_matched_marginals_leave_no_force_on_independent_variables() -> None:
+    # The size of z moves no information: what is left of its gradient is another entropy.
+    x, z = normal(40, 64, 8), normal(40, 64, 8, seed=1)
+    scale = torch.ones(40, 1, 1, dtype=torch.float64, requires_grad=True)
+    own, matched = (
+        40 * gradient(mutual_information(x, scale * z, marginal=marginal), scale)
+        for marginal in ("own", "matched")
+    )
+    assert own.mean() > 10 * own.std() / math.sqrt(40)
+    assert abs(matched.mean()) < 4 * matched.std() / math.sqrt(40)
+
+
 def test_mutual_information_is_symmetric() -> None:
     x, z = leaf(40, 3), leaf(40, 2, seed=1)
     forward = gradient(mutual_information(x, z), x, z)

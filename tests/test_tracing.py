@@ -73,6 +73,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
             "score": lambda x, z, e=e: e.score(z),
         }.items()
     },
+    "matched": lambda x, z: mige.mutual_information(x, z, marginal="matched"),
     "projection": lambda x, z: mige.mutual_information(x, z, projection=mige.RandomProjection(k=3)),
     "conditional": lambda x, z: mige.encoder_information(z, conditional=z.sum((-2, -1))),
     "fit": lambda x, z: SSGE().fit(z).score(),

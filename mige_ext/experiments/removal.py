@@ -1,0 +1,252 @@
+"""Information removal: a representation z that tells the label, and not a nuisance s.
+
+An encoder minimises the cross-entropy of the label plus β times a penalty on what z tells about s:
+the gradient of I(z; s) by scores (MIGE), or one of the ways that are in use (`removal_methods`).
+What is left is measured by attackers that learn on the frozen z (`attacker`).
+
+β is chosen on the validation part: of those with at most half a point less accuracy than without
+removal, the one that leaks least. All methods have grids of the same size. The test part is read at
+the end, for the chosen β alone, with further seeds.
+
+For an encoder of your own, the recipe is in `mige_ext.information`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from mige_ext.experiments import data, plots
+from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
+from mige_ext.experiments.removal_methods import METHODS
+from mige_ext.experiments.removal_report import Result, draw, format_table, run_of
+from mige_ext.experiments.removal_training import Model, Run, Settings, measure, train
+from mige_ext.experiments.runs import Table, atomic, cpu_threads, open_folder
+from mige_ext.experiments.training import Progress
+
+#: Accuracy that removal may cost.
+MARGIN = 0.005
+QUICK_METHODS = ("none", "mige", "hsic-whitened", "adversary-classifier")
+
+
+class Comparison:
+    """The runs of a folder: trained, attacked, chosen, tested.
+
+    Args:
+        folder: with results.csv and models/.
+        problem: what to train on.
+        settings: of every run.
+
+    Raises:
+        ValueError: results.csv has other columns.
+    """
+
+    def __init__(self, folder: Path, problem: Problem, settings: Settings) -> None:
+        self.folder, self.problem, self.settings = folder, problem, settings
+        self.results = Table(folder / "results.csv", Result)
+
+    def run_missing(self, grid: Sequence[Run]) -> None:
+        """Train and attack every run of the grid that has no result yet."""
+        finished = {run_of(row) for row in self.results.rows}
+        missing = [run for run in grid if run not in finished]
+        if not missing:
+            return
+        with Progress(len(missing) * self.settings.steps) as bar:
+            for run in missing:
+                bar.begin(f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}")
+                model, milliseconds = train(self.problem, run, self.settings, bar.step)
+                self._path(run).parent.mkdir(exist_ok=True)
+                with atomic(self._path(run)) as draft:
+                    torch.save(model.state_dict(), draft)
+                accuracy, leak = self._measure(model, "validation", run)
+                nan = float("nan")
+                self.results.append(
+                    [
+                        Result(
+                            self.settings.data,
+                            self.settings.nuisance,
+                            *run,
+                            val_accuracy=accuracy,
+                            val_leak_nats=leak.nats,
+                            val_leak_r2=leak.r2,
+                            accuracy=nan,
+                            leak_nats=nan,
+                            leak_r2=nan,
+                            attacker=leak.attacker,
+                            ms_per_step=milliseconds,
+                        )
+                    ]
+                )
+
+    def choose_betas(self, grid: Sequence[Run]) -> dict[str, float]:
+        """β of each method, by the validation figures of the runs of the grid."""
+        rows = [row for row in self.results.rows if run_of(row) in grid]
+        return {
+            method: choose_beta(rows, method)
+            for method in dict.fromkeys(run.method for run in grid)
+        }
+
+    def read_test(self, chosen: Sequence[Run]) -> list[Result]:
+        """Put the test figures of these runs into the results, where they are not there yet."""
+
+        def tested(row: Result) -> Result:
+            run = run_of(row)
+            if run not in chosen or row.accuracy == row.accuracy:
+                return row
+            model = Model(self.problem, self.settings)
+            model.load_state_dict(torch.load(self._path(run), weights_only=True))
+            accuracy, leak = self._measure(model.eval(), "test", run)
+            return replace(
+                row,
+                accuracy=accuracy,
+                leak_nats=leak.nats,
+                leak_r2=leak.r2,
+                attacker=leak.attacker,
+            )
+
+        for i, row in enumerate(self.results.rows):  # a row at a time: a stop loses one
+            new = tested(row)
+            if new is not row:
+                rows = self.results.rows
+                self.results.replace([*rows[:i], new, *rows[i + 1 :]])
+        return [row for row in self.results.rows if run_of(row) in chosen]
+
+    def save_figure(self, chosen: Sequence[Run]) -> tuple[Path, Path]:
+        """Draw what there is."""
+        return plots.save(draw(self.results.rows, chosen, MARGIN), self.folder / "removal")
+
+    def _measure(self, model: Model, part: str, run: Run) -> Any:
+        return measure(model, self.problem, part, self.settings, run.seed)
+
+    def _path(self, run: Run) -> Path:
+        return self.folder / "models" / f"{run.method}-{run.beta:g}-{run.seed}.pt"
+
+
+def choose_beta(rows: Sequence[Result], method: str) -> float:
+    """The β that leaks least at `MARGIN` below the accuracy of "none" or above; validation figures.
+
+    Where none is so accurate, the most accurate; of equal ones, the largest.
+    """
+    least = np.mean([row.val_accuracy for row in rows if row.method == "none"]) - MARGIN
+
+    def figures(beta: float) -> tuple[bool, float, float]:
+        of = [row for row in rows if (row.method, row.beta) == (method, beta)]
+        accuracy = float(np.mean([row.val_accuracy for row in of]))
+        if accuracy < least:
+            return True, -accuracy, -beta
+        return False, float(np.mean([row.val_leak_nats for row in of])), -beta
+
+    return min({row.beta for row in rows if row.method == method}, key=figures)
+
+
+# The command
+
+
+def removal(
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help=f"Images: {', '.join(data.names())}; or structural [mnist].",
+        ),
+    ] = None,
+    nuisance: Annotated[
+        str, typer.Option(help=f"Of images: {', '.join(NUISANCES)}.")
+    ] = Settings.nuisance,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Repeatable; by default all: {', '.join(METHODS)}.")
+    ] = None,
+    beta: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="Repeatable; the grid of β, instead of that of each method."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Of the chosen β [3; quick 1].")] = None,
+    grid_seeds: Annotated[int, typer.Option(min=1, help="Of every β.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help=f"Of training [{Settings.steps}; quick 300].")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=8, help="Rows in a step.")] = Settings.batch,
+    latent: Annotated[int, typer.Option(min=1, help="Dimension of z.")] = Settings.latent,
+    codes: Annotated[
+        int | None, typer.Option(min=50, help=f"For attackers [{Settings.codes:_}; quick 5_000].")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small version, below a minute on 2 cores.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue in --out, with the same settings.")
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of the CPU; small networks are fastest with one.")
+    ] = 1,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/removal"),
+) -> None:
+    """Information removal: what z still tells about a nuisance, and what its removal costs."""
+    dataset = dataset or ("structural" if quick else Settings.data)
+    seeds = seeds or (1 if quick else 3)
+    methods = list(dict.fromkeys(["none", *(method or (QUICK_METHODS if quick else METHODS))]))
+    try:
+        settings = Settings(
+            data=dataset,
+            nuisance="attribute" if dataset == "structural" else nuisance,
+            steps=steps or (300 if quick else Settings.steps),
+            batch=batch,
+            latent=latent,
+            codes=codes or (5000 if quick else Settings.codes),
+        )
+        grid = [
+            Run(name, strength, seed)
+            for seed in range(min(grid_seeds, seeds))
+            for name in methods
+            for strength in _betas(name, beta, quick)
+        ]
+        problem: Problem = (
+            Structural()
+            if dataset == "structural"
+            else Images(data.load(dataset, data_dir), nuisance)
+        )
+        about = {"methods": methods, "grid": [list(run) for run in grid], "seeds": seeds}
+        open_folder(out, asdict(settings), about, resume=resume)
+        runs = Comparison(out, problem, settings)
+    except (ValueError, ImportError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+    if quick:
+        typer.echo("The small version: fewer methods, steps, seeds and values of β.")
+    with cpu_threads(threads):
+        try:
+            runs.run_missing(grid)
+            beta_of = runs.choose_betas(grid)
+            chosen = [Run(name, beta_of[name], seed) for seed in range(seeds) for name in methods]
+            runs.run_missing(chosen)
+            tested = runs.read_test(chosen)
+        except KeyboardInterrupt:
+            runs.save_figure([])
+            typer.echo(
+                f"Stopped. {out} holds all finished runs, and their figure; --resume continues.",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+    png, pdf = runs.save_figure(chosen)
+    typer.echo(
+        f"\n{settings.data}, {settings.nuisance}: test data, means over {seeds} seeds ± standard "
+        f"error; β chosen on the validation data: the least leak within {100 * MARGIN:g} points of "
+        f"the accuracy without removal.\n\n{format_table(tested)}\n\n"
+        f"{runs.results.path}\n{png}\n{pdf}"
+    )
+
+
+def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[float]:
+    """The grid of a method."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
+    strengths = METHODS[method].strengths
+    if strengths == (0.0,):
+        return [0.0]
+    return sorted(
+        set(given or strengths[1 : 2 if quick else None] if quick else given or strengths)
+    )

@@ -1,0 +1,129 @@
+"""Table and figure of information removal."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mige_ext.experiments import plots
+from mige_ext.experiments.removal_methods import METHODS
+from mige_ext.experiments.removal_training import Run
+from mige_ext.experiments.runs import mean_and_error
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of results.csv: a finished run.
+
+    Attributes:
+        data: data set.
+        nuisance: what was to be removed.
+        method: name in `METHODS`.
+        beta: β; 0 without a penalty.
+        seed: of weights, batches and noise.
+        val_accuracy: share of right labels on the validation part.
+        val_leak_nats: lower bound of I(z; s) there, by the strongest attacker.
+        val_leak_r2: share of the variance of s that is explained there.
+        accuracy: on the test part, as the next two; NaN unless the run was chosen.
+        leak_nats: likewise.
+        leak_r2: likewise.
+        attacker: the strongest in nats.
+        ms_per_step: of training.
+    """
+
+    data: str
+    nuisance: str
+    method: str
+    beta: float
+    seed: int
+    val_accuracy: float
+    val_leak_nats: float
+    val_leak_r2: float
+    accuracy: float
+    leak_nats: float
+    leak_r2: float
+    attacker: str
+    ms_per_step: float
+
+
+def run_of(row: Result) -> Run:
+    """The run that a row belongs to."""
+    return Run(row.method, row.beta, row.seed)
+
+
+def format_table(tested: Sequence[Result]) -> str:
+    """A line for each method at its β: means over the seeds ± standard error, on test data."""
+    lines = [
+        f"{'method':26}{'β':>7}{'accuracy, %':>16}{'leak, nats':>17}{'leak, R²':>10}"
+        f"{'ms a step':>11}  strongest attacker"
+    ]
+    for method in dict.fromkeys(row.method for row in tested):
+        rows = [row for row in tested if row.method == method]
+        attackers = [row.attacker for row in rows]
+        lines.append(
+            f"{METHODS[method].label:26}{f'{rows[0].beta:g}' if rows[0].beta else '–':>7}"
+            f"{_spread([100 * row.accuracy for row in rows], 2):>16}"
+            f"{_spread([row.leak_nats for row in rows], 3):>17}"
+            f"{np.mean([row.leak_r2 for row in rows]):>10.3f}"
+            f"{np.median([row.ms_per_step for row in rows]):>11.1f}"
+            f"  {max(attackers, key=attackers.count)}"
+        )
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    mean, error = mean_and_error(values)
+    spread = "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
+
+
+def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Figure:
+    """Leak against accuracy: a curve through the β of each method, and the chosen on test data.
+
+    Args:
+        results: all runs.
+        chosen: those with the chosen β.
+        margin: accuracy that may be lost.
+
+    Returns:
+        The figure.
+    """
+    fig, ((left, right),) = plots.figure(1, 2, panel=(4.2, 3.4))
+    for method in dict.fromkeys(row.method for row in results):
+        rows = [row for row in results if row.method == method]
+        first = min(row.seed for row in rows)
+        curve = sorted((row for row in rows if row.seed == first), key=lambda row: row.beta)
+        label = METHODS[method].label
+        style = {"label": label, "color": plots.PALETTE[label], "marker": "o", "markersize": 4}
+        left.plot(
+            [row.val_leak_nats for row in curve], [100 * row.val_accuracy for row in curve], **style
+        )
+        if method == "none":
+            left.axhline(100 * (curve[0].val_accuracy - margin), color="#999999", linestyle=":")
+        tested = [row for row in rows if run_of(row) in chosen and row.accuracy == row.accuracy]
+        if tested:
+            leak, leak_error = mean_and_error([row.leak_nats for row in tested])
+            accuracy, error = mean_and_error([100 * row.accuracy for row in tested])
+            right.errorbar(
+                leak,
+                accuracy,
+                xerr=np.nan_to_num(leak_error),
+                yerr=np.nan_to_num(error),
+                color=plots.PALETTE[label],
+                marker="o",
+            )
+    left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
+    right.set(title="the chosen β, test", xlabel="leak, nats")
+    plots.legend(fig, columns=4)
+    data, nuisance = (results[0].data, results[0].nuisance) if results else ("", "")
+    seeds = len({run.seed for run in chosen})
+    fig.supxlabel(
+        f"{data}, {nuisance}: leak in nats is log 16 − cross-entropy of the strongest attacker, "
+        f"a lower bound.\nLeft one seed; dotted: {100 * margin:g} points below no removal. "
+        f"Right mean ± standard error of {seeds} seeds. Better is up and left.",
+        fontsize=8,
+        color="#555555",
+    )
+    return fig
