@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import no_autocast
+from mige_ext._precision import no_autocast, saturated
 from mige_ext.gaussian import FittedGaussian, GaussianScore
 from mige_ext.score import (
     Fitted,
@@ -155,7 +155,9 @@ class AdaptiveScore:
         mean, whitening, _ = ops.ridge_whitening(x)
         with no_autocast(x):
             ridge = -((x - mean.unsqueeze(-2)) @ whitening) @ whitening.mT
-        return scores + base.unsqueeze(-1).unsqueeze(-1) * (gaussian.score() - ridge)
+        # Finite, also where tiny samples take the scores to the end of the range.
+        change = saturated(gaussian.score() - ridge)
+        return saturated(scores + base.unsqueeze(-1).unsqueeze(-1) * change)
 
 
 @dataclass(frozen=True, eq=False)

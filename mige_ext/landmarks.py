@@ -28,7 +28,7 @@ from torch import Tensor
 from mige_ext import _checks, ops
 from mige_ext._precision import at_least_float32, in_units, saturated, unit_of
 from mige_ext.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
-from mige_ext.score import Diagnostics
+from mige_ext.score import Diagnostics, Fitted
 
 Progress = Callable[[Iterable[tuple[slice, slice]]], Iterable[tuple[slice, slice]]]
 
@@ -334,7 +334,7 @@ class LandmarkStatistics:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedLandmarks:
+class FittedLandmarks(Fitted):
     """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``, in units of a power of two near σ.
 
     Attributes:
@@ -351,11 +351,12 @@ class FittedLandmarks:
     unit: Tensor
     diagnostics: Diagnostics
 
-    def score(self, query: Tensor, *, progress: Progress | None = None) -> Tensor:
+    def score(self, query: Tensor | None = None, *, progress: Progress | None = None) -> Tensor:
         """Scores at any points.
 
         Args:
-            query: (..., Q, d), leading dimensions, columns and device as the landmarks.
+            query: (..., Q, d), leading dimensions, columns and device as the landmarks; the
+                landmarks themselves, all that a fit keeps of the samples, if not given.
             progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
 
         Returns:
@@ -367,6 +368,8 @@ class FittedLandmarks:
         Cost:
             5Qmd flop; no memory but for the result and a tile.
         """
+        if query is None:
+            query = self.landmarks * self.unit
         _checks.require_query("query", query, self.landmarks, "landmarks")
         if _checks.looking_is_free(query):
             _checks.require_finite(query=query)

@@ -253,3 +253,11 @@ def test_bad_tensors_are_refused_by_name_and_leave_the_sums_as_they_were() -> No
         Landmarks().fit(x, x[:1])
     with pytest.raises(ValueError, match="landmarks must be finite"):
         Landmarks().fit(x, torch.full((5, 3), torch.inf))
+
+
+def test_a_fit_can_be_taken_apart_and_put_together() -> None:
+    fitted = Landmarks(m=16).fit(normal(60, 3))
+    again = mige.FittedLandmarks.from_state_dict(fitted.state_dict())
+    query = normal(5, 3, seed=1)
+    assert torch.equal(again.score(query), fitted.score(query))
+    assert torch.equal(fitted.score(), fitted.score(fitted.landmarks * fitted.unit))
