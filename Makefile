@@ -3,6 +3,7 @@
 # make emulate  the CUDA kernels in the emulator: every schedule, then every sanitizer
 # make lint   ruff, mypy, clang-format
 # make bench  the end-to-end benchmark
+# make docs   the documentation, into build/docs; warnings are errors
 # make resources   registers, shared memory and occupancy of the CUDA kernels; needs nvcc, but no GPU
 # make gpu-check   on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
 #
@@ -37,7 +38,7 @@ SANITIZED := "emulated and (batch_is_its_groups or info_says or large_group or (
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
 
-.PHONY: demo test emulate lint format bench resources gpu-check clean emulator-plain \
+.PHONY: demo test emulate lint format bench docs resources gpu-check clean emulator-plain \
   emulator-faults emulator-asan emulator-tsan
 
 demo: $(BUILT)
@@ -63,6 +64,10 @@ emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
 
 bench: $(BUILT)
 	$(RUN) -m mige_ext bench
+
+docs: $(BUILT)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "$(CURDIR)/build/docs/index.html"
 
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py $(if $(OUT),--out $(OUT))

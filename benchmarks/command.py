@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: ``python -m mige_ext bench [operator]``."""
+"""The command line of the benchmarks: ``python -m mige_ext bench [operator|accuracy|scaling]``."""
 
 import argparse
 import importlib
@@ -31,7 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mige_ext bench",
         description="Without an operator: the end-to-end benchmark (parity, accuracy, time, "
         "memory), which takes no options. With one: its microbenchmark, time beside the baselines "
-        "and on the roofline.",
+        "and on the roofline. `accuracy` instead of an operator: score estimators against known "
+        "scores; `scaling`: time and memory as work grows; they have options of their own.",
         epilog=f"operators: {', '.join(OPERATORS)}; all runs every one of them",
     )
     parser.add_argument(
@@ -71,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs what the arguments ask for."""
+    if arguments[:1] in (["accuracy"], ["scaling"]):
+        try:
+            module = importlib.import_module(f"benchmarks.{arguments[0]}")
+        except ImportError as error:
+            sys.exit(f"`{arguments[0]}` needs the extra `experiments` ({error})")
+        sys.exit(module.main(arguments[1:]) or 0)
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.operator is None:

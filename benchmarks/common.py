@@ -88,9 +88,31 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table in aligned columns: numbers to the right, words to the left."""
+class Promises:
+    """Measured values and the bounds they are to keep."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, str, str]] = []
+
+    def at_most(self, what: str, value: float, bound: float) -> None:
+        """Notes a value that is to stay below a bound."""
+        self.rows.append((what, value, f"<= {bound:g}", "ok" if value <= bound else "MISSED"))
+
+    def at_least(self, what: str, value: float, bound: float) -> None:
+        """Notes a value that is to stay above a bound."""
+        self.rows.append((what, value, f">= {bound:g}", "ok" if value >= bound else "MISSED"))
+
+
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, markdown: bool = False
+) -> None:
+    """A table in aligned columns, numbers to the right and words to the left; or in Markdown."""
     text = [[_cell(value) for value in row] for row in rows]
+    if markdown:
+        print(f"\n### {title}\n")
+        for line in (list(header), ["---"] * len(header), *text):
+            print(f"| {' | '.join(line)} |")
+        return
     widths = [max(len(line[i]) for line in [list(header), *text]) for i in range(len(header))]
     print(f"\n{title}")
     for line in [list(header), *text]:

@@ -22,6 +22,7 @@ if __package__ in (None, ""):  # run as a script
 from benchmarks import baselines
 from benchmarks.common import (
     RESULTS,
+    Promises,
     geometric_mean,
     machine,
     print_table,
@@ -29,7 +30,7 @@ from benchmarks.common import (
     time_each,
     write_csv,
 )
-from mige_ext import SSGE, compat, ops, reference
+from mige_ext import SSGE, AdaptiveScore, ScoreEstimator, compat, ops, reference
 from mige_ext.experiments.toy_methods import (
     mige_derivative,
     relative_rmse,
@@ -48,21 +49,6 @@ HERE = ("machine", "threads", "torch")
 def here() -> tuple[str, int, str]:
     """Where a row of a CSV file was measured."""
     return processor(), torch.get_num_threads(), torch.__version__
-
-
-class Promises:
-    """Measured values and the bounds they are to keep."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, float, str, str]] = []
-
-    def at_most(self, what: str, value: float, bound: float) -> None:
-        """Notes a value that is to stay below a bound."""
-        self.rows.append((what, value, f"<= {bound:g}", "ok" if value <= bound else "MISSED"))
-
-    def at_least(self, what: str, value: float, bound: float) -> None:
-        """Notes a value that is to stay above a bound."""
-        self.rows.append((what, value, f">= {bound:g}", "ok" if value >= bound else "MISSED"))
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:
@@ -200,6 +186,41 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
     return [1e3 * t for t in (distances, median, exponentials, times["eigh"], rest)]
 
 
+def default_time(promises: Promises) -> None:
+    """Scores without settings, the default of the information functions, against SSGE's."""
+    torch.set_num_threads(1)
+    names: dict[str, ScoreEstimator] = {
+        "adaptive": AdaptiveScore(gaussian="ridge"),
+        "adaptive QIS": AdaptiveScore(),
+    }
+    rows: list[tuple[float | str, ...]] = []
+    worst = {256: 0.0, 1024: 0.0}
+    for m in (64, 256, 1024):
+        for d in DIMENSIONS:
+            # Normal samples end the search for λ early, others late.
+            plain = torch.randn(m, d, generator=_generator(0))
+            for samples, x in (("normal", plain), ("cubes", plain**3)):
+                estimators: dict[str, ScoreEstimator] = {"ssge": SSGE(), **names}
+                times = time_each({n: partial(e.score, x) for n, e in estimators.items()})
+                ssge = times["ssge"]
+                ratios = [times[name] / ssge for name in names]
+                if m in worst and d == 64:
+                    worst[m] = max(worst[m], *ratios)
+                rows.append((m, d, samples, 1e3 * ssge, *(1e3 * times[n] for n in names), *ratios))
+    header = (
+        "M",
+        "d",
+        "samples",
+        "SSGE ms",
+        *(f"{n} ms" for n in names),
+        *(f"{n} / SSGE" for n in names),
+    )
+    print_table("Scores without settings, float32, 1 thread", header, rows)
+    write_csv(RESULTS / "adaptive.csv", (*HERE, *header), [(*here(), *row) for row in rows])
+    for m, ratio in worst.items():
+        promises.at_most(f"adaptive / SSGE, time, M = {m}, d = 64, worst", ratio, 1.0)
+
+
 def group_time(promises: Promises) -> None:
     """Many groups at once (circumstance III) on two threads against eager, batched."""
     torch.set_num_threads(2)
@@ -259,7 +280,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{machine()}; {threads} threads by default")
     promises = Promises()
-    for step in (parity, toy_accuracy, score_time, group_time, peak_memory):
+    for step in (parity, toy_accuracy, score_time, default_time, group_time, peak_memory):
         step(promises)
     torch.set_num_threads(threads)
     print_table("Promises", ("what", "measured", "promised", ""), promises.rows)

@@ -31,8 +31,10 @@ from mige_ext.filters import (
 from mige_ext.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
 from mige_ext.information import encoder_information, entropy, mutual_information
 from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
+from mige_ext.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
 from mige_ext.projection import RandomProjection
 from mige_ext.score import Diagnostics, Fitted, ScoreEstimator
+from mige_ext.score_matching import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 from mige_ext.spectral import FittedFilter, SpectralFilter
 
 __version__ = "0.1.0"
@@ -49,14 +51,20 @@ __all__ = [
     "FittedAdaptive",
     "FittedFilter",
     "FittedGaussian",
+    "FittedLandmarks",
+    "FittedNetwork",
     "FittedSSGE",
     "GaussianDiagnostics",
     "GaussianScore",
     "Kernel",
+    "LandmarkStatistics",
+    "Landmarks",
     "Landweber",
+    "NetworkDiagnostics",
     "NuMethod",
     "RandomProjection",
     "ScoreEstimator",
+    "SlicedScoreMatching",
     "SpectralFilter",
     "Stein",
     "Tikhonov",

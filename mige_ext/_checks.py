@@ -95,21 +95,23 @@ def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.S
         )
 
 
-def require_query(name: str, value: Tensor, samples: Tensor) -> None:
-    """Points (..., Q, d) with the device, the leading dimensions and the columns of samples."""
+def require_query(name: str, value: Tensor, other: Tensor, other_name: str = "samples") -> None:
+    """Points (..., Q, d) with the device, the leading dimensions and the columns of others."""
     require_samples(name, value, 0)
-    require_same_device(name, value, "samples", samples)
-    require_batch(name, value.shape[:-2], "samples", samples.shape[:-2])
-    if value.shape[-1] != samples.shape[-1]:
+    require_same_device(name, value, other_name, other)
+    require_batch(name, value.shape[:-2], other_name, other.shape[:-2])
+    if value.shape[-1] != other.shape[-1]:
         raise ValueError(
-            f"{name} must have the {samples.shape[-1]} columns of samples, got {value.shape[-1]}"
+            f"{name} must have the {other.shape[-1]} columns of {other_name}, got {value.shape[-1]}"
         )
 
 
-def require_paired(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+def require_paired(
+    name: str, value: Tensor, other_name: str, other: Tensor, min_samples: int = 2
+) -> None:
     """Two arguments of samples that are paired by row."""
-    require_samples(name, value)
-    require_samples(other_name, other)
+    require_samples(name, value, min_samples)
+    require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
     if value.shape[:-1] != other.shape[:-1]:
         raise ValueError(
@@ -122,9 +124,12 @@ def require_paired(name: str, value: Tensor, other_name: str, other: Tensor) -> 
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """No NaN and no infinity in any of the named tensors."""
+    """No NaN and no infinity in any of the named tensors, looked at by parts to save memory."""
     for name, tensor in tensors.items():
-        bad = int((~torch.isfinite(tensor)).sum())
+        parts = (
+            tensor.split(2**14, tensor.shape.index(max(tensor.shape))) if tensor.dim() else [tensor]
+        )
+        bad = sum(int((~torch.isfinite(part)).sum()) for part in parts)
         if bad:
             raise ValueError(f"{name} must be finite, got {bad} values that are NaN or infinite")
 
@@ -135,4 +140,6 @@ def looking_is_free(tensor: Tensor) -> bool:
 
 
 def _fake(tensor: Tensor) -> bool:
-    return type(tensor) not in (Tensor, torch.nn.Parameter)
+    """Whether there is no one value to read: a subclass, or a tensor under torch.func.vmap."""
+    batched = torch._C._functorch.is_batchedtensor
+    return type(tensor) not in (Tensor, torch.nn.Parameter) or batched(tensor)

@@ -47,3 +47,29 @@ def saturated(x: Tensor) -> Tensor:
 def positive(x: Tensor) -> Tensor:
     """The smallest and the largest normal numbers in place of what lies beyond them."""
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
+
+
+def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns in units of powers of two and about their first entries: neither costs digits.
+
+    Args:
+        samples: (..., M, d).
+
+    Returns:
+        ``samples / unit − origin``, (..., M, d), origin and unit, (..., 1, d). Constant columns are
+        0 exactly.
+    """
+    unit = power_of_two(samples.abs().amax(-2, keepdim=True))
+    x = samples / unit
+    origin = x.narrow(-2, 0, 1).clone()
+    return x - origin, origin, unit
+
+
+def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean m, ``(x − m) / σ`` and σ, over M, of columns; 0 where one is constant about 0."""
+    first = x.narrow(-2, 0, 1)
+    y = x - first  # 0 exactly where a column is constant
+    shift = y.mean(-2, keepdim=True)
+    y = y - shift
+    deviation = y.square().mean(-2, keepdim=True).sqrt()
+    return first + shift, torch.where(deviation > 0, y / deviation, 0.0), deviation

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import no_autocast, saturated
+from mige_ext._precision import no_autocast
 from mige_ext.gaussian import FittedGaussian, GaussianScore
 from mige_ext.score import (
     Fitted,
@@ -61,15 +61,15 @@ class AdaptiveScore:
     each group chooses for itself.
 
     Args:
-        gaussian: covariance of the Gaussian part. "ridge" makes good scores and good gradients of
-            information; "qis" the best scores where d/M is not small, but biased gradients of
-            information; "mle" the least biased of those, but poor scores. See
-            :class:`GaussianScore`.
+        gaussian: covariance of the Gaussian part. "qis" makes the best scores, far better where
+            d/M is not small, but its shrinkage biases gradients of information; "ridge", a weak
+            one, biases them less and is what :func:`entropy` and its like take by default; "mle"
+            not at all, for poor scores. See :class:`GaussianScore`.
         calibrate: "stein" divides the scores of each group by
             :attr:`AdaptiveDiagnostics.calibration`; None leaves them.
     """
 
-    gaussian: Literal["ridge", "qis", "mle"] = "ridge"
+    gaussian: Literal["ridge", "qis", "mle"] = "qis"
     calibrate: Literal["stein"] | None = None
 
     def __post_init__(self) -> None:
@@ -122,13 +122,13 @@ class AdaptiveScore:
         """
         samples = prepared(samples)
         x = samples.double()
-        mean, whitening, _ = ops.ridge_whitening(x)
         scores, lam, base, risk, error, sigma = _adaptive_score(x)
+        mean, whitening, _ = ops.ridge_whitening(x)
         gaussian = None if self.gaussian == "ridge" else GaussianScore(self.gaussian).fit(x)
         whole = self._with_gaussian(x, scores, base, gaussian)
         calibration = stein_calibration(x, whole)
         diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
-        factor = calibrated(torch.ones_like(scores[..., :1, :1]), calibration)
+        factor = calibrated(torch.ones_like(scores.narrow(-1, 0, 1).narrow(-2, 0, 1)), calibration)
         if self.calibrate is None:
             factor = torch.ones_like(factor)
         return FittedAdaptive(
@@ -197,8 +197,10 @@ class FittedAdaptive(Fitted):
             7QMd flop in float64, memory 2QM for each group.
         """
         points = self.samples if query is None else prepared_query(query, self.samples)
+        limit = torch.finfo(self.samples.dtype).max
         with no_autocast(self.samples):
-            return self._score(points.double()).to(self.samples.dtype)
+            scores = self._score(points.double()).clamp(-limit, limit)
+        return scores.to(self.samples.dtype)
 
     def _score(self, points: Tensor) -> Tensor:
         z = (self.samples.double() - self.mean) @ self.whitening
@@ -215,7 +217,7 @@ class FittedAdaptive(Fitted):
         back = self.whitening.mT
         correction = (k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
         start = -q @ back if self.gaussian is None else self.gaussian.score(points)
-        return saturated((base * start - correction) * self.factor)
+        return (base * start - correction) * self.factor
 
 
 def _adaptive_score(

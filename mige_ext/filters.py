@@ -286,7 +286,8 @@ class NuMethod(SpectralFilter):
     """The ν-method, Landweber's iteration accelerated (Engl, Hanke, Neubauer 1996, section 6.3).
 
     ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})`` reaches in t steps what
-    :class:`Landweber` reaches in t².
+    :class:`Landweber` reaches in t². Its residual ``1 − μ g_t(μ)`` is the Jacobi polynomial
+    P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), 1 at μ = 0.
 
     Args:
         steps: t; 1/t² takes the part of λ.

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import in_units, no_autocast, power_of_two, saturated, unit_of
+from mige_ext._precision import (
+    about_origin,
+    in_units,
+    no_autocast,
+    power_of_two,
+    saturated,
+    standardised,
+)
 from mige_ext.score import Fitted, prepared, prepared_query, stein_calibration
 
 
@@ -134,16 +141,16 @@ class GaussianScore:
         samples = prepared(samples)
         if _checks.looking_is_free(samples):
             _checks.require_finite(samples=samples)
-        if self.shrinkage == "qis":  # which knows one unit for all columns
-            unit = unit_of(samples).expand(*samples.shape[:-2], 1, samples.shape[-1])
-        else:
-            unit = power_of_two(samples.abs().amax(-2, keepdim=True))
-        x = samples / unit
-        origin = x.narrow(-2, 0, 1)
-        x = x - origin
-        whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}
+        x, origin, unit = about_origin(samples)
         with no_autocast(x):
-            mean, whitening = whiten[self.shrinkage](x)
+            if self.shrinkage == "ridge":
+                mean, whitening = ridge_whitening(x)
+            elif self.shrinkage == "mle":
+                mean, whitening = mle_whitening(x)
+            else:  # one unit of length for all columns
+                widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
+                ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
+                mean, whitening = standardised(x)[0], ratio.mT * qis_whitening(x * ratio)[1]
             scores = -((x - mean) @ whitening) @ whitening.mT
         diagnostics = GaussianDiagnostics(stein_calibration(x, scores))
         return FittedGaussian(x, mean, whitening, origin, unit, diagnostics)
@@ -156,48 +163,15 @@ class GaussianScore:
 # are 0.
 
 
-def ridge_whitening(x: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Mean and whitening of samples, by a ridge on their correlation matrix.
-
-    ``W = D^{−1} U (Λ + τ)^{−1/2}``, D the standard deviations of the columns, ``R = VᵀV/M =
-    U Λ Uᵀ``, ``V = (X − m) D^{−1}``. τ is ``factor`` times the one, of 65 between 1e-6 and 1e2,
-    eight a decade, that minimises the Hyvärinen objective ``Σ ½‖s_i‖² + div s_i`` of the Gaussian
-    scores that leave i out. With ``c₁ = M/(M − 1)``, ``c₂ = M/(M − 1)²``,
-    ``q_i = v_iᵀ(c₁R + τ)^{−1}v_i`` and ``p_i = v_iᵀ(c₁R + τ)^{−2}v_i`` its terms are
-
-    ``½c₁²p_i/(1 − c₂q_i)² − tr(c₁R + τ)^{−1} − c₂p_i/(1 − c₂q_i)``,
-
-    because leaving i out makes the mean ``−v_i/(M − 1)`` and the matrix ``c₁R − c₂v_i v_iᵀ``.
-
-    Args:
-        x: (..., M, d) with M >= 2, float32 or float64.
-        factor: positive; below 1 it leaves more to an estimator of what is not Gaussian.
-
-    Returns:
-        m, (..., 1, d), and W, (..., d, d): see above.
-
-    Cost:
-        4Md² + 9d³ flop, and 260Md for the grid.
-    """
-    mean, v, deviation = _standardised(x)
-    m = v.shape[-2]
-    values, vectors = _spectrum(v)
-    grid = 10.0 ** (torch.arange(-48, 17, dtype=x.dtype, device=x.device) / 8)
-    c1, c2 = m / (m - 1), m / (m - 1) ** 2
-    inverse = 1 / (c1 * values.unsqueeze(-1) + grid)  # (..., d, 65)
-    squares = (v @ vectors).square()
-    q, p = squares @ inverse, squares @ inverse.square()
-    left = (1 - c2 * q).clamp(min=torch.finfo(x.dtype).eps)  # > 0 but for rounding
-    terms = c1**2 / 2 * p / left.square() - c2 * p / left
-    objective = terms.mean(-2) - inverse.sum(-2)
-    best = objective.argmin(-1, keepdim=True)
-    tau = factor * grid.expand_as(objective).gather(-1, best)
-    return mean, _rows(deviation) * vectors * (values + tau).rsqrt().unsqueeze(-2)
+def ridge_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``W = D^{−1} (R + τ)^{−1/2}``, τ by leaving one out: :func:`mige_ext.ops.ridge_whitening`."""
+    mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
+    return mean.unsqueeze(-2), whitening
 
 
 def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     """``W = D^{−1} U Λ^{−1/2}`` without the eigenvalues of R that are rounding errors of 0."""
-    mean, v, deviation = _standardised(x)
+    mean, v, deviation = standardised(x)
     values, vectors = _spectrum(v)
     scales = torch.where(values > _noise(v, values), values, torch.inf).rsqrt()
     return mean, _rows(deviation) * vectors * scales.unsqueeze(-2)
@@ -225,7 +199,7 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     Cost:
         4Md² + 9d³ flop, and a few min(n, d)² values.
     """
-    mean, v, deviation = _standardised(x)
+    mean, v, deviation = standardised(x)
     v = v * deviation
     m, d = v.shape[-2:]
     n, c, positive = m - 1, d / (m - 1), min(m - 1, d)
@@ -256,16 +230,6 @@ def _quadratic(inverse: Tensor, h: float, c: float) -> Tensor:
     weights = others / (apart.square() + (h * others).square())
     theta, conjugate = (weights * apart).mean(-1), h * (weights * others).mean(-1)
     return (1 - c) ** 2 + 2 * c * (1 - c) * theta + c**2 * (theta.square() + conjugate.square())
-
-
-def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """m, V and the standard deviations over M, (..., 1, d); V is 0 in constant columns."""
-    first = x.narrow(-2, 0, 1)
-    y = x - first  # 0 exactly where a column is constant
-    shift = y.mean(-2, keepdim=True)
-    y = y - shift
-    deviation = y.square().mean(-2, keepdim=True).sqrt()
-    return first + shift, torch.where(deviation > 0, y / deviation, 0.0), deviation
 
 
 def _spectrum(v: Tensor) -> tuple[Tensor, Tensor]:

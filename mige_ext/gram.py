@@ -46,7 +46,7 @@ class DiagonalGram:
 
     Args:
         kernel: φ.
-        bandwidth: σ of each group, (...).
+        bandwidth: σ of each group, (...), near 1: the unit of length is near σ.
         x: samples, (..., M, d).
         q: query points, (..., Q, d); the samples themselves if not given.
     """
@@ -54,9 +54,9 @@ class DiagonalGram:
     def __init__(
         self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
     ) -> None:
-        self._kernel, self._sigma = kernel, _column(bandwidth)
-        self._squares = ops.squared_distances(x if q is None else q, None if q is None else x)
-        self._k = kernel.phi(self._squares, self._sigma)
+        self._kernel, self._square = kernel, _column(bandwidth).square()
+        self._u = _relative_squares(self._square, x, q)
+        self._k = kernel.psi(self._u)
         self._x, self._q = _centred(x, q)
 
     def product(self, w: Tensor) -> Tensor:
@@ -64,9 +64,10 @@ class DiagonalGram:
         return self._k @ w
 
     def source(self) -> Tensor:
-        """``(2/M) (P X − diag(P1) q)``, P = φ'(s); 2QMd flop."""
-        p = self._kernel.dphi(self._squares, self._sigma)
-        return (p @ self._x - p.sum(-1, keepdim=True) * self._q) * (2 / self._x.shape[-2])
+        """``(2/M) (P X − diag(P1) q)``, P = φ'(s) = ψ'(u)/σ²; 2QMd flop."""
+        p = self._kernel.psi(self._u, 1)
+        pulled = p @ self._x - p.sum(-1, keepdim=True) * self._q
+        return pulled * (2 / self._x.shape[-2] / self._square)
 
     def dense(self) -> Tensor:
         """(..., Q, M), for each coordinate the same."""
@@ -74,7 +75,7 @@ class DiagonalGram:
 
 
 class CurlFreeGram:
-    """``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` on the points q and x; memory a few Q×M.
+    """``σ²(−2φ'(s) I − 4φ''(s) r rᵀ) = −2ψ'(u) I − 4ψ''(u) r rᵀ/σ²``; memory a few Q×M.
 
     Takes the arguments of :class:`DiagonalGram`.
     """
@@ -82,46 +83,44 @@ class CurlFreeGram:
     def __init__(
         self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
     ) -> None:
-        self._kernel, self._sigma = kernel, _column(bandwidth)
-        self._squares = ops.squared_distances(x if q is None else q, None if q is None else x)
+        self._kernel, self._square = kernel, _column(bandwidth).square()
+        self._u = _relative_squares(self._square, x, q)
+        self._first, self._second = kernel.psi(self._u, 1), kernel.psi(self._u, 2)
         self._x, self._q = _centred(x, q)
-        self._c = -0.5 / kernel.dphi(torch.zeros_like(self._sigma), self._sigma)
-        self._first, self._second = self._derivative(1), self._derivative(2)
 
     def product(self, w: Tensor) -> Tensor:
-        """``−2φ'w − 4(diag(A1) q − A X)``, ``A = φ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
+        """``−2ψ'w − 4(diag(A1) q − A X)/σ²``, ``A = ψ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
         a = self._second * self._along(w)
         bent = a.sum(-1, keepdim=True) * self._q - a @ self._x
-        return -2 * (self._first @ w) - 4 * bent
+        return -2 * (self._first @ w) - bent * (4 / self._square)
 
     def source(self) -> Tensor:
-        """``(4/M) (diag(B1) q − B X)``, ``B = (d + 2)φ'' + 2sφ'''``; 2QMd flop."""
+        """``(4/Mσ²) (diag(B1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop."""
         m, d = self._x.shape[-2:]
-        b = (d + 2) * self._second + self._squares * (2 * self._derivative(3))
-        return (b.sum(-1, keepdim=True) * self._q - b @ self._x) * (4 / m)
+        b = (d + 2) * self._second + self._u * (2 * self._kernel.psi(self._u, 3))
+        pulled = b.sum(-1, keepdim=True) * self._q - b @ self._x
+        return pulled * (4 / m / self._square)
 
     def energy(self, w: Tensor, share: Tensor | None = None) -> Tensor:
         """The function of which ``product(w) + share · source()`` is the gradient, (..., Q).
 
-        ``Σ_j −2φ' r_ij·w_j + (share/M) Σ_j (2dφ' + 4sφ'')``.
+        ``Σ_j −2ψ' r_ij·w_j + (share/M) Σ_j (2dψ' + 4uψ'')``.
         """
         energy = -2 * (self._first * self._along(w)).sum(-1)
         if share is None:
             return energy
         m, d = self._x.shape[-2:]
-        potential = 2 * d * self._first + self._squares * (4 * self._second)
+        potential = 2 * d * self._first + self._u * (4 * self._second)
         return energy + share.squeeze(-1) * potential.sum(-1) / m
 
     def dense(self) -> Tensor:
         """(..., Qd, Md), rows and columns ordered by point, then coordinate."""
         r = self._q.unsqueeze(-2) - self._x.unsqueeze(-3)
         eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-        first, second = (f.unsqueeze(-1).unsqueeze(-1) for f in (self._first, self._second))
-        blocks = -2 * first * eye - 4 * second * r.unsqueeze(-1) * r.unsqueeze(-2)
+        bent = (self._second * (4 / self._square)).unsqueeze(-1).unsqueeze(-1)
+        blocks = -2 * self._first.unsqueeze(-1).unsqueeze(-1) * eye
+        blocks = blocks - bent * r.unsqueeze(-1) * r.unsqueeze(-2)
         return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)
-
-    def _derivative(self, order: int) -> Tensor:
-        return self._c * self._kernel.dphi(self._squares, self._sigma, order)
 
     def _along(self, w: Tensor) -> Tensor:
         """``S_ij = (q_i − x_j)·w_j``, (..., Q, M)."""
@@ -159,15 +158,22 @@ def has_native_product(kernel: Kernel, curl_free: bool) -> bool:
     return type(kernel) is RBF and not curl_free
 
 
+def _relative_squares(square: Tensor, x: Tensor, q: Tensor | None) -> Tensor:
+    """``u = s/σ²``, (..., Q, M)."""
+    squares = ops.squared_distances(x) if q is None else ops.squared_distances(q, x)
+    return squares.div_(square)  # its own memory: the pages of another M×M cost more than the work
+
+
 def _centred(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
-    """X and q about the medians of the coordinates of x.
+    """X and q about the medians of the coordinates of some of x.
 
     The formulas subtract products of coordinates that an offset would make large. Medians are not
     moved by an outlier, and make equal samples exactly 0. The fourth root of the largest number
     bounds the result, so that no product overflows: kernels are 0 to rounding that many
     bandwidths away.
     """
-    middle = x.sort(-2).values.narrow(-2, x.shape[-2] // 2, 1)
+    some = min(x.shape[-2], 31)
+    middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)
     limit = torch.finfo(x.dtype).max ** 0.25
     y = saturated(x - middle).clamp(-limit, limit)
     return y, y if q is None else saturated(q - middle).clamp(-limit, limit)

@@ -32,27 +32,40 @@ Gradients reach whichever argument requires one, in its own dtype; scores are co
 least, under autocast too. A second derivative raises an error.
 """
 
-from typing import Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
-from mige_ext.filters import SSGE
+from mige_ext.adaptive import AdaptiveScore
+from mige_ext.distributed import Share, across
 from mige_ext.projection import RandomProjection
 from mige_ext.score import ScoreEstimator, require_estimator, stein_sum
 
-_DEFAULT = SSGE()  # made here, because the compiler of torch 2.11 cannot trace its making
+if TYPE_CHECKING:  # which a torch built without its distributed part does not have
+    from torch.distributed import ProcessGroup
+
+#: Its gradients of information are less biased than with the Gaussian part of the best scores.
+DEFAULT_ESTIMATOR = AdaptiveScore(gaussian="ridge")
 
 
-def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
+def entropy(
+    z: Tensor,
+    *,
+    estimator: ScoreEstimator | None = None,
+    group: "ProcessGroup | None" = None,
+) -> Tensor:
     """Surrogate of the entropy H(z), in nats.
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are groups that do not see each
             other, over which the result is the mean: z of shape (N, K, d) gives H(z | group).
-        estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+        estimator: anything with a ``score`` method; :data:`DEFAULT_ESTIMATOR` if not.
+        group: a torch.distributed process group, whose ranks' z count as one batch; gradients
+            are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar. Its gradient in z is ``−∇ log q(z) / (number of samples)``.
@@ -63,8 +76,18 @@ def entropy(z: Tensor, *, estimator: ScoreEstimator | None = None) -> Tensor:
     Cost:
         One score: O(M³ + M²d) for each group; the backward pass multiplies by a scalar.
     """
-    _checks.require_samples("z", z)
-    result: Tensor = _Entropy.apply(z, _estimator(estimator))
+    estimator = _estimator(estimator)
+    if group is None:
+        _checks.require_samples("z", z)
+        return _entropy(z, estimator)
+    return _entropy(z, estimator, Share.of(group, lambda: _checks.require_samples("z", z, 0), z=z))
+
+
+def _entropy(z: Tensor, estimator: ScoreEstimator, share: Share | None = None) -> Tensor:
+    if share is not None:
+        estimator, (z,) = across(estimator, share, z)
+    result: Tensor
+    result, _ = _applied(_Entropy, z, estimator)
     return result
 
 
@@ -75,6 +98,7 @@ def mutual_information(
     estimator: ScoreEstimator | None = None,
     projection: RandomProjection | None = None,
     marginal: Literal["own", "matched"] = "own",
+    group: "ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``, in nats.
 
@@ -93,7 +117,7 @@ def mutual_information(
     Args:
         x: samples, (..., M, d_x) with M >= 2, paired by row with z.
         z: samples, (..., M, d_z). Leading dimensions are groups, over which the result is the mean.
-        estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+        estimator: anything with a ``score`` method; :data:`DEFAULT_ESTIMATOR` if not.
         projection: applied to x first, for x of high dimension ("scalable SSGE").
         marginal: where the scores of the marginals come from.
 
@@ -102,6 +126,8 @@ def mutual_information(
             - "matched": the pairs (x, z) with x permuted at random, a sample of the product of the
               marginals with the joint's size and dimensions. Joint and marginals are then shrunk
               alike: for independent x and z the expected gradient is 0, whatever the estimator.
+        group: a torch.distributed process group, whose ranks' pairs count as one batch; gradients
+            are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar with the gradient of I(x; z) in x and z.
@@ -116,12 +142,21 @@ def mutual_information(
     """
     if marginal not in ("own", "matched"):
         raise ValueError(f'marginal must be "own" or "matched", got {marginal!r}')
-    _checks.require_paired("x", x, "z", z)
+    estimator = _estimator(estimator)
+    if projection is not None and not isinstance(projection, RandomProjection):
+        raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
+    share = None
+    if group is None:
+        _checks.require_paired("x", x, "z", z)
+    else:
+        share = Share.of(group, lambda: _checks.require_paired("x", x, "z", z, 0), x=x, z=z)
     if projection is not None:
-        if not isinstance(projection, RandomProjection):
-            raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
         x = projection(x)
-    result: Tensor = _MutualInformation.apply(x, z, _estimator(estimator), marginal == "matched")
+    if share is not None:
+        estimator, (x, z) = across(estimator, share, x, z)
+    needs = x.requires_grad, z.requires_grad, marginal == "matched"
+    result: Tensor
+    result, *_ = _applied(_MutualInformation, x, z, estimator, *needs)
     return result
 
 
@@ -130,6 +165,7 @@ def encoder_information(
     *,
     estimator: ScoreEstimator | None = None,
     conditional: Tensor | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of ``I(x; z) = H(z) − H(z | x)`` for a stochastic encoder (circumstance III).
 
@@ -147,9 +183,11 @@ def encoder_information(
 
     Args:
         z: K reparameterised draws for each of N inputs, (..., N, K, d), N >= 2.
-        estimator: anything with a ``score`` method; ``SSGE()`` if not given.
+        estimator: anything with a ``score`` method; :data:`DEFAULT_ESTIMATOR` if not.
         conditional: H(z | x) up to a constant, differentiable, of any shape: its mean is taken.
             From the draws, K >= 2, if not given.
+        group: a torch.distributed process group, whose ranks' inputs count as one batch; gradients
+            are what DDP averages to those of one process, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar with the gradient of I(x; z) in z (and in ``conditional``).
@@ -160,30 +198,44 @@ def encoder_information(
     Cost:
         K scores of N samples, and N scores of K samples without ``conditional``.
     """
+    estimator = _estimator(estimator)
+    if group is None:
+        _require_draws(z, conditional, 2)
+        marginal, weight = _entropy(z.transpose(-3, -2), estimator), 1.0
+    else:
+        share = Share.of(group, lambda: _require_draws(z, conditional, 0), -3, z=z)
+        marginal, weight = _entropy(z.transpose(-3, -2), estimator, share), share.weight
+    # The other term is of each input alone.
+    if conditional is None:
+        return marginal - weight * entropy(z, estimator=estimator)
+    return marginal - weight * (conditional / max(conditional.numel(), 1)).sum()
+
+
+def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> None:
     _checks.require_tensor("z", z)
     min_draws = 2 if conditional is None else 1
-    if z.dim() < 3 or z.shape[-3] < 2 or z.shape[-2] < min_draws or z.shape[-1] < 1:
+    shape = z.shape
+    if z.dim() < 3 or shape[-3] < min_inputs or shape[-2] < min_draws or shape[-1] < 1:
+        bound = f"N >= {min_inputs}, " if min_inputs else ""
         raise ValueError(
-            f"z must have shape (..., N, K, d) with N >= 2, K >= {min_draws} and d >= 1, "
+            f"z must have shape (..., N, K, d) with {bound}K >= {min_draws} and d >= 1, "
             f"got {_checks.shape(z)}"
         )
-    marginal = entropy(z.transpose(-3, -2), estimator=estimator)
     if conditional is None:
-        return marginal - entropy(z, estimator=estimator)
+        return
     _checks.require_tensor("conditional", conditional)
     _checks.require_same_device("conditional", conditional, "z", z)
-    if conditional.numel() == 0:
+    if conditional.numel() == 0 and shape[-3] > 0:  # a rank may hold no input
         raise ValueError(
             f"conditional must hold at least one value, got {_checks.shape(conditional)}"
         )
     if _checks.looking_is_free(conditional):
         _checks.require_finite(conditional=conditional)
-    return marginal - (conditional / conditional.numel()).sum()
 
 
 def _estimator(estimator: ScoreEstimator | None) -> ScoreEstimator:
     if estimator is None:
-        return _DEFAULT
+        return DEFAULT_ESTIMATOR
     require_estimator(estimator)
     return estimator
 
@@ -214,22 +266,65 @@ def _entropy_and_gradient(
     return value, gradient
 
 
-class _Entropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, estimator: ScoreEstimator) -> Tensor:
-        value, gradient = _entropy_and_gradient(estimator, z.detach(), z=z)
-        ctx.save_for_backward(z, gradient)
-        return value
+def _applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, in the style with ``setup_context`` only where torch.func asks for it.
+
+    torch binds the arguments of that style by their signature, which costs a call 25 µs.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    return _in_old_style(function).apply(*args)
+
+
+@cache
+def _in_old_style(function: Any) -> type[torch.autograd.Function]:
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = function.forward(*args)
+            function.setup_context(ctx, args, output)
+            return output
+
+        backward = function.backward
+
+    Function.__name__ = function.__name__
+    return Function
+
+
+class _Surrogate(torch.autograd.Function):
+    """One result, its gradients beside it: torch.func lets a context save outputs alone."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise NotImplementedError(
+            "surrogates of entropy and mutual information do not work under torch.func.vmap: give "
+            "the groups as leading dimensions, (..., M, d); the result is the mean over them"
+        )
+
+
+class _Entropy(_Surrogate):
+    @staticmethod
+    def forward(z: Tensor, estimator: ScoreEstimator) -> tuple[Tensor, Tensor]:
+        return _entropy_and_gradient(estimator, z.detach(), z=z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, gradient = output
+        ctx.mark_non_differentiable(gradient)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None]:
         z, gradient = ctx.saved_tensors
-        return _FirstDerivative.apply(grad * gradient, z), None
+        return _applied(_FirstDerivative, grad * gradient, z), None
 
 
-class _MutualInformation(torch.autograd.Function):
+class _MutualInformation(_Surrogate):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor, estimator: ScoreEstimator, matched: bool) -> Tensor:
+    def forward(
+        x: Tensor, z: Tensor, estimator: ScoreEstimator, needs_x: bool, needs_z: bool, matched: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x_value, z_value = x.detach(), z.detach()
         dtype = torch.promote_types(x.dtype, z.dtype)
 
@@ -245,22 +340,34 @@ class _MutualInformation(torch.autograd.Function):
             value_of_both, permuted, marginal = joint(x_value.index_select(-2, order))
             value, gradient_z = value + value_of_both, gradient_z + marginal
             gradient_x = gradient_x.index_add(-2, order, permuted)
-        elif ctx.needs_input_grad[0]:
+            return value, gradient_x, gradient_z
+        if needs_x:
             value_x, marginal = _entropy_and_gradient(estimator, x_value, x=x)
             value, gradient_x = value + value_x, gradient_x + marginal
-        if not matched and ctx.needs_input_grad[1]:
+        if needs_z:
             value_z, marginal = _entropy_and_gradient(estimator, z_value, z=z)
             value, gradient_z = value + value_z, gradient_z + marginal
-        ctx.save_for_backward(x, z, gradient_x, gradient_z)
-        return value
+        return value, gradient_x, gradient_z
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, z, *_ = inputs
+        _, gradient_x, gradient_z = output
+        ctx.mark_non_differentiable(gradient_x, gradient_z)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, z, gradient_x, gradient_z)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor, _x: None, _z: None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         x, z, gradient_x, gradient_z = ctx.saved_tensors
-        needs_x, needs_z = ctx.needs_input_grad[:2]
+        needs_x, needs_z, *_ = ctx.needs_input_grad
         return (
-            _FirstDerivative.apply(grad * gradient_x, x) if needs_x else None,
-            _FirstDerivative.apply(grad * gradient_z, z) if needs_z else None,
+            _applied(_FirstDerivative, grad * gradient_x, x) if needs_x else None,
+            _applied(_FirstDerivative, grad * gradient_z, z) if needs_z else None,
+            None,
+            None,
             None,
             None,
         )
@@ -273,9 +380,15 @@ class _FirstDerivative(torch.autograd.Function):
     silently zero, because the incoming gradient, a constant, requires none.
     """
 
+    generate_vmap_rule = True  # for torch.func.jacrev
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, argument: Tensor) -> Tensor:
+    def forward(gradient: Tensor, argument: Tensor) -> Tensor:
         return gradient.to(argument.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -13,22 +13,30 @@ from mige_ext._precision import at_least_float32, in_units, positive, power_of_t
 
 
 class Kernel(ABC):
-    """A radial kernel ``k(x, y) = φ(‖x − y‖²)`` of one bandwidth σ.
+    """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
 
     Called with points it gives their Gram matrix. ``phi`` and ``dphi`` are the function and its
-    derivatives in s, elementwise, for those who build on it. φ is a function of s / σ² with
-    ``φ(0) = 1`` and ``φ'(0) = −1 / 2σ²``, so that a bandwidth means the same for every kernel.
+    derivatives in s, elementwise, for those who build on it.
 
-    A kernel is a value without state: a subclass is a frozen dataclass without fields.
+    A kernel is a value without state, a frozen dataclass without fields, and defines ``psi`` alone,
+    with ``ψ(0) = 1`` and ``ψ'(0) = −1/2``, so that a bandwidth means the same for every kernel.
     """
 
     @abstractmethod
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        """The derivative of ψ of the given order at u >= 0, elementwise."""
+
     def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
         """``φ(s)``."""
+        return self.psi(_relative(s, _scalar(bandwidth, s)))
 
-    @abstractmethod
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """The derivative of φ of the given order, finite whatever the bandwidth."""
+        """The derivative of φ of the given order, ``ψ^(order)(s/σ²) σ^(−2 order)``; finite."""
+        if not isinstance(order, Integral) or isinstance(order, bool) or order < 0:
+            raise ValueError(f"order must be a non-negative integer, got {order!r}")
+        sigma = _scalar(bandwidth, s)
+        factor = saturated((1 / sigma / sigma) ** order)
+        return saturated(factor * self.psi(_relative(s, sigma), order))
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
         """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
@@ -38,13 +46,10 @@ class Kernel(ABC):
             y: points, (..., N, d); ``x`` itself if not given.
             bandwidth: σ > 0, a number or one value for each group, (...).
         """
-        _checks.require_native("x", x)
+        _require_points(x, y)
         sigma = _of_groups(bandwidth, x)
         # In units of a power of two near σ, which is exact: no square is out of range where φ is
         # not, and no inverse of σ² either.
-        if y is not None:
-            _checks.require_samples("y", y, 0)
-            _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
         unit = power_of_two(sigma).unsqueeze(-1).unsqueeze(-1)
         s = ops.squared_distances(in_units(x, unit), None if y is None else in_units(y, unit))
         return self.phi(s, sigma.unsqueeze(-1).unsqueeze(-1) / unit)
@@ -52,7 +57,12 @@ class Kernel(ABC):
 
 @dataclass(frozen=True)
 class RBF(Kernel):
-    """The RBF (Gaussian) kernel ``φ(s) = exp(−s / 2σ²)``; its Gram matrix is a native operator."""
+    """The RBF (Gaussian) kernel ``φ(s) = exp(−s/2σ²)``; its Gram matrix is a native operator."""
+
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        """``(−1/2)^order exp(−u/2)``."""
+        value = torch.exp(u / -2)
+        return value if order == 0 else (-0.5) ** order * value
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
         """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
@@ -65,33 +75,17 @@ class RBF(Kernel):
         _checks.require_native("x", x)
         return ops.rbf_gram(x, y, bandwidth=bandwidth_tensor(bandwidth, x))
 
-    def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
-        """``φ(s)``."""
-        sigma = _scalar(bandwidth, s)
-        return torch.exp(-(s / sigma) / sigma / 2)  # σ² may be out of range where σ is not
-
-    def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """The derivative of φ of the given order: ``(−1/2σ²)^order φ(s)``."""
-        _require_order(order)
-        sigma = _scalar(bandwidth, s)
-        return saturated((-0.5 / sigma / sigma) ** order) * self.phi(s, sigma)
-
 
 @dataclass(frozen=True)
 class IMQ(Kernel):
     """The inverse multiquadric kernel ``φ(s) = (1 + s/σ²)^(−1/2)``, whose tails are heavy."""
 
-    def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
-        """``φ(s)``."""
-        sigma = _scalar(bandwidth, s)
-        return (1 + s / sigma / sigma).rsqrt()
-
-    def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """``(−1/2)(−3/2) ··· (1/2 − order) σ^(−2 order) (1 + s/σ²)^(−1/2 − order)``."""
-        _require_order(order)
-        sigma = _scalar(bandwidth, s)
-        factor = math.prod(-0.5 - k for k in range(order)) * (1 / sigma / sigma) ** order
-        return saturated(factor) * (1 + s / sigma / sigma) ** (-0.5 - order)
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        """``(−1/2)(−3/2) ··· (1/2 − order) (1 + u)^(−1/2 − order)``."""
+        root = (1 + u).rsqrt()
+        if order == 0:
+            return root
+        return math.prod([-0.5 - k for k in range(order)]) * root ** (1 + 2 * order)
 
 
 @dataclass(frozen=True)
@@ -160,9 +154,23 @@ def _of_groups(bandwidth: Tensor | float, x: Tensor) -> Tensor:
     return bandwidth_tensor(bandwidth, x)
 
 
-def _require_order(order: int) -> None:
-    if not isinstance(order, Integral) or isinstance(order, bool) or order < 0:
-        raise ValueError(f"order must be a non-negative integer, got {order!r}")
+def _require_points(x: Tensor, y: Tensor | None) -> None:
+    """Finite points (..., M, d), float32 or float64, that fit together."""
+    _checks.require_samples("x", x, 0)
+    _checks.require_native("x", x)
+    if y is not None:
+        _checks.require_samples("y", y, 0)
+        _checks.require_like("y", y, "x", x)
+        _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
+        if y.shape[-1] != x.shape[-1]:
+            raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
+    for name, points in (("x", x), ("y", y)):
+        if points is not None and _checks.looking_is_free(points):
+            _checks.require_finite(**{name: points})
+
+
+def _relative(s: Tensor, sigma: Tensor) -> Tensor:
+    return s / sigma / sigma  # σ² may be out of range where σ is not
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

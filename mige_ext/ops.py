@@ -38,9 +38,12 @@ class _WithoutDerivative(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, name: str, *args: Any) -> Any:
-        ctx.name = name
+    def forward(name: str, *args: Any) -> Any:
         return getattr(_library, name)(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -134,6 +134,24 @@ def matrix_kernel(
     return bandwidth**2 * k, bandwidth**2 * divergence
 
 
+def landweber_filter(mu: Tensor, steps: int, step_size: float) -> Tensor:
+    """``(1 − (1 − αμ)^t)/μ`` as the sum ``Σ_{k<t} α(1 − αμ)^k``."""
+    powers = [step_size * (1 - step_size * mu) ** k for k in range(steps)]
+    return torch.stack(powers).sum(0)
+
+
+def nu_filter(mu: Tensor, steps: int, nu: float) -> Tensor:
+    """``(1 − r_t(μ))/μ``, ``r_t(μ) = P_t(1 − 2μ)/P_t(1)``, P_t Jacobi's for 2ν − 1/2 and −1/2.
+
+    ``r_t(μ) = Σ_k (−t)_k (t + 2ν)_k / (2ν + 1/2)_k k! μ^k``, which cancels: for few steps only.
+    """
+    coefficient, total = 1.0, torch.zeros_like(mu)
+    for k in range(steps):
+        coefficient *= (k - steps) * (steps + 2 * nu + k) / ((2 * nu + 0.5 + k) * (k + 1))
+        total = total - coefficient * mu**k
+    return total
+
+
 def filtered(
     spectral_filter: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -178,6 +196,51 @@ def filtered(
     known = mu > mu[-1] * torch.finfo(x.dtype).eps * m
     slope = torch.where(known, (gain - at_zero) / torch.where(known, mu, 1.0), 0.0)
     return -(at_zero * zeta_query + k_query @ (u @ (slope * (u.mT @ zeta))) / m).reshape(-1, d)
+
+
+# --- Gaussian scores ------------------------------------------------------------------------------
+
+
+def ridge_precision(x: Tensor, tau: Tensor) -> Tensor:
+    """``D^{−1}(R + τI)^{−1}D^{−1}`` of the correlation matrix R: (M, d) -> (d, d)."""
+    inverse = torch.diag(1 / x.std(0, correction=0))
+    eye = torch.eye(x.shape[1], dtype=x.dtype)
+    return inverse @ torch.linalg.inv(x.T.corrcoef().reshape(eye.shape) + tau * eye) @ inverse
+
+
+def left_out_objective(x: Tensor, tau: Tensor) -> Tensor:
+    """``½‖s_i‖² + div s_i`` of the ridge score at each standardised v_i, from the others: (M,)."""
+    v = (x - x.mean(0)) / x.std(0, correction=0)
+    objectives = []
+    for i in range(len(v)):
+        others = torch.cat((v[:i], v[i + 1 :]))
+        centred = others - others.mean(0)
+        r = centred.T @ centred / len(others)
+        precision = torch.linalg.inv(r + tau * torch.eye(x.shape[1], dtype=x.dtype))
+        score = -precision @ (v[i] - others.mean(0))
+        objectives.append(score.square().sum() / 2 - precision.trace())
+    return torch.stack(objectives)
+
+
+def quadratic_inverse_shrinkage(x: Tensor) -> Tensor:
+    """The covariance (d, d) of Ledoit and Wolf (2022), sums over eigenvalues as written."""
+    n, d = x.shape[0] - 1, x.shape[1]
+    c = d / n
+    values, vectors = torch.linalg.eigh(x.T.cov().reshape(d, d))
+    h = min(c**2, 1 / c**2) ** 0.35 / d**0.35
+    inverse = 1 / values[max(d - n, 0) :]
+    shrunk = []
+    for li in inverse:
+        stein = sum(lj * (lj - li) / ((lj - li) ** 2 + h**2 * lj**2) for lj in inverse)
+        conjugate = sum(lj * h * lj / ((lj - li) ** 2 + h**2 * lj**2) for lj in inverse)
+        theta, square = stein / len(inverse), (stein**2 + conjugate**2) / len(inverse) ** 2
+        if d <= n:
+            shrunk.append(li * ((1 - c) ** 2 + 2 * c * (1 - c) * theta + c**2 * square))
+        else:
+            shrunk.append(li * square)
+    null = [(c - 1) * inverse.mean()] * max(d - n, 0)
+    delta = 1 / torch.stack([*null, *shrunk])
+    return vectors @ torch.diag(delta * values.clamp(min=0).sum() / delta.sum()) @ vectors.T
 
 
 # --- the adaptive score ---------------------------------------------------------------------------

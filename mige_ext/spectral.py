@@ -151,8 +151,13 @@ class Estimate:
             torch.where(known, self.solution.rank, 0),
             self.absolute,
             torch.where(known, self.solution.energy, 0.0),
-            stein_calibration(self.samples, self.solution.scores),
+            self.calibration(),
         )
+
+    def calibration(self) -> Tensor:
+        """Of the scores; about a sample, since an offset would cost the mean its digits."""
+        x = saturated(self.samples - self.samples.narrow(-2, 0, 1))
+        return stein_calibration(x, self.solution.scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +209,7 @@ class SpectralFilter(ABC):
         estimate = self._estimate(samples)
         scores = estimate.solution.scores
         if self.calibrate is not None:
-            scores = calibrated(scores, stein_calibration(estimate.samples, scores))
+            scores = calibrated(scores, estimate.calibration())
         return saturated(scores / estimate.unit)
 
     def fit(self, samples: Tensor) -> FittedFilter:
@@ -233,7 +238,8 @@ class SpectralFilter(ABC):
         diagnostics = e.diagnostics()
         coefficients, share = e.solution.coefficients, None
         if e.solution.share is not None:
-            share = torch.full_like(e.unit, e.solution.share)
+            known = (e.absolute > 0).unsqueeze(-1).unsqueeze(-1)
+            share = torch.where(known, e.solution.share, torch.zeros_like(e.unit))
         if self.calibrate is not None:
             coefficients = calibrated(coefficients, diagnostics.calibration)
             share = None if share is None else calibrated(share, diagnostics.calibration)

@@ -60,7 +60,6 @@ class Emulated(Backend):
     """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names."""
 
     name = "emulated"
-    operators = tuple(o for o in OPERATORS if o not in ("ridge_whitening", "adaptive_score"))
 
     def __init__(self) -> None:
         self._emulator: Emulator | None = None  # started when first needed

@@ -45,6 +45,9 @@ def main() -> None:
                 ("eigh", (k - 0.5,), {}),  # indefinite
                 ("ssge", (x,), {}),
                 ("ssge", (x, sigma), {"rank": 2, "power": 2}),
+                ("ridge_whitening", (x,), {}),
+                ("adaptive_score", (x**3,), {}),  # which climbs
+                ("adaptive_score", (made(2, d + 1, m, seed=5),), {}),  # by the dual
             ]
             for name, args, kwargs in calls:
                 getattr(ops, name)(*args, **kwargs)

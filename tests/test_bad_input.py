@@ -73,6 +73,7 @@ class Argument:
 
 estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
 mutual = compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)
+NETWORK = mige.SlicedScoreMatching(hidden=8, layers=1, steps=2)
 
 SAMPLES = [
     Argument(ops.squared_distances, "", "x", lambda x: ops.squared_distances(x), 0, True),
@@ -92,12 +93,55 @@ SAMPLES = [
              lambda x: ops.rbf_product(fill(x, 5, 3), x, fill(x, 16, 2), bandwidth=sigma(x)),
              0, True, True),
     Argument(ops.ssge, "", "x", lambda x: ops.ssge(x), 2, True),
+    Argument(ops.ridge_whitening, "", "x", lambda x: ops.ridge_whitening(x), 2, True),
+    Argument(ops.adaptive_score, "", "x", lambda x: ops.adaptive_score(x)[::2], 2, True),
     Argument(mige.SSGE, "score", "samples", lambda s: mige.SSGE().score(s)),
     Argument(mige.SSGE, "calibrated", "samples", lambda s: mige.SSGE(calibrate="stein").score(s)),
     Argument(mige.SSGE, "fit", "samples", lambda s: mige.SSGE().fit(s)),
     Argument(mige.SSGE, "diagnose", "samples", lambda s: mige.SSGE().diagnose(s)),
     Argument(mige.FittedSSGE, "score", "query",
              lambda q: mige.SSGE().fit(fill(q, 16, 3)).score(q), 0, paired=True),
+    Argument(mige.Landmarks, "score", "samples", lambda s: mige.Landmarks(m=8).score(s)),
+    Argument(mige.Landmarks, "fit", "samples", lambda s: mige.Landmarks(m=8).fit(s)),
+    Argument(mige.Landmarks, "fit", "landmarks",
+             lambda z: mige.Landmarks().fit(fill(z, 16, 3), z), paired=True),
+    Argument(mige.Landmarks, "start", "samples",
+             lambda s: mige.Landmarks(m=8).start(s).partial_fit(s).solve()),
+    Argument(mige.LandmarkStatistics, "partial_fit", "samples",
+             lambda s: mige.Landmarks(m=8).start(fill(s, 16, 3)).partial_fit(
+                 fill(s, 2, 3)).partial_fit(s).solve(), 0, paired=True),
+    Argument(mige.FittedLandmarks, "score", "query",
+             lambda q: mige.Landmarks(m=8).fit(fill(q, 16, 3)).score(q), 0, paired=True),
+    Argument(mige.SSGE, "curl_free", "samples",
+             lambda s: mige.SSGE(kernel=mige.IMQ(), curl_free=True).fit(s)),
+    Argument(mige.Tikhonov, "score", "samples", lambda s: mige.Tikhonov().score(s)),
+    Argument(mige.Tikhonov, "fit", "samples", lambda s: mige.Tikhonov(calibrate="stein").fit(s)),
+    Argument(mige.Tikhonov, "diagnose", "samples",
+             lambda s: mige.Tikhonov(kernel=mige.IMQ(), curl_free=True).diagnose(s)),
+    Argument(mige.Stein, "fit", "samples", lambda s: mige.Stein(curl_free=True).fit(s)),
+    Argument(mige.Landweber, "fit", "samples",
+             lambda s: mige.Landweber(20, kernel=mige.IMQ()).fit(s)),
+    Argument(mige.NuMethod, "fit", "samples", lambda s: mige.NuMethod(curl_free=True).fit(s)),
+    Argument(mige.FittedFilter, "score", "query",
+             lambda q: mige.Tikhonov().fit(fill(q, 16, 3)).score(q), 0, paired=True),
+    Argument(mige.FittedFilter, "energy", "query",
+             lambda q: mige.Stein(curl_free=True).fit(fill(q, 16, 3)).energy(q), 0, paired=True),
+    Argument(mige.AdaptiveScore, "score", "samples", lambda s: mige.AdaptiveScore().score(s)),
+    Argument(mige.AdaptiveScore, "fit", "samples",
+             lambda s: mige.AdaptiveScore(gaussian="qis", calibrate="stein").fit(s)),
+    Argument(mige.AdaptiveScore, "diagnose", "samples", lambda s: mige.AdaptiveScore().diagnose(s)),
+    Argument(mige.FittedAdaptive, "score", "query",
+             lambda q: mige.AdaptiveScore().fit(fill(q, 16, 3)).score(q), 0, paired=True),
+    Argument(mige.GaussianScore, "ridge", "samples", lambda s: mige.GaussianScore().fit(s)),
+    Argument(mige.GaussianScore, "qis", "samples", lambda s: mige.GaussianScore("qis").fit(s)),
+    Argument(mige.GaussianScore, "mle", "samples", lambda s: mige.GaussianScore("mle").score(s)),
+    Argument(mige.FittedGaussian, "score", "query",
+             lambda q: mige.GaussianScore().fit(fill(q, 16, 3)).score(q), 0, paired=True),
+    Argument(mige.FittedGaussian, "energy", "query",
+             lambda q: mige.GaussianScore().fit(fill(q, 16, 3)).energy(q), 0, paired=True),
+    Argument(mige.SlicedScoreMatching, "fit", "samples", lambda s: NETWORK.fit(s)),
+    Argument(mige.FittedNetwork, "score", "query",
+             lambda q: NETWORK.fit(fill(q, 16, 3)).score(q), 0, paired=True),
     Argument(mige.entropy, "", "z", lambda z: mige.entropy(z)),
     Argument(mige.mutual_information, "", "x",
              lambda x: mige.mutual_information(x, fill(x, 16, 2)), paired=True),
@@ -110,6 +154,9 @@ SAMPLES = [
     Argument(mige.RBF, "", "x", lambda x: mige.RBF()(x, bandwidth=1.0), 0, True),
     Argument(mige.RBF, "", "y",
              lambda y: mige.RBF()(fill(y, 5, 3), y, bandwidth=1.0), 0, True, True),
+    Argument(mige.IMQ, "", "x", lambda x: mige.IMQ()(x, bandwidth=1.0), 0, True),
+    Argument(mige.IMQ, "", "y",
+             lambda y: mige.IMQ()(fill(y, 5, 3), y, bandwidth=1.0), 0, True, True),
     Argument(mige.Bandwidth, "", "samples", lambda s: mige.Bandwidth()(s)),
     Argument(compat.SpectralScoreEstimator, "compute_gradients", "samples",
              lambda s: estimator.compute_gradients(s)),
@@ -153,8 +200,10 @@ def tensors_of(result: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
     elif dataclasses.is_dataclass(result):
         for field in dataclasses.fields(result):
+            if field.name == "lam":  # infinite, where the Gaussian score is taken as it is
+                continue
             yield from tensors_of(getattr(result, field.name))
-        if isinstance(result, mige.FittedSSGE):
+        if isinstance(result, mige.Fitted):
             yield result.score()
 
 
@@ -193,8 +242,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "-inf": (lambda t: with_value(t, -torch.inf), r"must be finite, got "),
     "all nan": (lambda t: t * torch.nan, r"must be finite, got "),
 }
-MAY_BE_NONE = {("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("FittedSSGE", "query"),
-               ("SpectralScoreEstimator", "x"), ("encoder_information", "conditional")}  # fmt: skip
+MAY_BE_NONE = {("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("IMQ", "y"),
+               ("FittedSSGE", "query"), ("FittedFilter", "query"), ("FittedGaussian", "query"),
+               ("FittedNetwork", "query"), ("FittedAdaptive", "query"),
+               ("SpectralScoreEstimator", "x"), ("encoder_information", "conditional"),
+               ("Landmarks", "landmarks")}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -354,6 +406,21 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
     (mige.SSGE, "bandwidth", lambda v: mige.SSGE(bandwidth=v).score(X), [1e-50, 1e50], r"must "),
     (mige.SSGE, "calibrate", lambda v: mige.SSGE(calibrate=v), ["Stein", True, 1],
      r'must be "stein" or None'),
+    (mige.Landmarks, "m", lambda v: mige.Landmarks(m=v), [0, 1, -1, 2.5, "3", None], r"must be "),
+    (mige.Landmarks, "threshold", lambda v: mige.Landmarks(threshold=v),
+     [0, 1.5, NAN, "all", None], r"must lie in \(0, 1\]"),
+    (mige.Landmarks, "rank", lambda v: mige.Landmarks(m=4, rank=v), [0, -1, 2.5, "3", 5],
+     r"must be "),
+    (mige.Landmarks, "lam", lambda v: mige.Landmarks(lam=v), [0, -1.0, NAN, INF, "small"],
+     r"must be positive and finite"),
+    (mige.Landmarks, "bandwidth", lambda v: mige.Landmarks(bandwidth=v),
+     [0, -1.0, NAN, INF, "mean", None, [1.0]], r"must "),
+    (mige.Landmarks, "bandwidth", lambda v: mige.Landmarks(bandwidth=v).score(X), [1e-50, 1e50],
+     r"must "),
+    (mige.Landmarks, "calibrate", lambda v: mige.Landmarks(calibrate=v), ["Stein", True, 1],
+     r'must be "stein" or None'),
+    (mige.Landmarks, "seed", lambda v: mige.Landmarks(seed=v), ["one", 0.5, None, -1],
+     r"must be an integer"),
     (mige.Bandwidth, "quantile", lambda v: mige.Bandwidth(quantile=v),
      [0, -0.5, 1.5, NAN, INF, "half", None], r"must lie in \(0, 1\]"),
     (mige.Bandwidth, "multiplier", lambda v: mige.Bandwidth(multiplier=v),
@@ -366,6 +433,53 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      [0, -1.0, NAN, INF, "median", None, 1e-50, 1e50], r"must "),
     (mige.RBF, "order", lambda v: mige.RBF().dphi(X, 1.0, order=v), [-1, 0.5, "1", None],
      r"must "),
+    (mige.IMQ, "bandwidth", lambda v: mige.IMQ()(X, bandwidth=v),
+     [0, -1.0, NAN, INF, "median", None, 1e-50, 1e50], r"must "),
+    (mige.IMQ, "bandwidth", lambda v: mige.IMQ().dphi(X, v),
+     [0, -1.0, NAN, INF, "median", None, 1e-50, 1e50], r"must "),
+    (mige.IMQ, "order", lambda v: mige.IMQ().dphi(X, 1.0, order=v), [-1, 0.5, "1", None],
+     r"must "),
+    (mige.SSGE, "kernel", lambda v: mige.SSGE(kernel=v), ["rbf", None, mige.RBF],
+     r"must be a Kernel"),
+    (mige.SSGE, "curl_free", lambda v: mige.SSGE(curl_free=v), [1, "yes", None],
+     r"must be True or False"),
+    (mige.SSGE, "rank", lambda v: mige.SSGE(rank=v, kernel=mige.IMQ()).score(X), [7],
+     r"must lie in \[1, M\].*M = 6"),
+    (mige.SSGE, "rank", lambda v: mige.SSGE(rank=v, curl_free=True).score(X), [19],
+     r"must lie in \[1, Md\].*Md = 18"),
+    (mige.Tikhonov, "lam", lambda v: mige.Tikhonov(v), [0, -1.0, NAN, INF, "1", None],
+     r"must be positive and finite"),
+    (mige.Tikhonov, "bandwidth", lambda v: mige.Tikhonov(bandwidth=v).score(X), [1e-50, 1e50],
+     r"must "),
+    (mige.Tikhonov, "bandwidth", lambda v: mige.Tikhonov(bandwidth=v),
+     [0, -1.0, NAN, INF, "mean", None, [1.0]], r"must "),
+    (mige.Tikhonov, "calibrate", lambda v: mige.Tikhonov(calibrate=v), ["Stein", True, 1],
+     r'must be "stein" or None'),
+    (mige.Stein, "eta", lambda v: mige.Stein(v), [0, -1.0, NAN, INF, "1", None],
+     r"must be positive and finite"),
+    (mige.Landweber, "steps", lambda v: mige.Landweber(v), [0, -1, 2.5, "3", None, True],
+     r"must be a positive integer"),
+    (mige.Landweber, "step_size", lambda v: mige.Landweber(step_size=v),
+     [0, -1.0, 2.0, NAN, INF, "1", None], r"must lie in \(0, 2\)"),
+    (mige.NuMethod, "steps", lambda v: mige.NuMethod(v), [0, -1, 2.5, "3", None],
+     r"must be a positive integer"),
+    (mige.NuMethod, "nu", lambda v: mige.NuMethod(nu=v), [0, -1.0, NAN, INF, "1", None],
+     r"must be positive and finite"),
+    (mige.GaussianScore, "shrinkage", lambda v: mige.GaussianScore(v), ["ols", None, 0.1],
+     r'must be "ridge", "qis" or "mle"'),
+    *(
+        (mige.SlicedScoreMatching, name, lambda v, n=name: mige.SlicedScoreMatching(**{n: v}),
+         [0, -1, 2.5, "3", None, True], r"must be a positive integer")
+        for name in ("hidden", "layers", "steps", "projections")
+    ),
+    (mige.SlicedScoreMatching, "learning_rate",
+     lambda v: mige.SlicedScoreMatching(learning_rate=v), [0, -1.0, NAN, INF, "1", None],
+     r"must be positive and finite"),
+    (mige.SlicedScoreMatching, "variance_reduced",
+     lambda v: mige.SlicedScoreMatching(variance_reduced=v), [1, "yes", None],
+     r"must be True or False"),
+    (mige.SlicedScoreMatching, "seed", lambda v: mige.SlicedScoreMatching(seed=v),
+     [-1, 0.5, "1", None, True], r"must be an integer, not negative"),
     (mige.RandomProjection, "k", lambda v: mige.RandomProjection(v), [0, -1, 2.5, "3", None],
      r"must be a positive integer"),
     (mige.RandomProjection, "normalize", lambda v: mige.RandomProjection(3, normalize=v),
@@ -454,9 +568,15 @@ def test_bandwidths_that_are_not_positive_numbers_are_refused(name: str, value: 
     lambda: mige.SSGE(threshold=np.float64(0.9)).score(X),
     lambda: mige.SSGE(bandwidth=np.float32(2.0)).score(X),
     lambda: mige.Bandwidth(np.float32(0.3), np.float32(2.0))(X),
+    lambda: mige.Tikhonov(np.float32(0.1)).score(X),
+    lambda: mige.Stein(np.float64(0.1), curl_free=True).score(X),
+    lambda: mige.Landweber(np.int64(3), np.float32(0.5)).score(X),
+    lambda: mige.NuMethod(np.int64(3), np.float32(0.5)).fit(X),
+    lambda: mige.SlicedScoreMatching(hidden=np.int64(3), layers=np.int64(1), steps=np.int64(1),
+                                     learning_rate=np.float32(0.1), seed=np.int64(1)).score(X),
     lambda: mige.RandomProjection(np.int64(3)).matrix(4),
     lambda: ops.ssge(X, rank=np.int64(3), threshold=np.float32(0.9)),
-], ids=range(7))  # fmt: skip
+], ids=range(12))  # fmt: skip
 def test_numbers_of_numpy_are_numbers(call: Callable[[], Any]) -> None:
     assert_finite(call())
 
@@ -534,17 +654,20 @@ def test_extreme_input_gives_finite_results(argument: Argument, kind: str) -> No
 def fixed_columns(argument: Argument) -> bool:
     """Whether the other arguments of the call dictate the number of columns."""
     return argument.paired and (argument.owner.__name__, argument.name) in {
-        ("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("rbf_product", "q"),
-        ("rbf_product", "x"), ("FittedSSGE", "query"), ("SpectralScoreEstimator", "x"),
+        ("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("IMQ", "y"),
+        ("rbf_product", "q"), ("rbf_product", "x"), ("FittedSSGE", "query"),
+        ("FittedFilter", "query"), ("FittedGaussian", "query"), ("FittedNetwork", "query"),
+        ("FittedAdaptive", "query"), ("Landmarks", "landmarks"), ("LandmarkStatistics", "samples"),
+        ("FittedLandmarks", "query"), ("SpectralScoreEstimator", "x"),
         ("SpectralScoreEstimator", "samples"),
     }  # fmt: skip
 
 
 DIFFERENTIABLE = [
     a for a in ALL
-    if a.owner in (ops.squared_distances, ops.rbf_gram, mige.RBF, mige.entropy, DRAWS.owner,
-                   mige.mutual_information, mige.RandomProjection, compat.entropy_surrogate,
-                   compat.MutualInformationGradientEstimator)
+    if a.owner in (ops.squared_distances, ops.rbf_gram, mige.RBF, mige.IMQ, mige.entropy,
+                   DRAWS.owner, mige.mutual_information, mige.RandomProjection,
+                   compat.entropy_surrogate, compat.MutualInformationGradientEstimator)
 ]  # fmt: skip
 
 
@@ -633,8 +756,7 @@ def test_a_gradient_that_makes_no_sense_is_neither_given_nor_in_the_way(
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     if argument in DIFFERENTIABLE:
         assert all(t.requires_grad for t in got)
-    elif argument.owner not in (ops.rbf_gradient_sum, ops.rbf_product, ops.eigh, ops.ssge,
-                                ops.distance_quantile, mige.Bandwidth):  # fmt: skip
+    elif argument.owner is not mige.Bandwidth and argument.owner not in vars(ops).values():
         assert not any(t.requires_grad for t in got)  # scores are data
 
 
@@ -652,7 +774,10 @@ def test_bad_calls_leave_no_trace(argument: Argument) -> None:
 
 
 def test_everything_public_is_in_the_table() -> None:
-    records = {mige.Diagnostics, mige.ScoreEstimator}  # a result, and a protocol
+    # results, a protocol, and bases
+    records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
+               mige.NetworkDiagnostics, mige.ScoreEstimator, mige.Fitted, mige.Kernel,
+               mige.SpectralFilter}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}
     for module in (ops, compat, projection):
         public |= {

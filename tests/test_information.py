@@ -10,6 +10,7 @@ from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import SSGE, encoder_information, entropy, mutual_information
+from mige_ext.information import DEFAULT_ESTIMATOR
 from mige_ext.score import stein_calibration
 
 CALIBRATED = SSGE(calibrate="stein")
@@ -73,7 +74,7 @@ def test_entropy_gradient_with_respect_to_a_shift_is_zero_up_to_sampling() -> No
     x = normal(64, 3)
     (got,) = torch.autograd.grad(entropy(x + b), b)
     # The mean of 64 scores, against its standard error.
-    assert (got.abs() <= 4 * SSGE().score(x).std(0) / math.sqrt(64)).all()
+    assert (got.abs() <= 4 * DEFAULT_ESTIMATOR.score(x).std(0) / math.sqrt(64)).all()
 
 
 @pytest.mark.parametrize("rho", [-0.6, 0.3, 0.8])
@@ -133,18 +134,18 @@ def test_entropy_gradient_is_minus_the_score_over_the_number_of_samples(
     z = leaf(3, 20, 4, dtype=dtype)
     entropy(z).backward()
     assert z.grad is not None
-    assert close(z.grad, -SSGE().score(z) / 60)
+    assert close(z.grad, -DEFAULT_ESTIMATOR.score(z) / 60)
 
 
 @for_each_dtype
 def test_mutual_information_is_marginals_minus_joint(dtype: torch.dtype) -> None:
     x, z = leaf(3, 20, 4, dtype=dtype), leaf(3, 20, 2, dtype=dtype, seed=1)
-    joint = SSGE().score(torch.cat([x, z], -1))
+    joint = DEFAULT_ESTIMATOR.score(torch.cat([x, z], -1))
     expected_x, expected_z = joint[..., :4] / 60, joint[..., 4:] / 60
     mutual_information(x, z).backward()
     assert x.grad is not None and z.grad is not None
-    assert close(x.grad, expected_x - SSGE().score(x) / 60)
-    assert close(z.grad, expected_z - SSGE().score(z) / 60)
+    assert close(x.grad, expected_x - DEFAULT_ESTIMATOR.score(x) / 60)
+    assert close(z.grad, expected_z - DEFAULT_ESTIMATOR.score(z) / 60)
 
 
 @for_each_dtype
@@ -402,9 +403,9 @@ def test_dtypes_mix_and_the_wider_one_is_computed_in(
     value.backward()
     assert x.grad is not None and z.grad is not None
     assert x.grad.dtype == x_dtype and z.grad.dtype == z_dtype
-    joint = SSGE().score(torch.cat([x.to(computed), z.to(computed)], -1)) / 20
-    assert close(x.grad, joint[:, :3] - SSGE().score(x) / 20)
-    assert close(z.grad, joint[:, 3:] - SSGE().score(z) / 20)
+    joint = DEFAULT_ESTIMATOR.score(torch.cat([x.to(computed), z.to(computed)], -1)) / 20
+    assert close(x.grad, joint[:, :3] - DEFAULT_ESTIMATOR.score(x) / 20)
+    assert close(z.grad, joint[:, 3:] - DEFAULT_ESTIMATOR.score(z) / 20)
 
 
 def test_autocast_changes_nothing_but_the_dtype_of_the_encoder() -> None:
@@ -480,7 +481,9 @@ def test_an_estimator_is_given_detached_float32_at_least() -> None:
 
 def test_the_estimator_is_used() -> None:
     z = leaf(40, 3)
-    gradients = [gradient(entropy(z, estimator=e), z) for e in (None, SSGE(), SSGE(rank=2))]
+    gradients = [
+        gradient(entropy(z, estimator=e), z) for e in (None, DEFAULT_ESTIMATOR, SSGE(rank=2))
+    ]
     assert torch.equal(gradients[0], gradients[1])
     assert not torch.equal(gradients[0], gradients[2])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from mige_ext import SSGE, ops
+from mige_ext import IMQ, SSGE, GaussianScore, Landweber, NuMethod, Stein, Tikhonov, ops
 from mige_ext.score import stein_calibration
 
 THRESHOLD = 0.9
@@ -161,6 +161,89 @@ def test_stein_calibration_makes_the_identity_exact(x: Tensor) -> None:
     size = (calibrated.abs() * centred).sum(1).mean() / x.shape[1]
     error = (stein_calibration(x, calibrated) - 1).abs()
     assert error <= rounding(x.dtype, x.numel()) * (1 + size)
+
+
+LAM = 0.01
+SMOOTH = [
+    make(kernel=IMQ(), curl_free=curl_free)
+    for curl_free in (False, True)
+    for make in (lambda **k: Tikhonov(LAM, **k), lambda **k: Landweber(50, **k),
+                 lambda **k: NuMethod(8, **k))
+]  # fmt: skip
+smooth = st.sampled_from(SMOOTH)
+
+
+def smooth_tolerance(x: Tensor, *others: Tensor) -> float:
+    """How far rounding may move the score of a smooth filter, in the Frobenius norm.
+
+    ``g_λ(μ) <= 1/λ`` (50 steps, and 2·8², are within it) acts on ζ, and ε on distances |x|/σ; the
+    result is in units of 1/σ.
+    """
+    sigma = ops.distance_quantile(x)
+    assume(bool(sigma > 0))
+    # A quantile that a rounding error takes across a gap of the distances is another bandwidth.
+    for other in others:
+        assume(bool((ops.distance_quantile(other) / sigma - 1).abs() < 1e-9))
+    # Coordinates beyond 1e9 σ are rounded away, whatever is done.
+    size = max(t.abs().max().item() for t in (x, *others)) / sigma.item()
+    assume(size < 1e4)
+    steepest = 2 * x.shape[1] ** 0.5 * (x.shape[1] + 2) * x.shape[0] ** 0.5  # of ‖ζ‖σ
+    return rounding(x.dtype, x.numel()) * (1 + size) ** 2 * steepest / LAM**2 / sigma.item()
+
+
+@given(samples(), smooth, st.integers(-50, 50), st.integers(0, 10**6))
+def test_scores_of_smooth_filters_move_and_turn_with_the_samples(
+    x: Tensor, estimator: Any, shift: int, seed: int
+) -> None:
+    rotation, _ = torch.linalg.qr(normal(x.shape[1], x.shape[1], seed=seed))
+    expected = estimator.score(x)
+    bound = smooth_tolerance(x, x + shift, x @ rotation)
+    assert (estimator.score(x + shift) - expected).norm() <= bound
+    assert (estimator.score(x @ rotation) - expected @ rotation).norm() <= bound
+
+
+@given(st.sampled_from([torch.float32, torch.float64]).flatmap(samples), smooth, scales)
+def test_score_of_smooth_filters_of_scaled_samples_is_exact(
+    x: Tensor, estimator: Any, a: float
+) -> None:
+    largest = torch.finfo(x.dtype).max
+    expected = (estimator.score(x).double() / a).clamp(-largest, largest).to(x.dtype)
+    got = estimator.score(x * a)
+    assert got.isfinite().all()
+    assert ((got == expected) | (expected.abs() < 2 * torch.finfo(x.dtype).tiny)).all()
+
+
+@given(samples(), st.integers(2, 4), st.booleans())
+def test_repeating_every_sample_leaves_the_score_of_tikhonov_but_not_of_stein(
+    x: Tensor, copies: int, curl_free: bool
+) -> None:
+    sigma = 1.0 + float(x.std())
+    options: Any = {"bandwidth": sigma, "curl_free": curl_free}
+    size = 1 + x.abs().max().item() / sigma
+    repeated, m = x.repeat(copies, 1), x.shape[0]
+    bound = rounding(x.dtype, copies * x.numel()) * size**2 * 20 * m**0.5 / LAM**2 / sigma
+    got = Tikhonov(LAM, **options).score(repeated).view(copies, m, -1)
+    assert (got - Tikhonov(LAM, **options).score(x)).norm() <= bound * copies
+    # η does not grow with M, so that the same η on c copies is λ/c.
+    got = Stein(LAM * m, **options).score(repeated).view(copies, m, -1)
+    assert (got - Tikhonov(LAM / copies, **options).score(x)).norm() <= bound * copies**3
+
+
+@given(
+    st.sampled_from([torch.float32, torch.float64]).flatmap(samples),
+    st.sampled_from([GaussianScore("ridge"), GaussianScore("qis"), GaussianScore("mle")]),
+    scales,
+)
+def test_gaussian_scores_are_finite_scale_exactly_and_see_no_neighbours(
+    x: Tensor, estimator: Any, a: float
+) -> None:
+    score = estimator.score(x)
+    assert score.isfinite().all() and estimator.fit(x).energy().isfinite().all()
+    largest = torch.finfo(x.dtype).max
+    expected = (score.double() / a).clamp(-largest, largest).to(x.dtype)
+    got = estimator.score(x * a)
+    assert ((got == expected) | (expected.abs() < 2 * torch.finfo(x.dtype).tiny)).all()
+    assert not score[:, (x == x[0]).all(0)].any()
 
 
 @given(samples(), st.floats(0.01, 1.0))

@@ -35,9 +35,38 @@ AdaptiveTensors adaptive_score_cpu(const Tensor& x) {
   return {scores, lambda, base, risk, error, bandwidth};
 }
 
+#ifdef MIGE_WITH_CUDA
+AdaptiveTensors adaptive_score_cuda(const Tensor& x) {
+  check_samples("x", x, 2);
+  const CudaContext context(x);
+  const int64_t m = rows(x), d = columns(x), groups = batch_count(x, 2);
+  const Tensor input = torch::stable::contiguous(x);
+  const std::vector<int64_t> batch = batch_shape(x, 2, {});
+  const Tensor scores = empty(x, batch_shape(x, 2, {m, d})), lambda = empty(x, batch);
+  const Tensor base = empty(x, batch, ScalarType::Long), risk = empty(x, batch);
+  const Tensor error = empty(x, batch), bandwidth = empty(x, batch);
+  dispatch(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Tensor work = work_space(x, cuda::adaptive_score_work<T>(groups, m, d));
+    context.check(
+        "adaptive_score",
+        cuda::adaptive_score(const_data<T>(input), groups, m, d, data<T>(scores), data<T>(lambda),
+                             data<int64_t>(base), data<T>(risk), data<T>(error), data<T>(bandwidth),
+                             data<char>(work), context.stream()));
+  });
+  return {scores, lambda, base, risk, error, bandwidth};
+}
+#endif
+
 }  // namespace
 }  // namespace mige::bind
 
 STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
   m.impl("adaptive_score", TORCH_BOX(&mige::bind::adaptive_score_cpu));
 }
+
+#ifdef MIGE_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) {
+  m.impl("adaptive_score", TORCH_BOX(&mige::bind::adaptive_score_cuda));
+}
+#endif

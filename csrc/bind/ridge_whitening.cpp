@@ -38,9 +38,36 @@ std::tuple<Tensor, Tensor, Tensor> ridge_whitening_cpu(const Tensor& x, double f
   return {mean, whitening, ridge};
 }
 
+#ifdef MIGE_WITH_CUDA
+std::tuple<Tensor, Tensor, Tensor> ridge_whitening_cuda(const Tensor& x, double factor) {
+  check_ridge_whitening(x, factor);
+  const CudaContext context(x);
+  const int64_t m = rows(x), d = columns(x), groups = batch_count(x, 2);
+  const Tensor input = torch::stable::contiguous(x);
+  const Tensor mean = empty(x, batch_shape(x, 2, {d}));
+  const Tensor whitening = empty(x, batch_shape(x, 2, {d, d}));
+  const Tensor ridge = empty(x, batch_shape(x, 2, {}));
+  dispatch(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Tensor work = work_space(x, cuda::ridge_whitening_work<T>(groups, m, d));
+    context.check("ridge_whitening",
+                  cuda::ridge_whitening(const_data<T>(input), groups, m, d, factor, data<T>(mean),
+                                        data<T>(whitening), data<T>(ridge), data<char>(work),
+                                        context.stream()));
+  });
+  return {mean, whitening, ridge};
+}
+#endif
+
 }  // namespace
 }  // namespace mige::bind
 
 STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
   m.impl("ridge_whitening", TORCH_BOX(&mige::bind::ridge_whitening_cpu));
 }
+
+#ifdef MIGE_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) {
+  m.impl("ridge_whitening", TORCH_BOX(&mige::bind::ridge_whitening_cuda));
+}
+#endif

@@ -92,4 +92,29 @@ int ssge(const T* x,                // [groups, m, d], m >= 2
 template <typename T>
 int64_t ssge_work(int64_t groups, int64_t m, int64_t d);
 
+// Mean, W = D⁻¹ (R + τI)^{-1/2} and τ; see mige_ext.ops.ridge_whitening.
+template <typename T>
+int ridge_whitening(const T* x,  // [groups, m, d], m >= 2
+                    int64_t groups, int64_t m, int64_t d, double factor,
+                    T* mean,       // [groups, d]
+                    T* whitening,  // [groups, d, d]
+                    T* ridge,      // [groups]
+                    void* work, void* stream);
+template <typename T>
+int64_t ridge_whitening_work(int64_t groups, int64_t m, int64_t d);
+
+// A score without settings; see mige_ext.ops.adaptive_score.
+template <typename T>
+int adaptive_score(const T* x,  // [groups, m, d], m >= 2
+                   int64_t groups, int64_t m, int64_t d,
+                   T* scores,          // [groups, m, d]
+                   T* lambda,          // [groups]: infinite for the Gaussian score
+                   int64_t* base,      // [groups]
+                   T* risk,            // [groups]
+                   T* standard_error,  // [groups]
+                   T* bandwidth,       // [groups]
+                   void* work, void* stream);
+template <typename T>
+int64_t adaptive_score_work(int64_t groups, int64_t m, int64_t d);
+
 }  // namespace mige::cuda

@@ -101,10 +101,10 @@ __device__ __forceinline__ void read_own(const T* slice, int side, T (&values)[k
 }
 
 // sum_ij = step(sum_ij, a_ik, b_jk) over the k's of one slice in shared memory.
-template <typename T, int kOwn, typename Step>
+template <typename T, int kOwn, typename Sum, typename Step>
 __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileSlice, kPitch]
                                           const T* b_slice,  // [kTileSlice, kPitch]
-                                          T (&sum)[kOwn][kOwn], const Step& step) {
+                                          Sum (&sum)[kOwn][kOwn], const Step& step) {
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
 #pragma unroll 2
   for (int k = 0; k < kTileSlice; ++k) {
@@ -117,9 +117,9 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileSlice, kPi
 
 // The whole depth. `slices` is shared memory for Tile<kOwn>::kSlices values; it may be written
 // again after a barrier.
-template <typename T, int kOwn, typename A, typename B, typename Step>
+template <typename T, int kOwn, typename A, typename B, typename Sum, typename Step>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
-                                           T* slices, T (&sum)[kOwn][kOwn], const Step& step) {
+                                           T* slices, Sum (&sum)[kOwn][kOwn], const Step& step) {
   T* const a_slice = slices;
   T* const b_slice = slices + kTileSlice * Tile<kOwn>::kPitch;
   T next_a[kOwn], next_b[kOwn];
@@ -155,14 +155,15 @@ struct SquaredDifference {
   }
 };
 
+// In the type of the sum, which may be the wider one.
 struct Multiply {
-  template <typename T, int kOwn>
-  __device__ __forceinline__ void operator()(T (&sum)[kOwn][kOwn], const T (&a)[kOwn],
+  template <typename Sum, typename T, int kOwn>
+  __device__ __forceinline__ void operator()(Sum (&sum)[kOwn][kOwn], const T (&a)[kOwn],
                                              const T (&b)[kOwn]) const {
 #pragma unroll
     for (int i = 0; i < kOwn; ++i)
 #pragma unroll
-      for (int j = 0; j < kOwn; ++j) sum[i][j] += a[i] * b[j];
+      for (int j = 0; j < kOwn; ++j) sum[i][j] += static_cast<Sum>(a[i]) * static_cast<Sum>(b[j]);
   }
 };
 

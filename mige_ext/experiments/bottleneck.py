@@ -22,7 +22,7 @@ import torch
 import typer
 
 from mige_ext.experiments import data, plots
-from mige_ext.experiments.bottleneck_methods import METHODS, PAPER, Settings, available, estimators
+from mige_ext.experiments.bottleneck_methods import ESTIMATORS, METHODS, PAPER, Settings
 from mige_ext.experiments.bottleneck_report import Result, draw, format_table, run_of
 from mige_ext.experiments.bottleneck_training import (
     Epoch,
@@ -223,7 +223,7 @@ def bottleneck(
         bool | None, typer.Option(help="BatchNorm without affine part on μ [digits alone].")
     ] = None,
     estimator: Annotated[
-        str, typer.Option(help=f"Of scores: {', '.join(estimators())}.")
+        str, typer.Option(help=f"Of scores: {', '.join(ESTIMATORS)}.")
     ] = Settings.estimator,
     threshold: Annotated[float, typer.Option(help="Of SSGE.")] = Settings.threshold,
     calibrate: Annotated[bool, typer.Option(help="Of the scores, by Stein.")] = Settings.calibrate,
@@ -231,7 +231,7 @@ def bottleneck(
         str, typer.Option(help="H(z|x) for MIGE: analytic, or from the draws.")
     ] = Settings.conditional,
     marginals: Annotated[
-        int, typer.Option(help="Draws that H(z) is the mean over; 0 for all.")
+        int, typer.Option(min=1, help="Draws that H(z) is the mean of, at most.")
     ] = Settings.marginals,
     average: Annotated[
         float, typer.Option(help="Decay of averaged weights, measured beside the others.")
@@ -253,7 +253,7 @@ def bottleneck(
     small = dataset == "digits"
     seeds = seeds or (10 if small and not quick else 3)
     threads = threads or (1 if small else torch.get_num_threads())
-    methods = method or list(QUICK_METHODS if quick else available())
+    methods = method or list(QUICK_METHODS if quick else METHODS)
     given: dict[str, Any] = {
         "epochs": epochs or (60 if quick else None),
         "batch": batch,
@@ -348,8 +348,6 @@ def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[floa
     """The grid of a method."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
-    if method not in available():
-        raise ValueError(f"method {method} needs a score estimator that is not in mige_ext")
     strengths = METHODS[method].strengths
     if strengths == (0.0,):
         return [0.0]

@@ -1,13 +1,14 @@
 """Table and figure of the Information Bottleneck."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mige_ext.experiments import plots
@@ -125,16 +126,21 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
         color = over_epochs[0].lines[-1].get_color()
         _draw_trade_off(trade_off, [row for row in results if row.method == method], color)
     for ax, (_, ylabel) in zip(over_epochs, columns.values(), strict=True):
-        ax.set(xlabel="epoch", ylabel=ylabel, yscale="log")
+        ax.set(xlabel="epoch", ylabel=ylabel)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    trade_off.set(xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
+    for ax in panels.flat:
+        ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    trade_off.set(xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
     plots.legend(fig, columns=min(len(methods), 5))
     at_beta = {METHODS[run.method].label: f"β = {run.beta:g}" for run in shown if run.beta}
+    seeds = len({run.seed for run in shown})
+    betas = ", ".join(" ".join(item) for item in at_beta.items()) or "no β"
     note = (
-        f"{', '.join(' '.join(item) for item in at_beta.items()) or 'No β'};\n"
-        f"mean ± standard deviation of {len({run.seed for run in shown})} seeds. "
+        f"{textwrap.fill(betas, 100)};\n"
+        f"{f'mean ± standard deviation of {seeds} seeds' if seeds > 1 else 'one seed'}. "
         "Below right: each β, mean ± standard error;\n"
         "a deterministic code has infinite information, and is a dashed line at its best β."
     )

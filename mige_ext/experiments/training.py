@@ -162,6 +162,7 @@ class Progress:
     def __init__(self, steps: int) -> None:
         self.bar = tqdm(total=steps, unit="step", smoothing=0.05)
         self.shown = 0.0
+        self.figures: dict[str, float] = {}
 
     def step(self, scalars: Mapping[str, Tensor]) -> None:
         """Count a step; show its scalars twice a second, because reading them waits for a GPU."""
@@ -172,12 +173,12 @@ class Progress:
 
     def show(self, **figures: float) -> None:
         """Put figures beside the bar; those that are not given stay."""
-        self.figures = {**getattr(self, "figures", {}), **figures}
+        self.figures |= figures
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in self.figures.items()}, refresh=False)
 
     def begin(self, name: str) -> None:
         """A run begins."""
-        self.figures = dict[str, float]()
+        self.figures = {}
         self.bar.set_description(name)
 
     def __enter__(self) -> "Progress":

@@ -2,6 +2,7 @@
 // of the same name in mige_ext/ops.py, in its order.
 #include "bindings.h"
 
+#include "../../csrc/cuda/climb.cuh"
 #include "../../csrc/cuda/launchers.h"
 
 namespace mige::emulator {
@@ -115,6 +116,51 @@ py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, do
   });
 }
 
+py::tuple ridge_whitening(const py::array& x, double factor) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), mean(batch_shape(x, 2, {d})), whitening(batch_shape(x, 2, {d, d}));
+    const Buffer<T> ridge(batch_shape(x, 2));
+    check("ridge_whitening",
+          cuda::ridge_whitening(points.data(), groups, m, d, factor, mean.data(), whitening.data(),
+                                ridge.data(),
+                                work(cuda::ridge_whitening_work<T>(groups, m, d)).data(), nullptr));
+    return py::make_tuple(mean.array(), whitening.array(), ridge.array());
+  });
+}
+
+py::tuple adaptive_score(const py::array& x) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
+    const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
+    const Buffer<int64_t> base(batch_shape(x, 2));
+    check("adaptive_score",
+          cuda::adaptive_score(points.data(), groups, m, d, scores.data(), lambda.data(),
+                               base.data(), risk.data(), error.data(), sigma.data(),
+                               work(cuda::adaptive_score_work<T>(groups, m, d)).data(), nullptr));
+    return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
+                          sigma.array());
+  });
+}
+
+// The climb over λ with given bounds: the numbers tried, in their order, and the one kept, or −1.
+py::tuple climb(const py::array_t<double>& bounds, int start) {
+  cuda::Climb state{};
+  state.phase = cuda::Phase::kStart;
+  state.at = start;
+  py::list tried;
+  int kept = -1;
+  for (int i = start, next; i >= 0 && tried.size() < cuda::kLambdas; i = next) {
+    tried.append(i);
+    next = cuda::advance(state, i, bounds.at(i), 0);
+    if (state.kept >= 0) kept = i;
+  }
+  return py::make_tuple(tried, kept, cuda::climb_rounds(start));
+}
+
 }  // namespace
 }  // namespace mige::emulator
 
@@ -129,4 +175,7 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("eigh", &eigh);
   m.def("eigh_with_info", &eigh_with_info);
   m.def("ssge", &ssge);
+  m.def("ridge_whitening", &ridge_whitening);
+  m.def("adaptive_score", &adaptive_score);
+  m.def("climb", &climb);
 }

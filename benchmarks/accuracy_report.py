@@ -1,0 +1,206 @@
+"""What the accuracy benchmark says: its rows, tables, promises, and the figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import Promises, geometric_mean, print_table
+from mige_ext.experiments import plots
+
+#: ``AdaptiveScore()``; the information functions take "adaptive ridge".
+DEFAULT = "adaptive qis"
+HALVES = ("chosen", "held-out")
+#: Of the default's error to the oracle's, geometric mean over all families, by M.
+BOUNDS = {64: 1.35, 256: 1.25}
+#: Share of data sets where it may be worse than its own control.
+WORSE = 0.02
+
+
+@dataclass(frozen=True)
+class Row:
+    """An estimator on a family at one M; NaN where something is not defined.
+
+    Attributes:
+        family: of ``FAMILIES``.
+        d: dimensions.
+        half: "chosen" or "held-out".
+        samples: M.
+        estimator: of the tables.
+        setting: what it is, in full.
+        seeds: data sets.
+        nmse: mean over them.
+        nmse_se: its standard error.
+        ratio: to the oracle's.
+        gradient_bias: relative.
+        derivative_error: of dI/dθ, relative.
+        worse: share of data sets with an error over that of its control, by more than 2 %.
+    """
+
+    family: str
+    d: int
+    half: str
+    samples: int
+    estimator: str
+    setting: str
+    seeds: int
+    nmse: float
+    nmse_se: float
+    ratio: float
+    gradient_bias: float
+    derivative_error: float
+    worse: float
+
+
+def report(rows: Sequence[Row], *, complete: bool, markdown: bool = False) -> int:
+    """Prints the tables and promises; 1 if one is missed, else 0.
+
+    Args:
+        rows: of one run.
+        complete: whether all families are in it; the promises are about all.
+        markdown: how the tables are printed.
+    """
+    for m in dict.fromkeys(row.samples for row in rows):
+        of_m = [row for row in rows if row.samples == m]
+        _print_ratios(m, of_m, markdown)
+        _print_figure(m, of_m, "gradient_bias", "bias of the gradient, relative", markdown)
+        _print_figure(m, of_m, "derivative_error", "relative RMSE of dI/dθ", markdown)
+        _print_summary(m, of_m, markdown)
+    promises = promised(rows) if complete else Promises()
+    if promises.rows:
+        header = ("what", "measured", "promised", "")
+        print_table("Promises", header, promises.rows, markdown=markdown)
+    return int(any(row[3] != "ok" for row in promises.rows))
+
+
+def promised(rows: Sequence[Row]) -> Promises:
+    """What the default estimator promises, where it has been measured."""
+    promises = Promises()
+    of_default = [row for row in rows if row.estimator == DEFAULT]
+    for m in dict.fromkeys(row.samples for row in of_default):
+        here = [row for row in of_default if row.samples == m]
+        if m in BOUNDS:
+            ratio = geometric_mean(row.ratio for row in here)
+            promises.at_most(f"{DEFAULT} / oracle, geometric mean, M = {m}", ratio, BOUNDS[m])
+    for name in dict.fromkeys(row.estimator for row in rows if row.worse == row.worse):
+        here = [row for row in rows if row.estimator == name]
+        share = sum(row.worse * row.seeds for row in here) / sum(row.seeds for row in here)
+        promises.at_most(f"data sets where {name} is worse than its control", share, WORSE)
+    return promises
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """The estimators, without the oracle."""
+    return [name for name in dict.fromkeys(row.estimator for row in rows) if name != "oracle"]
+
+
+def _print_ratios(m: int, rows: Sequence[Row], markdown: bool) -> None:
+    names = _names(rows)
+    cells = {(row.family, row.estimator): row for row in rows}
+    lines = [
+        [
+            row.family, row.half, f"{row.nmse:.3g} ± {row.nmse_se:.1g}",
+            *(f"{cells[row.family, name].ratio:.2f}" if (row.family, name) in cells else "-"
+              for name in names),
+        ]
+        for row in rows if row.estimator == "oracle"
+    ]  # fmt: skip
+    header = ("family", "half", "oracle NMSE", *names)
+    print_table(f"M = {m}: NMSE / that of the oracle", header, lines, markdown=markdown)
+
+
+def _print_figure(m: int, rows: Sequence[Row], column: str, title: str, markdown: bool) -> None:
+    """A table of one column of the rows, where it is defined."""
+    values = {(row.family, row.estimator): getattr(row, column) for row in rows}
+    defined = {key: value for key, value in values.items() if value == value}
+    names = [name for name in (*_names(rows), "oracle") if any(key[1] == name for key in defined)]
+    lines = [
+        [family, *(f"{defined[family, n]:.3f}" if (family, n) in defined else "-" for n in names)]
+        for family in dict.fromkeys(family for family, _ in defined)
+    ]
+    if lines:
+        print_table(f"M = {m}: {title}", ("family", *names), lines, markdown=markdown)
+
+
+def _print_summary(m: int, rows: Sequence[Row], markdown: bool) -> None:
+    lines = []
+    for name in _names(rows):
+        here = [row for row in rows if row.estimator == name]
+        line: list[object] = [name]
+        for half in ("all", *HALVES):
+            ratios = [row.ratio for row in here if half in ("all", row.half)]
+            line += [f"{geometric_mean(ratios):.2f}", f"{max(ratios):.2f}"] if ratios else ["-"] * 2
+        worse = [row.worse for row in here if row.worse == row.worse]
+        line += [f"{100 * float(np.mean(worse)):.1f} %" if worse else "-", len(here)]
+        lines.append(line)
+    header = (
+        "estimator",
+        *(f"{half}, {what}" for half in ("all", *HALVES) for what in ("mean", "worst")),
+        "worse than control",
+        "families",
+    )
+    title = f"M = {m}: NMSE / that of the oracle, geometric mean and worst"
+    print_table(title, header, lines, markdown=markdown)
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+#: Label, colour and marker of what is drawn, where it has been measured.
+_MARKS = {
+    "Gaussian ridge": ("Gaussian, ridge", "#777777", "s"),
+    "Gaussian mle": ("Gaussian, ML", "#777777", "x"),
+    "SSGE .99": ("SSGE at 0.99", "#0072B2", "o"),
+    "Tikhonov": ("Tikhonov, default", "#E69F00", "^"),
+    "best fixed": ("best fixed setting", "#009E73", "D"),
+    "adaptive ridge": ("adaptive, ridge", "#D55E00", "o"),
+    "adaptive qis": ("adaptive, QIS", "#CC79A7", "o"),
+}
+_LARGEST = 20.0  # ratios beyond are drawn at the edge
+
+
+def draw(rows: Sequence[Row], path: Path) -> Path:
+    """Draws the ratio to the oracle: a panel for each M, a line for each family."""
+    sizes = sorted({row.samples for row in rows})
+    order = [row for row in rows if row.samples == sizes[0] and row.estimator == "oracle"]
+    order.sort(key=lambda row: (HALVES.index(row.half), row.family.split("-")[0], row.d))
+    places = {row.family: -i - HALVES.index(row.half) for i, row in enumerate(order)}
+    height = 0.19 * (len(places) + 1) + 1.2
+    fig, (panels,) = plots.figure(
+        1, len(sizes), panel=(max(3.0, 8 / len(sizes)), height), sharex=True, sharey=True
+    )
+    for ax, m in zip(panels, sizes, strict=True):
+        here = [row for row in rows if row.samples == m and row.family in places]
+        ax.axvline(1, color="black", linewidth=1)
+        for name, (label, colour, marker) in _MARKS.items():
+            of_name = [row for row in here if row.estimator == name]
+            if of_name:
+                ax.plot(
+                    [min(row.ratio, _LARGEST) for row in of_name],
+                    [places[row.family] for row in of_name],
+                    marker, color=colour, label=label, markersize=5, markeredgewidth=1.2,
+                    markerfacecolor=colour if marker == "o" else "none",
+                )  # fmt: skip
+        ax.set(xscale="log", title=f"M = {m}", ylim=(min(places.values()) - 0.7, 0.7))
+        ax.set_xticks([1, 2, 5, 10, _LARGEST], ["1", "2", "5", "10", f"≥ {_LARGEST:g}"])
+        ax.minorticks_off()
+        ax.set_xlabel("NMSE / that of the oracle")
+    panels[0].set_yticks(list(places.values()), list(places))
+    for half in HALVES:
+        inside = [place for family, place in places.items() if _half(order, family) == half]
+        if inside:
+            panels[-1].text(
+                1.02, np.mean(inside), half, rotation=270, va="center",
+                transform=panels[-1].get_yaxis_transform(), color="#555555",
+            )  # fmt: skip
+    plots.legend(fig, columns=4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=150)
+    return path
+
+
+def _half(order: Sequence[Row], family: str) -> str:
+    return next(row.half for row in order if row.family == family)

@@ -1,0 +1,171 @@
+"""The score without settings in plain PyTorch: the best that we could write with its operations.
+
+No public implementation exists to compare with. ``adaptive_score`` tries every λ of the grid for
+all groups at once and then climbs over the bounds; that has no branch on a value and compiles.
+``adaptive_score_pdist`` takes one group and tries what the climb asks for. Both know what
+``mige_ext.reference`` does not: K and its derivatives from one root, the products without M×M×d,
+one Cholesky factorisation for a λ and both bases.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mige_ext.reference import LAMBDA_GRID, RIDGE_GRID, adaptive_start
+
+DECADE = 2  # steps in the numbers of λ
+
+
+def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, W and τ: (..., M, d) -> (..., d), (..., d, d), (...)."""
+    m = x.shape[-2]
+    mean = x.mean(-2, keepdim=True)
+    centred = x - mean
+    deviation = centred.square().mean(-2, keepdim=True).sqrt()
+    inverse = torch.where(deviation > 0, 1 / deviation, 0.0)
+    v = centred * inverse
+    values, vectors = torch.linalg.eigh(v.mT @ v / m)
+    values = values.clamp_min(0)
+
+    c1, c2 = m / (m - 1), m / (m - 1) ** 2
+    grid = torch.linspace(*RIDGE_GRID, dtype=x.dtype, device=x.device)
+    shrunk = 1 / (c1 * values.unsqueeze(-1) + 10**grid)  # [..., d, τ]
+    squares = (v @ vectors).square()
+    q, q2 = squares @ shrunk, squares @ shrunk.square()
+    left = 1 - c2 * q
+    risk = (c1**2 * q2 / (2 * left.square()) - c2 * q2 / left).mean(-2) - shrunk.sum(-2)
+    tau = factor * 10 ** _lowest(grid, risk)
+    scaled = vectors * (values + tau.unsqueeze(-1)).rsqrt().unsqueeze(-2)
+    return mean.squeeze(-2), inverse.mT * (scaled @ vectors.mT), tau
+
+
+def _lowest(grid: Tensor, values: Tensor) -> Tensor:
+    """Where the parabola through the least value and its neighbours has its minimum."""
+    at = values.argmin(-1, keepdim=True)
+    inner = at.clamp(1, len(grid) - 2)
+    left, here, right = (values.gather(-1, inner + k) for k in (-1, 0, 1))
+    curvature = left - 2 * here + right
+    shift = torch.where(curvature > 0, (left - right) / (2 * curvature), 0.0)
+    step = grid[1] - grid[0]
+    return (grid[at] + torch.where(at == inner, step * shift, 0.0)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """What does not depend on λ, of groups (..., M, d)."""
+
+    z: Tensor
+    whitening: Tensor
+    k: Tensor
+    cubes: Tensor  # K³
+    q: Tensor
+    variance: Tensor  # σ², (..., 1, 1)
+    h: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, pairs: Tensor | None = None) -> "Whitened":
+        """From samples; ``pairs`` says where the pairs lie in an M×M array, none for ``pdist``."""
+        mean, whitening, _ = ridge_whitening(x)
+        z = (x - mean.unsqueeze(-2)) @ whitening
+        distances = torch.cdist(z, z)
+        among = torch.pdist(z) if pairs is None else distances.flatten(-2)[..., pairs]
+        sigma = among.kthvalue((among.shape[-1] + 1) // 2, dim=-1).values
+        variance = sigma[..., None, None].square()
+        k = (1 + distances.square() / variance).rsqrt()
+        cubes = k * k * k
+        q = cubes * (3 - x.shape[-1] - 3 * k * k) / variance
+        h = (cubes.sum(-1, keepdim=True) * z - cubes @ z) / variance
+        return cls(z, whitening, k, cubes, q, variance, h)
+
+    def candidates(self, lam: float) -> tuple[Tensor, Tensor, Tensor]:
+        """F of both bases, (2, ..., M, d), their risks and standard errors, (2, ...)."""
+        z, (m, d) = self.z, self.z.shape[-2:]
+        mu = lam * m
+        eye = torch.eye(m, dtype=z.dtype, device=z.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.k + mu * eye))
+        solved = inverse @ torch.cat([self.h, z], -1)
+        w, y = solved[..., :d], solved[..., d:]
+        f = torch.stack([-w, -w - mu * y])
+
+        b = inverse.diagonal(dim1=-2, dim2=-1)
+        weighted = inverse * self.cubes
+        along = (f * z).sum(-1)
+        across = (z * (self.cubes @ f)).sum(-1) - (self.cubes @ along.unsqueeze(-1)).squeeze(-1)
+        within = along * weighted.sum(-1) - (f * (weighted @ z)).sum(-1)
+        lost = torch.stack([torch.ones_like(b), 1 - mu * b])
+        divergence = (
+            b * self.q.sum(-1)
+            - (inverse * self.q).sum(-1)
+            + (b * across + within) / self.variance.squeeze(-1)
+            + d * lost
+        )
+        residual = f + z
+        r = residual.square().sum(-1) / 2 - (z * residual).sum(-1) + divergence
+        return f, r.mean(-1), r.std(-1) / math.sqrt(m)
+
+    def scores(self, f: Tensor) -> Tensor:
+        """F in the samples' own coordinates."""
+        return f @ self.whitening.mT
+
+
+def adaptive_score(x: Tensor) -> Tensor:
+    """The scores of (..., M, d), every λ tried."""
+    m = x.shape[-2]
+    i, j = torch.triu_indices(m, m, 1, device=x.device)
+    state = Whitened.of(x, i * m + j)
+    best, chosen = [], []
+    for lam in LAMBDA_GRID:
+        f, risk, error = state.candidates(lam)
+        bound, base = (risk + error).min(0)
+        best.append(bound)
+        chosen.append(torch.where((base == 0)[..., None, None], f[0], f[1]))
+    bounds = torch.stack(best, -1)
+
+    def at(numbers: Tensor) -> Tensor:
+        """The bounds there, infinite beyond the grid."""
+        inside = (numbers >= 0) & (numbers < len(LAMBDA_GRID))
+        there = bounds.gather(-1, numbers.clamp(0, len(LAMBDA_GRID) - 1).unsqueeze(-1))
+        return torch.where(inside, there.squeeze(-1), torch.inf)
+
+    start = adaptive_start(m)
+    number = torch.full(x.shape[:-2], start, device=x.device)
+    for step, furthest in ((-DECADE, start), (DECADE, len(LAMBDA_GRID) - 1 - start)):
+        going = number == start
+        for _ in range(furthest // DECADE):
+            going = going & (at(number + step) < at(number))
+            number = torch.where(going, number + step, number)
+    smaller = at(number + DECADE) < at(number - DECADE)
+    half = torch.where(smaller, number + DECADE // 2, number - DECADE // 2)
+    number = torch.where((at(number) < 0) & (at(half) < at(number)), half, number)
+    every = torch.stack(chosen)
+    index = number.expand(1, *number.shape)[..., None, None].expand(1, *x.shape)
+    f = every.gather(0, index).squeeze(0)
+    return state.scores(torch.where((at(number) < 0)[..., None, None], f, -state.z))
+
+
+def adaptive_score_pdist(x: Tensor) -> Tensor:
+    """The scores of one group (M, d), with the pairs from ``pdist`` and what the climb asks for."""
+    state = Whitened.of(x)
+    tried: dict[int, tuple[float, Tensor]] = {}
+
+    def bound(number: int) -> float:
+        if not 0 <= number < len(LAMBDA_GRID):
+            return math.inf
+        if number not in tried:
+            f, risk, error = state.candidates(LAMBDA_GRID[number])
+            without, with_it = (risk + error).tolist()
+            tried[number] = min((without, f[0]), (with_it, f[1]), key=lambda option: option[0])
+        return tried[number][0]
+
+    start = at = adaptive_start(x.shape[0])
+    for step in (-DECADE, DECADE):
+        while bound(at + step) < bound(at):
+            at += step
+        if at != start:
+            break
+    if bound(at) < 0:
+        half = at + (DECADE // 2 if bound(at + DECADE) < bound(at - DECADE) else -DECADE // 2)
+        at = half if bound(half) < bound(at) else at
+    return state.scores(tried[at][1] if bound(at) < 0 else -state.z)

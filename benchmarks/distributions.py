@@ -1,0 +1,346 @@
+"""Distributions whose score ``∇ log q`` is known: what score estimators are measured on.
+
+d is the size of a whole sample throughout: a correlated Gaussian of d = 20 is the toy's pair (x, y)
+with ten coordinates each.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+DTYPE = torch.float64
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Samples, and what is needed to measure the gradients that their score gives.
+
+    An encoder ``v = A u + noise`` gives the moving part of z, ``t(v)``, in k dimensions: y of a
+    pair z = (x, y), else all of z. Where a family has no encoder, u is z itself and A = I.
+
+    Attributes:
+        samples: z, (M, d).
+        inputs: u, (M, k).
+        slope: ``t'(v)``, (M, k).
+        tangent: derivative of the moving part in the family's parameter θ, along the path of each
+            sample, (M, k); None where there is no mutual information to differentiate.
+    """
+
+    samples: Tensor
+    inputs: Tensor
+    slope: Tensor
+    tangent: Tensor | None = None
+
+
+class Distribution(ABC):
+    """A density on ``R^d`` that can be sampled, with its score by hand.
+
+    Attributes:
+        d: dimensions.
+        paired: whether the information is I(x; y) of the halves of z, rather than I(u; z).
+        gradient: g of ``g I``, the gradient in A of that information, or of H(z) where there is
+            none: ``E[s(z) zᵀ] = −I`` (Stein) makes it 1 there.
+        derivative: dI/dθ in nats; None where there is none.
+    """
+
+    d: int
+    paired: bool = False
+    gradient: float = 1.0
+    derivative: float | None = None
+
+    @abstractmethod
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """M samples with inputs and tangents, float64."""
+
+    @abstractmethod
+    def log_density(self, z: Tensor) -> Tensor:
+        """``log q(z)`` up to a constant, (M, d) -> (M)."""
+
+    @abstractmethod
+    def score(self, z: Tensor) -> Tensor:
+        """``∇ log q(z)``, (M, d) -> (M, d)."""
+
+    def sample(self, m: int, generator: Generator) -> Tensor:
+        """M samples, (M, d), float64."""
+        return self.draw(m, generator).samples
+
+
+def _without_encoder(z: Tensor) -> Draw:
+    return Draw(z, z, torch.ones_like(z))
+
+
+class CorrelatedGaussian(Distribution):
+    """z = (x, y), ``y = ρ x + √(1 − ρ²) ε``, x and ε standard normal in d/2 dimensions.
+
+    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)``; ``dI/dρ = (d/2) ρ / (1 − ρ²)``; with A in place of ρ,
+    ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``, whose gradient at A = ρI is ρI.
+    """
+
+    paired = True
+
+    def __init__(self, d: int, rho: float) -> None:
+        if d % 2:
+            raise ValueError(f"d must be even, for two halves, got {d}")
+        self.d, self.rho, self.gradient = d, rho, rho
+        self.derivative = d / 2 * rho / (1 - rho**2)
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """z, u = x, and ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)``."""
+        x, noise = normal(m, self.d, generator=generator).chunk(2, -1)
+        rest = math.sqrt(1 - self.rho**2)
+        z = torch.cat((x, self.rho * x + rest * noise), -1)
+        return Draw(z, x, torch.ones_like(x), x - self.rho / rest * noise)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``−(‖x‖² + ‖y‖² − 2ρ x·y) / 2(1 − ρ²)``."""
+        x, y = z.chunk(2, -1)
+        form = (x.square() + y.square() - 2 * self.rho * x * y).sum(-1)
+        return -form / 2 / (1 - self.rho**2)
+
+    def score(self, z: Tensor) -> Tensor:
+        """``−Σ⁻¹ z``."""
+        x, y = z.chunk(2, -1)
+        return -torch.cat((x - self.rho * y, y - self.rho * x), -1) / (1 - self.rho**2)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A monotone function of each coordinate, ``z = t(v)``, by its inverse ``v = r(z)``.
+
+    Powers are smooth at 0: |v|^p itself has a score with a pole there, and no Fisher information.
+
+    Attributes:
+        forward: t.
+        inverse: r.
+        slope: r'.
+        bend: ``(log r')'``.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    bend: Callable[[Tensor], Tensor]
+
+
+#: ``t = asinh(2v)``: short tails, and with the factor two modes a coordinate.
+ASINH = Transform(
+    forward=lambda v: torch.asinh(2 * v),
+    inverse=lambda z: torch.sinh(z) / 2,
+    slope=lambda z: torch.cosh(z) / 2,
+    bend=torch.tanh,
+)
+
+#: ``v = z + z³``, so that z grows as the cube root of v: shorter tails than the Gaussian's.
+CUBE_ROOT = Transform(
+    forward=lambda v: 2 / math.sqrt(3) * torch.sinh(torch.asinh(1.5 * math.sqrt(3) * v) / 3),
+    inverse=lambda z: z + z**3,
+    slope=lambda z: 1 + 3 * z**2,
+    bend=lambda z: 6 * z / (1 + 3 * z**2),
+)
+
+
+def _root(z: Tensor) -> Tensor:
+    """The v of ``z = v √(1 + v²)``."""
+    return z / ((1 + (1 + 4 * z**2).sqrt()) / 2).sqrt()
+
+
+def _root_slope(z: Tensor) -> Tensor:
+    return ((1 + _root(z) ** 2) / (1 + 4 * z**2)).sqrt()
+
+
+#: ``t = v √(1 + v²)``, which grows as v²: tails as long as an exponential's.
+SQUARE = Transform(
+    forward=lambda v: v * (1 + v**2).sqrt(),
+    inverse=_root,
+    slope=_root_slope,
+    bend=lambda z: (
+        _root(z) * _root_slope(z) / (1 + _root(z) ** 2) - 4 * z / (1 + 4 * z**2)
+    ),
+)  # fmt: skip
+
+
+class Transformed(Distribution):
+    """Correlated Gaussian v, each coordinate transformed, which leaves I(x; y) as it is.
+
+    ``log q(z) = log q_v(r(z)) + Σ log r'(z_c)``, ``s = s_v(r(z)) ∘ r'(z) + (log r')'(z)``.
+    """
+
+    paired = True
+
+    def __init__(self, base: CorrelatedGaussian, transform: Transform) -> None:
+        self.base, self.transform = base, transform
+        self.d, self.gradient, self.derivative = base.d, base.gradient, base.derivative
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """``t(v)``, with the tangent of v times ``t'(v) = 1 / r'(z)``."""
+        base = self.base.draw(m, generator)
+        z = self.transform.forward(base.samples)
+        slope = 1 / self.transform.slope(z.chunk(2, -1)[1])
+        assert base.tangent is not None
+        return Draw(z, base.inputs, slope, base.tangent * slope)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """That of v, and the logarithm of the Jacobian."""
+        volume = self.transform.slope(z).log().sum(-1)
+        return self.base.log_density(self.transform.inverse(z)) + volume
+
+    def score(self, z: Tensor) -> Tensor:
+        """``s_v(r(z)) ∘ r'(z) + (log r')'(z)``."""
+        t = self.transform
+        return self.base.score(t.inverse(z)) * t.slope(z) + t.bend(z)
+
+
+class Bimodal(Distribution):
+    """Y = aB + ε, B uniform in {−1, 1}^d: 2^d modes, and a discrete input.
+
+    ``s = −y + a tanh(a y)`` by coordinates; I(B; Y) = H(Y) − H(ε), so that ``dI/da = −E[s·B]
+    = d a (1 − E tanh(a (a + ε)))``, and dI/dA of ``Y = A B + ε`` is 1/d of that times I.
+    """
+
+    def __init__(self, d: int, a: float) -> None:
+        self.d, self.a = d, a
+        nodes, weights = np.polynomial.hermite_e.hermegauss(150)
+        expected = float(weights @ np.tanh(a * (a + nodes)) / math.sqrt(2 * math.pi))
+        self.gradient = a * (1 - expected)
+        self.derivative = d * self.gradient
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """Y, with B as input and as ∂Y/∂a."""
+        b = 2.0 * torch.randint(2, (m, self.d), generator=generator).to(DTYPE) - 1
+        z = self.a * b + normal(m, self.d, generator=generator)
+        return Draw(z, b, torch.ones_like(b), b)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``Σ −y²/2 + log cosh(a y)``."""
+        return (-z.square() / 2 + (self.a * z).cosh().log()).sum(-1)
+
+    def score(self, z: Tensor) -> Tensor:
+        """``−y + a tanh(a y)``."""
+        return -z + self.a * torch.tanh(self.a * z)
+
+
+class GaussianMixture(Distribution):
+    """``Σ_k w_k N(μ_k, Σ_k)``: ``s = −Σ_k p(k|z) Σ_k⁻¹ (z − μ_k)``.
+
+    Args:
+        weights: w, (K), summing to 1.
+        means: μ, (K, d).
+        covariances: Σ, (K, d, d).
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        self.d = means.shape[-1]
+        self.weights, self.means = weights, means
+        self.factors = torch.linalg.cholesky(covariances)
+        self.precisions = torch.cholesky_inverse(self.factors)
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """``μ_k + L_k ε``, k drawn by the weights."""
+        k = torch.multinomial(self.weights, m, replacement=True, generator=generator)
+        noise = normal(m, self.d, 1, generator=generator)
+        z = self.means[k] + (self.factors[k] @ noise).squeeze(-1)
+        return _without_encoder(z)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """The log-sum-exp of the components."""
+        return self._terms(z)[0].logsumexp(-1)
+
+    def score(self, z: Tensor) -> Tensor:
+        """The components' scores, weighted by their posterior."""
+        logs, scores = self._terms(z)
+        return (logs.softmax(-1).unsqueeze(-1) * scores).sum(-2)
+
+    def _terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities, (M, K), and scores, (M, K, d), of the components."""
+        centred = z.unsqueeze(-2) - self.means
+        scores = -torch.einsum("kij,mkj->mki", self.precisions, centred)
+        volumes = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return self.weights.log() - volumes + (centred * scores).sum(-1) / 2, scores
+
+
+class Student(Distribution):
+    """Student's t with ν degrees of freedom, ``s = −(ν + d) z / (ν + ‖z‖²)``.
+
+    Its tails are heavy and its score is bounded, with a finite Fisher information.
+    """
+
+    def __init__(self, d: int, nu: int) -> None:
+        self.d, self.nu = d, nu
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """A normal vector over the root of χ²_ν/ν."""
+        chi = normal(m, self.nu, generator=generator).square().mean(-1, keepdim=True)
+        z = normal(m, self.d, generator=generator) / chi.sqrt()
+        return _without_encoder(z)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``−(ν + d)/2 · log(1 + ‖z‖²/ν)``."""
+        return -(self.nu + self.d) / 2 * (z.square().sum(-1) / self.nu).log1p()
+
+    def score(self, z: Tensor) -> Tensor:
+        """``−(ν + d) z / (ν + ‖z‖²)``."""
+        return -(self.nu + self.d) * z / (self.nu + z.square().sum(-1, keepdim=True))
+
+
+class Banana(Distribution):
+    """Standard normal v, its second coordinate bent: ``z₂ = v₂ + b (v₁² − 1)``.
+
+    With ``v₂ = z₂ − b (z₁² − 1)``: ``s₁ = −z₁ + 2 b z₁ v₂``, ``s₂ = −v₂``, and −z beyond.
+    """
+
+    def __init__(self, d: int, b: float) -> None:
+        self.d, self.b = d, b
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """The bent normal vectors."""
+        z = normal(m, self.d, generator=generator)
+        z[:, 1] += self.b * (z[:, 0].square() - 1)
+        return _without_encoder(z)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``−‖v‖²/2``; the map keeps volumes."""
+        rest = z[:, 0].square() + z[:, 2:].square().sum(-1)
+        return -(rest + self._straight(z).square()) / 2
+
+    def score(self, z: Tensor) -> Tensor:
+        """That of v through the transpose of the map's Jacobian."""
+        v = self._straight(z)
+        s = -z
+        s[:, 0] += 2 * self.b * z[:, 0] * v
+        s[:, 1] = -v
+        return s
+
+    def _straight(self, z: Tensor) -> Tensor:
+        return z[:, 1] - self.b * (z[:, 0].square() - 1)
+
+
+class Laplace(Distribution):
+    """Independent Laplace coordinates of scale b: ``s = −sign(z) / b``, not continuous at 0."""
+
+    def __init__(self, d: int, b: float = 1.0) -> None:
+        self.d, self.b = d, b
+
+    def draw(self, m: int, generator: Generator) -> Draw:
+        """The difference of two exponential variables."""
+        u = torch.rand(2, m, self.d, generator=generator, dtype=DTYPE)
+        one, other = torch.log1p(-u)
+        z = self.b * (one - other)
+        return _without_encoder(z)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``−‖z‖₁ / b``."""
+        return -z.abs().sum(-1) / self.b
+
+    def score(self, z: Tensor) -> Tensor:
+        """``−sign(z) / b``."""
+        return -z.sign() / self.b
+
+
+def normal(*shape: int, generator: Generator) -> Tensor:
+    """Standard normal numbers, float64."""
+    return torch.randn(*shape, generator=generator, dtype=DTYPE)

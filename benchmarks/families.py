@@ -1,0 +1,119 @@
+"""The families that score estimators are measured on: distributions by name, in two halves.
+
+"chosen" is the half on which a rule that chooses settings may be designed; "held-out" is looked at
+only to judge it. The halves have the same kinds of distributions, in dimensions that alternate, so
+that both are about equally hard, and no family has the parameters of one in the other half.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Generator
+
+from benchmarks.distributions import (
+    ASINH,
+    CUBE_ROOT,
+    DTYPE,
+    SQUARE,
+    Banana,
+    Bimodal,
+    CorrelatedGaussian,
+    Distribution,
+    GaussianMixture,
+    Laplace,
+    Student,
+    Transform,
+    Transformed,
+    normal,
+)
+
+Half: TypeAlias = Literal["chosen", "held-out"]
+
+
+def random_mixture(d: int, components: int, seed: int) -> GaussianMixture:
+    """Components of random shapes, their means at distance 3 from the origin."""
+    g = Generator().manual_seed(seed)
+    means = 3 * torch.nn.functional.normalize(normal(components, d, generator=g), dim=-1)
+    shape = normal(components, d, d, generator=g) / (2 * math.sqrt(d))
+    shape = shape + 0.7 * torch.eye(d, dtype=DTYPE)
+    weights = torch.full((components,), 1 / components, dtype=DTYPE)
+    return GaussianMixture(weights, means, shape @ shape.mT)
+
+
+def digits_mixture(d: int, seed: int) -> GaussianMixture:
+    """Ten Gaussians fitted to scikit-learn's 1797 real digits on their d principal components."""
+    from sklearn.datasets import load_digits
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture as Fit
+
+    images = load_digits().data / 16
+    components = PCA(d, svd_solver="full").fit_transform(images)
+    fit = Fit(10, random_state=seed).fit(components)
+    weights, means, covariances = map(
+        torch.from_numpy, (fit.weights_, fit.means_, fit.covariances_)
+    )
+    return GaussianMixture(weights, means, covariances)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A distribution under a name, made when it is first used.
+
+    Attributes:
+        name: kind and dimension, ``bimodal-5``.
+        half: the half that it belongs to.
+        make: gives the distribution.
+    """
+
+    name: str
+    half: Half
+    make: Callable[[], Distribution]
+
+    @cached_property
+    def distribution(self) -> Distribution:
+        """The distribution, kept."""
+        return self.make()
+
+
+def _families() -> dict[str, Family]:
+    def gaussian(rho: float) -> Callable[[int], Distribution]:
+        return lambda d: CorrelatedGaussian(d, rho)
+
+    def transformed(transform: Transform, rho: float) -> Callable[[int], Distribution]:
+        return lambda d: Transformed(CorrelatedGaussian(d, rho), transform)
+
+    table: list[tuple[str, Half, Callable[[int], Distribution], tuple[int, ...]]] = [
+        ("gaussian", "chosen", gaussian(0.7), (4, 20, 64)),
+        ("gaussian", "held-out", gaussian(0.6), (10, 40, 60)),
+        ("asinh", "chosen", transformed(ASINH, 0.7), (4, 20)),
+        ("asinh", "held-out", transformed(ASINH, 0.6), (10, 40)),
+        ("square", "chosen", transformed(SQUARE, 0.7), (10,)),
+        ("square", "held-out", transformed(SQUARE, 0.6), (20,)),
+        ("cuberoot", "chosen", transformed(CUBE_ROOT, 0.7), (20,)),
+        ("cuberoot", "held-out", transformed(CUBE_ROOT, 0.6), (10,)),
+        ("bimodal", "chosen", lambda d: Bimodal(d, 1.5), (2, 10)),
+        ("bimodal", "held-out", lambda d: Bimodal(d, 1.25), (5, 20)),
+        ("mixture", "chosen", lambda d: random_mixture(d, 4, seed=5), (5, 20)),
+        ("mixture", "held-out", lambda d: random_mixture(d, 3, seed=7), (10, 32)),
+        ("student", "chosen", lambda d: Student(d, 5), (3,)),
+        ("student", "held-out", lambda d: Student(d, 4), (10,)),
+        ("banana", "chosen", lambda d: Banana(d, 0.5), (2,)),
+        ("banana", "held-out", lambda d: Banana(d, 0.4), (10,)),
+        ("laplace", "chosen", Laplace, (10,)),
+        ("laplace", "held-out", Laplace, (5,)),
+        ("digits", "chosen", lambda d: digits_mixture(d, seed=0), (8,)),
+        ("digits", "held-out", lambda d: digits_mixture(d, seed=1), (16,)),
+    ]
+    families = [
+        Family(f"{kind}-{d}", half, partial(make, d))
+        for kind, half, make, dimensions in table
+        for d in dimensions
+    ]
+    return {family.name: family for family in families}
+
+
+FAMILIES = _families()

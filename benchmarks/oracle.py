@@ -1,0 +1,245 @@
+"""The oracle: a grid of settings of kernel score estimators, all measured at the price of a few.
+
+Every estimator of the grid is a filter of one spectrum (Zhou, Shi, Zhu, ICML 2020), with L = K/M =
+U diag(μ) Uᵀ, ζ = H/M and
+
+    ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖²,
+
+so that an eigendecomposition for each kernel and bandwidth serves every filter: a further one costs
+O(M). Curl-free kernels have matrices of Md rows. Where these are too large, the ν-method stands for
+all filters of such a kernel: its iterates need products alone, and each of them is a setting.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mige_ext import Bandwidth
+
+#: ``φ, φ', φ'', φ'''`` of the squared distance s in units of σ²: derivatives are in s/σ².
+KERNELS: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
+    "RBF": lambda s: tuple((-0.5) ** n * torch.exp(-s / 2) for n in range(4)),
+    "IMQ": lambda s: tuple(
+        factor * (1 + s) ** (-0.5 - n) for n, factor in enumerate((1.0, -0.5, 0.75, -1.875))
+    ),
+}
+
+CUT_OFF, TIKHONOV, NU, LANDWEBER = "cut-off", "Tikhonov", "nu-method", "Landweber"
+NUMBERS = {CUT_OFF: "share", TIKHONOV: "λ", NU: "steps", LANDWEBER: "steps"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An estimator of the grid.
+
+    Attributes:
+        kernel: "RBF" or "IMQ".
+        curl_free: whether it is the curl-free one of that φ.
+        multiplier: of the median distance, which makes σ.
+        filter: one of ``NUMBERS``.
+        number: share of the trace, λ, or steps; the ν-method has ν = 1, Landweber's step is 1.
+    """
+
+    kernel: str = "RBF"
+    curl_free: bool = False
+    multiplier: float = 1.0
+    filter: str = CUT_OFF
+    number: float = 0.99
+
+    def __str__(self) -> str:
+        """``IMQ curl-free 1.4σ nu-method steps 32``."""
+        curl = " curl-free" if self.curl_free else ""
+        number = f"{NUMBERS[self.filter]} {self.number:g}"
+        return f"{self.kernel}{curl} {self.multiplier:g}σ {self.filter} {number}"
+
+    def score(self, samples: Tensor) -> Tensor:
+        """Scores at the samples, (..., M, d) -> (..., M, d): the setting as an estimator."""
+        if samples.dim() > 2:
+            return torch.stack([self.score(group) for group in samples])
+        problem = Problem(samples, self)
+        if self.iterated(*samples.shape):
+            *_, last = problem.iterates(int(self.number))
+            return last
+        spectrum = problem.spectrum
+        scaled = -spectrum.filter(self).unsqueeze(-1) * spectrum.source
+        return (spectrum.vectors @ scaled).view_as(samples)
+
+    def iterated(self, m: int, d: int) -> bool:
+        """Whether the matrix of this size is too large to decompose."""
+        return self.curl_free and m * d > LARGEST
+
+
+#: Rows of the largest matrix of a curl-free kernel that is decomposed.
+LARGEST = 640
+
+_FILTERS: dict[str, Sequence[float]] = {
+    CUT_OFF: (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999),
+    TIKHONOV: (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6),
+    NU: (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128),
+    LANDWEBER: (1, 4, 16, 64, 256, 1024, 4096),
+}
+
+
+def grid(m: int, d: int) -> list[list[Setting]]:
+    """The settings for M samples in d dimensions: a list for each kernel and bandwidth.
+
+    Above M = 512 there are fewer bandwidths, and of the curl-free kernels IMQ alone.
+    """
+    small = m <= 512
+    kernels = [
+        Setting(kernel, False, multiplier)
+        for kernel in KERNELS
+        for multiplier in ((0.5, 0.7, 1.0, 1.4, 2.0, 4.0) if small else (0.7, 1.0, 1.4, 4.0))
+    ] + [
+        Setting(kernel, True, multiplier)
+        for kernel in (KERNELS if small else ("IMQ",))
+        for multiplier in ((0.7, 1.0, 2.0, 4.0) if small else (1.0, 2.0))
+    ]
+    return [
+        [
+            replace(base, filter=name, number=number)
+            for name, numbers in _FILTERS.items()
+            for number in numbers
+            if name == NU or not base.iterated(m, d)
+        ]
+        for base in kernels
+    ]
+
+
+def errors(samples: Tensor, exact: Tensor, settings: Sequence[Setting]) -> list[float]:
+    """``‖ŝ − s‖² / ‖s‖²`` of settings that share kernel and bandwidth.
+
+    Args:
+        samples: (M, d), float64.
+        exact: s, the scores, (M, d).
+        settings: of one list of :func:`grid`.
+    """
+    problem = Problem(samples, settings[0])
+    size = exact.square().sum()
+    if settings[0].iterated(*samples.shape):
+        found = dict(enumerate(problem.iterates(int(max(s.number for s in settings))), 1))
+        scores = [found[int(setting.number)] for setting in settings]
+        return [((score - exact).square().sum() / size).item() for score in scores]
+    spectrum = problem.spectrum
+    # ‖g p + t‖² of the rows p of Uᵀζ and t of Uᵀs, for all filters g at once.
+    target = spectrum.vectors.mT @ exact.reshape(len(spectrum.values), -1)
+    pp, pt, tt = (
+        (a * b).sum(-1)
+        for a, b in (
+            (spectrum.source, spectrum.source),
+            (spectrum.source, target),
+            (target, target),
+        )
+    )
+    g = torch.stack([spectrum.filter(setting) for setting in settings])
+    return ((g.square() * pp + 2 * g * pt + tt).sum(-1) / size).tolist()
+
+
+class Problem:
+    """L and ζ of a kernel and bandwidth on samples (M, d)."""
+
+    def __init__(self, samples: Tensor, setting: Setting) -> None:
+        self._curl_free = setting.curl_free
+        self._m, self._d = samples.shape
+        self._sigma = Bandwidth(multiplier=setting.multiplier)(samples)
+        self._x = (samples - samples.mean(0)) / self._sigma
+        self._s = torch.cdist(self._x, self._x, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        self._phi = KERNELS[setting.kernel](self._s)
+
+    @cached_property
+    def source(self) -> Tensor:
+        """ζ, (M, d): ``(2/M)(φ'X − diag(φ'1)X)``, or curl-free ``(2/M)(diag(B1)X − BX)``."""
+        _, first, second, third = self._phi
+        if self._curl_free:  # with c = σ², which makes K the identity at r = 0
+            b = 2 * ((self._d + 2) * second + 2 * self._s * third)
+            pulled = self._pull(b)
+        else:
+            pulled = -self._pull(first)
+        return 2 / self._m / self._sigma * pulled
+
+    def apply(self, f: Tensor) -> Tensor:
+        """``L f`` of f (M, d), with ``K = φ I`` or ``−2φ' I − 4φ'' r rᵀ``, over 1 at r = 0."""
+        if not self._curl_free:
+            return self._phi[0] @ f / self._m
+        _, first, second, _ = self._phi
+        along = self._x @ f.mT - (self._x * f).sum(-1)
+        return (-2 * first @ f - 4 * self._pull(second * along)) / self._m
+
+    def iterates(self, steps: int) -> Iterator[Tensor]:
+        """The scores after each step of the ν-method, (M, d)."""
+        for f in nu_method(self.apply, self.source, steps):
+            yield -f
+
+    @cached_property
+    def spectrum(self) -> "Spectrum":
+        """The eigendecomposition of L."""
+        size = self._m
+        matrix = self._phi[0]
+        if self._curl_free:
+            _, first, second, _ = self._phi
+            r = self._x.unsqueeze(1) - self._x
+            blocks = -4 * second[..., None, None] * r.unsqueeze(-1) * r.unsqueeze(-2)
+            blocks = blocks - 2 * first[..., None, None] * torch.eye(self._d, dtype=r.dtype)
+            size = self._m * self._d
+            matrix = blocks.transpose(1, 2).reshape(size, size)
+        values, vectors = torch.linalg.eigh(matrix)
+        source = self.source.reshape(size, -1)
+        return Spectrum(values / self._m, vectors, vectors.mT @ source)
+
+    def _pull(self, weights: Tensor) -> Tensor:
+        """``Σ_j w_ij (x_i − x_j)``."""
+        return weights.sum(-1, keepdim=True) * self._x - weights @ self._x
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """``L = U diag(μ) Uᵀ`` and ``Uᵀζ``.
+
+    Attributes:
+        values: μ, ascending, (N), N = M or Md.
+        vectors: U, (N, N).
+        source: ``Uᵀζ``, (N, d) or (N, 1).
+    """
+
+    values: Tensor
+    vectors: Tensor
+    source: Tensor
+
+    def filter(self, setting: Setting) -> Tensor:
+        """``g(μ)``, (N)."""
+        mu, number = self.values, setting.number
+        if setting.filter == TIKHONOV:
+            return 1 / (mu + number)
+        if setting.filter == NU:
+            *_, last = nu_method(mu.mul, torch.ones_like(mu), int(number))
+            return last
+        if setting.filter == LANDWEBER:
+            # (1 − (1 − μ)^t)/μ, which is t at μ = 0.
+            positive = mu.clamp(torch.finfo(mu.dtype).tiny, 1)
+            return -torch.expm1(number * torch.log1p(-positive)) / positive
+        # The leading values whose share of the trace reaches the number, of those above rounding.
+        descending = mu.flip(0)
+        rank = int((descending.cumsum(0) < number * mu.sum()).sum()) + 1
+        rounding = len(mu) * torch.finfo(mu.dtype).eps * descending[0]
+        kept = (torch.arange(len(mu)) >= len(mu) - rank) & (mu > rounding)
+        return torch.where(kept, 1 / mu, 0.0)
+
+
+def nu_method(apply: Callable[[Tensor], Tensor], source: Tensor, steps: int) -> Iterator[Tensor]:
+    """The iterates f₁, f₂, … of the ν-method for ``L f = ζ``, ν = 1, ``‖L‖ <= 1``.
+
+    ``f_t = f_{t−1} + a_t (f_{t−1} − f_{t−2}) + b_t (ζ − L f_{t−1})`` (Engl, Hanke, Neubauer,
+    "Regularization of Inverse Problems", 1996, section 6.3).
+    """
+    nu = 1.0
+    before, f = torch.zeros_like(source), (4 * nu + 2) / (4 * nu + 1) * source
+    yield f
+    for t in range(2, steps + 1):
+        shared = (t + 2 * nu - 1) * (2 * t + 4 * nu - 1)
+        a = (t - 1) * (2 * t - 3) * (2 * t + 2 * nu - 1) / shared / (2 * t + 2 * nu - 3)
+        b = 4 * (2 * t + 2 * nu - 1) * (t + nu - 1) / shared
+        f, before = f + a * (f - before) + b * (source - apply(f)), f
+        yield f

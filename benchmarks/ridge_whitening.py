@@ -1,0 +1,40 @@
+"""Microbenchmark of ridge_whitening: python benchmarks/ridge_whitening.py --help."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import adaptive_baselines as baselines
+from benchmarks import command
+from benchmarks.harness import Benchmark, Problem, Samples
+from mige_ext import ops
+
+SIZES = {  # groups, M, d
+    "cpu": ((1, 256, 64), (1, 1024, 64), (1, 1024, 256), (128, 64, 32)),
+    "cuda": ((1, 256, 64), (1, 1024, 64), (1, 1024, 256), (128, 64, 32)),
+}
+
+
+def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
+    return Problem(
+        arguments={"x": samples(groups, m, d)},
+        # 2 Md² for the correlations, 2 Md² for the samples in the eigenvectors' coordinates; 9 d³
+        # for the eigenvectors, 2 d³ for W.
+        flop=groups * (4 * m * d * d + 11 * d**3),
+        values=groups * (m * d + d + d * d + 1),  # x read; mean, W and τ written
+    )
+
+
+BENCHMARK = Benchmark(
+    "ridge_whitening",
+    ("groups", "M", "d"),
+    SIZES,
+    problem,
+    ops.ridge_whitening,
+    (baselines.ridge_whitening,),
+)
+
+if __name__ == "__main__":
+    command.main(["ridge_whitening", *sys.argv[1:]])

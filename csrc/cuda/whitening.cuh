@@ -1,0 +1,238 @@
+// Ridge whitening: the ridge τ that chooses itself, and the eigenvectors filtered by it.
+//
+// τ is `factor` times the minimiser of the leave-one-out Hyvärinen objective of the Gaussian score
+// (mige_ext.ops.ridge_whitening), over a grid in log10 τ with a parabola through its lowest point,
+// in double precision: the objective is a difference of large terms.
+#pragma once
+
+#include "correlations.cuh"
+
+namespace mige::cuda {
+
+// log10 of the τ that are tried: from kRidgeLowest to kRidgeHighest in kRidgeTried points.
+constexpr int kRidgeTried = 26;
+constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
+constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidgeTried - 1);
+constexpr int kRidgeThreads = 256;  // a thread: one sample, kRidgeOwn values of τ
+constexpr int kRidgeOwn = 4;
+static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidgeTried && kRidgeTried <= kWarp, "τ");
+
+// --- the ridge
+// -----------------------------------------------------------------------------
+
+// 10^exponent; of a power of ten and a small exponent, or the error would grow with the exponent.
+__device__ __forceinline__ double ridge_at(double exponent) {
+  constexpr double kLn10 = 2.302585092994045684;
+  const double whole = ceil(exponent);
+  double power = 1;
+  for (double k = whole < 0 ? -whole : whole; k > 0; --k) power *= 10;
+  const double rest = exp_nonpositive((exponent - whole) * kLn10);
+  return whole < 0 ? rest / power : rest * power;
+}
+
+__device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
+  const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
+  return 1 / (c1 * (lambda > 0 ? lambda : (lambda == lambda ? 0 : lambda)) + tau);
+}
+
+// Σ over 32 samples of ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) for every τ, with
+// q_i = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ). A block takes 32 samples, a thread
+// one of them and four τ. Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2
+// KiB in float, 16.3 KiB in double. Registers: at most 128.
+template <typename T>
+__global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(Whitening<T> w) {
+  __shared__ T squares[kRidgeRows][kWarp + 1];
+  __shared__ double weights[kWarp][kWarp];  // a_j, for every τ
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t m = w.m, r = w.r(), row0 = blockIdx.x * int64_t(kRidgeRows);
+  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidgeTried ? lane : 0));
+  for (int64_t g = blockIdx.z; g < w.groups; g += gridDim.z) {
+    double q[kRidgeOwn] = {}, q2[kRidgeOwn] = {};
+    for (int64_t j0 = 0; j0 < r; j0 += kWarp) {
+      __syncthreads();  // the columns before have been used
+      for (int e = warp; e < kWarp; e += kRidgeThreads / kWarp) {
+        const int64_t i = row0 + e;
+        const T y = i < m && j0 + lane < r ? w.y[(g * m + i) * r + j0 + lane] : T(0);
+        squares[e][lane] = y * y;
+        weights[e][lane] =
+            j0 + e < r ? shrunk(static_cast<double>(w.values[g * r + j0 + e]), tau, m) : 0;
+      }
+      __syncthreads();
+      for (int j = 0; j < kWarp; ++j) {
+        const auto square = static_cast<double>(squares[lane][j]);
+#pragma unroll
+        for (int e = 0; e < kRidgeOwn; ++e) {
+          const double weight = weights[j][warp * kRidgeOwn + e];
+          q[e] += square * weight;
+          q2[e] += square * weight * weight;
+        }
+      }
+    }
+    const double left_out = static_cast<double>(m - 1);
+    const double c1 = static_cast<double>(m) / left_out, c2 = c1 / left_out;
+#pragma unroll
+    for (int e = 0; e < kRidgeOwn; ++e) {
+      // Positive in exact arithmetic: at least τ / (τ + c₂‖v_i‖²).
+      const double exact = 1 - c2 * q[e];
+      const double left = exact < kEpsilon<T> ? static_cast<double>(kEpsilon<T>) : exact;
+      const double value = (c1 * c1 * q2[e] / (2 * left) - c2 * q2[e]) / left;
+      const double sum = warp_sum(row0 + lane < m ? value : 0.0);
+      if (lane == 0)
+        w.objective[(g * w.blocks() + blockIdx.x) * kWarp + warp * kRidgeOwn + e] = sum;
+    }
+  }
+}
+
+// τ of every group. A block takes a group: a lane takes one τ of the grid, the warps share samples
+// and eigenvalues. Shared memory: 4 KiB. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kRidgeThreads, 4)
+    ridge_choice_kernel(Whitening<T> w, T* __restrict__ ridge) {  // [groups]
+  __shared__ double parts[kColumnRows][kWarp], traces[kColumnRows][kWarp];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t m = w.m, r = w.r();
+  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidgeTried ? lane : 0));
+  for (int64_t g = blockIdx.x; g < w.groups; g += gridDim.x) {
+    double part = 0, trace = 0;
+    for (int64_t b = warp; b < w.blocks(); b += kColumnRows)
+      part += w.objective[(g * w.blocks() + b) * kWarp + lane];
+    for (int64_t j = warp; j < r; j += kColumnRows)
+      trace += shrunk(static_cast<double>(w.values[g * r + j]), tau, m);
+    const double total = column_sum(part, parts) / static_cast<double>(m);
+    const double all = column_sum(trace, traces) + static_cast<double>(w.d - r) / tau;
+    __syncthreads();  // all have added them up
+    if (warp == 0) parts[0][lane] = total - all;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const double* const values = parts[0];
+      int least = 0;
+      for (int t = 1; t < kRidgeTried; ++t) least = values[t] < values[least] ? t : least;
+      double at = least;
+      if (least > 0 && least < kRidgeTried - 1) {
+        const double left = values[least - 1], right = values[least + 1];
+        const double curvature = left - 2 * values[least] + right;
+        if (curvature > 0) at += (left - right) / (2 * curvature);
+      }
+      const T magnitude = magnitude_of<T>(w.largest[g]);
+      ridge[g] = saturate<T>(w.factor * ridge_at(kRidgeLowest + kRidgeStep * at)) +
+                 (magnitude - magnitude);
+    }
+    __syncthreads();  // before the next group's sums
+  }
+}
+
+// --- filtered eigenvectors
+// -----------------------------------------------------------------------------
+
+// What a row of eigenvectors is multiplied with.
+enum class RidgeFilter {
+  kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
+  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, without that cancellation
+  kScore,          // (λ+τ)^{-1/2}
+  kDualScore       // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
+};
+
+template <typename T>
+__device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64_t m) {
+  const T inner = sqrt((lambda > T(0) ? lambda : T(0)) + tau), root = sqrt(tau);
+  const auto count = static_cast<T>(m);
+  switch (filter) {
+    case RidgeFilter::kWhitening:
+      return 1 / sqrt(inner);
+    case RidgeFilter::kDualWhitening:
+      return 1 / sqrt(count * root * inner * (root + inner));
+    case RidgeFilter::kScore:
+      return 1 / inner;
+    default:
+      return lambda == T(0) ? T(0) : 1 / (inner * sqrt(count * lambda));
+  }
+}
+
+// out_jc = filter(λ_j) vectors_jc. A thread takes every gridDim.x-th of a group's elements. Work:
+// reads and writes r² values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4)
+    filter_vectors_kernel(Whitening<T> w, RidgeFilter filter,
+                          const T* __restrict__ ridge,  // [groups]
+                          T* __restrict__ out) {        // [groups, r, r]
+  const int64_t r = w.r();
+  for (int64_t g = blockIdx.y; g < w.groups; g += gridDim.y)
+    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < r * r;
+         e += int64_t(gridDim.x) * 256) {
+      const T* const values = w.values + g * r;
+      const T lambda = w.dual() ? dual_eigenvalue(values, r, e / r) : values[e / r];
+      out[g * r * r + e] = filtered(filter, lambda, ridge[g], w.m) * w.vectors[g * r * r + e];
+    }
+}
+
+// Qᵀ V with Q's columns filtered: [m, m] × [m, d].
+template <typename T>
+struct DualProjectionForm {
+  using Sum = T;
+  Whitening<T> w;
+  const T* filtered;  // [groups, m, m]
+  T* out;             // [groups, m, d]
+  __device__ bool idle(int64_t) const { return false; }
+  __device__ auto left(int64_t g, int64_t) const {
+    return rows_of(filtered + g * w.m * w.m, w.m, w.m);
+  }
+  __device__ auto right(int64_t g, int64_t) const {
+    return columns_of(w.v + g * w.m * w.d, w.m, w.d);
+  }
+  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+    out[(g * w.m + i) * w.d + j] = sum;
+  }
+};
+
+// --- launchers
+// -----------------------------------------------------------------------------
+
+inline dim3 elementwise_grid(int64_t count, int64_t groups) {
+  const int64_t blocks = divide_up(count, 256);
+  return dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096), grid_z(groups));
+}
+
+// Everything of `w`, the means and τ.
+template <typename T>
+int whiten(const Whitening<T>& w, T* means, T* ridge, void* stream) {
+  const int64_t groups = w.groups, m = w.m, d = w.d, r = w.r();
+  const int64_t columns = divide_up(d, kWarp);
+  if (columns > kLargestGridX || w.blocks() > kLargestGridX)
+    return static_cast<int>(cudaErrorInvalidConfiguration);
+  int failed = largest_magnitudes<T>(w.x, m * d, nullptr, 0, groups, w.largest, stream);
+  if (!failed)
+    failed = launch(standardise_kernel<T>, dim3(static_cast<unsigned>(columns), 1, grid_z(groups)),
+                    dim3(kScaleThreads), 0, stream, w, means);
+  if (!failed)
+    failed = w.dual() ? contract<T>(DualForm<T>{w}, groups, m, m, stream)
+                      : contract<T>(CorrelationForm<T>{w}, groups, d, d, stream);
+  if (!failed)
+    failed = eigh<T>(w.gram, groups, r, w.values, w.vectors, nullptr, w.spectral, stream);
+  if (!failed)
+    failed = w.dual() ? launch(dual_coordinates_kernel<T>, elementwise_grid(m * m, groups),
+                               dim3(256), 0, stream, w)
+                      : contract<T>(CoordinatesForm<T>{w}, groups, m, d, stream);
+  if (!failed)
+    failed = launch(ridge_objective_kernel<T>,
+                    dim3(static_cast<unsigned>(w.blocks()), 1, grid_z(groups)), dim3(kRidgeThreads),
+                    0, stream, w);
+  if (!failed)
+    failed = launch(ridge_choice_kernel<T>, dim3(grid_z(groups)), dim3(kRidgeThreads), 0, stream, w,
+                    ridge);
+  return failed;
+}
+
+// out = the filtered eigenvectors, a vector a row: of R, [r, r], or of G times V, [m, d].
+template <typename T>
+int filter_vectors(const Whitening<T>& w, RidgeFilter filter, const T* ridge, T* out,
+                   void* stream) {
+  const int64_t r = w.r();
+  T* const filtered = w.dual() ? w.gram : out;
+  int failed = launch(filter_vectors_kernel<T>, elementwise_grid(r * r, w.groups), dim3(256), 0,
+                      stream, w, filter, ridge, filtered);
+  if (!failed && w.dual())
+    failed = contract<T>(DualProjectionForm<T>{w, filtered, out}, w.groups, w.m, w.d, stream);
+  return failed;
+}
+
+}  // namespace mige::cuda

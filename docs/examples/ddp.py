@@ -1,0 +1,62 @@
+"""InfoMax on several processes: one encoder, one global batch.
+
+    torchrun --nproc-per-node 2 docs/examples/ddp.py
+
+Every process draws its own inputs; ``group=`` makes the mutual information that of all of them, so
+that a step is the one that a single process would make with the whole batch.
+"""
+
+import argparse
+import os
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import mige_ext as mige
+
+
+def main() -> None:
+    """Trains an encoder of 32 inputs to 4 codes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=128, help="of each process")
+    parser.add_argument("--landmarks", type=int, help="sum statistics instead of gathering samples")
+    options = parser.parse_args()
+
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+
+    train(options, device)
+    dist.barrier()  # gloo may abort where a rank leaves while another still talks
+    dist.destroy_process_group()
+
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    """Ascends the mutual information of inputs and codes."""
+    torch.manual_seed(0)  # the same encoder everywhere, as DDP would see to anyway
+    encoder = torch.nn.Sequential(
+        torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4), torch.nn.BatchNorm1d(4)
+    )
+    network = DistributedDataParallel(encoder.to(device))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    estimator = mige.Landmarks(m=options.landmarks) if options.landmarks else mige.SSGE()
+
+    torch.manual_seed(1 + dist.get_rank())  # other inputs everywhere
+    for step in range(options.steps):
+        x = torch.randn(options.samples, 32, device=device)
+        information = mige.mutual_information(
+            x, network(x), estimator=estimator, group=dist.group.WORLD
+        )
+        optimizer.zero_grad()
+        (-information).backward()
+        optimizer.step()
+        if dist.get_rank() == 0:  # a surrogate: its gradient means something, its value does not
+            print(f"step {step}  loss {-information.item():.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""The accuracy benchmark: exact scores, a grid that is the estimators', and what it writes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import rounding
+
+from benchmarks import accuracy, command, oracle
+from benchmarks.accuracy import evaluate
+from benchmarks.accuracy_report import Row, draw, promised, report
+from benchmarks.distributions import CorrelatedGaussian, Distribution, Transformed
+from benchmarks.families import FAMILIES
+from benchmarks.oracle import CUT_OFF, LANDWEBER, NU, TIKHONOV, Setting
+from mige_ext import (
+    IMQ,
+    RBF,
+    SSGE,
+    Bandwidth,
+    Landweber,
+    NuMethod,
+    ScoreEstimator,
+    Stein,
+    Tikhonov,
+)
+from mige_ext.experiments.runs import Table
+from mige_ext.experiments.toy_methods import mige_derivative
+
+for_each_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+
+def within_standard_errors(terms: torch.Tensor, exact: torch.Tensor | float) -> bool:
+    """Whether the means of terms over their first dimension are the exact values.
+
+    Five standard errors: one value in two million is farther off by chance.
+    """
+    error = terms.std(0) / len(terms) ** 0.5
+    return bool(((terms.mean(0) - exact).abs() <= 5 * error).all())
+
+
+@for_each_family
+def test_score_is_the_gradient_of_the_log_density(name: str) -> None:
+    distribution = FAMILIES[name].distribution
+    z = distribution.sample(50, generator()).requires_grad_()
+    (exact,) = torch.autograd.grad(distribution.log_density(z).sum(), z)
+    got = distribution.score(z.detach())
+    assert got.shape == z.shape == (50, distribution.d) and got.dtype == torch.float64
+    assert (got - exact).abs().max() <= rounding(z.dtype, z.shape[1]) * exact.abs().max()
+
+
+@for_each_family
+def test_samples_and_score_fit_together_by_steins_identity(name: str) -> None:
+    # E[s] = 0 and −E[s zᵀ] = I: wrong for samples of any other density.
+    distribution = FAMILIES[name].distribution
+    z = distribution.sample(4000, generator())
+    score = distribution.score(z)
+    assert within_standard_errors(score, 0.0)
+    one = torch.eye(distribution.d, dtype=z.dtype)
+    assert within_standard_errors(-score.unsqueeze(2) * z.unsqueeze(1), one)
+
+
+class Exact:
+    """The estimator that knows: the score of a family, and of the second half of a pair."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+
+    def score(self, samples: torch.Tensor) -> torch.Tensor:
+        if samples.shape[-1] == self.distribution.d:
+            return self.distribution.score(samples)
+        if isinstance(self.distribution, Transformed):  # y is the transform of a standard normal
+            t = self.distribution.transform
+            return t.bend(samples) - t.inverse(samples) * t.slope(samples)
+        return -samples
+
+
+@pytest.mark.parametrize(
+    "name", ["gaussian-4", "asinh-4", "square-10", "cuberoot-10", "bimodal-2", "bimodal-5",
+             "student-3"]
+)  # fmt: skip
+def test_exact_scores_give_the_exact_gradients(name: str) -> None:
+    distribution = FAMILIES[name].distribution
+    draws = [distribution.draw(400, generator(seed)) for seed in range(100)]
+    merit = evaluate(Exact(distribution), distribution, draws)
+    assert not merit.nmse.any()
+    one = torch.eye(merit.gradients.shape[-1], dtype=torch.float64)
+    assert within_standard_errors(merit.gradients, distribution.gradient * one)
+    if distribution.derivative is None:
+        assert name == "student-3" and np.isnan(merit.derivatives).all()
+    else:
+        terms = torch.from_numpy(merit.derivatives)
+        assert within_standard_errors(terms, distribution.derivative)
+    # What is left of the bias is the noise of its estimate, which shrinks with the data sets.
+    assert merit.bias(distribution.gradient) < 0.05
+
+
+def test_the_derivative_in_rho_is_that_of_the_toy() -> None:
+    distribution = CorrelatedGaussian(6, 0.7)
+    draw = distribution.draw(50, generator())
+    x, y = draw.samples.chunk(2, -1)
+    noise = (y - 0.7 * x) / (1 - 0.7**2) ** 0.5
+    exact = mige_derivative(0.7, x, noise, SSGE()).item()
+    got = evaluate(SSGE(), distribution, [draw]).derivatives.item()
+    assert abs(got - exact) <= rounding(x.dtype, 50) * abs(exact)
+
+
+def test_the_halves_have_the_same_kinds() -> None:
+    kinds = [
+        {name.split("-")[0] for name, family in FAMILIES.items() if family.half == half}
+        for half in ("chosen", "held-out")
+    ]
+    assert kinds[0] == kinds[1]
+
+
+# --- the oracle -----------------------------------------------------------------------------------
+
+
+def public(setting: Setting) -> ScoreEstimator:
+    """The estimator of ``mige_ext`` that a setting stands for."""
+    shared: dict[str, Any] = {
+        "kernel": {"RBF": RBF(), "IMQ": IMQ()}[setting.kernel],
+        "curl_free": setting.curl_free,
+        "bandwidth": Bandwidth(multiplier=setting.multiplier),
+    }
+    if setting.filter == CUT_OFF:
+        return SSGE(threshold=setting.number, **shared)
+    if setting.filter == TIKHONOV:
+        return Tikhonov(lam=setting.number, **shared)
+    if setting.filter == NU:
+        return NuMethod(steps=int(setting.number), nu=1.0, **shared)
+    return Landweber(steps=int(setting.number), step_size=1.0, **shared)
+
+
+def tolerance(setting: Setting, terms: int) -> float:
+    """Relative error of rounding, enlarged as the setting's filter may at most."""
+    enlarged = {
+        # of the least eigenvalue that 99.9 % of the trace keep, here
+        CUT_OFF: 1e4,
+        TIKHONOV: 1 / setting.number,
+        NU: setting.number**2,
+        LANDWEBER: setting.number,
+    }[setting.filter]
+    value = rounding(torch.float64, terms) * enlarged
+    if setting.filter == TIKHONOV and setting.curl_free:  # conjugate gradients stop there
+        value += torch.finfo(torch.float64).eps ** 0.75
+    return value
+
+
+@pytest.mark.parametrize("kernel", ["RBF", "IMQ"])
+@pytest.mark.parametrize("curl_free", [False, True])
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [(CUT_OFF, (0.5, 0.9, 0.99)), (TIKHONOV, (0.1, 1e-3)), (NU, (1, 2, 24)), (LANDWEBER, (1, 64))],
+)
+@pytest.mark.parametrize("multiplier", [0.7, 1.0, 2.0])
+def test_settings_are_the_estimators(
+    kernel: str, curl_free: bool, name: str, numbers: tuple[float, ...], multiplier: float
+) -> None:
+    x = FAMILIES["mixture-5"].distribution.sample(40, generator())
+    for number in numbers:
+        setting = Setting(kernel, curl_free, multiplier, name, number)
+        exact = public(setting).score(x)
+        error = (setting.score(x) - exact).abs().max() / exact.abs().max()
+        assert error <= tolerance(setting, x.numel())
+
+
+def test_tikhonov_is_steins_estimator() -> None:
+    x = FAMILIES["mixture-5"].distribution.sample(40, generator())
+    exact = Stein(eta=0.4).score(x)
+    error = (Setting(filter=TIKHONOV, number=0.01).score(x) - exact).abs().max()
+    assert error <= rounding(x.dtype, 40) * 100 * exact.abs().max()
+
+
+def test_iterates_are_those_of_the_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = FAMILIES["mixture-5"].distribution.sample(40, generator())
+    setting = Setting("IMQ", True, 1.0, NU, 24)
+    exact = setting.score(x)
+    monkeypatch.setattr(oracle, "LARGEST", 40)
+    assert setting.iterated(*x.shape)
+    error = (setting.score(x) - exact).abs().max() / exact.abs().max()
+    assert error <= tolerance(setting, 40)
+
+
+@pytest.mark.parametrize("largest", [40, 640])
+def test_errors_of_the_grid_are_those_of_its_scores(
+    largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "LARGEST", largest)
+    distribution = FAMILIES["mixture-5"].distribution
+    x = distribution.sample(24, generator())
+    exact = distribution.score(x)
+    for settings in oracle.grid(24, 5):
+        errors = oracle.errors(x, exact, settings)
+        for setting, got in list(zip(settings, errors, strict=True))[::3]:
+            error = (setting.score(x) - exact).square().sum() / exact.square().sum()
+            assert abs(got - error) <= tolerance(setting, 120) * (1 + error)
+
+
+@pytest.mark.parametrize("m", [64, 1024])
+def test_the_grid_has_hundreds_of_different_settings(m: int) -> None:
+    settings = [setting for group in oracle.grid(m, 5) for setting in group]
+    assert len(set(settings)) == len(settings) > 300
+    assert {setting.filter for setting in settings} == set(oracle.NUMBERS)
+    assert len({str(setting) for setting in settings}) == len(settings)
+    for group in oracle.grid(m, 5):
+        assert len({(s.kernel, s.curl_free, s.multiplier) for s in group}) == 1
+
+
+# --- what is measured and written -----------------------------------------------------------------
+
+
+def test_no_row_of_the_grid_is_below_the_oracle() -> None:
+    rows, found = accuracy.measure(FAMILIES["bimodal-2"], 24, 3)
+    (least,) = (row for row in rows if row.estimator == "oracle")
+    assert least.ratio == 1
+    assert least.nmse <= min(mean for mean, _ in found.values()) * (1 + 1e-9)
+    for row in rows:
+        assert row.ratio == pytest.approx(row.nmse / least.nmse)
+        if row.estimator.startswith(("best", "Gaussian")):
+            assert row.ratio >= 1
+    best = [row for row in rows if row.estimator.startswith("best")]
+    assert len(best) == len(oracle.NUMBERS)
+    for row in best:  # measured again, by its scores
+        (mean,) = (found[setting][0] for setting in found if str(setting) == row.setting)
+        assert row.nmse == pytest.approx(mean, rel=1e-6)
+
+
+def test_data_sets_differ_by_family_size_and_seed_and_can_be_had_again() -> None:
+    def numbers(*key: Any) -> list[float]:
+        return torch.rand(2, generator=accuracy._stream(*key)).tolist()
+
+    keys = [("laplace-5", 64, 0), ("laplace-5", 64, 1), ("laplace-5", 256, 0), ("banana-2", 64, 0)]
+    assert numbers(*keys[0]) == numbers(*keys[0])
+    assert len({tuple(numbers(*key)) for key in keys}) == 4
+
+
+def test_bias_is_what_the_mean_is_off_by() -> None:
+    # Gradients 0.8 I + noise: the mean of a hundred is off by 0.2, and by noise that is subtracted.
+    noise = torch.randn(100, 6, 6, generator=generator(), dtype=torch.float64)
+    nothing = np.zeros(100)
+    merit = accuracy.Merit(nothing, 0.8 * torch.eye(6, dtype=torch.float64) + noise, nothing)
+    naive = (merit.gradients.mean(0) - torch.eye(6)).norm() / 6**0.5
+    assert abs(merit.bias(1.0) - 0.2) < abs(naive - 0.2)
+    assert np.isnan(accuracy.Merit(nothing[:1], merit.gradients[:1], nothing[:1]).bias(1.0))
+
+
+def run(folder: Path, *arguments: str) -> list[Row]:
+    command.main(["accuracy", "--save", "--out", str(folder), *arguments])
+    return Table(folder / "accuracy.csv", Row).rows
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    families = ["--families", "bimodal-2", "banana"]
+    rows = run(tmp_path, *families, "--samples", "16", "--seeds", "2")
+    assert {row.family for row in rows} == {"bimodal-2", "banana-2", "banana-10"}
+    assert {row.samples for row in rows} == {16} and {row.seeds for row in rows} == {2}
+    fixed = [row.setting for row in rows if row.estimator == "best fixed"]
+    assert len(fixed) == 3 and len(set(fixed)) == 1
+    assert (tmp_path / "accuracy.png").stat().st_size > 0
+    text = capsys.readouterr().out
+    for part in ("M = 16: NMSE", "bias of the gradient", "dI/dθ", "held-out, worst", "SSGE .99"):
+        assert part in text
+    # Another run replaces what it measures again, and leaves the rest.
+    again = run(
+        tmp_path, "--families", "bimodal-2", "--samples", "16", "--seeds", "3", "--markdown"
+    )
+    assert len(again) == len(rows)
+    assert {row.seeds for row in again if row.family == "bimodal-2"} == {3}
+    assert {row.seeds for row in again if row.family != "bimodal-2"} == {2}
+    assert "| family |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--families", "cauchy"], "there is no cauchy; there are gaussian-4"),
+        (["--samples", "4"], "--samples must be at least 8, got 4"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+    ],
+)
+def test_the_command_refuses_what_it_does_not_have(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["accuracy", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def row_of(estimator: str, **changes: Any) -> Row:
+    values = {
+        "family": "bimodal-2", "d": 2, "half": "chosen", "samples": 64, "estimator": estimator,
+        "setting": "", "seeds": 4, "nmse": 0.1, "nmse_se": 0.01, "ratio": 1.0,
+        "gradient_bias": 0.1, "derivative_error": 0.1, "worse": np.nan,
+    }  # fmt: skip
+    return Row(**{**values, **changes})
+
+
+def test_promises_are_about_the_default_and_its_control() -> None:
+    kept = [row_of("adaptive qis", ratio=1.3, worse=0.0), row_of("oracle")]
+    missed = [row_of("adaptive qis", ratio=1.4, worse=0.25), row_of("oracle")]
+    assert [row[3] for row in promised(kept).rows] == ["ok", "ok"]
+    assert [row[3] for row in promised(missed).rows] == ["MISSED", "MISSED"]
+    assert report(missed, complete=True) == 1
+    assert report(missed, complete=False) == report(kept, complete=True) == 0
+
+
+def test_the_figure_holds_both_halves_and_all_sizes(tmp_path: Path) -> None:
+    rows = [
+        row_of(name, family=family.name, half=family.half, samples=m, ratio=ratio)
+        for family in FAMILIES.values()
+        for m in (64, 256, 1024)
+        for name, ratio in (("oracle", 1.0), ("SSGE .99", 30.0), ("adaptive qis", 1.2))
+    ]
+    assert draw(rows, tmp_path / "new" / "a.png").stat().st_size > 0

@@ -1,0 +1,229 @@
+"""Several processes as one batch: their gradients are those of one process that has all samples."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import ROOT, environment, normal, rounding
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+import mige_ext as mige
+from mige_ext import distributed
+
+SSGE = mige.SSGE()
+LANDMARKS = mige.Landmarks(m=8, rank=5)
+ESTIMATORS: dict[str, mige.ScoreEstimator] = {"all-gather": SSGE, "all-reduce": LANDMARKS}
+SECONDS = 60  # after which a collective that waits in vain is an error
+
+# A surrogate of inputs (N, 4) with their codes (N, 3), and of 2 draws of codes for each input.
+Surrogate = Callable[..., Tensor]
+SURROGATES: dict[str, Surrogate] = {
+    "entropy": lambda x, z, **how: mige.entropy(z, **how),
+    "mutual_information": lambda x, z, **how: mige.mutual_information(x, z, **how),
+    "projected": lambda x, z, **how: mige.mutual_information(
+        x, z, projection=mige.RandomProjection(k=2), **how
+    ),
+    "both": lambda x, z, **how: mige.mutual_information(torch.sin(3 * z), z, **how),
+    "draws": lambda x, z, **how: mige.encoder_information(
+        torch.stack([z, z.sin(), z.cos()], -2), **how
+    ),
+    "conditional": lambda x, z, **how: mige.encoder_information(
+        z.unsqueeze(-2), conditional=z.square().sum(-1), **how
+    ),
+}
+
+
+def inputs(rows: int = 26) -> Tensor:
+    return normal(rows, 4)
+
+
+def encoder() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def gradients(network: nn.Module, loss: Tensor) -> Tensor:
+    network.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+# --- what the processes run -----------------------------------------------------------------------
+
+
+def trained(rank: int, world: int, *, sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Gradients of the encoder, averaged by DDP, for every surrogate and both ways."""
+    x = inputs().split(sizes)[rank]
+    network = DistributedDataParallel(encoder())
+    return {
+        f"{name}-{way}": gradients(
+            network, surrogate(x, network(x), estimator=estimator, group=dist.group.WORLD)
+        )
+        for name, surrogate in SURROGATES.items()
+        for way, estimator in ESTIMATORS.items()
+    }
+
+
+def refusals(rank: int, world: int) -> dict[str, tuple[str, str]]:
+    """Arguments that are wrong on the last rank alone, or only in comparison."""
+    last = rank == world - 1
+    nan = torch.full((4, 3), torch.nan if last else 1.0)
+    cases: dict[str, Callable[[Any], Any]] = {
+        "type": lambda g: mige.entropy("z" if last else normal(4, 3), group=g),  # type: ignore[arg-type]
+        "finite": lambda g: mige.entropy(nan, group=g),
+        "finite-landmarks": lambda g: mige.entropy(nan, estimator=LANDMARKS, group=g),
+        "columns": lambda g: mige.entropy(normal(4, 3 + last), group=g),
+        "dtype": lambda g: mige.entropy(normal(4, 3).to(DTYPES[last]), group=g),
+        "gradient": lambda g: mige.mutual_information(
+            normal(4, 3).requires_grad_(last), normal(4, 2).requires_grad_(), group=g
+        ),
+        "pairs": lambda g: mige.mutual_information(normal(4 + last, 3), normal(4, 2), group=g),
+        "few": lambda g: mige.entropy(normal(rank, 3)[:1], group=g),
+        "draws": lambda g: mige.encoder_information(normal(2, 1 if last else 2, 3), group=g),
+    }
+    found = {}
+    for name, call in cases.items():
+        try:
+            call(dist.group.WORLD)
+        except (TypeError, ValueError) as error:
+            found[name] = (type(error).__name__, str(error))
+    return found
+
+
+DTYPES = (torch.float64, torch.float32)
+
+
+def summed(rank: int, world: int) -> Tensor:
+    """A fit whose samples and batches are split over the ranks."""
+    x = inputs()
+    running = LANDMARKS.start(x)
+    for batch in x.split(5)[rank::world]:
+        running.partial_fit(batch)
+    distributed.all_reduce(running, dist.distributed_c10d._get_default_group())
+    return running.solve().score(x)
+
+
+def within_a_subgroup(rank: int, world: int) -> Tensor | str:
+    """Ranks 1 and 2 as a batch of their own; the others are no part of it."""
+    group = dist.new_group([1, 2])
+    z = inputs().split((10, 9, 4, 3))[rank].requires_grad_()
+    try:
+        mige.entropy(z, group=group).backward()
+    except TypeError as error:
+        return str(error)
+    assert z.grad is not None
+    return z.grad
+
+
+# By number of processes, all in one run, because starting them takes longer than the work.
+WORK: dict[int, dict[str, Callable[[int, int], Any]]] = {
+    2: {
+        "even": partial(trained, sizes=(13, 13)),
+        "empty": partial(trained, sizes=(26, 0)),
+        "refusals": refusals,
+        "summed": summed,
+    },
+    4: {"uneven": partial(trained, sizes=(7, 6, 1, 12)), "subgroup": within_a_subgroup},
+}
+
+
+def start(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/rendezvous", timedelta(seconds=SECONDS), world, rank
+    )
+    results = {name: work(rank, world) for name, work in WORK[world].items()}
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+Results = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What each piece of work returned on each rank."""
+    found: Results = {}
+    for world, work in WORK.items():
+        folder = tmp_path_factory.mktemp(f"{world}-processes")
+        spawn(start, (world, str(folder)), nprocs=world)
+        ranks = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+        found |= {name: [rank[name] for rank in ranks] for name in work}
+    return found
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["even", "empty", "uneven"])
+def test_gradients_of_several_processes_are_those_of_one(results: Results, split: str) -> None:
+    x, network = inputs(), encoder()
+    for name, surrogate in SURROGATES.items():
+        for way, estimator in ESTIMATORS.items():
+            exact = gradients(network, surrogate(x, network(x), estimator=estimator))
+            for rank, found in enumerate(results[split]):
+                error = (found[f"{name}-{way}"] - exact).norm() / exact.norm()
+                # Sums in another order, before a division by eigenvalues that are not small.
+                assert error <= 100 * rounding(x.dtype, len(x)), (name, way, rank, error)
+
+
+def test_what_one_rank_refuses_all_refuse_and_none_waits(results: Results) -> None:
+    first, last = results["refusals"]
+    assert last["type"] == ("TypeError", "z must be a torch.Tensor, got str")
+    assert first["type"] == ("ValueError", "refused on rank 1 of group: " + last["type"][1])
+    for case, words in {
+        "finite": "z must be finite",
+        "finite-landmarks": "z must be finite",
+        "pairs": "x and z must agree in all but the last dimension",
+        "draws": "z must have shape (..., N, K, d)",
+        "columns": "z must be alike on all ranks of group but for the number of samples M, got "
+        "torch.float64 (M, 3) without gradient on rank 0 and torch.float64 (M, 4) without",
+        "dtype": "torch.float64 (M, 3) without gradient on rank 0 and torch.float32 (M, 3)",
+        "gradient": "x must be alike on all ranks of group",
+        "few": "z must hold at least 2 samples on all ranks of group together, got 1",
+    }.items():
+        assert words in first[case][1], case
+        assert words in last[case][1], case
+
+
+def test_statistics_of_several_processes_add_up(results: Results) -> None:
+    x = inputs()
+    exact = LANDMARKS.score(x)
+    for found in results["summed"]:
+        assert (found - exact).norm() <= 100 * rounding(x.dtype, len(x)) * exact.norm()
+
+
+def test_a_group_may_be_a_part_of_the_processes(results: Results) -> None:
+    outside, *inside, _ = results["subgroup"]
+    assert "group must be" in outside
+    z = inputs()[10:23].requires_grad_()
+    mige.entropy(z).backward()
+    assert z.grad is not None
+    exact = 2 * z.grad  # the average over the two ranks is left to DDP
+    assert (torch.cat(inside) - exact).norm() <= rounding(z.dtype, len(z)) * exact.norm()
+
+
+def test_a_group_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"group must be a torch.distributed.ProcessGroup or None"):
+        mige.entropy(normal(8, 2), group="gloo")  # type: ignore[arg-type]
+
+
+def test_the_example_trains_under_torchrun() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               str(ROOT / "docs" / "examples" / "ddp.py"), "--steps=5", "--samples=64"]  # fmt: skip
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True,
+        env=environment(OMP_NUM_THREADS="1"), cwd=os.fspath(ROOT),
+    )  # fmt: skip
+    lines = [line for line in result.stdout.splitlines() if line.startswith("step ")]
+    assert len(lines) == 5

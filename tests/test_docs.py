@@ -1,0 +1,74 @@
+"""The pages of the documentation: their examples, their links, and the site made of them.
+
+The examples in docstrings are those of ``test_import.py``.
+"""
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, environment
+
+import mige_ext
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+for_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compiler's
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())],
+                         ids=lambda page: page.stem)  # fmt: skip
+def test_the_examples_of_a_page_run_in_order(page: Path) -> None:
+    text = page.read_text()
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    for block in BLOCK.finditer(text):
+        # Moved to where it stands, so that a traceback names the line of the page.
+        source = "\n" * text.count("\n", 0, block.start(1)) + block.group(1)
+        exec(compile(source, page, "exec"), namespace)
+
+
+@for_each_page
+def test_every_code_block_has_a_language_that_is_run_or_is_no_code(page: Path) -> None:
+    fences = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)[::2]
+    assert [f for f in fences if f != "python" and not f.startswith("{")] == []
+
+
+@for_each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(without_code(page.read_text())):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), f"{target}#{anchor}"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    listed = re.findall(r"auto(?:class|function):: (\w+)", (ROOT / "docs" / "api.md").read_text())
+    assert sorted(listed) == sorted(mige_ext.__all__)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "dummy",
+         str(ROOT / "docs"), str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,259 @@
+"""The Gaussian score and its three covariances."""
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from conftest import for_each_dtype, normal, rounding, same_bits
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import mige_ext as mige
+from mige_ext import FittedGaussian, GaussianScore, reference
+from mige_ext.gaussian import mle_whitening, qis_whitening, ridge_whitening
+
+SHRINKAGES = ("ridge", "qis", "mle")
+for_each_shrinkage = pytest.mark.parametrize("shrinkage", SHRINKAGES)
+
+
+def skewed(m: int = 40, d: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Samples with correlations and unequal variances."""
+    mixing = normal(d, d, seed=9) / d**0.5 + torch.eye(d, dtype=torch.float64)
+    return (normal(m, d, seed=seed) @ mixing * torch.linspace(0.5, 3, d).double() + 2).to(dtype)
+
+
+def precision_of(whitening: Tensor) -> Tensor:
+    return whitening @ whitening.mT
+
+
+def relative(error: Tensor, size: Tensor) -> float:
+    return (error.norm() / size.norm()).item()
+
+
+# --- the covariances ------------------------------------------------------------------------------
+
+
+def test_more_samples_want_less_of_a_ridge() -> None:
+    def shrunk(m: int) -> float:
+        x = skewed(m, 8)
+        _, whitening = ridge_whitening(x)
+        return (precision_of(whitening).trace() / x.T.cov().inverse().trace()).item()
+
+    few, some, many = (shrunk(m) for m in (20, 100, 2000))
+    assert few < some < many < 1
+
+
+@pytest.mark.parametrize(("m", "d"), [(30, 5), (30, 1), (30, 28), (30, 29), (30, 40), (3, 9)])
+def test_qis_is_the_shrinkage_as_written(m: int, d: int) -> None:
+    x = skewed(m, d)
+    _, whitening = qis_whitening(x)
+    expected = reference.quadratic_inverse_shrinkage(x)
+    values = torch.linalg.eigvalsh(x.T.cov().reshape(d, d))
+    condition = (values[-1] / values[max(0, d - m + 1)]).item()
+    error = precision_of(whitening) @ expected - torch.eye(d, dtype=x.dtype)
+    assert error.norm() <= rounding(x.dtype, m) * condition * d
+
+
+def test_qis_keeps_the_trace_and_beats_the_sample_covariance() -> None:
+    x = normal(60, 30)
+    _, whitening = qis_whitening(x)
+    covariance = precision_of(whitening).inverse()
+    sample = x.T.cov()
+    assert abs(covariance.trace() / sample.trace() - 1) <= rounding(x.dtype, 60) * 100
+    eye = torch.eye(30, dtype=x.dtype)
+    assert (covariance - eye).norm() < (sample - eye).norm() / 2
+
+
+def test_maximum_likelihood_is_the_inverse_of_the_covariance() -> None:
+    x = skewed()
+    _, whitening = mle_whitening(x)
+    expected = x.T.cov(correction=0).inverse()
+    condition = torch.linalg.cond(expected).item()
+    assert relative(precision_of(whitening) - expected, expected) <= (
+        rounding(x.dtype, 40) * condition
+    )
+    assert abs(GaussianScore("mle").fit(x).diagnostics.calibration - 1) <= (
+        rounding(x.dtype, 200) * condition
+    )
+
+
+def test_maximum_likelihood_of_few_samples_is_the_pseudo_inverse() -> None:
+    x = skewed(6, 9)
+    _, whitening = mle_whitening(x)
+    deviation = x.std(0, correction=0)
+    expected = torch.linalg.pinv(x.T.corrcoef(), hermitian=True, rtol=1e-10)
+    got = deviation[:, None] * precision_of(whitening) * deviation
+    assert torch.linalg.matrix_rank(got, hermitian=True) == 5
+    assert relative(got - expected, expected) <= rounding(x.dtype, 9) * torch.linalg.cond(
+        x.T.corrcoef() + torch.linalg.pinv(x.T.corrcoef(), rtol=1e-10)
+    )
+
+
+# --- the score ------------------------------------------------------------------------------------
+
+
+@for_each_shrinkage
+@for_each_dtype
+def test_the_score_is_minus_the_precision_times_the_deviation(
+    shrinkage: Any, dtype: torch.dtype
+) -> None:
+    x, q = skewed(dtype=dtype), skewed(7, dtype=dtype, seed=1)
+    whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}[shrinkage]
+    mean, whitening = whiten(x.double())
+    precision = precision_of(whitening)
+    fitted = GaussianScore(shrinkage).fit(x)
+    condition = torch.linalg.cond(precision).item()
+    for points, got in ((x, GaussianScore(shrinkage).score(x)), (x, fitted.score()),
+                        (q, fitted.score(q))):  # fmt: skip
+        expected = -(points.double() - mean) @ precision
+        assert got.dtype == dtype
+        assert relative(got.double() - expected, expected) <= rounding(dtype, 40) * condition
+
+
+@for_each_shrinkage
+def test_the_score_is_the_gradient_of_the_energy(shrinkage: Any) -> None:
+    x, q = skewed(), skewed(7, seed=1)
+    fitted = GaussianScore(shrinkage).fit(x)
+    # A quadratic function has exact central differences.
+    slopes = [(fitted.energy(q + e) - fitted.energy(q - e)) / 2 for e in torch.eye(5).double()]
+    size = fitted.energy(q).abs().max() + fitted.score(q).abs().max()
+    assert (torch.stack(slopes, -1) - fitted.score(q)).abs().max() <= rounding(q.dtype, 25) * size
+
+
+@for_each_shrinkage
+def test_the_score_converges_to_that_of_the_density(shrinkage: Any) -> None:
+    errors = []
+    for m in (32, 2048):
+        x = normal(m, 4, seed=m) * torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+        exact = -x / torch.tensor([1.0, 4.0, 9.0, 16.0]).double()
+        errors.append(relative(GaussianScore(shrinkage).score(x) - exact, exact))
+    assert errors[1] < errors[0] / 3  # 8, but for chance
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+
+@for_each_shrinkage
+def test_scores_move_scale_and_permute_with_the_samples(shrinkage: Any) -> None:
+    x = skewed()
+    score = GaussianScore(shrinkage).score
+    expected = score(x)
+    bound = rounding(x.dtype, 200) * expected.norm() * 1e3  # the condition of R is below that
+    order = torch.randperm(40)
+    assert torch.linalg.cond(x.T.corrcoef()) < 1e3
+    assert (score(x - 5) - expected).norm() <= bound
+    assert (3 * score(3 * x) - expected).norm() <= bound
+    assert (score(x[order]) - expected[order]).norm() <= bound
+    assert (score(x.flip(1)) - expected.flip(1)).norm() <= bound
+    if shrinkage != "qis":
+        scales = torch.tensor([1e-3, 1.0, 10.0, 1e4, 2.0]).double()
+        assert (scales * score(x * scales) - expected).norm() <= bound
+    if shrinkage != "ridge":
+        rotation, _ = torch.linalg.qr(normal(5, 5, seed=7))
+        assert (score(x @ rotation) - expected @ rotation).norm() <= bound * 40
+    for scale in (2.0**-100, 2.0**100):
+        small = x.float()
+        assert torch.equal(score(small * scale), score(small) / scale)
+
+
+@for_each_shrinkage
+def test_an_offset_costs_no_accuracy(shrinkage: Any) -> None:
+    shift = 2.0**20
+    x = (skewed(dtype=torch.float32) + shift) - shift
+    expected, got = GaussianScore(shrinkage).score(x), GaussianScore(shrinkage).score(x + shift)
+    assert relative(got - expected, expected) <= rounding(x.dtype, 200) * torch.linalg.cond(
+        x.T.corrcoef()
+    )
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 2), (0,), (2, 0)], ids=str)
+@for_each_shrinkage
+def test_leading_dimensions_are_groups(shrinkage: Any, batch: tuple[int, ...]) -> None:
+    x, q = normal(*batch, 20, 4), normal(*batch, 7, 4, seed=1)
+    estimator = GaussianScore(shrinkage)
+    scores, fitted = estimator.score(x), estimator.fit(x)
+    elsewhere, energies = fitted.score(q), fitted.energy(q)
+    assert scores.shape == x.shape and elsewhere.shape == q.shape
+    assert energies.shape == q.shape[:-1] and fitted.diagnostics.calibration.shape == batch
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in batch)).reshape(-1, len(batch)):
+        i = tuple(index.tolist())
+        alone = estimator.fit(x[i])
+        for together, single in ((scores[i], alone.score()), (elsewhere[i], alone.score(q[i])),
+                                 (energies[i], alone.energy(q[i]))):  # fmt: skip
+            assert relative(together - single, single) <= rounding(x.dtype, 80) * 100
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+@for_each_shrinkage
+@for_each_dtype
+def test_constant_columns_and_equal_samples_have_score_zero(
+    dtype: torch.dtype, shrinkage: Any, value: float
+) -> None:
+    x = normal(20, 3, dtype=dtype)
+    x[:, 1] = value
+    score = GaussianScore(shrinkage).score(x)
+    assert not score[:, 1].any() and score[:, [0, 2]].all() and score.isfinite().all()
+    fitted = GaussianScore(shrinkage).fit(torch.full((7, 3), value, dtype=dtype))
+    assert not fitted.score().any() and not fitted.score(x).any() and not fitted.energy(x).any()
+    assert fitted.diagnostics.calibration == 0
+
+
+@for_each_shrinkage
+def test_two_samples_are_enough(shrinkage: Any) -> None:
+    x = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.5, 0.0]])
+    score = GaussianScore(shrinkage).score(x)
+    assert score.isfinite().all() and score.any()
+    assert torch.allclose(score[0], -score[1])
+
+
+# --- settings and fits ----------------------------------------------------------------------------
+
+
+def test_settings_are_values_and_the_default_is_the_ridge() -> None:
+    assert GaussianScore() == GaussianScore("ridge") == GaussianScore(shrinkage="ridge")
+    assert pickle.loads(pickle.dumps(GaussianScore("qis"))) == GaussianScore("qis")
+    assert isinstance(GaussianScore(), mige.ScoreEstimator)
+
+
+@for_each_shrinkage
+def test_fits_can_be_pickled_and_taken_apart(shrinkage: Any) -> None:
+    x, q = normal(2, 20, 3), normal(2, 5, 3, seed=1)
+    fitted = GaussianScore(shrinkage).fit(x)
+    for twin in (pickle.loads(pickle.dumps(fitted)),
+                 FittedGaussian.from_state_dict(fitted.state_dict())):  # fmt: skip
+        assert torch.equal(twin.score(q), fitted.score(q))
+        assert torch.equal(twin.diagnostics.calibration, fitted.diagnostics.calibration)
+    assert all(isinstance(value, Tensor) for value in fitted.state_dict().values())
+
+
+@for_each_shrinkage
+def test_scores_need_no_grad_mode_and_no_autocast(shrinkage: Any) -> None:
+    x = skewed(dtype=torch.float32).requires_grad_()
+    estimator = GaussianScore(shrinkage)
+    expected = estimator.score(x.detach()), estimator.fit(x.detach()).energy(x.detach() + 1)
+    for mode in (torch.no_grad, torch.inference_mode,
+                 lambda: torch.autocast("cpu", torch.bfloat16)):  # fmt: skip
+        with mode():
+            got = estimator.score(x), estimator.fit(x).energy(x + 1)
+        assert same_bits(got, expected) and not any(t.requires_grad for t in got)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 5), (2, 6, 9)], ids=str)
+@for_each_shrinkage
+def test_nothing_looks_at_values(shrinkage: Any, shape: tuple[int, ...]) -> None:
+    with FakeTensorMode():
+        x = torch.empty(shape, device="cuda")
+        score = GaussianScore(shrinkage).fit(x).score(x.narrow(-2, 0, 3))
+        assert score.device.type == "cuda" and score.shape == (2, 3, shape[-1])
+
+
+def test_the_mutual_information_of_a_normal_pair_has_the_slope_of_the_formula() -> None:
+    # I = −½ log(1 − ρ²), dI/dρ = ρ/(1 − ρ²).
+    rho = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    x, noise = normal(4000, 1), normal(4000, 1, seed=1)
+    z = rho * x + (1 - rho**2).sqrt() * noise
+    value = mige.mutual_information(x, z, estimator=GaussianScore("mle"))
+    (slope,) = torch.autograd.grad(value, rho)
+    assert abs(slope.item() - 0.6 / 0.64) < 10 / math.sqrt(4000)
