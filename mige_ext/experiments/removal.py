@@ -251,4 +251,4 @@ def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[floa
     strengths = METHODS[method].strengths
     if strengths == (0.0,):
         return [0.0]
-    return sorted(set(given or strengths))
+    return sorted(set(given or (strengths[2:3] if quick else strengths)))
