@@ -64,8 +64,12 @@ class RandomProjection:
         d, dtype, device = x.shape[-1], x.dtype, x.device
         if torch.compiler.is_compiling():  # whose graph keeps it
             return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
-        if type(x) is not Tensor or torch.is_inference_mode_enabled():
-            # Fake and inference tensors are good for this call only: nothing to keep, or to reuse.
+        if (
+            type(x) is not Tensor
+            or torch.is_inference_mode_enabled()
+            or torch._C._are_functorch_transforms_active()
+        ):
+            # What is made of these is good for this call only: nothing to keep, or to reuse.
             return self.matrix(d, dtype, device)
         key = (self, d, dtype, device)
         r = _matrices.get(key)

@@ -160,3 +160,11 @@ def test_projections_can_be_copied_and_pickled(duplicate: Any) -> None:
     projection, x = RandomProjection(3, "rows", seed=7), normal(5, 6)
     assert duplicate(projection) == projection
     assert torch.equal(duplicate(projection)(x), projection(x))
+
+
+def test_a_projection_first_used_under_a_transform_works_after_it() -> None:
+    projection, x = RandomProjection(k=3, seed=23), normal(8, 5)
+    torch.func.grad(lambda x: projection(x).sum())(x)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(projection(x).sum(), x, create_graph=True)
+    assert gradient.isfinite().all()

@@ -148,7 +148,7 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        inputs = x, z, estimator, *needs
+        inputs = x, z, estimator, *needs, False
         outputs = information._MutualInformation.forward(*inputs)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
