@@ -21,7 +21,7 @@ the cosine of an angle, a little noise where s takes few values.
     >>> adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-2)
     >>> for _ in range(3):
     ...     z = encoder(x)
-    ...     leak = mige.mutual_information(s, z, estimator=mige.AdaptiveScore())
+    ...     leak = mige.mutual_information(s, z)
     ...     loss = torch.nn.functional.cross_entropy(head(z), label) + beta * leak
     ...     adam.zero_grad(); loss.backward(); adam.step()
 

@@ -252,7 +252,20 @@ def test_beta_removes_most_within_half_a_point() -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 OPTIONS = ["--data", "digits", "--method", "mige", "--method", "mine", "--beta", "0.05"]
-OPTIONS += ["--beta", "0.1", "--steps", "10", "--batch", "64", "--codes", "200", "--seeds", "2"]
+OPTIONS += [
+    "--beta",
+    "0.1",
+    "--steps",
+    "10",
+    "--batch",
+    "64",
+    "--codes",
+    "200",
+    "--test-codes",
+    "300",
+    "--seeds",
+    "2",
+]
 
 
 def invoke(out: Path, *more: str) -> Any:

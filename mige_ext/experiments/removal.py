@@ -172,7 +172,10 @@ def removal(
     batch: Annotated[int, typer.Option(min=8, help="Rows in a step.")] = Settings.batch,
     latent: Annotated[int, typer.Option(min=1, help="Dimension of z.")] = Settings.latent,
     codes: Annotated[
-        int | None, typer.Option(min=50, help=f"For attackers [{Settings.codes:_}; quick 5_000].")
+        int | None, typer.Option(min=50, help="For attackers, to choose β [20000; quick 5000].")
+    ] = None,
+    test_codes: Annotated[
+        int | None, typer.Option(min=50, help="For attackers of the test part [50000; quick 5000].")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small version, below a minute on 2 cores.")
@@ -198,6 +201,7 @@ def removal(
             batch=batch,
             latent=latent,
             codes=codes or (5000 if quick else Settings.codes),
+            test_codes=test_codes or (5000 if quick else Settings.test_codes),
         )
         grid = [
             Run(name, strength, seed)
@@ -247,6 +251,4 @@ def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[floa
     strengths = METHODS[method].strengths
     if strengths == (0.0,):
         return [0.0]
-    return sorted(
-        set(given or strengths[1 : 2 if quick else None] if quick else given or strengths)
-    )
+    return sorted(set(given or (strengths[2:3] if quick else strengths)))

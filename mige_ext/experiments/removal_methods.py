@@ -72,7 +72,9 @@ def hsic_whitened_centre(z: Tensor, batch: Batch) -> Tensor:
     return hsic_whitened(z, batch) + CENTRE * within
 
 
-CENTRE = 0.1
+#: Weight of the centre loss beside HSIC. At equal accuracy on rotated MNIST, .1 leaves more nats
+#: than .3, and 1 as many.
+CENTRE = 0.5
 
 
 def _centred_gram(x: Tensor) -> Tensor:
@@ -219,24 +221,23 @@ def _scores(estimator: ScoreEstimator, **options: Any) -> Callable[[Problem, int
     return _always(information_gradient(estimator, **options))
 
 
-_NATS = (0.03, 0.06, 0.12)
-_ADVERSE = (0.1, 0.3, 1.0)
-
 METHODS = {
     "none": Method("no removal"),
-    "mige": Method("MIGE", _NATS, _scores(mige.AdaptiveScore())),
+    "mige": Method("MIGE", (0.01, 0.02, 0.04, 0.08), _scores(mige.AdaptiveScore())),
     "mige-matched": Method(
-        "MIGE, matched", _NATS, _scores(mige.AdaptiveScore(), marginal="matched")
+        "MIGE, matched",
+        (0.03, 0.06, 0.12, 0.24),
+        _scores(mige.AdaptiveScore(), marginal="matched"),
     ),
-    "ssge": Method("SSGE .99", _NATS, _scores(mige.SSGE(threshold=0.99))),
-    "gaussian": Method("Gaussian score", (0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
-    "hsic": Method("HSIC", (1.0, 2.0, 4.0), _always(hsic)),
-    "hsic-whitened": Method("HSIC, whitened", (1.0, 2.0, 4.0), _always(hsic_whitened)),
+    "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
+    "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
+    "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), _always(hsic)),
+    "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), _always(hsic_whitened)),
     "hsic-whitened-centre": Method(
-        "HSIC, whitened + centre", (1.0, 2.0, 4.0), _always(hsic_whitened_centre)
+        "HSIC, whitened + centre", (0.25, 0.5, 1.0, 2.0), _always(hsic_whitened_centre)
     ),
-    "adversary-regressor": Method("adversary, regressor", _ADVERSE, Regressor),
-    "adversary-classifier": Method("adversary, classifier", _ADVERSE, Classifier),
-    "club": Method("CLUB", _ADVERSE, Club),
-    "mine": Method("MINE", (0.1, 0.3, 0.6), Mine),
+    "adversary-regressor": Method("adversary, regressor", (0.1, 0.3, 1.0, 3.0), Regressor),
+    "adversary-classifier": Method("adversary, classifier", (0.3, 1.0, 3.0, 10.0), Classifier),
+    "club": Method("CLUB", (0.1, 0.3, 1.0, 3.0), Club),
+    "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
 }

@@ -30,7 +30,8 @@ class Settings:
         learning_rate: of Adam; it falls to 0 in a straight line.
         ramp: steps in which β grows to its value.
         noise: standard deviation of what is added to s in training, so that it has a density.
-        codes: frozen training codes that attackers learn from.
+        codes: frozen training codes that attackers learn from, to choose β.
+        test_codes: likewise, to attack the test part: more make a stronger attack.
         attack_epochs: of the attackers' perceptrons.
     """
 
@@ -44,12 +45,13 @@ class Settings:
     ramp: int = 150
     noise: float = 0.2
     codes: int = 20_000
+    test_codes: int = 50_000
     attack_epochs: int = 10
 
     def __post_init__(self) -> None:
         """Check the values; data and nuisance are checked where they are loaded."""
         least = {"steps": 1, "batch": 8, "latent": 1, "hidden": 2, "ramp": 1, "codes": 50}
-        for name, value in {**least, "attack_epochs": 1}.items():
+        for name, value in {**least, "test_codes": 50, "attack_epochs": 1}.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
@@ -155,7 +157,8 @@ def measure(
     model: Model, problem: Problem, part: str, settings: Settings, seed: int
 ) -> tuple[float, Leak]:
     """Accuracy and leak on a part, which neither the encoder nor the attackers have seen."""
-    train_codes, _ = encode(model, problem, "train", seed, settings.codes)
+    limit = settings.test_codes if part == "test" else settings.codes
+    train_codes, _ = encode(model, problem, "train", seed, limit)
     codes, accuracy = encode(model, problem, part, seed + 1)
     (leak,) = attack(train_codes, [codes], epochs=settings.attack_epochs, seed=seed)
     return accuracy, leak
