@@ -77,7 +77,9 @@ def main(arguments: Sequence[str]) -> None:
             module = importlib.import_module(f"benchmarks.{arguments[0]}")
         except ImportError as error:
             sys.exit(f"`{arguments[0]}` needs the extra `experiments` ({error})")
-        sys.exit(module.main(arguments[1:]) or 0)
+        if module.main(arguments[1:]):
+            sys.exit(1)
+        return
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.operator is None:

@@ -1,6 +1,8 @@
 """Checks of arguments. Messages name the argument, what was expected and what came."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import torch
@@ -132,6 +134,17 @@ def require_finite(**tensors: Tensor) -> None:
         bad = sum(int((~torch.isfinite(part)).sum()) for part in parts)
         if bad:
             raise ValueError(f"{name} must be finite, got {bad} values that are NaN or infinite")
+
+
+@contextmanager
+def naming(**tensors: Tensor) -> Iterator[None]:
+    """An operator's complaint about values names the caller's arguments, not its own."""
+    try:
+        yield
+    except RuntimeError:
+        # A GPU's error is another, and not to be hidden.
+        require_finite(**{n: t for n, t in tensors.items() if looking_is_free(t)})
+        raise
 
 
 def looking_is_free(tensor: Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import no_autocast, saturated
+from mige_ext._precision import about_origin, no_autocast, saturated
 from mige_ext.gaussian import FittedGaussian, GaussianScore
 from mige_ext.score import (
     Fitted,
@@ -27,7 +27,8 @@ class AdaptiveDiagnostics:
         lam: λ of Tikhonov's filter; infinite where the Gaussian score is taken as it is.
         base: 1 where the filter corrects the Gaussian score, 0 where it starts from nothing.
         risk: estimate of ``E‖ŝ − s‖²/2`` less that of the Gaussian score, in whitened units:
-            negative, by how much better the choice is than a Gaussian fit; 0 for that itself.
+            negative, by how much better the choice is than that; 0 for that itself. The Gaussian
+            score is the one with the weak ridge, also where ``gaussian`` puts another in its place.
         standard_error: of the risk.
         bandwidth: σ of the IMQ kernel, in whitened units.
         calibration: ``−mean(Σ s·(z − m)) / d`` before any correction, 1 for the true score.
@@ -92,9 +93,9 @@ class AdaptiveScore:
             ValueError, TypeError: samples that are not such a tensor or not finite.
 
         Cost:
-            3 to 5 times M³ + 10M²r flop with r = min(M, d), and an eigendecomposition of r × r:
-            about half the time of an :class:`SSGE` score for M >= 256 and d <= M/4; memory
-            4M² + O(Md) for each group.
+            3 to 5 times M³ + 10M²r flop with r = min(M, d), and an eigendecomposition of r × r;
+            memory 4M² + O(Md) for each group. "qis" and "mle" add two eigendecompositions of d × d,
+            which are most of it where d > M.
         """
         samples = prepared(samples)
         scores, diagnostics = self._estimate(samples)
@@ -106,7 +107,8 @@ class AdaptiveScore:
         """Fits a score that can be evaluated anywhere, in float64.
 
         Away from the samples the filter is ``(1/λ)`` times a difference that is as small as λ:
-        float32 would lose all but two digits of it.
+        float32 would lose all but two digits of it. Near a tie a fit may therefore choose another λ
+        than :meth:`score`.
 
         Args:
             samples: (..., M, d) with M >= 2, floating point.
@@ -124,7 +126,7 @@ class AdaptiveScore:
         x = samples.double()
         scores, lam, base, risk, error, sigma = _adaptive_score(x)
         mean, whitening, _ = ops.ridge_whitening(x)
-        gaussian = None if self.gaussian == "ridge" else GaussianScore(self.gaussian).fit(x)
+        gaussian = self._gaussian(x)
         whole = self._with_gaussian(x, scores, base, gaussian)
         calibration = stein_calibration(x, whole)
         diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
@@ -141,10 +143,12 @@ class AdaptiveScore:
 
     def _estimate(self, x: Tensor) -> tuple[Tensor, AdaptiveDiagnostics]:
         scores, lam, base, risk, error, sigma = _adaptive_score(x)
-        if self.gaussian != "ridge":
-            scores = self._with_gaussian(x, scores, base, GaussianScore(self.gaussian).fit(x))
+        scores = self._with_gaussian(x, scores, base, self._gaussian(x))
         calibration = stein_calibration(x, scores)
         return scores, AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
+
+    def _gaussian(self, x: Tensor) -> FittedGaussian | None:
+        return None if self.gaussian == "ridge" else GaussianScore(self.gaussian).fit(x)
 
     def _with_gaussian(
         self, x: Tensor, scores: Tensor, base: Tensor, gaussian: FittedGaussian | None
@@ -152,9 +156,10 @@ class AdaptiveScore:
         """The scores with another Gaussian part, where there is one."""
         if gaussian is None:
             return scores
-        mean, whitening, _ = ops.ridge_whitening(x)
+        z, _, unit = about_origin(x)
+        mean, whitening, _ = ops.ridge_whitening(z)
         with no_autocast(x):
-            ridge = -((x - mean.unsqueeze(-2)) @ whitening) @ whitening.mT
+            ridge = -((z - mean.unsqueeze(-2)) @ whitening) @ whitening.mT / unit
         # Finite, also where tiny samples take the scores to the end of the range.
         change = saturated(gaussian.score() - ridge)
         return saturated(scores + base.unsqueeze(-1).unsqueeze(-1) * change)
@@ -217,7 +222,7 @@ class FittedAdaptive(Fitted):
         p = -inverse_variance / 2 * k**3
         h = 2 * (p @ z - p.sum(-1, keepdim=True) * q)
         back = self.whitening.mT
-        correction = (k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
+        correction = saturated(k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
         start = -q @ back if self.gaussian is None else self.gaussian.score(points)
         return (base * start - correction) * self.factor
 
@@ -225,9 +230,5 @@ class FittedAdaptive(Fitted):
 def _adaptive_score(
     samples: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    try:
+    with _checks.naming(samples=samples):
         return ops.adaptive_score(samples)
-    except RuntimeError:
-        if _checks.looking_is_free(samples):  # a GPU's error is another, and not to be hidden
-            _checks.require_finite(samples=samples)
-        raise

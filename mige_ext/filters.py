@@ -137,7 +137,7 @@ class SSGE(SpectralFilter):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         fixed = None if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
         chosen = rule if isinstance(rule, Bandwidth) else Bandwidth()
-        try:
+        with _checks.naming(samples=samples):
             return ops.ssge(
                 samples,
                 fixed,
@@ -147,10 +147,6 @@ class SSGE(SpectralFilter):
                 rank=self.rank,
                 power=power,
             )
-        except RuntimeError:
-            if _checks.looking_is_free(samples):  # a GPU's error is another, and not to be hidden
-                _checks.require_finite(samples=samples)
-            raise
 
     def _solve(self, gram: DiagonalGram | CurlFreeGram, source: Tensor) -> Solution:
         k = gram.dense()

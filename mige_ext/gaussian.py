@@ -200,7 +200,9 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
         4Md² + 9d³ flop, and a few min(n, d)² values.
     """
     mean, v, deviation = standardised(x)
-    v = v * deviation
+    # In float64, because columns may differ in size: what is below ε of the largest eigenvalue is
+    # lost.
+    v = (v * deviation).double()
     m, d = v.shape[-2:]
     n, c, positive = m - 1, d / (m - 1), min(m - 1, d)
     values, vectors = _spectrum(v)
@@ -219,7 +221,8 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     trace = (values / largest).sum(-1, keepdim=True)
     precision = shrunk * ((1 / shrunk).sum(-1, keepdim=True) / torch.where(trace > 0, trace, 1.0))
     scales = torch.where(left_out, 0.0, (precision / largest).sqrt())
-    return mean, (deviation > 0).mT * vectors * scales.unsqueeze(-2)
+    whitening = (deviation > 0).mT * vectors * scales.unsqueeze(-2)
+    return mean, whitening.to(x.dtype)
 
 
 def _quadratic(inverse: Tensor, h: float, c: float) -> Tensor:

@@ -142,6 +142,11 @@ def mutual_information(
     """
     if marginal not in ("own", "matched"):
         raise ValueError(f'marginal must be "own" or "matched", got {marginal!r}')
+    if marginal == "matched" and group is not None:
+        raise ValueError(
+            'marginal must be "own" with a group, whose ranks would each permute their own pairs, '
+            'got "matched"'
+        )
     estimator = _estimator(estimator)
     if projection is not None and not isinstance(projection, RandomProjection):
         raise TypeError(f"projection must be a RandomProjection, got {projection!r}")

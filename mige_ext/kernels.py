@@ -114,13 +114,9 @@ class Bandwidth:
         """
         _checks.require_samples("samples", samples)
         samples = at_least_float32(samples.detach())
-        try:
+        with _checks.naming(samples=samples):
             sigma = ops.distance_quantile(samples, self.quantile)
-        except RuntimeError:
-            if _checks.looking_is_free(samples):
-                _checks.require_finite(samples=samples)
-            raise
-        return torch.where(sigma > 0, positive(self.multiplier * sigma), 0.0)
+        return torch.where(sigma == 0, 0.0, positive(self.multiplier * sigma))  # NaN stays NaN
 
 
 def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _C, _checks
-from mige_ext._precision import positive, saturated, unit_of
+from mige_ext._precision import no_autocast, positive, saturated, unit_of
 
 OPERATORS = (
     "squared_distances",
@@ -123,11 +123,12 @@ def _normalised(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Ten
 
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Pulls a gradient with respect to the squared distances back to the points, normalised."""
-    if y is None:
-        grad = grad + grad.mT
-        return 2 * (grad.sum(-1, keepdim=True) * x - grad @ x), None
-    grad_x = 2 * (grad.sum(-1, keepdim=True) * x - grad @ y)
-    grad_y = 2 * (grad.sum(-2).unsqueeze(-1) * y - grad.mT @ x)
+    with no_autocast(grad):
+        if y is None:
+            grad = grad + grad.mT
+            return 2 * (grad.sum(-1, keepdim=True) * x - grad @ x), None
+        grad_x = 2 * (grad.sum(-1, keepdim=True) * x - grad @ y)
+        grad_y = 2 * (grad.sum(-2).unsqueeze(-1) * y - grad.mT @ x)
     return grad_x, grad_y
 
 

@@ -49,8 +49,8 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix)
     if _checks.looking_is_free(matrix) and info.any():
         raise ValueError(
-            "the regularisation must exceed the rounding errors of the kernel matrix in "
-            f"{matrix.dtype}, got {shift:g} relative to its norm"
+            "lam (eta / M) must exceed the rounding errors of the kernel matrix in "
+            f"{matrix.dtype}, got {shift:g}"
         )
     solution = torch.cholesky_solve(rhs, factor)
     return torch.where(info.unsqueeze(-1).unsqueeze(-1) == 0, solution, torch.nan)

@@ -120,6 +120,18 @@ def test_score_moves_with_shifts_and_with_units_of_each_column(gaussian: Any) ->
     assert (moved * unit - scores).abs().max() <= 1e-8 * scores.abs().max()
 
 
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_neither_an_offset_nor_unequal_columns_cost_float32_its_digits(
+    gaussian: Any, offset: float
+) -> None:
+    x = (normal(256, 8) * torch.logspace(0, 3, 8, dtype=torch.float64) + offset).float()
+    estimator = AdaptiveScore(gaussian=gaussian)
+    scores, exact = estimator.score(x), estimator.score(x.double())
+    size = exact.square().mean(0).sqrt()
+    assert ((scores - exact).abs() <= 1e3 * torch.finfo(x.dtype).eps * 8 * size).all()
+
+
 def test_score_does_not_depend_on_the_order_of_the_samples() -> None:
     x, _ = two_modes(80, 3)
     order = torch.randperm(80, generator=torch.Generator().manual_seed(0))

@@ -218,6 +218,12 @@ def test_a_group_that_is_none_is_refused_by_name() -> None:
         mige.entropy(normal(8, 2), group="gloo")  # type: ignore[arg-type]
 
 
+def test_matched_marginals_of_a_group_are_refused_by_name() -> None:
+    x = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r'marginal must be "own" with a group.*got "matched"'):
+        mige.mutual_information(x, x, marginal="matched", group=object())  # type: ignore[arg-type]
+
+
 def test_the_example_trains_under_torchrun() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                str(ROOT / "docs" / "examples" / "ddp.py"), "--steps=5", "--samples=64"]  # fmt: skip

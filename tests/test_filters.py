@@ -285,7 +285,7 @@ def test_factorised_and_iterated_solutions_agree() -> None:
 
 def test_a_lambda_below_rounding_is_refused_with_its_value() -> None:
     x = torch.cat((skewed(dtype=torch.float32),) * 4)
-    with pytest.raises(ValueError, match=r"^the regularisation must exceed .*float32, got 1e-12"):
+    with pytest.raises(ValueError, match=r"^lam .* must exceed .*float32, got 1e-12"):
         Tikhonov(1e-12, bandwidth=1e3).score(x)
 
 

@@ -35,6 +35,15 @@ def relative(error: Tensor, size: Tensor) -> float:
 # --- the covariances ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shrinkage", ["ridge", "qis", "mle"])
+def test_columns_of_unequal_size_keep_their_scores_in_float32(shrinkage: Any) -> None:
+    x = normal(256, 8) * torch.tensor([1.0] * 7 + [1e3], dtype=torch.float64)
+    exact = GaussianScore(shrinkage).score(x)
+    scores = GaussianScore(shrinkage).score(x.float())
+    size = exact.square().mean(0).sqrt()
+    assert ((scores - exact).abs() <= 256 * torch.finfo(torch.float32).eps * 8 * size).all()
+
+
 def test_more_samples_want_less_of_a_ridge() -> None:
     def shrunk(m: int) -> float:
         x = skewed(m, 8)

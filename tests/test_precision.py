@@ -11,7 +11,7 @@ import torch
 from conftest import normal
 from torch import Tensor
 
-from mige_ext import SSGE, reference
+from mige_ext import SSGE, ops, reference
 
 SIZES = [(64, 8), (64, 64), (128, 16), (256, 16), (256, 64)]
 SEEDS = range(9)
@@ -97,3 +97,15 @@ def test_float32_score_elsewhere_loses_at_most_twice_what_eager_pytorch_loses(
         losses.append((native, relative(elsewhere(x, q), exact)))
     native_loss, eager_loss = torch.tensor(losses).median(0).values
     assert native_loss <= 2 * eager_loss
+
+
+def test_autocast_does_not_reach_the_derivative_of_an_operator() -> None:
+    def gradient(inside: bool) -> Tensor:
+        x = normal(40, 5, dtype=torch.float32).requires_grad_()
+        loss = (ops.squared_distances(x) * normal(40, 40, dtype=torch.float32, seed=1)).sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            loss.backward()
+        assert x.grad is not None
+        return x.grad
+
+    assert torch.equal(gradient(True), gradient(False))

@@ -55,8 +55,7 @@ struct Adaptive {
   }
 };
 
-// --- before the climb
-// -----------------------------------------------------------------------------
+// --- before the climb ---
 
 // z = Y (Λ + τ)^{-1/2}, in place. A thread takes every gridDim.x-th of a group's elements. Work:
 // reads and writes m r values. Registers: at most 64.
@@ -145,8 +144,7 @@ struct GradientSumForm {
   }
 };
 
-// --- one λ
-// -----------------------------------------------------------------------------
+// --- one λ ---
 
 // K + μI, to be inverted. A thread takes every gridDim.x-th of a group's elements. Work: reads and
 // writes m² values. Registers: at most 64.
@@ -239,8 +237,7 @@ struct HadamardForm {
   }
 };
 
-// --- after the climb
-// -----------------------------------------------------------------------------
+// --- after the climb ---
 
 // Scores F S D⁻¹ with S the filtered eigenvectors.
 template <typename T>

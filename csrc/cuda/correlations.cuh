@@ -61,8 +61,7 @@ __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
   return values[j] <= kRoundingErrors * values[m - 1] ? T(0) : values[j];
 }
 
-// --- standardised samples
-// -----------------------------------------------------------------------------
+// --- standardised samples ---
 
 constexpr int kColumnRows = kScaleThreads / kWarp;
 
@@ -119,8 +118,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
   }
 }
 
-// --- products
-// -----------------------------------------------------------------------------
+// --- products ---
 
 // R_ij = Σ_k v_ki v_kj / m, summed in double: with m near d the smallest eigenvalues are of the
 // size of the rounding errors of long sums, and W is their inverse root.

@@ -106,8 +106,7 @@ __device__ int factorise(const Bench<T>& b, const T* k, T magnitude, T scale, T&
   return pivoted_cholesky<Team>(b, T(0));
 }
 
-// --- a warp a matrix, n <= 32
-// ----------------------------------------------------------------------
+// --- a warp a matrix, n <= 32 ---
 
 constexpr int kWarpsABlock = 4;
 constexpr int kWarpPitch = kWarp + 1;
@@ -153,8 +152,7 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
   }
 }
 
-// --- a block a matrix
-// ------------------------------------------------------------------------------
+// --- a block a matrix ---
 
 constexpr int kLargestBench = 32 * kHeld;
 

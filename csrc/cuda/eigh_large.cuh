@@ -61,8 +61,7 @@ __device__ __forceinline__ T large_shift(const LargeArguments<T>& p, Spectrum sp
   return p.state[g].indefinite ? small + sqrt(value_of<T>(p.state[g].bound)) : small;
 }
 
-// --- Cholesky
-// --------------------------------------------------------------------------------------
+// --- Cholesky ---
 
 // `rest` from the lower triangle of K, shifted. In the second attempt only for matrices that turned
 // out to be indefinite. A thread an element. Registers: at most 64.
@@ -222,8 +221,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
   }
 }
 
-// --- Jacobi
-// ----------------------------------------------------------------------------------------
+// --- Jacobi ---
 
 // The columns of a pair of blocks: column c < 32 is the first block's, the others the second's.
 // Column c is row `of(c)` of a.
@@ -420,8 +418,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
   }
 }
 
-// --- results
-// ---------------------------------------------------------------------------------------
+// --- results ---
 
 // Squared norms of the columns, a warp a column. Registers: at most 64.
 template <typename T>

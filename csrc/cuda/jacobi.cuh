@@ -41,8 +41,7 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
 template <typename T>
 constexpr T kGramStop = 4 * kEpsilon<T>;
 
-// --- teams: the threads that share one matrix
-// ------------------------------------------------------
+// --- teams: the threads that share one matrix ---
 
 struct WarpTeam {
   static __device__ __forceinline__ int rank() { return threadIdx.x % kWarp; }
@@ -76,8 +75,7 @@ struct Bench {
   }
 };
 
-// --- pivoted Cholesky
-// ------------------------------------------------------------------------------
+// --- pivoted Cholesky ---
 
 // s becomes L, columns in the order of their pivots, largest first; rows are swapped along. Ends at
 // the first pivot that is not above `stop`, zeroes the columns that are left, and returns how many
@@ -149,8 +147,7 @@ __device__ int pivoted_cholesky(const Bench<T>& b, T stop) {
   return k;
 }
 
-// --- rotations
-// -------------------------------------------------------------------------------------
+// --- rotations ---
 
 // What makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y) with τ = s / (1 + c).
 // In this form the cosine c, which is nearly 1 in most rotations, is never rounded to 1 − ε: c x −
@@ -208,8 +205,7 @@ __host__ __device__ constexpr int power_of_two_above(int n) {
   return size;
 }
 
-// --- Jacobi in shared memory
-// -----------------------------------------------------------------------
+// --- Jacobi in shared memory ---
 
 // Squared norms of the columns.
 template <typename Team, typename T>
@@ -281,8 +277,7 @@ __device__ int jacobi(const Bench<T>& b, int rank) {
   return kNotConverged;
 }
 
-// --- Jacobi in registers
-// ---------------------------------------------------------------------------
+// --- Jacobi in registers ---
 
 // The same for n <= 32 by one warp: a column a lane, which reads its partner's by shuffles; no
 // barrier and no shared memory. Work a sweep: 31 rounds of 33 shuffles and 384 flop a lane.
@@ -319,8 +314,7 @@ __device__ int jacobi_in_registers(T (&own)[kWarp]) {
   return kNotConverged;
 }
 
-// --- results
-// ---------------------------------------------------------------------------------------
+// --- results ---
 
 // How many of `norm` come before column j in descending order, ties in the order of the columns; by
 // one warp.

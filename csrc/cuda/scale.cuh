@@ -117,8 +117,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
   }
 }
 
-// --- launchers
-// -------------------------------------------------------------------------------------
+// --- launchers ---
 
 inline unsigned grid_z(int64_t groups) {
   return static_cast<unsigned>(groups < kLargestGridYZ ? groups : kLargestGridYZ);
@@ -152,8 +151,7 @@ int centre(const T* x, int64_t groups, int64_t m, int64_t d, const Key<T>* large
                 bandwidth, centred);
 }
 
-// --- work space
-// ------------------------------------------------------------------------------------
+// --- work space ---
 
 // Cuts arrays from one allocation. Over nullptr it only counts, so that the function that lays an
 // operator's work space out also says how large it is.

@@ -138,8 +138,7 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
   }
 }
 
-// --- steps
-// -----------------------------------------------------------------------------------------
+// --- steps ---
 
 struct SquaredDifference {
   template <typename T, int kOwn>

@@ -17,8 +17,7 @@ constexpr int kRidgeThreads = 256;  // a thread: one sample, kRidgeOwn values of
 constexpr int kRidgeOwn = 4;
 static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidgeTried && kRidgeTried <= kWarp, "τ");
 
-// --- the ridge
-// -----------------------------------------------------------------------------
+// --- the ridge ---
 
 // 10^exponent; of a power of ten and a small exponent, or the error would grow with the exponent.
 __device__ __forceinline__ double ridge_at(double exponent) {
@@ -121,8 +120,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
   }
 }
 
-// --- filtered eigenvectors
-// -----------------------------------------------------------------------------
+// --- filtered eigenvectors ---
 
 // What a row of eigenvectors is multiplied with.
 enum class RidgeFilter {
@@ -184,8 +182,7 @@ struct DualProjectionForm {
   }
 };
 
-// --- launchers
-// -----------------------------------------------------------------------------
+// --- launchers ---
 
 inline dim3 elementwise_grid(int64_t count, int64_t groups) {
   const int64_t blocks = divide_up(count, 256);

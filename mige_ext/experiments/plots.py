@@ -35,7 +35,7 @@ PALETTE: dict[str, str] = {
     "Gaussian score": "#F0A3A3",
     "entropy": "#8FBF8F",
     "L2": "#B8B8B8",
-    "no removal": "#000000",
+    "no removal": "#404040",
     "MIGE, matched": "#F0A070",
     "SSGE .99": "#7A3B00",
     "HSIC": "#A8DDB5",
