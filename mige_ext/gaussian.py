@@ -19,7 +19,13 @@ from mige_ext._precision import (
     saturated,
     standardised,
 )
-from mige_ext.score import Fitted, prepared, prepared_query, stein_calibration
+from mige_ext.score import (
+    Fitted,
+    prepared,
+    prepared_query,
+    require_calibrate,
+    stein_calibration,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +33,7 @@ class GaussianDiagnostics:
     """What a Gaussian estimate says about itself, one value for each group of samples, (...).
 
     Attributes:
-        calibration: ``−mean(Σ s·(z − m)) / d``; 1 for "mle" where the covariance is regular, and
+        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for "mle" where the covariance is regular, and
             less the more it is shrunk.
     """
 
@@ -109,14 +115,18 @@ class GaussianScore:
               (:func:`qis_whitening`). Equivariant to shifts, rotations and one scale.
             - "mle": the covariance over M, by the pseudo-inverse of R where that is singular, as it
               is where M <= d. Equivariant to affine maps where it is regular.
+        calibrate: "stein" divides the scores of each group by
+            :attr:`GaussianDiagnostics.calibration`; None leaves them.
     """
 
     shrinkage: Literal["ridge", "qis", "mle"] = "ridge"
+    calibrate: Literal["stein"] | None = None
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
         if self.shrinkage not in ("ridge", "qis", "mle"):
             raise ValueError(f'shrinkage must be "ridge", "qis" or "mle", got {self.shrinkage!r}')
+        require_calibrate(self.calibrate)
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples.
@@ -153,7 +163,14 @@ class GaussianScore:
                 mean, whitening = standardised(x)[0], ratio.mT * qis_whitening(x * ratio)[1]
             scores = -((x - mean) @ whitening) @ whitening.mT
         diagnostics = GaussianDiagnostics(stein_calibration(x, scores))
+        if self.calibrate is not None:
+            calibration = torch.where(diagnostics.calibration > 0, diagnostics.calibration, 1.0)
+            whitening = whitening / calibration.sqrt().unsqueeze(-1).unsqueeze(-1)
         return FittedGaussian(x, mean, whitening, origin, unit, diagnostics)
+
+    def diagnose(self, samples: Tensor) -> GaussianDiagnostics:
+        """The calibration of :meth:`score`; same arguments."""
+        return self.fit(samples).diagnostics
 
 
 # --- whitening ------------------------------------------------------------------------------------

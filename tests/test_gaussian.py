@@ -44,6 +44,17 @@ def test_columns_of_unequal_size_keep_their_scores_in_float32(shrinkage: Any) ->
     assert ((scores - exact).abs() <= 256 * torch.finfo(torch.float32).eps * 8 * size).all()
 
 
+@pytest.mark.parametrize("shrinkage", ["ridge", "qis"])
+def test_calibration_undoes_the_shrinkage(shrinkage: Any) -> None:
+    x = normal(3, 40, 8)
+    plain, estimator = GaussianScore(shrinkage), GaussianScore(shrinkage, calibrate="stein")
+    shrunk = plain.diagnose(x).calibration
+    assert (shrunk < 1).all()
+    expected = plain.score(x) / shrunk[:, None, None]
+    assert relative(estimator.score(x) - expected, expected) <= rounding(x.dtype, 40)
+    assert torch.equal(estimator.diagnose(x).calibration, shrunk)
+
+
 def test_more_samples_want_less_of_a_ridge() -> None:
     def shrunk(m: int) -> float:
         x = skewed(m, 8)

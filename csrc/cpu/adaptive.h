@@ -14,22 +14,12 @@
 // for one λ: m³ + (10 r + 4) m² flop; memory 4 m² + O(m (d + r)).
 #pragma once
 
-#include <array>
 #include <limits>
 
 #include "inverse.h"
 #include "whitening.h"
 
 namespace mige::cpu {
-
-constexpr std::array<double, 9> kLambdas{0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5};
-constexpr int kDecade = 2;  // steps of that grid
-
-// The decade next to 1 / m.
-inline int first_lambda(int64_t m) {
-  const int decades = static_cast<int>(std::nearbyint(std::log10(static_cast<double>(m))));
-  return std::clamp(kDecade * (decades - 1), 0, static_cast<int>(kLambdas.size()) - 1);
-}
 
 template <typename T>
 struct AdaptiveResult {
@@ -178,22 +168,21 @@ class Candidates {
 // score is at least as good as all that was tried.
 template <typename T, typename Runtime>
 Risk climb(Candidates<T, Runtime>& candidates, int64_t m, T* f, double& lambda) {
-  constexpr int kCount = static_cast<int>(kLambdas.size());
-  double bounds[kCount];
-  bool tried[kCount] = {};
+  double bounds[kLambdas];
+  bool tried[kLambdas] = {};
   Risk best;  // the Gaussian score's
   const auto bound = [&](int i) {
     if (tried[i]) return bounds[i];
     tried[i] = true;
-    const Risk risk = candidates.evaluate(kLambdas[i]);
+    const Risk risk = candidates.evaluate(lambda_at(i));
     if (risk.bound() < best.bound()) {
       best = risk;
-      lambda = kLambdas[i];
+      lambda = lambda_at(i);
       candidates.residual(risk.base, f);
     }
     return bounds[i] = risk.bound();
   };
-  const auto exists = [](int i) { return 0 <= i && i < kCount; };
+  const auto exists = [](int i) { return 0 <= i && i < kLambdas; };
 
   const int start = first_lambda(m);
   int at = start;
@@ -214,7 +203,7 @@ void adaptive_score(const T* x, int64_t m, int64_t d, const AdaptiveResult<T>& r
                     Runtime& runtime) {
   const bool primal = d <= m;
   Whitening<T> w(m, d, primal);
-  whiten(x, m, d, 0.1, w, runtime);
+  whiten(x, m, d, kWeakRidge, w, runtime);
   const int64_t r = w.rank;
   const Buffer<T> z(m * r), f(m * r), back(r);
   for (int64_t k = 0; k < r; ++k) back.get()[k] = whitening_factor(w, k);

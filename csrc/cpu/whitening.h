@@ -12,13 +12,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../rule.h"
 #include "group.h"
 
 namespace mige::cpu {
-
-// log₁₀ τ that are tried.
-constexpr double kRidgeFirst = -4, kRidgeStep = 0.2;
-constexpr int kRidges = 26;
 
 template <typename T>
 struct Whitening {
@@ -61,7 +58,7 @@ double best_ridge(const Whitening<T>& w, int64_t m, int64_t d, Runtime& runtime)
   for (int64_t i = 0; i < m * r; ++i) squares.get()[i] = w.rotated.get()[i] * w.rotated.get()[i];
   double trace[kRidges], objective[kRidges];
   for (int t = 0; t < kRidges; ++t) {
-    const double tau = std::pow(10.0, kRidgeFirst + kRidgeStep * t);
+    const double tau = std::pow(10.0, kRidgeLowest + kRidgeStep * t);
     trace[t] = static_cast<double>(d - r) / tau;  // of the eigenvalues that are 0
     for (int64_t k = 0; k < r; ++k) {
       const double shrunk = 1 / (c1 * static_cast<double>(w.values.get()[k]) + tau);
@@ -82,7 +79,7 @@ double best_ridge(const Whitening<T>& w, int64_t m, int64_t d, Runtime& runtime)
     }
     objective[t] = sum / static_cast<double>(m) - trace[t];
   }
-  return std::pow(10.0, kRidgeFirst + kRidgeStep * parabola_minimum(objective, kRidges));
+  return std::pow(10.0, kRidgeLowest + kRidgeStep * parabola_minimum(objective, kRidges));
 }
 
 // All of it; `primal` by the d×d matrix, otherwise by the m×m one.

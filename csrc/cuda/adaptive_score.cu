@@ -110,13 +110,13 @@ int adaptive_score(const T* x, int64_t groups, int64_t m, int64_t d, T* scores, 
   Whitening<T>& w = at.whitening;
   Adaptive<T>& p = at.adaptive;
   w.x = x;
-  w.factor = 0.1;
+  w.factor = kWeakRidge;
   p.lambda = lambda;
   p.base = base;
   p.risk = risk;
   p.error = standard_error;
   p.bandwidth = bandwidth;
-  const int start = climb_start(m);
+  const int start = first_lambda(m);
   int failed = prepare(at, start, stream);
   for (int round = 0; round < climb_rounds(start) && !failed; ++round) failed = evaluate(p, stream);
   if (!failed)

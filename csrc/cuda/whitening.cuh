@@ -5,17 +5,14 @@
 // in double precision: the objective is a difference of large terms.
 #pragma once
 
+#include "../rule.h"
 #include "correlations.cuh"
 
 namespace mige::cuda {
 
-// log10 of the τ that are tried: from kRidgeLowest to kRidgeHighest in kRidgeTried points.
-constexpr int kRidgeTried = 26;
-constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
-constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidgeTried - 1);
 constexpr int kRidgeThreads = 256;  // a thread: one sample, kRidgeOwn values of τ
 constexpr int kRidgeOwn = 4;
-static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidgeTried && kRidgeTried <= kWarp, "τ");
+static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidges && kRidges <= kWarp, "τ");
 
 // --- the ridge ---
 
@@ -44,7 +41,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
   __shared__ double weights[kWarp][kWarp];  // a_j, for every τ
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t m = w.m, r = w.r(), row0 = blockIdx.x * int64_t(kRidgeRows);
-  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidgeTried ? lane : 0));
+  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidges ? lane : 0));
   for (int64_t g = blockIdx.z; g < w.groups; g += gridDim.z) {
     double q[kRidgeOwn] = {}, q2[kRidgeOwn] = {};
     for (int64_t j0 = 0; j0 < r; j0 += kWarp) {
@@ -90,7 +87,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
   __shared__ double parts[kColumnRows][kWarp], traces[kColumnRows][kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t m = w.m, r = w.r();
-  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidgeTried ? lane : 0));
+  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidges ? lane : 0));
   for (int64_t g = blockIdx.x; g < w.groups; g += gridDim.x) {
     double part = 0, trace = 0;
     for (int64_t b = warp; b < w.blocks(); b += kColumnRows)
@@ -105,9 +102,9 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
     if (threadIdx.x == 0) {
       const double* const values = parts[0];
       int least = 0;
-      for (int t = 1; t < kRidgeTried; ++t) least = values[t] < values[least] ? t : least;
+      for (int t = 1; t < kRidges; ++t) least = values[t] < values[least] ? t : least;
       double at = least;
-      if (least > 0 && least < kRidgeTried - 1) {
+      if (least > 0 && least < kRidges - 1) {
         const double left = values[least - 1], right = values[least + 1];
         const double curvature = left - 2 * values[least] + right;
         if (curvature > 0) at += (left - right) / (2 * curvature);
