@@ -33,8 +33,8 @@ class GaussianDiagnostics:
     """What a Gaussian estimate says about itself, one value for each group of samples, (...).
 
     Attributes:
-        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for "mle" where the covariance is regular, and
-            less the more it is shrunk.
+        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for "mle" where the
+            covariance is regular, and less the more it is shrunk.
     """
 
     calibration: Tensor
