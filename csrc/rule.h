@@ -33,4 +33,25 @@ constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
 constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
 constexpr double kWeakRidge = 0.1;
 
+// Eigenvalues of the correlations below this share of the largest are rounding errors of 0, of
+// which up to 4 ε have been seen (d = 4 … 256).
+template <typename T>
+constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
+
+// What the samples fill. Where there are enough of them, by a quarter, to show all directions,
+// those with variance are a space of their own, outside of which there is no density: the others
+// are `excluded`, and do not count. Otherwise as many dimensions count as columns vary.
+struct Support {
+  int32_t dimensions, excluded;
+
+  static MIGE_HOST_DEVICE Support of(int64_t rank, int64_t r, int64_t varying, int64_t m) {
+    const bool full = 4 * (m - 1) < 5 * varying;
+    return {static_cast<int32_t>(full ? varying : rank), static_cast<int32_t>(full ? 0 : r - rank)};
+  }
+  // The first of the r ascending eigenvalues that counts.
+  MIGE_HOST_DEVICE int64_t first(int64_t r) const { return r > dimensions ? r - dimensions : 0; }
+  // Dimensions beyond them, whose eigenvalues are 0.
+  MIGE_HOST_DEVICE int64_t beyond(int64_t r) const { return dimensions > r ? dimensions - r : 0; }
+};
+
 }  // namespace mige

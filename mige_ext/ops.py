@@ -462,7 +462,9 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
         ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i)
 
     over 26 values of τ from 1e-4 to 10, between which a parabola interpolates. A column that is
-    constant has a row of zeros in W. Not differentiable.
+    constant has a row of zeros in W, and does not count in the trace. Neither does a direction
+    without variance, if M − 1 is at least 5/4 of the columns that vary; it is mapped to 0. Not
+    differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -507,7 +509,8 @@ def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, T
     ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z and the total divergence, through K, H and
     the inverse. The candidate with the least mean + standard error is taken, and the Gaussian
     score, R = 0, if none is below 0. λ climbs by decades from the one next to 1/M, and then half a
-    decade, within 0.1 … 1e-5. Not differentiable.
+    decade, within 0.1 … 1e-5. Directions without variance, constant columns among them, count for
+    nothing (:func:`ridge_whitening`). Not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.

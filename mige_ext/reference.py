@@ -256,16 +256,24 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
     m = x.shape[-2]
     mean = x.mean(-2, keepdim=True)
     deviation = (x - mean).square().mean(-2, keepdim=True).sqrt()
-    inverse = torch.where(deviation > 0, 1 / deviation, 0.0)
+    varies = (x != x[..., :1, :]).any(-2, keepdim=True)
+    inverse = torch.where(varies, 1 / deviation, 0.0)
     v = (x - mean) * inverse
     values, vectors = torch.linalg.eigh(v.mT @ v / m)
+    floor = 8 * torch.finfo(x.dtype).eps * values[..., -1:]
+    rank = (values > floor).sum(-1, keepdim=True)
+    dimensions = support(x)
+    few = 4 * (m - 1) < 5 * varies.sum(-1)
+    excluded = torch.where(few, 0, x.shape[-1] - rank)
     values = values.clamp(min=0)
+    order = torch.arange(x.shape[-1])
+    counts = order >= x.shape[-1] - dimensions.unsqueeze(-1)
 
     c1, c2 = m / (m - 1), m / (m - 1) ** 2
     grid = torch.linspace(*RIDGE_GRID, dtype=torch.float64)
     objective = []
     for tau in (10**grid).tolist():
-        shrunk = 1 / (c1 * values + tau)
+        shrunk = torch.where(counts, 1 / (c1 * values + tau), 0.0)
         rotated = (v @ vectors).square()
         q = (rotated * shrunk.unsqueeze(-2)).sum(-1)
         q2 = (rotated * shrunk.square().unsqueeze(-2)).sum(-1)
@@ -274,8 +282,27 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
         objective.append((each.mean(-1) - shrunk.sum(-1)).double())
     tau = factor * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))
     tau = tau.to(x.dtype)
-    scaled = vectors * (values + tau.unsqueeze(-1)).rsqrt().unsqueeze(-2)
+    factor_of = torch.where(order < excluded, 0.0, (values + tau.unsqueeze(-1)).rsqrt())
+    scaled = vectors * factor_of.unsqueeze(-2)
     return mean.squeeze(-2), inverse.mT * (scaled @ vectors.mT), tau
+
+
+def support(x: Tensor) -> Tensor:
+    """How many dimensions the samples fill, (...): the rank, or all columns that vary.
+
+    The rank, where there are enough samples, by a quarter, to show all directions: those without
+    variance have no density.
+    """
+    m = x.shape[-2]
+    centred = x - x.mean(-2, keepdim=True)
+    deviation = centred.square().mean(-2, keepdim=True).sqrt()
+    varies = (x != x[..., :1, :]).any(-2, keepdim=True)
+    v = torch.where(varies, centred / torch.where(deviation > 0, deviation, 1.0), 0.0)
+    values = torch.linalg.eigvalsh(v.mT @ v / m)
+    floor = 8 * torch.finfo(x.dtype).eps * values[..., -1:]
+    rank = (values > floor).sum(-1)
+    varying = varies.sum((-2, -1))
+    return torch.where(4 * (m - 1) < 5 * varying, varying, rank)
 
 
 def _parabola_minimum(grid: Tensor, values: Tensor) -> Tensor:
@@ -316,7 +343,7 @@ def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
             options = []
             for base in (0, 1):
                 f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base)
-                r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base)
+                r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base, int(support(x)))
                 risk, error = r.mean(), r.std() / math.sqrt(m)
                 options.append((float(risk + error), base, risk, error))
             tried[i] = min(options)
@@ -364,9 +391,14 @@ def adaptive_residual(z: Tensor, sigma: Tensor, lam: float, base: int) -> Tensor
     return s0 - torch.linalg.solve(k + lam * m * torch.eye(m).to(z), k @ s0 + h)
 
 
-def adaptive_risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int) -> Tensor:
-    """``r_i = ½|R_i|² − z_i·R_i + div_i R`` with R = F + z and the total derivative of R, (M,)."""
-    m, d = z.shape
+def adaptive_risk(
+    z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int, dimensions: int | None = None
+) -> Tensor:
+    """``r_i = ½|R_i|² − z_i·R_i + div_i R`` with R = F + z and the total derivative of R, (M,).
+
+    ``dimensions`` are those of the space that the samples fill; all of z if not given.
+    """
+    m, d = z.shape[0], z.shape[1] if dimensions is None else dimensions
     s = squared_distances(z)
     k, p, second = imq(s, sigma)
     inverse = torch.linalg.inv(k + lam * m * torch.eye(m).to(z))

@@ -89,6 +89,8 @@ class Diagnostics:
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     """``−mean(Σ s·(z − m)) / d`` for each group: 1 for the true score, by Stein's identity.
 
+    d counts the columns that vary: a constant one has no density.
+
     Args:
         samples: (..., M, d).
         scores: (..., M, d), at the samples.
@@ -96,7 +98,8 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     Returns:
         (...).
     """
-    return -stein_sum(samples, scores) / samples.shape[-2] / samples.shape[-1]
+    d = (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
+    return -stein_sum(samples, scores) / samples.shape[-2] / d
 
 
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:

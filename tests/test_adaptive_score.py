@@ -220,6 +220,51 @@ def _candidate(x: Tensor, lam: float, base: int) -> tuple[Tensor, ...]:
     return f @ whitening.mT, r.mean(), r.std() / math.sqrt(len(x)), sigma
 
 
+def degenerate(kind: str, m: int, d: int) -> tuple[Tensor, Tensor]:
+    """Samples of d columns, and the same with columns that add nothing."""
+    x = normal(m, d)
+    more = {
+        "constant columns": torch.full((m, 3), 2.0, dtype=x.dtype),
+        "a column twice": x[:, :1],
+        "a sum of columns": x @ normal(d, 2, seed=1) + 1,
+    }
+    return x, torch.cat([x, more[kind]], -1)
+
+
+@pytest.mark.parametrize("kind", ["constant columns", "a column twice", "a sum of columns"])
+@pytest.mark.parametrize(("m", "d"), [(64, 3), (130, 5), (33, 40), (40, 20)])
+@for_each_dtype
+@for_each_backend("adaptive_score", "ridge_whitening")
+def test_directions_without_variance_do_not_count(
+    backend: Backend, dtype: torch.dtype, m: int, d: int, kind: str
+) -> None:
+    if kind != "constant columns" and m <= d:
+        return  # then nobody can tell
+    plain, wide = (x.to(dtype) for x in degenerate(kind, m, d))
+    scores, lam, base, risk, *_ = backend.adaptive_score(wide)
+    true = reference.adaptive_score(wide.double())
+    assert lam == true[1].to(dtype) and base == true[2]
+    # As the samples without these columns: a Gaussian, and no discovery of great risk.
+    _, plain_lam, _, plain_risk, *_ = backend.adaptive_score(plain)
+    assert lam == plain_lam
+    if kind == "constant columns":
+        assert (risk - plain_risk).abs() <= rounding(dtype, m * d)
+        assert not scores[:, d:].any()
+        assert (scores[:, :d] - backend.adaptive_score(plain)[0]).abs().max() <= rounding(
+            dtype, m * d
+        ) * scores.abs().max() * float(1e5 if lam.isfinite() else 1e2)
+    _, whitening, ridge = backend.ridge_whitening(wide)
+    _, _, true_ridge = reference.ridge_whitening(wide.double())
+    assert (ridge / true_ridge - 1).abs() <= 10 * rounding(dtype, m * d)
+    exact = -(wide.double() - wide.double().mean(0)) @ true_whitening(wide) @ true_whitening(wide).T
+    got = -(wide - wide.mean(0)) @ whitening @ whitening.mT
+    assert (got.double() - exact).norm() <= 100 * rounding(dtype, m * d) * exact.norm()
+
+
+def true_whitening(x: Tensor) -> Tensor:
+    return reference.ridge_whitening(x.double())[1]
+
+
 @for_each_dtype
 @for_each_backend("adaptive_score")
 def test_equal_samples_have_no_score(backend: Backend, dtype: torch.dtype) -> None:

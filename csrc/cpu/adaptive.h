@@ -213,7 +213,7 @@ void adaptive_score(const T* x, int64_t m, int64_t d, const AdaptiveResult<T>& r
       f.get()[i * r + k] = -z.get()[i * r + k];
     }
 
-  Candidates<T, Runtime> candidates(z.get(), m, r, d, runtime);
+  Candidates<T, Runtime> candidates(z.get(), m, r, w.support.dimensions, runtime);
   double lambda = std::numeric_limits<double>::infinity();
   Risk best;
   *result.bandwidth = candidates.bandwidth();

@@ -36,6 +36,7 @@ struct Whitening {
   Buffer<T> vectors;  // [rank, rank], a row each: of VᵀV / M, or of VVᵀ / M
   int64_t rank;
   double ridge = 1;  // τ
+  Support support{};
 };
 
 // The minimum of the parabola through the least of n equidistant values and its neighbours, in
@@ -50,7 +51,7 @@ inline double parabola_minimum(const double* values, int n) {
 
 // J of every τ of the grid, and its minimiser.
 template <typename T, typename Runtime>
-double best_ridge(const Whitening<T>& w, int64_t m, int64_t d, Runtime& runtime) {
+double best_ridge(const Whitening<T>& w, int64_t m, Runtime& runtime) {
   const int64_t r = w.rank;
   const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
   const double c2 = c1 / static_cast<double>(m - 1);
@@ -59,9 +60,10 @@ double best_ridge(const Whitening<T>& w, int64_t m, int64_t d, Runtime& runtime)
   double trace[kRidges], objective[kRidges];
   for (int t = 0; t < kRidges; ++t) {
     const double tau = std::pow(10.0, kRidgeLowest + kRidgeStep * t);
-    trace[t] = static_cast<double>(d - r) / tau;  // of the eigenvalues that are 0
+    trace[t] = static_cast<double>(w.support.beyond(r)) / tau;
     for (int64_t k = 0; k < r; ++k) {
-      const double shrunk = 1 / (c1 * static_cast<double>(w.values.get()[k]) + tau);
+      const bool counts = k >= w.support.first(r);
+      const double shrunk = counts ? 1 / (c1 * static_cast<double>(w.values.get()[k]) + tau) : 0;
       trace[t] += shrunk;
       table.get()[k * 2 * kRidges + t] = static_cast<T>(shrunk);
       table.get()[k * 2 * kRidges + kRidges + t] = static_cast<T>(shrunk * shrunk);
@@ -104,7 +106,14 @@ void whiten(const T* x, int64_t m, int64_t d, double factor, Whitening<T>& w, Ru
   const T* vectors = nullptr;
   runtime.eigh(gram.get(), r, w.values.get(), vectors);
   std::copy_n(vectors, r * r, w.vectors.get());
-  for (int64_t k = 0; k < r; ++k) w.values.get()[k] = std::max(w.values.get()[k], T(0));
+  const double floor = kRankFloor<T> * static_cast<double>(w.values.get()[r - 1]);
+  int64_t rank = 0, varying = 0;
+  for (int64_t k = 0; k < r; ++k) {
+    if (static_cast<double>(w.values.get()[k]) > floor) ++rank;
+    w.values.get()[k] = std::max(w.values.get()[k], T(0));
+  }
+  for (int64_t c = 0; c < d; ++c) varying += w.inverse.get()[c] > T(0);
+  w.support = Support::of(rank, r, varying, m);
 
   if (primal) {
     pack_rows(vectors, d, d, T(1), panels.get());
@@ -117,12 +126,13 @@ void whiten(const T* x, int64_t m, int64_t d, double factor, Whitening<T>& w, Ru
       for (int64_t i = 0; i < m; ++i) w.rotated.get()[i * r + k] = length * vectors[k * r + i];
     }
   }
-  w.ridge = factor * best_ridge(w, m, d, runtime);
+  w.ridge = factor * best_ridge(w, m, runtime);
 }
 
-// 1 / √(λ_k + τ).
+// 1 / √(λ_k + τ); 0 where there is no density.
 template <typename T>
 T whitening_factor(const Whitening<T>& w, int64_t k) {
+  if (k < w.support.excluded) return T(0);
   return static_cast<T>(1 / std::sqrt(static_cast<double>(w.values.get()[k]) + w.ridge));
 }
 

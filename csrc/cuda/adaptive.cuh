@@ -23,26 +23,27 @@ template <typename T>
 struct Adaptive {
   int64_t groups, m, d, r;
   InverseArguments<T> inversion;
-  Key<T>* unit;   // [groups]: magnitudes for coordinates that are in no unit; NaN where x is
-  T* ridge;       // [groups]
-  T* z;           // [groups, m, r]
-  T* k;           // [groups, m, m]: s, then K
-  T* inverse;     // [groups, m, m]: B
-  T* cubes;       // [groups, m]: Σ_l K³_il
-  T* hz;          // [groups, m, 2r]: H and z
-  T* wy;          // [groups, m, 2r]: W and Y
-  T* kwy;         // [groups, m, 2r]: K³ W and K³ Y
-  T* bz;          // [groups, m, r]: (B∘K³) z
-  T* along;       // [groups, m, 2]: z_i·W_i and z_i·Y_i
-  double* risks;  // [groups, kBases, m]
-  T* best;        // [groups, m, r]: F of the lowest bound yet
-  Climb* climb;   // [groups]
-  int32_t* next;  // [groups]: number of the λ of this round, −1 for a group that is done
-  T* lambda;      // [groups]
-  int64_t* base;  // [groups]
-  T* risk;        // [groups]
-  T* error;       // [groups]
-  T* bandwidth;   // [groups]
+  Key<T>* unit;  // [groups]: magnitudes for coordinates that are in no unit; NaN where x is
+  T* ridge;      // [groups]
+  const Support* support;  // [groups]
+  T* z;                    // [groups, m, r]
+  T* k;                    // [groups, m, m]: s, then K
+  T* inverse;              // [groups, m, m]: B
+  T* cubes;                // [groups, m]: Σ_l K³_il
+  T* hz;                   // [groups, m, 2r]: H and z
+  T* wy;                   // [groups, m, 2r]: W and Y
+  T* kwy;                  // [groups, m, 2r]: K³ W and K³ Y
+  T* bz;                   // [groups, m, r]: (B∘K³) z
+  T* along;                // [groups, m, 2]: z_i·W_i and z_i·Y_i
+  double* risks;           // [groups, kBases, m]
+  T* best;                 // [groups, m, r]: F of the lowest bound yet
+  Climb* climb;            // [groups]
+  int32_t* next;           // [groups]: number of the λ of this round, −1 for a group that is done
+  T* lambda;               // [groups]
+  int64_t* base;           // [groups]
+  T* risk;                 // [groups]
+  T* error;                // [groups]
+  T* bandwidth;            // [groups]
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
   __device__ __forceinline__ bool forgotten(int64_t g) const { return climb[g].kept < 0; }
@@ -66,7 +67,10 @@ __global__ void __launch_bounds__(256, 4) whitened_kernel(Whitening<T> w, Adapti
     const T tau = p.ridge[g];
     for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count;
          e += int64_t(gridDim.x) * 256) {
-      p.z[g * count + e] *= filtered(RidgeFilter::kScore, w.values[g * r + e % r], tau, p.m);
+      const T lambda = w.values[g * r + e % r];
+      p.z[g * count + e] *= e % r < w.support[g].excluded
+                                ? T(0)
+                                : filtered(RidgeFilter::kScore, lambda, tau, p.m, false);
     }
     if (blockIdx.x == 0 && threadIdx.x == 0) {
       const T magnitude = magnitude_of<T>(w.largest[g]);

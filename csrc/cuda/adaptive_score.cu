@@ -26,6 +26,7 @@ struct Layout {
     a.unit = space.take<Key<T>>(groups);
     a.ridge = space.take<T>(groups);
     a.z = whitening.y;
+    a.support = whitening.support;
     a.k = space.take<T>(groups * m * m);
     a.cubes = space.take<T>(groups * m);
     a.hz = space.take<T>(groups * m * 2 * a.r);

@@ -6,6 +6,7 @@
 // Y = V U, or Q (mΛ)^{1/2}: [m, r], r = min(m, d).
 #pragma once
 
+#include "../rule.h"
 #include "contraction.cuh"
 #include "launchers.h"
 
@@ -24,6 +25,7 @@ struct Whitening {
   T* gram;            // [groups, r, r]: R or G; free afterwards
   T* values;          // [groups, r], ascending
   T* vectors;         // [groups, r, r], a vector a row
+  Support* support;   // [groups]
   T* y;               // [groups, m, r]
   double* objective;  // [groups, blocks, kWarp]: sums over 32 samples, for every τ
   void* spectral;
@@ -46,6 +48,7 @@ Whitening<T> whitening_layout(WorkSpace& space, int64_t groups, int64_t m, int64
   w.gram = space.take<T>(groups * r * r);
   w.values = space.take<T>(groups * r);
   w.vectors = space.take<T>(groups * r * r);
+  w.support = space.take<Support>(groups);
   w.y = space.take<T>(groups * m * r);
   w.objective = space.take<double>(groups * w.blocks() * kWarp);
   w.spectral = space.take<char>(eigh_work<T>(groups, r));
@@ -57,8 +60,7 @@ Whitening<T> whitening_layout(WorkSpace& space, int64_t groups, int64_t m, int64
 template <typename T>
 __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
                                              int64_t m, int64_t j) {
-  constexpr T kRoundingErrors = 8 * kEpsilon<T>;
-  return values[j] <= kRoundingErrors * values[m - 1] ? T(0) : values[j];
+  return values[j] <= static_cast<T>(kRankFloor<T>) * values[m - 1] ? T(0) : values[j];
 }
 
 // --- standardised samples ---

@@ -16,7 +16,7 @@ struct Layout {
         s(space.take<T>(groups * whitening.r() * d)) {}
 };
 
-// W = D⁻¹ SᵀS, or of the dual D⁻¹ (τ^{-1/2} I − SᵀS).
+// W = D⁻¹ SᵀS, or of the dual D⁻¹ (τ^{-1/2} I − SᵀS) unless directions are excluded.
 template <typename T>
 struct WhiteningForm {
   using Sum = T;
@@ -30,7 +30,8 @@ struct WhiteningForm {
   }
   __device__ auto right(int64_t g, int64_t) const { return left(g, 0); }
   __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    const T root = w.dual() ? (i == j ? 1 / sqrt(ridge[g]) : T(0)) - sum : sum;
+    const bool rest = w.dual() && w.support[g].excluded == 0;
+    const T root = rest ? (i == j ? 1 / sqrt(ridge[g]) : T(0)) - sum : sum;
     out[(g * w.d + i) * w.d + j] = clamped(w.inverse[g * w.d + i] * root);
   }
 };

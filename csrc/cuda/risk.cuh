@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, m = p.m, r = p.r;
   if (i >= m) return;
-  const auto d = static_cast<double>(p.d);
   for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
     if (p.idle(g)) continue;
+    const auto d = static_cast<double>(p.support[g].dimensions);
     const int64_t row = g * m + i;
     const auto b = static_cast<double>(p.inverse[row * m + i]);
     double spread = 0, b_cubes = 0, cubes_w = 0, cubes_y = 0;

@@ -16,6 +16,26 @@ static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidges && kRidges <= kWarp, 
 
 // --- the ridge ---
 
+// What the samples of every group fill. A block a group. Work: reads d + r values. Registers: at
+// most 64.
+template <typename T>
+__global__ void __launch_bounds__(kWarp, 16) support_kernel(Whitening<T> w) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t r = w.r();
+  for (int64_t g = blockIdx.x; g < w.groups; g += gridDim.x) {
+    const T* const values = w.values + g * r;
+    const double floor = kRankFloor<T> * static_cast<double>(values[r - 1]);
+    int rank = 0, varying = 0;
+    for (int64_t k = lane; k < r; k += kWarp) rank += static_cast<double>(values[k]) > floor;
+    for (int64_t c = lane; c < w.d; c += kWarp) varying += w.inverse[g * w.d + c] > T(0);
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      rank += __shfl_xor_sync(kFullMask, rank, offset);
+      varying += __shfl_xor_sync(kFullMask, varying, offset);
+    }
+    if (lane == 0) w.support[g] = Support::of(rank, r, varying, w.m);
+  }
+}
+
 // 10^exponent; of a power of ten and a small exponent, or the error would grow with the exponent.
 __device__ __forceinline__ double ridge_at(double exponent) {
   constexpr double kLn10 = 2.302585092994045684;
@@ -50,8 +70,9 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
         const int64_t i = row0 + e;
         const T y = i < m && j0 + lane < r ? w.y[(g * m + i) * r + j0 + lane] : T(0);
         squares[e][lane] = y * y;
-        weights[e][lane] =
-            j0 + e < r ? shrunk(static_cast<double>(w.values[g * r + j0 + e]), tau, m) : 0;
+        weights[e][lane] = w.support[g].first(r) <= j0 + e && j0 + e < r
+                               ? shrunk(static_cast<double>(w.values[g * r + j0 + e]), tau, m)
+                               : 0;
       }
       __syncthreads();
       for (int j = 0; j < kWarp; ++j) {
@@ -92,10 +113,11 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
     double part = 0, trace = 0;
     for (int64_t b = warp; b < w.blocks(); b += kColumnRows)
       part += w.objective[(g * w.blocks() + b) * kWarp + lane];
-    for (int64_t j = warp; j < r; j += kColumnRows)
+    for (int64_t j = w.support[g].first(r) + warp; j < r; j += kColumnRows)
       trace += shrunk(static_cast<double>(w.values[g * r + j]), tau, m);
     const double total = column_sum(part, parts) / static_cast<double>(m);
-    const double all = column_sum(trace, traces) + static_cast<double>(w.d - r) / tau;
+    const double all =
+        column_sum(trace, traces) + static_cast<double>(w.support[g].beyond(r)) / tau;
     __syncthreads();  // all have added them up
     if (warp == 0) parts[0][lane] = total - all;
     __syncthreads();
@@ -122,20 +144,23 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
 // What a row of eigenvectors is multiplied with.
 enum class RidgeFilter {
   kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
-  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, without that cancellation
+  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, without that cancellation; where
+                   // directions are excluded, of (λ+τ)^{-1/2} / mλ
   kScore,          // (λ+τ)^{-1/2}
   kDualScore       // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
 };
 
 template <typename T>
-__device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64_t m) {
+__device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64_t m,
+                                      bool some_excluded) {
   const T inner = sqrt((lambda > T(0) ? lambda : T(0)) + tau), root = sqrt(tau);
   const auto count = static_cast<T>(m);
   switch (filter) {
     case RidgeFilter::kWhitening:
       return 1 / sqrt(inner);
     case RidgeFilter::kDualWhitening:
-      return 1 / sqrt(count * root * inner * (root + inner));
+      return some_excluded ? 1 / sqrt(count * lambda * inner)
+                           : 1 / sqrt(count * root * inner * (root + inner));
     case RidgeFilter::kScore:
       return 1 / inner;
     default:
@@ -156,7 +181,9 @@ __global__ void __launch_bounds__(256, 4)
          e += int64_t(gridDim.x) * 256) {
       const T* const values = w.values + g * r;
       const T lambda = w.dual() ? dual_eigenvalue(values, r, e / r) : values[e / r];
-      out[g * r * r + e] = filtered(filter, lambda, ridge[g], w.m) * w.vectors[g * r * r + e];
+      const int excluded = w.support[g].excluded;
+      const T factor = e / r < excluded ? T(0) : filtered(filter, lambda, ridge[g], w.m, excluded);
+      out[g * r * r + e] = factor * w.vectors[g * r * r + e];
     }
 }
 
@@ -202,6 +229,10 @@ int whiten(const Whitening<T>& w, T* means, T* ridge, void* stream) {
                       : contract<T>(CorrelationForm<T>{w}, groups, d, d, stream);
   if (!failed)
     failed = eigh<T>(w.gram, groups, r, w.values, w.vectors, nullptr, w.spectral, stream);
+  if (!failed)
+    failed = launch(support_kernel<T>,
+                    dim3(static_cast<unsigned>(groups < kLargestGridX ? groups : kLargestGridX)),
+                    dim3(kWarp), 0, stream, w);
   if (!failed)
     failed = w.dual() ? launch(dual_coordinates_kernel<T>, elementwise_grid(m * m, groups),
                                dim3(256), 0, stream, w)

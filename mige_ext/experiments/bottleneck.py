@@ -191,7 +191,7 @@ def bottleneck(
         list[str] | None, typer.Option(help=f"Repeatable; by default all: {', '.join(METHODS)}.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Their number [digits 10, otherwise 3; quick 3].")
+        int | None, typer.Option(min=1, help="Their number (digits 10, otherwise 3; quick 3).")
     ] = None,
     beta: Annotated[
         list[float] | None,
@@ -204,23 +204,23 @@ def bottleneck(
         bool, typer.Option("--retrain", help="Train the chosen settings on all training images.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Their number [digits 100, otherwise 20; quick 60].")
+        int | None, typer.Option(min=1, help="Their number (digits 100, otherwise 20; quick 60).")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Inputs in a step [100].")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Inputs in a step (100).")] = None,
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Draws of z for each [digits 4, otherwise 16].")
+        int | None, typer.Option(min=1, help="Draws of z for each (digits 4, otherwise 16).")
     ] = None,
     latent: Annotated[
-        int | None, typer.Option(min=1, help="Dimension of z [digits 16, otherwise 256].")
+        int | None, typer.Option(min=1, help="Dimension of z (digits 16, otherwise 256).")
     ] = None,
     hidden: Annotated[
-        int | None, typer.Option(min=1, help="Units of a layer [digits 256, otherwise 1024].")
+        int | None, typer.Option(min=1, help="Units of a layer (digits 256, otherwise 1024).")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam [digits 1e-3, otherwise 1e-4].")
+        float | None, typer.Option(help="Of Adam (digits 1e-3, otherwise 1e-4).")
     ] = None,
     normalise: Annotated[
-        bool | None, typer.Option(help="BatchNorm without affine part on μ [digits alone].")
+        bool | None, typer.Option(help="BatchNorm without affine part on μ (digits alone).")
     ] = None,
     estimator: Annotated[
         str, typer.Option(help=f"Of scores: {', '.join(ESTIMATORS)}.")
@@ -244,7 +244,7 @@ def bottleneck(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the CPU [digits 1, otherwise all].")
+        int | None, typer.Option(min=1, help="Of the CPU (digits 1, otherwise all).")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/bottleneck"),

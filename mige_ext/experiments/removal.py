@@ -151,7 +151,7 @@ def removal(
         str | None,
         typer.Option(
             "--data",
-            help=f"Images: {', '.join(data.names())}; or structural [mnist].",
+            help=f"Images: {', '.join(data.names())}; or structural (mnist).",
         ),
     ] = None,
     nuisance: Annotated[
@@ -164,18 +164,18 @@ def removal(
         list[float] | None,
         typer.Option(min=0, help="Repeatable; the grid of β, instead of that of each method."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Of the chosen β [3; quick 1].")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Of the chosen β (3; quick 1).")] = None,
     grid_seeds: Annotated[int, typer.Option(min=1, help="Of every β.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(min=1, help=f"Of training [{Settings.steps}; quick 300].")
+        int | None, typer.Option(min=1, help=f"Of training ({Settings.steps}; quick 300).")
     ] = None,
     batch: Annotated[int, typer.Option(min=8, help="Rows in a step.")] = Settings.batch,
     latent: Annotated[int, typer.Option(min=1, help="Dimension of z.")] = Settings.latent,
     codes: Annotated[
-        int | None, typer.Option(min=50, help="For attackers, to choose β [20000; quick 5000].")
+        int | None, typer.Option(min=50, help="For attackers, to choose β (20000; quick 5000).")
     ] = None,
     test_codes: Annotated[
-        int | None, typer.Option(min=50, help="For attackers of the test part [50000; quick 5000].")
+        int | None, typer.Option(min=50, help="For attackers of the test part (50000; quick 5000).")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small version, below a minute on 2 cores.")

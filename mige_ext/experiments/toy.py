@@ -148,11 +148,11 @@ def _parse_dims(text: str) -> list[int]:
 
 def toy(
     dims: Annotated[
-        str | None, typer.Option(help="Dimensions [5,8,10,16,20,32; quick 5,10,20].")
+        str | None, typer.Option(help="Dimensions (5,8,10,16,20,32; quick 5,10,20).")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="[5; quick 2]")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="(5; quick 2)")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of a critic [8000; authors 200; quick 250].")
+        int | None, typer.Option(min=1, help="Of a critic (8000; authors 200; quick 250).")
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="M.")] = Settings.samples,
     threshold: Annotated[float, typer.Option(help="Of SSGE.")] = Settings.threshold,

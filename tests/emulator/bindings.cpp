@@ -153,7 +153,7 @@ py::tuple climb(const py::array_t<double>& bounds, int start) {
   state.at = start;
   py::list tried;
   int kept = -1;
-  for (int i = start, next; i >= 0 && tried.size() < cuda::kLambdas; i = next) {
+  for (int i = start, next; i >= 0 && tried.size() < kLambdas; i = next) {
     tried.append(i);
     next = cuda::advance(state, i, bounds.at(i), 0);
     if (state.kept >= 0) kept = i;
