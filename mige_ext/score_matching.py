@@ -166,6 +166,11 @@ class SlicedScoreMatching:
                 weights, biases, loss = self._train(z.clone())
             with torch.no_grad():
                 calibration = stein_calibration(z, _network(z, weights, biases))
+        if _checks.looking_is_free(loss) and not loss.isfinite().all():
+            raise ValueError(
+                f"learning_rate must keep the loss finite over {self.steps} steps, "
+                f"got {self.learning_rate!r}"
+            )
         diagnostics = NetworkDiagnostics(loss, calibration)
         return FittedNetwork(x, mean, deviation, weights, biases, origin, unit, diagnostics)
 
