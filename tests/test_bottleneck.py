@@ -369,6 +369,8 @@ def test_killed_process_resumes_to_the_same_bits(
     process = subprocess.Popen(
         [sys.executable, "-m", "mige_ext", "bottleneck", *arguments.split()],
         cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # Ignored, and that is inherited, where a shell runs the tests in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     metrics = out / "metrics.csv"
     while process.poll() is None:  # into the second run

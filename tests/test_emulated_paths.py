@@ -154,7 +154,7 @@ def test_the_climb_tries_what_the_reference_tries(
     x, tried = normal(4, 1), list[int]()
     generator = torch.Generator().manual_seed(start)
 
-    def risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int) -> Tensor:
+    def risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int, _: int) -> Tensor:
         i = reference.LAMBDA_GRID.index(lam)
         if base == 0:
             tried.append(i)

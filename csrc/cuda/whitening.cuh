@@ -16,8 +16,8 @@ static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidges && kRidges <= kWarp, 
 
 // --- the ridge ---
 
-// What the samples of every group fill. A block a group. Work: reads d + r values. Registers: at
-// most 64.
+// What the samples of every group fill. A warp a group. Work: reads d + r values. Registers: at
+// most 128.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16) support_kernel(Whitening<T> w) {
   const int lane = threadIdx.x % kWarp;
