@@ -1,4 +1,4 @@
-"""The command line: ``python -m mige_ext {toy,bottleneck,removal,data,bench,info}``."""
+"""The command line: ``python -m mige_ext {toy,infomax,bottleneck,removal,data,bench,info}``."""
 
 import sys
 
@@ -12,6 +12,7 @@ def main() -> None:
 
         from mige_ext.experiments.bottleneck import bottleneck
         from mige_ext.experiments.data import data
+        from mige_ext.experiments.infomax import infomax
         from mige_ext.experiments.removal import removal
         from mige_ext.experiments.toy import toy
     except ImportError as error:
@@ -27,7 +28,7 @@ def main() -> None:
         )
 
     app = typer.Typer(help="MIGE: mutual information gradients.", no_args_is_help=True)
-    for command in (toy, bottleneck, removal, data, info):
+    for command in (toy, infomax, bottleneck, removal, data, info):
         app.command()(command)
 
     # The benchmarks have their own parser, because each of them is a script as well.

@@ -56,7 +56,7 @@ def test_info_says_why_there_is_no_cuda(
 def test_help_lists_the_commands() -> None:
     result = run("--help")
     assert result.returncode == 0
-    for command in ("toy", "bottleneck", "removal", "data", "bench", "info"):
+    for command in ("toy", "infomax", "bottleneck", "removal", "data", "bench", "info"):
         assert command in result.stdout
 
 

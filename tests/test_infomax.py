@@ -1,0 +1,174 @@
+"""InfoMax: objectives, encoder, probe, and the command that can be stopped."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from mige_ext.experiments import data
+from mige_ext.experiments import infomax as command
+from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.infomax import Result, infomax
+from mige_ext.experiments.infomax_methods import METHODS, balanced
+from mige_ext.experiments.infomax_training import (
+    Encoder,
+    Epoch,
+    Run,
+    Settings,
+    Trainer,
+    accuracy_of,
+    effective_rank,
+    train,
+    train_probe,
+)
+from mige_ext.experiments.runs import Table
+
+TRAINED = [name for name, method in METHODS.items() if method.objective]
+SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
+OPTIONS = "--data digits --epochs 2 --batch 64 --latent 4 --width 4 --hidden 16 --projection 6"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return data.load("digits")
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_layers_have_the_sizes_of_the_paper() -> None:
+    features = Encoder((3, 32, 32), Settings())(normal(2, 3, 32, 32))
+    assert [tuple(of.shape) for of in features] == [(2, 4096), (2, 1024), (2, 64)]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_objective_has_finite_gradients(method: str, bf16: bool, digits: ImageData) -> None:
+    settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, bf16=bf16)
+    trainer = Trainer(digits, Run(method, 0), settings)
+    loss = trainer.objective(*trainer.encode(digits.train.images[:64]))
+    loss.backward()
+    gradients = [value.grad for value in trainer.modules.parameters()]
+    assert loss.isfinite() and all(g is not None and g.isfinite().all() for g in gradients)
+    assert any(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1.0])
+def test_blocks_are_balanced_in_mean_squared_pair_distance(alpha: float) -> None:
+    x, z = 30 * normal(40, 7).double(), normal(40, 3, seed=1).double()
+    ratio = torch.pdist(balanced(x, z, alpha)).square().mean() / torch.pdist(z).square().mean()
+    torch.testing.assert_close(ratio, torch.tensor(alpha).double())
+    constant = torch.ones(40, 7)
+    assert torch.equal(balanced(constant, z.float(), alpha), constant)
+
+
+def test_the_discriminator_does_not_learn_from_the_encoder_s_loss(digits: ImageData) -> None:
+    gradients = []
+    for prior in (0.0, 5.0):
+        torch.manual_seed(0)
+        settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, prior=prior)
+        trainer = Trainer(digits, Run("jsd+pm", 0), settings)
+        trainer.objective(*trainer.encode(digits.train.images[:64])).backward()
+        discriminator: Any = trainer.objective.discriminator  # type: ignore[attr-defined]
+        gradients.append(discriminator[0].weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_the_effective_rank_of_white_codes_is_their_dimension() -> None:
+    q, _ = torch.linalg.qr(normal(50, 5) - normal(50, 5).mean(0))
+    assert effective_rank(torch.cat([q, -q])) == pytest.approx(5)
+    assert effective_rank(q[:, :1] @ normal(1, 4)) == pytest.approx(1)
+
+
+def test_a_probe_learns_a_planted_signal_and_no_other() -> None:
+    x = normal(1200, 8)
+    planted, chance = (x[:, 0] > 0).long(), (normal(1200, seed=1) > 0).long()
+    settings = Settings("digits", probe_epochs=10)
+    for labels, low, high in ((planted, 0.9, 1.0), (chance, 0.35, 0.65)):
+        probe = train_probe(x[:800], labels[:800], 2, settings, seed=0)
+        assert low <= accuracy_of(probe, x[800:], labels[800:]) <= high
+
+
+def test_a_random_encoder_keeps_its_weights(digits: ImageData) -> None:
+    trainer, epochs = train(digits, Run("random", 0), SMALL)
+    torch.manual_seed(0)
+    fresh = Trainer(digits, Run("random", 0), SMALL)
+    assert len(epochs) == 1
+    for mine, theirs in zip(trainer.modules.parameters(), fresh.modules.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def invoke(out: Path, *more: str, methods: tuple[str, ...] = ("pca", "infonce+pm", "mige")) -> Any:
+    app = typer.Typer()
+    app.command()(infomax)
+    chosen = [part for name in methods for part in ("--method", name)]
+    options = [*OPTIONS.split(), "--probe-epochs", "2", "--seeds", "1", *chosen]
+    return CliRunner().invoke(app, [*options, "--out", str(out), *more])
+
+
+def test_the_command_stops_and_resumes_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = invoke(whole)
+    assert result.exit_code == 0, result.output
+    rows, epochs = Table(whole / "results.csv", Result).rows, Table(whole / "metrics.csv", Epoch)
+    assert [(row.method, row.layer) for row in rows] == [
+        ("pca", "y"),
+        *((method, layer) for method in ("infonce+pm", "mige") for layer in ("conv", "fc", "y")),
+    ]
+    assert all(0 < row.accuracy <= 1 for row in rows)
+    assert (whole / "infomax.png").stat().st_size > 1000
+    assert "InfoNCE + PM" in result.output
+
+    def stop_after_an_epoch(*arguments: Any, on_epoch: Any, **options: Any) -> Any:
+        def once(epoch: Epoch) -> None:
+            on_epoch(epoch)
+            raise KeyboardInterrupt
+
+        return train(*arguments, on_epoch=once, **options)
+
+    monkeypatch.setattr(command, "train", stop_after_an_epoch)
+    assert invoke(parts).exit_code == 130
+    monkeypatch.undo()
+    resumed = invoke(parts, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert Table(parts / "metrics.csv", Epoch).rows == epochs.rows
+    assert repr_of(Table(parts / "results.csv", Result).rows) == repr_of(rows)
+
+
+def repr_of(rows: list[Result]) -> list[str]:
+    """The compared columns; NaN is not equal to itself."""
+    return [repr((r.method, r.seed, r.layer, r.val_accuracy, r.accuracy, r.rank)) for r in rows]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "magic"], "method must be one of"),
+        (["--estimator", "magic"], "estimator must be default"),
+        (["--alpha", "0"], "alpha must be positive"),
+        (["--normalise", "magic"], "normalise must be one of"),
+    ],
+)
+def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) -> None:
+    result = invoke(tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
