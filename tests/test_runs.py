@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mige_ext.experiments import runs
 from mige_ext.experiments.runs import (
     Table,
     atomic,
@@ -129,3 +131,12 @@ def test_one_standard_error_rule_never_takes_a_weaker_one_than_the_best(
 ) -> None:
     best = min(errors, key=lambda strength: mean_and_error(errors[strength]))
     assert one_standard_error_rule(errors) >= best
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "meta", "gpu"])
+def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
+    if name.startswith("cuda") and torch.cuda.is_available():
+        return  # there it is
+    with pytest.raises(ValueError, match=rf"--device.*{name}"):
+        runs.device_of(name)
+    assert runs.device_of("cpu") == torch.device("cpu")

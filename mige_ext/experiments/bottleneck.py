@@ -38,6 +38,7 @@ from mige_ext.experiments.runs import (
     Table,
     atomic,
     cpu_threads,
+    device_of,
     mean_and_error,
     one_standard_error_rule,
     open_folder,
@@ -278,7 +279,7 @@ def bottleneck(
         if choice not in CHOICES:
             raise ValueError(f"choice must be one of {list(CHOICES)}, got {choice!r}")
         betas = {name: _betas(name, beta, quick) for name in methods}
-        images = data.load(dataset, data_dir).to(_device(device))
+        images = data.load(dataset, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
             raise ValueError(
                 f"batch must be at most the {len(images.train)} training images, "
@@ -336,16 +337,6 @@ def bottleneck(
         f"{format_table(tested, published=dataset == 'mnist')}\n\n"
         f"{runs.results.path}\n{png}\n{pdf}"
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: this torch has no GPU to compute on")
-    if torch.device(name).type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu or cuda, got {name!r}")
-    return torch.device(name)
 
 
 def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[float]:

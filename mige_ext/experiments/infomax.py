@@ -19,7 +19,6 @@ import typer
 from matplotlib.figure import Figure
 
 from mige_ext.experiments import data, plots
-from mige_ext.experiments.bottleneck import _device
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.infomax_methods import METHODS
@@ -37,7 +36,14 @@ from mige_ext.experiments.infomax_training import (
     train,
     train_probe,
 )
-from mige_ext.experiments.runs import Table, atomic, cpu_threads, mean_and_error, open_folder
+from mige_ext.experiments.runs import (
+    Table,
+    atomic,
+    cpu_threads,
+    device_of,
+    mean_and_error,
+    open_folder,
+)
 from mige_ext.experiments.training import Progress
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
@@ -282,7 +288,7 @@ def infomax(
         for name in methods:
             if name not in METHODS:
                 raise ValueError(f"method must be one of {list(METHODS)}, got {name!r}")
-        images = data.load(settings.data, data_dir).to(_device(device))
+        images = data.load(settings.data, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
             raise ValueError(
                 f"batch must be at most the {len(images.train)} training images, "

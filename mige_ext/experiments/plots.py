@@ -44,6 +44,10 @@ PALETTE: dict[str, str] = {
     "adversary, regressor": "#C9A8E0",
     "adversary, classifier": "#6A3D9A",
     "CLUB": "#E6C229",
+    "random encoder": "#808080",
+    "MIGE II": "#8C2D04",
+    "JSD + PM": "#7A0177",
+    "InfoNCE + PM": "#8C6D1F",
 }
 
 _STYLE: Any = {

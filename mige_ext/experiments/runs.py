@@ -160,3 +160,19 @@ def cpu_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def device_of(name: str) -> torch.device:
+    """What the option ``--device`` names: "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: none of auto, cpu and cuda, or a GPU that this torch does not have.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu or cuda, got {name!r}")
+    if name.startswith("cuda") and not available:
+        raise ValueError(f"--device {name}: this torch has no GPU to compute on")
+    return torch.device(name)
