@@ -33,6 +33,12 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
         )
 
 
+def require_seed(value: int) -> None:
+    """An integer that is not negative."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"seed must be an integer, not negative, got {value!r}")
+
+
 # --- tensors --------------------------------------------------------------------------------------
 
 

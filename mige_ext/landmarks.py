@@ -19,7 +19,6 @@ A and h are sums over samples: over tiles of a large array, over batches, over r
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
 import torch
@@ -28,7 +27,7 @@ from torch import Tensor
 from mige_ext import _checks, ops
 from mige_ext._precision import at_least_float32, in_units, saturated, unit_of
 from mige_ext.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
-from mige_ext.score import Diagnostics, Fitted
+from mige_ext.score import Diagnostics, Fitted, calibrated, require_calibrate
 
 Progress = Callable[[Iterable[tuple[slice, slice]]], Iterable[tuple[slice, slice]]]
 
@@ -92,10 +91,8 @@ class Landmarks:
             if self.rank is not None:
                 raise ValueError(f"lam and rank exclude each other, got {self.lam} and {self.rank}")
         bandwidth_rule(self.bandwidth)
-        if self.calibrate not in (None, "stein"):
-            raise ValueError(f'calibrate must be "stein" or None, got {self.calibrate!r}')
-        if not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f"seed must be an integer, not negative, got {self.seed!r}")
+        require_calibrate(self.calibrate)
+        _checks.require_seed(self.seed)
 
     def score(self, samples: Tensor, *, progress: Progress | None = None) -> Tensor:
         """Scores at the samples: ``fit(samples).score(samples)``.
@@ -296,8 +293,7 @@ class LandmarkStatistics:
         # −mean Σ s·(x − mean) / d of s = k(x, Z) C, which the statistics hold as well.
         calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / d
         if e.calibrate is not None:
-            factor = torch.where(calibration > 0, calibration, 1.0)
-            coefficients = coefficients / factor.unsqueeze(-1).unsqueeze(-1)
+            coefficients = calibrated(coefficients, calibration)
         dtype = self.landmarks.dtype
         kept = weights > 0
         diagnostics = Diagnostics(

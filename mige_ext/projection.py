@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -46,8 +45,7 @@ class RandomProjection:
     def __post_init__(self) -> None:
         """Checks the arguments."""
         _checks.require_count("k", self.k)
-        if not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f"seed must be an integer, not negative, got {self.seed!r}")
+        _checks.require_seed(self.seed)
         if self.normalize not in ("columns", "rows"):
             raise ValueError(f'normalize must be "columns" or "rows", got {self.normalize!r}')
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -126,8 +125,7 @@ class SlicedScoreMatching:
             raise TypeError(
                 f"variance_reduced must be True or False, got {self.variance_reduced!r}"
             )
-        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or self.seed < 0:
-            raise ValueError(f"seed must be an integer, not negative, got {self.seed!r}")
+        _checks.require_seed(self.seed)
 
     def score(self, samples: Tensor) -> Tensor:
         """Trains, and scores at the samples: ``fit(samples).score()``.

@@ -11,7 +11,6 @@ What is the same for all methods, so that they can be compared:
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from mige_ext.experiments.bottleneck_methods import (
     cross_entropy,
 )
 from mige_ext.experiments.data import ImageData, Split
-from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, seeded
+from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, overhead, seeded
 from mige_ext.score import stein_calibration
 
 CHUNK = 2000  # images measured at once, to bound the memory
@@ -328,13 +327,5 @@ def penalty_overhead(images: ImageData, run: Run, settings: Settings, repeats: i
         plain = copy.copy(full)
         plain.penalty = None
         numbers = torch.arange(settings.batch, device=device)
-        seconds: dict[Trainer, list[float]] = {full: [], plain: []}
-        for _ in range(repeats):
-            for trainer, times in seconds.items():
-                started = time.perf_counter()
-                trainer.step(numbers)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                times.append(time.perf_counter() - started)
-    with_it, without = map(min, seconds.values())
-    return with_it / without - 1
+        steps = (lambda: full.step(numbers)), (lambda: plain.step(numbers))
+        return overhead(*steps, device, repeats)

@@ -3,11 +3,10 @@
 import copy
 import inspect
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ import mige_ext as mige
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.data import ImageData, Split
 from mige_ext.experiments.infomax_methods import METHODS, Features, Problem
-from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, seeded
+from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, overhead, seeded
 from mige_ext.score import ScoreEstimator
 
 CHUNK = 1000  # images encoded at once, to bound the memory
@@ -397,13 +396,5 @@ def objective_overhead(images: ImageData, run: Run, settings: Settings, repeats:
         plain = copy.copy(full)
         plain.objective = _nothing
         numbers = torch.arange(settings.batch, device=device)
-        seconds: dict[Any, list[float]] = {full: [], plain: []}
-        for _ in range(repeats):
-            for trainer, times in seconds.items():
-                started = time.perf_counter()
-                trainer.step(numbers)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                times.append(time.perf_counter() - started)
-    with_it, without = map(min, seconds.values())
-    return with_it / without - 1
+        steps = (lambda: full.step(numbers)), (lambda: plain.step(numbers))
+        return overhead(*steps, device, repeats)

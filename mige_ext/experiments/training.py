@@ -188,3 +188,22 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Leave the last line on the screen."""
         self.bar.close()
+
+
+def overhead(
+    whole: Callable[[], Any], plain: Callable[[], Any], device: torch.device, repeats: int
+) -> float:
+    """What the whole step takes beyond the plain one, as a share of that.
+
+    The fastest of each, in turns: what disturbs a measurement makes it slower.
+    """
+    seconds: dict[Callable[[], Any], list[float]] = {whole: [], plain: []}
+    for _ in range(repeats):
+        for step, times in seconds.items():
+            started = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - started)
+    with_it, without = map(min, seconds.values())
+    return with_it / without - 1
