@@ -295,7 +295,7 @@ def test_test_set_is_read_once_at_the_end_by_the_chosen_runs(
 def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
     tmp_path: Path,
 ) -> None:
-    run(tmp_path, retrain=True, epochs=3, learning_rate=3e-3)
+    run(tmp_path, retrain=0, epochs=3, learning_rate=3e-3)
     results, metrics = read(tmp_path / "results.csv"), read(tmp_path / "metrics.csv")
     final = [row for row in results if row["test_error"]]
     assert len(final) == 6

@@ -12,19 +12,11 @@ from typer.testing import CliRunner
 from mige_ext.experiments import data
 from mige_ext.experiments import infomax as command
 from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.infomax import Result, infomax
+from mige_ext.experiments.infomax import infomax
 from mige_ext.experiments.infomax_methods import METHODS, balanced
-from mige_ext.experiments.infomax_training import (
-    Encoder,
-    Epoch,
-    Run,
-    Settings,
-    Trainer,
-    accuracy_of,
-    effective_rank,
-    train,
-    train_probe,
-)
+from mige_ext.experiments.infomax_probes import accuracy_of, effective_rank, train_probe
+from mige_ext.experiments.infomax_report import Result, format_table
+from mige_ext.experiments.infomax_training import Encoder, Epoch, Run, Settings, Trainer, train
 from mige_ext.experiments.runs import Table
 
 TRAINED = [name for name, method in METHODS.items() if method.objective]
@@ -46,6 +38,10 @@ def digits() -> ImageData:
     return data.load("digits")
 
 
+def run_of(method: str) -> Run:
+    return Run(method, METHODS[method].learning_rates[-1], 0, 500)
+
+
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -59,7 +55,7 @@ def test_layers_have_the_sizes_of_the_paper() -> None:
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_objective_has_finite_gradients(method: str, bf16: bool, digits: ImageData) -> None:
     settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, bf16=bf16)
-    trainer = Trainer(digits, Run(method, 0), settings)
+    trainer = Trainer(digits, run_of(method), settings)
     loss = trainer.objective(*trainer.encode(digits.train.images[:64]))
     loss.backward()
     gradients = [value.grad for value in trainer.modules.parameters()]
@@ -81,7 +77,7 @@ def test_the_discriminator_does_not_learn_from_the_encoder_s_loss(digits: ImageD
     for prior in (0.0, 5.0):
         torch.manual_seed(0)
         settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, prior=prior)
-        trainer = Trainer(digits, Run("jsd+pm", 0), settings)
+        trainer = Trainer(digits, run_of("jsd+pm"), settings)
         trainer.objective(*trainer.encode(digits.train.images[:64])).backward()
         discriminator: Any = trainer.objective.discriminator  # type: ignore[attr-defined]
         gradients.append(discriminator[0].weight.grad)
@@ -97,16 +93,15 @@ def test_the_effective_rank_of_white_codes_is_their_dimension() -> None:
 def test_a_probe_learns_a_planted_signal_and_no_other() -> None:
     x = normal(1200, 8)
     planted, chance = (x[:, 0] > 0).long(), (normal(1200, seed=1) > 0).long()
-    settings = Settings("digits", probe_epochs=10)
     for labels, low, high in ((planted, 0.9, 1.0), (chance, 0.35, 0.65)):
-        probe = train_probe(x[:800], labels[:800], 2, settings, seed=0)
+        probe = train_probe(x[:800], labels[:800], 2, epochs=10, seed=0)
         assert low <= accuracy_of(probe, x[800:], labels[800:]) <= high
 
 
 def test_a_random_encoder_keeps_its_weights(digits: ImageData) -> None:
-    trainer, epochs = train(digits, Run("random", 0), SMALL)
+    trainer, epochs = train(digits, run_of("random"), SMALL)
     torch.manual_seed(0)
-    fresh = Trainer(digits, Run("random", 0), SMALL)
+    fresh = Trainer(digits, run_of("random"), SMALL)
     assert len(epochs) == 1
     for mine, theirs in zip(trainer.modules.parameters(), fresh.modules.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -115,11 +110,17 @@ def test_a_random_encoder_keeps_its_weights(digits: ImageData) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def invoke(out: Path, *more: str, methods: tuple[str, ...] = ("pca", "infonce+pm", "mige")) -> Any:
+def invoke(
+    out: Path,
+    *more: str,
+    methods: tuple[str, ...] = ("pca", "infonce+pm", "mige"),
+    rates: tuple[float, ...] = (5e-4,),
+) -> Any:
     app = typer.Typer()
     app.command()(infomax)
     chosen = [part for name in methods for part in ("--method", name)]
     options = [*OPTIONS.split(), "--probe-epochs", "2", "--seeds", "1", *chosen]
+    options += [part for rate in rates for part in ("--learning-rate", str(rate))]
     return CliRunner().invoke(app, [*options, "--out", str(out), *more])
 
 
@@ -135,6 +136,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
         *((method, layer) for method in ("infonce+pm", "mige") for layer in ("conv", "fc", "y")),
     ]
     assert all(0 < row.accuracy <= 1 for row in rows)
+    assert {(row.method, row.learning_rate) for row in rows} >= {("pca", 0.0), ("mige", 5e-4)}
     assert (whole / "infomax.png").stat().st_size > 1000
     assert "InfoNCE + PM" in result.output
 
@@ -154,6 +156,31 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
     assert repr_of(Table(parts / "results.csv", Result).rows) == repr_of(rows)
 
 
+def test_each_method_is_tested_at_its_best_learning_rate_after_retraining(tmp_path: Path) -> None:
+    options, rates = ("--seeds", "2", "--grid-seeds", "1", "--retrain", "1"), (1e-6, 2e-3)
+    result = invoke(tmp_path / "out", *options, methods=("mige",), rates=rates)
+    assert result.exit_code == 0, result.output
+    rows = Table(tmp_path / "out" / "results.csv", Result).rows
+    grid, final = rows[:6], rows[6:]
+    assert all(
+        row.images == 500 and row.epochs == 2 and row.accuracy != row.accuracy for row in grid
+    )
+    means = {
+        rate: sum(row.val_accuracy for row in grid if row.learning_rate == rate) for rate in rates
+    }
+    best = max(means, key=means.__getitem__)
+    assert {(row.learning_rate, row.seed) for row in final} == {(best, 0), (best, 1)}
+    for row in final:  # trained on the validation part, and tested
+        assert (row.images, row.epochs) == (1000, 1)
+        assert row.val_accuracy != row.val_accuracy and 0 < row.accuracy <= 1
+
+
+def test_the_table_has_the_paper_s_numbers_of_cifar10_alone() -> None:
+    row = Result("mige", 5e-4, 0, 50_000, 1, "conv", 0.5, 0.5, 60.0, 0.02, 1.0)
+    assert "57.95" in format_table([row], "cifar10").splitlines()[-1]
+    assert "57.95" not in format_table([row], "cifar100")
+
+
 def repr_of(rows: list[Result]) -> list[str]:
     """The compared columns; NaN is not equal to itself."""
     return [repr((r.method, r.seed, r.layer, r.val_accuracy, r.accuracy, r.rank)) for r in rows]
@@ -165,6 +192,7 @@ def repr_of(rows: list[Result]) -> list[str]:
         (["--method", "magic"], "method must be one of"),
         (["--estimator", "magic"], "estimator must be default"),
         (["--alpha", "0"], "alpha must be positive"),
+        (["--method", "mige", "--learning-rate", "0"], "learning_rate must be positive"),
         (["--normalise", "magic"], "normalise must be one of"),
     ],
 )

@@ -5,8 +5,8 @@ and figure in `bottleneck_report`. Here is the comparison:
 
 * β is chosen by validation error over the seeds: the strongest bottleneck that does no measurable
   harm (the one-standard-error rule), or with ``--choice least`` the least error.
-* With ``--retrain`` the chosen settings are trained again on training and validation images, for
-  as many epochs as had the least validation error.
+* With ``--retrain`` the chosen settings are trained again on training and validation images: for
+  that many epochs, or with 0 for as many as had the least validation error.
 * The test set is read once, after that, by the chosen runs alone.
 * Everything is on disk after each epoch: stop or kill it at any time, continue with ``--resume``.
 """
@@ -201,9 +201,11 @@ def bottleneck(
     choice: Annotated[
         str, typer.Option(help="Of β: one-se, the strongest that does no harm, or least error.")
     ] = "one-se",
+    grid_seeds: Annotated[int | None, typer.Option(min=1, help="Of every β (as many).")] = None,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train the chosen settings on all training images.")
-    ] = False,
+        int | None,
+        typer.Option(min=0, help="Epochs of the choice on all training images; 0: the best."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Their number (digits 100, otherwise 20; quick 60).")
     ] = None,
@@ -279,6 +281,10 @@ def bottleneck(
         if choice not in CHOICES:
             raise ValueError(f"choice must be one of {list(CHOICES)}, got {choice!r}")
         betas = {name: _betas(name, beta, quick) for name in methods}
+        for name in methods:
+            penalty = METHODS[name].penalty
+            if penalty is not None:
+                penalty(settings, 1)  # checks the settings that it needs
         images = data.load(dataset, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
             raise ValueError(
@@ -289,6 +295,7 @@ def bottleneck(
             "methods": methods,
             "betas": betas,
             "seeds": seeds,
+            "grid_seeds": grid_seeds,
             "choice": choice,
             "retrain": retrain,
             "threads": threads,
@@ -301,9 +308,10 @@ def bottleneck(
     if quick:
         typer.echo("The small version: fewer methods, epochs, seeds and values of β.")
     # Seed by seed, so that a stopped comparison has whole seeds.
+    number = len(images.train)
     grid = [
-        Run(name, value, seed, len(images.train))
-        for seed in range(seeds)
+        Run(name, value, seed, number)
+        for seed in range(min(grid_seeds or seeds, seeds))
         for name in betas
         for value in betas[name]
     ]
@@ -311,12 +319,14 @@ def bottleneck(
         try:
             runs.run_missing(grid, dict.fromkeys(betas, settings.epochs))
             beta_of = runs.choose_betas(grid, choice)
-            chosen = [run for run in grid if run.beta == beta_of[run.method]]
-            final = chosen
-            if retrain:
-                everything = len(images.train) + len(images.validation)
-                final = [run._replace(images=everything) for run in chosen]
-                runs.run_missing(final, runs.choose_epochs(chosen))
+            shown = [run for run in grid if run.beta == beta_of[run.method]]
+            epochs_of = dict.fromkeys(betas, retrain or settings.epochs)
+            if retrain == 0:
+                epochs_of = runs.choose_epochs(shown)
+            if retrain is not None:
+                number += len(images.validation)
+            chosen = [Run(name, beta_of[name], s, number) for s in range(seeds) for name in betas]
+            runs.run_missing(chosen, epochs_of)
         except KeyboardInterrupt:
             runs.save_unfinished()
             _save_figure(runs, grid, _last_runs(runs.metrics.rows))
@@ -326,12 +336,13 @@ def bottleneck(
                 err=True,
             )
             raise typer.Exit(130) from None
-        tested = runs.read_test(final)
-    png, pdf = _save_figure(runs, grid, chosen)
+        tested = runs.read_test(chosen)
+    # Of runs that were trained on the validation part, curves say nothing.
+    png, pdf = _save_figure(runs, grid, shown if retrain is not None else chosen)
     typer.echo(
         f"\n{images.name}: {len(images.train)} training, {len(images.validation)} validation and "
         f"{len(images.test)} test images; "
-        f"{f'epochs: {settings.epochs}' if not retrain else 'retrained on all training images'}; "
+        f"{f'epochs: {settings.epochs}' if retrain is None else 'retrained on all of them'}; "
         f"seeds: {seeds}.\n"
         f"Means over the seeds ± standard error; β chosen on the validation images.\n\n"
         f"{format_table(tested, published=dataset == 'mnist')}\n\n"

@@ -1,85 +1,54 @@
 """InfoMax as a command: encoders trained without labels, and what probes find in their layers.
 
-Objectives are in `infomax_methods`, encoder and probes in `infomax_training`. The probes learn on
-the frozen encoder by one protocol for all methods. The test part is read once, after all runs.
-Everything is on disk after each epoch: stop or kill it at any time, continue with ``--resume``.
+Objectives are in `infomax_methods`, the encoder in `infomax_training`, probes in `infomax_probes`,
+table and figure in `infomax_report`. Here is the comparison:
+
+* The probes learn on the frozen encoder, by one protocol for all methods.
+* Each method has the learning rate whose probes do best on the validation images, mean over layers
+  and seeds; all methods choose from grids of the same size.
+* With ``--retrain`` the chosen settings are trained again on training and validation images.
+* The test set is read once, after that, by the chosen runs alone.
+* Everything is on disk after each epoch: stop or kill it at any time, continue with ``--resume``.
 
 ``--quick`` takes scikit-learn's digits as they are, of 8×8 pixels and one channel, and small
 layers: it shows that everything runs, and says nothing about the methods.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from matplotlib.figure import Figure
 
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.infomax_methods import METHODS
+from mige_ext.experiments.infomax_probes import accuracy_of, probe_of, train_probe
+from mige_ext.experiments.infomax_report import Result, draw, format_table, run_of
 from mige_ext.experiments.infomax_training import (
     NORMALISATIONS,
     Epoch,
     Run,
     Settings,
     Trainer,
-    accuracy_of,
     epochs_of,
     inputs_of,
     objective_overhead,
-    probe_of,
     train,
-    train_probe,
 )
-from mige_ext.experiments.runs import (
-    Table,
-    atomic,
-    cpu_threads,
-    device_of,
-    mean_and_error,
-    open_folder,
-)
+from mige_ext.experiments.runs import Table, atomic, cpu_threads, device_of, open_folder
 from mige_ext.experiments.training import Progress
 
-LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
 QUICK_METHODS = ("random", "pca", "infonce", "mige", "entropy")
 QUICK: dict[str, Any] = {"data": "digits", "epochs": 10, "width": 16, "hidden": 128, "latent": 16}
 
 
-@dataclass(frozen=True)
-class Result:
-    """A row of results.csv: a probe of a finished run.
-
-    Attributes:
-        method: name in `METHODS`.
-        seed: of weights, batches and probes.
-        epochs: of the encoder.
-        layer: what the probe reads.
-        val_accuracy: share of right labels on the validation part.
-        accuracy: on the test part; NaN until all runs are finished.
-        rank: effective rank of z on the validation part; NaN without an encoder.
-        overhead: what the objective adds to a step, as a share of a step without one.
-        seconds: of training the encoder.
-    """
-
-    method: str
-    seed: int
-    epochs: int
-    layer: str
-    val_accuracy: float
-    accuracy: float
-    rank: float
-    overhead: float = field(compare=False)
-    seconds: float = field(compare=False)
-
-
 class Comparison:
-    """The runs of a folder: trained, probed, tested.
+    """The runs of a folder: trained, probed, chosen, tested.
 
     Args:
         folder: with results.csv, metrics.csv, checkpoint.pt and models/.
@@ -96,26 +65,28 @@ class Comparison:
         self.metrics = Table(folder / "metrics.csv", Epoch)
         self.checkpoint = folder / "checkpoint.pt"
 
-    def run_missing(self, grid: Sequence[Run]) -> None:
+    def run_missing(self, grid: Sequence[Run], epochs: int) -> None:
         """Train and probe every run of the grid that has no result yet."""
-        finished = {Run(row.method, row.seed) for row in self.results.rows}
+        settings = replace(self.settings, epochs=epochs)
+        finished = {run_of(row) for row in self.results.rows}
         missing = [run for run in grid if run not in finished]
         # A run writes its result last: figures without one are in its checkpoint, or void.
-        self.metrics.replace(
-            row for row in self.metrics.rows if Run(row.method, row.seed) in finished
-        )
-        steps = len(self.images.train) // self.settings.batch
-        with Progress(sum(epochs_of(run, self.settings) * steps for run in missing)) as bar:
+        self.metrics.replace(row for row in self.metrics.rows if run_of(row) in finished)
+        steps = (epochs_of(run, settings) * (run.images // settings.batch) for run in missing)
+        with Progress(sum(steps)) as bar:
             for run in missing:
-                bar.begin(f"{METHODS[run.method].label} seed {run.seed}")
-                self._run(run, bar)
+                bar.begin(f"{METHODS[run.method].label} rate {run.learning_rate:g} seed {run.seed}")
+                self._run(run, settings, bar)
 
-    def _run(self, run: Run, bar: Progress) -> None:
+    def _run(self, run: Run, settings: Settings, bar: Progress) -> None:
+        images, final = self.images, run.images != len(self.images.train)
+        if final:
+            images = replace(images, train=images.all_training())
+
         def on_epoch(epoch: Epoch) -> None:
             self.metrics.append([epoch])
             bar.show(linear=epoch.linear_accuracy, rank=epoch.rank)
 
-        images, settings = self.images, self.settings
         trainer, epochs = train(
             images,
             run,
@@ -124,11 +95,10 @@ class Comparison:
             on_epoch=on_epoch,
             on_step=bar.step,
         )
-        known = inputs_of(trainer, run, images.train)
-        asked = inputs_of(trainer, run, images.validation)
+        labels, passes = images.train.labels, settings.probe_epochs
         probes = {
-            layer: train_probe(inputs, images.train.labels, images.classes, settings, run.seed)
-            for layer, inputs in known.items()
+            layer: train_probe(inputs, labels, images.classes, passes, run.seed)
+            for layer, inputs in inputs_of(trainer, run, images.train).items()
         }
         path = self._path(run)
         path.parent.mkdir(exist_ok=True)
@@ -138,12 +108,13 @@ class Comparison:
         overhead = 0.0
         if METHODS[run.method].objective:
             overhead = objective_overhead(images, run, settings)
+        asked, known = inputs_of(trainer, run, images.validation), images.validation.labels
         self.results.append(
             Result(
                 *run,
                 len(epochs),
                 layer,
-                val_accuracy=accuracy_of(probe, asked[layer], images.validation.labels),
+                val_accuracy=math.nan if final else accuracy_of(probe, asked[layer], known),
                 accuracy=math.nan,
                 rank=epochs[-1].rank if epochs else math.nan,
                 overhead=overhead,
@@ -153,10 +124,19 @@ class Comparison:
         )
         self.checkpoint.unlink(missing_ok=True)
 
-    def read_test(self, grid: Sequence[Run]) -> list[Result]:
+    def choose_rates(self, grid: Sequence[Run]) -> dict[str, float]:
+        """The learning rate of each method: the best probes, mean over layers and seeds."""
+        accuracies: dict[str, dict[float, list[float]]] = {}
+        for row in self.results.rows:
+            if run_of(row) in grid:
+                of_method = accuracies.setdefault(row.method, {})
+                of_method.setdefault(row.learning_rate, []).append(row.val_accuracy)
+        return {method: _best(of_method) for method, of_method in accuracies.items()}
+
+    def read_test(self, chosen: Sequence[Run]) -> list[Result]:
         """Put the test accuracies of these runs into the results, where they are not there yet."""
-        for run in grid:
-            rows = [row for row in self.results.rows if Run(row.method, row.seed) == run]
+        for run in chosen:
+            rows = [row for row in self.results.rows if run_of(row) == run]
             if not any(math.isnan(row.accuracy) for row in rows):
                 continue
             weights = torch.load(self._path(run), weights_only=True, map_location="cpu")
@@ -172,58 +152,22 @@ class Comparison:
                 replace(row, accuracy=accuracy[row.layer]) if row in rows else row
                 for row in list(self.results.rows)
             )
-        return [row for row in self.results.rows if Run(row.method, row.seed) in grid]
+        return [row for row in self.results.rows if run_of(row) in chosen]
+
+    def save_figure(self, shown: Sequence[Run]) -> tuple[Path, Path]:
+        """Draw what there is of these runs."""
+        begun = {run_of(row) for row in self.metrics.rows}
+        tested = [row for row in self.results.rows if run_of(row) in shown and row.accuracy >= 0]
+        drawn = [run for run in shown if run in begun]
+        return plots.save(draw(self.metrics.rows, tested, drawn), self.folder / "infomax")
 
     def _path(self, run: Run) -> Path:
-        return self.folder / "models" / f"{run.method}-seed{run.seed}.pt"
+        return self.folder / "models" / f"{run.stem}.pt"
 
 
-def format_table(tested: Sequence[Result]) -> str:
-    """The paper's Table 1: test accuracy by method and layer, mean ± standard error."""
-    heads = "".join(f"{f'{label}, %':>15}" for label in LAYERS.values())
-    lines = [f"{'method':17}{heads}{'rank':>7}{'objective, %':>14}{'seconds':>10}"]
-    for method in dict.fromkeys(row.method for row in tested):
-        rows = [row for row in tested if row.method == method]
-        cells = [f"{METHODS[method].label:17}"]
-        for layer in LAYERS:
-            mean, error = "–", math.nan
-            values = [100 * row.accuracy for row in rows if row.layer == layer]
-            if values:
-                centre, error = mean_and_error(values)
-                mean = f"{centre:.1f}"
-            cells.append(f"{mean if math.isnan(error) else f'{mean} ± {error:.1f}':>15}")
-        rank, _ = mean_and_error([row.rank for row in rows])
-        overhead, _ = mean_and_error([100 * row.overhead for row in rows])
-        seconds, _ = mean_and_error([row.seconds for row in rows])
-        cells.append(f"{'–' if math.isnan(rank) else f'{rank:.1f}':>7}")
-        cells.append(f"{f'{overhead:.0f}' if METHODS[method].objective else '–':>14}")
-        lines.append("".join(cells) + f"{seconds:10.1f}")
-    return "\n".join(lines)
-
-
-def draw(metrics: Sequence[Epoch]) -> Figure:
-    """Learning curves: linear accuracy and effective rank of z, on the validation part."""
-    fig, ((left, right),) = plots.figure(1, 2, panel=(3.8, 3.0))
-    for method in dict.fromkeys(row.method for row in metrics):
-        rows = [row for row in metrics if row.method == method]
-        for ax, column, scale in ((left, "linear_accuracy", 100), (right, "rank", 1)):
-            curves = [
-                [scale * getattr(row, column) for row in rows if row.seed == seed]
-                for seed in dict.fromkeys(row.seed for row in rows)
-            ]
-            shared = min(map(len, curves))
-            samples = [curve[:shared] for curve in curves]
-            if shared == 1 and METHODS[method].objective is None:
-                level = sum(curve[0] for curve in samples) / len(samples)
-                color = plots.PALETTE.get(METHODS[method].label, "#404040")
-                ax.axhline(level, color=color, linestyle=":", label=METHODS[method].label)
-                continue
-            plots.band(ax, range(1, shared + 1), samples, label=METHODS[method].label)
-    left.set(xlabel="epoch", ylabel="linear accuracy of Y, %")
-    right.set(xlabel="epoch", ylabel="effective rank of Y")
-    if metrics:
-        plots.legend(fig, columns=4)
-    return fig
+def _best(accuracies: Mapping[float, Sequence[float]]) -> float:
+    """The learning rate with the highest mean; of equal ones, the lowest."""
+    return max(accuracies, key=lambda rate: (sum(accuracies[rate]) / len(accuracies[rate]), -rate))
 
 
 # The command
@@ -237,11 +181,18 @@ def infomax(
         list[str] | None, typer.Option(help=f"Repeatable; by default all: {', '.join(METHODS)}.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Their number (3; quick 1).")] = None,
+    grid_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Of every learning rate (as many).")
+    ] = None,
+    retrain: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of the choice on all training images."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of the encoder (20).")] = None,
     probe_epochs: Annotated[int | None, typer.Option(min=1, help="Of the probes (10).")] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Images in a step (128).")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, instead of that of each method.")
+        list[float] | None, typer.Option(help="Repeatable; the grid, of Adam (1e-4, 5e-4).")
     ] = None,
     latent: Annotated[int | None, typer.Option(min=1, help="Dimension of z (64).")] = None,
     width: Annotated[
@@ -285,9 +236,7 @@ def infomax(
     }
     try:
         settings = Settings(**((QUICK if quick else {}) | given))
-        for name in methods:
-            if name not in METHODS:
-                raise ValueError(f"method must be one of {list(METHODS)}, got {name!r}")
+        rates = {name: _rates(name, learning_rate, quick) for name in methods}
         images = data.load(settings.data, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
             raise ValueError(
@@ -296,7 +245,10 @@ def infomax(
             )
         about = {
             "methods": methods,
+            "learning_rates": rates,
             "seeds": seeds,
+            "grid_seeds": grid_seeds,
+            "retrain": retrain,
             "threads": threads,
             "device": str(images.train.images.device),
         }
@@ -308,21 +260,47 @@ def infomax(
         typer.echo(
             "The small version: digits of 8×8 pixels, small layers, fewer methods, one seed."
         )
-    grid = [Run(name, seed) for seed in range(seeds) for name in methods]
+    number = len(images.train)
+    grid = [
+        Run(name, rate, seed, number)
+        for seed in range(min(grid_seeds or seeds, seeds))
+        for name in methods
+        for rate in rates[name]
+    ]
+    if retrain:
+        number += len(images.validation)
+    shown = grid
     with cpu_threads(threads):
         try:
-            runs.run_missing(grid)
-            tested = runs.read_test(grid)
+            runs.run_missing(grid, settings.epochs)
+            rate_of = runs.choose_rates(grid)
+            shown = [Run(name, rate_of[name], s, number) for s in range(seeds) for name in methods]
+            runs.run_missing(shown, retrain or settings.epochs)
+            tested = runs.read_test(shown)
         except KeyboardInterrupt:
-            plots.save(draw(runs.metrics.rows), out / "infomax")
+            runs.save_figure(shown)
             typer.echo(
                 f"Stopped. {out} holds all whole epochs, and their figure; --resume continues.",
                 err=True,
             )
             raise typer.Exit(130) from None
-    png, pdf = plots.save(draw(runs.metrics.rows), out / "infomax")
+    png, pdf = runs.save_figure(shown)
     typer.echo(
-        f"\n{images.name}: test accuracy of probes on the frozen layers, after {settings.epochs} "
-        f"epochs without labels on {len(images.train)} images; seeds: {seeds}, mean ± standard "
-        f"error.\n\n{format_table(tested)}\n\n{runs.results.path}\n{png}\n{pdf}"
+        f"\n{images.name}: test accuracy of probes on the frozen layers, after "
+        f"{retrain or settings.epochs} epochs without labels on {number} images; seeds: {seeds}, "
+        f"mean ± standard error; learning rates chosen on the validation images.\n\n"
+        f"{format_table(tested, settings.data)}\n\n{runs.results.path}\n{png}\n{pdf}"
     )
+
+
+def _rates(method: str, given: Sequence[float] | None, quick: bool) -> list[float]:
+    """The learning rates that a method chooses from."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
+    rates = METHODS[method].learning_rates
+    if rates == (0.0,):
+        return [0.0]
+    for rate in given or ():
+        if not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {rate}")
+    return sorted(set(given or rates[-1 if quick else 0 :]))

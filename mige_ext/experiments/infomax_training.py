@@ -1,4 +1,4 @@
-"""Encoder and probe of InfoMax: training without labels, and what a classifier finds afterwards."""
+"""The encoder of InfoMax, and its training without labels."""
 
 import copy
 import inspect
@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.data import ImageData, Split
 from mige_ext.experiments.infomax_methods import METHODS, Features, Problem
+from mige_ext.experiments.infomax_probes import CHUNK, effective_rank, linear_accuracy
 from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, overhead, seeded
 from mige_ext.score import ScoreEstimator
 
-CHUNK = 1000  # images encoded at once, to bound the memory
 NORMALISATIONS = ("batch", "tanh", "none")
 LINEAR_IMAGES = 10_000  # that the linear read-out after each epoch learns from, at most
 
@@ -32,7 +31,6 @@ class Settings:
         data: data set.
         epochs: passes of the encoder over the training images.
         batch: M, images in a step; also the samples of a score.
-        learning_rate: of Adam; 0 takes that of the method.
         latent: dimensions of z.
         width: channels of the first convolution; the next have twice and four times as many.
         hidden: units of fc.
@@ -50,7 +48,6 @@ class Settings:
     data: str = "cifar10"
     epochs: int = 20
     batch: int = 128
-    learning_rate: float = 0.0
     latent: int = 64
     width: int = 64
     hidden: int = 1024
@@ -71,9 +68,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha must be positive, got {self.alpha}")
-        for name in ("learning_rate", "prior"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.prior < math.inf:
+            raise ValueError(f"prior must be at least 0, got {self.prior}")
         if self.normalise not in NORMALISATIONS:
             raise ValueError(
                 f"normalise must be one of {list(NORMALISATIONS)}, got {self.normalise!r}"
@@ -98,16 +94,25 @@ class Run(NamedTuple):
     """Which run it is, beside the settings."""
 
     method: str  # name in METHODS
+    learning_rate: float  # of Adam; 0 where nothing is trained
     seed: int  # of weights, batches and probes
+    images: int  # number of training images: without or with the validation part
+
+    @property
+    def stem(self) -> str:
+        """Of the names of its files."""
+        return f"{self.method}-rate{self.learning_rate:g}-seed{self.seed}-{self.images}"
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """A row of metrics.csv.
+    """A row of metrics.csv; the first four say which `Run` it is.
 
     Attributes:
         method: name in `METHODS`.
+        learning_rate: of Adam; 0 where nothing is trained.
         seed: of weights and batches.
+        images: number of training images.
         epoch: from 1.
         loss: mean over the epoch; of scores only its gradient means anything.
         rank: effective rank of z on the validation part, see `effective_rank`.
@@ -116,7 +121,9 @@ class Epoch:
     """
 
     method: str
+    learning_rate: float
     seed: int
+    images: int
     epoch: int
     loss: float
     rank: float
@@ -165,17 +172,6 @@ class Encoder(nn.Module):
         return Features(conv.float(), fc.float(), self.normalise(self.linear(fc).float()))
 
 
-def probe_of(inputs: int, classes: int) -> nn.Sequential:
-    """A classifier of frozen features, the same for all methods and layers."""
-    return nn.Sequential(
-        nn.Linear(inputs, 200),
-        nn.BatchNorm1d(200),
-        nn.Dropout(0.1),
-        nn.ReLU(),
-        nn.Linear(200, classes),
-    )
-
-
 # Training
 
 
@@ -206,8 +202,7 @@ class Trainer:
         self.modules = nn.ModuleList(modules).to(self.device)
         if self.device.type == "cuda":
             self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rate = settings.learning_rate or method.learning_rate
-        self.optimiser = torch.optim.Adam(self.modules.parameters(), rate, fused=True)
+        self.optimiser = torch.optim.Adam(self.modules.parameters(), run.learning_rate, fused=True)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Features]:
         """Pixels of uint8 images as network input, and their features."""
@@ -312,25 +307,6 @@ def epochs_of(run: Run, settings: Settings) -> int:
     return 0 if not method.encoder else settings.epochs if method.objective else 1
 
 
-# Measuring
-
-
-def effective_rank(z: Tensor) -> float:
-    """Exp of the entropy of the normalised eigenvalues of Cov(z), (N, d); d where z is white."""
-    share = torch.linalg.eigvalsh(z.double().mT.cov()).clamp(min=0)
-    return torch.special.entr(share / share.sum()).sum().exp().item()
-
-
-def linear_accuracy(z: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor) -> float:
-    """Share of right labels of other z, by least squares from z to the classes."""
-    one = torch.ones_like
-    design, asked = (torch.cat([codes, one(codes[:, :1])], 1).double() for codes in (z, other))
-    gram = design.mT @ design
-    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), device=z.device)
-    weights = torch.linalg.solve(gram + ridge, design.mT @ F.one_hot(labels).double())
-    return ((asked @ weights).argmax(1) == other_labels).double().mean().item()
-
-
 def inputs_of(trainer: Trainer, run: Run, part: Split) -> dict[str, Tensor]:
     """What the probes read of a part, by layer: features, pixels, or principal components."""
     if METHODS[run.method].encoder:
@@ -344,48 +320,6 @@ def inputs_of(trainer: Trainer, run: Run, part: Split) -> dict[str, Tensor]:
     kept = min(trainer.settings.latent, len(variance))
     scale = variance[-kept:].clamp(min=1e-6).sqrt()
     return {"y": (flat - mean) @ vectors[:, -kept:] / scale}
-
-
-def train_probe(
-    features: Tensor, labels: Tensor, classes: int, settings: Settings, seed: int
-) -> nn.Sequential:
-    """Train a probe on frozen features: Adam, 1e-3 falling to 0 in a straight line, batch 128.
-
-    Args:
-        features: (N, d), half precision or float32.
-        labels: (N,).
-        classes: their number.
-        settings: with the epochs.
-        seed: of weights, batches and dropout.
-
-    Returns:
-        The probe, for evaluation.
-    """
-    device, batch = features.device, min(128, len(labels))
-    with seeded(seed, device):
-        probe = probe_of(features.shape[1], classes).to(device)
-        adam = torch.optim.Adam(probe.parameters(), 1e-3, fused=True)
-        steps = settings.probe_epochs * (len(labels) // batch)
-        falling = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, steps)
-        for _ in range(settings.probe_epochs):
-            order = torch.randperm(len(labels))[: len(labels) // batch * batch].to(device)
-            for numbers in order.split(batch):
-                loss = F.cross_entropy(probe(features[numbers].float()), labels[numbers])
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-                falling.step()
-    return probe.eval()
-
-
-@torch.no_grad()
-def accuracy_of(probe: nn.Module, features: Tensor, labels: Tensor) -> float:
-    """Share of right labels."""
-    right = [
-        (probe(some.float()).argmax(1) == of).sum()
-        for some, of in zip(features.split(CHUNK), labels.split(CHUNK), strict=True)
-    ]
-    return int(sum(right)) / len(labels)
 
 
 def objective_overhead(images: ImageData, run: Run, settings: Settings, repeats: int = 5) -> float:

@@ -45,7 +45,10 @@ PALETTE: dict[str, str] = {
     "adversary, classifier": "#6A3D9A",
     "CLUB": "#E6C229",
     "random encoder": "#808080",
+    "pixels": "#1B7837",
+    "PCA": "#5AAE61",
     "MIGE II": "#8C2D04",
+    "MIGE, draws": "#B2182B",
     "JSD + PM": "#7A0177",
     "InfoNCE + PM": "#8C6D1F",
 }

@@ -1,0 +1,139 @@
+"""Table and figure of InfoMax."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mige_ext.experiments import plots
+from mige_ext.experiments.infomax_methods import METHODS
+from mige_ext.experiments.infomax_training import Epoch, Run
+from mige_ext.experiments.runs import mean_and_error
+
+LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
+
+#: MIGE in the paper's Table 1, in %.
+PUBLISHED = {"cifar10": {"conv": 57.95, "fc": 57.09, "y": 53.75}}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of results.csv: a probe of a finished run; the first four fields say which run.
+
+    Attributes:
+        method: name in `METHODS`.
+        learning_rate: of Adam; 0 where nothing is trained.
+        seed: of weights, batches and probes.
+        images: number of training images.
+        epochs: of the encoder.
+        layer: what the probe reads.
+        val_accuracy: share of right labels on the validation part; NaN for a run that was trained
+            on it.
+        accuracy: the same on the test part; NaN unless the run was chosen.
+        rank: effective rank of z on the validation part; NaN without an encoder.
+        overhead: what the objective adds to a step, as a share of a step without one.
+        seconds: of training the encoder, without the measurements.
+    """
+
+    method: str
+    learning_rate: float
+    seed: int
+    images: int
+    epochs: int
+    layer: str
+    val_accuracy: float
+    accuracy: float
+    rank: float
+    overhead: float = field(compare=False)
+    seconds: float = field(compare=False)
+
+
+def run_of(row: Epoch | Result) -> Run:
+    """The run that a row belongs to."""
+    return Run(row.method, row.learning_rate, row.seed, row.images)
+
+
+def format_table(tested: Sequence[Result], data: str) -> str:
+    """The paper's Table 1: test accuracy by method and layer, mean ± standard error.
+
+    Args:
+        tested: the chosen runs.
+        data: the data set; for CIFAR-10 a line has the paper's numbers.
+
+    Returns:
+        The lines.
+    """
+    heads = "".join(f"{f'{label}, %':>15}" for label in LAYERS.values())
+    lines = [f"{'method':17}{'rate':>8}{heads}{'rank':>7}{'objective, %':>14}{'seconds':>10}"]
+    for method in dict.fromkeys(row.method for row in tested):
+        rows = [row for row in tested if row.method == method]
+        rate = rows[0].learning_rate
+        cells = [f"{METHODS[method].label:17}{f'{rate:g}' if rate else '–':>8}"]
+        for layer in LAYERS:
+            mean, error = "–", math.nan
+            values = [100 * row.accuracy for row in rows if row.layer == layer]
+            if values:
+                centre, error = mean_and_error(values)
+                mean = f"{centre:.1f}"
+            cells.append(f"{mean if math.isnan(error) else f'{mean} ± {error:.1f}':>15}")
+        rank, _ = mean_and_error([row.rank for row in rows])
+        overhead, _ = mean_and_error([100 * row.overhead for row in rows])
+        seconds, _ = mean_and_error([row.seconds for row in rows])
+        cells.append(f"{'–' if math.isnan(rank) else f'{rank:.1f}':>7}")
+        cells.append(f"{f'{overhead:.0f}' if METHODS[method].objective else '–':>14}")
+        lines.append("".join(cells) + f"{seconds:10.1f}")
+    if data in PUBLISHED:
+        told = (f"{PUBLISHED[data].get(layer, '–'):>15}" for layer in LAYERS)
+        lines.append(f"{'MIGE, the paper':25}{''.join(told)}")
+    return "\n".join(lines)
+
+
+def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run]) -> Figure:
+    """Learning curves of the read-out and of the rank of z, and what probes find in each layer.
+
+    Args:
+        metrics: the epochs of all runs.
+        tested: the runs that were tested.
+        shown: the runs whose learning curves are drawn, with one learning rate for each method.
+
+    Returns:
+        The figure.
+    """
+    fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.4, 3.0))
+    for method in dict.fromkeys(run.method for run in shown):
+        label = METHODS[method].label
+        for ax, column, scale in ((left, "linear_accuracy", 100), (middle, "rank", 1)):
+            curves = [
+                [scale * getattr(row, column) for row in metrics if run_of(row) == run]
+                for run in shown
+                if run.method == method
+            ]
+            shared = min(map(len, curves))
+            samples = [curve[:shared] for curve in curves]
+            if METHODS[method].objective is not None:
+                plots.band(ax, range(1, shared + 1), samples, label=label)
+            elif shared:
+                level = sum(curve[0] for curve in samples) / len(samples)
+                ax.axhline(level, color=plots.PALETTE[label], linestyle=":", label=label)
+    layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]
+    for method in dict.fromkeys(row.method for row in tested):
+        means = {
+            layers.index(layer): mean_and_error(
+                [100 * row.accuracy for row in tested if (row.method, row.layer) == (method, layer)]
+            )[0]
+            for layer in layers
+            if any((row.method, row.layer) == (method, layer) for row in tested)
+        }
+        label = METHODS[method].label
+        color = plots.PALETTE[label]
+        right.plot(list(means), list(means.values()), "o-", color=color, label=label, markersize=4)
+    left.set(xlabel="epoch", ylabel="linear accuracy of Y, %")
+    middle.set(xlabel="epoch", ylabel="effective rank of Y")
+    for ax in (left, middle):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set(ylabel="test accuracy of the probe, %")
+    right.set_xticks(range(len(layers)), [LAYERS[layer] for layer in layers])
+    plots.legend(fig, columns=4)
+    return fig
