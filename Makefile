@@ -44,6 +44,7 @@ CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
 demo: $(BUILT)
 	rm -rf runs/demo
 	$(RUN) -m mige_ext toy --quick --out runs/demo/toy
+	$(RUN) -m mige_ext infomax --quick --out runs/demo/infomax
 	$(RUN) -m mige_ext bottleneck --quick --out runs/demo/bottleneck
 	$(RUN) -m mige_ext removal --quick --out runs/demo/removal
 	@echo

@@ -1,15 +1,17 @@
 """InfoMax: objectives, encoder, probe, and the command that can be stopped."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import image_files
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
-from mige_ext.experiments import data
+from mige_ext.experiments import data, fetch
 from mige_ext.experiments import infomax as command
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.infomax import infomax
@@ -149,11 +151,28 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
 
     monkeypatch.setattr(command, "train", stop_after_an_epoch)
     assert invoke(parts).exit_code == 130
+    (stopped,) = (parts / "models").glob("infonce+pm-*.pt")  # a usable folder
+    assert "conv.0.weight" in torch.load(stopped, weights_only=True)["encoder"]
+    assert (parts / "infomax.png").exists()
     monkeypatch.undo()
     resumed = invoke(parts, "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert Table(parts / "metrics.csv", Epoch).rows == epochs.rows
     assert repr_of(Table(parts / "results.csv", Result).rows) == repr_of(rows)
+
+
+def test_cifar100_in_its_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = image_files.cifar100_files()
+    layout = image_files.layout_of(fetch.CIFAR100, files)
+    monkeypatch.setattr(fetch, "CIFAR100", replace(fetch.CIFAR100, layout=layout))
+    monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
+    image_files.put(tmp_path / fetch.CIFAR100.folder, files)
+    options = ("--data", "cifar100", "--data-dir", str(tmp_path), "--epochs", "1")
+    result = invoke(tmp_path / "out", *options, methods=("pixels", "mige-ii"))
+    assert result.exit_code == 0, result.output
+    rows = Table(tmp_path / "out" / "results.csv", Result).rows
+    assert [row.layer for row in rows] == ["pixels", "conv", "fc", "y"]
+    assert all(0 <= row.accuracy <= 1 for row in rows)
 
 
 def test_each_method_is_tested_at_its_best_learning_rate_after_retraining(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ decorated with `_register`. Where files come from is in `fetch`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -103,9 +104,13 @@ class ImageData:
         Returns:
             (N, C, H, W) float32.
         """
-        centre = torch.tensor(self.centre, device=images.device).view(-1, 1, 1)
-        scale = torch.tensor(self.scale, device=images.device).view(-1, 1, 1)
+        centre, scale = (_of_channels(of, images.device) for of in (self.centre, self.scale))
         return (images.float() - centre) / scale
+
+
+@cache  # a copy to a GPU would wait for it, in every step
+def _of_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 _LOADERS: dict[str, Callable[[Path | None], ImageData]] = {}

@@ -100,11 +100,8 @@ class Comparison:
             layer: train_probe(inputs, labels, images.classes, passes, run.seed)
             for layer, inputs in inputs_of(trainer, run, images.train).items()
         }
-        path = self._path(run)
-        path.parent.mkdir(exist_ok=True)
-        with atomic(path) as draft:
-            weights = {layer: probe.state_dict() for layer, probe in probes.items()}
-            torch.save({"encoder": trainer.encoder.state_dict(), "probes": weights}, draft)
+        weights = {layer: probe.state_dict() for layer, probe in probes.items()}
+        self.save(run, trainer.encoder.state_dict(), weights)
         overhead = 0.0
         if METHODS[run.method].objective:
             overhead = objective_overhead(images, run, settings)
@@ -123,6 +120,19 @@ class Comparison:
             for layer, probe in probes.items()
         )
         self.checkpoint.unlink(missing_ok=True)
+
+    def save(self, run: Run, encoder: object, probes: Mapping[str, object]) -> None:
+        """Write weights to models/."""
+        path = self._path(run)
+        path.parent.mkdir(exist_ok=True)
+        with atomic(path) as draft:
+            torch.save({"encoder": encoder, "probes": probes}, draft)
+
+    def save_unfinished(self) -> None:
+        """Write the encoder of the run that was stopped, as of its last whole epoch."""
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True)
+            self.save(Run(*state["run"]["run"]), state["encoder"], {})
 
     def choose_rates(self, grid: Sequence[Run]) -> dict[str, float]:
         """The learning rate of each method: the best probes, mean over layers and seeds."""
@@ -278,9 +288,11 @@ def infomax(
             runs.run_missing(shown, retrain or settings.epochs)
             tested = runs.read_test(shown)
         except KeyboardInterrupt:
+            runs.save_unfinished()
             runs.save_figure(shown)
             typer.echo(
-                f"Stopped. {out} holds all whole epochs, and their figure; --resume continues.",
+                f"Stopped. {out} holds all whole epochs, and their figure and encoders; "
+                "--resume continues.",
                 err=True,
             )
             raise typer.Exit(130) from None

@@ -200,15 +200,13 @@ class Trainer:
         modules: list[nn.Module] = [self.encoder]
         modules += [self.objective] if isinstance(self.objective, nn.Module) else []
         self.modules = nn.ModuleList(modules).to(self.device)
-        if self.device.type == "cuda":
-            self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # The order of pixels that convolutions are fastest in, on a GPU and on a CPU.
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.modules.parameters(), run.learning_rate, fused=True)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Features]:
         """Pixels of uint8 images as network input, and their features."""
-        x = self.images.normalise(images)
-        if self.device.type == "cuda":
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.images.normalise(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
             features: Features = self.encoder(x)
         return x, features
@@ -223,7 +221,10 @@ class Trainer:
 
     def parts(self) -> dict[str, Stateful]:
         """All that has a state."""
-        return {"modules": self.modules, "optimiser": self.optimiser}
+        parts: dict[str, Stateful] = {"encoder": self.encoder, "optimiser": self.optimiser}
+        if isinstance(self.objective, nn.Module):
+            parts["objective"] = self.objective
+        return parts
 
     @torch.no_grad()
     def features(self, images: Tensor, layers: tuple[str, ...] = Features._fields) -> list[Tensor]:
