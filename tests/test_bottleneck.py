@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from mige_ext.experiments import bottleneck as command
 from mige_ext.experiments import data
-from mige_ext.experiments.bottleneck import Comparison, bottleneck
+from mige_ext.experiments.bottleneck import Bottlenecks, bottleneck
 from mige_ext.experiments.bottleneck_methods import METHODS, Classifier, Settings
 from mige_ext.experiments.bottleneck_report import Result
 from mige_ext.experiments.bottleneck_training import (
@@ -199,7 +199,7 @@ def test_beta_is_chosen_for_each_method_by_validation_error(
         for beta, values in grid.items()
         for seed, error in enumerate(values)
     ]
-    comparison = Comparison(tmp_path, digits, SMALL)
+    comparison = Bottlenecks(tmp_path, digits, SMALL)
     comparison.results.append([*results, result("vib", 1.0, 0, 0.0)])
     grid = [Run(row.method, row.beta, row.seed, row.images) for row in results]
     assert comparison.choose_betas(grid, choice) == expected  # what is not in the grid is no choice

@@ -101,7 +101,7 @@ def test_a_probe_learns_a_planted_signal_and_no_other() -> None:
 
 
 def test_a_random_encoder_keeps_its_weights(digits: ImageData) -> None:
-    trainer, epochs = train(digits, run_of("random"), SMALL)
+    trainer, epochs = train(digits, run_of("random"), replace(SMALL, epochs=1))
     torch.manual_seed(0)
     fresh = Trainer(digits, run_of("random"), SMALL)
     assert len(epochs) == 1

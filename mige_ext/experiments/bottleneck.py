@@ -12,10 +12,10 @@ and figure in `bottleneck_report`. Here is the comparison:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,86 +23,55 @@ import typer
 
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS, METHODS, PAPER, Settings
-from mige_ext.experiments.bottleneck_report import Result, draw, format_table, run_of
+from mige_ext.experiments.bottleneck_report import Result, draw, format_table
 from mige_ext.experiments.bottleneck_training import (
     Epoch,
     Run,
-    Trained,
     build,
     measure,
     penalty_overhead,
     train,
 )
+from mige_ext.experiments.comparison import Comparison, OnStep
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.runs import (
-    Table,
-    atomic,
     cpu_threads,
     device_of,
     mean_and_error,
     one_standard_error_rule,
     open_folder,
+    run_of,
 )
-from mige_ext.experiments.training import Progress
 
 QUICK_METHODS = ("baseline", "vib", "mige")
 CHOICES = ("one-se", "least")
 
 
-class Comparison:
-    """The runs of a folder: trained, chosen, tested.
+class Bottlenecks(Comparison[Run, Epoch, Result]):
+    """Runs of the Information Bottleneck: trained, chosen, tested."""
 
-    Args:
-        folder: with results.csv, metrics.csv, checkpoint.pt and models/.
-        images: the data, on the device to compute on.
-        settings: of every run.
+    run_type, epoch_type, result_type = Run, Epoch, Result
+    shown: ClassVar = {"val_error": "val_error", "information": "information"}
 
-    Raises:
-        ValueError: a table in the folder has other columns.
-    """
+    def name_of(self, run: Run) -> str:
+        """What the progress bar calls it."""
+        return f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}"
 
-    def __init__(self, folder: Path, images: ImageData, settings: Settings) -> None:
-        self.folder, self.images, self.settings = folder, images, settings
-        self.results = Table(folder / "results.csv", Result)
-        self.metrics = Table(folder / "metrics.csv", Epoch)
-        self.checkpoint = folder / "checkpoint.pt"
-
-    def run_missing(self, grid: Sequence[Run], epochs: Mapping[str, int]) -> None:
-        """Train every run of the grid that has no result yet.
-
-        Args:
-            grid: the runs.
-            epochs: of each method.
-        """
-        finished = {run_of(row) for row in self.results.rows}
-        missing = [run for run in grid if run not in finished]
-        # A run writes its result last: figures without one are in its checkpoint, or void.
-        self.metrics.replace(row for row in self.metrics.rows if run_of(row) in finished)
-        batch = self.settings.batch
-        with Progress(sum(epochs[run.method] * (run.images // batch) for run in missing)) as bar:
-            for run in missing:
-                bar.begin(f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}")
-                self._run(run, replace(self.settings, epochs=epochs[run.method]), bar)
-
-    def _run(self, run: Run, settings: Settings, bar: Progress) -> None:
-        images, final = self.images, run.images != len(self.images.train)
-        if final:
-            images = replace(images, train=images.all_training())
-
-        def on_epoch(epoch: Epoch) -> None:
-            self.metrics.append([epoch])
-            bar.show(val_error=epoch.val_error, information=epoch.information)
-
+    def train(
+        self,
+        run: Run,
+        images: ImageData,
+        settings: Settings,
+        on_epoch: Callable[[Epoch], object],
+        on_step: OnStep,
+    ) -> list[Result]:
+        """Train and save a classifier, and the averaged one where there is one."""
         trained, epochs = train(
-            images,
-            run,
-            settings,
-            checkpoint=self.checkpoint,
-            on_epoch=on_epoch,
-            on_step=bar.step,
+            images, run, settings, checkpoint=self.checkpoint, on_epoch=on_epoch, on_step=on_step
         )
-        self.save(run, trained.model.state_dict(), trained)
-        last = epochs[-1]
+        averaged = trained.averaged and trained.averaged.state_dict()
+        self.save(run, model=trained.model.state_dict(), average=averaged)
+        last, final = epochs[-1], self.is_final(run)
         result = Result(
             *run,
             settings.epochs,
@@ -114,31 +83,13 @@ class Comparison:
             overhead=penalty_overhead(images, run, settings),
             seconds=sum(epoch.seconds for epoch in epochs),
         )
-        self.results.append([result])
-        self.checkpoint.unlink()
-
-    def save(self, run: Run, model: object, trained: Trained | None = None) -> None:
-        """Write weights, and the averaged ones where there are any, to models/."""
-        path = self._model_path(run)
-        path.parent.mkdir(exist_ok=True)
-        averaged = None if trained is None else trained.averaged
-        with atomic(path) as draft:
-            torch.save(
-                {"model": model, "average": None if averaged is None else averaged.state_dict()},
-                draft,
-            )
-
-    def save_unfinished(self) -> None:
-        """Write the weights of the run that was stopped, as of its last whole epoch."""
-        if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True)
-            self.save(Run(*state["run"]["run"]), state["model"])
+        return [result]
 
     def choose_betas(self, grid: Sequence[Run], choice: str) -> dict[str, float]:
         """β of each method by the validation errors of the runs of the grid."""
         errors: dict[str, dict[float, list[float]]] = {}
         for row in self.results.rows:
-            if run_of(row) in grid:
+            if run_of(row, Run) in grid:
                 of_method = errors.setdefault(row.method, {})
                 of_method.setdefault(row.beta, []).append(row.val_error)
         return {method: choose_beta(of_method, choice) for method, of_method in errors.items()}
@@ -147,7 +98,7 @@ class Comparison:
         """The number of epochs with the least validation error of each method, mean over seeds."""
         errors: dict[str, list[list[float]]] = {}
         for run in runs:
-            curve = [row.val_error for row in self.metrics.rows if run_of(row) == run]
+            curve = [row.val_error for row in self.metrics.rows if run_of(row, Run) == run]
             errors.setdefault(run.method, []).append(curve)
         return {method: int(np.mean(of, axis=0).argmin()) + 1 for method, of in errors.items()}
 
@@ -155,23 +106,20 @@ class Comparison:
         """Put the test errors of these runs into the results, where they are not there yet."""
 
         def with_test_error(result: Result) -> Result:
-            run = run_of(result)
+            run = run_of(result, Run)
             if run not in chosen or not math.isnan(result.test_error):
                 return result
-            weights = torch.load(self._model_path(run), weights_only=True)
+            weights = self.load(run)
             model = build(self.images, run, self.settings).model
             errors: dict[str, Any] = {}
             for name, column in (("model", "test_error"), ("average", "average_test_error")):
-                if weights[name] is not None:
+                if weights.get(name) is not None:
                     model.load_state_dict(weights[name])
                     errors[column] = measure(model, self.images, self.images.test).error
             return replace(result, **errors)
 
         self.results.replace(map(with_test_error, self.results.rows))
-        return [row for row in self.results.rows if run_of(row) in chosen]
-
-    def _model_path(self, run: Run) -> Path:
-        return self.folder / "models" / f"{run.stem}.pt"
+        return self.results_of(chosen)
 
 
 def choose_beta(errors: Mapping[float, Sequence[float]], choice: str) -> float:
@@ -302,7 +250,7 @@ def bottleneck(
             "device": str(images.train.images.device),
         }
         open_folder(out, asdict(settings), about, resume=resume)
-        runs = Comparison(out, images, settings)
+        runs = Bottlenecks(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
     if quick:
@@ -328,7 +276,7 @@ def bottleneck(
             chosen = [Run(name, beta_of[name], s, number) for s in range(seeds) for name in betas]
             runs.run_missing(chosen, epochs_of)
         except KeyboardInterrupt:
-            runs.save_unfinished()
+            runs.save_unfinished("model")
             _save_figure(runs, grid, _last_runs(runs.metrics.rows))
             typer.echo(
                 f"Stopped. {out} holds all whole epochs, and their figure and models; "
@@ -368,10 +316,11 @@ def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[floa
 def _last_runs(metrics: Sequence[Epoch]) -> list[Run]:
     """The runs of each method with the β that it was trained with last."""
     beta_of = {row.method: row.beta for row in metrics}
-    runs = dict.fromkeys(map(run_of, metrics))
+    runs = dict.fromkeys(run_of(row, Run) for row in metrics)
     return [run for run in runs if run.beta == beta_of[run.method]]
 
 
-def _save_figure(runs: Comparison, grid: Sequence[Run], shown: Sequence[Run]) -> tuple[Path, Path]:
-    of_grid = [row for row in runs.results.rows if run_of(row) in grid]
-    return plots.save(draw(of_grid, runs.metrics.rows, shown), runs.folder / "bottleneck")
+def _save_figure(runs: Bottlenecks, grid: Sequence[Run], shown: Sequence[Run]) -> tuple[Path, Path]:
+    return plots.save(
+        draw(runs.results_of(grid), runs.metrics.rows, shown), runs.folder / "bottleneck"
+    )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mige_ext.experiments import plots
 from mige_ext.experiments.bottleneck_methods import METHODS
 from mige_ext.experiments.bottleneck_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error
+from mige_ext.experiments.runs import mean_and_error, run_of
 
 Array = NDArray[np.float64]
 
@@ -51,11 +51,6 @@ class Result:
     information: float
     overhead: float
     seconds: float
-
-
-def run_of(row: Epoch | Result) -> Run:
-    """The run that a row belongs to."""
-    return Run(row.method, row.beta, row.seed, row.images)
 
 
 def format_table(chosen: Sequence[Result], *, published: bool = False) -> str:
@@ -150,7 +145,7 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
 
 def _curves(metrics: Sequence[Epoch], runs: Sequence[Run], column: str) -> Array:
     """A column of metrics.csv as (seeds, epochs), as far as all seeds have come."""
-    values = [[getattr(row, column) for row in metrics if run_of(row) == run] for run in runs]
+    values = [[getattr(row, column) for row in metrics if run_of(row, Run) == run] for run in runs]
     epochs = min(map(len, values))
     # The information of a deterministic code is infinite: nothing to draw.
     finite = np.array([row[:epochs] for row in values], dtype=float)

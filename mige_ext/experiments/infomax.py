@@ -15,20 +15,21 @@ layers: it shows that everything runs, and says nothing about the methods.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import typer
 
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
+from mige_ext.experiments.comparison import Comparison, OnStep
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.infomax_methods import METHODS
 from mige_ext.experiments.infomax_probes import accuracy_of, probe_of, train_probe
-from mige_ext.experiments.infomax_report import Result, draw, format_table, run_of
+from mige_ext.experiments.infomax_report import Result, draw, format_table
 from mige_ext.experiments.infomax_training import (
     NORMALISATIONS,
     Epoch,
@@ -40,60 +41,33 @@ from mige_ext.experiments.infomax_training import (
     objective_overhead,
     train,
 )
-from mige_ext.experiments.runs import Table, atomic, cpu_threads, device_of, open_folder
-from mige_ext.experiments.training import Progress
+from mige_ext.experiments.runs import cpu_threads, device_of, open_folder, run_of
 
 QUICK_METHODS = ("random", "pca", "infonce", "mige", "entropy")
 QUICK: dict[str, Any] = {"data": "digits", "epochs": 10, "width": 16, "hidden": 128, "latent": 16}
 
 
-class Comparison:
-    """The runs of a folder: trained, probed, chosen, tested.
+class Encoders(Comparison[Run, Epoch, Result]):
+    """Runs of InfoMax: trained, probed, chosen, tested."""
 
-    Args:
-        folder: with results.csv, metrics.csv, checkpoint.pt and models/.
-        images: the data, on the device to compute on.
-        settings: of every run.
+    run_type, epoch_type, result_type = Run, Epoch, Result
+    shown: ClassVar = {"linear": "linear_accuracy", "rank": "rank"}
 
-    Raises:
-        ValueError: a table in the folder has other columns.
-    """
+    def name_of(self, run: Run) -> str:
+        """What the progress bar calls it."""
+        return f"{METHODS[run.method].label} rate {run.learning_rate:g} seed {run.seed}"
 
-    def __init__(self, folder: Path, images: ImageData, settings: Settings) -> None:
-        self.folder, self.images, self.settings = folder, images, settings
-        self.results = Table(folder / "results.csv", Result)
-        self.metrics = Table(folder / "metrics.csv", Epoch)
-        self.checkpoint = folder / "checkpoint.pt"
-
-    def run_missing(self, grid: Sequence[Run], epochs: int) -> None:
-        """Train and probe every run of the grid that has no result yet."""
-        settings = replace(self.settings, epochs=epochs)
-        finished = {run_of(row) for row in self.results.rows}
-        missing = [run for run in grid if run not in finished]
-        # A run writes its result last: figures without one are in its checkpoint, or void.
-        self.metrics.replace(row for row in self.metrics.rows if run_of(row) in finished)
-        steps = (epochs_of(run, settings) * (run.images // settings.batch) for run in missing)
-        with Progress(sum(steps)) as bar:
-            for run in missing:
-                bar.begin(f"{METHODS[run.method].label} rate {run.learning_rate:g} seed {run.seed}")
-                self._run(run, settings, bar)
-
-    def _run(self, run: Run, settings: Settings, bar: Progress) -> None:
-        images, final = self.images, run.images != len(self.images.train)
-        if final:
-            images = replace(images, train=images.all_training())
-
-        def on_epoch(epoch: Epoch) -> None:
-            self.metrics.append([epoch])
-            bar.show(linear=epoch.linear_accuracy, rank=epoch.rank)
-
+    def train(
+        self,
+        run: Run,
+        images: ImageData,
+        settings: Settings,
+        on_epoch: Callable[[Epoch], object],
+        on_step: OnStep,
+    ) -> list[Result]:
+        """Train an encoder and its probes, and save them; a result for each probe."""
         trainer, epochs = train(
-            images,
-            run,
-            settings,
-            checkpoint=self.checkpoint,
-            on_epoch=on_epoch,
-            on_step=bar.step,
+            images, run, settings, checkpoint=self.checkpoint, on_epoch=on_epoch, on_step=on_step
         )
         labels, passes = images.train.labels, settings.probe_epochs
         probes = {
@@ -101,44 +75,35 @@ class Comparison:
             for layer, inputs in inputs_of(trainer, run, images.train).items()
         }
         weights = {layer: probe.state_dict() for layer, probe in probes.items()}
-        self.save(run, trainer.encoder.state_dict(), weights)
+        self.save(run, encoder=trainer.encoder.state_dict(), probes=weights)
+        accuracies = dict.fromkeys(probes, math.nan)
+        if not self.is_final(run):
+            asked, known = inputs_of(trainer, run, images.validation), images.validation.labels
+            accuracies = {
+                layer: accuracy_of(probe, asked[layer], known) for layer, probe in probes.items()
+            }
         overhead = 0.0
         if METHODS[run.method].objective:
             overhead = objective_overhead(images, run, settings)
-        asked, known = inputs_of(trainer, run, images.validation), images.validation.labels
-        self.results.append(
+        return [
             Result(
                 *run,
                 len(epochs),
                 layer,
-                val_accuracy=math.nan if final else accuracy_of(probe, asked[layer], known),
+                val_accuracy=accuracy,
                 accuracy=math.nan,
                 rank=epochs[-1].rank if epochs else math.nan,
                 overhead=overhead,
                 seconds=sum(epoch.seconds for epoch in epochs),
             )
-            for layer, probe in probes.items()
-        )
-        self.checkpoint.unlink(missing_ok=True)
-
-    def save(self, run: Run, encoder: object, probes: Mapping[str, object]) -> None:
-        """Write weights to models/."""
-        path = self._path(run)
-        path.parent.mkdir(exist_ok=True)
-        with atomic(path) as draft:
-            torch.save({"encoder": encoder, "probes": probes}, draft)
-
-    def save_unfinished(self) -> None:
-        """Write the encoder of the run that was stopped, as of its last whole epoch."""
-        if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True)
-            self.save(Run(*state["run"]["run"]), state["encoder"], {})
+            for layer, accuracy in accuracies.items()
+        ]
 
     def choose_rates(self, grid: Sequence[Run]) -> dict[str, float]:
         """The learning rate of each method: the best probes, mean over layers and seeds."""
         accuracies: dict[str, dict[float, list[float]]] = {}
         for row in self.results.rows:
-            if run_of(row) in grid:
+            if run_of(row, Run) in grid:
                 of_method = accuracies.setdefault(row.method, {})
                 of_method.setdefault(row.learning_rate, []).append(row.val_accuracy)
         return {method: _best(of_method) for method, of_method in accuracies.items()}
@@ -146,10 +111,10 @@ class Comparison:
     def read_test(self, chosen: Sequence[Run]) -> list[Result]:
         """Put the test accuracies of these runs into the results, where they are not there yet."""
         for run in chosen:
-            rows = [row for row in self.results.rows if run_of(row) == run]
+            rows = self.results_of([run])
             if not any(math.isnan(row.accuracy) for row in rows):
                 continue
-            weights = torch.load(self._path(run), weights_only=True, map_location="cpu")
+            weights = self.load(run)
             trainer = Trainer(self.images, run, self.settings)
             trainer.encoder.load_state_dict(weights["encoder"])
             inputs, labels = inputs_of(trainer, run, self.images.test), self.images.test.labels
@@ -162,17 +127,14 @@ class Comparison:
                 replace(row, accuracy=accuracy[row.layer]) if row in rows else row
                 for row in list(self.results.rows)
             )
-        return [row for row in self.results.rows if run_of(row) in chosen]
+        return self.results_of(chosen)
 
     def save_figure(self, shown: Sequence[Run]) -> tuple[Path, Path]:
         """Draw what there is of these runs."""
-        begun = {run_of(row) for row in self.metrics.rows}
-        tested = [row for row in self.results.rows if run_of(row) in shown and row.accuracy >= 0]
+        begun = {run_of(row, Run) for row in self.metrics.rows}
+        tested = [row for row in self.results_of(shown) if not math.isnan(row.accuracy)]
         drawn = [run for run in shown if run in begun]
         return plots.save(draw(self.metrics.rows, tested, drawn), self.folder / "infomax")
-
-    def _path(self, run: Run) -> Path:
-        return self.folder / "models" / f"{run.stem}.pt"
 
 
 def _best(accuracies: Mapping[float, Sequence[float]]) -> float:
@@ -263,7 +225,7 @@ def infomax(
             "device": str(images.train.images.device),
         }
         open_folder(out, asdict(settings), about, resume=resume)
-        runs = Comparison(out, images, settings)
+        runs = Encoders(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
     if quick:
@@ -282,13 +244,13 @@ def infomax(
     shown = grid
     with cpu_threads(threads):
         try:
-            runs.run_missing(grid, settings.epochs)
+            runs.run_missing(grid, epochs_of(methods, settings.epochs))
             rate_of = runs.choose_rates(grid)
             shown = [Run(name, rate_of[name], s, number) for s in range(seeds) for name in methods]
-            runs.run_missing(shown, retrain or settings.epochs)
+            runs.run_missing(shown, epochs_of(methods, retrain or settings.epochs))
             tested = runs.read_test(shown)
         except KeyboardInterrupt:
-            runs.save_unfinished()
+            runs.save_unfinished("encoder")
             runs.save_figure(shown)
             typer.echo(
                 f"Stopped. {out} holds all whole epochs, and their figure and encoders; "

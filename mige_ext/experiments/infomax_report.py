@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from mige_ext.experiments import plots
 from mige_ext.experiments.infomax_methods import METHODS
 from mige_ext.experiments.infomax_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error
+from mige_ext.experiments.runs import mean_and_error, run_of
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
 
@@ -48,11 +48,6 @@ class Result:
     rank: float
     overhead: float = field(compare=False)
     seconds: float = field(compare=False)
-
-
-def run_of(row: Epoch | Result) -> Run:
-    """The run that a row belongs to."""
-    return Run(row.method, row.learning_rate, row.seed, row.images)
 
 
 def format_table(tested: Sequence[Result], data: str) -> str:
@@ -106,7 +101,7 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
         label = METHODS[method].label
         for ax, column, scale in ((left, "linear_accuracy", 100), (middle, "rank", 1)):
             curves = [
-                [scale * getattr(row, column) for row in metrics if run_of(row) == run]
+                [scale * getattr(row, column) for row in metrics if run_of(row, Run) == run]
                 for run in shown
                 if run.method == method
             ]

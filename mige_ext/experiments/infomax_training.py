@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the values; the data set is checked where it is loaded."""
-        least = {"batch": 2, "epochs": 1, "latent": 1, "width": 1, "hidden": 1, "projection": 1}
+        least = {"batch": 2, "epochs": 0, "latent": 1, "width": 1, "hidden": 1, "projection": 1}
         for name, value in {**least, "probe_epochs": 1}.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
@@ -258,7 +258,7 @@ def train(
 ) -> tuple[Trainer, list[Epoch]]:
     """Train an encoder, from the checkpoint on where it holds this run.
 
-    A random encoder passes one epoch too, and changes nothing but the averages of its BatchNorm.
+    An epoch of a random encoder changes nothing but the averages of its BatchNorm.
 
     Args:
         images: the data; computes on the device where it lies.
@@ -289,7 +289,7 @@ def train(
             close,
             images=len(images.train),
             batch=settings.batch,
-            epochs=epochs_of(run, settings),
+            epochs=settings.epochs,
             random=RandomState(device, run.seed),
             parts=trainer.parts(),
             checkpoint=Checkpoint(
@@ -302,10 +302,12 @@ def train(
     return trainer, epochs
 
 
-def epochs_of(run: Run, settings: Settings) -> int:
-    """Epochs of a run: 0 without an encoder, 1 with a random one."""
-    method = METHODS[run.method]
-    return 0 if not method.encoder else settings.epochs if method.objective else 1
+def epochs_of(methods: Iterable[str], epochs: int) -> dict[str, int]:
+    """Epochs of each method: 0 without an encoder, 1 with a random one."""
+    return {
+        name: 0 if not METHODS[name].encoder else epochs if METHODS[name].objective else 1
+        for name in methods
+    }
 
 
 def inputs_of(trainer: Trainer, run: Run, part: Split) -> dict[str, Tensor]:

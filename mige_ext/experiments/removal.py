@@ -23,9 +23,9 @@ import typer
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
 from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.removal_report import Result, draw, format_table, run_of
+from mige_ext.experiments.removal_report import Result, draw, format_table
 from mige_ext.experiments.removal_training import Model, Run, Settings, measure, train
-from mige_ext.experiments.runs import Table, atomic, cpu_threads, open_folder
+from mige_ext.experiments.runs import Table, atomic, cpu_threads, open_folder, run_of
 from mige_ext.experiments.training import Progress
 
 #: Accuracy that removal may cost.
@@ -51,7 +51,7 @@ class Comparison:
 
     def run_missing(self, grid: Sequence[Run]) -> None:
         """Train and attack every run of the grid that has no result yet."""
-        finished = {run_of(row) for row in self.results.rows}
+        finished = {run_of(row, Run) for row in self.results.rows}
         missing = [run for run in grid if run not in finished]
         if not missing:
             return
@@ -84,7 +84,7 @@ class Comparison:
 
     def choose_betas(self, grid: Sequence[Run]) -> dict[str, float]:
         """β of each method, by the validation figures of the runs of the grid."""
-        rows = [row for row in self.results.rows if run_of(row) in grid]
+        rows = [row for row in self.results.rows if run_of(row, Run) in grid]
         return {
             method: choose_beta(rows, method)
             for method in dict.fromkeys(run.method for run in grid)
@@ -94,7 +94,7 @@ class Comparison:
         """Put the test figures of these runs into the results, where they are not there yet."""
 
         def tested(row: Result) -> Result:
-            run = run_of(row)
+            run = run_of(row, Run)
             if run not in chosen or row.accuracy == row.accuracy:
                 return row
             model = Model(self.problem, self.settings)
@@ -113,7 +113,7 @@ class Comparison:
             if new is not row:
                 rows = self.results.rows
                 self.results.replace([*rows[:i], new, *rows[i + 1 :]])
-        return [row for row in self.results.rows if run_of(row) in chosen]
+        return [row for row in self.results.rows if run_of(row, Run) in chosen]
 
     def save_figure(self, chosen: Sequence[Run]) -> tuple[Path, Path]:
         """Draw what there is."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mige_ext.experiments import plots
 from mige_ext.experiments.removal_methods import METHODS
 from mige_ext.experiments.removal_training import Run
-from mige_ext.experiments.runs import mean_and_error
+from mige_ext.experiments.runs import mean_and_error, run_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class Result:
     leak_r2: float
     attacker: str
     ms_per_step: float
-
-
-def run_of(row: Result) -> Run:
-    """The run that a row belongs to."""
-    return Run(row.method, row.beta, row.seed)
 
 
 def format_table(tested: Sequence[Result]) -> str:
@@ -102,7 +97,9 @@ def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Fig
         )
         if method == "none":
             left.axhline(100 * (curve[0].val_accuracy - margin), color="#999999", linestyle=":")
-        tested = [row for row in rows if run_of(row) in chosen and row.accuracy == row.accuracy]
+        tested = [
+            row for row in rows if run_of(row, Run) in chosen and row.accuracy == row.accuracy
+        ]
         if tested:
             leak, leak_error = mean_and_error([row.leak_nats for row in tested])
             accuracy, error = mean_and_error([100 * row.accuracy for row in tested])

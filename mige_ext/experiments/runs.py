@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Row = TypeVar("Row", bound="DataclassInstance")
+AnyRun = TypeVar("AnyRun")
 
 
 @contextmanager
@@ -145,6 +146,20 @@ def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:
     least, error = min(summary.values())
     limit = least if math.isnan(error) else least + error
     return max(strength for strength, (mean, _) in summary.items() if mean <= limit)
+
+
+def run_of(row: "DataclassInstance", run_type: type[AnyRun]) -> AnyRun:
+    """The run that a row of a table belongs to.
+
+    Args:
+        row: its first columns say which run.
+        run_type: a named tuple of these columns.
+
+    Returns:
+        The run.
+    """
+    names: Sequence[str] = run_type._fields  # type: ignore[attr-defined]
+    return run_type(*(getattr(row, name) for name in names))
 
 
 @contextmanager
