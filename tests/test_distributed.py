@@ -225,7 +225,9 @@ def test_matched_marginals_of_a_group_are_refused_by_name() -> None:
 
 
 def test_the_example_trains_under_torchrun() -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+    # By its address: a machine may not know its own name, and would wait for itself.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command = [sys.executable, *launch, "--nproc-per-node=2",
                str(ROOT / "docs" / "examples" / "ddp.py"), "--steps=5", "--samples=64"]  # fmt: skip
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=120,
