@@ -1,5 +1,6 @@
 """InfoMax: objectives, encoder, probe, and the command that can be stopped."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,16 @@ from mige_ext.experiments import data, fetch
 from mige_ext.experiments import infomax as command
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.infomax import infomax
-from mige_ext.experiments.infomax_methods import METHODS, balanced
-from mige_ext.experiments.infomax_probes import accuracy_of, effective_rank, train_probe
+from mige_ext.experiments.infomax_encoders import Encoder, PrincipalComponents, encode
+from mige_ext.experiments.infomax_methods import LEARNING_RATES, METHODS, balanced
+from mige_ext.experiments.infomax_probes import (
+    accuracy_of,
+    effective_rank,
+    linear_accuracy,
+    train_probe,
+)
 from mige_ext.experiments.infomax_report import Result, format_table
-from mige_ext.experiments.infomax_training import Encoder, Epoch, Run, Settings, Trainer, train
+from mige_ext.experiments.infomax_training import Epoch, Run, Settings, Trainer, train
 from mige_ext.experiments.runs import Table
 
 TRAINED = [name for name, method in METHODS.items() if method.objective]
@@ -41,7 +48,7 @@ def digits() -> ImageData:
 
 
 def run_of(method: str) -> Run:
-    return Run(method, METHODS[method].learning_rates[-1], 0, 500)
+    return Run(method, LEARNING_RATES[-1] if METHODS[method].objective else 0.0, 0, 500)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -49,7 +56,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_layers_have_the_sizes_of_the_paper() -> None:
-    features = Encoder((3, 32, 32), Settings())(normal(2, 3, 32, 32))
+    features = Encoder((3, 32, 32))(normal(2, 3, 32, 32))
     assert [tuple(of.shape) for of in features] == [(2, 4096), (2, 1024), (2, 64)]
 
 
@@ -58,7 +65,8 @@ def test_layers_have_the_sizes_of_the_paper() -> None:
 def test_every_objective_has_finite_gradients(method: str, bf16: bool, digits: ImageData) -> None:
     settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, bf16=bf16)
     trainer = Trainer(digits, run_of(method), settings)
-    loss = trainer.objective(*trainer.encode(digits.train.images[:64]))
+    pixels = digits.train.images[:64]
+    loss = trainer.objective(*encode(trainer.encoder, digits, pixels, bf16=bf16))
     loss.backward()
     gradients = [value.grad for value in trainer.modules.parameters()]
     assert loss.isfinite() and all(g is not None and g.isfinite().all() for g in gradients)
@@ -80,7 +88,7 @@ def test_the_discriminator_does_not_learn_from_the_encoder_s_loss(digits: ImageD
         torch.manual_seed(0)
         settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, prior=prior)
         trainer = Trainer(digits, run_of("jsd+pm"), settings)
-        trainer.objective(*trainer.encode(digits.train.images[:64])).backward()
+        trainer.objective(*encode(trainer.encoder, digits, digits.train.images[:64])).backward()
         discriminator: Any = trainer.objective.discriminator  # type: ignore[attr-defined]
         gradients.append(discriminator[0].weight.grad)
     assert torch.equal(*gradients)
@@ -98,6 +106,24 @@ def test_a_probe_learns_a_planted_signal_and_no_other() -> None:
     for labels, low, high in ((planted, 0.9, 1.0), (chance, 0.35, 0.65)):
         probe = train_probe(x[:800], labels[:800], 2, epochs=10, seed=0)
         assert low <= accuracy_of(probe, x[800:], labels[800:]) <= high
+
+
+def test_principal_components_are_white_and_lead(digits: ImageData) -> None:
+    x = digits.normalise(digits.train.images)
+    components = PrincipalComponents(64, 10)
+    components.fit(x)
+    y = components(x)["y"]
+    torch.testing.assert_close(y.mT.cov(), torch.eye(10), atol=1e-3, rtol=0)
+    _, _, v = torch.linalg.svd(x.flatten(1) - x.flatten(1).mean(0), full_matrices=False)
+    told, _ = torch.linalg.qr(components.directions)
+    torch.testing.assert_close((v[:10] @ told).norm(), torch.tensor(10.0).sqrt())
+
+
+def test_a_training_that_diverged_has_no_rank() -> None:
+    z = normal(20, 3)
+    z[3, 1] = torch.nan
+    assert math.isnan(effective_rank(z))
+    assert math.isnan(linear_accuracy(z, torch.arange(20) % 2, z, torch.arange(20) % 2))
 
 
 def test_a_random_encoder_keeps_its_weights(digits: ImageData) -> None:
@@ -172,14 +198,22 @@ def test_cifar100_in_its_official_files(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.output
     rows = Table(tmp_path / "out" / "results.csv", Result).rows
     assert [row.layer for row in rows] == ["pixels", "conv", "fc", "y"]
-    assert all(0 <= row.accuracy <= 1 for row in rows)
+    assert all(row.images == 160 and 0 <= row.accuracy <= 1 for row in rows)
+    (model,) = (tmp_path / "out" / "models").glob("mige-ii-*")
+    probe = torch.load(model, weights_only=True)["probes"]["conv"]
+    assert len(probe["4.bias"]) == 100
 
 
 def test_each_method_is_tested_at_its_best_learning_rate_after_retraining(tmp_path: Path) -> None:
     options, rates = ("--seeds", "2", "--grid-seeds", "1", "--retrain", "1"), (1e-6, 2e-3)
-    result = invoke(tmp_path / "out", *options, methods=("mige",), rates=rates)
+    result = invoke(tmp_path / "out", *options, methods=("mige", "pca"), rates=rates)
     assert result.exit_code == 0, result.output
     rows = Table(tmp_path / "out" / "results.csv", Result).rows
+    components = [row.accuracy for row in rows if row.method == "pca" and row.images == 1000]
+    assert (
+        len(components) == 2 and min(components) > 0.3
+    )  # of 10 classes, in the basis of the probe
+    rows = [row for row in rows if row.method == "mige"]
     grid, final = rows[:6], rows[6:]
     assert all(
         row.images == 500 and row.epochs == 2 and row.accuracy != row.accuracy for row in grid
@@ -192,6 +226,13 @@ def test_each_method_is_tested_at_its_best_learning_rate_after_retraining(tmp_pa
     for row in final:  # trained on the validation part, and tested
         assert (row.images, row.epochs) == (1000, 1)
         assert row.val_accuracy != row.val_accuracy and 0 < row.accuracy <= 1
+    told = invoke(tmp_path / "out", *options[:-1], "2", "--resume", methods=("mige",), rates=rates)
+    assert told.exit_code == 2 and "retrain is 2 now and was 1" in " ".join(
+        told.output.replace("│", " ").split()
+    )
+    epochs = Table(tmp_path / "out" / "metrics.csv", Epoch).rows
+    for epoch in epochs:
+        assert math.isnan(epoch.linear_accuracy) == (epoch.images == 1000)
 
 
 def test_the_table_has_the_paper_s_numbers_of_cifar10_alone() -> None:
@@ -202,7 +243,7 @@ def test_the_table_has_the_paper_s_numbers_of_cifar10_alone() -> None:
 
 def repr_of(rows: list[Result]) -> list[str]:
     """The compared columns; NaN is not equal to itself."""
-    return [repr((r.method, r.seed, r.layer, r.val_accuracy, r.accuracy, r.rank)) for r in rows]
+    return [repr(replace(row, overhead=0.0, seconds=0.0)) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +252,7 @@ def repr_of(rows: list[Result]) -> list[str]:
         (["--method", "magic"], "method must be one of"),
         (["--estimator", "magic"], "estimator must be default"),
         (["--alpha", "0"], "alpha must be positive"),
-        (["--method", "mige", "--learning-rate", "0"], "learning_rate must be positive"),
+        (["--learning-rate", "0"], "learning_rate must be positive and finite, got 0"),
         (["--normalise", "magic"], "normalise must be one of"),
     ],
 )

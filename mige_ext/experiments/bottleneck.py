@@ -12,7 +12,7 @@ and figure in `bottleneck_report`. Here is the comparison:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -40,7 +40,6 @@ from mige_ext.experiments.runs import (
     mean_and_error,
     one_standard_error_rule,
     open_folder,
-    run_of,
 )
 
 QUICK_METHODS = ("baseline", "vib", "mige")
@@ -51,7 +50,8 @@ class Bottlenecks(Comparison[Run, Epoch, Result]):
     """Runs of the Information Bottleneck: trained, chosen, tested."""
 
     run_type, epoch_type, result_type = Run, Epoch, Result
-    shown: ClassVar = {"val_error": "val_error", "information": "information"}
+    progress: ClassVar = {"val_error": "val_error", "information": "information"}
+    validated = ("cross_entropy", "val_error", "average_error")
 
     def name_of(self, run: Run) -> str:
         """What the progress bar calls it."""
@@ -87,18 +87,14 @@ class Bottlenecks(Comparison[Run, Epoch, Result]):
 
     def choose_betas(self, grid: Sequence[Run], choice: str) -> dict[str, float]:
         """β of each method by the validation errors of the runs of the grid."""
-        errors: dict[str, dict[float, list[float]]] = {}
-        for row in self.results.rows:
-            if run_of(row, Run) in grid:
-                of_method = errors.setdefault(row.method, {})
-                of_method.setdefault(row.beta, []).append(row.val_error)
+        errors = self.by_setting(grid, "beta", "val_error")
         return {method: choose_beta(of_method, choice) for method, of_method in errors.items()}
 
     def choose_epochs(self, runs: Sequence[Run]) -> dict[str, int]:
         """The number of epochs with the least validation error of each method, mean over seeds."""
         errors: dict[str, list[list[float]]] = {}
         for run in runs:
-            curve = [row.val_error for row in self.metrics.rows if run_of(row, Run) == run]
+            curve = [row.val_error for row in self.metrics.rows if self.run_of(row) == run]
             errors.setdefault(run.method, []).append(curve)
         return {method: int(np.mean(of, axis=0).argmin()) + 1 for method, of in errors.items()}
 
@@ -106,14 +102,14 @@ class Bottlenecks(Comparison[Run, Epoch, Result]):
         """Put the test errors of these runs into the results, where they are not there yet."""
 
         def with_test_error(result: Result) -> Result:
-            run = run_of(result, Run)
+            run = self.run_of(result)
             if run not in chosen or not math.isnan(result.test_error):
                 return result
             weights = self.load(run)
             model = build(self.images, run, self.settings).model
             errors: dict[str, Any] = {}
             for name, column in (("model", "test_error"), ("average", "average_test_error")):
-                if weights.get(name) is not None:
+                if weights[name] is not None:
                     model.load_state_dict(weights[name])
                     errors[column] = measure(model, self.images, self.images.test).error
             return replace(result, **errors)
@@ -229,10 +225,8 @@ def bottleneck(
         if choice not in CHOICES:
             raise ValueError(f"choice must be one of {list(CHOICES)}, got {choice!r}")
         betas = {name: _betas(name, beta, quick) for name in methods}
-        for name in methods:
-            penalty = METHODS[name].penalty
-            if penalty is not None:
-                penalty(settings, 1)  # checks the settings that it needs
+        if "mige-draws" in methods and settings.draws < 2:
+            raise ValueError(f"draws must be at least 2 for mige-draws, got {settings.draws}")
         images = data.load(dataset, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
             raise ValueError(
@@ -245,11 +239,10 @@ def bottleneck(
             "seeds": seeds,
             "grid_seeds": grid_seeds,
             "choice": choice,
-            "retrain": retrain,
             "threads": threads,
             "device": str(images.train.images.device),
         }
-        open_folder(out, asdict(settings), about, resume=resume)
+        open_folder(out, {**asdict(settings), "retrain": retrain}, about, resume=resume)
         runs = Bottlenecks(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
@@ -275,22 +268,22 @@ def bottleneck(
                 number += len(images.validation)
             chosen = [Run(name, beta_of[name], s, number) for s in range(seeds) for name in betas]
             runs.run_missing(chosen, epochs_of)
+            tested = runs.read_test(chosen)
         except KeyboardInterrupt:
             runs.save_unfinished("model")
-            _save_figure(runs, grid, _last_runs(runs.metrics.rows))
+            _save_figure(runs, grid, runs.latest())
             typer.echo(
                 f"Stopped. {out} holds all whole epochs, and their figure and models; "
                 "--resume continues.",
                 err=True,
             )
             raise typer.Exit(130) from None
-        tested = runs.read_test(chosen)
     # Of runs that were trained on the validation part, curves say nothing.
     png, pdf = _save_figure(runs, grid, shown if retrain is not None else chosen)
     typer.echo(
         f"\n{images.name}: {len(images.train)} training, {len(images.validation)} validation and "
         f"{len(images.test)} test images; "
-        f"{f'epochs: {settings.epochs}' if retrain is None else 'retrained on all of them'}; "
+        f"tested after {_range(epochs_of.values())} epochs on {number} images; "
         f"seeds: {seeds}.\n"
         f"Means over the seeds ± standard error; β chosen on the validation images.\n\n"
         f"{format_table(tested, published=dataset == 'mnist')}\n\n"
@@ -313,11 +306,9 @@ def _betas(method: str, given: Sequence[float] | None, quick: bool) -> list[floa
     return sorted(set(given or strengths[:: 2 if quick else 1]))
 
 
-def _last_runs(metrics: Sequence[Epoch]) -> list[Run]:
-    """The runs of each method with the β that it was trained with last."""
-    beta_of = {row.method: row.beta for row in metrics}
-    runs = dict.fromkeys(run_of(row, Run) for row in metrics)
-    return [run for run in runs if run.beta == beta_of[run.method]]
+def _range(values: Collection[int]) -> str:
+    least, most = min(values), max(values)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _save_figure(runs: Bottlenecks, grid: Sequence[Run], shown: Sequence[Run]) -> tuple[Path, Path]:

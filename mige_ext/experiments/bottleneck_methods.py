@@ -38,6 +38,7 @@ from mige_ext.score import ScoreEstimator
 #: The score estimators by name.
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,
+    # As the information functions have it: QIS would bias the gradients of information.
     "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
     "gaussian": mige.GaussianScore,
     "landweber": mige.Landweber,

@@ -4,8 +4,8 @@ Objectives are in `infomax_methods`, the encoder in `infomax_training`, probes i
 table and figure in `infomax_report`. Here is the comparison:
 
 * The probes learn on the frozen encoder, by one protocol for all methods.
-* Each method has the learning rate whose probes do best on the validation images, mean over layers
-  and seeds; all methods choose from grids of the same size.
+* Each trained method has the learning rate whose probes do best on the validation images, mean over
+  layers and seeds; all choose from the same grid.
 * With ``--retrain`` the chosen settings are trained again on training and validation images.
 * The test set is read once, after that, by the chosen runs alone.
 * Everything is on disk after each epoch: stop or kill it at any time, continue with ``--resume``.
@@ -22,26 +22,31 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import typer
+from torch import Tensor, nn
 
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.comparison import Comparison, OnStep
-from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.infomax_methods import METHODS
+from mige_ext.experiments.data import ImageData, Split
+from mige_ext.experiments.infomax_encoders import (
+    NORMALISATIONS,
+    Pixels,
+    PrincipalComponents,
+    frozen,
+)
+from mige_ext.experiments.infomax_methods import LEARNING_RATES, METHODS
 from mige_ext.experiments.infomax_probes import accuracy_of, probe_of, train_probe
 from mige_ext.experiments.infomax_report import Result, draw, format_table
 from mige_ext.experiments.infomax_training import (
-    NORMALISATIONS,
     Epoch,
     Run,
     Settings,
-    Trainer,
     epochs_of,
-    inputs_of,
+    network,
     objective_overhead,
     train,
 )
-from mige_ext.experiments.runs import cpu_threads, device_of, open_folder, run_of
+from mige_ext.experiments.runs import cpu_threads, device_of, open_folder
 
 QUICK_METHODS = ("random", "pca", "infonce", "mige", "entropy")
 QUICK: dict[str, Any] = {"data": "digits", "epochs": 10, "width": 16, "hidden": 128, "latent": 16}
@@ -51,7 +56,8 @@ class Encoders(Comparison[Run, Epoch, Result]):
     """Runs of InfoMax: trained, probed, chosen, tested."""
 
     run_type, epoch_type, result_type = Run, Epoch, Result
-    shown: ClassVar = {"linear": "linear_accuracy", "rank": "rank"}
+    progress: ClassVar = {"linear": "linear_accuracy", "rank": "rank"}
+    validated = ("linear_accuracy",)
 
     def name_of(self, run: Run) -> str:
         """What the progress bar calls it."""
@@ -66,21 +72,33 @@ class Encoders(Comparison[Run, Epoch, Result]):
         on_step: OnStep,
     ) -> list[Result]:
         """Train an encoder and its probes, and save them; a result for each probe."""
-        trainer, epochs = train(
-            images, run, settings, checkpoint=self.checkpoint, on_epoch=on_epoch, on_step=on_step
-        )
+        epochs: list[Epoch] = []
+        encoder: nn.Module
+        if (fixed := self.fixed(run)) is None:
+            trainer, epochs = train(
+                images,
+                run,
+                settings,
+                checkpoint=self.checkpoint,
+                on_epoch=on_epoch,
+                on_step=on_step,
+            )
+            encoder = trainer.encoder
+        else:
+            fixed.fit(images.normalise(images.train.images))
+            encoder = fixed
         labels, passes = images.train.labels, settings.probe_epochs
         probes = {
-            layer: train_probe(inputs, labels, images.classes, passes, run.seed)
-            for layer, inputs in inputs_of(trainer, run, images.train).items()
+            layer: train_probe(features, labels, images.classes, passes, run.seed)
+            for layer, features in self.features(encoder, images.train).items()
         }
         weights = {layer: probe.state_dict() for layer, probe in probes.items()}
-        self.save(run, encoder=trainer.encoder.state_dict(), probes=weights)
+        self.save(run, encoder=encoder.state_dict(), probes=weights)
         accuracies = dict.fromkeys(probes, math.nan)
         if not self.is_final(run):
-            asked, known = inputs_of(trainer, run, images.validation), images.validation.labels
+            asked, labels = self.features(encoder, images.validation), images.validation.labels
             accuracies = {
-                layer: accuracy_of(probe, asked[layer], known) for layer, probe in probes.items()
+                layer: accuracy_of(probe, asked[layer], labels) for layer, probe in probes.items()
             }
         overhead = 0.0
         if METHODS[run.method].objective:
@@ -99,46 +117,55 @@ class Encoders(Comparison[Run, Epoch, Result]):
             for layer, accuracy in accuracies.items()
         ]
 
+    def fixed(self, run: Run) -> Pixels | PrincipalComponents | None:
+        """What stands in the place of an encoder where the method has none."""
+        if METHODS[run.method].encoder:
+            return None
+        if run.method == "pixels":
+            return Pixels()
+        inputs, device = math.prod(self.images.shape), self.images.train.images.device
+        return PrincipalComponents(inputs, self.settings.latent).to(device)
+
+    def features(self, encoder: nn.Module, part: Split) -> dict[str, Tensor]:
+        """What the probes read of a part, by layer."""
+        return frozen(encoder, self.images, part.images, bf16=self.settings.bf16)
+
     def choose_rates(self, grid: Sequence[Run]) -> dict[str, float]:
         """The learning rate of each method: the best probes, mean over layers and seeds."""
-        accuracies: dict[str, dict[float, list[float]]] = {}
-        for row in self.results.rows:
-            if run_of(row, Run) in grid:
-                of_method = accuracies.setdefault(row.method, {})
-                of_method.setdefault(row.learning_rate, []).append(row.val_accuracy)
+        accuracies = self.by_setting(grid, "learning_rate", "val_accuracy")
         return {method: _best(of_method) for method, of_method in accuracies.items()}
 
     def read_test(self, chosen: Sequence[Run]) -> list[Result]:
         """Put the test accuracies of these runs into the results, where they are not there yet."""
+        part, classes = self.images.test, self.images.classes
         for run in chosen:
             rows = self.results_of([run])
             if not any(math.isnan(row.accuracy) for row in rows):
                 continue
             weights = self.load(run)
-            trainer = Trainer(self.images, run, self.settings)
-            trainer.encoder.load_state_dict(weights["encoder"])
-            inputs, labels = inputs_of(trainer, run, self.images.test), self.images.test.labels
+            encoder = self.fixed(run) or network(self.images, self.settings)
+            encoder.load_state_dict(weights["encoder"])
             accuracy = {}
-            for layer, features in inputs.items():
-                probe = probe_of(features.shape[1], self.images.classes).to(features.device)
+            for layer, features in self.features(encoder.to(part.images.device), part).items():
+                probe = probe_of(features.shape[1], classes).to(features.device)
                 probe.load_state_dict(weights["probes"][layer])
-                accuracy[layer] = accuracy_of(probe.eval(), features, labels)
+                accuracy[layer] = accuracy_of(probe.eval(), features, part.labels)
             self.results.replace(
                 replace(row, accuracy=accuracy[row.layer]) if row in rows else row
                 for row in list(self.results.rows)
             )
         return self.results_of(chosen)
 
-    def save_figure(self, shown: Sequence[Run]) -> tuple[Path, Path]:
-        """Draw what there is of these runs."""
-        begun = {run_of(row, Run) for row in self.metrics.rows}
-        tested = [row for row in self.results_of(shown) if not math.isnan(row.accuracy)]
-        drawn = [run for run in shown if run in begun]
-        return plots.save(draw(self.metrics.rows, tested, drawn), self.folder / "infomax")
+    def save_figure(self, shown: Sequence[Run], tested: Sequence[Result]) -> tuple[Path, Path]:
+        """Draw the learning curves of some runs, and the tests of these or others."""
+        return plots.save(draw(self.metrics.rows, tested, shown), self.folder / "infomax")
 
 
 def _best(accuracies: Mapping[float, Sequence[float]]) -> float:
-    """The learning rate with the highest mean; of equal ones, the lowest."""
+    """The learning rate with the highest mean; of equal ones, the lowest.
+
+    A run that diverged knows one label in each layer, and is no exception.
+    """
     return max(accuracies, key=lambda rate: (sum(accuracies[rate]) / len(accuracies[rate]), -rate))
 
 
@@ -220,11 +247,10 @@ def infomax(
             "learning_rates": rates,
             "seeds": seeds,
             "grid_seeds": grid_seeds,
-            "retrain": retrain,
             "threads": threads,
             "device": str(images.train.images.device),
         }
-        open_folder(out, asdict(settings), about, resume=resume)
+        open_folder(out, {**asdict(settings), "retrain": retrain}, about, resume=resume)
         runs = Encoders(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
@@ -239,26 +265,27 @@ def infomax(
         for name in methods
         for rate in rates[name]
     ]
-    if retrain:
-        number += len(images.validation)
-    shown = grid
     with cpu_threads(threads):
         try:
             runs.run_missing(grid, epochs_of(methods, settings.epochs))
             rate_of = runs.choose_rates(grid)
-            shown = [Run(name, rate_of[name], s, number) for s in range(seeds) for name in methods]
-            runs.run_missing(shown, epochs_of(methods, retrain or settings.epochs))
-            tested = runs.read_test(shown)
+            if retrain:
+                number += len(images.validation)
+            chosen = [Run(name, rate_of[name], s, number) for s in range(seeds) for name in methods]
+            runs.run_missing(chosen, epochs_of(methods, retrain or settings.epochs))
+            tested = runs.read_test(chosen)
         except KeyboardInterrupt:
             runs.save_unfinished("encoder")
-            runs.save_figure(shown)
+            runs.save_figure(runs.latest(), [])
             typer.echo(
                 f"Stopped. {out} holds all whole epochs, and their figure and encoders; "
                 "--resume continues.",
                 err=True,
             )
             raise typer.Exit(130) from None
-    png, pdf = runs.save_figure(shown)
+    # The curves of runs that were trained on the validation part would say less.
+    of_grid = [run for run in grid if run.learning_rate == rate_of[run.method]]
+    png, pdf = runs.save_figure(of_grid if retrain else chosen, tested)
     typer.echo(
         f"\n{images.name}: test accuracy of probes on the frozen layers, after "
         f"{retrain or settings.epochs} epochs without labels on {number} images; seeds: {seeds}, "
@@ -268,13 +295,12 @@ def infomax(
 
 
 def _rates(method: str, given: Sequence[float] | None, quick: bool) -> list[float]:
-    """The learning rates that a method chooses from."""
+    """The learning rates that a method chooses from; 0 alone where nothing is trained."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
-    rates = METHODS[method].learning_rates
-    if rates == (0.0,):
-        return [0.0]
     for rate in given or ():
         if not 0 < rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {rate}")
-    return sorted(set(given or rates[-1 if quick else 0 :]))
+            raise ValueError(f"learning_rate must be positive and finite, got {rate}")
+    if METHODS[method].objective is None:
+        return [0.0]
+    return sorted(set(given or LEARNING_RATES[-1 if quick else 0 :]))

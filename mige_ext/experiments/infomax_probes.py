@@ -1,5 +1,7 @@
 """What a classifier finds in frozen layers: the probes of InfoMax, one protocol for all methods."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,13 +65,20 @@ def accuracy_of(probe: nn.Module, features: Tensor, labels: Tensor) -> float:
 
 
 def effective_rank(z: Tensor) -> float:
-    """Exp of the entropy of the normalised eigenvalues of Cov(z), (N, d); d where z is white."""
+    """Exp of the entropy of the normalised eigenvalues of Cov(z), (N, d); d where z is white.
+
+    NaN where z is not finite, as after a training that diverged.
+    """
+    if not z.isfinite().all():
+        return math.nan
     share = torch.linalg.eigvalsh(z.double().mT.cov()).clamp(min=0)
     return torch.special.entr(share / share.sum()).sum().exp().item()
 
 
 def linear_accuracy(z: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor) -> float:
-    """Share of right labels of other z, by least squares from z to the classes."""
+    """Share of right labels of other z, by least squares from z to the classes; NaN likewise."""
+    if not (z.isfinite().all() and other.isfinite().all()):
+        return math.nan
     one = torch.ones_like
     design, asked = (torch.cat([codes, one(codes[:, :1])], 1).double() for codes in (z, other))
     gram = design.mT @ design

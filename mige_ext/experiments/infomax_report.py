@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -105,30 +106,39 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
                 for run in shown
                 if run.method == method
             ]
+            curves = [curve for curve in curves if curve]  # of runs that have begun
+            if not curves:
+                continue
             shared = min(map(len, curves))
             samples = [curve[:shared] for curve in curves]
             if METHODS[method].objective is not None:
                 plots.band(ax, range(1, shared + 1), samples, label=label)
-            elif shared:
+            else:
                 level = sum(curve[0] for curve in samples) / len(samples)
                 ax.axhline(level, color=plots.PALETTE[label], linestyle=":", label=label)
     layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]
     for method in dict.fromkeys(row.method for row in tested):
-        means = {
-            layers.index(layer): mean_and_error(
-                [100 * row.accuracy for row in tested if (row.method, row.layer) == (method, layer)]
-            )[0]
-            for layer in layers
-            if any((row.method, row.layer) == (method, layer) for row in tested)
-        }
-        label = METHODS[method].label
-        color = plots.PALETTE[label]
-        right.plot(list(means), list(means.values()), "o-", color=color, label=label, markersize=4)
+        rows, label = [row for row in tested if row.method == method], METHODS[method].label
+        at = [layer for layer in layers if any(row.layer == layer for row in rows)]
+        means, errors = zip(
+            *(mean_and_error([100 * row.accuracy for row in rows if row.layer == o]) for o in at),
+            strict=True,
+        )
+        right.errorbar(
+            [layers.index(layer) for layer in at],
+            means,
+            np.nan_to_num(errors),
+            color=plots.PALETTE[label],
+            marker="o",
+            markersize=4,
+            label=label,
+        )
     left.set(xlabel="epoch", ylabel="linear accuracy of Y, %")
     middle.set(xlabel="epoch", ylabel="effective rank of Y")
     for ax in (left, middle):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(ylabel="test accuracy of the probe, %")
     right.set_xticks(range(len(layers)), [LAYERS[layer] for layer in layers])
-    plots.legend(fig, columns=4)
+    if shown or tested:
+        plots.legend(fig, columns=4)
     return fig

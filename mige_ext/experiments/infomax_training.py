@@ -13,13 +13,19 @@ from torch import Tensor, nn
 
 import mige_ext as mige
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
-from mige_ext.experiments.data import ImageData, Split
-from mige_ext.experiments.infomax_methods import METHODS, Features, Problem
-from mige_ext.experiments.infomax_probes import CHUNK, effective_rank, linear_accuracy
+from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.infomax_encoders import (
+    NORMALISATIONS,
+    Encoder,
+    Features,
+    encode,
+    frozen,
+)
+from mige_ext.experiments.infomax_methods import METHODS, Problem
+from mige_ext.experiments.infomax_probes import effective_rank, linear_accuracy
 from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, overhead, seeded
 from mige_ext.score import ScoreEstimator
 
-NORMALISATIONS = ("batch", "tanh", "none")
 LINEAR_IMAGES = 10_000  # that the linear read-out after each epoch learns from, at most
 
 
@@ -29,7 +35,7 @@ class Settings:
 
     Attributes:
         data: data set.
-        epochs: passes of the encoder over the training images.
+        epochs: passes of the encoder over the training images; 0 where there is none.
         batch: M, images in a step; also the samples of a score.
         latent: dimensions of z.
         width: channels of the first convolution; the next have twice and four times as many.
@@ -101,7 +107,7 @@ class Run(NamedTuple):
     @property
     def stem(self) -> str:
         """Of the names of its files."""
-        return f"{self.method}-rate{self.learning_rate:g}-seed{self.seed}-{self.images}"
+        return f"{self.method}-rate{self.learning_rate}-seed{self.seed}-{self.images}"
 
 
 @dataclass(frozen=True)
@@ -131,48 +137,18 @@ class Epoch:
     seconds: float = field(compare=False)
 
 
-# Networks
-
-
-class Encoder(nn.Module):
-    """Three convolutions of 4×4 with stride 2, fc, and z (Hjelm et al., ICLR 2019).
-
-    Args:
-        shape: (C, H, W) of an image.
-        settings: its widths, and the normalisation of z.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], settings: Settings) -> None:
-        super().__init__()
-        channels, height, width = shape
-        layers: list[nn.Module] = []
-        for outputs in (settings.width, 2 * settings.width, 4 * settings.width):
-            layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1, bias=False)]
-            layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
-            channels = outputs
-        self.conv_size = channels * (height // 8) * (width // 8)
-        self.conv = nn.Sequential(*layers, nn.Flatten())
-        self.fc = nn.Sequential(
-            nn.Linear(self.conv_size, settings.hidden, bias=False),
-            nn.BatchNorm1d(settings.hidden),
-            nn.ReLU(),
-        )
-        self.linear = nn.Linear(settings.hidden, settings.latent)
-        normalisations = {
-            "batch": nn.BatchNorm1d(settings.latent, affine=False),
-            "tanh": nn.Tanh(),
-            "none": nn.Identity(),
-        }
-        self.normalise = normalisations[settings.normalise]
-
-    def forward(self, x: Tensor) -> Features:
-        """(N, C, H, W) to the features, in float32 under autocast too."""
-        conv = self.conv(x)
-        fc = self.fc(conv)
-        return Features(conv.float(), fc.float(), self.normalise(self.linear(fc).float()))
-
-
 # Training
+
+
+def network(images: ImageData, settings: Settings) -> Encoder:
+    """The untrained encoder."""
+    return Encoder(
+        images.shape,
+        width=settings.width,
+        hidden=settings.hidden,
+        latent=settings.latent,
+        normalise=settings.normalise,
+    )
 
 
 class Trainer:
@@ -187,7 +163,7 @@ class Trainer:
     def __init__(self, images: ImageData, run: Run, settings: Settings) -> None:
         self.images, self.settings = images, settings
         self.device, method = images.train.images.device, METHODS[run.method]
-        self.encoder = Encoder(images.shape, settings)
+        self.encoder = network(images, settings)
         problem = Problem(
             self.encoder.conv_size,
             settings.latent,
@@ -200,20 +176,13 @@ class Trainer:
         modules: list[nn.Module] = [self.encoder]
         modules += [self.objective] if isinstance(self.objective, nn.Module) else []
         self.modules = nn.ModuleList(modules).to(self.device)
-        # The order of pixels that convolutions are fastest in, on a GPU and on a CPU.
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.modules.parameters(), run.learning_rate, fused=True)
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Features]:
-        """Pixels of uint8 images as network input, and their features."""
-        x = self.images.normalise(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            features: Features = self.encoder(x)
-        return x, features
-
     def step(self, numbers: Tensor) -> dict[str, Tensor]:
         """One step on the training images of these numbers, (batch)."""
-        loss = self.objective(*self.encode(self.images.train.images[numbers]))
+        pixels = self.images.train.images[numbers]
+        loss = self.objective(*encode(self.encoder, self.images, pixels, bf16=self.settings.bf16))
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -226,25 +195,10 @@ class Trainer:
             parts["objective"] = self.objective
         return parts
 
-    @torch.no_grad()
-    def features(self, images: Tensor, layers: tuple[str, ...] = Features._fields) -> list[Tensor]:
-        """Frozen features of many images, a tensor a layer; kept in half precision but for z."""
-        self.encoder.eval()
-        chunks = []
-        for chunk in images.split(CHUNK):
-            _, told = self.encode(chunk)
-            chunks.append([_kept(getattr(told, name), name) for name in layers])
-        self.encoder.train()
-        return [torch.cat(of_layer) for of_layer in zip(*chunks, strict=True)]
-
 
 def _nothing(images: Tensor, features: Features) -> Tensor:
     """The objective of a step that learns nothing: what a step costs without one."""
     return 0 * features.y.sum()
-
-
-def _kept(features: Tensor, name: str) -> Tensor:
-    return features if name == "y" else features.half()
 
 
 def train(
@@ -276,12 +230,13 @@ def train(
         trainer = Trainer(images, run, settings)
 
         def close(epoch: int, means: dict[str, float], seconds: float) -> Epoch:
-            (z,) = trainer.features(images.validation.images, ("y",))
-            part = images.train
-            (known,) = trainer.features(part.images[:LINEAR_IMAGES], ("y",))
-            accuracy = linear_accuracy(
-                known, part.labels[:LINEAR_IMAGES], z, images.validation.labels
+            learnt, asked = images.train, images.validation
+            z_learnt, z = (
+                frozen(trainer.encoder, images, pixels, bf16=settings.bf16, layers=["y"])["y"]
+                for pixels in (learnt.images[:LINEAR_IMAGES], asked.images)
             )
+            labels = learnt.labels[:LINEAR_IMAGES]
+            accuracy = linear_accuracy(z_learnt, labels, z, asked.labels)
             return Epoch(*run, epoch, means["loss"], effective_rank(z), accuracy, seconds)
 
         for row in fit(
@@ -308,21 +263,6 @@ def epochs_of(methods: Iterable[str], epochs: int) -> dict[str, int]:
         name: 0 if not METHODS[name].encoder else epochs if METHODS[name].objective else 1
         for name in methods
     }
-
-
-def inputs_of(trainer: Trainer, run: Run, part: Split) -> dict[str, Tensor]:
-    """What the probes read of a part, by layer: features, pixels, or principal components."""
-    if METHODS[run.method].encoder:
-        return dict(zip(Features._fields, trainer.features(part.images), strict=True))
-    flat = trainer.images.normalise(part.images).flatten(1)
-    if run.method == "pixels":
-        return {"pixels": flat}
-    train = trainer.images.normalise(trainer.images.train.images).flatten(1)
-    mean = train.mean(0)
-    variance, vectors = torch.linalg.eigh(train.mT.cov())
-    kept = min(trainer.settings.latent, len(variance))
-    scale = variance[-kept:].clamp(min=1e-6).sqrt()
-    return {"y": (flat - mean) @ vectors[:, -kept:] / scale}
 
 
 def objective_overhead(images: ImageData, run: Run, settings: Settings, repeats: int = 5) -> float:

@@ -33,7 +33,7 @@ MARGIN = 0.005
 QUICK_METHODS = ("none", "mige", "hsic-whitened", "adversary-classifier")
 
 
-class Comparison:
+class Removals:
     """The runs of a folder: trained, attacked, chosen, tested.
 
     Args:
@@ -216,7 +216,7 @@ def removal(
         )
         about = {"methods": methods, "grid": [list(run) for run in grid], "seeds": seeds}
         open_folder(out, asdict(settings), about, resume=resume)
-        runs = Comparison(out, problem, settings)
+        runs = Removals(out, problem, settings)
     except (ValueError, ImportError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
     if quick:
