@@ -6,13 +6,30 @@
 #include "cuda.h"
 #endif
 
-// Part of MKL, which libtorch_cpu contains on x86-64; weak, because elsewhere it does not.
-extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+// What libtorch_cpu contains or links; weak, because a torch without MKL, or one that hides LAPACK,
+// does not have it.
+extern "C" {
+__attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+__attribute__((weak)) void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a,
+                                   const int* lda, float* w, float* work, const int* lwork,
+                                   int* iwork, const int* liwork, int* info);
+__attribute__((weak)) void dsyevd_(const char* jobz, const char* uplo, const int* n, double* a,
+                                   const int* lda, double* w, double* work, const int* lwork,
+                                   int* iwork, const int* liwork, int* info);
+}
 
 namespace mige::bind {
 namespace {
 
+auto syevd(float) { return ssyevd_; }
+auto syevd(double) { return dsyevd_; }
+
+constexpr int64_t kLargestSyevd = 32000;  // its work space, 2 m², is counted in int
+
 // values ascending; the eigenvectors' memory holds one vector after the other (column-major U).
+//
+// Every call leaks 48 bytes: torch's conversion of "U" does not free its copy. Small as they are,
+// they keep what a step has freed from being used again, and a training loop grew by 1.6 MB a step.
 std::pair<Tensor, Tensor> torch_eigh(const Tensor& k) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(k),
                                     torch::stable::detail::from(std::string("U"))};
@@ -47,14 +64,32 @@ class OneMklThread {
 template <typename T>
 void Runtime<T>::eigh(T* k, int64_t m, T* values, const T*& vectors) {
   const OneMklThread one_thread;
-  // Seen as column-major, which a symmetric matrix may be: torch's copy for LAPACK then transposes
-  // nothing, 3 % of the time at m = 1024. The lower triangle becomes the upper one.
-  const std::array<int64_t, 2> shape{m, m}, strides{1, m};
-  auto [eigenvalues, eigenvectors] =
-      torch_eigh(torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
-  vectors_ = torch::stable::contiguous(torch::stable::transpose(eigenvectors, 0, 1));
-  std::copy_n(const_data<T>(eigenvalues), m, values);
-  vectors = const_data<T>(vectors_);
+  const auto solve = syevd(T());
+  if (!solve || m > kLargestSyevd) {
+    // Seen as column-major, which a symmetric matrix may be: torch's copy for LAPACK then
+    // transposes nothing. The lower triangle becomes the upper one.
+    const std::array<int64_t, 2> shape{m, m}, strides{1, m};
+    auto [eigenvalues, eigenvectors] = torch_eigh(
+        torch::stable::from_blob(k, shape, strides, like_.device(), like_.scalar_type()));
+    kept_ = torch::stable::contiguous(torch::stable::transpose(eigenvectors, 0, 1));
+    std::copy_n(const_data<T>(eigenvalues), m, values);
+    vectors = const_data<T>(kept_);
+    return;
+  }
+  vectors_.assign(k, k + m * m);
+  vectors = vectors_.data();
+  const int n = static_cast<int>(m), query = -1;
+  int info = 0, integers = 0;
+  T reals = 0;
+  const auto call = [&](T* work, const int& length, int* iwork, const int& ilength) {
+    solve("V", "U", &n, vectors_.data(), &n, values, work, &length, iwork, &ilength, &info);
+    if (info != 0) fail("eigh: LAPACK did not converge (info ", info, ")");
+  };
+  call(&reals, query, &integers, query);
+  work_.resize(std::max(static_cast<size_t>(reals), static_cast<size_t>(1 + 6 * m + 2 * m * m)));
+  iwork_.resize(std::max(integers, 3 + 5 * n));
+  call(work_.data(), static_cast<int>(work_.size()), iwork_.data(),
+       static_cast<int>(iwork_.size()));
 }
 
 template class Runtime<float>;

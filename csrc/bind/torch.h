@@ -82,7 +82,11 @@ class Runtime {
 
  private:
   Tensor like_;
-  Tensor vectors_;  // keeps what eigh returned alive
+  // What the last eigh returned lies in one of them.
+  std::vector<T> vectors_;
+  Tensor kept_;
+  std::vector<T> work_;
+  std::vector<int> iwork_;
 };
 
 }  // namespace mige::bind
