@@ -111,7 +111,8 @@ def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_the_digits(method: str, digits: ImageData) -> None:
     settings = replace(SMALL, epochs=25, latent=8, hidden=64, learning_rate=3e-3)
-    run = run_of(method, METHODS[method].strengths[0])
+    strengths = METHODS[method].strengths
+    run = run_of(method, strengths[len(strengths) // 2])
     _, epochs = train(digits, run, settings)
     assert [epoch.epoch for epoch in epochs] == list(range(1, 26))
     assert epochs[-1].val_error < 0.1
@@ -310,6 +311,23 @@ def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
         ]  # fmt: skip
         mean = [a + b for a, b in zip(*curves, strict=True)]
         assert int(row["epochs"]) == mean.index(min(mean)) + 1
+
+
+def test_retraining_takes_as_many_epochs_and_seeds_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, epochs=1, retrain=2, grid_seeds=1, seeds=2, method=["baseline", "l2"])
+    results, metrics = read(tmp_path / "results.csv"), read(tmp_path / "metrics.csv")
+    grid = [row for row in results if row["images"] == "500"]
+    final = [row for row in results if row["images"] == "1000"]
+    assert [row["seed"] for row in grid] == ["0", "0", "0"]  # the baseline has one β
+    assert [(row["method"], row["seed"], row["epochs"]) for row in final] == [
+        (method, seed, "2") for seed in "01" for method in ("baseline", "l2")
+    ]
+    assert all(row["test_error"] and not row["val_error"] for row in final)
+    for row in metrics:  # errors of what was trained on say nothing
+        assert (row["val_error"] == "") == (row["images"] == "1000")
+    assert "tested after 2 epochs on 1000 images" in capsys.readouterr().out
 
 
 # --- stop and resume ------------------------------------------------------------------------------
