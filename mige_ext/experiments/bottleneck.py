@@ -145,7 +145,9 @@ def bottleneck(
     choice: Annotated[
         str, typer.Option(help="Of β: one-se, the strongest that does no harm, or least error.")
     ] = "one-se",
-    grid_seeds: Annotated[int | None, typer.Option(min=1, help="Of every β (as many).")] = None,
+    grid_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds that β is chosen by (all of them).")
+    ] = None,
     retrain: Annotated[
         int | None,
         typer.Option(min=0, help="Epochs of the choice on all training images; 0: the best."),
@@ -189,7 +191,7 @@ def bottleneck(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue in --out, with the same settings.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1, ...")] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the CPU (digits 1, otherwise all).")
     ] = None,

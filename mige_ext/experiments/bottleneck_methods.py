@@ -9,7 +9,7 @@ I(z; x) = H(z) − H(z|x):
 
 * **MIGE** follows the gradient of I itself (Wen et al., ICLR 2020, circumstance III): that of H(z)
   by the score of z, that of ``H(z|x) = E Σ log σ`` + constant in closed form. **MIGE, draws** has
-  the paper's own setting, both entropies from draws.
+  the paper's own setting, both entropies from draws, whose scores are not calibrated.
 * **VIB** replaces I by an upper bound, ``E KL(q(z|x) ‖ N(0, I))`` (Alemi et al., ICLR 2017).
 * **MINE** replaces I by the bound of a critic that is trained to raise it while the encoder lowers
   it (Belghazi et al., ICML 2018).

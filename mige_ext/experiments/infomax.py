@@ -1,7 +1,8 @@
 """InfoMax as a command: encoders trained without labels, and what probes find in their layers.
 
-Objectives are in `infomax_methods`, the encoder in `infomax_training`, probes in `infomax_probes`,
-table and figure in `infomax_report`. Here is the comparison:
+Objectives are in `infomax_methods`, the encoder in `infomax_encoders`, its training in
+`infomax_training`, probes in `infomax_probes`, table and figure in `infomax_report`. Here is the
+comparison:
 
 * The probes learn on the frozen encoder, by one protocol for all methods.
 * Each trained method has the learning rate whose probes do best on the validation images, mean over
@@ -181,7 +182,7 @@ def infomax(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Their number (3; quick 1).")] = None,
     grid_seeds: Annotated[
-        int | None, typer.Option(min=1, help="Of every learning rate (as many).")
+        int | None, typer.Option(min=1, help="Seeds that the rate is chosen by (all of them).")
     ] = None,
     retrain: Annotated[
         int | None,
@@ -219,7 +220,7 @@ def infomax(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue in --out, with the same settings.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU (all; quick 1).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/infomax"),

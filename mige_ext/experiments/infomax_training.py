@@ -1,4 +1,4 @@
-"""The encoder of InfoMax, and its training without labels."""
+"""Training the encoder of InfoMax, without labels."""
 
 import copy
 import inspect

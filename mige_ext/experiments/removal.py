@@ -5,8 +5,8 @@ the gradient of I(z; s) by scores (MIGE), or one of the ways that are in use (`r
 What is left is measured by attackers that learn on the frozen z (`attacker`).
 
 β is chosen on the validation part: of those with at most half a point less accuracy than without
-removal, the one that leaks least. All methods have grids of the same size. The test part is read at
-the end, for the chosen β alone, with further seeds.
+removal, the one that leaks least; where there is none, the most accurate. All methods have grids of
+the same size. The test part is read at the end, for the chosen β alone, with all seeds.
 
 For an encoder of your own, the recipe is in `mige_ext.information`.
 """
