@@ -23,7 +23,7 @@ import typer
 
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS, METHODS, PAPER, Settings
-from mige_ext.experiments.bottleneck_report import Result, draw, format_table
+from mige_ext.experiments.bottleneck_report import Result, draw, draw_tests, format_table
 from mige_ext.experiments.bottleneck_training import (
     Epoch,
     Run,
@@ -281,15 +281,17 @@ def bottleneck(
             )
             raise typer.Exit(130) from None
     # Of runs that were trained on the validation part, curves say nothing.
-    png, pdf = _save_figure(runs, grid, shown if retrain is not None else chosen)
+    png, _ = _save_figure(runs, grid, shown if retrain is not None else chosen)
+    published = dataset == "mnist"
+    tests, _ = plots.save(draw_tests(tested, published=published), out / "tests")
     typer.echo(
         f"\n{images.name}: {len(images.train)} training, {len(images.validation)} validation and "
         f"{len(images.test)} test images; "
         f"tested after {_range(epochs_of.values())} epochs on {number} images; "
         f"seeds: {seeds}.\n"
         f"Means over the seeds ± standard error; β chosen on the validation images.\n\n"
-        f"{format_table(tested, published=dataset == 'mnist')}\n\n"
-        f"{runs.results.path}\n{png}\n{pdf}"
+        f"{format_table(tested, published=published)}\n\n"
+        f"{runs.results.path}\n{png}\n{tests}"
     )
 
 

@@ -123,12 +123,13 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     for ax, (_, ylabel) in zip(over_epochs, columns.values(), strict=True):
         ax.set(xlabel="epoch", ylabel=ylabel)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    trade_off.set(xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
+    trade_off.set(xscale="log", xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
     for ax in panels.flat:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
+    trade_off.xaxis.set_major_formatter("{x:g}")
     plots.legend(fig, columns=min(len(methods), 5))
     at_beta = {METHODS[run.method].label: f"β = {run.beta:g}" for run in shown if run.beta}
     seeds = len({run.seed for run in shown})
@@ -141,6 +142,49 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     )
     fig.supxlabel(note, fontsize=8, color="#555555")
     return fig
+
+
+def draw_tests(chosen: Sequence[Result], *, published: bool = False) -> Figure:
+    """The table as a figure: test errors of the methods, mean over the seeds ± standard error.
+
+    Args:
+        chosen: the runs at the chosen β.
+        published: whether to draw the numbers of the paper, which are of MNIST.
+
+    Returns:
+        The figure.
+    """
+    methods = list(dict.fromkeys(row.method for row in chosen))
+    fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + 0.3 * len(methods)))
+    for at, method in enumerate(methods):
+        runs, color = [row for row in chosen if row.method == method], _color(method)
+        for column, shift, filled in (
+            ("test_error", -0.12, True),
+            ("average_test_error", 0.12, False),
+        ):
+            mean, error = mean_and_error([100 * getattr(row, column) for row in runs])
+            label = "last weights" if filled else "averaged weights"
+            ax.errorbar(
+                mean,
+                at + shift,
+                xerr=np.nan_to_num(error),
+                color=color,
+                marker="o",
+                markerfacecolor=color if filled else "white",
+                label=label if at == 0 and not math.isnan(mean) else None,
+            )
+        paper = METHODS[method].published
+        if published and paper is not None:
+            ax.plot(paper, at, "x", color="#000000", label="the paper" if at == 0 else None)
+    ax.set_yticks(range(len(methods)), [METHODS[method].label for method in methods])
+    ax.invert_yaxis()
+    ax.set_xlabel("test error, %")
+    plots.legend(fig)
+    return fig
+
+
+def _color(method: str) -> str:
+    return plots.PALETTE[METHODS[method].label]
 
 
 def _curves(metrics: Sequence[Epoch], runs: Sequence[Run], column: str) -> Array:
