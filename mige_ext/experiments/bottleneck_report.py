@@ -126,10 +126,10 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     trade_off.set(xscale="log", xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
     for ax in panels.flat:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    trade_off.xaxis.set_major_formatter("{x:g}")
+    for axis in (*(ax.yaxis for ax in panels.flat), trade_off.xaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     plots.legend(fig, columns=min(len(methods), 5))
     at_beta = {METHODS[run.method].label: f"β = {run.beta:g}" for run in shown if run.beta}
     seeds = len({run.seed for run in shown})
