@@ -252,10 +252,11 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     assert len(results) == 2 * (1 + 2 + 2)
     assert len(metrics) == 2 * len(results)
     assert len(list((tmp_path / "models").iterdir())) == len(results)
-    assert (tmp_path / "bottleneck.png").stat().st_size > 10_000
-    assert (tmp_path / "bottleneck.pdf").read_bytes().startswith(b"%PDF")
-    names = {"config.json", "results.csv", "metrics.csv", "models", "bottleneck.png"}
-    assert {path.name for path in tmp_path.iterdir()} == names | {"bottleneck.pdf"}
+    figures = {f"{name}.{suffix}" for name in ("bottleneck", "tests") for suffix in ("png", "pdf")}
+    for figure in figures:
+        assert (tmp_path / figure).stat().st_size > 10_000
+    names = {"config.json", "results.csv", "metrics.csv", "models"}
+    assert {path.name for path in tmp_path.iterdir()} == names | figures
 
 
 def test_any_idx_set_is_trained_with_the_network_of_the_paper(
