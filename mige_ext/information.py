@@ -21,12 +21,12 @@ the cosine of an angle, a little noise where s takes few values.
     >>> adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-2)
     >>> for _ in range(3):
     ...     z = encoder(x)
-    ...     leak = mige.mutual_information(s, z, estimator=mige.AdaptiveScore())
+    ...     leak = mige.mutual_information(s, z)
     ...     loss = torch.nn.functional.cross_entropy(head(z), label) + beta * leak
     ...     adam.zero_grad(); loss.backward(); adam.step()
 
 How much is left only an attacker tells, trained on the finished z: the value of ``leak`` does not.
-`mige_ext.experiments.removal` measures it so, beside the alternatives, with this estimator.
+`mige_ext.experiments.removal` measures it so, beside the alternatives.
 
 Gradients reach whichever argument requires one, in its own dtype; scores are computed in float32 at
 least, under autocast too. A second derivative raises an error.
