@@ -173,6 +173,10 @@ class Trainer:
             settings.prior,
         )
         self.objective = method.objective(problem) if method.objective else _nothing
+        if method.objective is None:
+            for layer in self.encoder.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.momentum = None  # the plain average, because one epoch may be few steps
         modules: list[nn.Module] = [self.encoder]
         modules += [self.objective] if isinstance(self.objective, nn.Module) else []
         self.modules = nn.ModuleList(modules).to(self.device)
