@@ -157,13 +157,15 @@ def draw_tests(chosen: Sequence[Result], *, published: bool = False) -> Figure:
     methods = list(dict.fromkeys(row.method for row in chosen))
     fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + 0.3 * len(methods)))
     for at, method in enumerate(methods):
-        runs, color = [row for row in chosen if row.method == method], _color(method)
+        runs = [row for row in chosen if row.method == method]
+        color = plots.PALETTE[METHODS[method].label]
         for column, shift, filled in (
             ("test_error", -0.12, True),
             ("average_test_error", 0.12, False),
         ):
             mean, error = mean_and_error([100 * getattr(row, column) for row in runs])
-            label = "last weights" if filled else "averaged weights"
+            if math.isnan(mean):  # no averages
+                continue
             ax.errorbar(
                 mean,
                 at + shift,
@@ -171,20 +173,16 @@ def draw_tests(chosen: Sequence[Result], *, published: bool = False) -> Figure:
                 color=color,
                 marker="o",
                 markerfacecolor=color if filled else "white",
-                label=label if at == 0 and not math.isnan(mean) else None,
+                label="last weights" if filled else "averaged weights",
             )
         paper = METHODS[method].published
         if published and paper is not None:
-            ax.plot(paper, at, "x", color="#000000", label="the paper" if at == 0 else None)
+            ax.plot(paper, at, "x", color="#000000", label="the paper")
     ax.set_yticks(range(len(methods)), [METHODS[method].label for method in methods])
     ax.invert_yaxis()
     ax.set_xlabel("test error, %")
     plots.legend(fig)
     return fig
-
-
-def _color(method: str) -> str:
-    return plots.PALETTE[METHODS[method].label]
 
 
 def _curves(metrics: Sequence[Epoch], runs: Sequence[Run], column: str) -> Array:

@@ -175,7 +175,7 @@ class Trainer:
         self.objective = method.objective(problem) if method.objective else _nothing
         if method.objective is None:
             for layer in self.encoder.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                     layer.momentum = None  # the plain average, because one epoch may be few steps
         modules: list[nn.Module] = [self.encoder]
         modules += [self.objective] if isinstance(self.objective, nn.Module) else []
