@@ -323,6 +323,7 @@ def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
         (["--nuisance", "colour"], "nuisance must be one of"),
         (["--method", "magic"], "method must be one of"),
         (["--data", "nowhere"], "name must be one of"),
+        (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
 )
 def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) -> None:

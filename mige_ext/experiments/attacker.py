@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mige_ext.experiments.nuisances import BINS
+from mige_ext.experiments.training import seeded
 
 #: Units of each of the two hidden layers.
 SIZES = (64, 256)
@@ -93,8 +94,7 @@ def attack(
     fit, rank = _rows(train, slice(held_out, None)), _rows(train, slice(held_out))
     views = {"standardised": _standardiser(fit.z), "whitened": _whitener(fit.z)}
     guesses: dict[str, list[_Guess]] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, fit.z.device):
         for view, (mean, matrix) in views.items():
             seen = [codes._replace(z=(codes.z - mean) @ matrix) for codes in (fit, rank, *targets)]
             for size in SIZES:
@@ -139,7 +139,7 @@ def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) ->
         nn.Linear(size, size),
         nn.ReLU(),
         nn.Linear(size, outputs),
-    )
+    ).to(fit.z.device)
     adam = torch.optim.Adam(network.parameters(), _RATE, fused=True)
     steps = epochs * math.ceil(len(fit.z) / _BATCH)
     decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / (steps + 1))
@@ -150,7 +150,7 @@ def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) ->
 
     best, weights = -math.inf, copy.deepcopy(network.state_dict())
     for _ in range(epochs):
-        for rows in torch.randperm(len(fit.z)).split(_BATCH):
+        for rows in torch.randperm(len(fit.z)).to(fit.z.device).split(_BATCH):
             batch = _rows(fit, rows)
             made = guess(batch)
             loss = F.nll_loss(made.log_p, batch.bin) + F.mse_loss(made.s, batch.s)

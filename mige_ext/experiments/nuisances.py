@@ -46,13 +46,18 @@ class Problem(Protocol):
     inputs: int
     classes: int
     nuisance_dim: int
+    device: torch.device  # where its rows lie
 
     def count(self, part: str) -> int:
         """Rows of a part, of `PARTS`."""
         ...
 
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
-        """These rows (N,) of a part; what is random about them comes from the generator."""
+        """These rows (N,) of a part.
+
+        What is random about them comes from the generator, which lies on the CPU as the rows do:
+        batches are the same on every device.
+        """
         ...
 
 
@@ -62,12 +67,12 @@ class Problem(Protocol):
 def rotate(images: Tensor, u: Tensor) -> Tensor:
     """Turn by 2πu about the centre, bilinear; 0 comes in from outside."""
     angle = 2 * math.pi * u[:, 0]
-    return _resample(images, angle.cos(), angle.sin(), torch.zeros(len(u), 2))
+    return _resample(images, angle.cos(), angle.sin(), u.new_zeros(len(u), 2))
 
 
 def shift(images: Tensor, u: Tensor) -> Tensor:
     """Move by up to a seventh of the size in both directions; 0 comes in from outside."""
-    return _resample(images, torch.ones(len(u)), torch.zeros(len(u)), (2 * u - 1) * 2 / 7)
+    return _resample(images, u.new_ones(len(u)), u.new_zeros(len(u)), (2 * u - 1) * 2 / 7)
 
 
 def thicken(images: Tensor, u: Tensor) -> Tensor:
@@ -144,6 +149,7 @@ class Images:
         if nuisance not in NUISANCES:
             raise ValueError(f"nuisance must be one of {list(NUISANCES)}, got {nuisance!r}")
         self.data, self.nuisance = data, NUISANCES[nuisance]
+        self.device = data.train.images.device
         channels, height, width = data.shape
         self.pool = 2 if min(height, width) >= 16 else 1
         self.inputs = channels * (height // self.pool) * (width // self.pool)
@@ -156,8 +162,8 @@ class Images:
 
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
         """Images of a part under nuisances from the generator."""
-        split = getattr(self.data, part)
-        u = torch.rand(len(rows), self.nuisance.uniforms, generator=generator)
+        split, rows = getattr(self.data, part), rows.to(self.device)
+        u = torch.rand(len(rows), self.nuisance.uniforms, generator=generator).to(self.device)
         images = self.nuisance.act(split.images[rows].float() / 255, u)
         x = F.avg_pool2d(images, self.pool).flatten(1)
         return Batch(x, split.labels[rows], self.nuisance.scale(u), bins_of(u))
@@ -174,12 +180,16 @@ class Structural:
 
     A is a fixed normal matrix with rows of unit length. The attribute spreads nonlinearly over all
     columns, and no column is it. 40,000 rows for training, 10,000 each to choose and to measure.
+
+    Args:
+        device: where the rows lie; the CPU if not given.
     """
 
     inputs, classes, nuisance_dim = 20, 2, 1
     _COUNTS = (40_000, 10_000, 10_000)
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
@@ -194,7 +204,8 @@ class Structural:
             x = (causes @ mixing.mT + 0.5 * normal(count, self.inputs)).tanh()
             logit = 2 * (w[:, 0] + w[:, 1] * w[:, 2]) + a[:, 0]
             label = (torch.rand(count, generator=generator) < logit.sigmoid()).long()
-            self.parts[part] = Batch(x, label, a, bins_of(u))
+            columns = (x, label, a, bins_of(u))
+            self.parts[part] = Batch(*(column.to(self.device) for column in columns))
 
     def count(self, part: str) -> int:
         """Rows of a part."""
@@ -202,4 +213,5 @@ class Structural:
 
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
         """Rows of a part; nothing about them is random."""
+        rows = rows.to(self.device)
         return Batch(*(column[rows] for column in self.parts[part]))

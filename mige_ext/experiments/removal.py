@@ -25,7 +25,7 @@ from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structura
 from mige_ext.experiments.removal_methods import METHODS
 from mige_ext.experiments.removal_report import Result, draw, format_table
 from mige_ext.experiments.removal_training import Model, Run, Settings, measure, train
-from mige_ext.experiments.runs import Table, atomic, cpu_threads, open_folder, run_of
+from mige_ext.experiments.runs import Table, atomic, cpu_threads, device_of, open_folder, run_of
 from mige_ext.experiments.training import Progress
 
 #: Accuracy that removal may cost.
@@ -97,8 +97,9 @@ class Removals:
             run = run_of(row, Run)
             if run not in chosen or row.accuracy == row.accuracy:
                 return row
-            model = Model(self.problem, self.settings)
-            model.load_state_dict(torch.load(self._path(run), weights_only=True))
+            model = Model(self.problem, self.settings).to(self.problem.device)
+            weights = torch.load(self._path(run), weights_only=True, map_location="cpu")
+            model.load_state_dict(weights)
             accuracy, leak = self._measure(model.eval(), "test", run)
             return replace(
                 row,
@@ -183,6 +184,7 @@ def removal(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue in --out, with the same settings.")
     ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1, ...")] = "auto",
     threads: Annotated[
         int, typer.Option(min=1, help="Of the CPU; small networks are fastest with one.")
     ] = 1,
@@ -209,15 +211,22 @@ def removal(
             for name in methods
             for strength in _betas(name, beta, quick)
         ]
+        where = device_of(device)
         problem: Problem = (
-            Structural()
+            Structural(where)
             if dataset == "structural"
-            else Images(data.load(dataset, data_dir), nuisance)
+            else Images(data.load(dataset, data_dir).to(where), nuisance)
         )
-        about = {"methods": methods, "grid": [list(run) for run in grid], "seeds": seeds}
+        about = {
+            "methods": methods,
+            "grid": [list(run) for run in grid],
+            "seeds": seeds,
+            "threads": threads,
+            "device": str(where),
+        }
         open_folder(out, asdict(settings), about, resume=resume)
         runs = Removals(out, problem, settings)
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
     if quick:
         typer.echo("The small version: fewer methods, steps, seeds and values of β.")

@@ -104,19 +104,20 @@ def train(
     """
     method = METHODS[run.method]
     generator = torch.Generator().manual_seed(run.seed)  # all methods see the same batches
-    with seeded(run.seed, torch.device("cpu")):
-        model = Model(problem, settings)  # and start from the same weights
+    with seeded(run.seed, problem.device):
+        model = Model(problem, settings).to(problem.device)  # and start from the same weights
         penalty = method.penalty(problem, settings.latent) if method.penalty else None
+        if isinstance(penalty, nn.Module):
+            penalty.to(problem.device)
         adam = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
-        seconds = 0.0
+        started = time.perf_counter()
         for step in range(1, settings.steps + 1):
-            started = time.perf_counter()
             rows = torch.randint(problem.count("train"), (settings.batch,), generator=generator)
             batch = problem.draw("train", rows, generator)
             z = model.encoder(batch.x)
             loss = F.cross_entropy(model.head(z), batch.label)
             scalars = {"cross_entropy": loss.detach()}
-            noise = torch.randn(batch.s.shape, generator=generator)
+            noise = torch.randn(batch.s.shape, generator=generator).to(problem.device)
             if penalty is not None:
                 noisy = batch._replace(s=batch.s + settings.noise * noise)
                 loss = loss + run.beta * min(step / settings.ramp, 1) * penalty(z, noisy)
@@ -124,8 +125,10 @@ def train(
             loss.backward()
             adam.param_groups[0]["lr"] = settings.learning_rate * (1 - step / (settings.steps + 1))
             adam.step()
-            seconds += time.perf_counter() - started
             on_step(scalars)
+        if problem.device.type == "cuda":
+            torch.cuda.synchronize(problem.device)
+        seconds = time.perf_counter() - started
     return model.eval(), 1000 * seconds / settings.steps
 
 

@@ -1,0 +1,82 @@
+"""Training steps of the experiments stay on one device and never wait for it.
+
+The meta device plays the GPU: its tensors have no values, so that reading one (``.item()``, a
+branch) raises, as does an operation with a tensor of the CPU. On CUDA the one would stall the
+stream, and the other would fail.
+"""
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+
+from mige_ext.experiments import bottleneck_training, data, infomax_training, removal_training
+from mige_ext.experiments.bottleneck_methods import METHODS as BOTTLENECK
+from mige_ext.experiments.bottleneck_methods import Settings as BottleneckSettings
+from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.infomax_methods import METHODS as INFOMAX
+from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
+from mige_ext.experiments.removal_methods import METHODS as REMOVAL
+
+META = torch.device("meta")
+NUMBERS = torch.arange(32, device=META)
+
+
+@pytest.fixture(autouse=True)
+def meta_can_be_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device has neither torch's fused optimisers nor autocast."""
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *a, fused, **options: adam(*a, **options))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return data.load("digits").to(META)
+
+
+def test_the_meta_device_refuses_values_and_other_devices() -> None:
+    there = torch.ones(3, device=META)
+    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):
+        there.sum().item()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool(there.sum() > 0)
+    for mix in (lambda: there + torch.ones(3), lambda: there @ torch.ones(3)):
+        with pytest.raises(RuntimeError, match="device"):
+            mix()
+
+
+@pytest.mark.parametrize("method", BOTTLENECK)
+def test_a_step_of_the_bottleneck(method: str, digits: ImageData) -> None:
+    settings = BottleneckSettings(data="digits", hidden=32, latent=8)
+    run = bottleneck_training.Run(method, 0.1, 0, 100)
+    loss = bottleneck_training.Trainer(digits, run, settings).step(NUMBERS)["loss"]
+    assert loss.device == META
+
+
+@pytest.mark.parametrize("method", [name for name in INFOMAX if INFOMAX[name].objective])
+def test_a_step_of_infomax(method: str, digits: ImageData) -> None:
+    settings = infomax_training.Settings(data="digits", width=8, hidden=32, latent=8)
+    run = infomax_training.Run(method, 1e-3, 0, 100)
+    loss = infomax_training.Trainer(digits, run, settings).step(NUMBERS)["loss"]
+    assert loss.device == META
+
+
+@pytest.mark.parametrize("method", REMOVAL)
+def test_steps_of_removal(method: str, digits: ImageData) -> None:
+    steps_of_removal(Images(digits, "rotation"), method)
+
+
+@pytest.mark.parametrize("nuisance", [*NUISANCES, "attribute"])
+def test_steps_under_every_nuisance(nuisance: str, digits: ImageData) -> None:
+    problem = Structural(META) if nuisance == "attribute" else Images(digits, nuisance)
+    steps_of_removal(problem, "mige")
+
+
+def steps_of_removal(problem: Problem, method: str) -> None:
+    settings = removal_training.Settings(data="digits", steps=2, hidden=32, latent=4, batch=32)
+    losses: list[Any] = []
+    run = removal_training.Run(method, 0.1, 0)
+    removal_training.train(problem, run, settings, losses.append)
+    assert [scalars["cross_entropy"].device for scalars in losses] == [META, META]
