@@ -9,7 +9,7 @@
   objective); with **prior matching** a discriminator pushes z towards N(0, I), which fits z under
   BatchNorm as the uniform prior of that paper fits z under a sigmoid.
 * Controls: a **random** encoder, **pixels** and their **PCA** without one, the **entropy** H(z)
-  alone, and MIGE with the score of a **Gaussian**.
+  alone, and both of MIGE with the score of a **Gaussian**.
 """
 
 from collections.abc import Callable
@@ -163,6 +163,10 @@ def _infonce(problem: Problem) -> Critic:
     return Critic(problem, infonce)
 
 
+def _gaussian(problem: Problem) -> Problem:
+    return problem._replace(estimator=mige.GaussianScore())
+
+
 METHODS = {
     "random": Method("random encoder"),
     "pixels": Method("pixels", encoder=False),
@@ -174,7 +178,6 @@ METHODS = {
     "mige": Method("MIGE", information),
     "mige-ii": Method("MIGE II", lambda p: information(p, hidden=True)),
     "entropy": Method("entropy", entropy),
-    "gaussian": Method(
-        "Gaussian score", lambda p: information(p._replace(estimator=mige.GaussianScore()))
-    ),
+    "gaussian": Method("Gaussian score", lambda p: information(_gaussian(p))),
+    "gaussian-ii": Method("Gaussian score II", lambda p: information(_gaussian(p), hidden=True)),
 }

@@ -62,11 +62,11 @@ def format_table(tested: Sequence[Result], data: str) -> str:
         The lines.
     """
     heads = "".join(f"{f'{label}, %':>15}" for label in LAYERS.values())
-    lines = [f"{'method':17}{'rate':>8}{heads}{'rank':>7}{'objective, %':>14}{'seconds':>10}"]
+    lines = [f"{'method':18}{'rate':>8}{heads}{'rank':>7}{'objective, %':>14}{'seconds':>10}"]
     for method in dict.fromkeys(row.method for row in tested):
         rows = [row for row in tested if row.method == method]
         rate = rows[0].learning_rate
-        cells = [f"{METHODS[method].label:17}{f'{rate:g}' if rate else '–':>8}"]
+        cells = [f"{METHODS[method].label:18}{f'{rate:g}' if rate else '–':>8}"]
         for layer in LAYERS:
             mean, error = "–", math.nan
             values = [100 * row.accuracy for row in rows if row.layer == layer]
@@ -82,7 +82,7 @@ def format_table(tested: Sequence[Result], data: str) -> str:
         lines.append("".join(cells) + f"{seconds:10.1f}")
     if data in PUBLISHED:
         told = (f"{PUBLISHED[data].get(layer, '–'):>15}" for layer in LAYERS)
-        lines.append(f"{'MIGE, the paper':25}{''.join(told)}")
+        lines.append(f"{'MIGE, the paper':26}{''.join(told)}")
     return "\n".join(lines)
 
 
@@ -112,7 +112,8 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
             shared = min(map(len, curves))
             samples = [curve[:shared] for curve in curves]
             if METHODS[method].objective is not None:
-                plots.band(ax, range(1, shared + 1), samples, label=label)
+                dot = "o" if shared == 1 else ""  # a line of one point is not seen
+                plots.band(ax, range(1, shared + 1), samples, label=label, marker=dot)
             else:
                 level = sum(curve[0] for curve in samples) / len(samples)
                 ax.axhline(level, color=plots.PALETTE[label], linestyle=":", label=label)

@@ -33,6 +33,7 @@ PALETTE: dict[str, str] = {
     "conf. penalty": "#7F6BB3",
     "label smoothing": "#A0522D",
     "Gaussian score": "#F0A3A3",
+    "Gaussian score II": "#C76E6E",
     "entropy": "#8FBF8F",
     "L2": "#B8B8B8",
     "no removal": "#404040",
