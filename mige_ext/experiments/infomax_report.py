@@ -137,8 +137,9 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
     left.set(xlabel="epoch", ylabel="linear accuracy of Y, %")
     middle.set(xlabel="epoch", ylabel="effective rank of Y")
     for ax in (left, middle):
+        ax.set_xlim(left=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set(ylabel="test accuracy of the probe, %")
+    right.set(ylabel="test accuracy, %")
     right.set_xticks(range(len(layers)), [LAYERS[layer] for layer in layers])
     if shown or tested:
         plots.legend(fig, columns=4)
