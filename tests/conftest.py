@@ -16,6 +16,7 @@ from emulated import CrashError, Emulator
 from torch import Tensor
 
 from mige_ext import ops, reference
+from mige_ext.experiments.runs import cpu_threads
 from mige_ext.ops import OPERATORS as OPERATORS
 
 try:
@@ -122,6 +123,13 @@ def for_each_backend(*operators: str) -> pytest.MarkDecorator:
 
 
 # --- inputs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks of the experiments' tests are fastest with one."""
+    with cpu_threads(1):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -30,17 +29,9 @@ from mige_ext.experiments.bottleneck_methods import (
 )
 from mige_ext.experiments.bottleneck_training import information_bound
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(draws=2, latent=4, hidden=32)
 NONE = torch.empty(0)  # where a penalty does not look
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,15 +1,18 @@
-"""Training steps of the experiments stay on one device and never wait for it.
+"""Training steps of the experiments stay on one device and read nothing from it.
 
 The meta device plays the GPU: its tensors have no values, so that reading one (``.item()``, a
 branch) raises, as does an operation with a tensor of the CPU. On CUDA the one would stall the
-stream, and the other would fail.
+stream, and the other would fail. Copies from the CPU pass here.
 """
 
 import contextlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mige_ext.experiments import bottleneck_training, data, infomax_training, removal_training
 from mige_ext.experiments.bottleneck_methods import METHODS as BOTTLENECK
@@ -80,3 +83,34 @@ def steps_of_removal(problem: Problem, method: str) -> None:
     run = removal_training.Run(method, 0.1, 0)
     removal_training.train(problem, run, settings, losses.append)
     assert [scalars["cross_entropy"].device for scalars in losses] == [META, META]
+
+
+@pytest.mark.parametrize(
+    ("training", "settings"),
+    [
+        (bottleneck_training, BottleneckSettings(data="digits", epochs=1, hidden=32, latent=8)),
+        (
+            infomax_training,
+            infomax_training.Settings("digits", epochs=1, width=4, hidden=16, latent=4),
+        ),
+    ],
+    ids=["bottleneck", "infomax"],
+)
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_of_another_device_is_begun_again(
+    training: Any, settings: Any, tmp_path: Path
+) -> None:
+    images, path = data.load("digits"), tmp_path / "checkpoint.pt"
+    run = training.Run("mige", 1e-3, 0, 500)
+
+    def steps() -> int:
+        seen: list[Mapping[str, Tensor]] = []
+        training.train(images, run, settings, checkpoint=path, on_step=seen.append)
+        return len(seen)
+
+    assert steps() > 0
+    assert steps() == 0  # all is in the checkpoint
+    state = torch.load(path, weights_only=True)
+    assert state["run"]["device"] == "cpu"
+    torch.save({**state, "run": {**state["run"], "device": "cuda"}}, path)
+    assert steps() > 0

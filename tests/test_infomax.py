@@ -1,7 +1,6 @@
 """InfoMax: objectives, encoder, probe, and the command that can be stopped."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,10 @@ from mige_ext.experiments.infomax_report import Result, format_table
 from mige_ext.experiments.infomax_training import Epoch, Run, Settings, Trainer, train
 from mige_ext.experiments.runs import Table
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 TRAINED = [name for name, method in METHODS.items() if method.objective]
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
 OPTIONS = "--data digits --epochs 2 --batch 64 --latent 4 --width 4 --hidden 16 --projection 6"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

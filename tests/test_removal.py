@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,9 @@ from mige_ext.experiments.removal_methods import METHODS, Club
 from mige_ext.experiments.removal_report import Result
 from mige_ext.experiments.removal_training import Run, Settings, encode, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 PENALISED = [name for name in METHODS if name != "none"]
 SMALL = Settings(data="digits", steps=12, hidden=32, latent=4, ramp=5)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

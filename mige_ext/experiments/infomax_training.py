@@ -252,7 +252,9 @@ def train(
             random=RandomState(device, run.seed),
             parts=trainer.parts(),
             checkpoint=Checkpoint(
-                checkpoint, {"run": list(run), "settings": asdict(settings)}, Epoch
+                checkpoint,
+                {"run": list(run), "settings": asdict(settings), "device": device.type},
+                Epoch,
             ),
             on_step=on_step,
         ):

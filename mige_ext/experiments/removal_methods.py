@@ -218,8 +218,10 @@ def _always(penalty: Penalty) -> Callable[[Problem, int], Penalty]:
     return lambda problem, latent: penalty
 
 
-def _scores(*arguments: Any, **options: Any) -> Callable[[Problem, int], Penalty]:
-    return _always(information_gradient(*arguments, **options))
+def _scores(
+    estimator: ScoreEstimator | None = None, **options: Any
+) -> Callable[[Problem, int], Penalty]:
+    return _always(information_gradient(estimator, **options))
 
 
 METHODS = {
