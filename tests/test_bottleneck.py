@@ -132,6 +132,28 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names | figures
 
 
+def test_a_run_that_diverges_counts_as_never_right_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"method": ["vib", "mige"], "epochs": 2, "seeds": 2}
+    run(tmp_path, **options, beta=[0.001, 1e39], retrain=0)
+    out = capsys.readouterr()
+    assert "MIGE β=1e+39 seed 1 diverged, and counts as never right: epoch 1: " in out.err
+    for row in read(tmp_path / "results.csv"):
+        if row["beta"] == "1e+39":
+            assert (row["val_error"], row["test_error"], row["seconds"]) == ("1.0", "1.0", "")
+        else:
+            assert row["val_error"] != "1.0"
+    assert "1e+39" not in out.out and "0.001" in out.out  # not chosen
+    before = read(tmp_path / "results.csv")
+    run(tmp_path, **options, beta=[0.001, 1e39], retrain=0, resume=True)
+    assert "diverged" not in capsys.readouterr().err  # nor trained once more
+    assert read(tmp_path / "results.csv") == before
+    run(tmp_path / "all", **options, beta=[1e39])
+    assert "100.00" in capsys.readouterr().out
+    assert (tmp_path / "all" / "bottleneck.png").exists()
+
+
 def test_any_idx_set_is_trained_with_the_network_of_the_paper(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

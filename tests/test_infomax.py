@@ -178,6 +178,19 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
     assert repr_of(Table(parts / "results.csv", Result).rows) == repr_of(rows)
 
 
+def test_a_run_that_diverges_knows_no_label_and_the_others_go_on(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--retrain", "1", methods=("mige", "pca"), rates=(1e-3, 1e30))
+    assert result.exit_code == 0, result.output
+    assert "rate 1e+30 seed 0 diverged, and counts as never right: epoch " in result.output
+    rows = Table(tmp_path / "results.csv", Result).rows
+    failed = [row for row in rows if row.learning_rate == 1e30]
+    assert [(row.layer, row.val_accuracy) for row in failed] == [
+        (layer, 0.0) for layer in ("conv", "fc", "y")
+    ]
+    assert {row.learning_rate for row in rows if row.images == 1000} == {0.0, 1e-3}
+    assert invoke(tmp_path / "all", methods=("mige",), rates=(1e30,)).exit_code == 0
+
+
 def test_cifar100_in_its_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = image_files.cifar100_files()
     layout = image_files.layout_of(fetch.CIFAR100, files)

@@ -1,5 +1,6 @@
 """The shared training loop: what is kept after each epoch, and that it continues exactly."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mige_ext.experiments.training import Checkpoint, Progress, RandomState, fit, seeded
+import mige_ext as mige
+from mige_ext.experiments.training import (
+    Checkpoint,
+    DivergedError,
+    Progress,
+    RandomState,
+    fit,
+    seeded,
+    shuffled,
+)
 
 CPU = torch.device("cpu")
 
@@ -27,6 +37,7 @@ class StoppedError(Exception):
 def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str = "a") -> Any:
     """Noisy regression with momentum and a schedule; stops in a step where it is told to."""
     with seeded(3, CPU):
+        random = RandomState(CPU, 3)
         model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
         optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.5)
@@ -52,10 +63,9 @@ def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str
         for row in fit(
             step,
             close,
-            images=10,
-            batch=3,
+            batches=shuffled(10, 3, random),
             epochs=epochs,
-            random=RandomState(CPU, 3),
+            random=random,
             parts={"model": model, "optimiser": optimiser, "schedule": schedule},
             checkpoint=Checkpoint(path, {"name": name}, Figures),
         ):
@@ -96,6 +106,46 @@ def test_loss_is_the_mean_over_the_epoch_of_whole_batches() -> None:
     assert [len(batch) for batch in steps] == [3, 3, 3]
     assert len({number for batch in steps for number in batch}) == 9
     assert rows[0].epoch == 1
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_run_that_diverges_keeps_its_whole_epochs_and_says_where(raises: bool) -> None:
+    losses = iter([1.0, 2.0, math.inf, 3.0])
+
+    def step(numbers: Tensor) -> Mapping[str, Tensor]:
+        loss = torch.tensor(next(losses))
+        if raises:
+            mige.SSGE().score(loss + torch.zeros(4, 2))
+        return {"loss": loss}
+
+    random, rows = RandomState(CPU, 0), list[Figures]()
+    with pytest.raises(DivergedError, match=r"epoch 2: \w+ must be finite, got"):
+        for row in fit(
+            step,
+            lambda epoch, means, seconds: Figures(epoch, means["loss"]),
+            batches=shuffled(4, 2, random),
+            epochs=4,
+            random=random,
+            parts={},
+            checkpoint=Checkpoint(None, {}, Figures),
+        ):
+            rows.append(row)
+    assert rows == [Figures(1, 1.5)]
+
+
+def test_other_errors_of_a_step_are_not_taken_for_divergence() -> None:
+    random = RandomState(CPU, 0)
+    with pytest.raises(ValueError, match="x must have 3 columns"):
+        for _ in fit(
+            lambda numbers: (_ for _ in ()).throw(ValueError("x must have 3 columns, got 2")),
+            lambda epoch, means, seconds: Figures(epoch, 0.0),
+            batches=shuffled(4, 2, random),
+            epochs=1,
+            random=random,
+            parts={},
+            checkpoint=Checkpoint(None, {}, Figures),
+        ):
+            pass
 
 
 def test_seeded_leaves_the_global_state_alone() -> None:

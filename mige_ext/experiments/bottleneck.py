@@ -32,8 +32,7 @@ from mige_ext.experiments.bottleneck_training import (
     penalty_overhead,
     train,
 )
-from mige_ext.experiments.comparison import Comparison, OnStep
-from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
 from mige_ext.experiments.runs import (
     cpu_threads,
     device_of,
@@ -46,7 +45,7 @@ QUICK_METHODS = ("baseline", "vib", "mige")
 CHOICES = ("one-se", "least")
 
 
-class Bottlenecks(Comparison[Run, Epoch, Result]):
+class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
     """Runs of the Information Bottleneck: trained, chosen, tested."""
 
     run_type, epoch_type, result_type = Run, Epoch, Result
@@ -58,32 +57,35 @@ class Bottlenecks(Comparison[Run, Epoch, Result]):
         return f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}"
 
     def train(
-        self,
-        run: Run,
-        images: ImageData,
-        settings: Settings,
-        on_epoch: Callable[[Epoch], object],
-        on_step: OnStep,
+        self, run: Run, epochs: int, on_epoch: Callable[[Epoch], object], on_step: OnStep
     ) -> list[Result]:
         """Train and save a classifier, and the averaged one where there is one."""
-        trained, epochs = train(
+        images, settings = self.images_of(run), replace(self.settings, epochs=epochs)
+        trained, rows = train(
             images, run, settings, checkpoint=self.checkpoint, on_epoch=on_epoch, on_step=on_step
         )
         averaged = trained.averaged and trained.averaged.state_dict()
         self.save(run, model=trained.model.state_dict(), average=averaged)
-        last, final = epochs[-1], self.is_final(run)
+        last = self.told(run, rows[-1])
         result = Result(
             *run,
-            settings.epochs,
-            val_error=math.nan if final else last.val_error,
+            epochs,
+            val_error=last.val_error,
             test_error=math.nan,
-            average_val_error=math.nan if final else last.average_error,
+            average_val_error=last.average_error,
             average_test_error=math.nan,
             information=last.information,
             overhead=penalty_overhead(images, run, settings),
-            seconds=sum(epoch.seconds for epoch in epochs),
+            seconds=sum(row.seconds for row in rows),
         )
         return [result]
+
+    def diverged(self, run: Run, epochs: int) -> list[Result]:
+        """All predictions wrong."""
+        nan = math.nan
+        average = 1.0 if self.settings.average else nan
+        errors = (1.0, 1.0, average, average)
+        return [Result(*run, epochs, *errors, information=nan, overhead=nan, seconds=nan)]
 
     def choose_betas(self, grid: Sequence[Run], choice: str) -> dict[str, float]:
         """β of each method by the validation errors of the runs of the grid."""
@@ -95,6 +97,7 @@ class Bottlenecks(Comparison[Run, Epoch, Result]):
         errors: dict[str, list[list[float]]] = {}
         for run in runs:
             curve = [row.val_error for row in self.metrics.rows if self.run_of(row) == run]
+            curve += [1.0] * (self.settings.epochs - len(curve))  # of one that diverged
             errors.setdefault(run.method, []).append(curve)
         return {method: int(np.mean(of, axis=0).argmin()) + 1 for method, of in errors.items()}
 

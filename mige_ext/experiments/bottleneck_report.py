@@ -123,10 +123,14 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     for ax, (_, ylabel) in zip(over_epochs, columns.values(), strict=True):
         ax.set(xlabel="epoch", ylabel=ylabel)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    trade_off.set(xscale="log", xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
-    for ax in panels.flat:
-        ax.set_yscale("log")
-    for axis in (*(ax.yaxis for ax in panels.flat), trade_off.xaxis):
+    trade_off.set(xlabel="upper bound of I(z; x), nats", ylabel="validation error, %")
+    scales = {ax.yaxis: ax.set_yscale for ax in panels.flat} | {
+        trade_off.xaxis: trade_off.set_xscale
+    }
+    for axis, set_scale in scales.items():
+        if not math.isfinite(axis.get_minpos()):  # nothing to show: all runs diverged
+            continue
+        set_scale("log")
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

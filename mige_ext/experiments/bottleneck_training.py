@@ -30,7 +30,15 @@ from mige_ext.experiments.bottleneck_methods import (
     cross_entropy,
 )
 from mige_ext.experiments.data import ImageData, Split
-from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, overhead, seeded
+from mige_ext.experiments.training import (
+    Checkpoint,
+    RandomState,
+    Stateful,
+    fit,
+    overhead,
+    seeded,
+    shuffled,
+)
 from mige_ext.score import stein_calibration
 
 CHUNK = 2000  # images measured at once, to bound the memory
@@ -266,10 +274,15 @@ def train(
 
     Returns:
         The classifier after the last epoch, and the figures of all epochs.
+
+    Raises:
+        DivergedError: see `fit`.
     """
     device = images.train.images.device
     epochs: list[Epoch] = []
     with seeded(run.seed, device):
+        # Batches have a stream of their own: methods draw different amounts of noise.
+        random = RandomState(device, run.seed)
         trainer = Trainer(images, run, settings)
         trained = trainer.trained
 
@@ -297,11 +310,9 @@ def train(
         for row in fit(
             trainer.step,
             close,
-            images=len(images.train),
-            batch=settings.batch,
+            batches=shuffled(len(images.train), settings.batch, random),
             epochs=settings.epochs,
-            # Batches have a stream of their own: methods draw different amounts of noise.
-            random=RandomState(device, run.seed),
+            random=random,
             parts=trainer.parts(),
             checkpoint=Checkpoint(
                 checkpoint,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mige_ext.experiments.data import ImageData
 from mige_ext.experiments.runs import Table, atomic, run_of
-from mige_ext.experiments.training import Progress
+from mige_ext.experiments.training import DivergedError, Progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,17 +27,22 @@ class RunLike(Protocol):
         ...
 
     @property
-    def images(self) -> int:
-        """Number of training images: without or with the validation part."""
-        ...
-
-    @property
     def stem(self) -> str:
         """Beginning of the names of its files."""
         ...
 
 
+class RunOnImages(RunLike, Protocol):
+    """A run whose training images are without or with the validation part."""
+
+    @property
+    def images(self) -> int:
+        """Their number."""
+        ...
+
+
 AnyRun = TypeVar("AnyRun", bound=RunLike)
+AnyRunOnImages = TypeVar("AnyRunOnImages", bound=RunOnImages)
 Epoch = TypeVar("Epoch", bound="DataclassInstance")
 Result = TypeVar("Result", bound="DataclassInstance")
 OnStep = Callable[[Mapping[str, Tensor]], object]
@@ -48,8 +53,7 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
 
     Args:
         folder: with results.csv, metrics.csv, checkpoint.pt and models/.
-        images: the data, on the device to compute on.
-        settings: of every run, with ``epochs`` and ``batch``.
+        settings: of every run.
 
     Raises:
         ValueError: a table in the folder has other columns.
@@ -60,11 +64,9 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
     result_type: type[Result]
     #: Columns of metrics.csv that the progress bar shows, by what it calls them.
     progress: ClassVar[Mapping[str, str]]
-    #: Columns of metrics.csv that mean nothing where the validation part was trained on.
-    validated: ClassVar[Sequence[str]]
 
-    def __init__(self, folder: Path, images: ImageData, settings: Any) -> None:
-        self.folder, self.images, self.settings = folder, images, settings
+    def __init__(self, folder: Path, settings: Any) -> None:
+        self.folder, self.settings = folder, settings
         self.results = Table(folder / "results.csv", self.result_type)
         self.metrics = Table(folder / "metrics.csv", self.epoch_type)
         self.checkpoint = folder / "checkpoint.pt"
@@ -83,70 +85,60 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
             of_method.setdefault(getattr(row, setting), []).append(getattr(row, column))
         return values
 
-    def latest(self) -> list[AnyRun]:
-        """Of each method the runs with the settings that were trained last, before a choice."""
-        begun: Any = dict.fromkeys(map(self.run_of, self.metrics.rows))
-        grid = [run for run in begun if not self.is_final(run)]
-        last = {run.method: run._replace(seed=0) for run in grid}
-        return [run for run in grid if run._replace(seed=0) == last[run.method]]
-
     def run_missing(self, runs: Iterable[AnyRun], epochs: Mapping[str, int]) -> None:
-        """Train every run that has no result yet, or that of another number of epochs.
+        """Train every run that has no result yet; one that diverges has a result as well.
 
         Args:
             runs: all that there shall be.
             epochs: of each method.
         """
-        wanted = set(runs := list(runs))
-        rows: list[Any] = self.results.rows
-        stale = [r for r in rows if self.run_of(r) in wanted and r.epochs != epochs[r.method]]
-        if stale:
-            self.results.replace(row for row in list(rows) if row not in stale)
         finished = set(map(self.run_of, self.results.rows))
         missing = [run for run in runs if run not in finished]
         if not missing:
             return
         # A run writes its result last: figures without one are in its checkpoint, or void.
         self.metrics.replace(row for row in self.metrics.rows if self.run_of(row) in finished)
-        steps = (epochs[run.method] * (run.images // self.settings.batch) for run in missing)
-        with Progress(sum(steps)) as bar:
+        steps = sum(self.steps_of(run, epochs[run.method]) for run in missing)
+        with Progress(steps) as bar:
             for run in missing:
                 bar.begin(self.name_of(run))
                 self._run(run, epochs[run.method], bar)
 
     def _run(self, run: AnyRun, epochs: int, bar: Progress) -> None:
-        images, final = self.images, self.is_final(run)
-        if final:
-            images = replace(images, train=images.all_training())
-
         def on_epoch(epoch: Epoch) -> None:
-            if final:
-                epoch = replace(epoch, **dict.fromkeys(self.validated, math.nan))
+            epoch = self.told(run, epoch)
             self.metrics.append([epoch])
             bar.show(**{name: getattr(epoch, column) for name, column in self.progress.items()})
 
-        settings = replace(self.settings, epochs=epochs)
-        self.results.append(self.train(run, images, settings, on_epoch, bar.step))
+        try:
+            results = self.train(run, epochs, on_epoch, bar.step)
+        except DivergedError as reason:
+            results = self.diverged(run, epochs)
+            bar.tell(f"{self.name_of(run)} diverged, and counts as never right: {reason}")
+        self.results.append(results)
         self.checkpoint.unlink(missing_ok=True)
 
     @abstractmethod
     def train(
-        self,
-        run: AnyRun,
-        images: ImageData,
-        settings: Any,
-        on_epoch: Callable[[Epoch], object],
-        on_step: OnStep,
+        self, run: AnyRun, epochs: int, on_epoch: Callable[[Epoch], object], on_step: OnStep
     ) -> list[Result]:
         """Train and save a run, from the checkpoint on; gives the rows of its results."""
 
     @abstractmethod
+    def diverged(self, run: AnyRun, epochs: int) -> list[Result]:
+        """The results of a run that diverged: the worst there are, so that no choice takes it."""
+
+    @abstractmethod
+    def steps_of(self, run: AnyRun, epochs: int) -> int:
+        """The number of its steps in so many epochs."""
+
+    def told(self, run: AnyRun, epoch: Epoch) -> Epoch:
+        """What is written of an epoch."""
+        return epoch
+
+    @abstractmethod
     def name_of(self, run: AnyRun) -> str:
         """What the progress bar calls it."""
-
-    def is_final(self, run: AnyRun) -> bool:
-        """Whether it is trained on the validation part too, which then tells nothing about it."""
-        return run.images != len(self.images.train)
 
     def save(self, run: AnyRun, **weights: object) -> None:
         """Write the weights of a run to models/."""
@@ -179,3 +171,56 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
 
     def _path(self, run: AnyRun) -> Path:
         return self.folder / "models" / f"{run.stem}.pt"
+
+
+class ComparisonOnImages(Comparison[AnyRunOnImages, Epoch, Result]):
+    """Runs that choose a setting, and are then trained on the validation part too.
+
+    Args:
+        folder: see `Comparison`.
+        images: the data, on the device to compute on.
+        settings: of every run, with ``epochs`` and ``batch``.
+    """
+
+    #: Columns of metrics.csv that mean nothing where the validation part was trained on.
+    validated: ClassVar[Sequence[str]]
+
+    def __init__(self, folder: Path, images: ImageData, settings: Any) -> None:
+        super().__init__(folder, settings)
+        self.images = images
+
+    def latest(self) -> list[AnyRunOnImages]:
+        """Of each method the runs with the settings that were trained last, before a choice."""
+        begun: Any = dict.fromkeys(map(self.run_of, self.metrics.rows))
+        grid = [run for run in begun if not self.is_final(run)]
+        last = {run.method: run._replace(seed=0) for run in grid}
+        return [run for run in grid if run._replace(seed=0) == last[run.method]]
+
+    def run_missing(self, runs: Iterable[AnyRunOnImages], epochs: Mapping[str, int]) -> None:
+        """Train every run that has no result yet, or that of another number of epochs."""
+        wanted = set(runs := list(runs))
+        rows: list[Any] = self.results.rows
+        stale = [r for r in rows if self.run_of(r) in wanted and r.epochs != epochs[r.method]]
+        if stale:
+            self.results.replace(row for row in list(rows) if row not in stale)
+        super().run_missing(runs, epochs)
+
+    def steps_of(self, run: AnyRunOnImages, epochs: int) -> int:
+        """The number of its steps in so many epochs."""
+        return epochs * int(run.images // self.settings.batch)
+
+    def is_final(self, run: AnyRunOnImages) -> bool:
+        """Whether it is trained on the validation part too, which then tells nothing about it."""
+        return run.images != len(self.images.train)
+
+    def images_of(self, run: AnyRunOnImages) -> ImageData:
+        """The data, with what this run is trained on."""
+        if self.is_final(run):
+            return replace(self.images, train=self.images.all_training())
+        return self.images
+
+    def told(self, run: AnyRunOnImages, epoch: Epoch) -> Epoch:
+        """What is written of an epoch."""
+        if self.is_final(run):
+            epoch = replace(epoch, **dict.fromkeys(self.validated, math.nan))
+        return epoch

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.bottleneck_methods import ESTIMATORS
-from mige_ext.experiments.comparison import Comparison, OnStep
-from mige_ext.experiments.data import ImageData, Split
+from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
+from mige_ext.experiments.data import Split
 from mige_ext.experiments.infomax_encoders import (
     NORMALISATIONS,
+    Features,
     Pixels,
     PrincipalComponents,
     frozen,
@@ -53,7 +54,7 @@ QUICK_METHODS = ("random", "pca", "infonce", "mige", "entropy")
 QUICK: dict[str, Any] = {"data": "digits", "epochs": 10, "width": 16, "hidden": 128, "latent": 16}
 
 
-class Encoders(Comparison[Run, Epoch, Result]):
+class Encoders(ComparisonOnImages[Run, Epoch, Result]):
     """Runs of InfoMax: trained, probed, chosen, tested."""
 
     run_type, epoch_type, result_type = Run, Epoch, Result
@@ -65,18 +66,14 @@ class Encoders(Comparison[Run, Epoch, Result]):
         return f"{METHODS[run.method].label} rate {run.learning_rate:g} seed {run.seed}"
 
     def train(
-        self,
-        run: Run,
-        images: ImageData,
-        settings: Settings,
-        on_epoch: Callable[[Epoch], object],
-        on_step: OnStep,
+        self, run: Run, epochs: int, on_epoch: Callable[[Epoch], object], on_step: OnStep
     ) -> list[Result]:
         """Train an encoder and its probes, and save them; a result for each probe."""
-        epochs: list[Epoch] = []
+        images, settings = self.images_of(run), replace(self.settings, epochs=epochs)
+        rows: list[Epoch] = []
         encoder: nn.Module
         if (fixed := self.fixed(run)) is None:
-            trainer, epochs = train(
+            trainer, rows = train(
                 images,
                 run,
                 settings,
@@ -107,15 +104,23 @@ class Encoders(Comparison[Run, Epoch, Result]):
         return [
             Result(
                 *run,
-                len(epochs),
+                epochs,
                 layer,
                 val_accuracy=accuracy,
                 accuracy=math.nan,
-                rank=epochs[-1].rank if epochs else math.nan,
+                rank=rows[-1].rank if rows else math.nan,
                 overhead=overhead,
-                seconds=sum(epoch.seconds for epoch in epochs),
+                seconds=sum(row.seconds for row in rows),
             )
             for layer, accuracy in accuracies.items()
+        ]
+
+    def diverged(self, run: Run, epochs: int) -> list[Result]:
+        """No label right, in any layer."""
+        nan = math.nan
+        return [
+            Result(*run, epochs, layer, 0.0, 0.0, rank=nan, overhead=nan, seconds=nan)
+            for layer in Features._fields
         ]
 
     def fixed(self, run: Run) -> Pixels | PrincipalComponents | None:
@@ -163,10 +168,7 @@ class Encoders(Comparison[Run, Epoch, Result]):
 
 
 def _best(accuracies: Mapping[float, Sequence[float]]) -> float:
-    """The learning rate with the highest mean; of equal ones, the lowest.
-
-    A run that diverged knows one label in each layer, and is no exception.
-    """
+    """The learning rate with the highest mean; of equal ones, the lowest."""
     return max(accuracies, key=lambda rate: (sum(accuracies[rate]) / len(accuracies[rate]), -rate))
 
 

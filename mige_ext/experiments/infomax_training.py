@@ -23,7 +23,15 @@ from mige_ext.experiments.infomax_encoders import (
 )
 from mige_ext.experiments.infomax_methods import METHODS, Problem
 from mige_ext.experiments.infomax_probes import effective_rank, linear_accuracy
-from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, overhead, seeded
+from mige_ext.experiments.training import (
+    Checkpoint,
+    RandomState,
+    Stateful,
+    fit,
+    overhead,
+    seeded,
+    shuffled,
+)
 from mige_ext.score import ScoreEstimator
 
 LINEAR_IMAGES = 10_000  # that the linear read-out after each epoch learns from, at most
@@ -228,9 +236,14 @@ def train(
 
     Returns:
         The encoder in its trainer after the last epoch, and the figures of all epochs.
+
+    Raises:
+        DivergedError: see `fit`.
     """
     device, epochs = images.train.images.device, list[Epoch]()
     with seeded(run.seed, device):
+        # Batches have a stream of their own: methods draw different amounts of noise.
+        random = RandomState(device, run.seed)
         trainer = Trainer(images, run, settings)
 
         def close(epoch: int, means: dict[str, float], seconds: float) -> Epoch:
@@ -246,10 +259,9 @@ def train(
         for row in fit(
             trainer.step,
             close,
-            images=len(images.train),
-            batch=settings.batch,
+            batches=shuffled(len(images.train), settings.batch, random),
             epochs=settings.epochs,
-            random=RandomState(device, run.seed),
+            random=random,
             parts=trainer.parts(),
             checkpoint=Checkpoint(
                 checkpoint,

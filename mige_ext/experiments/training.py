@@ -4,8 +4,10 @@ After each epoch everything with a state lies in one file: network, optimiser, s
 numbers, and the figures so far. `fit` continues from there to the same numbers, bit for bit.
 """
 
+import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Row = TypeVar("Row", bound="DataclassInstance")
+
+
+class DivergedError(ArithmeticError):
+    """A run came to numbers that are not finite; says in which epoch, and which."""
 
 
 class Stateful(Protocol):
@@ -94,12 +100,24 @@ class Checkpoint(Generic[Row]):
         return [self.row_type(**row) for row in state["rows"]]
 
 
+def shuffled(images: int, batch: int, random: RandomState) -> Callable[[], Iterable[Tensor]]:
+    """The batches of an epoch: the numbers of all images in a new order, (batch) each.
+
+    An incomplete last batch is dropped.
+    """
+
+    def batches() -> Iterable[Tensor]:
+        order = torch.randperm(images, generator=random.order)[: images // batch * batch]
+        return order.to(random.device).split(batch)
+
+    return batches
+
+
 def fit(
     step: Callable[[Tensor], Mapping[str, Tensor]],
     close: Callable[[int, dict[str, float], float], Row],
     *,
-    images: int,
-    batch: int,
+    batches: Callable[[], Iterable[Tensor]],
     epochs: int,
     random: RandomState,
     parts: Mapping[str, Stateful],
@@ -109,11 +127,11 @@ def fit(
     """Train epoch by epoch, from the checkpoint on where there is one.
 
     Args:
-        step: one step on the images of these numbers, (batch); gives scalars such as the loss.
+        step: one step on a batch; gives scalars such as the loss.
         close: closes an epoch: its number from 1, the means of the scalars over it, its seconds;
             gives its figures.
-        images: their number; an incomplete last batch of an epoch is dropped.
-        batch: images in a step.
+        batches: those of the next epoch, such as `shuffled`; asked for one after another, while
+            steps are made.
         epochs: their number.
         random: the random numbers.
         parts: everything else that has a state.
@@ -122,26 +140,47 @@ def fit(
 
     Yields:
         The figures of each epoch, once they are safe; those of the checkpoint first.
+
+    Raises:
+        DivergedError: a scalar is not finite at the end of an epoch, or a score, a covariance or
+            the like is asked of numbers that are not. Epochs before it have been yielded.
     """
     parts = {**parts, "random": random}
     rows = checkpoint.restore(parts)
     yield from rows
     if not rows:
         checkpoint.save(parts, rows)
-    steps = images // batch
     for epoch in range(len(rows) + 1, epochs + 1):
-        started, totals = time.perf_counter(), dict[str, Tensor]()
-        order = torch.randperm(images, generator=random.order)[: steps * batch]
-        for numbers in order.to(random.device).split(batch):
-            scalars = {name: value.detach() for name, value in step(numbers).items()}
-            for name, value in scalars.items():  # kept on the device: nothing waits for it
-                totals[name] = totals.get(name, 0) + value.double()
-            if on_step is not None:
-                on_step(scalars)
-        means = {name: total.item() / steps for name, total in totals.items()}
-        rows.append(close(epoch, means, time.perf_counter() - started))
+        started, totals, steps = time.perf_counter(), dict[str, Tensor](), 0
+        with _told_as_divergence(epoch):
+            for batch in batches():
+                scalars = {name: value.detach() for name, value in step(batch).items()}
+                for name, value in scalars.items():  # kept on the device: nothing waits for it
+                    totals[name] = totals.get(name, 0) + value.double()
+                steps += 1
+                if on_step is not None:
+                    on_step(scalars)
+            means = {name: total.item() / steps for name, total in totals.items()}
+            for name, mean in means.items():
+                if not math.isfinite(mean):
+                    raise ValueError(f"{name} must be finite, got {mean}")
+            rows.append(close(epoch, means, time.perf_counter() - started))
         checkpoint.save(parts, rows)
         yield rows[-1]
+
+
+@contextmanager
+def _told_as_divergence(epoch: int) -> Iterator[None]:
+    """Errors about numbers that are not finite, as a `DivergedError`.
+
+    mige_ext, torch.linalg and scikit-learn raise errors of different types; all say "finite".
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if "finite" not in str(error):
+            raise
+        raise DivergedError(f"epoch {epoch}: {error}") from error
 
 
 @contextmanager
@@ -180,6 +219,10 @@ class Progress:
         """A run begins."""
         self.figures = {}
         self.bar.set_description(name)
+
+    def tell(self, message: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(message, file=sys.stderr)
 
     def __enter__(self) -> "Progress":
         """The bar itself."""
