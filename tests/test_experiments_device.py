@@ -78,11 +78,11 @@ def test_steps_under_every_nuisance(nuisance: str, digits: ImageData) -> None:
 
 
 def steps_of_removal(problem: Problem, method: str) -> None:
-    settings = removal_training.Settings(data="digits", steps=2, hidden=32, latent=4, batch=32)
-    losses: list[Any] = []
+    settings = removal_training.Settings(data="digits", hidden=32, latent=4, batch=32)
     run = removal_training.Run(method, 0.1, 0)
-    removal_training.train(problem, run, settings, losses.append)
-    assert [scalars["cross_entropy"].device for scalars in losses] == [META, META]
+    trainer = removal_training.Trainer(problem, run, settings, torch.Generator())
+    for _, rows in zip(range(2), trainer.batches(), strict=False):
+        assert trainer.step(rows)["cross_entropy"].device == META
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,15 @@ import typer
 from torch import Tensor
 from typer.testing import CliRunner
 
-from mige_ext.experiments import data
+from mige_ext.experiments import data, removal_training
 from mige_ext.experiments import removal as command
 from mige_ext.experiments.attacker import Codes, attack
 from mige_ext.experiments.nuisances import BINS, NUISANCES, Batch, Images, Structural, bins_of
-from mige_ext.experiments.removal import choose_beta, removal
+from mige_ext.experiments.removal import choose_beta, longer, removal
 from mige_ext.experiments.removal_methods import METHODS, Club
 from mige_ext.experiments.removal_report import Result
-from mige_ext.experiments.removal_training import Run, Settings, encode, train
+from mige_ext.experiments.removal_training import Epoch, Run, Settings, encode, train
+from mige_ext.experiments.runs import Table
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 PENALISED = [name for name in METHODS if name != "none"]
@@ -265,17 +266,19 @@ def invoke(out: Path, *more: str) -> Any:
     return CliRunner().invoke(app, [*OPTIONS, "--out", str(out), *more])
 
 
-def read(out: Path) -> list[dict[str, str]]:
+def read(out: Path, timed: bool = True) -> list[dict[str, str]]:
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        assert float(row.pop("ms_per_step")) > 0
+        milliseconds = row.pop("ms_per_step")
+        assert not timed or float(milliseconds) > 0
     return rows
 
 
 def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(removal_training, "EPOCH", 3)
     whole = invoke(tmp_path / "whole")
     assert whole.exit_code == 0, whole.output
     rows = read(tmp_path / "whole")
@@ -290,22 +293,86 @@ def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
 
     calls = 0
 
-    def stop_in_the_third(*arguments: Any) -> Any:
+    def stop_in_the_third(*arguments: Any, on_step: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return train(*arguments)
+        seen: list[Any] = []
+
+        def step(scalars: Any) -> None:
+            on_step(scalars)
+            seen.append(scalars)
+            if calls == 3 and len(seen) == 8:  # in its third epoch
+                raise KeyboardInterrupt
+
+        return train(*arguments, on_step=step, **options)
 
     monkeypatch.setattr(command, "train", stop_in_the_third)
     stopped = invoke(tmp_path / "parts")
     assert stopped.exit_code == 130
     assert len(read(tmp_path / "parts")) == 2
+    assert len(Table(tmp_path / "parts" / "metrics.csv", Epoch).rows) == 4 + 4 + 2
+    assert len(list((tmp_path / "parts" / "models").iterdir())) == 3  # the stopped one, too
     assert (tmp_path / "parts" / "removal.png").exists()
-    monkeypatch.undo()
+    monkeypatch.setattr(command, "train", train)
     resumed = invoke(tmp_path / "parts", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert read(tmp_path / "parts") == rows
+    epochs = [Table(tmp_path / name / "metrics.csv", Epoch).rows for name in ("whole", "parts")]
+    assert epochs[0] == epochs[1]
+    assert [row.epoch for row in epochs[0][:4]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("method", ["mige", "adversary-classifier", "mine"])
+def test_a_stopped_run_continues_to_the_same_bits(
+    method: str, digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal_training, "EPOCH", 3)
+    run, path = Run(method, METHODS[method].strengths[0], 3), tmp_path / "checkpoint.pt"
+    model, epochs = train(digits, run, SMALL)
+    seen: list[Any] = []
+
+    def stop(scalars: Any) -> None:
+        seen.append(scalars)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(digits, run, SMALL, checkpoint=path, on_step=stop)
+    continued, same = train(digits, run, SMALL, checkpoint=path, on_step=seen.append)
+    assert same == epochs and len(seen) == 8 + 6
+    for name, value in model.state_dict().items():
+        assert torch.equal(continued.state_dict()[name], value)
+
+
+def test_a_grid_grows_beyond_the_end_that_was_chosen() -> None:
+    assert longer([0.1, 0.3, 1.0], 1.0) == [0.1, 0.3, 1.0, 3.33]
+    assert longer([0.1, 0.2, 0.4], 0.1) == [0.05, 0.1, 0.2, 0.4]
+    assert longer([0.1, 0.2, 0.4], 0.2) == [0.1, 0.2, 0.4]
+    assert longer([0.0], 0.0) == [0.0] and longer([0.1], 0.1) == [0.1]
+
+
+def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--seeds", "1", "--extend", "2")
+    assert result.exit_code == 0, result.output
+    rows = read(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["extend"] == 2 and config["betas"]["mine"] == [0.05, 0.1]
+    for method in ("mige", "mine"):
+        of_method = [row for row in rows if row["method"] == method]
+        betas = sorted(float(row["beta"]) for row in of_method)
+        (chosen,) = (float(row["beta"]) for row in of_method if row["accuracy"])
+        assert betas[0] in (0.0125, 0.025, 0.05) and betas[-1] in (0.1, 0.2, 0.4)
+        assert len(betas) == 4 or chosen not in (betas[0], betas[-1])
+
+
+def test_a_run_that_diverges_is_never_chosen(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--seeds", "1", "--beta", "1e42")
+    assert result.exit_code == 0, result.output
+    assert "MINE β=1e+42 seed 0 diverged, and counts as never right: epoch 1" in result.output
+    failed = [row for row in read(tmp_path, timed=False) if row["beta"] == "1e+42"]
+    assert [(row["val_accuracy"], row["val_leak_nats"], row["accuracy"]) for row in failed] == [
+        ("0.0", "", "0.0")
+    ] * 2
 
 
 @pytest.mark.parametrize(

@@ -6,85 +6,101 @@ What is left is measured by attackers that learn on the frozen z (`attacker`).
 
 β is chosen on the validation part: of those with at most half a point less accuracy than without
 removal, the one that leaks least; where there is none, the most accurate. All methods have grids of
-the same size. The test part is read at the end, for the chosen β alone, with all seeds.
+the same size; with ``--extend`` a grid whose end was chosen grows there, by one rule for all. The
+test part is read at the end, for the chosen β alone, with all seeds.
 
 For an encoder of your own, the recipe is in `mige_ext.information`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 import typer
 
 from mige_ext.experiments import data, plots
+from mige_ext.experiments.attacker import Leak
+from mige_ext.experiments.comparison import Comparison, OnStep
 from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
 from mige_ext.experiments.removal_methods import METHODS
 from mige_ext.experiments.removal_report import Result, draw, format_table
-from mige_ext.experiments.removal_training import Model, Run, Settings, measure, train
-from mige_ext.experiments.runs import Table, atomic, cpu_threads, device_of, open_folder, run_of
-from mige_ext.experiments.training import Progress
+from mige_ext.experiments.removal_training import Epoch, Model, Run, Settings, measure, train
+from mige_ext.experiments.runs import cpu_threads, device_of, open_folder
 
 #: Accuracy that removal may cost.
 MARGIN = 0.005
 QUICK_METHODS = ("none", "mige", "hsic-whitened", "adversary-classifier")
 
 
-class Removals:
-    """The runs of a folder: trained, attacked, chosen, tested.
+class Removals(Comparison[Run, Epoch, Result]):
+    """Runs of information removal: trained, attacked, chosen, tested.
 
     Args:
-        folder: with results.csv and models/.
+        folder: see `Comparison`.
         problem: what to train on.
         settings: of every run.
-
-    Raises:
-        ValueError: results.csv has other columns.
     """
 
-    def __init__(self, folder: Path, problem: Problem, settings: Settings) -> None:
-        self.folder, self.problem, self.settings = folder, problem, settings
-        self.results = Table(folder / "results.csv", Result)
+    run_type, epoch_type, result_type = Run, Epoch, Result
+    progress: ClassVar = {"accuracy": "accuracy"}
 
-    def run_missing(self, grid: Sequence[Run]) -> None:
-        """Train and attack every run of the grid that has no result yet."""
-        finished = {run_of(row, Run) for row in self.results.rows}
-        missing = [run for run in grid if run not in finished]
-        if not missing:
-            return
-        with Progress(len(missing) * self.settings.steps) as bar:
-            for run in missing:
-                bar.begin(f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}")
-                model, milliseconds = train(self.problem, run, self.settings, bar.step)
-                self._path(run).parent.mkdir(exist_ok=True)
-                with atomic(self._path(run)) as draft:
-                    torch.save(model.state_dict(), draft)
-                accuracy, leak = self._measure(model, "validation", run)
-                nan = float("nan")
-                self.results.append(
-                    [
-                        Result(
-                            self.settings.data,
-                            self.settings.nuisance,
-                            *run,
-                            val_accuracy=accuracy,
-                            val_leak_nats=leak.nats,
-                            val_leak_r2=leak.r2,
-                            accuracy=nan,
-                            leak_nats=nan,
-                            leak_r2=nan,
-                            attacker=leak.attacker,
-                            ms_per_step=milliseconds,
-                        )
-                    ]
-                )
+    def __init__(self, folder: Path, problem: Problem, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        self.problem = problem
+
+    def name_of(self, run: Run) -> str:
+        """What the progress bar calls it."""
+        return f"{METHODS[run.method].label} β={run.beta:g} seed {run.seed}"
+
+    def steps_of(self, run: Run, epochs: int) -> int:
+        """The number of its steps, which is a setting."""
+        steps: int = self.settings.steps
+        return steps
+
+    def train(
+        self, run: Run, epochs: int, on_epoch: Callable[[Epoch], object], on_step: OnStep
+    ) -> list[Result]:
+        """Train, save and attack an encoder."""
+        model, rows = train(
+            self.problem,
+            run,
+            self.settings,
+            checkpoint=self.checkpoint,
+            on_epoch=on_epoch,
+            on_step=on_step,
+        )
+        self.save(run, model=model.state_dict())
+        accuracy, leak = self._measure(model, "validation", run)
+        seconds = sum(row.seconds for row in rows)
+        return [self._result(run, accuracy, leak, 1000 * seconds / self.settings.steps)]
+
+    def diverged(self, run: Run, epochs: int) -> list[Result]:
+        """No label right."""
+        nan = math.nan
+        row = self._result(run, 0.0, Leak(nan, nan, "–"), nan)
+        return [replace(row, accuracy=0.0)]
+
+    def _result(self, run: Run, accuracy: float, leak: Leak, milliseconds: float) -> Result:
+        return Result(
+            self.settings.data,
+            self.settings.nuisance,
+            *run,
+            val_accuracy=accuracy,
+            val_leak_nats=leak.nats,
+            val_leak_r2=leak.r2,
+            accuracy=math.nan,
+            leak_nats=math.nan,
+            leak_r2=math.nan,
+            attacker=leak.attacker,
+            ms_per_step=milliseconds,
+        )
 
     def choose_betas(self, grid: Sequence[Run]) -> dict[str, float]:
         """β of each method, by the validation figures of the runs of the grid."""
-        rows = [row for row in self.results.rows if run_of(row, Run) in grid]
+        rows = self.results_of(grid)
         return {
             method: choose_beta(rows, method)
             for method in dict.fromkeys(run.method for run in grid)
@@ -94,12 +110,11 @@ class Removals:
         """Put the test figures of these runs into the results, where they are not there yet."""
 
         def tested(row: Result) -> Result:
-            run = run_of(row, Run)
-            if run not in chosen or row.accuracy == row.accuracy:
+            run = self.run_of(row)
+            if run not in chosen or not math.isnan(row.accuracy):
                 return row
             model = Model(self.problem, self.settings).to(self.problem.device)
-            weights = torch.load(self._path(run), weights_only=True, map_location="cpu")
-            model.load_state_dict(weights)
+            model.load_state_dict(self.load(run)["model"])
             accuracy, leak = self._measure(model.eval(), "test", run)
             return replace(
                 row,
@@ -114,17 +129,14 @@ class Removals:
             if new is not row:
                 rows = self.results.rows
                 self.results.replace([*rows[:i], new, *rows[i + 1 :]])
-        return [row for row in self.results.rows if run_of(row, Run) in chosen]
+        return self.results_of(chosen)
 
     def save_figure(self, chosen: Sequence[Run]) -> tuple[Path, Path]:
         """Draw what there is."""
         return plots.save(draw(self.results.rows, chosen, MARGIN), self.folder / "removal")
 
-    def _measure(self, model: Model, part: str, run: Run) -> Any:
+    def _measure(self, model: Model, part: str, run: Run) -> tuple[float, Leak]:
         return measure(model, self.problem, part, self.settings, run.seed)
-
-    def _path(self, run: Run) -> Path:
-        return self.folder / "models" / f"{run.method}-{run.beta:g}-{run.seed}.pt"
 
 
 def choose_beta(rows: Sequence[Result], method: str) -> float:
@@ -142,6 +154,21 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
         return False, float(np.mean([row.val_leak_nats for row in of])), -beta
 
     return min({row.beta for row in rows if row.method == method}, key=figures)
+
+
+def longer(strengths: Sequence[float], chosen: float) -> list[float]:
+    """A grid of β, with another value beyond the end where that was chosen, at the same ratio.
+
+    A grid of one value has no ratio and stays.
+    """
+    betas = sorted(strengths)
+    if len(betas) < 2 or not betas[0]:
+        return betas
+    if chosen == betas[-1]:
+        return [*betas, float(f"{betas[-1] * (betas[-1] / betas[-2]):.3g}")]
+    if chosen == betas[0]:
+        return [float(f"{betas[0] * (betas[0] / betas[1]):.3g}"), *betas]
+    return betas
 
 
 # The command
@@ -167,6 +194,9 @@ def removal(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Of the chosen β (3; quick 1).")] = None,
     grid_seeds: Annotated[int, typer.Option(min=1, help="Of every β.")] = 1,
+    extend: Annotated[
+        int, typer.Option(min=0, help="Times that a grid grows beyond the end that was chosen.")
+    ] = 0,
     steps: Annotated[
         int | None, typer.Option(min=1, help=f"Of training ({Settings.steps}; quick 300).")
     ] = None,
@@ -205,12 +235,7 @@ def removal(
             codes=codes or (5000 if quick else Settings.codes),
             test_codes=test_codes or (5000 if quick else Settings.test_codes),
         )
-        grid = [
-            Run(name, strength, seed)
-            for seed in range(min(grid_seeds, seeds))
-            for name in methods
-            for strength in _betas(name, beta, quick)
-        ]
+        betas = {name: _betas(name, beta, quick) for name in methods}
         where = device_of(device)
         problem: Problem = (
             Structural(where)
@@ -219,8 +244,10 @@ def removal(
         )
         about = {
             "methods": methods,
-            "grid": [list(run) for run in grid],
+            "betas": betas,
             "seeds": seeds,
+            "grid_seeds": grid_seeds,
+            "extend": extend,
             "threads": threads,
             "device": str(where),
         }
@@ -232,12 +259,22 @@ def removal(
         typer.echo("The small version: fewer methods, steps, seeds and values of β.")
     with cpu_threads(threads):
         try:
-            runs.run_missing(grid)
-            beta_of = runs.choose_betas(grid)
+            epochs = dict.fromkeys(methods, settings.epochs)
+            for _ in range(extend + 1):
+                grid = [
+                    Run(name, strength, seed)
+                    for seed in range(min(grid_seeds, seeds))
+                    for name in methods
+                    for strength in betas[name]
+                ]
+                runs.run_missing(grid, epochs)
+                beta_of = runs.choose_betas(grid)
+                betas = {name: longer(betas[name], beta_of[name]) for name in methods}
             chosen = [Run(name, beta_of[name], seed) for seed in range(seeds) for name in methods]
-            runs.run_missing(chosen)
+            runs.run_missing(chosen, epochs)
             tested = runs.read_test(chosen)
         except KeyboardInterrupt:
+            runs.save_unfinished("model")
             runs.save_figure([])
             typer.echo(
                 f"Stopped. {out} holds all finished runs, and their figure; --resume continues.",

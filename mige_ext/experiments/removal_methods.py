@@ -119,6 +119,14 @@ class Learned(nn.Module):
             self.adam.step()
         return self.penalty(z, batch)
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` would miss: the optimiser."""
+        return {"adam": self.adam.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        self.adam.load_state_dict(state["adam"])
+
     @classmethod
     def perceptron(cls, inputs: int, outputs: int) -> nn.Module:
         """Two hidden layers."""
@@ -194,6 +202,16 @@ class Mine(Learned):
         joint, *marginal = self.network(s, z.expand(len(s), *z.shape))
         value, self.average = mine(joint, torch.cat(marginal), self.average)
         return -value
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimiser and the moving average."""
+        return {**super().get_extra_state(), "average": self.average}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        super().set_extra_state(state)
+        average = state["average"]
+        self.average = None if average is None else average.to(next(self.parameters()).device)
 
 
 # The methods

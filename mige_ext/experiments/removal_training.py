@@ -1,9 +1,9 @@
 """Training an encoder to tell the label and not the nuisance, and measuring both."""
 
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,10 @@ from torch.nn import functional as F
 from mige_ext.experiments.attacker import Codes, Leak, attack
 from mige_ext.experiments.nuisances import Problem
 from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.training import seeded
+from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, seeded
+
+EPOCH = 100  # steps after which a run is kept and measured
+EPOCH_ROWS = 2000  # of the validation part, that it is measured on
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Settings:
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise must be at least 0, got {self.noise}")
 
+    @property
+    def epochs(self) -> int:
+        """Of `EPOCH` steps; the last may have fewer."""
+        return math.ceil(self.steps / EPOCH)
+
 
 class Run(NamedTuple):
     """Which training."""
@@ -66,6 +74,34 @@ class Run(NamedTuple):
     method: str
     beta: float
     seed: int
+
+    @property
+    def stem(self) -> str:
+        """Of the names of its files."""
+        return f"{self.method}-{self.beta:g}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row of metrics.csv; the first three say which `Run` it is.
+
+    Attributes:
+        method: name in `METHODS`.
+        beta: β; 0 without a penalty.
+        seed: of weights, batches and noise.
+        epoch: of `EPOCH` steps, from 1.
+        cross_entropy: of the label, mean over the epoch.
+        accuracy: on some of the validation part.
+        seconds: of training, without the measurement.
+    """
+
+    method: str
+    beta: float
+    seed: int
+    epoch: int
+    cross_entropy: float
+    accuracy: float
+    seconds: float = field(compare=False)
 
 
 class Model(nn.Module):
@@ -85,51 +121,119 @@ class Model(nn.Module):
         self.head = nn.Sequential(nn.Linear(latent, 64), nn.ReLU(), nn.Linear(64, problem.classes))
 
 
-OnStep = Callable[[Mapping[str, Tensor]], object]
-
-
-def train(
-    problem: Problem, run: Run, settings: Settings, on_step: OnStep = lambda scalars: None
-) -> tuple[Model, float]:
-    """Minimise the cross-entropy of the label plus β times the penalty.
+class Trainer:
+    """Everything that a run changes: model, penalty, optimiser, schedule.
 
     Args:
         problem: what to train on.
         run: which training.
         settings: of all runs.
-        on_step: called after each step, with its scalars.
+        generator: of batches and nuisances, which are then the same for all methods.
+    """
+
+    def __init__(
+        self, problem: Problem, run: Run, settings: Settings, generator: torch.Generator
+    ) -> None:
+        self.problem, self.beta, self.settings = problem, run.beta, settings
+        self.generator, method = generator, METHODS[run.method]
+        self.model = Model(problem, settings).to(problem.device)  # all start from the same weights
+        self.penalty = method.penalty(problem, settings.latent) if method.penalty else None
+        if isinstance(self.penalty, nn.Module):
+            self.penalty.to(problem.device)
+        self.adam = torch.optim.Adam(self.model.parameters(), settings.learning_rate, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.adam, lambda done: 1 - (done + 1) / (settings.steps + 1)
+        )
+
+    def batches(self) -> Iterable[Tensor]:
+        """The rows of the steps that are left of an epoch, (batch) each."""
+        left = self.settings.steps - self.schedule.last_epoch
+        for _ in range(min(left, EPOCH)):
+            yield torch.randint(
+                self.problem.count("train"), (self.settings.batch,), generator=self.generator
+            )
+
+    def step(self, rows: Tensor) -> dict[str, Tensor]:
+        """One step: down the cross-entropy of the label plus β times the penalty."""
+        batch = self.problem.draw("train", rows, self.generator)
+        z = self.model.encoder(batch.x)
+        loss = cross_entropy = F.cross_entropy(self.model.head(z), batch.label)
+        noise = torch.randn(batch.s.shape, generator=self.generator).to(self.problem.device)
+        if self.penalty is not None:
+            noisy = batch._replace(s=batch.s + self.settings.noise * noise)
+            ramp = min((self.schedule.last_epoch + 1) / self.settings.ramp, 1)
+            loss = loss + self.beta * ramp * self.penalty(z, noisy)
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        self.schedule.step()
+        return {"cross_entropy": cross_entropy.detach()}
+
+    def parts(self) -> dict[str, Stateful]:
+        """All that has a state."""
+        parts: dict[str, Stateful] = {
+            "model": self.model,
+            "optimiser": self.adam,
+            "schedule": self.schedule,
+        }
+        if isinstance(self.penalty, nn.Module):
+            parts["penalty"] = self.penalty
+        return parts
+
+
+def train(
+    problem: Problem,
+    run: Run,
+    settings: Settings,
+    *,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], object] = lambda _: None,
+    on_step: Callable[[Mapping[str, Tensor]], object] | None = None,
+) -> tuple[Model, list[Epoch]]:
+    """Train an encoder and its head, from the checkpoint on where it holds this run.
+
+    Args:
+        problem: what to train on.
+        run: which training; the global random state stays as it was.
+        settings: of all runs.
+        checkpoint: file that the run is kept in after each epoch.
+        on_epoch: called with the figures of each epoch, those of the checkpoint first.
+        on_step: called after each step with its cross-entropy.
 
     Returns:
-        The model, for evaluation, and the milliseconds of a step.
+        The model, for evaluation, and the figures of all epochs.
+
+    Raises:
+        DivergedError: see `fit`.
     """
-    method = METHODS[run.method]
-    generator = torch.Generator().manual_seed(run.seed)  # all methods see the same batches
+    epochs: list[Epoch] = []
     with seeded(run.seed, problem.device):
-        model = Model(problem, settings).to(problem.device)  # and start from the same weights
-        penalty = method.penalty(problem, settings.latent) if method.penalty else None
-        if isinstance(penalty, nn.Module):
-            penalty.to(problem.device)
-        adam = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
-        started = time.perf_counter()
-        for step in range(1, settings.steps + 1):
-            rows = torch.randint(problem.count("train"), (settings.batch,), generator=generator)
-            batch = problem.draw("train", rows, generator)
-            z = model.encoder(batch.x)
-            loss = F.cross_entropy(model.head(z), batch.label)
-            scalars = {"cross_entropy": loss.detach()}
-            noise = torch.randn(batch.s.shape, generator=generator).to(problem.device)
-            if penalty is not None:
-                noisy = batch._replace(s=batch.s + settings.noise * noise)
-                loss = loss + run.beta * min(step / settings.ramp, 1) * penalty(z, noisy)
-            adam.zero_grad()
-            loss.backward()
-            adam.param_groups[0]["lr"] = settings.learning_rate * (1 - step / (settings.steps + 1))
-            adam.step()
-            on_step(scalars)
-        if problem.device.type == "cuda":
-            torch.cuda.synchronize(problem.device)
-        seconds = time.perf_counter() - started
-    return model.eval(), 1000 * seconds / settings.steps
+        random = RandomState(problem.device, run.seed)
+        trainer = Trainer(problem, run, settings, random.order)
+        model = trainer.model
+
+        def close(epoch: int, means: dict[str, float], seconds: float) -> Epoch:
+            _, accuracy = encode(model.eval(), problem, "validation", run.seed, EPOCH_ROWS)
+            model.train()
+            return Epoch(*run, epoch, means["cross_entropy"], accuracy, seconds)
+
+        for row in fit(
+            trainer.step,
+            close,
+            batches=trainer.batches,
+            epochs=settings.epochs,
+            random=random,
+            parts=trainer.parts(),
+            checkpoint=Checkpoint(
+                checkpoint,
+                {"run": list(run), "settings": asdict(settings), "device": problem.device.type},
+                Epoch,
+            ),
+            on_step=on_step,
+        ):
+            epochs.append(row)
+            on_epoch(row)
+    return model.eval(), epochs
 
 
 @torch.no_grad()
