@@ -334,6 +334,8 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
     assert len(read(tmp_path / "results.csv")) == 4
     with pytest.raises(typer.BadParameter, match="epochs is 3 now and was 2; draws is 1 now"):
         run(tmp_path, epochs=3, draws=1, resume=True)
+    with pytest.raises(typer.BadParameter, match="threads is 2 now and was 1"):  # other numbers
+        run(tmp_path, threads=2, resume=True)
     with pytest.raises(typer.BadParameter, match="continue there with --resume"):
         run(tmp_path)
 
@@ -348,6 +350,7 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
         ({"beta": [math.nan]}, r"beta must be finite and at least 0, got nan"),
         ({"method": ["dropout"], "beta": [1.0]}, r"rate of dropout, and must be below 1, got 1\.0"),
         ({"threshold": 1.5}, r"threshold must .* got 1\.5"),
+        ({"estimator": "adaptive", "threshold": 0.9}, r"threshold goes with --estimator ssge"),
         ({"learning_rate": -1.0}, r"learning_rate must be positive, got -1\.0"),
         ({"conditional": "no"}, r"conditional must be 'analytic' or 'draws', got 'no'"),
         ({"conditional": "draws", "draws": 1}, r"draws must be at least 2 .*, got 1"),

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.experiments.bottleneck_methods import (
-    ESTIMATORS,
     METHODS,
     PAPER,
     Classifier,
@@ -28,6 +27,7 @@ from mige_ext.experiments.bottleneck_methods import (
     variational,
 )
 from mige_ext.experiments.bottleneck_training import information_bound
+from mige_ext.experiments.estimators import ESTIMATORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(draws=2, latent=4, hidden=32)

@@ -255,6 +255,7 @@ def repr_of(rows: list[Result]) -> list[str]:
     [
         (["--method", "magic"], "method must be one of"),
         (["--estimator", "magic"], "estimator must be default"),
+        (["--threshold", "0.9"], "threshold goes with --estimator ssge, got 'default'"),
         (["--alpha", "0"], "alpha must be positive"),
         (["--learning-rate", "0"], "learning_rate must be positive and finite, got 0"),
         (["--normalise", "magic"], "normalise must be one of"),

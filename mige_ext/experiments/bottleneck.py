@@ -22,7 +22,7 @@ import torch
 import typer
 
 from mige_ext.experiments import data, plots
-from mige_ext.experiments.bottleneck_methods import ESTIMATORS, METHODS, PAPER, Settings
+from mige_ext.experiments.bottleneck_methods import METHODS, PAPER, Settings
 from mige_ext.experiments.bottleneck_report import Result, draw, draw_tests, format_table
 from mige_ext.experiments.bottleneck_training import (
     Epoch,
@@ -33,6 +33,7 @@ from mige_ext.experiments.bottleneck_training import (
     train,
 )
 from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
+from mige_ext.experiments.estimators import ESTIMATORS, has_option
 from mige_ext.experiments.runs import (
     cpu_threads,
     device_of,
@@ -177,7 +178,9 @@ def bottleneck(
     estimator: Annotated[
         str, typer.Option(help=f"Of scores: {', '.join(ESTIMATORS)}.")
     ] = Settings.estimator,
-    threshold: Annotated[float, typer.Option(help="Of SSGE.")] = Settings.threshold,
+    threshold: Annotated[
+        float | None, typer.Option(help=f"Of SSGE ({Settings.threshold}).")
+    ] = None,
     calibrate: Annotated[bool, typer.Option(help="Of the scores, by Stein.")] = Settings.calibrate,
     conditional: Annotated[
         str, typer.Option(help="H(z|x) for MIGE: analytic, or from the draws.")
@@ -227,6 +230,8 @@ def bottleneck(
             data=dataset,
             **{name: value for name, value in given.items() if value is not None},
         )
+        if threshold is not None and not has_option(estimator, "threshold"):
+            raise ValueError(f"threshold goes with --estimator ssge, got {estimator!r}")
         if choice not in CHOICES:
             raise ValueError(f"choice must be one of {list(CHOICES)}, got {choice!r}")
         betas = {name: _betas(name, beta, quick) for name in methods}
@@ -244,10 +249,10 @@ def bottleneck(
             "seeds": seeds,
             "grid_seeds": grid_seeds,
             "choice": choice,
-            "threads": threads,
             "device": str(images.train.images.device),
         }
-        open_folder(out, {**asdict(settings), "retrain": retrain}, about, resume=resume)
+        agreed = {**asdict(settings), "retrain": retrain, "threads": threads}
+        open_folder(out, agreed, about, resume=resume)
         runs = Bottlenecks(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None

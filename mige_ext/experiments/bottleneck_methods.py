@@ -20,11 +20,9 @@ cheaper term does not: **entropy** lowers H(z) alone, **Gaussian score** takes t
 from the covariance, **L2** lowers ‖z‖² of a deterministic code.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,19 +31,8 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, mine, split_pairs
+from mige_ext.experiments.estimators import make_estimator
 from mige_ext.score import ScoreEstimator
-
-#: The score estimators by name.
-ESTIMATORS: dict[str, Callable[..., Any]] = {
-    "ssge": mige.SSGE,
-    # As the information functions have it: QIS would bias the gradients of information.
-    "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
-    "gaussian": mige.GaussianScore,
-    "landweber": mige.Landweber,
-    "nu-method": mige.NuMethod,
-    "stein": mige.Stein,
-    "tikhonov": mige.Tikhonov,
-}
 
 
 @dataclass(frozen=True)
@@ -109,13 +96,8 @@ class Settings:
 
     def make_estimator(self) -> ScoreEstimator:
         """The score estimator of these settings."""
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {self.estimator!r}")
-        cls = ESTIMATORS[self.estimator]
-        options = {"threshold": self.threshold, "calibrate": "stein" if self.calibrate else None}
-        has = inspect.signature(cls).parameters
-        made: ScoreEstimator = cls(**{name: options[name] for name in options if name in has})
-        return made
+        calibrate = "stein" if self.calibrate else None
+        return make_estimator(self.estimator, threshold=self.threshold, calibrate=calibrate)
 
 
 #: The paper's network and training, for MNIST: 784-1024-1024-2K with K = 256.

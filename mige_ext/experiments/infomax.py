@@ -26,9 +26,9 @@ import typer
 from torch import Tensor, nn
 
 from mige_ext.experiments import data, plots
-from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
 from mige_ext.experiments.data import Split
+from mige_ext.experiments.estimators import ESTIMATORS, has_option
 from mige_ext.experiments.infomax_encoders import (
     NORMALISATIONS,
     Features,
@@ -238,6 +238,8 @@ def infomax(
     }
     try:
         settings = Settings(**((QUICK if quick else {}) | given))
+        if threshold is not None and not has_option(settings.estimator, "threshold"):
+            raise ValueError(f"threshold goes with --estimator ssge, got {settings.estimator!r}")
         rates = {name: _rates(name, learning_rate, quick) for name in methods}
         images = data.load(settings.data, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
@@ -250,10 +252,10 @@ def infomax(
             "learning_rates": rates,
             "seeds": seeds,
             "grid_seeds": grid_seeds,
-            "threads": threads,
             "device": str(images.train.images.device),
         }
-        open_folder(out, {**asdict(settings), "retrain": retrain}, about, resume=resume)
+        agreed = {**asdict(settings), "retrain": retrain, "threads": threads}
+        open_folder(out, agreed, about, resume=resume)
         runs = Encoders(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None

@@ -1,7 +1,6 @@
 """Training the encoder of InfoMax, without labels."""
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import mige_ext as mige
-from mige_ext.experiments.bottleneck_methods import ESTIMATORS
 from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.estimators import ESTIMATORS, make_estimator
 from mige_ext.experiments.infomax_encoders import (
     NORMALISATIONS,
     Encoder,
@@ -98,10 +97,7 @@ class Settings:
             raise ValueError(
                 f"estimator must be default or one of {list(ESTIMATORS)}, got {self.estimator!r}"
             )
-        cls = ESTIMATORS[self.estimator]
-        has = "threshold" in inspect.signature(cls).parameters
-        made: ScoreEstimator = cls(**({"threshold": self.threshold} if has else {}))
-        return made
+        return make_estimator(self.estimator, threshold=self.threshold)
 
 
 class Run(NamedTuple):

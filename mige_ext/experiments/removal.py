@@ -248,10 +248,9 @@ def removal(
             "seeds": seeds,
             "grid_seeds": grid_seeds,
             "extend": extend,
-            "threads": threads,
             "device": str(where),
         }
-        open_folder(out, asdict(settings), about, resume=resume)
+        open_folder(out, {**asdict(settings), "threads": threads}, about, resume=resume)
         runs = Removals(out, problem, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None

@@ -190,7 +190,8 @@ def toy(
             raise ValueError(
                 f"--samples must be more than the largest dimension, {max(wanted)}, got {samples}"
             )
-        open_folder(out, asdict(settings), {"dims": wanted}, resume=resume)
+        agreed = {**asdict(settings), "threads": threads}
+        open_folder(out, agreed, {"dims": wanted}, resume=resume)
         table = Table(out / "toy.csv", Estimate)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
