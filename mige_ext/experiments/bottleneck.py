@@ -251,7 +251,12 @@ def bottleneck(
             "choice": choice,
             "device": str(images.train.images.device),
         }
-        agreed = {**asdict(settings), "retrain": retrain, "threads": threads}
+        agreed = {
+            **asdict(settings),
+            "retrain": retrain,
+            "threads": threads,
+            "checksum": images.checksum,
+        }
         open_folder(out, agreed, about, resume=resume)
         runs = Bottlenecks(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:

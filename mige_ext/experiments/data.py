@@ -5,6 +5,7 @@ device that they lie on (`ImageData.normalise`); no worker processes. A new set 
 decorated with `_register`. Where files come from is in `fetch`.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -81,6 +82,15 @@ class ImageData:
         """(C, H, W) of one image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    @property
+    def checksum(self) -> str:
+        """CRC-32 of all images and labels: names are kept, files may be others."""
+        value = 0
+        for part in (self.train, self.validation, self.test):
+            for tensor in (part.images, part.labels):
+                value = zlib.crc32(memoryview(tensor.cpu().contiguous().numpy()), value)
+        return f"{value:08x}"
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same on another device."""

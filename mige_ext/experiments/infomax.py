@@ -254,7 +254,12 @@ def infomax(
             "grid_seeds": grid_seeds,
             "device": str(images.train.images.device),
         }
-        agreed = {**asdict(settings), "retrain": retrain, "threads": threads}
+        agreed = {
+            **asdict(settings),
+            "retrain": retrain,
+            "threads": threads,
+            "checksum": images.checksum,
+        }
         open_folder(out, agreed, about, resume=resume)
         runs = Encoders(out, images, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:

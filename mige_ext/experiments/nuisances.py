@@ -48,6 +48,11 @@ class Problem(Protocol):
     nuisance_dim: int
     device: torch.device  # where its rows lie
 
+    @property
+    def checksum(self) -> str:
+        """Of the files that it was read from, if any."""
+        ...
+
     def count(self, part: str) -> int:
         """Rows of a part, of `PARTS`."""
         ...
@@ -156,6 +161,11 @@ class Images:
         self.classes = data.classes
         self.nuisance_dim = self.nuisance.dim
 
+    @property
+    def checksum(self) -> str:
+        """Of the images."""
+        return self.data.checksum
+
     def count(self, part: str) -> int:
         """Images of a part."""
         return len(getattr(self.data, part))
@@ -186,6 +196,7 @@ class Structural:
     """
 
     inputs, classes, nuisance_dim = 20, 2, 1
+    checksum = ""
     _COUNTS = (40_000, 10_000, 10_000)
 
     def __init__(self, device: torch.device | None = None) -> None:

@@ -250,7 +250,8 @@ def removal(
             "extend": extend,
             "device": str(where),
         }
-        open_folder(out, {**asdict(settings), "threads": threads}, about, resume=resume)
+        agreed = {**asdict(settings), "threads": threads, "checksum": problem.checksum}
+        open_folder(out, agreed, about, resume=resume)
         runs = Removals(out, problem, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
