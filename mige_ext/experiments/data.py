@@ -89,7 +89,7 @@ class ImageData:
         value = 0
         for part in (self.train, self.validation, self.test):
             for tensor in (part.images, part.labels):
-                value = zlib.crc32(memoryview(tensor.cpu().contiguous().numpy()), value)
+                value = zlib.crc32(tensor.cpu().contiguous().numpy().data, value)
         return f"{value:08x}"
 
     def to(self, device: torch.device | str) -> "ImageData":
