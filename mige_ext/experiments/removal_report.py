@@ -12,6 +12,9 @@ from mige_ext.experiments.removal_methods import METHODS
 from mige_ext.experiments.removal_training import Run
 from mige_ext.experiments.runs import mean_and_error, run_of
 
+#: Margins below the accuracy without removal, down to where the figure shows every β.
+CUT = 8
+
 
 @dataclass(frozen=True)
 class Result:
@@ -85,25 +88,24 @@ def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Fig
     Returns:
         The figure.
     """
-    fig, ((left, right),) = plots.figure(1, 2, panel=(4.2, 3.4))
+    fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.6, 3.4))
+    shown = -math.inf
     for method in dict.fromkeys(row.method for row in results):
         rows = [row for row in results if row.method == method]
-        first = min(row.seed for row in rows)
-        curve = sorted((row for row in rows if row.seed == first), key=lambda row: row.beta)
         label = METHODS[method].label
         style = {"label": label, "color": plots.PALETTE[label], "marker": "o", "markersize": 4}
-        left.plot(
-            [row.val_leak_nats for row in curve], [100 * row.val_accuracy for row in curve], **style
-        )
+        curve = _means_of_the_grid(rows)
+        left.plot(*zip(*curve, strict=True), **style)
         if method == "none":
-            left.axhline(100 * (curve[0].val_accuracy - margin), color="#999999", linestyle=":")
-        tested = [
-            row for row in rows if run_of(row, Run) in chosen and row.accuracy == row.accuracy
-        ]
-        if tested:
-            leak, leak_error = mean_and_error([row.leak_nats for row in tested])
+            left.axhline(curve[0][1] - 100 * margin, color="#999999", linestyle=":")
+            shown = curve[0][1] - 100 * CUT * margin
+        tested = [row for row in rows if run_of(row, Run) in chosen and row.accuracy > 0]
+        for ax, column in ((middle, "leak_nats"), (right, "leak_r2")):
+            if not tested:  # or all diverged
+                continue
+            leak, leak_error = mean_and_error([getattr(row, column) for row in tested])
             accuracy, error = mean_and_error([100 * row.accuracy for row in tested])
-            right.errorbar(
+            ax.errorbar(
                 leak,
                 accuracy,
                 xerr=np.nan_to_num(leak_error),
@@ -111,16 +113,32 @@ def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Fig
                 color=plots.PALETTE[label],
                 marker="o",
             )
+    if left.get_ylim()[0] < shown:
+        left.set_ylim(bottom=shown)
     left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
-    right.set(title="the chosen β, test", xlabel="leak, nats")
-    plots.legend(fig, columns=4)
+    middle.set(title="the chosen β, test", xlabel="leak, nats")
+    right.set(title="the chosen β, test", xlabel="leak, R²")
+    plots.legend(fig, columns=6)
     data, nuisance = (results[0].data, results[0].nuisance) if results else ("", "")
     seeds = len({run.seed for run in chosen})
     fig.supxlabel(
         f"{data}, {nuisance}: leak in nats is log 16 − cross-entropy of the strongest attacker, "
-        f"a lower bound.\nLeft one seed; dotted: {100 * margin:g} points below no removal. "
-        f"Right mean ± standard error of {seeds} seeds. Better is up and left.",
+        f"a lower bound. Left the seeds of the grid; dotted: {100 * margin:g} points below no "
+        f"removal (to {100 * CUT * margin:g} shown).\nMiddle and right mean ± standard error of "
+        f"{seeds} seeds. Better is up and left.",
         fontsize=8,
         color="#555555",
     )
     return fig
+
+
+def _means_of_the_grid(rows: Sequence[Result]) -> list[tuple[float, float]]:
+    """Leak in nats and accuracy in % for each β, over the seeds that all β of a method have."""
+    seeds = {row.beta: {r.seed for r in rows if r.beta == row.beta} for row in rows}
+    shared = set.intersection(*seeds.values())
+    means = []
+    for beta in sorted(seeds):
+        of = [row for row in rows if row.beta == beta and row.seed in shared]
+        leak = float(np.mean([row.val_leak_nats for row in of]))
+        means.append((leak, 100 * float(np.mean([row.val_accuracy for row in of]))))
+    return means
