@@ -53,7 +53,9 @@ def run_of(method: str, beta: float = 0.01, seed: int = 0) -> Run:
 
 def result(method: str, beta: float, seed: int, val_error: float) -> Result:
     nan = math.nan
-    return Result(method, beta, seed, 500, 1, val_error, nan, nan, nan, 1.0, 0.0, 1.0)
+    return Result(
+        method, beta, seed, 500, 1, val_error, nan, nan, nan, 1.0, nan, nan, nan, 0.0, 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,8 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     columns = "method beta seed images epochs val_error test_error average_val_error"
     assert list(results[0])[:8] == columns.split()
     assert {"loss", "cross_entropy", "val_error", "information", "rank"} < set(metrics[0])
+    assert all(float(row["test_cross_entropy"]) > 0 for row in results if row["test_error"])
+    assert all(row["rank"] and row["calibration"] for row in results)
     assert len(results) == 2 * (1 + 2 + 2)
     assert len(metrics) == 2 * len(results)
     assert len(list((tmp_path / "models").iterdir())) == len(results)

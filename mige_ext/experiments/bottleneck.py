@@ -76,6 +76,9 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
             average_val_error=last.average_error,
             average_test_error=math.nan,
             information=last.information,
+            test_cross_entropy=math.nan,
+            rank=last.rank,
+            calibration=last.calibration,
             overhead=penalty_overhead(images, run, settings),
             seconds=sum(row.seconds for row in rows),
         )
@@ -86,7 +89,7 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
         nan = math.nan
         average = 1.0 if self.settings.average else nan
         errors = (1.0, 1.0, average, average)
-        return [Result(*run, epochs, *errors, information=nan, overhead=nan, seconds=nan)]
+        return [Result(*run, epochs, *errors, nan, nan, nan, nan, overhead=nan, seconds=nan)]
 
     def choose_betas(self, grid: Sequence[Run], choice: str) -> dict[str, float]:
         """β of each method by the validation errors of the runs of the grid."""
@@ -111,12 +114,18 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
                 return result
             weights = self.load(run)
             model = build(self.images, run, self.settings).model
-            errors: dict[str, Any] = {}
-            for name, column in (("model", "test_error"), ("average", "average_test_error")):
-                if weights[name] is not None:
-                    model.load_state_dict(weights[name])
-                    errors[column] = measure(model, self.images, self.images.test).error
-            return replace(result, **errors)
+            model.load_state_dict(weights["model"])
+            last = measure(model, self.images, self.images.test)
+            average_error = math.nan
+            if weights["average"] is not None:
+                model.load_state_dict(weights["average"])
+                average_error = measure(model, self.images, self.images.test).error
+            return replace(
+                result,
+                test_error=last.error,
+                average_test_error=average_error,
+                test_cross_entropy=last.cross_entropy,
+            )
 
         self.results.replace(map(with_test_error, self.results.rows))
         return self.results_of(chosen)

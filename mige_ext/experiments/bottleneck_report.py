@@ -35,6 +35,9 @@ class Result:
         average_val_error: with the averaged weights; NaN without them.
         average_test_error: likewise.
         information: upper bound of I(z; x) on the validation part, in nats.
+        test_cross_entropy: of the last weights, in nats; NaN unless the run was chosen.
+        rank: of the last epoch, as in metrics.csv.
+        calibration: likewise.
         overhead: what the penalty adds to a step, as a share of a step without it.
         seconds: of training, without the measurements.
     """
@@ -49,6 +52,9 @@ class Result:
     average_val_error: float
     average_test_error: float
     information: float
+    test_cross_entropy: float
+    rank: float
+    calibration: float
     overhead: float
     seconds: float
 
