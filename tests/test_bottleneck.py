@@ -3,11 +3,6 @@
 import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +10,7 @@ from typing import Any
 
 import image_files
 import pytest
-import torch
 import typer
-from conftest import ROOT, environment
 from typer.testing import CliRunner
 
 from mige_ext.experiments import bottleneck as command
@@ -28,7 +21,6 @@ from mige_ext.experiments.bottleneck_report import Result
 from mige_ext.experiments.bottleneck_training import (
     Epoch,
     Run,
-    build,
     measure,
     train,
 )
@@ -263,58 +255,6 @@ def test_stopped_command_resumes_to_the_same_numbers(
     assert len(trained) == len(set(trained)) == 6
     for name in ("results.csv", "metrics.csv"):
         assert numbers(tmp_path / "stopped" / name) == numbers(tmp_path / "straight" / name)
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs without a stop."""
-    out = tmp_path_factory.mktemp("straight")
-    torch.set_num_threads(1)
-    run(out, **LONG)
-    return out
-
-
-LONG: dict[str, Any] = {"method": ["mine", "mige"], "beta": [0.01], "seeds": 1, "epochs": 50}
-
-
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=lambda sign: sign.name)
-def test_killed_process_resumes_to_the_same_bits(
-    sign: signal.Signals, straight: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    arguments = "--method mine --method mige --beta 0.01 --seeds 1 --epochs 50 --draws 2"
-    arguments += f" --latent 4 --hidden 32 --out {out}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mige_ext", "bottleneck", *arguments.split()],
-        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        # Ignored, and that is inherited, where a shell runs the tests in the background.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    metrics = out / "metrics.csv"
-    while process.poll() is None:  # into the second run
-        if metrics.exists() and metrics.read_text().count("mige") > 3:
-            os.kill(process.pid, sign)
-            break
-        time.sleep(0.01)
-    _, errors = process.communicate()
-    assert process.returncode == (130 if sign == signal.SIGINT else -sign), errors
-    before = len(read(metrics))
-    assert 50 < before < 100
-    if sign == signal.SIGINT:  # a folder that can be used as it is
-        assert "--resume continues" in errors
-        assert (out / "bottleneck.png").stat().st_size > 10_000
-        assert json.loads((out / "config.json").read_text())["settings"]["epochs"] == 50
-        stopped = torch.load(out / "models" / f"{Run('mige', 0.01, 0, 500).stem}.pt")
-        model = build(data.load("digits"), run_of("mige"), SMALL).model
-        model.load_state_dict(stopped["model"])
-
-    run(out, **LONG, resume=True)
-    for name in ("results.csv", "metrics.csv"):
-        assert numbers(out / name) == numbers(straight / name)
-    for path in (straight / "models").iterdir():
-        states = [torch.load(folder / "models" / path.name) for folder in (out, straight)]
-        for name, value in states[0]["model"].items():
-            assert torch.equal(value, states[1]["model"][name])
 
 
 def test_command_stopped_before_the_first_epoch_leaves_a_folder_to_continue(
