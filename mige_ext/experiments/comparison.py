@@ -98,11 +98,12 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
             return
         # A run writes its result last: figures without one are in its checkpoint, or void.
         self.metrics.replace(row for row in self.metrics.rows if self.run_of(row) in finished)
-        steps = sum(self.steps_of(run, epochs[run.method]) for run in missing)
-        with Progress(steps) as bar:
-            for run in missing:
-                bar.begin(self.name_of(run))
+        steps = [self.steps_of(run, epochs[run.method]) for run in missing]
+        with Progress(sum(steps)) as bar:
+            for i, run in enumerate(missing):
+                bar.begin(self.name_of(run), at=sum(steps[:i]))
                 self._run(run, epochs[run.method], bar)
+            bar.end()
 
     def _run(self, run: AnyRun, epochs: int, bar: Progress) -> None:
         def on_epoch(epoch: Epoch) -> None:

@@ -215,10 +215,15 @@ class Progress:
         self.figures |= figures
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in self.figures.items()}, refresh=False)
 
-    def begin(self, name: str) -> None:
-        """A run begins."""
-        self.figures = {}
+    def begin(self, name: str, at: int = 0) -> None:
+        """A run begins, after so many steps: runs before it may have skipped some."""
+        self.figures, self.bar.n = {}, at
         self.bar.set_description(name)
+
+    def end(self) -> None:
+        """All runs have ended."""
+        self.bar.n = self.bar.total
+        self.bar.refresh()
 
     def tell(self, message: str) -> None:
         """Print a line above the bar."""
