@@ -288,7 +288,8 @@ def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
     ]
     tested = [r for r in rows if r["accuracy"]]
     assert len(rows) == 5 + 3 and len(tested) == 2 * 3  # the chosen β, 2 seeds
-    assert (tmp_path / "whole" / "removal.png").stat().st_size > 1000
+    for figure in ("removal.png", "curves.png"):
+        assert (tmp_path / "whole" / figure).stat().st_size > 10_000
     assert "MINE" in whole.output and "leak, nats" in whole.output
 
     calls = 0
@@ -313,6 +314,7 @@ def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
     assert len(Table(tmp_path / "parts" / "metrics.csv", Epoch).rows) == 4 + 4 + 2
     assert len(list((tmp_path / "parts" / "models").iterdir())) == 3  # the stopped one, too
     assert (tmp_path / "parts" / "removal.png").exists()
+    assert (tmp_path / "parts" / "curves.png").exists()
     monkeypatch.setattr(command, "train", train)
     resumed = invoke(tmp_path / "parts", "--resume")
     assert resumed.exit_code == 0, resumed.output

@@ -26,7 +26,7 @@ from mige_ext.experiments.attacker import Leak
 from mige_ext.experiments.comparison import Comparison, OnStep
 from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
 from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.removal_report import Result, draw, format_table
+from mige_ext.experiments.removal_report import Result, draw, draw_curves, format_table
 from mige_ext.experiments.removal_training import Epoch, Model, Run, Settings, measure, train
 from mige_ext.experiments.runs import cpu_threads, device_of, open_folder
 
@@ -131,8 +131,11 @@ class Removals(Comparison[Run, Epoch, Result]):
                 self.results.replace([*rows[:i], new, *rows[i + 1 :]])
         return self.results_of(chosen)
 
-    def save_figure(self, chosen: Sequence[Run]) -> tuple[Path, Path]:
-        """Draw what there is."""
+    def save_figures(self, chosen: Sequence[Run]) -> tuple[Path, Path]:
+        """Draw what there is; gives the trade-off."""
+        begun = list(dict.fromkeys(map(self.run_of, self.metrics.rows)))
+        last = list({run.method: run for run in begun}.values())
+        plots.save(draw_curves(self.metrics.rows, chosen or last), self.folder / "curves")
         return plots.save(draw(self.results.rows, chosen, MARGIN), self.folder / "removal")
 
     def _measure(self, model: Model, part: str, run: Run) -> tuple[float, Leak]:
@@ -275,13 +278,13 @@ def removal(
             tested = runs.read_test(chosen)
         except KeyboardInterrupt:
             runs.save_unfinished("model")
-            runs.save_figure([])
+            runs.save_figures([])
             typer.echo(
                 f"Stopped. {out} holds all finished runs, and their figure; --resume continues.",
                 err=True,
             )
             raise typer.Exit(130) from None
-    png, pdf = runs.save_figure(chosen)
+    png, pdf = runs.save_figures(chosen)
     typer.echo(
         f"\n{settings.data}, {settings.nuisance}: test data, means over {seeds} seeds ± standard "
         f"error; β chosen on the validation data: the least leak within {100 * MARGIN:g} points of "

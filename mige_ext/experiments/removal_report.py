@@ -1,4 +1,4 @@
-"""Table and figure of information removal."""
+"""Table and figures of information removal."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mige_ext.experiments import plots
 from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.removal_training import Run
+from mige_ext.experiments.removal_training import EPOCH, Epoch, Run
 from mige_ext.experiments.runs import mean_and_error, run_of
 
 #: Margins below the accuracy without removal, down to where the figure shows every β.
@@ -129,6 +129,34 @@ def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Fig
         fontsize=8,
         color="#555555",
     )
+    return fig
+
+
+def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
+    """Learning curves: cross-entropy and accuracy of the label over the steps.
+
+    Args:
+        metrics: the epochs of all runs.
+        shown: the runs that are drawn, as far as they have come, with one β for each method.
+
+    Returns:
+        The figure.
+    """
+    fig, ((left, right),) = plots.figure(1, 2, panel=(4.2, 3.0))
+    for method in dict.fromkeys(run.method for run in shown):
+        of = [[row for row in metrics if run_of(row, Run) == run] for run in shown]
+        curves = [rows for rows in of if rows and rows[0].method == method]
+        if not curves:
+            continue
+        shared = min(map(len, curves))
+        steps = [row.epoch * EPOCH for row in curves[0][:shared]]
+        for ax, column, scale in ((left, "cross_entropy", 1), (right, "accuracy", 100)):
+            values = [[scale * getattr(row, column) for row in rows[:shared]] for rows in curves]
+            plots.band(ax, steps, values, label=METHODS[method].label)
+    left.set(xlabel="step", ylabel="training cross-entropy, nats")
+    right.set(xlabel="step", ylabel="validation accuracy, %")
+    if shown:
+        plots.legend(fig, columns=4)
     return fig
 
 
