@@ -10,8 +10,8 @@ gradient. Maximise and minimise them as the quantities they stand for, and do no
 by Stein's identity ``E[z·∇ log q(z)] = −d``, so an entropy surrogate is near d for any density.
 
 **To remove a nuisance** s from a representation of your own, descend ``I(s; z)`` beside the loss of
-the task. Fix the scale of z, or its entropy is all that falls; and give s a density: the sine and
-the cosine of an angle, a little noise where s takes few values.
+the task. Fix the scale of z, or its entropy is all that falls; and give s a density: take an
+angle as its sine and cosine, and add a little noise to them, as to an s that takes few values.
 
     >>> import torch, mige_ext as mige
     >>> x, s = torch.randn(256, 20), torch.randn(256, 1)             # s is what z shall not tell

@@ -147,11 +147,11 @@ def test_published_set_is_split_and_standardised(
 
 def test_checksum_tells_sets_of_one_name_apart() -> None:
     images = data.load("digits")
-    assert images.checksum == data.load("digits").checksum and len(images.checksum) == 8
+    assert images.checksum() == data.load("digits").checksum() and len(images.checksum()) == 8
     pixels = images.test.images.clone()
     pixels[0, 0, 0, 0] += 1
     other = replace(images, test=Split(pixels, images.test.labels))
-    assert other.checksum != images.checksum
+    assert other.checksum() != images.checksum()
 
 
 def test_command_says_what_digits_hold(capsys: pytest.CaptureFixture[str]) -> None:

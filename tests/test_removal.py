@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,7 @@ def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
     assert read(tmp_path / "parts") == rows
     epochs = [Table(tmp_path / name / "metrics.csv", Epoch).rows for name in ("whole", "parts")]
     assert epochs[0] == epochs[1]
-    assert [row.epoch for row in epochs[0][:4]] == [1, 2, 3, 4]
+    assert [row.step for row in epochs[0][:4]] == [3, 6, 9, 10]
 
 
 @pytest.mark.parametrize("method", ["mige", "adversary-classifier", "mine"])
@@ -351,6 +352,8 @@ def test_a_grid_grows_beyond_the_end_that_was_chosen() -> None:
     assert longer([0.1, 0.2, 0.4], 0.1) == [0.05, 0.1, 0.2, 0.4]
     assert longer([0.1, 0.2, 0.4], 0.2) == [0.1, 0.2, 0.4]
     assert longer([0.0], 0.0) == [0.0] and longer([0.1], 0.1) == [0.1]
+    assert longer([0.0, 1.0, 2.0], 2.0) == [0.0, 1.0, 2.0, 4.0]
+    assert longer([0.0, 1.0], 0.0) == longer([0.0, 1.0], 1.0) == [0.0, 1.0]
 
 
 def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) -> None:
@@ -371,10 +374,24 @@ def test_a_run_that_diverges_is_never_chosen(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--seeds", "1", "--beta", "1e42")
     assert result.exit_code == 0, result.output
     assert "MINE β=1e+42 seed 0 diverged, and counts as never right: epoch 1" in result.output
-    failed = [row for row in read(tmp_path, timed=False) if row["beta"] == "1e+42"]
-    assert [(row["val_accuracy"], row["val_leak_nats"], row["accuracy"]) for row in failed] == [
-        ("0.0", "", "0.0")
-    ] * 2
+    rows = read(tmp_path, timed=False)
+    failed = [row for row in rows if row["beta"] == "1e+42"]
+    assert [row["method"] for row in failed] == ["mige", "mine"]
+    assert {row[name] for row in failed for name in ("val_accuracy", "accuracy")} == {""}
+    chosen = [(row["method"], float(row["accuracy"]) > 0) for row in rows if row["accuracy"]]
+    assert chosen == [("none", True), ("mige", True), ("mine", True)]
+    assert "1e+42" not in result.output[result.output.index("strongest attacker") :]
+
+
+def test_divergence_is_no_leak_of_nothing() -> None:
+    nan = math.nan
+    none, small, large = row("none", 0, 0.9, 1), row("hsic", 1, 0.9, 0.5), row("hsic", 2, 0.9, 0.2)
+    failed = replace(row("hsic", 4, nan, nan), ms_per_step=nan)
+    assert choose_beta([none, small, large, failed], "hsic") == 2
+    assert choose_beta([none, small, large, replace(failed, beta=2.0, seed=1)], "hsic") == 1
+    assert choose_beta([none, failed, replace(failed, beta=3.0)], "hsic") == 3
+    no_none = replace(none, val_accuracy=nan, ms_per_step=nan)
+    assert choose_beta([no_none, small, large, failed], "hsic") == 2
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,30 @@ def test_a_run_that_diverges_keeps_its_whole_epochs_and_says_where(raises: bool)
     assert rows == [Figures(1, 1.5)]
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["an error about it", "the last step"])
+def test_weights_that_are_not_finite_are_divergence(last: bool) -> None:
+    model, random = nn.Linear(2, 1), RandomState(CPU, 0)
+
+    def step(numbers: Tensor) -> Mapping[str, Tensor]:
+        if not last and model.weight.isnan().any():
+            raise RuntimeError("the algorithm failed to converge")
+        nn.init.constant_(model.weight, math.nan)
+        return {"loss": torch.tensor(1.0)}
+
+    expected = "epoch 1: weights must be finite" if last else "epoch 1: the algorithm failed"
+    with pytest.raises(DivergedError, match=expected):
+        for _ in fit(
+            step,
+            lambda epoch, means, seconds: pytest.fail("measured"),
+            batches=shuffled(2 if last else 4, 2, random),
+            epochs=1,
+            random=random,
+            parts={"model": model},
+            checkpoint=Checkpoint(None, {}, Figures),
+        ):
+            pass
+
+
 def test_other_errors_of_a_step_are_not_taken_for_divergence() -> None:
     random = RandomState(CPU, 0)
     with pytest.raises(ValueError, match="x must have 3 columns"):

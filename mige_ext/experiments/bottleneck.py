@@ -33,7 +33,7 @@ from mige_ext.experiments.bottleneck_training import (
     train,
 )
 from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
-from mige_ext.experiments.estimators import ESTIMATORS, has_option
+from mige_ext.experiments.estimators import ESTIMATORS, require_option
 from mige_ext.experiments.runs import (
     cpu_threads,
     device_of,
@@ -85,11 +85,9 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
         return [result]
 
     def diverged(self, run: Run, epochs: int) -> list[Result]:
-        """All predictions wrong."""
+        """No figures."""
         nan = math.nan
-        average = 1.0 if self.settings.average else nan
-        errors = (1.0, 1.0, average, average)
-        return [Result(*run, epochs, *errors, nan, nan, nan, nan, overhead=nan, seconds=nan)]
+        return [Result(*run, epochs, nan, nan, nan, nan, nan, nan, nan, nan, nan, seconds=nan)]
 
     def choose_betas(self, grid: Sequence[Run], choice: str) -> dict[str, float]:
         """β of each method by the validation errors of the runs of the grid."""
@@ -99,9 +97,8 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
     def choose_epochs(self, runs: Sequence[Run]) -> dict[str, int]:
         """The number of epochs with the least validation error of each method, mean over seeds."""
         errors: dict[str, list[list[float]]] = {}
-        for run in runs:
+        for run in self.sound(runs):
             curve = [row.val_error for row in self.metrics.rows if self.run_of(row) == run]
-            curve += [1.0] * (self.settings.epochs - len(curve))  # of one that diverged
             errors.setdefault(run.method, []).append(curve)
         return {method: int(np.mean(of, axis=0).argmin()) + 1 for method, of in errors.items()}
 
@@ -112,6 +109,9 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
             run = self.run_of(result)
             if run not in chosen or not math.isnan(result.test_error):
                 return result
+            if result.diverged:  # never right
+                average_error = 1.0 if self.settings.average else math.nan
+                return replace(result, test_error=1.0, average_test_error=average_error)
             weights = self.load(run)
             model = build(self.images, run, self.settings).model
             model.load_state_dict(weights["model"])
@@ -133,6 +133,8 @@ class Bottlenecks(ComparisonOnImages[Run, Epoch, Result]):
 
 def choose_beta(errors: Mapping[float, Sequence[float]], choice: str) -> float:
     """β by validation errors over seeds; of equal ones, the strongest."""
+    if len(errors) == 1:
+        return next(iter(errors))
     if choice == "one-se":
         return one_standard_error_rule(errors)
     return min(errors, key=lambda beta: (mean_and_error(errors[beta])[0], -beta))
@@ -239,8 +241,8 @@ def bottleneck(
             data=dataset,
             **{name: value for name, value in given.items() if value is not None},
         )
-        if threshold is not None and not has_option(estimator, "threshold"):
-            raise ValueError(f"threshold goes with --estimator ssge, got {estimator!r}")
+        if threshold is not None:
+            require_option(estimator, "threshold")
         if choice not in CHOICES:
             raise ValueError(f"choice must be one of {list(CHOICES)}, got {choice!r}")
         betas = {name: _betas(name, beta, quick) for name in methods}
@@ -264,7 +266,7 @@ def bottleneck(
             **asdict(settings),
             "retrain": retrain,
             "threads": threads,
-            "checksum": images.checksum,
+            "checksum": images.checksum(),
         }
         open_folder(out, agreed, about, resume=resume)
         runs = Bottlenecks(out, images, settings)
@@ -284,10 +286,10 @@ def bottleneck(
         try:
             runs.run_missing(grid, dict.fromkeys(betas, settings.epochs))
             beta_of = runs.choose_betas(grid, choice)
-            shown = [run for run in grid if run.beta == beta_of[run.method]]
+            shown = runs.sound([run for run in grid if run.beta == beta_of[run.method]])
             epochs_of = dict.fromkeys(betas, retrain or settings.epochs)
             if retrain == 0:
-                epochs_of = runs.choose_epochs(shown)
+                epochs_of |= runs.choose_epochs(shown)
             if retrain is not None:
                 number += len(images.validation)
             chosen = [Run(name, beta_of[name], s, number) for s in range(seeds) for name in betas]
@@ -303,7 +305,7 @@ def bottleneck(
             )
             raise typer.Exit(130) from None
     # Of runs that were trained on the validation part, curves say nothing.
-    png, _ = _save_figure(runs, grid, shown if retrain is not None else chosen)
+    png, _ = _save_figure(runs, grid, shown if retrain is not None else runs.sound(chosen))
     published = dataset == "mnist"
     tests, _ = plots.save(draw_tests(tested, published=published), out / "tests")
     typer.echo(

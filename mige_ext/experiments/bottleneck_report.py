@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mige_ext.experiments import plots
 from mige_ext.experiments.bottleneck_methods import METHODS
 from mige_ext.experiments.bottleneck_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error, run_of
+from mige_ext.experiments.runs import mean_and_error, run_of, told_of_divergence
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Result:
         rank: of the last epoch, as in metrics.csv.
         calibration: likewise.
         overhead: what the penalty adds to a step, as a share of a step without it.
-        seconds: of training, without the measurements.
+        seconds: of training, without the measurements; NaN of a run that diverged.
     """
 
     method: str
@@ -57,6 +57,11 @@ class Result:
     calibration: float
     overhead: float
     seconds: float
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run came to numbers that are not finite."""
+        return math.isnan(self.seconds)
 
 
 def format_table(chosen: Sequence[Result], *, published: bool = False) -> str:
@@ -76,8 +81,9 @@ def format_table(chosen: Sequence[Result], *, published: bool = False) -> str:
     lines = ["".join(columns)]
     for method in dict.fromkeys(row.method for row in chosen):
         runs, of = [row for row in chosen if row.method == method], METHODS[method]
-        information = np.mean([row.information for row in runs])
-        overhead = np.median([row.overhead for row in runs])
+        sound = [row for row in runs if not row.diverged] or runs
+        information = np.mean([row.information for row in sound])
+        overhead = np.median([row.overhead for row in sound])
         cells = [
             f"{of.label:16}",
             f"{f'{runs[0].beta:g}' if runs[0].beta else '–':>8}",
@@ -88,7 +94,7 @@ def format_table(chosen: Sequence[Result], *, published: bool = False) -> str:
         cells += [
             f"{'∞' if math.isinf(information) else f'{information:.1f}':>18}",
             f"{'–' if of.penalty is None else f'{100 * overhead:.0f}':>12}",
-            f"{np.mean([row.seconds for row in runs]):10.1f}",
+            f"{np.mean([row.seconds for row in sound]):10.1f}{told_of_divergence(runs)}",
         ]
         lines.append("".join(cells))
     return "\n".join(lines)

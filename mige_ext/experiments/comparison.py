@@ -78,12 +78,27 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
     def by_setting(
         self, runs: Sequence[AnyRun], setting: str, column: str
     ) -> dict[str, dict[float, list[float]]]:
-        """A column of the results of these runs, by method, and then by a setting of theirs."""
+        """A column of the results of these runs, by method, and then by a setting of theirs.
+
+        A setting with a run that diverged is left out; where all have one, but the smallest.
+        """
+        rows: list[Any] = self.results_of(runs)
+        diverged = {(row.method, getattr(row, setting)) for row in rows if row.diverged}
         values: dict[str, dict[float, list[float]]] = {}
-        for row in self.results_of(runs):
-            of_method = values.setdefault(self.run_of(row).method, {})
-            of_method.setdefault(getattr(row, setting), []).append(getattr(row, column))
+        for method in dict.fromkeys(row.method for row in rows):
+            of_method = [row for row in rows if row.method == method]
+            sound = [row for row in of_method if (method, getattr(row, setting)) not in diverged]
+            smallest = min(getattr(row, setting) for row in of_method)
+            values[method] = {}
+            for row in sound or [row for row in of_method if getattr(row, setting) == smallest]:
+                values[method].setdefault(getattr(row, setting), []).append(getattr(row, column))
         return values
+
+    def sound(self, runs: Sequence[AnyRun]) -> list[AnyRun]:
+        """Those that have not diverged: whose curves can be compared."""
+        rows: list[Any] = self.results.rows
+        diverged = {self.run_of(row) for row in rows if row.diverged}
+        return [run for run in runs if run not in diverged]
 
     def run_missing(self, runs: Iterable[AnyRun], epochs: Mapping[str, int]) -> None:
         """Train every run that has no result yet; one that diverges has a result as well.
@@ -115,6 +130,7 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
             results = self.train(run, epochs, on_epoch, bar.step)
         except DivergedError as reason:
             results = self.diverged(run, epochs)
+            self._path(run).unlink(missing_ok=True)  # of when it was stopped before
             bar.tell(f"{self.name_of(run)} diverged, and counts as never right: {reason}")
         self.results.append(results)
         self.checkpoint.unlink(missing_ok=True)
@@ -127,7 +143,7 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
 
     @abstractmethod
     def diverged(self, run: AnyRun, epochs: int) -> list[Result]:
-        """The results of a run that diverged: the worst there are, so that no choice takes it."""
+        """The results of a run that diverged; their property of that name is true."""
 
     @abstractmethod
     def steps_of(self, run: AnyRun, epochs: int) -> int:

@@ -83,7 +83,6 @@ class ImageData:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
-    @property
     def checksum(self) -> str:
         """CRC-32 of all images and labels: names are kept, files may be others."""
         value = 0

@@ -20,12 +20,18 @@ ESTIMATORS: dict[str, Callable[..., Any]] = {
 }
 
 
-def has_option(name: str, option: str) -> bool:
-    """Whether the estimator of this name has this option."""
-    return name in ESTIMATORS and option in inspect.signature(ESTIMATORS[name]).parameters
+def require_option(name: str, option: str) -> None:
+    """An option that the estimator of this name has.
+
+    Raises:
+        ValueError: it has not.
+    """
+    having = [known for known in ESTIMATORS if option in _options(known)]
+    if name not in having:
+        raise ValueError(f"{option} goes with --estimator {' or '.join(having)}, got {name!r}")
 
 
-def make_estimator(name: str, **options: Any) -> ScoreEstimator:
+def make_estimator(name: str, *, threshold: float, calibrate: str | None = None) -> ScoreEstimator:
     """The estimator of this name, with those of the options that it has.
 
     Raises:
@@ -33,7 +39,12 @@ def make_estimator(name: str, **options: Any) -> ScoreEstimator:
     """
     if name not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {name!r}")
+    given = {"threshold": threshold, "calibrate": calibrate}
     made: ScoreEstimator = ESTIMATORS[name](
-        **{option: value for option, value in options.items() if has_option(name, option)}
+        **{option: value for option, value in given.items() if option in _options(name)}
     )
     return made
+
+
+def _options(name: str) -> set[str]:
+    return set(inspect.signature(ESTIMATORS[name]).parameters)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mige_ext.experiments import data, plots
 from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
 from mige_ext.experiments.data import Split
-from mige_ext.experiments.estimators import ESTIMATORS, has_option
+from mige_ext.experiments.estimators import ESTIMATORS, require_option
 from mige_ext.experiments.infomax_encoders import (
     NORMALISATIONS,
     Features,
@@ -116,10 +116,10 @@ class Encoders(ComparisonOnImages[Run, Epoch, Result]):
         ]
 
     def diverged(self, run: Run, epochs: int) -> list[Result]:
-        """No label right, in any layer."""
+        """No figures, for any layer."""
         nan = math.nan
         return [
-            Result(*run, epochs, layer, 0.0, 0.0, rank=nan, overhead=nan, seconds=nan)
+            Result(*run, epochs, layer, nan, nan, rank=nan, overhead=nan, seconds=nan)
             for layer in Features._fields
         ]
 
@@ -148,14 +148,15 @@ class Encoders(ComparisonOnImages[Run, Epoch, Result]):
             rows = self.results_of([run])
             if not any(math.isnan(row.accuracy) for row in rows):
                 continue
-            weights = self.load(run)
-            encoder = self.fixed(run) or network(self.images, self.settings)
-            encoder.load_state_dict(weights["encoder"])
-            accuracy = {}
-            for layer, features in self.features(encoder.to(part.images.device), part).items():
-                probe = probe_of(features.shape[1], classes).to(features.device)
-                probe.load_state_dict(weights["probes"][layer])
-                accuracy[layer] = accuracy_of(probe.eval(), features, part.labels)
+            accuracy = {row.layer: 0.0 for row in rows if row.diverged}  # never right
+            if not accuracy:
+                weights = self.load(run)
+                encoder = self.fixed(run) or network(self.images, self.settings)
+                encoder.load_state_dict(weights["encoder"])
+                for layer, features in self.features(encoder.to(part.images.device), part).items():
+                    probe = probe_of(features.shape[1], classes).to(features.device)
+                    probe.load_state_dict(weights["probes"][layer])
+                    accuracy[layer] = accuracy_of(probe.eval(), features, part.labels)
             self.results.replace(
                 replace(row, accuracy=accuracy[row.layer]) if row in rows else row
                 for row in list(self.results.rows)
@@ -238,8 +239,8 @@ def infomax(
     }
     try:
         settings = Settings(**((QUICK if quick else {}) | given))
-        if threshold is not None and not has_option(settings.estimator, "threshold"):
-            raise ValueError(f"threshold goes with --estimator ssge, got {settings.estimator!r}")
+        if threshold is not None:
+            require_option(settings.estimator, "threshold")
         rates = {name: _rates(name, learning_rate, quick) for name in methods}
         images = data.load(settings.data, data_dir).to(device_of(device))
         if settings.batch > len(images.train):
@@ -258,7 +259,7 @@ def infomax(
             **asdict(settings),
             "retrain": retrain,
             "threads": threads,
-            "checksum": images.checksum,
+            "checksum": images.checksum(),
         }
         open_folder(out, agreed, about, resume=resume)
         runs = Encoders(out, images, settings)
@@ -295,7 +296,7 @@ def infomax(
             raise typer.Exit(130) from None
     # The curves of runs that were trained on the validation part would say less.
     of_grid = [run for run in grid if run.learning_rate == rate_of[run.method]]
-    png, pdf = runs.save_figure(of_grid if retrain else chosen, tested)
+    png, pdf = runs.save_figure(runs.sound(of_grid if retrain else chosen), tested)
     typer.echo(
         f"\n{images.name}: test accuracy of probes on the frozen layers, after "
         f"{retrain or settings.epochs} epochs without labels on {number} images; seeds: {seeds}, "

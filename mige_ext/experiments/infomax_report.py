@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from mige_ext.experiments import plots
 from mige_ext.experiments.infomax_methods import METHODS
 from mige_ext.experiments.infomax_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error, run_of
+from mige_ext.experiments.runs import mean_and_error, run_of, told_of_divergence
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
 
@@ -35,7 +35,7 @@ class Result:
         accuracy: the same on the test part; NaN unless the run was chosen.
         rank: effective rank of z on the validation part; NaN without an encoder.
         overhead: what the objective adds to a step, as a share of a step without one.
-        seconds: of training the encoder, without the measurements.
+        seconds: of training the encoder, without the measurements; NaN of a run that diverged.
     """
 
     method: str
@@ -49,6 +49,11 @@ class Result:
     rank: float
     overhead: float = field(compare=False)
     seconds: float = field(compare=False)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run came to numbers that are not finite."""
+        return math.isnan(self.seconds)
 
 
 def format_table(tested: Sequence[Result], data: str) -> str:
@@ -74,12 +79,14 @@ def format_table(tested: Sequence[Result], data: str) -> str:
                 centre, error = mean_and_error(values)
                 mean = f"{centre:.1f}"
             cells.append(f"{mean if math.isnan(error) else f'{mean} ± {error:.1f}':>15}")
-        rank, _ = mean_and_error([row.rank for row in rows])
-        overhead, _ = mean_and_error([100 * row.overhead for row in rows])
-        seconds, _ = mean_and_error([row.seconds for row in rows])
+        sound = [row for row in rows if not row.diverged] or rows
+        rank, _ = mean_and_error([row.rank for row in sound])
+        overhead, _ = mean_and_error([100 * row.overhead for row in sound])
+        seconds, _ = mean_and_error([row.seconds for row in sound])
         cells.append(f"{'–' if math.isnan(rank) else f'{rank:.1f}':>7}")
         cells.append(f"{f'{overhead:.0f}' if METHODS[method].objective else '–':>14}")
-        lines.append("".join(cells) + f"{seconds:10.1f}")
+        runs = [row for row in rows if row.layer == rows[0].layer]
+        lines.append("".join(cells) + f"{seconds:10.1f}{told_of_divergence(runs)}")
     if data in PUBLISHED:
         told = (f"{PUBLISHED[data].get(layer, '–'):>15}" for layer in LAYERS)
         lines.append(f"{'MIGE, the paper':26}{''.join(told)}")

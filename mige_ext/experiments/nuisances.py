@@ -48,7 +48,6 @@ class Problem(Protocol):
     nuisance_dim: int
     device: torch.device  # where its rows lie
 
-    @property
     def checksum(self) -> str:
         """Of the files that it was read from, if any."""
         ...
@@ -161,10 +160,9 @@ class Images:
         self.classes = data.classes
         self.nuisance_dim = self.nuisance.dim
 
-    @property
     def checksum(self) -> str:
         """Of the images."""
-        return self.data.checksum
+        return self.data.checksum()
 
     def count(self, part: str) -> int:
         """Images of a part."""
@@ -196,7 +194,6 @@ class Structural:
     """
 
     inputs, classes, nuisance_dim = 20, 2, 1
-    checksum = ""
     _COUNTS = (40_000, 10_000, 10_000)
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -217,6 +214,10 @@ class Structural:
             label = (torch.rand(count, generator=generator) < logit.sigmoid()).long()
             columns = (x, label, a, bins_of(u))
             self.parts[part] = Batch(*(column.to(self.device) for column in columns))
+
+    def checksum(self) -> str:
+        """There are no files."""
+        return ""
 
     def count(self, part: str) -> int:
         """Rows of a part."""

@@ -78,10 +78,9 @@ class Removals(Comparison[Run, Epoch, Result]):
         return [self._result(run, accuracy, leak, 1000 * seconds / self.settings.steps)]
 
     def diverged(self, run: Run, epochs: int) -> list[Result]:
-        """No label right."""
+        """No figures."""
         nan = math.nan
-        row = self._result(run, 0.0, Leak(nan, nan, "–"), nan)
-        return [replace(row, accuracy=0.0)]
+        return [self._result(run, nan, Leak(nan, nan, "–"), nan)]
 
     def _result(self, run: Run, accuracy: float, leak: Leak, milliseconds: float) -> Result:
         return Result(
@@ -113,6 +112,8 @@ class Removals(Comparison[Run, Epoch, Result]):
             run = self.run_of(row)
             if run not in chosen or not math.isnan(row.accuracy):
                 return row
+            if row.diverged:  # never right
+                return replace(row, accuracy=0.0)
             model = Model(self.problem, self.settings).to(self.problem.device)
             model.load_state_dict(self.load(run)["model"])
             accuracy, leak = self._measure(model.eval(), "test", run)
@@ -135,7 +136,8 @@ class Removals(Comparison[Run, Epoch, Result]):
         """Draw what there is; gives the trade-off."""
         begun = list(dict.fromkeys(map(self.run_of, self.metrics.rows)))
         last = list({run.method: run for run in begun}.values())
-        plots.save(draw_curves(self.metrics.rows, chosen or last), self.folder / "curves")
+        curves = draw_curves(self.metrics.rows, self.sound(chosen or last))
+        plots.save(curves, self.folder / "curves")
         return plots.save(draw(self.results.rows, chosen, MARGIN), self.folder / "removal")
 
     def _measure(self, model: Model, part: str, run: Run) -> tuple[float, Leak]:
@@ -145,9 +147,15 @@ class Removals(Comparison[Run, Epoch, Result]):
 def choose_beta(rows: Sequence[Result], method: str) -> float:
     """The β that leaks least at `MARGIN` below the accuracy of "none" or above; validation figures.
 
-    Where none is so accurate, the most accurate; of equal ones, the largest.
+    Where none is so accurate, the most accurate; of equal ones, the largest. A β with a run that
+    diverged is left out; where all have one, it is the smallest.
     """
-    least = np.mean([row.val_accuracy for row in rows if row.method == "none"]) - MARGIN
+    betas = {row.beta for row in rows if row.method == method}
+    sound = betas - {row.beta for row in rows if row.method == method and row.diverged}
+    if not sound:
+        return min(betas)
+    whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
+    least = np.mean(whole) - MARGIN if whole else 0.0
 
     def figures(beta: float) -> tuple[bool, float, float]:
         of = [row for row in rows if (row.method, row.beta) == (method, beta)]
@@ -156,20 +164,20 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
             return True, -accuracy, -beta
         return False, float(np.mean([row.val_leak_nats for row in of])), -beta
 
-    return min({row.beta for row in rows if row.method == method}, key=figures)
+    return min(sound, key=figures)
 
 
 def longer(strengths: Sequence[float], chosen: float) -> list[float]:
     """A grid of β, with another value beyond the end where that was chosen, at the same ratio.
 
-    A grid of one value has no ratio and stays.
+    Where there is no ratio, beside 0 or of one value, it stays.
     """
     betas = sorted(strengths)
-    if len(betas) < 2 or not betas[0]:
+    if len(betas) < 2:
         return betas
-    if chosen == betas[-1]:
+    if chosen == betas[-1] and betas[-2]:
         return [*betas, float(f"{betas[-1] * (betas[-1] / betas[-2]):.3g}")]
-    if chosen == betas[0]:
+    if chosen == betas[0] and betas[0]:
         return [float(f"{betas[0] * (betas[0] / betas[1]):.3g}"), *betas]
     return betas
 
@@ -253,7 +261,7 @@ def removal(
             "extend": extend,
             "device": str(where),
         }
-        agreed = {**asdict(settings), "threads": threads, "checksum": problem.checksum}
+        agreed = {**asdict(settings), "threads": threads, "checksum": problem.checksum()}
         open_folder(out, agreed, about, resume=resume)
         runs = Removals(out, problem, settings)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
@@ -280,7 +288,8 @@ def removal(
             runs.save_unfinished("model")
             runs.save_figures([])
             typer.echo(
-                f"Stopped. {out} holds all finished runs, and their figure; --resume continues.",
+                f"Stopped. {out} holds all finished runs, whole epochs of the last, and their "
+                "figures; --resume continues.",
                 err=True,
             )
             raise typer.Exit(130) from None

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from mige_ext.experiments import plots
 from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.removal_training import EPOCH, Epoch, Run
-from mige_ext.experiments.runs import mean_and_error, run_of
+from mige_ext.experiments.removal_training import Epoch, Run
+from mige_ext.experiments.runs import mean_and_error, run_of, told_of_divergence
 
 #: Margins below the accuracy without removal, down to where the figure shows every β.
 CUT = 8
@@ -33,7 +33,7 @@ class Result:
         leak_nats: likewise.
         leak_r2: likewise.
         attacker: the strongest in nats.
-        ms_per_step: of training.
+        ms_per_step: of training; NaN of a run that diverged.
     """
 
     data: str
@@ -50,6 +50,11 @@ class Result:
     attacker: str
     ms_per_step: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the run came to numbers that are not finite."""
+        return math.isnan(self.ms_per_step)
+
 
 def format_table(tested: Sequence[Result]) -> str:
     """A line for each method at its β: means over the seeds ± standard error, on test data."""
@@ -59,14 +64,15 @@ def format_table(tested: Sequence[Result]) -> str:
     ]
     for method in dict.fromkeys(row.method for row in tested):
         rows = [row for row in tested if row.method == method]
-        attackers = [row.attacker for row in rows]
+        sound = [row for row in rows if not row.diverged] or rows
+        attackers = [row.attacker for row in sound]
         lines.append(
             f"{METHODS[method].label:26}{f'{rows[0].beta:g}' if rows[0].beta else '–':>7}"
             f"{_spread([100 * row.accuracy for row in rows], 2):>16}"
-            f"{_spread([row.leak_nats for row in rows], 3):>17}"
-            f"{np.mean([row.leak_r2 for row in rows]):>10.3f}"
-            f"{np.median([row.ms_per_step for row in rows]):>11.1f}"
-            f"  {max(attackers, key=attackers.count)}"
+            f"{_spread([row.leak_nats for row in sound], 3):>17}"
+            f"{np.mean([row.leak_r2 for row in sound]):>10.3f}"
+            f"{np.median([row.ms_per_step for row in sound]):>11.1f}"
+            f"  {max(attackers, key=attackers.count)}{told_of_divergence(rows)}"
         )
     return "\n".join(lines)
 
@@ -99,9 +105,11 @@ def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Fig
         if method == "none":
             left.axhline(curve[0][1] - 100 * margin, color="#999999", linestyle=":")
             shown = curve[0][1] - 100 * CUT * margin
-        tested = [row for row in rows if run_of(row, Run) in chosen and row.accuracy > 0]
+        tested = [row for row in rows if run_of(row, Run) in chosen]
+        if any(row.diverged for row in tested):  # the table tells of them
+            tested = []
         for ax, column in ((middle, "leak_nats"), (right, "leak_r2")):
-            if not tested:  # or all diverged
+            if not tested:
                 continue
             leak, leak_error = mean_and_error([getattr(row, column) for row in tested])
             accuracy, error = mean_and_error([100 * row.accuracy for row in tested])
@@ -149,7 +157,7 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
         if not curves:
             continue
         shared = min(map(len, curves))
-        steps = [row.epoch * EPOCH for row in curves[0][:shared]]
+        steps = [row.step for row in curves[0][:shared]]
         for ax, column, scale in ((left, "cross_entropy", 1), (right, "accuracy", 100)):
             values = [[scale * getattr(row, column) for row in rows[:shared]] for rows in curves]
             plots.band(ax, steps, values, label=METHODS[method].label)

@@ -89,7 +89,7 @@ class Epoch:
         method: name in `METHODS`.
         beta: β; 0 without a penalty.
         seed: of weights, batches and noise.
-        epoch: of `EPOCH` steps, from 1.
+        step: the steps so far: `EPOCH` more than before, or what was left.
         cross_entropy: of the label, mean over the epoch.
         accuracy: on some of the validation part.
         seconds: of training, without the measurement.
@@ -98,7 +98,7 @@ class Epoch:
     method: str
     beta: float
     seed: int
-    epoch: int
+    step: int
     cross_entropy: float
     accuracy: float
     seconds: float = field(compare=False)
@@ -215,7 +215,8 @@ def train(
         def close(epoch: int, means: dict[str, float], seconds: float) -> Epoch:
             _, accuracy = encode(model.eval(), problem, "validation", run.seed, EPOCH_ROWS)
             model.train()
-            return Epoch(*run, epoch, means["cross_entropy"], accuracy, seconds)
+            step = trainer.schedule.last_epoch
+            return Epoch(*run, step, means["cross_entropy"], accuracy, seconds)
 
         for row in fit(
             trainer.step,

@@ -132,6 +132,12 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(error)
 
 
+def told_of_divergence(rows: Sequence[Any]) -> str:
+    """What a line of a table ends with, where some of its runs diverged."""
+    number = sum(row.diverged for row in rows)
+    return f"  {number} of {len(rows)} diverged" if number else ""
+
+
 def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:
     """Choose the strongest regularisation that does no measurable harm (Breiman et al., 1984).
 

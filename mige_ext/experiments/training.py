@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mige_ext.experiments.runs import atomic
@@ -142,8 +142,8 @@ def fit(
         The figures of each epoch, once they are safe; those of the checkpoint first.
 
     Raises:
-        DivergedError: a scalar is not finite at the end of an epoch, or a score, a covariance or
-            the like is asked of numbers that are not. Epochs before it have been yielded.
+        DivergedError: at the end of an epoch a scalar or a weight is not finite, or a step or a
+            measurement fails because of it. Epochs before it have been yielded.
     """
     parts = {**parts, "random": random}
     rows = checkpoint.restore(parts)
@@ -152,7 +152,7 @@ def fit(
         checkpoint.save(parts, rows)
     for epoch in range(len(rows) + 1, epochs + 1):
         started, totals, steps = time.perf_counter(), dict[str, Tensor](), 0
-        with _told_as_divergence(epoch):
+        with _told_as_divergence(epoch, parts):
             for batch in batches():
                 scalars = {name: value.detach() for name, value in step(batch).items()}
                 for name, value in scalars.items():  # kept on the device: nothing waits for it
@@ -163,24 +163,32 @@ def fit(
             means = {name: total.item() / steps for name, total in totals.items()}
             for name, mean in means.items():
                 if not math.isfinite(mean):
-                    raise ValueError(f"{name} must be finite, got {mean}")
+                    raise DivergedError(f"epoch {epoch}: {name} must be finite, got {mean}")
+            if not _all_finite(parts):
+                raise DivergedError(f"epoch {epoch}: weights must be finite after its last step")
             rows.append(close(epoch, means, time.perf_counter() - started))
         checkpoint.save(parts, rows)
         yield rows[-1]
 
 
 @contextmanager
-def _told_as_divergence(epoch: int) -> Iterator[None]:
-    """Errors about numbers that are not finite, as a `DivergedError`.
+def _told_as_divergence(epoch: int, parts: Mapping[str, Stateful]) -> Iterator[None]:
+    """Errors that come of numbers that are not finite, as a `DivergedError`.
 
-    mige_ext, torch.linalg and scikit-learn raise errors of different types; all say "finite".
+    They are those of mige_ext about its samples, and any other where weights are not finite.
     """
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        if "finite" not in str(error):
+        if "must be finite" not in str(error) and _all_finite(parts):
             raise
         raise DivergedError(f"epoch {epoch}: {error}") from error
+
+
+def _all_finite(parts: Mapping[str, Stateful]) -> bool:
+    """Whether all weights of the networks are finite."""
+    networks = (part for part in parts.values() if isinstance(part, nn.Module))
+    return all(bool(weights.isfinite().all()) for of in networks for weights in of.parameters())
 
 
 @contextmanager
