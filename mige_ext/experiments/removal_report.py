@@ -132,8 +132,9 @@ def draw(results: Sequence[Result], chosen: Sequence[Run], margin: float) -> Fig
     fig.supxlabel(
         f"{data}, {nuisance}: leak in nats is log 16 − cross-entropy of the strongest attacker, "
         f"a lower bound. Left the seeds of the grid; dotted: {100 * margin:g} points below no "
-        f"removal (to {100 * CUT * margin:g} shown).\nMiddle and right mean ± standard error of "
-        f"{seeds} seeds. Better is up and left.",
+        f"removal (to {100 * CUT * margin:g} shown).\nMiddle and right "
+        f"{f'mean ± standard error of {seeds} seeds' if seeds > 1 else 'one seed'}. "
+        "Better is up and left.",
         fontsize=8,
         color="#555555",
     )
