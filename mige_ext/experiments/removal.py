@@ -294,11 +294,11 @@ def removal(
             )
             raise typer.Exit(130) from None
     png, pdf = runs.save_figures(chosen)
+    seeds_told = f"means over {seeds} seeds ± standard error" if seeds > 1 else "one seed"
     typer.echo(
-        f"\n{settings.data}, {settings.nuisance}: test data, "
-        f"{f'means over {seeds} seeds ± standard error' if seeds > 1 else 'one seed'}; β chosen on the validation data: the least leak within {100 * MARGIN:g} points of "
-        f"the accuracy without removal.\n\n{format_table(tested)}\n\n"
-        f"{runs.results.path}\n{png}\n{pdf}"
+        f"\n{settings.data}, {settings.nuisance}: test data, {seeds_told}; β chosen on the "
+        f"validation data: the least leak within {100 * MARGIN:g} points of the accuracy without "
+        f"removal.\n\n{format_table(tested)}\n\n{runs.results.path}\n{png}\n{pdf}"
     )
 
 
