@@ -28,7 +28,7 @@ COMMANDS = {
     "--hidden 32",
     "infomax": "--data digits --method infonce+pm --method mige --learning-rate 5e-4 --epochs 12 "
     "--batch 64 --latent 4 --width 4 --hidden 16 --projection 6 --probe-epochs 2",
-    "removal": "--data digits --method mine --method mige --beta 0.1 --steps 500 --batch 64 "
+    "removal": "--data digits --method mige --beta 0.1 --steps 400 --batch 64 "
     "--codes 200 --test-codes 300",
 }
 MEASURED = {"seconds", "overhead", "ms_per_step"}
