@@ -36,11 +36,7 @@ def digits() -> ImageData:
     return data.load("digits")
 
 
-def run_of(method: str, beta: float = 0.01, seed: int = 0) -> Run:
-    return Run(method, beta, seed, 500)
-
-
-# --- the comparison -------------------------------------------------------------------------------
+# --- the comparison ------------------------------------------------------------------------------
 
 
 def result(method: str, beta: float, seed: int, val_error: float) -> Result:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.runs import Table, atomic, run_of
+from mige_ext.experiments.runs import Table, atomic, run_of, sound_settings
 from mige_ext.experiments.training import DivergedError, Progress
 
 if TYPE_CHECKING:
@@ -80,19 +80,18 @@ class Comparison(ABC, Generic[AnyRun, Epoch, Result]):
     ) -> dict[str, dict[float, list[float]]]:
         """A column of the results of these runs, by method, and then by a setting of theirs.
 
-        A setting with a run that diverged is left out; where all have one, but the smallest.
+        Settings in which a run diverged are left out, see `sound_settings`.
         """
-        rows: list[Any] = self.results_of(runs)
-        diverged = {(row.method, getattr(row, setting)) for row in rows if row.diverged}
-        values: dict[str, dict[float, list[float]]] = {}
-        for method in dict.fromkeys(row.method for row in rows):
-            of_method = [row for row in rows if row.method == method]
-            sound = [row for row in of_method if (method, getattr(row, setting)) not in diverged]
-            smallest = min(getattr(row, setting) for row in of_method)
-            values[method] = {}
-            for row in sound or [row for row in of_method if getattr(row, setting) == smallest]:
-                values[method].setdefault(getattr(row, setting), []).append(getattr(row, column))
-        return values
+        groups: dict[str, list[Any]] = {}
+        for row in self.results_of(runs):
+            groups.setdefault(self.run_of(row).method, []).append(row)
+        return {
+            method: {
+                value: [getattr(row, column) for row in rows if getattr(row, setting) == value]
+                for value in sound_settings(rows, setting)
+            }
+            for method, rows in groups.items()
+        }
 
     def sound(self, runs: Sequence[AnyRun]) -> list[AnyRun]:
         """Those that have not diverged: whose curves can be compared."""

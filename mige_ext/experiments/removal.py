@@ -28,7 +28,7 @@ from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structura
 from mige_ext.experiments.removal_methods import METHODS
 from mige_ext.experiments.removal_report import Result, draw, draw_curves, format_table
 from mige_ext.experiments.removal_training import Epoch, Model, Run, Settings, measure, train
-from mige_ext.experiments.runs import cpu_threads, device_of, open_folder
+from mige_ext.experiments.runs import cpu_threads, device_of, open_folder, sound_settings
 
 #: Accuracy that removal may cost.
 MARGIN = 0.005
@@ -148,12 +148,8 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
     """The β that leaks least at `MARGIN` below the accuracy of "none" or above; validation figures.
 
     Where none is so accurate, the most accurate; of equal ones, the largest. A β with a run that
-    diverged is left out; where all have one, it is the smallest.
+    diverged is left out, see `sound_settings`.
     """
-    betas = {row.beta for row in rows if row.method == method}
-    sound = betas - {row.beta for row in rows if row.method == method and row.diverged}
-    if not sound:
-        return min(betas)
     whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
     least = np.mean(whole) - MARGIN if whole else 0.0
 
@@ -164,7 +160,7 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
             return True, -accuracy, -beta
         return False, float(np.mean([row.val_leak_nats for row in of])), -beta
 
-    return min(sound, key=figures)
+    return min(sound_settings([row for row in rows if row.method == method], "beta"), key=figures)
 
 
 def longer(strengths: Sequence[float], chosen: float) -> list[float]:

@@ -132,6 +132,18 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(error)
 
 
+def sound_settings(rows: Sequence[Any], setting: str) -> list[float]:
+    """The values of a column for which no run diverged; the smallest alone where there is none.
+
+    Args:
+        rows: results of one method.
+        setting: the column.
+    """
+    values = sorted({getattr(row, setting) for row in rows})
+    diverged = {getattr(row, setting) for row in rows if row.diverged}
+    return [value for value in values if value not in diverged] or values[:1]
+
+
 def told_of_divergence(rows: Sequence[Any]) -> str:
     """What a line of a table ends with, where some of its runs diverged."""
     number = sum(row.diverged for row in rows)
