@@ -19,7 +19,6 @@ from torch import Tensor
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import baselines
 from benchmarks.common import (
     RESULTS,
     Promises,
@@ -30,8 +29,9 @@ from benchmarks.common import (
     time_each,
     write_csv,
 )
+from benchmarks.operators import baselines
 from mige_ext import SSGE, AdaptiveScore, ScoreEstimator, compat, ops, reference
-from mige_ext.experiments.toy_methods import (
+from mige_ext.experiments.toy.methods import (
     mige_derivative,
     relative_rmse,
     rho_grid,

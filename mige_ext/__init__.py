@@ -19,8 +19,12 @@ except ImportError as error:
         "already, the source tree in the current directory hides it: change the directory."
     ) from error
 
-from mige_ext.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
-from mige_ext.filters import (
+from mige_ext.information import encoder_information, entropy, mutual_information
+from mige_ext.projection import RandomProjection
+from mige_ext.scores.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
+from mige_ext.scores.base import Diagnostics, Fitted, ScoreEstimator
+from mige_ext.scores.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
+from mige_ext.scores.kernel.filters import (
     SSGE,
     FittedSSGE,
     Landweber,
@@ -28,14 +32,10 @@ from mige_ext.filters import (
     Stein,
     Tikhonov,
 )
-from mige_ext.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
-from mige_ext.information import encoder_information, entropy, mutual_information
-from mige_ext.kernels import IMQ, RBF, Bandwidth, Kernel
-from mige_ext.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
-from mige_ext.projection import RandomProjection
-from mige_ext.score import Diagnostics, Fitted, ScoreEstimator
-from mige_ext.score_matching import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
-from mige_ext.spectral import FittedFilter, SpectralFilter
+from mige_ext.scores.kernel.kernels import IMQ, RBF, Bandwidth, Kernel
+from mige_ext.scores.kernel.spectral import FittedFilter, SpectralFilter
+from mige_ext.scores.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
+from mige_ext.scores.network import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 
 __version__ = "0.1.0"
 

@@ -10,11 +10,11 @@ def main() -> None:
     try:
         import typer
 
-        from mige_ext.experiments.bottleneck import bottleneck
-        from mige_ext.experiments.data import data
-        from mige_ext.experiments.infomax import infomax
-        from mige_ext.experiments.removal import removal
-        from mige_ext.experiments.toy import toy
+        from mige_ext.experiments.bottleneck.command import bottleneck
+        from mige_ext.experiments.data.images import data
+        from mige_ext.experiments.infomax.command import infomax
+        from mige_ext.experiments.removal.command import removal
+        from mige_ext.experiments.toy.command import toy
     except ImportError as error:
         if sys.argv[1:] == ["info"]:  # what one runs to find out what is missing
             info()

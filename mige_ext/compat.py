@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mige_ext import _checks, ops
 from mige_ext._precision import at_least_float32, in_units, no_autocast, saturated, unit_of
-from mige_ext.score import ScoreEstimator, require_estimator
+from mige_ext.scores.base import ScoreEstimator, require_estimator
 
 
 class SpectralScoreEstimator:

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
-from mige_ext.landmarks import Landmarks, LandmarkStatistics
-from mige_ext.score import ScoreEstimator
+from mige_ext.scores.base import ScoreEstimator
+from mige_ext.scores.landmarks import Landmarks, LandmarkStatistics
 
 
 @dataclass(frozen=True, eq=False)

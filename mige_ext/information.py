@@ -40,10 +40,10 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
-from mige_ext.adaptive import AdaptiveScore
 from mige_ext.distributed import Share, across
 from mige_ext.projection import RandomProjection
-from mige_ext.score import ScoreEstimator, require_estimator, stein_sum
+from mige_ext.scores.adaptive import AdaptiveScore
+from mige_ext.scores.base import ScoreEstimator, require_estimator, stein_sum
 
 if TYPE_CHECKING:  # which a torch built without its distributed part does not have
     from torch.distributed import ProcessGroup

@@ -47,7 +47,7 @@ def info() -> None:
 def bench(arguments: Sequence[str] = ()) -> None:
     """Measures: end to end without arguments, one operator with its name; see ``--help``."""
     root = Path(mige_ext.__file__).resolve().parents[1]
-    if not (root / "benchmarks" / "command.py").is_file():
+    if not (root / "benchmarks" / "operators" / "command.py").is_file():
         sys.exit("The benchmarks are part of the source tree: install it with `pip install -e .`")
     sys.path.insert(0, str(root))
-    importlib.import_module("benchmarks.command").main(arguments)
+    importlib.import_module("benchmarks.operators.command").main(arguments)

@@ -1,6 +1,6 @@
 """Builds and checks the CUDA kernels on the GPU of this machine, and measures them.
 
-    make gpu-check                        # or: python benchmarks/gpu_check.py [--out FOLDER]
+    make gpu-check                        # or: python tools/gpu_check.py [--out FOLDER]
 
 Needs nvcc, cmake, pytest and a CUDA build of torch in the Python that runs it; no network, and no
 environment of its own. Builds for this GPU alone; runs the conformance suite on it, the tests that
@@ -185,7 +185,7 @@ def plan(architecture: str, csv: Path) -> list[Step]:
             120,
             required=True,
         ),
-        Step("resources", [python, "benchmarks/resources.py"], 30, here),
+        Step("resources", [python, "tools/resources.py"], 30, here),
         Step(
             "conformance",
             [*pytest, "tests/test_operators.py", "tests/test_determinism.py",
@@ -201,7 +201,15 @@ def plan(architecture: str, csv: Path) -> list[Step]:
     alone = {**here, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     sanitizer = find("compute-sanitizer") or "compute-sanitizer"
     for tool in SANITIZERS:
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, "tests/sanitize.py"]
+        command = [
+            sanitizer,
+            "--tool",
+            tool,
+            "--error-exitcode",
+            "9",
+            python,
+            "tests/support/sanitize.py",
+        ]
         steps.append(Step(f"compute-sanitizer {tool}", command, 60, alone))
     return steps
 

@@ -1,6 +1,6 @@
 """What each CUDA kernel takes from a multiprocessor, read off the compiled library.
 
-    python benchmarks/resources.py        # or: make resources
+    python tools/resources.py        # or: make resources
 
 Prints registers, shared memory and theoretical occupancy of every kernel on every architecture, and
 exits with 1 where a kernel breaks a rule: local memory (spills and stack frames are there), more

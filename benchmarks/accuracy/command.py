@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import oracle
-from benchmarks.accuracy_report import Row, draw, report
+from benchmarks.accuracy import oracle
+from benchmarks.accuracy.distributions import Distribution, Draw
+from benchmarks.accuracy.families import FAMILIES, Family
+from benchmarks.accuracy.oracle import Setting
+from benchmarks.accuracy.report import Row, draw, report
 from benchmarks.common import RESULTS, machine
-from benchmarks.distributions import Distribution, Draw
-from benchmarks.families import FAMILIES, Family
-from benchmarks.oracle import Setting
 from mige_ext import (
     SSGE,
     AdaptiveScore,
@@ -45,7 +45,7 @@ from mige_ext import (
     compat,
     ops,
 )
-from mige_ext.experiments.runs import Table, cpu_threads, mean_and_error
+from mige_ext.experiments.common.runs import Table, cpu_threads, mean_and_error
 
 SAMPLES, QUICK = (64, 256, 1024), (64, 256)
 TOLERANCE = 1.02  # a data set where an estimator is worse than its control: beyond 2 %

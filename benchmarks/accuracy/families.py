@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Generator
 
-from benchmarks.distributions import (
+from benchmarks.accuracy.distributions import (
     ASINH,
     CUBE_ROOT,
     DTYPE,

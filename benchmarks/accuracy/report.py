@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Promises, geometric_mean, print_table
-from mige_ext.experiments import plots
+from mige_ext.experiments.common import plots
 
 #: ``AdaptiveScore()``; the information functions take "adaptive ridge".
 DEFAULT = "adaptive qis"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import records, roofline
 from benchmarks.common import RESULTS, machine, print_table
-from benchmarks.harness import Benchmark, Meter
-from benchmarks.records import Record
+from benchmarks.operators import records, roofline
+from benchmarks.operators.harness import Benchmark, Meter
+from benchmarks.operators.records import Record
 from mige_ext import report
 from mige_ext.ops import OPERATORS as OPERATORS
 
@@ -22,7 +22,8 @@ SLOWER, NOTHING_COMPARED = 1, 2  # exit status
 
 def load(operator: str) -> Benchmark:
     """The benchmark in the file of that name."""
-    benchmark: Benchmark = importlib.import_module(f"benchmarks.{operator}").BENCHMARK
+    module = importlib.import_module(f"benchmarks.operators.problems.{operator}")
+    benchmark: Benchmark = module.BENCHMARK
     return benchmark
 
 
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str]) -> None:
     """Runs what the arguments ask for."""
     if arguments[:1] in (["accuracy"], ["scaling"]):
         try:
-            module = importlib.import_module(f"benchmarks.{arguments[0]}")
+            name = "accuracy.command" if arguments[0] == "accuracy" else "scaling"
+            module = importlib.import_module(f"benchmarks.{name}")
         except ImportError as error:
             sys.exit(f"`{arguments[0]}` needs the extra `experiments` ({error})")
         if module.main(arguments[1:]):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import processor, time_each
-from benchmarks.records import Record
-from benchmarks.roofline import Ceilings
+from benchmarks.operators.records import Record
+from benchmarks.operators.roofline import Ceilings
 
 # Bytes that the one large array of a published algorithm may take before it is left out.
 PUBLISHED_LIMIT = {"cpu": 2**31, "cuda": 2**34}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.common import time_call
-from benchmarks.records import Record
+from benchmarks.operators.records import Record
 
 if TYPE_CHECKING:  # only for the figure is matplotlib needed
     from matplotlib.axes import Axes

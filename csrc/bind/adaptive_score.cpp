@@ -1,9 +1,9 @@
 // adaptive_score: samples to a score without settings in one call.
-#include "../cpu/adaptive.h"
+#include "cpu/adaptive.h"
 
-#include "../checks.h"
+#include "bind/checks.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

@@ -4,8 +4,8 @@
 // declared weak: they are NULL under a CPU torch, and set once a CUDA torch has been imported.
 #pragma once
 
-#include "../checks.h"
-#include "../cuda/launchers.h"
+#include "bind/checks.h"
+#include "cuda/launchers.h"
 
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,

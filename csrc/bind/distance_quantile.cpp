@@ -1,8 +1,8 @@
 // distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
-#include "../checks.h"
-#include "../cpu/group.h"
+#include "bind/checks.h"
+#include "cpu/group.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

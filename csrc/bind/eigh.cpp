@@ -1,9 +1,9 @@
 // eigh: symmetric eigendecomposition. On the CPU LAPACK, groups in parallel; on CUDA our Jacobi, or
 // torch's solver for large matrices.
-#include "../checks.h"
-#include "../cpu/group.h"
+#include "bind/checks.h"
+#include "cpu/group.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 // What libtorch_cpu contains or links; weak, because a torch without MKL, or one that hides LAPACK,

@@ -2,9 +2,9 @@
 // other files here); it holds nothing but facts about the build.
 #include <Python.h>
 
-#include "../cpu/simd.h"
+#include "cpu/simd.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace {

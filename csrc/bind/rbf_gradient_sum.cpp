@@ -1,8 +1,8 @@
 // rbf_gradient_sum: H_j = Σ_i ∇_{x_i} k(x_i, x_j), two matrix products and no M×M×d array.
-#include "../checks.h"
-#include "../cpu/group.h"
+#include "bind/checks.h"
+#include "cpu/group.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

@@ -1,8 +1,8 @@
 // rbf_gram: the Gram matrix exp(−‖x_i − y_j‖² / 2σ²).
-#include "../checks.h"
-#include "../cpu/group.h"
+#include "bind/checks.h"
+#include "cpu/group.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

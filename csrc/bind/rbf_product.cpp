@@ -1,8 +1,8 @@
 // rbf_product: k(q, X) W without k in memory, the Nyström extension.
-#include "../checks.h"
-#include "../cpu/group.h"
+#include "bind/checks.h"
+#include "cpu/group.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

@@ -1,8 +1,8 @@
 // ridge_whitening: mean, whitening matrix and ridge of each group of samples.
-#include "../checks.h"
-#include "../cpu/whitening.h"
+#include "bind/checks.h"
+#include "cpu/whitening.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

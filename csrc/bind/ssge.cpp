@@ -1,11 +1,11 @@
 // ssge: samples to score in one call.
-#include "../cpu/ssge.h"
+#include "cpu/ssge.h"
 
 #include <limits>
 
-#include "../checks.h"
+#include "bind/checks.h"
 #ifdef MIGE_WITH_CUDA
-#include "cuda.h"
+#include "bind/cuda.h"
 #endif
 
 namespace mige::bind {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "math.h"
+#include "common/math.h"
 
 namespace mige {
 

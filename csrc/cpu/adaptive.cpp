@@ -1,7 +1,7 @@
 // The passes of the adaptive score over its M×M matrices.
 #include <cmath>
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace mige::cpu {
 namespace {

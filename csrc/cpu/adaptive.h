@@ -16,8 +16,8 @@
 
 #include <limits>
 
-#include "inverse.h"
-#include "whitening.h"
+#include "cpu/inverse.h"
+#include "cpu/whitening.h"
 
 namespace mige::cpu {
 

@@ -10,8 +10,8 @@
 #include <cmath>
 #include <limits>
 
-#include "../math.h"
-#include "kernels.h"
+#include "common/math.h"
+#include "cpu/kernels.h"
 
 namespace mige::cpu {
 

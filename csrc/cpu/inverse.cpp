@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels.h"
-#include "tile.h"
+#include "cpu/kernels.h"
+#include "cpu/tile.h"
 
 namespace mige::cpu {
 namespace {

@@ -12,7 +12,7 @@
 // were as fast and lost everything in float at condition numbers of 1e5, where this loses 6e-4.
 #pragma once
 
-#include "group.h"
+#include "cpu/group.h"
 
 namespace mige::cpu {
 

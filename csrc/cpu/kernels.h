@@ -8,7 +8,7 @@
 // bytes of columns side by side, zero-padded, so that the inner loop reads one whole vector a step.
 #pragma once
 
-#include "simd.h"
+#include "cpu/simd.h"
 
 namespace mige::cpu {
 

@@ -1,7 +1,7 @@
 // Which instruction set the kernels use.
 #include <cstdlib>
 
-#include "simd.h"
+#include "cpu/simd.h"
 
 namespace mige::cpu {
 namespace {

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace mige::cpu {
 namespace {

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "../math.h"
-#include "kernels.h"
-#include "tile.h"
+#include "common/math.h"
+#include "cpu/kernels.h"
+#include "cpu/tile.h"
 
 namespace mige::cpu {
 namespace {

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 namespace mige::cpu {
 namespace {

@@ -12,7 +12,7 @@
 #include <cmath>
 #include <limits>
 
-#include "group.h"
+#include "cpu/group.h"
 
 namespace mige::cpu {
 

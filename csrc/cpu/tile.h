@@ -7,7 +7,7 @@
 // which keeps the rounding error of a long sum near that of a pairwise one.
 #pragma once
 
-#include "simd.h"
+#include "cpu/simd.h"
 
 namespace mige::cpu {
 

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../math.h"
-#include "kernels.h"
+#include "common/math.h"
+#include "cpu/kernels.h"
 
 namespace mige::cpu {
 namespace {

@@ -12,8 +12,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../rule.h"
-#include "group.h"
+#include "common/adaptive_rule.h"
+#include "cpu/group.h"
 
 namespace mige::cpu {
 

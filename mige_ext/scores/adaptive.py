@@ -8,8 +8,7 @@ from torch import Tensor
 
 from mige_ext import _checks, ops
 from mige_ext._precision import about_origin, no_autocast, saturated
-from mige_ext.gaussian import FittedGaussian, GaussianScore
-from mige_ext.score import (
+from mige_ext.scores.base import (
     Fitted,
     calibrated,
     prepared,
@@ -17,6 +16,7 @@ from mige_ext.score import (
     require_calibrate,
     stein_calibration,
 )
+from mige_ext.scores.gaussian import FittedGaussian, GaussianScore
 
 
 @dataclass(frozen=True, eq=False)

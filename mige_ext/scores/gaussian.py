@@ -19,7 +19,7 @@ from mige_ext._precision import (
     saturated,
     standardised,
 )
-from mige_ext.score import (
+from mige_ext.scores.base import (
     Fitted,
     prepared,
     prepared_query,

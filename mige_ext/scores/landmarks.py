@@ -26,8 +26,8 @@ from torch import Tensor
 
 from mige_ext import _checks, ops
 from mige_ext._precision import at_least_float32, in_units, saturated, unit_of
-from mige_ext.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
-from mige_ext.score import Diagnostics, Fitted, calibrated, require_calibrate
+from mige_ext.scores.base import Diagnostics, Fitted, calibrated, require_calibrate
+from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
 
 Progress = Callable[[Iterable[tuple[slice, slice]]], Iterable[tuple[slice, slice]]]
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mige_ext import _checks
 from mige_ext._precision import about_origin, in_units, no_autocast, saturated, standardised
-from mige_ext.score import Fitted, prepared, prepared_query, stein_calibration
+from mige_ext.scores.base import Fitted, prepared, prepared_query, stein_calibration
 
 
 @dataclass(frozen=True, eq=False)

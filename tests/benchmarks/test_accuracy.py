@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import rounding
 
-from benchmarks import accuracy, command, oracle
-from benchmarks.accuracy import evaluate
-from benchmarks.accuracy_report import Row, draw, promised, report
-from benchmarks.distributions import CorrelatedGaussian, Distribution, Transformed
-from benchmarks.families import FAMILIES
-from benchmarks.oracle import CUT_OFF, LANDWEBER, NU, TIKHONOV, Setting
+from benchmarks.accuracy import command as accuracy
+from benchmarks.accuracy import oracle
+from benchmarks.accuracy.command import evaluate
+from benchmarks.accuracy.distributions import CorrelatedGaussian, Distribution, Transformed
+from benchmarks.accuracy.families import FAMILIES
+from benchmarks.accuracy.oracle import CUT_OFF, LANDWEBER, NU, TIKHONOV, Setting
+from benchmarks.accuracy.report import Row, draw, promised, report
+from benchmarks.operators import command
 from mige_ext import (
     IMQ,
     RBF,
@@ -25,8 +26,9 @@ from mige_ext import (
     Stein,
     Tikhonov,
 )
-from mige_ext.experiments.runs import Table
-from mige_ext.experiments.toy_methods import mige_derivative
+from mige_ext.experiments.common.runs import Table
+from mige_ext.experiments.toy.methods import mige_derivative
+from tests.support.accuracy import rounding
 
 for_each_family = pytest.mark.parametrize("name", FAMILIES)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, environment
 
 import mige_ext
-from benchmarks import baselines, common
+from benchmarks import common
+from benchmarks.operators import baselines
 from mige_ext import _C, reference, report
+from tests.support.process import ROOT, environment
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

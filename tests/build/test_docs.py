@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, environment
 
 import mige_ext
+from tests.support.process import ROOT, environment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 for_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, environment
 
-from benchmarks import gpu_check
-from benchmarks.gpu_check import Result, Step
+from tests.support.process import ROOT, environment
+from tools import gpu_check
+from tools.gpu_check import Result, Step
 
 
 def python(name: str, code: str, limit: float = 30, required: bool = False) -> Step:
@@ -79,7 +79,7 @@ def test_the_plan_builds_for_one_architecture_and_ends_within_its_time(tmp_path:
     assert len({gpu_check.slug(s.name) for s in steps}) == len(steps)
     assert {s.name.split()[-1] for s in steps} >= set(gpu_check.SANITIZERS)
     for step in steps:
-        scripts = [a for a in step.command if a.startswith(("tests/", "benchmarks/"))]
+        scripts = [a for a in step.command if a.startswith(("tests/", "benchmarks/", "tools/"))]
         assert all((ROOT / script).is_file() for script in scripts)
 
 
@@ -96,7 +96,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would run for minutes: there is a GPU")
 def test_without_a_gpu_it_ends_early_and_says_so(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--out", str(tmp_path / "out")],
+        [sys.executable, str(ROOT / "tools" / "gpu_check.py"), "--out", str(tmp_path / "out")],
         capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert result.returncode == 1

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, environment
 
 import mige_ext
 from mige_ext import _C
+from tests.support.process import ROOT, environment
 
 PACKAGE = Path(mige_ext.__file__).parent
 LIBRARY = Path(mige_ext._C.__file__)

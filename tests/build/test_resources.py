@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-from benchmarks import resources
-from benchmarks.resources import Usage
 from mige_ext import _C
+from tests.support.process import ROOT
+from tools import resources
+from tools.resources import Usage
 
 ALLOWED = {"sum_kernel": {"float": 80, "double": 128}}
 GOOD = Usage("sum_kernel", "float", 90, registers=80, local=0, shared=1024, threads=256)
@@ -68,7 +68,7 @@ def test_every_kernel_in_the_sources_has_a_budget_next_to_it() -> None:
     budgets = resources.budgets()
     assert budgets["pairwise_kernel"]
     assert [name for name, budget in budgets.items() if not budget] == []
-    code = "\n".join(p.read_text() for p in (ROOT / "csrc" / "cuda").glob("*.cu*"))
+    code = "\n".join(p.read_text() for p in (ROOT / "csrc" / "cuda").rglob("*.cu*"))
     assert code.count("__global__ void") == len(budgets)
 
 

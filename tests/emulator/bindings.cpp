@@ -2,8 +2,8 @@
 // of the same name in mige_ext/ops.py, in its order.
 #include "bindings.h"
 
-#include "../../csrc/cuda/climb.cuh"
-#include "../../csrc/cuda/launchers.h"
+#include "cuda/adaptive/climb.cuh"
+#include "cuda/launchers.h"
 
 namespace mige::emulator {
 namespace {

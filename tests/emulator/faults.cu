@@ -5,7 +5,7 @@
 
 #include <map>
 
-#include "../../csrc/cuda/device.cuh"
+#include "cuda/core/device.cuh"
 
 namespace mige::cuda {
 namespace {

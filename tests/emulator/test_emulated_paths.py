@@ -10,20 +10,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    CASES,
-    Case,
-    Emulated,
-    assert_ssge_accurate,
-    for_each_case,
-    for_each_dtype,
-    normal,
-    rounding,
-    same_bits,
-)
 from torch import Tensor
 
 from mige_ext import reference
+from tests.support.accuracy import assert_ssge_accurate, rounding, same_bits
+from tests.support.backends import Emulated
+from tests.support.cases import CASES, Case, for_each_case
+from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
 SMALL_DEVICE = 99 * 1024  # bytes of shared memory for a block: compute capability 12.0

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from emulated import SCHEDULES, VARIANTS, CrashError, Emulator
+
+from tests.support.emulated import SCHEDULES, VARIANTS, CrashError, Emulator
+from tests.support.process import ROOT
 
 MODULE = "mige_emulator_faults"
 X = np.arange(1, 65, dtype=np.float32)

@@ -8,24 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import image_files
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from mige_ext.experiments import bottleneck as command
-from mige_ext.experiments import data
-from mige_ext.experiments.bottleneck import Bottlenecks, bottleneck
-from mige_ext.experiments.bottleneck_methods import Classifier, Settings
-from mige_ext.experiments.bottleneck_report import Result
-from mige_ext.experiments.bottleneck_training import (
+from mige_ext.experiments.bottleneck import command
+from mige_ext.experiments.bottleneck.command import Bottlenecks, bottleneck
+from mige_ext.experiments.bottleneck.methods import Classifier, Settings
+from mige_ext.experiments.bottleneck.report import Result
+from mige_ext.experiments.bottleneck.training import (
     Epoch,
     Run,
     measure,
     train,
 )
-from mige_ext.experiments.data import ImageData, Split
-from mige_ext.experiments.runs import Table
+from mige_ext.experiments.common.runs import Table
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.images import ImageData, Split
+from tests.support import image_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)

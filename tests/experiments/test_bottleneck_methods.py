@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 import mige_ext as mige
-from mige_ext.experiments.bottleneck_methods import (
+from mige_ext.experiments.bottleneck.methods import (
     METHODS,
     PAPER,
     Classifier,
@@ -26,8 +26,8 @@ from mige_ext.experiments.bottleneck_methods import (
     squared_norm,
     variational,
 )
-from mige_ext.experiments.bottleneck_training import information_bound
-from mige_ext.experiments.estimators import ESTIMATORS
+from mige_ext.experiments.bottleneck.training import information_bound
+from mige_ext.experiments.common.estimators import ESTIMATORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(draws=2, latent=4, hidden=32)

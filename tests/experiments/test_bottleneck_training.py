@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext.experiments import data
-from mige_ext.experiments.bottleneck_methods import METHODS, Settings
-from mige_ext.experiments.bottleneck_training import (
+from mige_ext.experiments.bottleneck.methods import METHODS, Settings
+from mige_ext.experiments.bottleneck.training import (
     Run,
     Trainer,
     build,
@@ -18,7 +17,8 @@ from mige_ext.experiments.bottleneck_training import (
     penalty_overhead,
     train,
 )
-from mige_ext.experiments.data import ImageData, Split
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.images import ImageData, Split
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)

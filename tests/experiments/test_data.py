@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import image_files
 import pytest
 import torch
 import typer
@@ -12,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mige_ext.experiments import data, fetch
-from mige_ext.experiments.data import ImageData, Split, stratified_split
+from mige_ext.experiments.data import fetch
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.images import ImageData, Split, stratified_split
+from tests.support import image_files
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext.experiments import bottleneck_training, data, infomax_training, removal_training
-from mige_ext.experiments.bottleneck_methods import METHODS as BOTTLENECK
-from mige_ext.experiments.bottleneck_methods import Settings as BottleneckSettings
-from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.infomax_methods import METHODS as INFOMAX
-from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
-from mige_ext.experiments.removal_methods import METHODS as REMOVAL
+from mige_ext.experiments.bottleneck import training as bottleneck_training
+from mige_ext.experiments.bottleneck.methods import METHODS as BOTTLENECK
+from mige_ext.experiments.bottleneck.methods import Settings as BottleneckSettings
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.images import ImageData
+from mige_ext.experiments.infomax import training as infomax_training
+from mige_ext.experiments.infomax.methods import METHODS as INFOMAX
+from mige_ext.experiments.removal import training as removal_training
+from mige_ext.experiments.removal.methods import METHODS as REMOVAL
+from mige_ext.experiments.removal.nuisances import NUISANCES, Images, Problem, Structural
 
 META = torch.device("meta")
 NUMBERS = torch.arange(32, device=META)

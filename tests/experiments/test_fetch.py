@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import image_files
 import numpy as np
 import pytest
-from image_files import Files, layout_of, pack, put
 
-from mige_ext.experiments import fetch
-from mige_ext.experiments.fetch import CIFAR10, CIFAR100, MNIST, Layout, Published
+from mige_ext.experiments.data import fetch
+from mige_ext.experiments.data.fetch import CIFAR10, CIFAR100, MNIST, Layout, Published
+from tests.support import image_files
+from tests.support.image_files import Files, layout_of, pack, put
 
 FILES: dict[str, Callable[[], Files]] = {
     "mnist": image_files.idx_files,

@@ -3,13 +3,13 @@
 import json
 import pickle
 
-import image_files
 import numpy as np
 import pytest
-from image_files import labels, pixels
 
-from mige_ext.experiments import formats
-from mige_ext.experiments.formats import Arrays
+from mige_ext.experiments.data import formats
+from mige_ext.experiments.data.formats import Arrays
+from tests.support import image_files
+from tests.support.image_files import labels, pixels
 
 
 def equal(a: Arrays, b: Arrays) -> bool:

@@ -5,27 +5,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import image_files
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
-from mige_ext.experiments import data, fetch
-from mige_ext.experiments import infomax as command
-from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.infomax import infomax
-from mige_ext.experiments.infomax_encoders import Encoder, PrincipalComponents, encode
-from mige_ext.experiments.infomax_methods import LEARNING_RATES, METHODS, balanced
-from mige_ext.experiments.infomax_probes import (
+from mige_ext.experiments.common.runs import Table
+from mige_ext.experiments.data import fetch
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.images import ImageData
+from mige_ext.experiments.infomax import command
+from mige_ext.experiments.infomax.command import infomax
+from mige_ext.experiments.infomax.encoders import Encoder, PrincipalComponents, encode
+from mige_ext.experiments.infomax.methods import LEARNING_RATES, METHODS, balanced
+from mige_ext.experiments.infomax.probes import (
     accuracy_of,
     effective_rank,
     linear_accuracy,
     train_probe,
 )
-from mige_ext.experiments.infomax_report import Result, format_table
-from mige_ext.experiments.infomax_training import Epoch, Run, Settings, Trainer, train
-from mige_ext.experiments.runs import Table
+from mige_ext.experiments.infomax.report import Result, format_table
+from mige_ext.experiments.infomax.training import Epoch, Run, Settings, Trainer, train
+from tests.support import image_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 TRAINED = [name for name, method in METHODS.items() if method.objective]

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 import typer
-from conftest import ROOT, environment
 from typer.testing import CliRunner
 
-from mige_ext.experiments.bottleneck import bottleneck
-from mige_ext.experiments.infomax import infomax
-from mige_ext.experiments.removal import removal
+from mige_ext.experiments.bottleneck.command import bottleneck
+from mige_ext.experiments.infomax.command import infomax
+from mige_ext.experiments.removal.command import removal
+from tests.support.process import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 

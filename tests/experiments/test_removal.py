@@ -13,15 +13,23 @@ import typer
 from torch import Tensor
 from typer.testing import CliRunner
 
-from mige_ext.experiments import data, removal_training
-from mige_ext.experiments import removal as command
-from mige_ext.experiments.attacker import Codes, attack
-from mige_ext.experiments.nuisances import BINS, NUISANCES, Batch, Images, Structural, bins_of
-from mige_ext.experiments.removal import choose_beta, longer, removal
-from mige_ext.experiments.removal_methods import METHODS, Club
-from mige_ext.experiments.removal_report import Result
-from mige_ext.experiments.removal_training import Epoch, Run, Settings, encode, train
-from mige_ext.experiments.runs import Table
+from mige_ext.experiments.common.runs import Table
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.removal import command
+from mige_ext.experiments.removal import training as removal_training
+from mige_ext.experiments.removal.attacker import Codes, attack
+from mige_ext.experiments.removal.command import choose_beta, longer, removal
+from mige_ext.experiments.removal.methods import METHODS, Club
+from mige_ext.experiments.removal.nuisances import (
+    BINS,
+    NUISANCES,
+    Batch,
+    Images,
+    Structural,
+    bins_of,
+)
+from mige_ext.experiments.removal.report import Result
+from mige_ext.experiments.removal.training import Epoch, Run, Settings, encode, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 PENALISED = [name for name in METHODS if name != "none"]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mige_ext.experiments import runs
-from mige_ext.experiments.runs import (
+from mige_ext.experiments.common import runs
+from mige_ext.experiments.common.runs import (
     Table,
     atomic,
     mean_and_error,

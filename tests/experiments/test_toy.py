@@ -16,9 +16,9 @@ from torch.func import stack_module_state
 from typer.testing import CliRunner
 
 from mige_ext.bounds import JointCritic, SeparableCritic
-from mige_ext.experiments import plots
-from mige_ext.experiments import toy as module
-from mige_ext.experiments.toy_methods import (
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.toy import command as module
+from mige_ext.experiments.toy.methods import (
     AUTHORS,
     BOUNDS,
     MARGINALS,
@@ -37,9 +37,9 @@ from mige_ext.experiments.toy_methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.filters import SSGE
+from mige_ext.scores.kernel.filters import SSGE
 
-GOLDEN = Path(__file__).parent / "golden" / "authors_release_fp64.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "authors_release_fp64.npz"
 SMALL = Settings(seeds=2, points=4, samples=64, steps=2)
 
 app = typer.Typer()

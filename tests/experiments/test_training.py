@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import mige_ext as mige
-from mige_ext.experiments.training import (
+from mige_ext.experiments.common.training import (
     Checkpoint,
     DivergedError,
     Progress,

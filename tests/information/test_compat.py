@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding
 from torch import Tensor
 
 from mige_ext import entropy, ops, reference
@@ -16,8 +15,10 @@ from mige_ext.compat import (
     SpectralScoreEstimator,
     entropy_surrogate,
 )
+from tests.support.accuracy import rounding
+from tests.support.inputs import for_each_dtype, normal
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "authors_release_fp64.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "authors_release_fp64.npz")
 CASES = sorted({key.split("/")[0] for key in GOLDEN})
 SCORES = [case for case in CASES if f"{case}/score" in GOLDEN]
 TOYS = [case for case in CASES if f"{case}/dI_drho" in GOLDEN]

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT, environment, normal, rounding
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import mige_ext as mige
 from mige_ext import distributed
+from tests.support.accuracy import rounding
+from tests.support.inputs import normal
+from tests.support.process import ROOT, environment
 
 SSGE = mige.SSGE()
 LANDMARKS = mige.Landmarks(m=8, rank=5)

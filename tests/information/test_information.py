@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding
 from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import SSGE, encoder_information, entropy, mutual_information
 from mige_ext.information import DEFAULT_ESTIMATOR
-from mige_ext.score import stein_calibration
+from mige_ext.scores.base import stein_calibration
+from tests.support.accuracy import rounding
+from tests.support.inputs import for_each_dtype, normal
 
 CALIBRATED = SSGE(calibrate="stein")
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mige_ext import RandomProjection
+from tests.support.accuracy import rounding
+from tests.support.inputs import for_each_dtype, normal
 
 for_each_normalize = pytest.mark.parametrize("normalize", ["columns", "rows"])
 

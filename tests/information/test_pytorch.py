@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import normal
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import mige_ext as mige
 from mige_ext import IMQ, SSGE, compat
+from tests.support.inputs import normal
 
 FAMILY: dict[str, Any] = {
     "ssge": SSGE(),

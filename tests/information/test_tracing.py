@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import normal
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
 from mige_ext import SSGE, bounds, compat, information
 from mige_ext._precision import at_least_float32
+from tests.support.inputs import normal
 
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "default": SSGE(),

@@ -5,17 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import (
-    Backend,
-    for_each_backend,
-    for_each_dtype,
-    normal,
-    rounding,
-)
 from torch import Tensor
 
 from mige_ext import reference
 from mige_ext.reference import imq
+from tests.support.accuracy import rounding
+from tests.support.backends import Backend, for_each_backend
+from tests.support.inputs import for_each_dtype, normal
 
 # Below, at and above the sizes of tiles, vectors and pivot blocks; more dimensions than samples.
 SIZES = [

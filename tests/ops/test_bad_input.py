@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import normal
 from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import compat, ops, projection
+from tests.support.inputs import normal
 
 ERRORS = (TypeError, ValueError, RuntimeError)
 

@@ -5,19 +5,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import (
-    Case,
-    for_each_case,
-    for_each_dtype,
-    map_tensors,
-    normal,
-    rounding,
-    same_bits,
-)
 from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import _C, SSGE, ops
+from tests.support.accuracy import rounding, same_bits
+from tests.support.backends import map_tensors
+from tests.support.cases import Case, for_each_case
+from tests.support.inputs import for_each_dtype, normal
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: torch sees none"),

@@ -6,20 +6,14 @@ import threading
 
 import pytest
 import torch
-from conftest import (
-    ROOT,
-    Backend,
-    Case,
-    environment,
-    for_each_case,
-    for_each_case_and_backend,
-    for_each_dtype,
-    normal,
-    same_bits,
-)
 from torch import Tensor
 
 from mige_ext import SSGE, ops
+from tests.support.accuracy import same_bits
+from tests.support.backends import Backend
+from tests.support.cases import Case, for_each_case, for_each_case_and_backend
+from tests.support.inputs import for_each_dtype, normal
+from tests.support.process import ROOT, environment
 
 # Below and above the sizes where LAPACK and MKL change their blocking, and odd ones.
 SIZES = [64, 130, 256, 300]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import normal
 
 import mige_ext as mige
 from mige_ext import ops
+from tests.support.inputs import normal
 
 FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
 

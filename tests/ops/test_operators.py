@@ -10,29 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    CASES,
-    DTYPES,
-    OPERATORS,
-    ROOT,
-    Backend,
-    Case,
-    assert_accurate,
-    assert_ssge_accurate,
-    environment,
-    for_each_backend,
-    for_each_case,
-    for_each_case_and_backend,
-    for_each_dtype,
-    map_tensors,
-    normal,
-    rounding,
-    same_bits,
-)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mige_ext import _C, ops, reference
+from tests.support.accuracy import assert_accurate, assert_ssge_accurate, rounding, same_bits
+from tests.support.backends import OPERATORS, Backend, for_each_backend, map_tensors
+from tests.support.cases import CASES, Case, for_each_case, for_each_case_and_backend
+from tests.support.inputs import DTYPES, for_each_dtype, normal
+from tests.support.process import ROOT, environment
 
 # Samples, other points and dimensions: below, at and above the sizes of tiles and vectors.
 SIZES = [

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding
 from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import AdaptiveScore, FittedAdaptive, GaussianScore, ops, reference
+from tests.support.accuracy import rounding
+from tests.support.inputs import for_each_dtype, normal
 
 GAUSSIANS = ["ridge", "qis", "mle"]
 

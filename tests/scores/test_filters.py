@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_accurate, for_each_dtype, normal, rounding, same_bits
 from torch import Tensor
 
 import mige_ext as mige
@@ -24,8 +23,14 @@ from mige_ext import (
     _checks,
     reference,
 )
-from mige_ext.gram import CurlFreeGram, gram_of
-from mige_ext.solvers import conjugate_gradient_steps, conjugate_gradients, solve_shifted
+from mige_ext.scores.kernel.gram import CurlFreeGram, gram_of
+from mige_ext.scores.kernel.solvers import (
+    conjugate_gradient_steps,
+    conjugate_gradients,
+    solve_shifted,
+)
+from tests.support.accuracy import assert_accurate, rounding, same_bits
+from tests.support.inputs import for_each_dtype, normal
 
 M, D = 30, 3
 LAM, ETA = 1e-2, 0.1

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding, same_bits
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
 from mige_ext import FittedGaussian, GaussianScore, reference
-from mige_ext.gaussian import mle_whitening, qis_whitening, ridge_whitening
+from mige_ext.scores.gaussian import mle_whitening, qis_whitening, ridge_whitening
+from tests.support.accuracy import rounding, same_bits
+from tests.support.inputs import for_each_dtype, normal
 
 SHRINKAGES = ("ridge", "qis", "mle")
 for_each_shrinkage = pytest.mark.parametrize("shrinkage", SHRINKAGES)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding
 
 from mige_ext import IMQ, RBF, SSGE, Bandwidth, Kernel, ops, reference
+from tests.support.accuracy import rounding
+from tests.support.inputs import for_each_dtype, normal
 
 for_each_kernel = pytest.mark.parametrize("kernel", [RBF(), IMQ()], ids=["RBF", "IMQ"])
 

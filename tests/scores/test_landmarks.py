@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding, same_bits
 from torch import Tensor
 
 import mige_ext as mige
-from mige_ext import SSGE, Bandwidth, Landmarks, landmarks, ops, reference
+from mige_ext import SSGE, Bandwidth, Landmarks, ops, reference
+from mige_ext.scores import landmarks
+from tests.support.accuracy import rounding, same_bits
+from tests.support.inputs import for_each_dtype, normal
 
 
 def relative(got: Tensor, exact: Tensor) -> float:

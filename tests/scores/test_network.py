@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding, same_bits
 from torch import Tensor
 from torch.func import jacrev, vmap
 
 import mige_ext as mige
 from mige_ext import FittedNetwork, SlicedScoreMatching
-from mige_ext.score_matching import _network
+from mige_ext.scores.network import _network
+from tests.support.accuracy import rounding, same_bits
+from tests.support.inputs import for_each_dtype, normal
 
 SMALL: dict[str, Any] = {"hidden": 16, "steps": 40}
 

@@ -8,10 +8,10 @@ is a matter of luck. So losses are compared by their median over data sets.
 
 import pytest
 import torch
-from conftest import normal
 from torch import Tensor
 
 from mige_ext import SSGE, ops, reference
+from tests.support.inputs import normal
 
 SIZES = [(64, 8), (64, 64), (128, 16), (256, 16), (256, 64)]
 SEEDS = range(9)

@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import normal, rounding
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from mige_ext import IMQ, SSGE, GaussianScore, Landweber, NuMethod, Stein, Tikhonov, ops
-from mige_ext.score import stein_calibration
+from mige_ext.scores.base import stein_calibration
+from tests.support.accuracy import rounding
+from tests.support.inputs import normal
 
 THRESHOLD = 0.9
 ESTIMATOR = SSGE(threshold=THRESHOLD)

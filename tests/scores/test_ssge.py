@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import for_each_dtype, normal, rounding, same_bits
 from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import SSGE, Bandwidth, ops, reference
-from mige_ext.score import stein_calibration
+from mige_ext.scores.base import stein_calibration
+from tests.support.accuracy import rounding, same_bits
+from tests.support.inputs import for_each_dtype, normal
 
 LOW = [torch.float16, torch.bfloat16]
 

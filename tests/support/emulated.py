@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "emulator"
 VARIANTS = ("plain", "asan", "tsan")
 SCHEDULES = ("ascending", "descending", "shuffled")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mige_ext.experiments import formats
-from mige_ext.experiments.fetch import Layout, Package, Published
+from mige_ext.experiments.data import formats
+from mige_ext.experiments.data.fetch import Layout, Package, Published
 
 Files = dict[str, bytes]
 Bytes = NDArray[np.uint8]

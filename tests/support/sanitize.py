@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40), (150, 3, 5), (257, 3, 5)]
 
 

@@ -1,14 +1,7 @@
-"""Microbenchmark of adaptive_score: python benchmarks/adaptive_score.py --help."""
+"""Sizes and work of the microbenchmark of adaptive_score."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import adaptive_baselines as baselines
-from benchmarks import command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import adaptive_baselines as baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
 
 SIZES = {  # groups, M, d
@@ -38,6 +31,3 @@ BENCHMARK = Benchmark(
     ops.adaptive_score,
     (baselines.adaptive_score, baselines.adaptive_score_pdist),
 )
-
-if __name__ == "__main__":
-    command.main(["adaptive_score", *sys.argv[1:]])

@@ -1,13 +1,7 @@
-"""Microbenchmark of distance_quantile: python benchmarks/distance_quantile.py --help."""
+"""Sizes and work of the microbenchmark of distance_quantile."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
 
 SIZES = {  # groups, M, d
@@ -33,6 +27,3 @@ BENCHMARK = Benchmark(
     ops.distance_quantile,
     (baselines.distance_quantile, baselines.distance_quantile_pdist),
 )
-
-if __name__ == "__main__":
-    command.main(["distance_quantile", *sys.argv[1:]])

@@ -1,13 +1,7 @@
-"""Microbenchmark of eigh: python benchmarks/eigh.py --help."""
+"""Sizes and work of the microbenchmark of eigh."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command, cusolver
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines, cusolver
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
 
 SIZES = {  # batch, n
@@ -36,6 +30,3 @@ BENCHMARK = Benchmark(
     (baselines.eigh,),
     cusolver.batched_eigh,
 )
-
-if __name__ == "__main__":
-    command.main(["eigh", *sys.argv[1:]])

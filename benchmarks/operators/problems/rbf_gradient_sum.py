@@ -1,13 +1,7 @@
-"""Microbenchmark of rbf_gradient_sum: python benchmarks/rbf_gradient_sum.py --help."""
+"""Sizes and work of the microbenchmark of rbf_gradient_sum."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops, reference
 
 SIZES = {  # groups, M, d
@@ -36,6 +30,3 @@ BENCHMARK = Benchmark(
     ops.rbf_gradient_sum,
     (baselines.rbf_gradient_sum,),
 )
-
-if __name__ == "__main__":
-    command.main(["rbf_gradient_sum", *sys.argv[1:]])

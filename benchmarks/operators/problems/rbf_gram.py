@@ -1,13 +1,7 @@
-"""Microbenchmark of rbf_gram: python benchmarks/rbf_gram.py --help."""
+"""Sizes and work of the microbenchmark of rbf_gram."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops, reference
 
 SIZES = {  # groups, M, d
@@ -37,6 +31,3 @@ BENCHMARK = Benchmark(
     ops.rbf_gram,
     (baselines.rbf_gram, baselines.rbf_gram_cdist),
 )
-
-if __name__ == "__main__":
-    command.main(["rbf_gram", *sys.argv[1:]])

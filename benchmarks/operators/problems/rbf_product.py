@@ -1,13 +1,7 @@
-"""Microbenchmark of rbf_product: python benchmarks/rbf_product.py --help."""
+"""Sizes and work of the microbenchmark of rbf_product."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
 
 SIZES = {  # groups, Q, M, d, p
@@ -40,6 +34,3 @@ BENCHMARK = Benchmark(
     ops.rbf_product,
     (baselines.rbf_product,),
 )
-
-if __name__ == "__main__":
-    command.main(["rbf_product", *sys.argv[1:]])

@@ -1,14 +1,7 @@
-"""Microbenchmark of ridge_whitening: python benchmarks/ridge_whitening.py --help."""
+"""Sizes and work of the microbenchmark of ridge_whitening."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import adaptive_baselines as baselines
-from benchmarks import command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import adaptive_baselines as baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
 
 SIZES = {  # groups, M, d
@@ -35,6 +28,3 @@ BENCHMARK = Benchmark(
     ops.ridge_whitening,
     (baselines.ridge_whitening,),
 )
-
-if __name__ == "__main__":
-    command.main(["ridge_whitening", *sys.argv[1:]])

@@ -1,13 +1,7 @@
-"""Microbenchmark of squared_distances: python benchmarks/squared_distances.py --help."""
+"""Sizes and work of the microbenchmark of squared_distances."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops, reference
 
 SIZES = {  # groups, M, d
@@ -35,6 +29,3 @@ BENCHMARK = Benchmark(
     ops.squared_distances,
     (baselines.squared_distances, baselines.squared_distances_cdist),
 )
-
-if __name__ == "__main__":
-    command.main(["squared_distances", *sys.argv[1:]])

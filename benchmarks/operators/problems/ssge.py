@@ -1,13 +1,7 @@
-"""Microbenchmark of ssge: python benchmarks/ssge.py --help."""
+"""Sizes and work of the microbenchmark of ssge."""
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks import baselines, command
-from benchmarks.harness import Benchmark, Problem, Samples
+from benchmarks.operators import baselines
+from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
 
 SIZES = {  # groups, M, d
@@ -38,6 +32,3 @@ BENCHMARK = Benchmark(
     ops.ssge,
     (baselines.eager, baselines.eager_pdist),
 )
-
-if __name__ == "__main__":
-    command.main(["ssge", *sys.argv[1:]])

@@ -8,10 +8,10 @@
 // keep it.
 #pragma once
 
-#include "climb.cuh"
-#include "inverse.cuh"
-#include "select.cuh"
-#include "whitening.cuh"
+#include "cuda/adaptive/climb.cuh"
+#include "cuda/linalg/inverse.cuh"
+#include "cuda/core/select.cuh"
+#include "cuda/adaptive/whitening.cuh"
 
 namespace mige::cuda {
 

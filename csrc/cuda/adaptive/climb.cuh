@@ -13,8 +13,8 @@
 // again, or be stored for later.
 #pragma once
 
-#include "../rule.h"
-#include "device.cuh"
+#include "common/adaptive_rule.h"
+#include "cuda/core/device.cuh"
 
 namespace mige::cuda {
 

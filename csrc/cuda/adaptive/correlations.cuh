@@ -6,9 +6,9 @@
 // Y = V U, or Q (mΛ)^{1/2}: [m, r], r = min(m, d).
 #pragma once
 
-#include "../rule.h"
-#include "contraction.cuh"
-#include "launchers.h"
+#include "common/adaptive_rule.h"
+#include "cuda/linalg/contraction.cuh"
+#include "cuda/launchers.h"
 
 namespace mige::cuda {
 

@@ -2,7 +2,7 @@
 // it, and the residual that is kept. Notation as in adaptive.cuh.
 #pragma once
 
-#include "adaptive.cuh"
+#include "cuda/adaptive/adaptive.cuh"
 
 namespace mige::cuda {
 

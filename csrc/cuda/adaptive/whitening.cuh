@@ -5,8 +5,8 @@
 // in double precision: the objective is a difference of large terms.
 #pragma once
 
-#include "../rule.h"
-#include "correlations.cuh"
+#include "common/adaptive_rule.h"
+#include "cuda/adaptive/correlations.cuh"
 
 namespace mige::cuda {
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "../math.h"
+#include "common/math.h"
 
 namespace mige::cuda {
 

@@ -1,7 +1,7 @@
 // The text of a launcher's status.
 #include <cuda_runtime.h>
 
-#include "launchers.h"
+#include "cuda/launchers.h"
 
 namespace mige::cuda {
 

@@ -5,7 +5,7 @@
 // results: on the CPU such input is an error, which a stream cannot raise.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/core/device.cuh"
 
 namespace mige::cuda {
 

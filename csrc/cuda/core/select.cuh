@@ -8,7 +8,7 @@
 // among the pairs at a positive distance.
 #pragma once
 
-#include "scale.cuh"
+#include "cuda/core/scale.cuh"
 
 namespace mige::cuda {
 

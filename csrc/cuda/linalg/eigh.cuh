@@ -2,7 +2,7 @@
 // jacobi.cuh; larger matrices are in eigh_large.cuh.
 #pragma once
 
-#include "jacobi.cuh"
+#include "cuda/linalg/jacobi.cuh"
 
 namespace mige::cuda {
 

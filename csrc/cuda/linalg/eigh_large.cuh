@@ -15,8 +15,8 @@
 // at once.
 #pragma once
 
-#include "eigh.cuh"
-#include "tile.cuh"
+#include "cuda/linalg/eigh.cuh"
+#include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {
 

@@ -19,7 +19,7 @@
 // Work: n³ flop, a third of it in the product; about n³ / 96 reads and writes.
 #pragma once
 
-#include "contraction.cuh"
+#include "cuda/linalg/contraction.cuh"
 
 namespace mige::cuda {
 

@@ -15,7 +15,7 @@
 // the matrix unless Cholesky then finds a pivot below it; then it is a bound of the eigenvalues.
 #pragma once
 
-#include "scale.cuh"
+#include "cuda/core/scale.cuh"
 
 namespace mige::cuda {
 

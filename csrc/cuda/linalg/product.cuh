@@ -6,8 +6,8 @@
 // 255 in double.
 #pragma once
 
-#include "scale.cuh"
-#include "tile.cuh"
+#include "cuda/core/scale.cuh"
+#include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {
 

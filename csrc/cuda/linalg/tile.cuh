@@ -10,7 +10,7 @@
 // Every element is one fixed sequence of steps, k ascending, whatever the tile.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/core/device.cuh"
 
 namespace mige::cuda {
 

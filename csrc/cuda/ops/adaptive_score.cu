@@ -1,6 +1,6 @@
 // adaptive_score: samples to score, with nothing to set and nothing to wait for.
-#include "pairwise.cuh"
-#include "risk.cuh"
+#include "cuda/rbf/pairwise.cuh"
+#include "cuda/adaptive/risk.cuh"
 
 namespace mige::cuda {
 namespace {

@@ -1,9 +1,9 @@
 // distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
 #include <algorithm>
 
-#include "launchers.h"
-#include "pairwise.cuh"
-#include "select.cuh"
+#include "cuda/launchers.h"
+#include "cuda/rbf/pairwise.cuh"
+#include "cuda/core/select.cuh"
 
 namespace mige::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // eigh: symmetric eigendecomposition, by the size of the matrix by a warp, a block, or many blocks.
-#include "eigh_launch.cuh"
-#include "launchers.h"
+#include "cuda/linalg/eigh_launch.cuh"
+#include "cuda/launchers.h"
 
 namespace mige::cuda {
 namespace {

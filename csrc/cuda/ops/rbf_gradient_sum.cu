@@ -1,7 +1,7 @@
 // rbf_gradient_sum: H = −(K X − diag(K 1) X) / σ², the row sums in the pass of the product.
-#include "launchers.h"
-#include "pairwise.cuh"
-#include "product.cuh"
+#include "cuda/launchers.h"
+#include "cuda/rbf/pairwise.cuh"
+#include "cuda/linalg/product.cuh"
 
 namespace mige::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // rbf_gram: the Gram matrix exp(−‖x_i − y_j‖² / 2σ²).
-#include "launchers.h"
-#include "pairwise.cuh"
+#include "cuda/launchers.h"
+#include "cuda/rbf/pairwise.cuh"
 
 namespace mige::cuda {
 

@@ -1,6 +1,6 @@
 // rbf_product: k(q, X) W without k in memory, the Nyström extension.
-#include "launchers.h"
-#include "rbf_product.cuh"
+#include "cuda/launchers.h"
+#include "cuda/rbf/rbf_product.cuh"
 
 namespace mige::cuda {
 

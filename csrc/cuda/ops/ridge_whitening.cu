@@ -1,5 +1,5 @@
 // ridge_whitening: W = D⁻¹ (R + τI)^{-1/2} with the ridge τ that chooses itself.
-#include "whitening.cuh"
+#include "cuda/adaptive/whitening.cuh"
 
 namespace mige::cuda {
 namespace {

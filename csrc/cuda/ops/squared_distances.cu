@@ -1,6 +1,6 @@
 // squared_distances: ‖x_i − y_j‖² for all pairs of rows.
-#include "launchers.h"
-#include "pairwise.cuh"
+#include "cuda/launchers.h"
+#include "cuda/rbf/pairwise.cuh"
 
 namespace mige::cuda {
 

@@ -1,9 +1,9 @@
 // ssge: samples to score, in one launch for small groups and in one pass over the device for
 // others.
-#include "eigh_launch.cuh"
-#include "launchers.h"
-#include "pairwise.cuh"
-#include "ssge_fused.cuh"
+#include "cuda/linalg/eigh_launch.cuh"
+#include "cuda/launchers.h"
+#include "cuda/rbf/pairwise.cuh"
+#include "cuda/ssge/ssge_fused.cuh"
 
 namespace mige::cuda {
 namespace {

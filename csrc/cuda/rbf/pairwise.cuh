@@ -13,8 +13,8 @@
 // for two blocks on a multiprocessor. Registers: at most 128 in <float, 4>, otherwise 255.
 #pragma once
 
-#include "scale.cuh"
-#include "tile.cuh"
+#include "cuda/core/scale.cuh"
+#include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {
 

@@ -11,7 +11,7 @@
 // and 51 KiB in double. Registers: at most 128 in float, 255 in double.
 #pragma once
 
-#include "product.cuh"
+#include "cuda/linalg/product.cuh"
 
 namespace mige::cuda {
 

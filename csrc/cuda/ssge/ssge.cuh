@@ -2,9 +2,9 @@
 // from distances in place, the rank J, and the filter; and how many eigenvalues are kept.
 #pragma once
 
-#include "launchers.h"
-#include "product.cuh"
-#include "select.cuh"
+#include "cuda/launchers.h"
+#include "cuda/linalg/product.cuh"
+#include "cuda/core/select.cuh"
 
 namespace mige::cuda {
 

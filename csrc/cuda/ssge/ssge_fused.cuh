@@ -9,9 +9,9 @@
 // values from global memory and moves 3 m d of `out`. Shared memory: ssge_fused_size.
 #pragma once
 
-#include "eigh.cuh"
-#include "jacobi.cuh"
-#include "ssge.cuh"
+#include "cuda/linalg/eigh.cuh"
+#include "cuda/linalg/jacobi.cuh"
+#include "cuda/ssge/ssge.cuh"
 
 namespace mige::cuda {
 

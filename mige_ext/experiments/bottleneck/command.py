@@ -21,10 +21,9 @@ import numpy as np
 import torch
 import typer
 
-from mige_ext.experiments import data, plots
-from mige_ext.experiments.bottleneck_methods import METHODS, PAPER, Settings
-from mige_ext.experiments.bottleneck_report import Result, draw, draw_tests, format_table
-from mige_ext.experiments.bottleneck_training import (
+from mige_ext.experiments.bottleneck.methods import METHODS, PAPER, Settings
+from mige_ext.experiments.bottleneck.report import Result, draw, draw_tests, format_table
+from mige_ext.experiments.bottleneck.training import (
     Epoch,
     Run,
     build,
@@ -32,15 +31,17 @@ from mige_ext.experiments.bottleneck_training import (
     penalty_overhead,
     train,
 )
-from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
-from mige_ext.experiments.estimators import ESTIMATORS, require_option
-from mige_ext.experiments.runs import (
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.comparison import ComparisonOnImages, OnStep
+from mige_ext.experiments.common.estimators import ESTIMATORS, require_option
+from mige_ext.experiments.common.runs import (
     cpu_threads,
     device_of,
     mean_and_error,
     one_standard_error_rule,
     open_folder,
 )
+from mige_ext.experiments.data import images as data
 
 QUICK_METHODS = ("baseline", "vib", "mige")
 CHOICES = ("one-se", "least")

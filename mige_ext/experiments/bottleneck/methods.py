@@ -31,8 +31,8 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, mine, split_pairs
-from mige_ext.experiments.estimators import make_estimator
-from mige_ext.score import ScoreEstimator
+from mige_ext.experiments.common.estimators import make_estimator
+from mige_ext.scores.base import ScoreEstimator
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from mige_ext.experiments import plots
-from mige_ext.experiments.bottleneck_methods import METHODS
-from mige_ext.experiments.bottleneck_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error, run_of, told_of_divergence
+from mige_ext.experiments.bottleneck.methods import METHODS
+from mige_ext.experiments.bottleneck.training import Epoch, Run
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.runs import mean_and_error, run_of, told_of_divergence
 
 Array = NDArray[np.float64]
 

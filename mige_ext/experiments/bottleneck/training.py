@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from mige_ext.experiments.bottleneck_methods import (
+from mige_ext.experiments.bottleneck.methods import (
     METHODS,
     Classifier,
     Output,
@@ -29,8 +29,7 @@ from mige_ext.experiments.bottleneck_methods import (
     Settings,
     cross_entropy,
 )
-from mige_ext.experiments.data import ImageData, Split
-from mige_ext.experiments.training import (
+from mige_ext.experiments.common.training import (
     Checkpoint,
     RandomState,
     Stateful,
@@ -39,7 +38,8 @@ from mige_ext.experiments.training import (
     seeded,
     shuffled,
 )
-from mige_ext.score import stein_calibration
+from mige_ext.experiments.data.images import ImageData, Split
+from mige_ext.scores.base import stein_calibration
 
 CHUNK = 2000  # images measured at once, to bound the memory
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.runs import Table, atomic, run_of, sound_settings
-from mige_ext.experiments.training import DivergedError, Progress
+from mige_ext.experiments.common.runs import Table, atomic, run_of, sound_settings
+from mige_ext.experiments.common.training import DivergedError, Progress
+from mige_ext.experiments.data.images import ImageData
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

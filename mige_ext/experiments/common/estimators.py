@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import mige_ext as mige
-from mige_ext.score import ScoreEstimator
+from mige_ext.scores.base import ScoreEstimator
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mige_ext.experiments.runs import atomic
+from mige_ext.experiments.common.runs import atomic
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mige_ext.experiments import formats
-from mige_ext.experiments.formats import Arrays, Read
+from mige_ext.experiments.data import formats
+from mige_ext.experiments.data.formats import Arrays, Read
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 import typer
 from torch import Tensor
 
-from mige_ext.experiments import fetch, formats
-from mige_ext.experiments.formats import Arrays
+from mige_ext.experiments.data import fetch, formats
+from mige_ext.experiments.data.formats import Arrays
 
 
 @dataclass(frozen=True)

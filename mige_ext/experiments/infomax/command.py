@@ -25,21 +25,23 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from mige_ext.experiments import data, plots
-from mige_ext.experiments.comparison import ComparisonOnImages, OnStep
-from mige_ext.experiments.data import Split
-from mige_ext.experiments.estimators import ESTIMATORS, require_option
-from mige_ext.experiments.infomax_encoders import (
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.comparison import ComparisonOnImages, OnStep
+from mige_ext.experiments.common.estimators import ESTIMATORS, require_option
+from mige_ext.experiments.common.runs import cpu_threads, device_of, open_folder
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.images import Split
+from mige_ext.experiments.infomax.encoders import (
     NORMALISATIONS,
     Features,
     Pixels,
     PrincipalComponents,
     frozen,
 )
-from mige_ext.experiments.infomax_methods import LEARNING_RATES, METHODS
-from mige_ext.experiments.infomax_probes import accuracy_of, probe_of, train_probe
-from mige_ext.experiments.infomax_report import Result, draw, format_table
-from mige_ext.experiments.infomax_training import (
+from mige_ext.experiments.infomax.methods import LEARNING_RATES, METHODS
+from mige_ext.experiments.infomax.probes import accuracy_of, probe_of, train_probe
+from mige_ext.experiments.infomax.report import Result, draw, format_table
+from mige_ext.experiments.infomax.training import (
     Epoch,
     Run,
     Settings,
@@ -48,7 +50,6 @@ from mige_ext.experiments.infomax_training import (
     objective_overhead,
     train,
 )
-from mige_ext.experiments.runs import cpu_threads, device_of, open_folder
 
 QUICK_METHODS = ("random", "pca", "infonce", "mige", "entropy")
 QUICK: dict[str, Any] = {"data": "digits", "epochs": 10, "width": 16, "hidden": 128, "latent": 16}

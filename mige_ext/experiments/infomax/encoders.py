@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.data.images import ImageData
 
 CHUNK = 1000  # images encoded at once, to bound the memory
 NORMALISATIONS = {

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, infonce, jsd, split_pairs
-from mige_ext.experiments.infomax_encoders import Features
-from mige_ext.score import ScoreEstimator
+from mige_ext.experiments.infomax.encoders import Features
+from mige_ext.scores.base import ScoreEstimator
 
 
 class Problem(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext.experiments.training import seeded
+from mige_ext.experiments.common.training import seeded
 
 CHUNK = 1000  # images at once, to bound the memory
 

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mige_ext.experiments import plots
-from mige_ext.experiments.infomax_methods import METHODS
-from mige_ext.experiments.infomax_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error, run_of, told_of_divergence
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.runs import mean_and_error, run_of, told_of_divergence
+from mige_ext.experiments.infomax.methods import METHODS
+from mige_ext.experiments.infomax.training import Epoch, Run
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
 

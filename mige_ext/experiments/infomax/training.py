@@ -11,18 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import mige_ext as mige
-from mige_ext.experiments.data import ImageData
-from mige_ext.experiments.estimators import ESTIMATORS, make_estimator
-from mige_ext.experiments.infomax_encoders import (
-    NORMALISATIONS,
-    Encoder,
-    Features,
-    encode,
-    frozen,
-)
-from mige_ext.experiments.infomax_methods import METHODS, Problem
-from mige_ext.experiments.infomax_probes import effective_rank, linear_accuracy
-from mige_ext.experiments.training import (
+from mige_ext.experiments.common.estimators import ESTIMATORS, make_estimator
+from mige_ext.experiments.common.training import (
     Checkpoint,
     RandomState,
     Stateful,
@@ -31,7 +21,17 @@ from mige_ext.experiments.training import (
     seeded,
     shuffled,
 )
-from mige_ext.score import ScoreEstimator
+from mige_ext.experiments.data.images import ImageData
+from mige_ext.experiments.infomax.encoders import (
+    NORMALISATIONS,
+    Encoder,
+    Features,
+    encode,
+    frozen,
+)
+from mige_ext.experiments.infomax.methods import METHODS, Problem
+from mige_ext.experiments.infomax.probes import effective_rank, linear_accuracy
+from mige_ext.scores.base import ScoreEstimator
 
 LINEAR_IMAGES = 10_000  # that the linear read-out after each epoch learns from, at most
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext.experiments.nuisances import BINS
-from mige_ext.experiments.training import seeded
+from mige_ext.experiments.common.training import seeded
+from mige_ext.experiments.removal.nuisances import BINS
 
 #: Units of each of the two hidden layers.
 SIZES = (64, 256)

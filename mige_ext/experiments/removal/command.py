@@ -21,14 +21,15 @@ from typing import Annotated, ClassVar
 import numpy as np
 import typer
 
-from mige_ext.experiments import data, plots
-from mige_ext.experiments.attacker import Leak
-from mige_ext.experiments.comparison import Comparison, OnStep
-from mige_ext.experiments.nuisances import NUISANCES, Images, Problem, Structural
-from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.removal_report import Result, draw, draw_curves, format_table
-from mige_ext.experiments.removal_training import Epoch, Model, Run, Settings, measure, train
-from mige_ext.experiments.runs import cpu_threads, device_of, open_folder, sound_settings
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.comparison import Comparison, OnStep
+from mige_ext.experiments.common.runs import cpu_threads, device_of, open_folder, sound_settings
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.removal.attacker import Leak
+from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.nuisances import NUISANCES, Images, Problem, Structural
+from mige_ext.experiments.removal.report import Result, draw, draw_curves, format_table
+from mige_ext.experiments.removal.training import Epoch, Model, Run, Settings, measure, train
 
 #: Accuracy that removal may cost.
 MARGIN = 0.005

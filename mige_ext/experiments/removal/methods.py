@@ -28,8 +28,8 @@ from torch.nn import functional as F
 import mige_ext as mige
 from mige_ext import ops
 from mige_ext.bounds import JointCritic, mine
-from mige_ext.experiments.nuisances import BINS, Batch, Problem
-from mige_ext.score import ScoreEstimator
+from mige_ext.experiments.removal.nuisances import BINS, Batch, Problem
+from mige_ext.scores.base import ScoreEstimator
 
 Penalty = Callable[[Tensor, Batch], Tensor]
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mige_ext.experiments.data import ImageData
+from mige_ext.experiments.data.images import ImageData
 
 BINS = 16
 PARTS = ("train", "validation", "test")

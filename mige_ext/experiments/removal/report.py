@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from mige_ext.experiments import plots
-from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.removal_training import Epoch, Run
-from mige_ext.experiments.runs import mean_and_error, run_of, told_of_divergence
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.runs import mean_and_error, run_of, told_of_divergence
+from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.training import Epoch, Run
 
 #: Margins below the accuracy without removal, down to where the figure shows every β.
 CUT = 8

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext.experiments.attacker import Codes, Leak, attack
-from mige_ext.experiments.nuisances import Problem
-from mige_ext.experiments.removal_methods import METHODS
-from mige_ext.experiments.training import Checkpoint, RandomState, Stateful, fit, seeded
+from mige_ext.experiments.common.training import Checkpoint, RandomState, Stateful, fit, seeded
+from mige_ext.experiments.removal.attacker import Codes, Leak, attack
+from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.nuisances import Problem
 
 EPOCH = 100  # steps after which a run is kept and measured
 EPOCH_ROWS = 2000  # of the validation part, that it is measured on

@@ -26,9 +26,9 @@ import typer
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mige_ext.experiments import plots
-from mige_ext.experiments.runs import Table, cpu_threads, mean_and_error, open_folder
-from mige_ext.experiments.toy_methods import (
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.runs import Table, cpu_threads, mean_and_error, open_folder
+from mige_ext.experiments.toy.methods import (
     AUTHORS,
     BOUNDS,
     METHODS,
@@ -42,7 +42,7 @@ from mige_ext.experiments.toy_methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.filters import SSGE
+from mige_ext.scores.kernel.filters import SSGE
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,11 @@ from torch import Tensor
 
 from mige_ext import _checks, ops
 from mige_ext._precision import positive, unit_of
-from mige_ext.gram import CurlFreeGram, DiagonalGram, has_native_product
-from mige_ext.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
-from mige_ext.score import Diagnostics, calibrated, prepared, stein_calibration
-from mige_ext.solvers import iterate
-from mige_ext.spectral import FittedFilter, Solution, SpectralFilter
+from mige_ext.scores.base import Diagnostics, calibrated, prepared, stein_calibration
+from mige_ext.scores.kernel.gram import CurlFreeGram, DiagonalGram, has_native_product
+from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
+from mige_ext.scores.kernel.solvers import iterate
+from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilter
 
 
 @dataclass(frozen=True, eq=False)

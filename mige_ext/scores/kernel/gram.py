@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mige_ext import ops
 from mige_ext._precision import saturated
-from mige_ext.kernels import RBF, Kernel
+from mige_ext.scores.kernel.kernels import RBF, Kernel
 
 
 class Gram(Protocol):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext.gram import CurlFreeGram, DiagonalGram, Gram
+from mige_ext.scores.kernel.gram import CurlFreeGram, DiagonalGram, Gram
 
 LARGEST_DENSE = 4096  # rows of a curl-free K that is factorised: 128 MiB in float64
 

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import in_units, no_autocast, power_of_two, saturated
-from mige_ext.gram import CurlFreeGram, DiagonalGram, gram_of, has_native_product, rbf_score
-from mige_ext.kernels import RBF, Bandwidth, Kernel, bandwidth_rule, bandwidth_tensor
-from mige_ext.score import (
+from mige_ext.scores.base import (
     Diagnostics,
     Fitted,
     calibrated,
@@ -20,7 +18,15 @@ from mige_ext.score import (
     require_calibrate,
     stein_calibration,
 )
-from mige_ext.solvers import solve_shifted
+from mige_ext.scores.kernel.gram import (
+    CurlFreeGram,
+    DiagonalGram,
+    gram_of,
+    has_native_product,
+    rbf_score,
+)
+from mige_ext.scores.kernel.kernels import RBF, Bandwidth, Kernel, bandwidth_rule, bandwidth_tensor
+from mige_ext.scores.kernel.solvers import solve_shifted
 
 _RBF = RBF()
 

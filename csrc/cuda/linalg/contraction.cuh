@@ -14,7 +14,7 @@
 // float, 17 KiB in double.
 #pragma once
 
-#include "product.cuh"
+#include "cuda/linalg/product.cuh"
 
 namespace mige::cuda {
 

@@ -1,0 +1,1 @@
+"""Accuracy of score estimators on densities whose score is known."""

@@ -1,0 +1,1 @@
+"""Microbenchmarks of the native operators: time, baselines, roofline."""

@@ -1,0 +1,1 @@
+"""One file an operator: its sizes, its work and its baselines."""

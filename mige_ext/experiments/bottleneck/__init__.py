@@ -1,0 +1,1 @@
+"""The Information Bottleneck on images: the paper's Table 2."""

@@ -1,0 +1,1 @@
+"""What the experiments share: training, checkpoints, folders, tables, figures."""

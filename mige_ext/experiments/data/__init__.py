@@ -1,0 +1,1 @@
+"""Image data sets: search, download, checksums, formats."""

@@ -1,0 +1,1 @@
+"""Unsupervised InfoMax on images: the paper's Table 1."""

@@ -1,0 +1,1 @@
+"""Removal of a nuisance from a representation."""

@@ -1,0 +1,1 @@
+"""Correlated Gaussians: the paper's Figure 1."""

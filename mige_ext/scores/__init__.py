@@ -1,0 +1,1 @@
+"""Score estimators: the score ∇ log q of a density known only through samples."""

@@ -1,0 +1,1 @@
+"""Kernel score estimators: kernels, Gram products, spectral filters and their solvers."""

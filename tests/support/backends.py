@@ -1,0 +1,111 @@
+"""The back ends of the conformance suite: the CPU, the emulated CUDA kernels, a GPU."""
+
+import atexit
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mige_ext import ops
+from mige_ext.ops import OPERATORS as OPERATORS
+from tests.support.emulated import CrashError, Emulator
+
+
+def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``value``, a nest of tuples and dicts, with f applied to every tensor."""
+    if isinstance(value, Tensor):
+        return f(value)
+    if isinstance(value, tuple):
+        return tuple(map_tensors(f, v) for v in value)
+    if isinstance(value, dict):
+        return {k: map_tensors(f, v) for k, v in value.items()}
+    return value
+
+
+class Backend:
+    """Operators by name, as callables on CPU tensors with the signatures of ``mige_ext.ops``.
+
+    Another back end says which operators it has and, in ``operator``, takes the tensors to where
+    it computes and the results back; added to ``BACKENDS``, it runs the whole conformance suite.
+    """
+
+    name = "cpu"
+    operators: tuple[str, ...] = OPERATORS
+
+    def operator(self, name: str) -> Callable[..., Any]:
+        return getattr(ops, name)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in self.operators:
+            raise AttributeError(name)
+        return self.operator(name)
+
+
+class Emulated(Backend):
+    """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names."""
+
+    name = "emulated"
+
+    def __init__(self) -> None:
+        self._emulator: Emulator | None = None  # started when first needed
+
+    def settings(self, name: str, *args: Any) -> None:
+        """Calls a function of the emulator that is about the device."""
+        self._call(name, *args)
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Calls a function of the emulator, tensors in and out."""
+        arrays = (a.contiguous().numpy() if isinstance(a, Tensor) else a for a in args)
+        result = self._call(name, *arrays)
+        if isinstance(result, tuple):
+            return tuple(torch.from_numpy(np.asarray(r)) for r in result)
+        return torch.from_numpy(np.asarray(result))
+
+    def _call(self, name: str, *args: Any) -> Any:
+        if self._emulator is None:
+            self._emulator = Emulator(os.environ.get("MIGE_EMULATOR", "plain"))
+            atexit.register(self._emulator.close)
+        try:
+            return self._emulator.call(name, *args)
+        except CrashError:
+            self._emulator = None  # the report is of this call alone; the next gets a new process
+            raise
+
+    def operator(self, name: str) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(ops, name))
+
+        def bind_and_call(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return self.call(name, *bound.arguments.values())
+
+        return bind_and_call
+
+
+class Cuda(Backend):
+    """The same operators on the current GPU."""
+
+    name = "cuda"
+
+    def operator(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = map_tensors(lambda t: t.cuda(), (args, kwargs))
+            return map_tensors(lambda t: t.cpu(), getattr(ops, name)(*args, **kwargs))
+
+        return call
+
+
+BACKENDS = [Backend(), Emulated()]
+if torch.cuda.is_available():
+    BACKENDS.append(Cuda())
+
+
+def for_each_backend(*operators: str) -> pytest.MarkDecorator:
+    """Parametrises ``backend`` over the back ends that have the operators."""
+    have_them = [b for b in BACKENDS if set(operators) <= set(b.operators)]
+    return pytest.mark.parametrize("backend", have_them, ids=lambda backend: backend.name)

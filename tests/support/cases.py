@@ -1,0 +1,74 @@
+"""Every operator in every way that takes another path through the code, with its arguments."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mige_ext import reference
+from tests.support.backends import BACKENDS, Backend
+from tests.support.inputs import DTYPES, normal
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator, and how its arguments come from x, y, w and bandwidths σ."""
+
+    operator: str
+    arguments: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[tuple[Any, ...], dict[str, Any]]]
+
+    def make(
+        self, m: int = 33, d: int = 5, batch: tuple[int, ...] = (), dtype: torch.dtype = DTYPES[1]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments and keyword arguments for m samples in d dimensions."""
+        sigma = 1 + normal(*batch, dtype=dtype, seed=4).abs()
+        return self.arguments(
+            normal(*batch, m, d, dtype=dtype, seed=1),
+            normal(*batch, m // 2 + 1, d, dtype=dtype, seed=2),
+            normal(*batch, m, 7, dtype=dtype, seed=3),
+            sigma,
+        )
+
+    def run(self, backend: Backend, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The results as a tuple, whether there is one or several."""
+        result = backend.operator(self.operator)(*args, **kwargs)
+        return result if isinstance(result, tuple) else (result,)
+
+
+# Every operator in every way that takes another path through the code.
+CASES = {
+    "squared_distances": Case("squared_distances", lambda x, y, w, s: ((x, y), {})),
+    "squared_distances-self": Case("squared_distances", lambda x, y, w, s: ((x,), {})),
+    "distance_quantile": Case("distance_quantile", lambda x, y, w, s: ((x,), {"quantile": 0.3})),
+    "rbf_gram": Case("rbf_gram", lambda x, y, w, s: ((x, y), {"bandwidth": s})),
+    "rbf_gram-self": Case("rbf_gram", lambda x, y, w, s: ((x,), {"bandwidth": s})),
+    "rbf_gradient_sum": Case("rbf_gradient_sum", lambda x, y, w, s: ((x,), {"bandwidth": s})),
+    "rbf_product": Case("rbf_product", lambda x, y, w, s: ((y, x, w), {"bandwidth": s})),
+    "eigh": Case("eigh", lambda x, y, w, s: ((reference.rbf_gram(x, bandwidth=s),), {})),
+    "ssge": Case("ssge", lambda x, y, w, s: ((x,), {})),
+    "ssge-bandwidth": Case("ssge", lambda x, y, w, s: ((x, s), {"rank": 3, "power": 2})),
+    "ridge_whitening": Case("ridge_whitening", lambda x, y, w, s: ((x,), {"factor": 0.5})),
+    "adaptive_score": Case("adaptive_score", lambda x, y, w, s: ((x * x * x,), {})),
+    "adaptive_score-wide": Case("adaptive_score", lambda x, y, w, s: ((x.mT.contiguous(),), {})),
+}
+
+
+def for_each_case(*operators: str) -> pytest.MarkDecorator:
+    """Parametrises ``case`` over the cases of the named operators, of all if none is named."""
+    chosen = {k: c for k, c in CASES.items() if not operators or c.operator in operators}
+    return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
+
+
+# Every case on every back end that has its operator.
+for_each_case_and_backend = pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(case, backend, id=f"{name}-{backend.name}")
+        for name, case in CASES.items()
+        for backend in BACKENDS
+        if case.operator in backend.operators
+    ],
+)
