@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mige_ext.experiments.data import fetch
 from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data.command import data as data_command
 from mige_ext.experiments.data.images import ImageData, Split, stratified_split
+from mige_ext.experiments.data.registry import PUBLISHED
 from tests.support import image_files
 
 
@@ -82,21 +83,21 @@ def test_stratified_split_depends_on_the_seed() -> None:
     assert stratified_split(labels, [20, 20], 0) != stratified_split(labels, [20, 20], 1)
 
 
-def test_normalise_maps_the_pixel_range_of_digits_to_plus_minus_one(digits: ImageData) -> None:
-    normalised = digits.normalise(digits.train.images)
-    assert normalised.dtype == torch.float32
-    assert normalised.min() == -1
-    assert normalised.max() == 1
+def test_normalize_maps_the_pixel_range_of_digits_to_plus_minus_one(digits: ImageData) -> None:
+    normalized = digits.normalize(digits.train.images)
+    assert normalized.dtype == torch.float32
+    assert normalized.min() == -1
+    assert normalized.max() == 1
 
 
-def test_normalise_takes_centre_and_scale_of_each_channel() -> None:
+def test_normalize_takes_center_and_scale_of_each_channel() -> None:
     split = Split(torch.full((1, 2, 1, 1), 6, dtype=torch.uint8), torch.zeros(1).long())
-    images = ImageData("x", split, split, split, classes=1, centre=(2.0, 4.0), scale=(1.0, 4.0))
-    assert images.normalise(split.images).flatten().tolist() == [4.0, 0.5]
+    images = ImageData("x", split, split, split, classes=1, center=(2.0, 4.0), scale=(1.0, 4.0))
+    assert images.normalize(split.images).flatten().tolist() == [4.0, 0.5]
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"name must be one of \['cifar10', .*\], got 'cifar'"):
+    with pytest.raises(ValueError, match=r"--data must be one of cifar10, .*, mnist, got 'cifar'"):
         data.load("cifar")
 
 
@@ -116,14 +117,14 @@ def test_idx_set_is_read_from_its_folder_and_not_cached(
     assert images.shape == (1, 8, 8)
     assert images.classes == 10
     assert torch.bincount(images.validation.labels).tolist() == [1] * 10
-    assert images.normalise(images.train.images).abs().max() == 1
+    assert images.normalize(images.train.images).abs().max() == 1
     assert not (tmp_path / "cache").exists()
     with pytest.raises(ValueError, match=r"idx needs --data-dir, the folder of train-images-idx3"):
         data.load("idx")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion", "cifar10", "cifar100"])
-def test_published_set_is_split_and_standardised(
+def test_published_set_is_split_and_standardized(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {
@@ -132,17 +133,17 @@ def test_published_set_is_split_and_standardised(
         "cifar10": image_files.cifar10_files,
         "cifar100": image_files.cifar100_files,
     }[name]()
-    published = getattr(fetch, name.upper())
+    published = PUBLISHED[name]
     monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
     tiny = replace(published, layout=image_files.layout_of(published, files))
-    monkeypatch.setattr(fetch, name.upper(), tiny)
+    monkeypatch.setitem(PUBLISHED, name, tiny)
     image_files.put(tmp_path / published.folder, files)
-    data.data(name, tmp_path)
-    assert "checksums are right" in capsys.readouterr().out
+    data_command(name, tmp_path)
+    assert "the checksums are right" in capsys.readouterr().out
     images = data.load(name)
     assert len(images.validation) == (len(images.train) + len(images.validation)) // 5
-    normalised = images.normalise(images.train.images)
-    assert normalised.mean().abs() < 0.2  # random pixels, uniform
+    normalized = images.normalize(images.train.images)
+    assert normalized.mean().abs() < 0.2  # random pixels, uniform
     assert len(images.all_training()) == len(images.train) + len(images.validation)
 
 
@@ -156,15 +157,20 @@ def test_checksum_tells_sets_of_one_name_apart() -> None:
 
 
 def test_command_says_what_digits_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    data.data("digits")
+    data_command("digits")
     shown = capsys.readouterr().out
     assert "digits: 10 classes, images of 1×8×8" in shown
-    assert "500 training images, 48 to 51 of a class" in shown
+    assert "500 training images, 48 to 51 of a class, mean pixel 0.30" in shown
 
 
 def test_command_names_what_is_wrong() -> None:
-    with pytest.raises(typer.BadParameter, match="name must be one of"):
-        data.data("cifar")
+    with pytest.raises(typer.BadParameter, match="--data must be one of"):
+        data_command("cifar")
+
+
+def test_missing_folder_is_named_even_if_the_set_needs_no_files(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"--data-dir must be an existing folder, got .*/nowhere"):
+        data.load("digits", tmp_path / "nowhere")
 
 
 def test_split_sizes_must_add_up() -> None:

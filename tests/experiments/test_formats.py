@@ -1,4 +1,4 @@
-"""File formats of image sets: they decode to what was encoded, and damage is named."""
+"""File formats of image sets: decoding inverts encoding, and errors name the damage."""
 
 import json
 import pickle
@@ -37,18 +37,18 @@ def test_cifar100_takes_the_fine_labels() -> None:
     assert equal(arrays, expected)
 
 
-def test_the_last_thousand_clothes_of_each_class_are_for_test() -> None:
+def test_the_last_thousand_fashion_images_of_each_class_are_for_test() -> None:
     images = pixels(0, 1003, 784)
     rows = [[], *images.tolist()]  # one class of the published files has lists without pixels
     content = json.dumps({"data": rows}).encode()
-    got = formats.read_clothes(dict.fromkeys(formats.CLOTHES_FILES, content).__getitem__)
+    got = formats.read_fashion_json(dict.fromkeys(formats.FASHION_JSON_FILES, content).__getitem__)
     assert got.train_labels.tolist() == np.repeat(range(10), 3).tolist()
     assert got.test_labels.tolist() == np.repeat(range(10), 1000).tolist()
     np.testing.assert_array_equal(got.train_images[3:6].reshape(3, -1), images[:3])
     np.testing.assert_array_equal(got.test_images[:1000].reshape(1000, -1), images[3:])
     for damaged in ([[0] * 783], [[256] * 784]):
         with pytest.raises(ValueError, match="must hold lists of 784 numbers from 0 to 255"):
-            formats.decode_clothes(json.dumps({"data": damaged}).encode())
+            formats.decode_fashion_json(json.dumps({"data": damaged}).encode())
 
 
 def test_decoded_arrays_may_be_written_to() -> None:

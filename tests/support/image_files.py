@@ -1,4 +1,4 @@
-"""Tiny image sets in every format that `formats` reads, for the tests."""
+"""Tiny image sets in every format that the experiments read, for the tests."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mige_ext.experiments.data import formats
-from mige_ext.experiments.data.fetch import Layout, Package, Published
+from mige_ext.experiments.data.registry import Layout, Package, PublishedSet
 
 Files = dict[str, bytes]
 Bytes = NDArray[np.uint8]
@@ -37,7 +37,7 @@ def idx_files(n: int = 30, size: int = 8) -> Files:
     return dict(zip(formats.IDX_FILES, map(encode_idx, arrays), strict=True))
 
 
-# What Python 2 and the NumPy of 2009 wrote, opcode by opcode: Python 3 has no writer of it.
+# The pickles of Python 2 and NumPy of 2009, opcode by opcode, because Python 3 cannot write them.
 
 
 def _string(text: bytes) -> bytes:
@@ -72,27 +72,26 @@ def cifar100_files() -> Files:
 
 
 def cifar10_files() -> Files:
-    names = [*formats.CIFAR10_TRAIN, "test_batch"]
     return {
         name: encode_cifar("labels", pixels(seed, 10, 3072), labels(10))
-        for seed, name in enumerate(names)
+        for seed, name in enumerate(formats.CIFAR10_FILES)
     }
 
 
 def cifar10_png_files() -> Files:
-    """The images and labels of `cifar10_files`."""
+    """The images and labels of ``cifar10_files``."""
     files = {}
-    for seed, name in enumerate([*formats.PNG_TRAIN, "test_batch.png"]):
+    for seed, name in enumerate(formats.CIFAR10_PNG_FILES[:6]):
         planes = pixels(seed, 10, 3072).reshape(10, 3, 1024)
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(planes.transpose(0, 2, 1))).save(buffer, "PNG")
         files[name] = buffer.getvalue()
-    for name, n in zip(formats.PNG_LABELS, (50, 10), strict=True):
+    for name, n in zip(formats.CIFAR10_PNG_FILES[6:], (50, 10), strict=True):
         files[name] = json.dumps(labels(n).tolist()).encode()
     return files
 
 
-# Where they lie
+# Folders and archives
 
 
 def put(folder: Path, files: Files, *, zipped: bool = False) -> Path:
@@ -112,7 +111,7 @@ def pack(path: Path, files: Files, folder: str) -> Path:
     return path
 
 
-def layout_of(published: Published | Package, files: Files) -> Layout:
+def layout_of(published: PublishedSet | Package, files: Files) -> Layout:
     """The layout of a published set with the checksums of these files."""
     sums = {name: hashlib.md5(files[name]).hexdigest() for name in published.layout.files}
     return Layout(sums, published.layout.decode)

@@ -1,1 +1,1 @@
-"""Image data sets: search, download, checksums, formats."""
+"""Image sets: the list of known sets, download, cache, file formats, and the command ``data``."""

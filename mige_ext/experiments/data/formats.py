@@ -1,25 +1,26 @@
-"""File formats of image sets: IDX, CIFAR's pickles, and PNG files with a row for each image.
+"""The file formats of the image sets: IDX, CIFAR's pickles, rows of PNG files, JSON.
 
-A function a set turns its files into `Arrays`. It asks for them by name through a `Read`, and does
-not know whether they lie in a folder or in an archive.
+Each ``read_*`` function turns the files of a set into :class:`Arrays`. It gets the content of a
+file by name from a :data:`Read` function, which hides whether files are in a folder or an archive.
 """
 
 import io
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-Read = Callable[[str], bytes]  # name of a file -> its uncompressed content
+#: Maps the name of a file to its uncompressed content.
+Read = Callable[[str], bytes]
 T = TypeVar("T")
 
 
 class Arrays(NamedTuple):
-    """A labelled image set as it is published, all of it uint8."""
+    """The arrays of a published image set, all uint8."""
 
     train_images: Bytes  # (N, C, H, W)
     train_labels: Bytes  # (N,)
@@ -27,10 +28,13 @@ class Arrays(NamedTuple):
     test_labels: Bytes  # (N',)
 
     def check(self) -> "Arrays":
-        """Itself, where images and labels fit together.
+        """Check that images and labels fit together.
+
+        Returns:
+            The arrays themselves.
 
         Raises:
-            ValueError: they do not; or a class of the test images has no training image.
+            ValueError: shapes or lengths differ, or a class occurs in the test labels only.
         """
         for part, images, labels in (("training", *self[:2]), ("test", *self[2:])):
             if images.ndim != 4 or labels.ndim != 1 or len(images) == 0:
@@ -54,7 +58,7 @@ class Arrays(NamedTuple):
         return self
 
 
-# IDX: MNIST and those that took its format
+# IDX, the format of MNIST, Fashion-MNIST, KMNIST, ...
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -65,13 +69,19 @@ IDX_FILES = (
 
 
 def read_idx(read: Read) -> Arrays:
-    """The four files of `IDX_FILES`."""
+    """Read the four files of ``IDX_FILES``."""
     images, labels, test_images, test_labels = (_decode(read, f, decode_idx) for f in IDX_FILES)
     return Arrays(images[:, None], labels, test_images[:, None], test_labels)
 
 
 def decode_idx(content: bytes) -> Bytes:
-    """An array of unsigned bytes: 00 00 08, number of dimensions, sizes (big-endian), values."""
+    """Decode an array of unsigned bytes: 00 00 08, number of dimensions, sizes, values.
+
+    The number of dimensions is one byte, and the sizes are big-endian 32-bit integers.
+
+    Raises:
+        ValueError: the content has another format, or another length than the sizes say.
+    """
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"not an IDX file of unsigned bytes, it begins with {content[:4]!r}")
     start = 4 + 4 * content[3]
@@ -84,18 +94,20 @@ def decode_idx(content: bytes) -> Bytes:
 
 # CIFAR: pickles of Python 2, {b"data": (N, 3072) uint8, b"labels": a list, ...}
 
-CIFAR10_TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
+CIFAR10_FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+CIFAR100_FILES = ["train", "test"]
 
 
 def read_cifar10(read: Read) -> Arrays:
-    """The six pickles of ``cifar-10-batches-py``."""
-    batches = [_decode_cifar(read, file, "labels") for file in CIFAR10_TRAIN]
-    return _joined(batches, _decode_cifar(read, "test_batch", "labels"))
+    """Read the six pickles of ``cifar-10-batches-py``."""
+    *train, test = (_decode_cifar(read, file, "labels") for file in CIFAR10_FILES)
+    images, labels = zip(*train, strict=True)
+    return Arrays(np.concatenate(images), np.concatenate(labels), *test)
 
 
 def read_cifar100(read: Read) -> Arrays:
-    """The two pickles of ``cifar-100-python``, with the 100 fine labels."""
-    train, test = (_decode_cifar(read, file, "fine_labels") for file in ("train", "test"))
+    """Read the two pickles of ``cifar-100-python``, with the 100 fine labels."""
+    train, test = (_decode_cifar(read, file, "fine_labels") for file in CIFAR100_FILES)
     return Arrays(*train, *test)
 
 
@@ -113,9 +125,9 @@ def _decode_cifar(read: Read, file: str, key: str) -> tuple[Bytes, Bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the three names that pickled bytes need, and no others, so that no code can run."""
+    """Resolves only the three names that pickled bytes need, so a pickle cannot run code."""
 
-    # NumPy 2 has moved it, and warns under its old name.
+    # NumPy 2 warns when ``_reconstruct`` is imported under the name that the pickles contain.
     reconstruct = np.empty(0).__reduce__()[0]
 
     def find_class(self, module: str, name: str) -> Any:
@@ -130,7 +142,7 @@ class _Unpickler(pickle.Unpickler):
 
     @staticmethod
     def dtype(name: bytes, align: int, copy: int) -> np.dtype[Any]:
-        """``numpy.dtype`` as it was called by the NumPy of that time."""
+        """``numpy.dtype`` with the arguments of the NumPy versions that wrote the pickles."""
         if name != b"u1":
             raise pickle.UnpicklingError(f"it holds an array of {name!r}")
         return np.dtype(np.uint8)
@@ -140,7 +152,7 @@ def unpickle(content: bytes) -> Any:
     """Load a pickle of dictionaries, lists, numbers, byte strings and arrays of bytes.
 
     Raises:
-        ValueError: it is damaged, or holds anything else.
+        ValueError: the pickle is damaged, or holds anything else.
     """
     try:
         return _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -150,27 +162,31 @@ def unpickle(content: bytes) -> Any:
 
 # CIFAR-10 as PNG files: 10,000 rows of 1,024 RGB pixels
 
-PNG_TRAIN = [f"{batch}.png" for batch in CIFAR10_TRAIN]
-PNG_LABELS = ("train_lables.json", "test_lables.json")  # their spelling
+CIFAR10_PNG_FILES = [
+    *(f"{batch}.png" for batch in CIFAR10_FILES),
+    "train_lables.json",  # the package's spelling
+    "test_lables.json",
+]
 
 
 def read_cifar10_png(read: Read) -> Arrays:
-    """Six PNG files, and two JSON files of labels."""
-    images = np.concatenate([_decode(read, file, decode_png) for file in PNG_TRAIN])
-    test_images = _decode(read, "test_batch.png", decode_png)
-    labels, test_labels = (_decode(read, f, lambda c: as_labels(json.loads(c))) for f in PNG_LABELS)
-    return Arrays(images, labels, test_images, test_labels)
+    """Read six PNG files and two JSON files of labels."""
+    *train, test_images = (_decode(read, file, decode_png) for file in CIFAR10_PNG_FILES[:6])
+    labels, test_labels = (
+        _decode(read, file, lambda content: as_labels(json.loads(content)))
+        for file in CIFAR10_PNG_FILES[6:]
+    )
+    return Arrays(np.concatenate(train), labels, test_images, test_labels)
 
 
 def decode_png(content: bytes) -> Bytes:
-    """Images of 32×32, a row each: (N, 3, 32, 32)."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "reading PNG files needs pillow, which is not installed: "
-            "pip install 'mige_ext[experiments]'"
-        ) from error
+    """Decode a PNG file with one image of 32×32 pixels a row: (N, 3, 32, 32).
+
+    Raises:
+        ValueError: the content is not a PNG file, or its pixels have another shape.
+    """
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image)
@@ -183,23 +199,31 @@ def decode_png(content: bytes) -> Bytes:
 
 # Fashion-MNIST as JSON files, one for each class: {"data": [784 pixels, ...]}, 7,000 images each
 
-CLOTHES_FILES = tuple(f"{label}.json" for label in range(10))
-CLOTHES_TEST = 1000  # of each class, the last
+FASHION_JSON_FILES = [f"{label}.json" for label in range(10)]
+FASHION_JSON_TEST = 1000  # test images of each class, the last ones
 
 
-def read_clothes(read: Read) -> Arrays:
-    """Ten JSON files, in which the parts of the original are mixed: the last 1,000 are for test."""
-    classes = [_decode(read, file, decode_clothes) for file in CLOTHES_FILES]
+def read_fashion_json(read: Read) -> Arrays:
+    """Read ten JSON files, one for each class.
+
+    The files mix the original training and test images. The last 1,000 images of each class become
+    the test images.
+    """
+    classes = [_decode(read, file, decode_fashion_json) for file in FASHION_JSON_FILES]
     parts = []
-    for rows in (slice(None, -CLOTHES_TEST), slice(-CLOTHES_TEST, None)):
+    for rows in (slice(None, -FASHION_JSON_TEST), slice(-FASHION_JSON_TEST, None)):
         images = [images[rows] for images in classes]
-        labels = np.repeat(np.arange(10, dtype=np.uint8), [len(of) for of in images])
+        labels = np.repeat(np.arange(10, dtype=np.uint8), list(map(len, images)))
         parts += [np.concatenate(images), labels]
     return Arrays(*parts)
 
 
-def decode_clothes(content: bytes) -> Bytes:
-    """Images of 28×28, (N, 1, 28, 28); lists without pixels are no images."""
+def decode_fashion_json(content: bytes) -> Bytes:
+    """Decode the images of one class: (N, 1, 28, 28). Empty lists are skipped.
+
+    Raises:
+        ValueError: a list is not 784 numbers from 0 to 255.
+    """
     lists = json.loads(content)["data"]
     try:
         pixels = np.array([pixels for pixels in lists if pixels], dtype=np.uint8)
@@ -208,11 +232,15 @@ def decode_clothes(content: bytes) -> Bytes:
         raise ValueError(f"must hold lists of 784 numbers from 0 to 255: {error}") from error
 
 
-# Parts
+# Helpers
 
 
 def as_labels(values: Any) -> Bytes:
-    """A list of small numbers as bytes, (N,)."""
+    """Convert a list of labels to bytes: (N,).
+
+    Raises:
+        ValueError: it is not a list of integers from 0 to 255.
+    """
     if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 256 for v in values):
         raise ValueError("labels must be a list of numbers from 0 to 255")
     return np.array(values, dtype=np.uint8)
@@ -224,8 +252,3 @@ def _decode(read: Read, file: str, decode: Callable[[bytes], T]) -> T:
         return decode(content)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-
-
-def _joined(train: Sequence[tuple[Bytes, Bytes]], test: tuple[Bytes, Bytes]) -> Arrays:
-    images, labels = zip(*train, strict=True)
-    return Arrays(np.concatenate(images), np.concatenate(labels), *test)

@@ -1,0 +1,78 @@
+"""The cache of decoded image sets: one folder of NumPy arrays for each set.
+
+The cache is ``~/.cache/mige_ext``, or the folder named by the environment variable ``MIGE_DATA``.
+A set enters the cache in one step, so a reader finds the whole set or nothing.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mige_ext.experiments.data.formats import Arrays
+
+_CHECKSUMS = "SHA256SUMS"  # in the format of ``sha256sum --check``
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a set in the cache."""
+    return Path(os.environ.get("MIGE_DATA") or "~/.cache/mige_ext").expanduser() / name
+
+
+def store(folder: Path, arrays: Arrays) -> None:
+    """Write the arrays of a set and their checksums.
+
+    Args:
+        folder: folder of the set. If it exists already, it stays as it is.
+        arrays: the arrays.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        draft = Path(temporary) / folder.name
+        draft.mkdir()
+        for name, array in arrays._asdict().items():
+            np.save(draft / f"{name}.npy", array)
+        sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(draft.iterdir())]
+        (draft / _CHECKSUMS).write_text("".join(sums))
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise another process stored the same set
+                raise
+
+
+def open_arrays(folder: Path) -> Arrays:
+    """Map the arrays of a set into memory, copy on write.
+
+    Processes share the pages, and torch may treat the memory as its own.
+
+    Raises:
+        ValueError: the set is damaged.
+    """
+    try:
+        arrays = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in Arrays._fields)
+        return Arrays(*arrays).check()
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder} is damaged: delete it to decode it again ({error})") from error
+
+
+def verify(folder: Path) -> None:
+    """Compare the arrays of a set with the checksums that were written with them.
+
+    Raises:
+        ValueError: a file has changed.
+        OSError: a file cannot be read.
+    """
+    for line in (folder / _CHECKSUMS).read_text().splitlines():
+        expected, name = line.split()
+        if _sha256(folder / name) != expected:
+            raise ValueError(f"{folder / name} has changed: delete {folder} to decode it again")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
