@@ -285,7 +285,7 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
     ("options", "message"),
     [
         ({"method": ["nonsense"]}, r"method must be one of \['baseline', .*\], got 'nonsense'"),
-        ({"dataset": "cifar"}, r"name must be one of \['cifar10', .*\], got 'cifar'"),
+        ({"dataset": "cifar"}, r"--data must be one of cifar10, .*, mnist, got 'cifar'"),
         ({"batch": 501}, r"batch must be at most the 500 training images, got 501"),
         ({"batch": 1}, r"batch must be at least 2, got 1"),
         ({"beta": [math.nan]}, r"beta must be finite and at least 0, got nan"),

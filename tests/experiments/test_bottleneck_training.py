@@ -61,15 +61,15 @@ def test_measuring_neither_changes_the_network_nor_mixes_images(digits: ImageDat
 
 
 def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    normalise = ImageData.normalise
+    normalize = ImageData.normalize
     seen: dict[str, list[Tensor]] = {method: [] for method in METHODS}
     for method, batches in seen.items():
 
         def spy(data: ImageData, images: Tensor, batches: list[Tensor] = batches) -> Tensor:
             batches.append(images)
-            return normalise(data, images)
+            return normalize(data, images)
 
-        monkeypatch.setattr(ImageData, "normalise", spy)
+        monkeypatch.setattr(ImageData, "normalize", spy)
         train(digits, run_of(method), SMALL)
     first, *others = seen.values()
     assert len(first) == SMALL.epochs * (5 + 1)  # 500 images in batches of 100, and a measurement

@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from mige_ext.experiments.common.runs import Table
-from mige_ext.experiments.data import fetch
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
+from mige_ext.experiments.data.registry import PUBLISHED
 from mige_ext.experiments.infomax import command
 from mige_ext.experiments.infomax.command import infomax
 from mige_ext.experiments.infomax.encoders import Encoder, PrincipalComponents, encode
@@ -101,7 +101,7 @@ def test_a_probe_learns_a_planted_signal_and_no_other() -> None:
 
 
 def test_principal_components_are_white_and_lead(digits: ImageData) -> None:
-    x = digits.normalise(digits.train.images)
+    x = digits.normalize(digits.train.images)
     components = PrincipalComponents(64, 10)
     components.fit(x)
     y = components(x)["y"]
@@ -195,10 +195,11 @@ def test_a_run_that_diverges_knows_no_label_and_the_others_go_on(tmp_path: Path)
 
 def test_cifar100_in_its_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = image_files.cifar100_files()
-    layout = image_files.layout_of(fetch.CIFAR100, files)
-    monkeypatch.setattr(fetch, "CIFAR100", replace(fetch.CIFAR100, layout=layout))
+    published = PUBLISHED["cifar100"]
+    layout = image_files.layout_of(published, files)
+    monkeypatch.setitem(PUBLISHED, "cifar100", replace(published, layout=layout))
     monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
-    image_files.put(tmp_path / fetch.CIFAR100.folder, files)
+    image_files.put(tmp_path / published.folder, files)
     options = ("--data", "cifar100", "--data-dir", str(tmp_path), "--epochs", "1")
     result = invoke(tmp_path / "out", *options, methods=("pixels", "mige-ii"))
     assert result.exit_code == 0, result.output

@@ -407,7 +407,7 @@ def test_divergence_is_no_leak_of_nothing() -> None:
     [
         (["--nuisance", "colour"], "nuisance must be one of"),
         (["--method", "magic"], "method must be one of"),
-        (["--data", "nowhere"], "name must be one of"),
+        (["--data", "nowhere"], "--data must be one of"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
 )

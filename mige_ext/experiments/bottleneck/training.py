@@ -129,7 +129,7 @@ def information_bound(mean: Tensor, log_sigma: Tensor) -> float:
 def measure(model: Classifier, images: ImageData, part: Split) -> Measurement:
     """Measure a classifier on one part of the data, predicting from z = μ(x)."""
     model.eval()
-    outputs = [model(images.normalise(chunk)) for chunk in part.images.split(CHUNK)]
+    outputs = [model(images.normalize(chunk)) for chunk in part.images.split(CHUNK)]
     model.train()
     mean, log_sigma, logits = (
         torch.cat([getattr(out, name) for out in outputs])
@@ -229,7 +229,7 @@ class Trainer:
     def step(self, numbers: Tensor) -> dict[str, Tensor]:
         """One step on the training images of these numbers, (batch)."""
         part = self.images.train
-        x, labels = self.images.normalise(part.images[numbers]), part.labels[numbers]
+        x, labels = self.images.normalize(part.images[numbers]), part.labels[numbers]
         self.out = out = self.trained.model(x, self.draws)
         loss = cross_entropy(out, labels)
         if self.penalty is not None:

@@ -84,7 +84,7 @@ class Encoders(ComparisonOnImages[Run, Epoch, Result]):
             )
             encoder = trainer.encoder
         else:
-            fixed.fit(images.normalise(images.train.images))
+            fixed.fit(images.normalize(images.train.images))
             encoder = fixed
         labels, passes = images.train.labels, settings.probe_epochs
         probes = {

@@ -118,7 +118,7 @@ def encode(
         bf16: autocast of the network.
     """
     # The order that convolutions are fastest in, on a GPU and on a CPU.
-    x = images.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    x = images.normalize(pixels).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
         features: Features = encoder(x)
     return x, features
