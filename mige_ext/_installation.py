@@ -1,9 +1,6 @@
-"""The commands that report on the installation: ``info`` and ``bench``."""
+"""The installation: versions, back ends, CUDA; the command ``info`` prints them."""
 
-import importlib
 import platform
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +12,7 @@ LEVELS = {1: "baseline", 3: "x86-64-v3 (AVX2)", 4: "x86-64-v4 (AVX-512)"}
 
 
 def cuda_status() -> str:
-    """Whether the operators run on CUDA, and if not, why."""
+    """Whether the operators run on CUDA, and the reason if they do not."""
     if not _C.cuda_architectures:
         return "no: built without nvcc (put it on PATH or set CUDACXX, and reinstall)"
     if torch.version.cuda is None or not _C.cuda_torch_found:
@@ -42,12 +39,3 @@ def info() -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")
-
-
-def bench(arguments: Sequence[str] = ()) -> None:
-    """Measures: end to end without arguments, one operator with its name; see ``--help``."""
-    root = Path(mige_ext.__file__).resolve().parents[1]
-    if not (root / "benchmarks" / "operators" / "command.py").is_file():
-        sys.exit("The benchmarks are part of the source tree: install it with `pip install -e .`")
-    sys.path.insert(0, str(root))
-    importlib.import_module("benchmarks.operators.command").main(arguments)

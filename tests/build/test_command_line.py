@@ -1,5 +1,7 @@
 """The command line as a user calls it, and the benchmark's own parts."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,20 @@ import torch
 import mige_ext
 from benchmarks import common
 from benchmarks.operators import baselines
-from mige_ext import _C, reference, report
+from mige_ext import _C, reference
+from mige_ext._installation import cuda_status
 from tests.support.process import ROOT, environment
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line; the folder ``modules`` comes first in the search for modules."""
+    variables = environment()
+    if modules is not None:
+        variables["PYTHONPATH"] = os.pathsep.join([str(modules), variables["PYTHONPATH"]])
     return subprocess.run(
         [sys.executable, "-m", "mige_ext", *arguments],
-        capture_output=True, text=True, cwd=ROOT, env=environment(),
+        capture_output=True, text=True, cwd=ROOT, env=variables,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
@@ -50,29 +58,54 @@ def test_info_says_why_there_is_no_cuda(
     monkeypatch.setattr(_C, "cuda_torch_found", int(cuda is not None))
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert report.cuda_status().startswith("no: ")
-    assert expected in report.cuda_status()
+    assert cuda_status().startswith("no: ")
+    assert expected in cuda_status()
 
 
-def test_help_lists_the_commands() -> None:
-    result = run("--help")
-    assert result.returncode == 0
-    for command in ("toy", "infomax", "bottleneck", "removal", "data", "bench", "info"):
+COMMANDS = ("toy", "infomax", "bottleneck", "removal", "data", "info")
+
+
+def test_help_lists_the_commands_without_torch(tmp_path: Path) -> None:
+    for heavy in ("torch", "numpy", "matplotlib", "sklearn"):
+        (tmp_path / f"{heavy}.py").write_text("raise SystemError('imported for the help')")
+    result = run("--help", modules=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for command in COMMANDS:
         assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"python -m mige_ext {command} " in result.stdout
+
+
+def test_without_the_extra_help_says_what_to_install_and_info_works(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer')")
+    for arguments in (["--help"], ["toy"]):
+        result = run(*arguments, modules=tmp_path)
+        assert result.returncode == 1
+        assert "needs the extra `experiments` (No module named typer)" in result.stderr
+        assert "pip install --no-build-isolation '.[experiments]'" in result.stderr
+        assert "Traceback" not in result.stderr
+    result = run("info", modules=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "CUDA available" in result.stdout
+
+
+def test_ctrl_c_while_torch_loads_leaves_no_traceback(tmp_path: Path) -> None:
+    interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    (tmp_path / "torch.py").write_text(interrupt)
+    result = run("data", "digits", modules=tmp_path)
+    assert result.returncode == -signal.SIGINT
+    assert result.stderr == ""
 
 
 def test_an_unknown_command_is_refused() -> None:
     result = run("toys")
     assert result.returncode != 0
     assert "toys" in result.stderr
-
-
-def test_bench_outside_the_source_tree_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(mige_ext, "__file__", str(tmp_path / "mige_ext" / "__init__.py"))
-    with pytest.raises(SystemExit, match="source tree"):
-        report.bench()
 
 
 @pytest.mark.parametrize("name", ["published", "eager", "eager_pdist"])
