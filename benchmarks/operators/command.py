@@ -12,7 +12,7 @@ from benchmarks.common import RESULTS, machine, print_table
 from benchmarks.operators import records, roofline
 from benchmarks.operators.harness import Benchmark, Meter
 from benchmarks.operators.records import Record
-from mige_ext import report
+from mige_ext._installation import cuda_status
 from mige_ext.ops import OPERATORS as OPERATORS
 
 HEADER = ("size", "ms", "GFLOP/s", "GB/s", "% of roofline")
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
         end_to_end.main()
         return
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device cuda: {report.cuda_status()}")
+        parser.error(f"--device cuda: {cuda_status()}")
     if options.compare is not None and not options.compare.is_file():
         parser.error(f"--compare: there is no file {options.compare}")
     operators = OPERATORS if options.operator == "all" else (options.operator,)
