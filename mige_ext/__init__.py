@@ -8,6 +8,14 @@
 Wen et al., "Mutual Information Gradient Estimation for Representation Learning", ICLR 2020.
 """
 
+import sys
+
+# ``python -m mige_ext`` imports this package first. Its help must not wait for torch.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mige_ext":
+    from mige_ext._command_line import before_torch_loads
+
+    before_torch_loads()
+
 import torch  # noqa: F401  (loads libtorch, which _C is linked to)
 
 try:
