@@ -1,4 +1,4 @@
-"""What the probes of InfoMax read: layers of an encoder; or pixels, or their components."""
+"""The features that the probes of InfoMax read: encoder layers, pixels, principal components."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mige_ext.experiments.data.images import ImageData
 
-CHUNK = 1000  # images encoded at once, to bound the memory
-NORMALISATIONS = {
+CHUNK = 1000  # images in one forward pass, to bound the memory
+NORMALIZATIONS = {
     "batch": lambda latent: nn.BatchNorm1d(latent, affine=False),
     "tanh": lambda latent: nn.Tanh(),
     "none": lambda latent: nn.Identity(),
@@ -17,22 +17,22 @@ NORMALISATIONS = {
 
 
 class Features(NamedTuple):
-    """What the encoder makes of N images; each with a row an image."""
+    """The layers of the encoder for N images, one row an image."""
 
-    conv: Tensor  # (N, 4096), h
+    conv: Tensor  # (N, 4096), h in the paper
     fc: Tensor  # (N, 1024)
     y: Tensor  # (N, 64), the representation z
 
 
 class Encoder(nn.Module):
-    """Three convolutions of 4×4 with stride 2, fc, and z (Hjelm et al., ICLR 2019).
+    """Three 4×4 convolutions with stride 2 and two linear layers (Hjelm et al., ICLR 2019).
 
     Args:
         shape: (C, H, W) of an image.
-        width: channels of the first convolution; the next have twice and four times as many.
-        hidden: units of fc.
+        width: channels of the first convolution. The next two have 2 and 4 times as many.
+        hidden: units of the layer fc.
         latent: dimensions of z.
-        normalise: of z, a name in `NORMALISATIONS`.
+        normalize: normalization of z, a name in ``NORMALIZATIONS``.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         width: int = 64,
         hidden: int = 1024,
         latent: int = 64,
-        normalise: str = "batch",
+        normalize: str = "batch",
     ) -> None:
         super().__init__()
         channels, height, breadth = shape
@@ -57,31 +57,31 @@ class Encoder(nn.Module):
             nn.Linear(self.conv_size, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()
         )
         self.linear = nn.Linear(hidden, latent)
-        self.normalise = NORMALISATIONS[normalise](latent)
+        self.normalize = NORMALIZATIONS[normalize](latent)
 
     def forward(self, x: Tensor) -> Features:
-        """(N, C, H, W) to the features, in float32 under autocast too."""
+        """Compute the features of images (N, C, H, W), in float32 even under autocast."""
         conv = self.conv(x)
         fc = self.fc(conv)
-        return Features(conv.float(), fc.float(), self.normalise(self.linear(fc).float()))
+        return Features(conv.float(), fc.float(), self.normalize(self.linear(fc).float()))
 
 
 class Pixels(nn.Module):
-    """The images themselves."""
+    """The pixels of the images as features."""
 
     def fit(self, x: Tensor) -> None:
-        """There is nothing to learn."""
+        """Do nothing, because pixels need no fit."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) to (N, C·H·W)."""
+        """Flatten images (N, C, H, W) to (N, C·H·W)."""
         return {"pixels": x.flatten(1)}
 
 
 class PrincipalComponents(nn.Module):
-    """The leading principal components of images, of variance 1.
+    """The leading principal components of images, scaled to variance 1.
 
     Args:
-        inputs: pixels of an image, of all channels.
+        inputs: number of pixels of an image, over all channels.
         latent: number of components.
     """
 
@@ -94,30 +94,33 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("directions", torch.zeros(inputs, min(latent, inputs)))
 
     def fit(self, x: Tensor) -> None:
-        """Learn them from images (N, C, H, W); takes an eigendecomposition of all their pixels."""
+        """Fit the components to images (N, C, H, W) by an eigendecomposition over all pixels."""
         flat = x.flatten(1)
         variance, vectors = torch.linalg.eigh(flat.mT.cov())
-        kept = self.directions.shape[1]
-        scale = variance[-kept:].clamp(min=1e-6).sqrt()
-        self.mean, self.directions = flat.mean(0), vectors[:, -kept:] / scale
+        latent = self.directions.shape[1]
+        scale = variance[-latent:].clamp(min=1e-6).sqrt()
+        self.mean, self.directions = flat.mean(0), vectors[:, -latent:] / scale
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) to (N, latent)."""
+        """Project images (N, C, H, W) to (N, latent)."""
         return {"y": (x.flatten(1) - self.mean) @ self.directions}
 
 
 def encode(
     encoder: nn.Module, images: ImageData, pixels: Tensor, *, bf16: bool = False
 ) -> tuple[Tensor, Features]:
-    """Some uint8 images as network input, and their features.
+    """Encode uint8 images.
 
     Args:
         encoder: the network.
-        images: tells how pixels become input.
+        images: the image set, which normalizes the pixels.
         pixels: (N, C, H, W) uint8.
-        bf16: autocast of the network.
+        bf16: whether the network runs under bfloat16 autocast.
+
+    Returns:
+        The network input (N, C, H, W), and its features.
     """
-    # The order that convolutions are fastest in, on a GPU and on a CPU.
+    # Convolutions are fastest in this memory format, on a GPU and on a CPU.
     x = images.normalize(pixels).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
         features: Features = encoder(x)
@@ -133,23 +136,23 @@ def frozen(
     bf16: bool = False,
     layers: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Frozen features of many images, by layer, (N, ...); in half precision but for z.
+    """Compute the features of many images without gradients, in half precision except z.
 
     Args:
-        encoder: a network, `Pixels` or `PrincipalComponents`.
-        images: tells how pixels become input.
+        encoder: an :class:`Encoder`, :class:`Pixels` or :class:`PrincipalComponents`.
+        images: the image set, which normalizes the pixels.
         pixels: (N, C, H, W) uint8.
-        bf16: autocast of the network.
-        layers: which; all of them if not given.
+        bf16: whether the network runs under bfloat16 autocast.
+        layers: names of the layers to keep, by default all.
 
     Returns:
-        The features, on the device of the pixels.
+        The features (N, ...) by layer, on the device of the pixels.
     """
     encoder.eval()
     chunks: list[dict[str, Tensor]] = []
     for chunk in pixels.split(CHUNK):
-        _, told = encode(encoder, images, chunk, bf16=bf16)
-        by_layer = told._asdict() if isinstance(told, Features) else told
+        _, features = encode(encoder, images, chunk, bf16=bf16)
+        by_layer = features._asdict() if isinstance(features, Features) else features
         chunks.append(
             {
                 name: by_layer[name] if name == "y" else by_layer[name].half()

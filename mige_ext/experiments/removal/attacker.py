@@ -1,20 +1,19 @@
-"""How much a frozen representation z still tells about a nuisance s: a strong attacker's answer.
+"""What a frozen representation z reveals about a nuisance s: a lower bound by strong attackers.
 
-An attacker guesses the bin of s, one of 16 of equal probability, and s itself. Its cross-entropy on
-codes that it has not seen bounds the mutual information from below,
+An attacker predicts s itself and the bin of s, one of 16 bins of equal probability. Its
+cross-entropy on codes that it has not seen bounds the mutual information from below, in nats::
 
-    I(z; s) ≥ I(z; bin) ≥ log 16 − cross-entropy,
+    I(z; s) ≥ I(z; bin) ≥ log 16 − cross-entropy
 
-and is reported in nats, beside the share R² of the variance of s that it explains. A bound is as
-good as its attacker, and a weak one flatters: one that sees z standardised, but not whitened,
-misses what is hidden in directions of little variance. So several attack, and the strongest counts:
+A second measure is R², the fraction of the variance of s that the attacker explains. A weak
+attacker underestimates both. For example, an attacker on standardized z that is not whitened misses
+what z encodes in directions of little variance. So five attackers are trained:
 
-* perceptrons of two sizes, on z standardised and on z whitened by its principal components,
-  stopped early;
-* the nearest neighbours of whitened z.
+* perceptrons of two sizes, stopped early, on standardized z and on whitened z;
+* the nearest neighbors of whitened z.
 
-The strongest is the one that does best on a part of its own training codes that it was not fitted
-to; only its figures on the codes under attack are looked at, so that the bound is not inflated.
+The strongest attacker has the best result on a part of the training codes that no attacker was
+fitted to. Only its results on the codes under attack are used, so the bound is not inflated.
 """
 
 import copy
@@ -29,15 +28,14 @@ from torch.nn import functional as F
 from mige_ext.experiments.common.training import seeded
 from mige_ext.experiments.removal.nuisances import BINS
 
-#: Units of each of the two hidden layers.
-SIZES = (64, 256)
-NEIGHBOURS = 100
+HIDDEN_SIZES = (64, 256)  # of the perceptrons, which have two hidden layers
+NEIGHBORS = 100
 _BATCH = 500
-_RATE = 3e-3
+_LEARNING_RATE = 3e-3
 
 
 class Codes(NamedTuple):
-    """N frozen representations with what they should not tell."""
+    """N frozen representations with the nuisance that they should not reveal."""
 
     z: Tensor  # (N, d)
     s: Tensor  # (N, k)
@@ -45,23 +43,17 @@ class Codes(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """What the strongest attacker finds.
+    """The leak of codes, as the strongest attacker measures it."""
 
-    Attributes:
-        nats: lower bound of I(z; s), not below 0: one can always guess blindly.
-        r2: share of the variance of s that is explained, mean over the dimensions of s, likewise.
-        attacker: the strongest in nats.
-    """
-
-    nats: float
-    r2: float
-    attacker: str
+    nats: float  # lower bound of I(z; s), at least 0, because an attacker can always ignore z
+    r2: float  # explained fraction of the variance, mean over the dimensions of s, at least 0
+    attacker: str  # the strongest one in nats
 
 
-class _Guess(NamedTuple):
-    """What an attacker says about codes."""
+class _Prediction(NamedTuple):
+    """The prediction of an attacker for N codes."""
 
-    log_p: Tensor  # (N, BINS), of the bin
+    log_p: Tensor  # (N, BINS), log probabilities of the bins
     s: Tensor  # (N, k)
 
     def nats(self, codes: Codes) -> float:
@@ -75,53 +67,53 @@ class _Guess(NamedTuple):
 def attack(
     train: Codes, targets: Sequence[Codes], *, epochs: int = 10, seed: int = 0
 ) -> list[Leak]:
-    """Attack frozen codes.
+    """Measure the leak of frozen codes by the strongest of five attackers.
 
     Args:
-        train: codes that attackers learn from; a fifth of them stops them early and ranks them.
-        targets: other codes to attack.
-        epochs: of the perceptrons.
-        seed: of their weights and batches.
+        train: codes for training. A fifth of them serves to stop attackers early and to rank them.
+        targets: the codes under attack.
+        epochs: epochs of the perceptrons.
+        seed: seed of the weights and batches of the perceptrons.
 
     Returns:
         The leak of each target.
 
     Cost:
-        About epochs × N × 0.9 MFLOP for N training codes, and N N' (d + 1) flop for the neighbours
+        About epochs × N × 0.9 Mflop for N training codes, and N N' (d + 1) flop for the neighbors
         of N' codes.
     """
-    held_out = len(train.z) // 5
-    fit, rank = _rows(train, slice(held_out, None)), _rows(train, slice(held_out))
-    views = {"standardised": _standardiser(fit.z), "whitened": _whitener(fit.z)}
-    guesses: dict[str, list[_Guess]] = {}
+    ranking_size = len(train.z) // 5
+    fit, ranking = _rows(train, slice(ranking_size, None)), _rows(train, slice(ranking_size))
+    views = {"standardized": _standardizer(fit.z), "whitened": _whitener(fit.z)}
+    predictions: dict[str, list[_Prediction]] = {}  # of the ranking codes, then of the targets
     with seeded(seed, fit.z.device):
         for view, (mean, matrix) in views.items():
-            seen = [codes._replace(z=(codes.z - mean) @ matrix) for codes in (fit, rank, *targets)]
-            for size in SIZES:
-                guesses[f"MLP {size}, {view}"] = _perceptron(seen[0], seen[1:], size, epochs)
+            seen, *others = (
+                codes._replace(z=(codes.z - mean) @ matrix) for codes in (fit, ranking, *targets)
+            )
+            for size in HIDDEN_SIZES:
+                predictions[f"MLP {size}, {view}"] = _perceptron(seen, others, size, epochs)
     with torch.no_grad():
-        guesses[f"{NEIGHBOURS} neighbours"] = [_neighbours(seen[0], codes) for codes in seen[1:]]
-    in_nats = max(guesses, key=lambda name: guesses[name][0].nats(rank))
-    in_r2 = max(guesses, key=lambda name: guesses[name][0].r2(rank))
+        predictions[f"{NEIGHBORS} neighbors"] = [_neighbors(seen, codes) for codes in others]
+    best_nats = max(predictions, key=lambda name: predictions[name][0].nats(ranking))
+    best_r2 = max(predictions, key=lambda name: predictions[name][0].r2(ranking))
     return [
-        Leak(
-            max(guesses[in_nats][i].nats(codes), 0.0),
-            max(guesses[in_r2][i].r2(codes), 0.0),
-            in_nats,
+        Leak(max(by_nats.nats(codes), 0.0), max(by_r2.r2(codes), 0.0), best_nats)
+        for by_nats, by_r2, codes in zip(
+            predictions[best_nats][1:], predictions[best_r2][1:], targets, strict=True
         )
-        for i, codes in enumerate(targets, start=1)
     ]
 
 
-# Views of z: a mean and a matrix
+# Views of z: a mean to subtract and a matrix to multiply with
 
 
-def _standardiser(z: Tensor) -> tuple[Tensor, Tensor]:
+def _standardizer(z: Tensor) -> tuple[Tensor, Tensor]:
     return z.mean(0), torch.diag(1 / z.std(0).clamp(min=torch.finfo(z.dtype).tiny))
 
 
 def _whitener(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Principal components at unit variance; those that are rounding errors stay small."""
+    """Scale the principal components to unit variance, except components of rounding errors."""
     values, vectors = torch.linalg.eigh(z.mT.double().cov())
     least = values[-1] * torch.finfo(z.dtype).eps
     return z.mean(0), (vectors * values.clamp(min=least).rsqrt()).to(z.dtype)
@@ -130,8 +122,8 @@ def _whitener(z: Tensor) -> tuple[Tensor, Tensor]:
 # Attackers
 
 
-def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) -> list[_Guess]:
-    """One network for the bin and for s, as it was after its best epoch on the first target."""
+def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) -> list[_Prediction]:
+    """Train one network for the bin and s; use its best epoch on the first target."""
     outputs = BINS + fit.s.shape[1]
     network = nn.Sequential(
         nn.Linear(fit.z.shape[1], size),
@@ -140,43 +132,46 @@ def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) ->
         nn.ReLU(),
         nn.Linear(size, outputs),
     ).to(fit.z.device)
-    adam = torch.optim.Adam(network.parameters(), _RATE, fused=True)
+    adam = torch.optim.Adam(network.parameters(), _LEARNING_RATE, fused=True)
     steps = epochs * math.ceil(len(fit.z) / _BATCH)
     decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / (steps + 1))
 
-    def guess(codes: Codes) -> _Guess:
+    def predict(codes: Codes) -> _Prediction:
         logits, s = network(codes.z).split([BINS, outputs - BINS], 1)
-        return _Guess(logits.log_softmax(1), s)
+        return _Prediction(logits.log_softmax(1), s)
 
     best, weights = -math.inf, copy.deepcopy(network.state_dict())
     for _ in range(epochs):
         for rows in torch.randperm(len(fit.z)).to(fit.z.device).split(_BATCH):
             batch = _rows(fit, rows)
-            made = guess(batch)
-            loss = F.nll_loss(made.log_p, batch.bin) + F.mse_loss(made.s, batch.s)
+            predicted = predict(batch)
+            loss = F.nll_loss(predicted.log_p, batch.bin) + F.mse_loss(predicted.s, batch.s)
             adam.zero_grad()
             loss.backward()
             adam.step()
             decay.step()
         with torch.no_grad():
-            nats = guess(targets[0]).nats(targets[0])
+            nats = predict(targets[0]).nats(targets[0])
         if nats > best:
             best, weights = nats, copy.deepcopy(network.state_dict())
     network.load_state_dict(weights)
     with torch.no_grad():
-        return [guess(codes) for codes in targets]
+        return [predict(codes) for codes in targets]
 
 
-def _neighbours(fit: Codes, codes: Codes) -> _Guess:
-    """Shares of the bins among the nearest neighbours, one added to each; the mean of their s."""
-    k = min(NEIGHBOURS, len(fit.z))
+def _neighbors(fit: Codes, codes: Codes) -> _Prediction:
+    """Predict the frequencies of the bins among the nearest neighbors, and the mean of their s.
+
+    One is added to the count of each bin, so that no probability is 0.
+    """
+    k = min(NEIGHBORS, len(fit.z))
     log_p, s = [], []
     for z in codes.z.split(1000):
         nearest = torch.cdist(z, fit.z).topk(k, largest=False, sorted=False).indices
         counts = F.one_hot(fit.bin[nearest], BINS).sum(1) + 1
         log_p.append((counts / (k + BINS)).log())
         s.append(fit.s[nearest].mean(1))
-    return _Guess(torch.cat(log_p), torch.cat(s))
+    return _Prediction(torch.cat(log_p), torch.cat(s))
 
 
 def _rows(codes: Codes, rows: Tensor | slice) -> Codes:

@@ -1,19 +1,18 @@
-"""Problems of information removal: inputs, labels to tell, and a continuous nuisance s to forget.
+"""Problems of information removal: inputs x, labels to predict, and a nuisance s to remove.
 
-A nuisance is drawn as u, uniform in [0, 1)^k, and acts on the images; s is u on a scale of its own,
-of unit variance, and 16 bins of equal probability are what an attacker guesses:
+The nuisance of images is drawn as u, uniform in [0, 1)^k. It transforms the image, and s is u
+scaled to unit variance. An attacker predicts s and its bin, one of 16 bins of equal probability:
 
-========= ===================================== ============================ ===============
-nuisance  what it does to an image              s                            bins
-========= ===================================== ============================ ===============
-rotation  turns it by 2πu                       √2 (cos 2πu, sin 2πu)        16 sectors
-shift     moves it by up to a seventh, 2-D      √12 (u − ½)                  4 × 4 squares
-thickness erodes or dilates its strokes by a    √12 (u − ½)                  16 intervals
-          pixel, or by a part of it
-========= ===================================== ============================ ===============
+========= ======================================== ============================ ===============
+nuisance  transformation of the image              s                            bins
+========= ======================================== ============================ ===============
+rotation  rotate by 2πu                            √2 (cos 2πu, sin 2πu)        16 sectors
+shift     move in 2-D by up to 1/7 of the size     √12 (u − ½)                  4 × 4 squares
+thickness erode or dilate strokes by up to a pixel √12 (u − ½)                  16 intervals
+========= ======================================== ============================ ===============
 
-In images the nuisance is independent of the label. In `Structural`, a table made by a documented
-model, it is not: there something of s has to stay, or accuracy has to go.
+The nuisance of images is independent of the label. The nuisance of :class:`Structural`, a synthetic
+table, is not: removal of s costs accuracy there.
 """
 
 import math
@@ -41,46 +40,45 @@ class Batch(NamedTuple):
 
 
 class Problem(Protocol):
-    """What a representation is learned and attacked on."""
+    """Labeled inputs with a nuisance, on which a representation is trained and attacked."""
 
     inputs: int
     classes: int
     nuisance_dim: int
-    device: torch.device  # where its rows lie
+    device: torch.device  # of the rows
 
     def checksum(self) -> str:
-        """Of the files that it was read from, if any."""
+        """Checksum of the files of the problem, or "" if it has no files."""
         ...
 
     def count(self, part: str) -> int:
-        """Rows of a part, of `PARTS`."""
+        """Number of rows of a part, one of ``PARTS``."""
         ...
 
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
-        """These rows (N,) of a part.
+        """Draw a batch of the given rows (N,) of a part.
 
-        What is random about them comes from the generator, which lies on the CPU as the rows do:
-        batches are the same on every device.
+        The rows and the generator are on the CPU, so a batch is the same on every device.
         """
         ...
 
 
-# What a nuisance does, for images (N, C, H, W) in [0, 1] and u (N, k)
+# Transformations of images (N, C, H, W) in [0, 1] by u (N, k)
 
 
 def rotate(images: Tensor, u: Tensor) -> Tensor:
-    """Turn by 2πu about the centre, bilinear; 0 comes in from outside."""
+    """Rotate by 2πu about the center, with bilinear interpolation and zeros outside."""
     angle = 2 * math.pi * u[:, 0]
     return _resample(images, angle.cos(), angle.sin(), u.new_zeros(len(u), 2))
 
 
 def shift(images: Tensor, u: Tensor) -> Tensor:
-    """Move by up to a seventh of the size in both directions; 0 comes in from outside."""
+    """Move by up to 1/7 of the size in both directions, with zeros outside."""
     return _resample(images, u.new_ones(len(u)), u.new_zeros(len(u)), (2 * u - 1) * 2 / 7)
 
 
 def thicken(images: Tensor, u: Tensor) -> Tensor:
-    """Blend with the maximum of 3×3 pixels, u = 1, or with their minimum, u = 0."""
+    """Blend with the maximum of 3×3 pixels for u > ½, and with their minimum for u < ½."""
     dilated = F.max_pool2d(images, 3, stride=1, padding=1)
     eroded = -F.max_pool2d(-images, 3, stride=1, padding=1)
     t = (2 * u - 1)[:, :, None, None]
@@ -102,13 +100,13 @@ def circle(u: Tensor) -> Tensor:
     return math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], -1)
 
 
-def standardise(u: Tensor) -> Tensor:
+def standardize(u: Tensor) -> Tensor:
     """√12 (u − ½), (N, k) -> (N, k)."""
     return math.sqrt(12) * (u - 0.5)
 
 
 def bins_of(u: Tensor) -> Tensor:
-    """The cell of u (N, k) in `BINS` cells of [0, 1)^k, for k = 1 or 2."""
+    """Index (N,) of the cell of u (N, k) in a grid of ``BINS`` cells on [0, 1)^k, k = 1 or 2."""
     side = round(BINS ** (1 / u.shape[1]))
     cells = (u * side).long().clamp(max=side - 1)
     return cells[:, 0] if u.shape[1] == 1 else cells[:, 0] * side + cells[:, 1]
@@ -116,37 +114,32 @@ def bins_of(u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Nuisance:
-    """A nuisance of images.
+    """A nuisance of images."""
 
-    Attributes:
-        act: what it does, (N, C, H, W) and u (N, k) -> (N, C, H, W).
-        uniforms: k.
-        scale: s of u.
-        dim: of s.
-    """
-
-    act: Callable[[Tensor, Tensor], Tensor]
-    uniforms: int
-    scale: Callable[[Tensor], Tensor]
+    act: Callable[[Tensor, Tensor], Tensor]  # images (N, C, H, W), u (N, k) -> (N, C, H, W)
+    uniforms: int  # k
+    scale: Callable[[Tensor], Tensor]  # u -> s (N, dim)
     dim: int
 
 
 NUISANCES = {
     "rotation": Nuisance(rotate, 1, circle, 2),
-    "shift": Nuisance(shift, 2, standardise, 2),
-    "thickness": Nuisance(thicken, 1, standardise, 1),
+    "shift": Nuisance(shift, 2, standardize, 2),
+    "thickness": Nuisance(thicken, 1, standardize, 1),
 }
 
 
 class Images:
-    """Images under a nuisance that is drawn anew each time, pooled by 2 from 16 pixels on.
+    """Images under a nuisance that is drawn again for each batch.
+
+    Images of at least 16 pixels are average-pooled by 2 after the transformation.
 
     Args:
         data: the images.
-        nuisance: a name of `NUISANCES`.
+        nuisance: a name in ``NUISANCES``.
 
     Raises:
-        ValueError: the nuisance is not one of them.
+        ValueError: the nuisance is unknown.
     """
 
     def __init__(self, data: ImageData, nuisance: str) -> None:
@@ -161,15 +154,15 @@ class Images:
         self.nuisance_dim = self.nuisance.dim
 
     def checksum(self) -> str:
-        """Of the images."""
+        """Checksum of the images."""
         return self.data.checksum()
 
     def count(self, part: str) -> int:
-        """Images of a part."""
+        """Number of images of a part."""
         return len(getattr(self.data, part))
 
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
-        """Images of a part under nuisances from the generator."""
+        """Draw a nuisance for each of the given images of a part."""
         split, rows = getattr(self.data, part), rows.to(self.device)
         u = torch.rand(len(rows), self.nuisance.uniforms, generator=generator).to(self.device)
         images = self.nuisance.act(split.images[rows].float() / 255, u)
@@ -178,19 +171,19 @@ class Images:
 
 
 class Structural:
-    """A table with a sensitive attribute that the label depends on, made by a structural model.
+    """A synthetic table from a structural model, with a sensitive attribute that affects the label.
 
-    It is synthetic: a stand-in for credit or hiring records with an age, in which the truth is
-    known. With a the attribute, uniform of unit variance, and w ~ N(0, I₄) what is merited::
+    It stands for credit or hiring records with an age, and its distribution is known. With the
+    attribute a, uniform with unit variance, and the merit w ~ N(0, I₄)::
 
         x = tanh(A (w, a, a² − 1, sin 3a, cos 3a) + .5 ε),   x in 20 columns, ε ~ N(0, I)
         P(y = 1) = σ(2 (w₁ + w₂ w₃) + a)
 
-    A is a fixed normal matrix with rows of unit length. The attribute spreads nonlinearly over all
-    columns, and no column is it. 40,000 rows for training, 10,000 each to choose and to measure.
+    A is a fixed normal matrix with rows of unit length. The attribute affects all columns
+    nonlinearly. The table has 40,000 training, 10,000 validation and 10,000 test rows.
 
     Args:
-        device: where the rows lie; the CPU if not given.
+        device: device of the rows, by default the CPU.
     """
 
     inputs, classes, nuisance_dim = 20, 2, 1
@@ -207,7 +200,7 @@ class Structural:
         self.parts = dict[str, Batch]()
         for part, count in zip(PARTS, self._COUNTS, strict=True):
             u = torch.rand(count, 1, generator=generator)
-            a, w = standardise(u), normal(count, 4)
+            a, w = standardize(u), normal(count, 4)
             causes = torch.cat([w, a, a.square() - 1, (3 * a).sin(), (3 * a).cos()], 1)
             x = (causes @ mixing.mT + 0.5 * normal(count, self.inputs)).tanh()
             logit = 2 * (w[:, 0] + w[:, 1] * w[:, 2]) + a[:, 0]
@@ -216,14 +209,14 @@ class Structural:
             self.parts[part] = Batch(*(column.to(self.device) for column in columns))
 
     def checksum(self) -> str:
-        """There are no files."""
+        """Empty, because the table has no files."""
         return ""
 
     def count(self, part: str) -> int:
-        """Rows of a part."""
+        """Number of rows of a part."""
         return len(self.parts[part].x)
 
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
-        """Rows of a part; nothing about them is random."""
+        """Select the given rows of a part. The generator is not used."""
         rows = rows.to(self.device)
         return Batch(*(column[rows] for column in self.parts[part]))
