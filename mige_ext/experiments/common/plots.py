@@ -1,6 +1,6 @@
-"""The one look of all figures: colours by method, mean ± deviation bands, PNG and PDF.
+"""The common style of all figures: colors by method, mean ± deviation bands, PNG and PDF.
 
-Figures are made without pyplot: there is no global state to close, and no display is needed.
+Figures are made without pyplot, so there is no global state and no display is needed.
 """
 
 from pathlib import Path
@@ -14,12 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PALETTE", "band", "figure", "legend", "save"]
-
-# Okabe and Ito's palette, distinguishable in every common form of colour blindness.
+# The palette of Okabe and Ito, distinguishable in every common form of color blindness.
 _CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
 
-#: A method has the same colour in every figure; labels that are not listed take the cycle.
+#: The color of each method, the same in every figure. Colors that occur in the same figure were
+#: chosen far apart (CIEDE2000), also for color-blind readers. Other labels take the cycle.
 PALETTE: dict[str, str] = {
     "truth": "#000000",
     "MIGE": "#D55E00",
@@ -29,29 +28,29 @@ PALETTE: dict[str, str] = {
     "InfoNCE": "#E69F00",
     "VIB": "#56B4E9",
     "deterministic": "#666666",
-    "dropout": "#B3B300",
-    "conf. penalty": "#7F6BB3",
-    "label smoothing": "#A0522D",
-    "Gaussian score": "#F0A3A3",
-    "Gaussian score II": "#C76E6E",
-    "entropy": "#8FBF8F",
-    "L2": "#B8B8B8",
+    "dropout": "#009999",
+    "conf. penalty": "#66CC99",
+    "label smoothing": "#003399",
+    "Gaussian score": "#AA3377",
+    "Gaussian score II": "#339966",
+    "entropy": "#663300",
+    "L2": "#FF99CC",
     "no removal": "#404040",
-    "MIGE, matched": "#F0A070",
-    "SSGE .99": "#7A3B00",
-    "HSIC": "#A8DDB5",
-    "HSIC, whitened": "#43A06B",
-    "HSIC, whitened + centre": "#00533A",
-    "adversary, regressor": "#C9A8E0",
-    "adversary, classifier": "#6A3D9A",
-    "CLUB": "#E6C229",
-    "random encoder": "#808080",
-    "pixels": "#1B7837",
-    "PCA": "#5AAE61",
-    "MIGE II": "#8C2D04",
-    "MIGE, draws": "#B2182B",
-    "JSD + PM": "#7A0177",
-    "InfoNCE + PM": "#8C6D1F",
+    "MIGE, matched": "#99CC99",
+    "SSGE .99": "#99CCFF",
+    "HSIC": "#0000FF",
+    "HSIC, whitened": "#9966FF",
+    "HSIC, whitened + center": "#CCCC00",
+    "adversary, regressor": "#FF3399",
+    "adversary, classifier": "#006600",
+    "CLUB": "#339999",
+    "random encoder": "#999999",
+    "pixels": "#00CCFF",
+    "PCA": "#666699",
+    "MIGE II": "#3300CC",
+    "MIGE, draws": "#CCCC33",
+    "JSD + PM": "#CC00FF",
+    "InfoNCE + PM": "#CCCC99",
 }
 
 _STYLE: Any = {
@@ -80,10 +79,10 @@ def figure(
         rows: rows of panels.
         columns: columns of panels.
         panel: width and height of one panel in inches.
-        **subplots: passed on to `matplotlib.figure.Figure.subplots`.
+        **subplots: further arguments of :meth:`matplotlib.figure.Figure.subplots`.
 
     Returns:
-        The figure, and its axes as an array of shape (rows, columns).
+        The figure, and an array of its axes of shape (rows, columns).
     """
     with mpl.rc_context(_STYLE):
         fig = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained")
@@ -95,14 +94,14 @@ def band(ax: Axes, x: ArrayLike, samples: ArrayLike, *, label: str, **line: Any)
     """Draw the mean over seeds as a line and one standard deviation around it as a band.
 
     Args:
-        ax: where to draw.
-        x: positions, (N,).
-        samples: a row a seed, (S, N). With one seed there is a line and no band.
-        label: legend label; a name in `PALETTE` sets the colour.
-        **line: passed on to the line, over the defaults.
+        ax: axes to draw in.
+        x: positions (N,).
+        samples: values (S, N), one row a seed. One seed gives a line without a band.
+        label: label in the legend. A name in ``PALETTE`` sets the color.
+        **line: further arguments of :meth:`matplotlib.axes.Axes.plot`, which override the color.
 
     Raises:
-        ValueError: samples is not (S, N) for the N of x.
+        ValueError: ``samples`` does not have shape (S, N).
     """
     at, values = np.asarray(x, dtype=float), np.asarray(samples, dtype=float)
     if values.ndim != 2 or values.shape[1:] != at.shape:
@@ -112,33 +111,31 @@ def band(ax: Axes, x: ArrayLike, samples: ArrayLike, *, label: str, **line: Any)
     mean, deviation = values.mean(0), values.std(0)
     (drawn,) = ax.plot(at, mean, label=label, **line)
     if len(values) > 1:
-        ax.fill_between(
-            at,
-            mean - deviation,
-            mean + deviation,
-            color=drawn.get_color(),
-            alpha=0.18,
-            linewidth=0,
-        )
+        low, high = mean - deviation, mean + deviation
+        ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
 
 
 def legend(fig: Figure, columns: int | None = None) -> None:
-    """Put one legend over the whole figure: every label once, in the order of first appearance."""
+    """Put one legend above the figure, with each label once in the order of first appearance.
+
+    Args:
+        fig: the figure.
+        columns: largest number of columns, by default one for each label. A smaller number is used
+            if the last row would hold a single label.
+    """
     handles: dict[str, Any] = {}
     for ax in fig.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
+    count = len(handles)
+    most = columns or max(count, 1)
+    ncols = next((n for n in range(most, 1, -1) if count % n != 1), most)
     with mpl.rc_context(_STYLE):
-        fig.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside upper center",
-            ncols=columns or max(len(handles), 1),
-        )
+        fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=ncols)
 
 
 def save(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
-    """Write the figure as ``stem.png`` and ``stem.pdf``, making the folder where it is missing.
+    """Write the figure to ``stem.png`` and ``stem.pdf``, and make their folder if it is missing.
 
     Returns:
         The two paths.
@@ -147,5 +144,5 @@ def save(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
     png.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
         fig.savefig(png)
-        fig.savefig(pdf, metadata={"CreationDate": None})  # same numbers, same bytes
+        fig.savefig(pdf, metadata={"CreationDate": None})  # the same numbers give the same bytes
     return png, pdf

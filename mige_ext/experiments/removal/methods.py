@@ -251,7 +251,7 @@ METHODS = {
     "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), _always(hsic)),
     "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), _always(hsic_whitened)),
     "hsic-whitened-centre": Method(
-        "HSIC, whitened + centre", (0.25, 0.5, 1.0, 2.0), _always(hsic_whitened_centre)
+        "HSIC, whitened + center", (0.25, 0.5, 1.0, 2.0), _always(hsic_whitened_centre)
     ),
     "adversary-regressor": Method("adversary, regressor", (0.1, 0.3, 1.0, 3.0), Regressor),
     "adversary-classifier": Method("adversary, classifier", (0.3, 1.0, 3.0, 10.0), Classifier),
