@@ -41,7 +41,7 @@ def main() -> None:
     try:
         import typer
 
-        function = _load(asked) if asked in COMMANDS else None
+        function: Any = _load(asked) if asked in COMMANDS else None
     except ModuleNotFoundError as error:
         if asked == "info":
             _load("info")()
