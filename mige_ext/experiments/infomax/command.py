@@ -32,7 +32,7 @@ from mige_ext.experiments.common.runs import cpu_threads, device_of, open_folder
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import Split
 from mige_ext.experiments.infomax.encoders import (
-    NORMALISATIONS,
+    NORMALIZATIONS,
     Features,
     Pixels,
     PrincipalComponents,
@@ -204,7 +204,7 @@ def infomax(
     ] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Units of fc (1024).")] = None,
     normalise: Annotated[
-        str | None, typer.Option(help=f"Of z: {', '.join(NORMALISATIONS)} (batch).")
+        str | None, typer.Option(help=f"Of z: {', '.join(NORMALIZATIONS)} (batch).")
     ] = None,
     projection: Annotated[
         int | None, typer.Option(min=1, help="k, dimensions that x or h is projected to (64).")

@@ -23,7 +23,7 @@ from mige_ext.experiments.common.training import (
 )
 from mige_ext.experiments.data.images import ImageData
 from mige_ext.experiments.infomax.encoders import (
-    NORMALISATIONS,
+    NORMALIZATIONS,
     Encoder,
     Features,
     encode,
@@ -83,9 +83,9 @@ class Settings:
             raise ValueError(f"alpha must be positive, got {self.alpha}")
         if not 0 <= self.prior < math.inf:
             raise ValueError(f"prior must be at least 0, got {self.prior}")
-        if self.normalise not in NORMALISATIONS:
+        if self.normalise not in NORMALIZATIONS:
             raise ValueError(
-                f"normalise must be one of {list(NORMALISATIONS)}, got {self.normalise!r}"
+                f"normalise must be one of {list(NORMALIZATIONS)}, got {self.normalise!r}"
             )
         self.make_estimator()  # checks its name and the threshold
 
@@ -151,7 +151,7 @@ def network(images: ImageData, settings: Settings) -> Encoder:
         width=settings.width,
         hidden=settings.hidden,
         latent=settings.latent,
-        normalise=settings.normalise,
+        normalize=settings.normalise,
     )
 
 
