@@ -1,4 +1,4 @@
-"""Data sets: what the split of digits promises, and what errors say."""
+"""Image sets: their splits and normalization, the command, and error messages."""
 
 import sys
 from dataclasses import replace
@@ -50,11 +50,11 @@ def test_parts_of_digits_together_are_the_images_of_scikit_learn_with_their_labe
     assert rows(images, labels) == original
 
 
-def test_every_part_of_digits_has_its_share_of_each_class(digits: ImageData) -> None:
+def test_every_part_of_digits_has_the_same_fraction_of_each_class(digits: ImageData) -> None:
     total = torch.stack([torch.bincount(part.labels) for part in parts(digits)]).sum(0)
     for part in parts(digits):
-        share = total * len(part) / 1797
-        assert (torch.bincount(part.labels) - share).abs().max() < 1
+        expected = total * len(part) / 1797
+        assert (torch.bincount(part.labels) - expected).abs().max() < 1
 
 
 def test_split_of_digits_is_part_of_their_definition(digits: ImageData) -> None:
@@ -143,7 +143,7 @@ def test_published_set_is_split_and_standardized(
     images = data.load(name)
     assert len(images.validation) == (len(images.train) + len(images.validation)) // 5
     normalized = images.normalize(images.train.images)
-    assert normalized.mean().abs() < 0.2  # random pixels, uniform
+    assert normalized.mean().abs() < 0.2  # the pixels are uniform
     assert len(images.all_training()) == len(images.train) + len(images.validation)
 
 
