@@ -1,4 +1,4 @@
-"""The common style of the figures: colors that can be told apart, and balanced legends."""
+"""The palette and the legend of the figures: distinct colors and balanced rows."""
 
 from itertools import combinations
 
@@ -33,7 +33,7 @@ def oklab(color: str) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     "methods", [BOTTLENECK, INFOMAX, REMOVAL], ids=["bottleneck", "infomax", "removal"]
 )
-def test_colors_of_one_figure_can_be_told_apart(methods: dict[str, object]) -> None:
+def test_colors_of_one_figure_are_distinct(methods: dict[str, object]) -> None:
     labels = [method.label for method in methods.values()]  # type: ignore[attr-defined]
     for a, b in combinations(labels, 2):
         distance = np.linalg.norm(oklab(plots.PALETTE[a]) - oklab(plots.PALETTE[b]))
