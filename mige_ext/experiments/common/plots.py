@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 # The palette of Okabe and Ito, distinguishable in every common form of color blindness.
 _CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
 
-#: The color of each method, the same in every figure. Colors that occur in the same figure were
-#: chosen far apart (CIEDE2000), also for color-blind readers. Other labels take the cycle.
+#: The color of each method, the same in every figure. Colors that occur in the same figure differ
+#: by at least 18 in CIEDE2000. Labels that are not listed take the cycle.
 PALETTE: dict[str, str] = {
     "truth": "#000000",
     "MIGE": "#D55E00",
