@@ -13,7 +13,7 @@ SIZES = {  # groups, M, d
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # Those of the distances. The selection, two passes over M²/2 of them, only compares.
+        # The distances. The selection takes two passes over M²/2 distances, and only compares.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + 1),  # x read, one distance written
     )

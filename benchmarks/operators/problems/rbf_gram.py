@@ -14,8 +14,8 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     x = samples(groups, m, d)
     return Problem(
         arguments={"x": x, "bandwidth": samples.bandwidth(x)},
-        # A difference, a product, a sum for each coordinate of a pair; by symmetry half the pairs.
-        # On CUDA each difference is scaled too, which is not counted: it serves range, not result.
+        # A difference, a product and a sum for each coordinate; by symmetry half of the pairs.
+        # On CUDA each difference is also scaled against overflow, which does not count.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m + 1),  # x and σ read, K written
         published=reference.rbf_gram,

@@ -13,7 +13,7 @@ SIZES = {  # groups, M, d
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # A difference, a product, a sum for each coordinate of a pair; by symmetry half the pairs.
+        # A difference, a product and a sum for each coordinate; by symmetry half of the pairs.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m),  # x read, the distances written
         published=reference.squared_distances,

@@ -1,0 +1,82 @@
+"""The command ``python -m benchmarks operators``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from benchmarks.operators.run import OPERATORS, Options, run
+
+
+def operators(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OPERATOR", help=f"Operators to measure: {', '.join(OPERATORS)}."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Measure every operator.")] = False,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Measure on this device.")] = "cpu",
+    dtype: Annotated[
+        Literal["float32", "float64"], typer.Option(help="Compute in this dtype.")
+    ] = "float32",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use this many threads on the CPU. Default: torch's number."),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Measure for this long at each size, and at least five rounds."),
+    ] = 1.0,
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="Leave out the baseline under torch.compile.")
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
+    ] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the results to this file. Rows of other machines, operators and sizes stay."
+        ),
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the roofline to this file.")] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Write operators-<machine>.csv to benchmarks/results, and roofline-<machine>.png "
+            "with every operator that the CSV file has.",
+        ),
+    ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with rows of the same machine in this CSV file. The exit status is 1 if "
+            "an operator became slower, and 2 if there is nothing to compare with."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="Count a row as slower above this slowdown in percent."),
+    ] = 25.0,
+) -> None:
+    """Measures single operators beside their baselines.
+
+    The tables also place each operator on the roofline of this machine.
+    """
+    if every == bool(names):
+        raise typer.BadParameter(f"name operators or give --all; there are {', '.join(OPERATORS)}")
+    for name in names or ():
+        if name not in OPERATORS:
+            raise typer.BadParameter(
+                f"there is no operator {name}; there are {', '.join(OPERATORS)}"
+            )
+    try:
+        options = Options(
+            device=device, dtype=dtype, threads=threads, seconds=seconds, compiled=not no_compile,
+            markdown=markdown, csv=csv, figure=figure, save=save, compare=compare,
+            tolerance=tolerance,
+        )  # fmt: skip
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if status := run(list(OPERATORS) if every else names or [], options):
+        raise typer.Exit(status)
