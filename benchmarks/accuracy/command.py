@@ -1,0 +1,120 @@
+"""The command ``python -m benchmarks accuracy``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from benchmarks.accuracy.families import FAMILIES, Family
+from benchmarks.accuracy.measure import fixed_rows, measure
+from benchmarks.accuracy.report import Row, draw, report
+from benchmarks.machine import machine
+from benchmarks.tables import RESULTS
+from mige_ext.experiments.common.runs import Table, cpu_threads
+
+SAMPLES, QUICK = (64, 256, 1024), (64, 256)
+
+
+def default_seeds(m: int) -> int:
+    """The number of data sets: 16 of 64 samples, 8 of 256, 3 of 1024."""
+    return min(16, max(3, 2048 // m))
+
+
+def accuracy(
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Leave out M = 1024. Takes five minutes on one thread."),
+    ] = False,
+    samples: Annotated[
+        list[int] | None,
+        typer.Option(min=8, metavar="M", help="Use M samples; repeatable. Default: 64, 256, 1024."),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Draw this many data sets. Default: 16, 8 and 3 for M = 64, 256 and 1024."
+        ),
+    ] = None,
+    families: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure a family (bimodal-5) or all families of a kind (gaussian); repeatable. "
+            f"Default: all families, {', '.join(FAMILIES)}.",
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
+    ] = False,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Write accuracy.csv and accuracy.png. Rows of other families and M stay.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path,
+        typer.Option(show_default="benchmarks/results", help="Let --save write to this folder."),
+    ] = RESULTS,
+) -> None:
+    """Compares score estimators with known scores.
+
+    It also compares them with the best setting in hindsight. The exit status is 1 if a bound is
+    missed.
+    """
+    for name in families or ():
+        if not any(name in _names(family) for family in FAMILIES.values()):
+            raise typer.BadParameter(
+                f"--families: there is no {name}; there are {', '.join(FAMILIES)}"
+            )
+    chosen = [
+        family for family in FAMILIES.values() if not families or _names(family) & set(families)
+    ]
+    table = None
+    if save:
+        out.mkdir(parents=True, exist_ok=True)
+        table = Table(out / "accuracy.csv", Row)
+    print(f"{machine()}; threads: {threads}")
+    with cpu_threads(threads):
+        rows = _run(chosen, samples or (QUICK if quick else SAMPLES), seeds, table)
+    missed = report(rows, complete=len(chosen) == len(FAMILIES), markdown=markdown)
+    if table is not None:
+        print(f"\n{table.path}\n{draw(table.rows, out / 'accuracy.png')}")
+    if missed:
+        raise typer.Exit(1)
+
+
+def _names(family: Family) -> set[str]:
+    """The family's name and its kind, ``bimodal-5`` and ``bimodal``."""
+    return {family.name, family.name.split("-")[0]}
+
+
+def _run(
+    families: Sequence[Family], samples: Sequence[int], seeds: int | None, table: Table[Row] | None
+) -> list[Row]:
+    """Measures everything, and writes each family when it is finished."""
+    numbers = {m: seeds or default_seeds(m) for m in samples}
+    rows: list[Row] = []
+
+    def keep(new: Sequence[Row]) -> None:
+        rows.extend(new)
+        if table is not None:
+            keys = {(row.family, row.samples, row.estimator) for row in new}
+            old = (r for r in table.rows if (r.family, r.samples, r.estimator) not in keys)
+            table.replace([*old, *new])
+
+    with tqdm(total=sum(numbers.values()) * len(families), unit="data set") as progress:
+        for m, number in numbers.items():
+            found = {}
+            of_m: list[Row] = []
+            for family in families:
+                progress.set_description(f"M = {m}, {family.name}")
+                new, found[family.name] = measure(family, m, number, progress.update)
+                of_m += new
+                keep(new)
+            keep(fixed_rows(of_m, found))
+    return rows
