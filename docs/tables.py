@@ -4,9 +4,10 @@
     :samples: 256
     ```
 
-``ratio`` gives a line for each estimator: the NMSE of its scores relative to that of the best setting
-in hindsight, as the geometric mean over the families and the worst family, for every M. Any other
-column of the file gives a line for each family, for one M. The table has only rows of the file.
+``ratio`` gives a line for each estimator: the NMSE of its scores relative to that of the best
+setting in hindsight, as the geometric mean over the families and the worst family, for every M. Any
+other column of the file gives a line for each family, for one M. The table has only rows of the
+file.
 """
 
 import csv
