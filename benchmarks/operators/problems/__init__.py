@@ -2,7 +2,13 @@
 
 import importlib
 
-from benchmarks.operators.harness import Benchmark
+from benchmarks.operators.harness import Benchmark, Size
+
+#: Sizes (groups, M, d) of the operators on all pairs of samples, by device.
+PAIRWISE_SIZES: dict[str, tuple[Size, ...]] = {
+    "cpu": ((1, 256, 64), (1, 1024, 64), (1, 1024, 1024), (128, 64, 64)),
+    "cuda": ((1, 1024, 64), (1, 4096, 64), (1, 4096, 1024), (128, 64, 64)),
+}
 
 
 def load(operator: str) -> Benchmark:

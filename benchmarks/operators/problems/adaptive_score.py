@@ -25,7 +25,6 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "adaptive_score",
-    ("groups", "M", "d"),
     SIZES,
     problem,
     ops.adaptive_score,

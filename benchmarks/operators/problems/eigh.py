@@ -23,10 +23,10 @@ def problem(samples: Samples, batch: int, n: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "eigh",
-    ("batch", "n"),
     SIZES,
     problem,
     ops.eigh,
     (baselines.eigh,),
     cusolver.batched_eigh,
+    fields=("batch", "n"),
 )

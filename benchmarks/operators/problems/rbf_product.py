@@ -28,9 +28,9 @@ def problem(samples: Samples, groups: int, q: int, m: int, d: int, p: int) -> Pr
 
 BENCHMARK = Benchmark(
     "rbf_product",
-    ("groups", "Q", "M", "d", "p"),
     SIZES,
     problem,
     ops.rbf_product,
     (baselines.rbf_product,),
+    fields=("groups", "Q", "M", "d", "p"),
 )

@@ -22,7 +22,6 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "ridge_whitening",
-    ("groups", "M", "d"),
     SIZES,
     problem,
     ops.ridge_whitening,
