@@ -64,7 +64,7 @@ emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
 	  $(RUN) -m pytest $(PARALLEL) tests/ops/test_operators.py tests/emulator/test_emulated_paths.py -k $(SANITIZED); done
 
 bench: $(BUILT)
-	$(RUN) -m mige_ext bench
+	$(RUN) -m benchmarks end-to-end
 
 docs: $(BUILT)
 	$(RUN) -m sphinx -W --keep-going -q -b html docs build/docs

@@ -1,1 +1,1 @@
-"""Benchmarks of mige_ext; see README.md here."""
+"""Benchmarks of mige_ext; README.md has the command and the results."""

@@ -4,9 +4,10 @@
     :samples: 256
     ```
 
-``ratio`` is one line an estimator: the error of its scores relative to that of the best setting in
-hindsight, geometric mean over the families and the worst, for every M. Any other column of the file
-is one line a family, for one M. What the file does not have is not in the table.
+``ratio`` gives a line for each estimator: the NMSE of its scores relative to that of the best
+setting in hindsight, as the geometric mean over the families and the worst family, for every M. Any
+other column of the file gives a line for each family, for one M. The table has only rows of the
+file.
 """
 
 import csv
@@ -21,20 +22,20 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "accuracy.csv"
-#: What the file has of a hindsight that nobody has, or of a part of an estimator.
+#: Rows that nobody can choose: settings in hindsight, and a part of an estimator.
 HIDDEN = ("oracle", "best ", "Gaussian part")
 
 Rows = list[dict[str, str]]
 
 
 def load() -> Rows:
-    """The rows of estimators that one can choose."""
+    """Reads the rows of the estimators that a user can choose."""
     with RESULTS.open(newline="") as file:
         return [row for row in csv.DictReader(file) if not row["estimator"].startswith(HIDDEN)]
 
 
 def summary(rows: Rows) -> list[list[str]]:
-    """Estimators × M: geometric mean and worst ratio."""
+    """The table of ``ratio``: estimators × M."""
     samples = sorted({int(row["samples"]) for row in rows})
     lines = [["score error / that of the best setting", *(f"M = {m}" for m in samples)]]
     for name in dict.fromkeys(row["estimator"] for row in rows):
@@ -52,7 +53,7 @@ def summary(rows: Rows) -> list[list[str]]:
 
 
 def families(rows: Rows, column: str, samples: int) -> list[list[str]]:
-    """Families × estimators: one column, where it is defined."""
+    """The table of another column for one M: families × estimators."""
     here = [row for row in rows if int(row["samples"]) == samples and row[column]]
     values = {(row["family"], row["estimator"]): float(row[column]) for row in here}
     names = list(dict.fromkeys(row["estimator"] for row in here))
@@ -64,13 +65,13 @@ def families(rows: Rows, column: str, samples: int) -> list[list[str]]:
 
 
 class Accuracy(SphinxDirective):
-    """See the module."""
+    """The directive; the module describes it."""
 
     required_arguments = 1
     option_spec: ClassVar = {"samples": directives.positive_int}
 
     def run(self) -> list[nodes.Node]:
-        """The table."""
+        """Makes the table."""
         self.env.note_dependency(str(RESULTS))
         rows = load()
         (column,) = self.arguments
@@ -80,7 +81,7 @@ class Accuracy(SphinxDirective):
 
 
 def table(lines: Sequence[Sequence[str]]) -> nodes.table:
-    """Lines of cells, the first of them the header."""
+    """A table of lines of cells. The first line is the header."""
     group = nodes.tgroup("", cols=len(lines[0]))
     group += [nodes.colspec(colwidth=1) for _ in lines[0]]
     header, *body = [

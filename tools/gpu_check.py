@@ -1,12 +1,13 @@
-"""Builds and checks the CUDA kernels on the GPU of this machine, and measures them.
+"""Builds the CUDA kernels for the GPU of this machine, tests them, and measures them.
 
     make gpu-check                        # or: python tools/gpu_check.py [--out FOLDER]
 
-Needs nvcc, cmake, pytest and a CUDA build of torch in the Python that runs it; no network, and no
-environment of its own. Builds for this GPU alone; runs the conformance suite on it, the tests that
-only a GPU can pass, the benchmarks of the operators, and compute-sanitizer. A step that fails or
-takes too long does not stop the others. Writes ``<gpu>.csv`` (the benchmarks) and ``<gpu>.md`` (the
-steps) to ``benchmarks/results`` and exits with 1 unless every step passed. At most eight minutes.
+It needs nvcc, cmake, pytest and a CUDA build of torch in the Python that runs it. It needs no
+network and creates no environment. The steps are the build for this GPU, the conformance suite, the
+tests that need a GPU, the microbenchmarks, and compute-sanitizer. A step that fails or exceeds its
+time does not stop the others. ``benchmarks/results`` gets ``<gpu>.csv`` with the benchmarks and
+``<gpu>.md`` with the steps. The exit status is 1 unless every step passed. A run takes at most
+eight minutes.
 """
 
 import argparse
@@ -25,13 +26,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu-check"
-TOTAL = 480.0  # seconds for everything
+TOTAL = 480.0  # seconds for all steps
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+# Not `python -m benchmarks`, which needs typer.
+BENCHMARKS = """
+import pathlib, sys
+from benchmarks.operators.run import OPERATORS, Options, run
+csv = pathlib.Path(sys.argv[1])
+sys.exit(run(OPERATORS, Options(device="cuda", seconds=0.3, compiled=False, csv=csv)))
+"""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, how long it may take, and whether what follows makes no sense without it."""
+    """A command with its time limit.
+
+    Attributes:
+        name: Name in the summary.
+        command: Program and arguments.
+        limit: Longest time in seconds.
+        environment: Additional environment variables.
+        required: Whether the later steps are skipped if this one fails.
+    """
 
     name: str
     command: Sequence[str]
@@ -42,7 +58,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """How a step ended: "passed", "failed", "timed out" or "not run", and its last words."""
+    """The end of a step.
+
+    Attributes:
+        name: Name of the step.
+        status: "passed", "failed", "timed out" or "not run".
+        seconds: Time that it took.
+        note: The last line of its output, or the reason of the failure.
+    """
 
     name: str
     status: str
@@ -54,7 +77,7 @@ class Result:
 
 
 def run(step: Step, limit: float, log: Path) -> Result:
-    """Runs a step, its output going to a file."""
+    """Runs a step and writes its output to a file."""
     environment = {**os.environ, **step.environment}
     start = time.monotonic()
     try:
@@ -70,7 +93,7 @@ def run(step: Step, limit: float, log: Path) -> Result:
             except subprocess.TimeoutExpired:
                 status = "timed out"
             finally:
-                if process.poll() is None:  # with its children
+                if process.poll() is None:  # kills its children too
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
     except OSError as error:
@@ -86,7 +109,7 @@ def run(step: Step, limit: float, log: Path) -> Result:
 
 
 def run_all(steps: Sequence[Step], logs: Path, total: float = TOTAL) -> list[Result]:
-    """Runs one step after the other, whatever becomes of them, within the total time."""
+    """Runs one step after the other within the total time, also after failures."""
     logs.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + total
     results: list[Result] = []
@@ -94,7 +117,7 @@ def run_all(steps: Sequence[Step], logs: Path, total: float = TOTAL) -> list[Res
     for step in steps:
         remaining = end - time.monotonic()
         if obstacle or remaining <= 0:
-            reason = obstacle or f"the {total:.0f} s for everything are over"
+            reason = obstacle or f"the {total:.0f} s for all steps are over"
             result = Result(step.name, "not run", 0.0, reason)
         else:
             log = logs / f"{slug(step.name)}.log"
@@ -132,13 +155,13 @@ def slug(name: str) -> str:
 
 
 def find(program: str) -> str | None:
-    """A program on PATH, or beside the Python that runs."""
+    """Path of a program on PATH or beside the Python that runs."""
     places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent)]
     return shutil.which(program, path=os.pathsep.join(places))
 
 
 def missing() -> list[str]:
-    """What is not here and must be, a sentence each with what to do."""
+    """The missing requirements, a sentence for each with the remedy."""
     found = []
     if importlib.util.find_spec("torch") is None:
         found.append(f"torch is missing in {sys.executable}: make gpu-check PYTHON=...")
@@ -161,7 +184,7 @@ def missing() -> list[str]:
 
 
 def plan(architecture: str, csv: Path) -> list[Step]:
-    """The steps, for a GPU of this architecture."""
+    """The steps for a GPU of this architecture."""
     python = sys.executable
     paths = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     here = {"PYTHONPATH": paths}
@@ -188,36 +211,30 @@ def plan(architecture: str, csv: Path) -> list[Step]:
         Step("resources", [python, "tools/resources.py"], 30, here),
         Step(
             "conformance",
-            [*pytest, "tests/test_operators.py", "tests/test_determinism.py",
-             "-k", "cuda and not fake"],  # none selected is an error, too
+            [*pytest, "tests/ops", "--ignore=tests/ops/test_cuda.py",
+             "-k", "cuda and not fake"],  # pytest fails if this selects no test
             120,
             here,
         ),
-        Step("tests of the GPU", [*pytest, "tests/test_cuda.py", "-rs"], 60, here),
+        Step("tests of the GPU", [*pytest, "tests/ops/test_cuda.py", "-rs"], 60, here),
+        Step("benchmarks", [python, "-c", BENCHMARKS, str(csv)], 150, here),
     ]  # fmt: skip
-    bench = [python, "-m", "mige_ext", "bench", "all", "--device", "cuda",
-             "--seconds", "0.3", "--no-compile", "--csv", str(csv)]  # fmt: skip
-    steps.append(Step("benchmarks", bench, 150, here))
     alone = {**here, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     sanitizer = find("compute-sanitizer") or "compute-sanitizer"
     for tool in SANITIZERS:
-        command = [
-            sanitizer,
-            "--tool",
-            tool,
-            "--error-exitcode",
-            "9",
-            python,
-            "tests/support/sanitize.py",
-        ]
+        script = "tests/support/sanitize.py"
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, script]
         steps.append(Step(f"compute-sanitizer {tool}", command, 60, alone))
     return steps
 
 
 def main() -> None:
-    """Checks what is there, runs the steps, writes the results."""
+    """Checks the requirements, runs the steps and writes the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results",
+        help="Write the results to this folder.",
+    )  # fmt: skip
     out = parser.parse_args().out.resolve()
     obstacles = missing()
     if obstacles:

@@ -1,7 +1,7 @@
-"""Distributions whose score ``∇ log q`` is known: what score estimators are measured on.
+"""Distributions whose score ``∇ log q`` is known.
 
-d is the size of a whole sample throughout: a correlated Gaussian of d = 20 is the toy's pair (x, y)
-with ten coordinates each.
+d is always the dimension of a whole sample: a correlated Gaussian with d = 20 is the pair (x, y) of
+the toy experiment with ten coordinates each.
 """
 
 import math
@@ -18,17 +18,18 @@ DTYPE = torch.float64
 
 @dataclass(frozen=True)
 class Draw:
-    """Samples, and what is needed to measure the gradients that their score gives.
+    """Samples, with the quantities that turn their score into gradients.
 
-    An encoder ``v = A u + noise`` gives the moving part of z, ``t(v)``, in k dimensions: y of a
-    pair z = (x, y), else all of z. Where a family has no encoder, u is z itself and A = I.
+    An encoder ``v = A u + noise`` makes the moving part ``t(v)`` of z in k dimensions. For a pair
+    z = (x, y) the moving part is y, otherwise it is all of z. In a family without an encoder, u = z
+    and A = I.
 
     Attributes:
         samples: z, (M, d).
         inputs: u, (M, k).
         slope: ``t'(v)``, (M, k).
-        tangent: derivative of the moving part in the family's parameter θ, along the path of each
-            sample, (M, k); None where there is no mutual information to differentiate.
+        tangent: Pathwise derivative of the moving part with respect to the family's parameter θ,
+            (M, k); None in a family without mutual information.
     """
 
     samples: Tensor
@@ -38,14 +39,15 @@ class Draw:
 
 
 class Distribution(ABC):
-    """A density on ``R^d`` that can be sampled, with its score by hand.
+    """A density on ``R^d`` with a sampler and an exact score.
 
     Attributes:
-        d: dimensions.
-        paired: whether the information is I(x; y) of the halves of z, rather than I(u; z).
-        gradient: g of ``g I``, the gradient in A of that information, or of H(z) where there is
-            none: ``E[s(z) zᵀ] = −I`` (Stein) makes it 1 there.
-        derivative: dI/dθ in nats; None where there is none.
+        d: Dimensions.
+        paired: Whether the information is I(x; y) of the halves of z; otherwise it is I(u; z).
+        gradient: g, where ``g I`` is the gradient of the information with respect to A. In a family
+            without information it is the gradient of H(z), and g = 1 by Stein's identity
+            ``E[s(z) zᵀ] = −I``.
+        derivative: dI/dθ in nats; None in a family without θ.
     """
 
     d: int
@@ -55,7 +57,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def draw(self, m: int, generator: Generator) -> Draw:
-        """M samples with inputs and tangents, float64."""
+        """Draws M samples with inputs and tangents, float64."""
 
     @abstractmethod
     def log_density(self, z: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class Distribution(ABC):
         """``∇ log q(z)``, (M, d) -> (M, d)."""
 
     def sample(self, m: int, generator: Generator) -> Tensor:
-        """M samples, (M, d), float64."""
+        """Draws M samples, (M, d), float64."""
         return self.draw(m, generator).samples
 
 
@@ -75,22 +77,22 @@ def _without_encoder(z: Tensor) -> Draw:
 
 
 class CorrelatedGaussian(Distribution):
-    """z = (x, y), ``y = ρ x + √(1 − ρ²) ε``, x and ε standard normal in d/2 dimensions.
+    """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``; x and ε are standard normal in d/2 dimensions.
 
-    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)``; ``dI/dρ = (d/2) ρ / (1 − ρ²)``; with A in place of ρ,
-    ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``, whose gradient at A = ρI is ρI.
+    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With A in place of ρ,
+    ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``; its gradient at A = ρI is ρI.
     """
 
     paired = True
 
     def __init__(self, d: int, rho: float) -> None:
         if d % 2:
-            raise ValueError(f"d must be even, for two halves, got {d}")
+            raise ValueError(f"d must be even, got {d}")
         self.d, self.rho, self.gradient = d, rho, rho
         self.derivative = d / 2 * rho / (1 - rho**2)
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """z, u = x, and ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)``."""
+        """Draws z with u = x and ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)``."""
         x, noise = normal(m, self.d, generator=generator).chunk(2, -1)
         rest = math.sqrt(1 - self.rho**2)
         z = torch.cat((x, self.rho * x + rest * noise), -1)
@@ -110,9 +112,10 @@ class CorrelatedGaussian(Distribution):
 
 @dataclass(frozen=True)
 class Transform:
-    """A monotone function of each coordinate, ``z = t(v)``, by its inverse ``v = r(z)``.
+    """A monotone function of each coordinate, ``z = t(v)``, with the inverse ``v = r(z)``.
 
-    Powers are smooth at 0: |v|^p itself has a score with a pole there, and no Fisher information.
+    The transforms that grow like powers are smooth at 0. The score of a pure power |v|^p would have
+    a pole there, and no finite Fisher information.
 
     Attributes:
         forward: t.
@@ -127,7 +130,7 @@ class Transform:
     bend: Callable[[Tensor], Tensor]
 
 
-#: ``t = asinh(2v)``: short tails, and with the factor two modes a coordinate.
+#: ``t = asinh(2v)``: short tails, and two modes in each coordinate.
 ASINH = Transform(
     forward=lambda v: torch.asinh(2 * v),
     inverse=lambda z: torch.sinh(z) / 2,
@@ -135,7 +138,7 @@ ASINH = Transform(
     bend=torch.tanh,
 )
 
-#: ``v = z + z³``, so that z grows as the cube root of v: shorter tails than the Gaussian's.
+#: ``v = z + z³``: z grows as the cube root of v, so its tails are shorter than Gaussian.
 CUBE_ROOT = Transform(
     forward=lambda v: 2 / math.sqrt(3) * torch.sinh(torch.asinh(1.5 * math.sqrt(3) * v) / 3),
     inverse=lambda z: z + z**3,
@@ -153,7 +156,7 @@ def _root_slope(z: Tensor) -> Tensor:
     return ((1 + _root(z) ** 2) / (1 + 4 * z**2)).sqrt()
 
 
-#: ``t = v √(1 + v²)``, which grows as v²: tails as long as an exponential's.
+#: ``t = v √(1 + v²)``: z grows as v², so its tails are exponential.
 SQUARE = Transform(
     forward=lambda v: v * (1 + v**2).sqrt(),
     inverse=_root,
@@ -165,7 +168,7 @@ SQUARE = Transform(
 
 
 class Transformed(Distribution):
-    """Correlated Gaussian v, each coordinate transformed, which leaves I(x; y) as it is.
+    """A correlated Gaussian v with transformed coordinates, which does not change I(x; y).
 
     ``log q(z) = log q_v(r(z)) + Σ log r'(z_c)``, ``s = s_v(r(z)) ∘ r'(z) + (log r')'(z)``.
     """
@@ -177,7 +180,7 @@ class Transformed(Distribution):
         self.d, self.gradient, self.derivative = base.d, base.gradient, base.derivative
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """``t(v)``, with the tangent of v times ``t'(v) = 1 / r'(z)``."""
+        """Draws ``t(v)``; its tangent is that of v times ``t'(v) = 1 / r'(z)``."""
         base = self.base.draw(m, generator)
         z = self.transform.forward(base.samples)
         slope = 1 / self.transform.slope(z.chunk(2, -1)[1])
@@ -185,7 +188,7 @@ class Transformed(Distribution):
         return Draw(z, base.inputs, slope, base.tangent * slope)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """That of v, and the logarithm of the Jacobian."""
+        """The log density of v plus the log determinant of the Jacobian."""
         volume = self.transform.slope(z).log().sum(-1)
         return self.base.log_density(self.transform.inverse(z)) + volume
 
@@ -196,10 +199,11 @@ class Transformed(Distribution):
 
 
 class Bimodal(Distribution):
-    """Y = aB + ε, B uniform in {−1, 1}^d: 2^d modes, and a discrete input.
+    """Y = aB + ε with B uniform in {−1, 1}^d: 2^d modes and a discrete input.
 
-    ``s = −y + a tanh(a y)`` by coordinates; I(B; Y) = H(Y) − H(ε), so that ``dI/da = −E[s·B]
-    = d a (1 − E tanh(a (a + ε)))``, and dI/dA of ``Y = A B + ε`` is 1/d of that times I.
+    In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows ``dI/da =
+    −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is that number
+    divided by d, times the identity.
     """
 
     def __init__(self, d: int, a: float) -> None:
@@ -210,7 +214,7 @@ class Bimodal(Distribution):
         self.derivative = d * self.gradient
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Y, with B as input and as ∂Y/∂a."""
+        """Draws Y; B is the input and also ∂Y/∂a."""
         b = 2.0 * torch.randint(2, (m, self.d), generator=generator).to(DTYPE) - 1
         z = self.a * b + normal(m, self.d, generator=generator)
         return Draw(z, b, torch.ones_like(b), b)
@@ -225,10 +229,10 @@ class Bimodal(Distribution):
 
 
 class GaussianMixture(Distribution):
-    """``Σ_k w_k N(μ_k, Σ_k)``: ``s = −Σ_k p(k|z) Σ_k⁻¹ (z − μ_k)``.
+    """The mixture ``Σ_k w_k N(μ_k, Σ_k)`` with ``s = −Σ_k p(k|z) Σ_k⁻¹ (z − μ_k)``.
 
     Args:
-        weights: w, (K), summing to 1.
+        weights: w, (K), with the sum 1.
         means: μ, (K, d).
         covariances: Σ, (K, d, d).
     """
@@ -240,14 +244,14 @@ class GaussianMixture(Distribution):
         self.precisions = torch.cholesky_inverse(self.factors)
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """``μ_k + L_k ε``, k drawn by the weights."""
+        """Draws ``μ_k + L_k ε`` with k from the weights."""
         k = torch.multinomial(self.weights, m, replacement=True, generator=generator)
         noise = normal(m, self.d, 1, generator=generator)
         z = self.means[k] + (self.factors[k] @ noise).squeeze(-1)
         return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """The log-sum-exp of the components."""
+        """The log-sum-exp of the components' log densities."""
         return self._terms(z)[0].logsumexp(-1)
 
     def score(self, z: Tensor) -> Tensor:
@@ -257,23 +261,23 @@ class GaussianMixture(Distribution):
 
     def _terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities, (M, K), and scores, (M, K, d), of the components."""
-        centred = z.unsqueeze(-2) - self.means
-        scores = -torch.einsum("kij,mkj->mki", self.precisions, centred)
+        centered = z.unsqueeze(-2) - self.means
+        scores = -torch.einsum("kij,mkj->mki", self.precisions, centered)
         volumes = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self.weights.log() - volumes + (centred * scores).sum(-1) / 2, scores
+        return self.weights.log() - volumes + (centered * scores).sum(-1) / 2, scores
 
 
 class Student(Distribution):
-    """Student's t with ν degrees of freedom, ``s = −(ν + d) z / (ν + ‖z‖²)``.
+    """Student's t with ν degrees of freedom and ``s = −(ν + d) z / (ν + ‖z‖²)``.
 
-    Its tails are heavy and its score is bounded, with a finite Fisher information.
+    Its tails are heavy, its score is bounded, and its Fisher information is finite.
     """
 
     def __init__(self, d: int, nu: int) -> None:
         self.d, self.nu = d, nu
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """A normal vector over the root of χ²_ν/ν."""
+        """Draws a normal vector divided by the root of χ²_ν/ν."""
         chi = normal(m, self.nu, generator=generator).square().mean(-1, keepdim=True)
         z = normal(m, self.d, generator=generator) / chi.sqrt()
         return _without_encoder(z)
@@ -288,27 +292,28 @@ class Student(Distribution):
 
 
 class Banana(Distribution):
-    """Standard normal v, its second coordinate bent: ``z₂ = v₂ + b (v₁² − 1)``.
+    """Standard normal v with a bent second coordinate, ``z₂ = v₂ + b (v₁² − 1)``.
 
-    With ``v₂ = z₂ − b (z₁² − 1)``: ``s₁ = −z₁ + 2 b z₁ v₂``, ``s₂ = −v₂``, and −z beyond.
+    With ``v₂ = z₂ − b (z₁² − 1)``, ``s₁ = −z₁ + 2 b z₁ v₂``, ``s₂ = −v₂``, and ``s_i = −z_i``
+    in the other coordinates.
     """
 
     def __init__(self, d: int, b: float) -> None:
         self.d, self.b = d, b
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """The bent normal vectors."""
+        """Draws bent normal vectors."""
         z = normal(m, self.d, generator=generator)
         z[:, 1] += self.b * (z[:, 0].square() - 1)
         return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """``−‖v‖²/2``; the map keeps volumes."""
+        """``−‖v‖²/2``, because the map preserves volumes."""
         rest = z[:, 0].square() + z[:, 2:].square().sum(-1)
         return -(rest + self._straight(z).square()) / 2
 
     def score(self, z: Tensor) -> Tensor:
-        """That of v through the transpose of the map's Jacobian."""
+        """The score of v times the transposed Jacobian of the map from z to v."""
         v = self._straight(z)
         s = -z
         s[:, 0] += 2 * self.b * z[:, 0] * v
@@ -320,16 +325,16 @@ class Banana(Distribution):
 
 
 class Laplace(Distribution):
-    """Independent Laplace coordinates of scale b: ``s = −sign(z) / b``, not continuous at 0."""
+    """Independent Laplace coordinates of scale b; ``s = −sign(z) / b`` is discontinuous at 0."""
 
     def __init__(self, d: int, b: float = 1.0) -> None:
         self.d, self.b = d, b
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """The difference of two exponential variables."""
+        """Draws differences of two exponential variables."""
         u = torch.rand(2, m, self.d, generator=generator, dtype=DTYPE)
-        one, other = torch.log1p(-u)
-        z = self.b * (one - other)
+        first, second = torch.log1p(-u)
+        z = self.b * (first - second)
         return _without_encoder(z)
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -342,5 +347,5 @@ class Laplace(Distribution):
 
 
 def normal(*shape: int, generator: Generator) -> Tensor:
-    """Standard normal numbers, float64."""
+    """Draws standard normal numbers, float64."""
     return torch.randn(*shape, generator=generator, dtype=DTYPE)

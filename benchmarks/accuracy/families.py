@@ -1,8 +1,8 @@
-"""The families that score estimators are measured on: distributions by name, in two halves.
+"""The families of the accuracy benchmark: distributions by name, in two halves.
 
-"chosen" is the half on which a rule that chooses settings may be designed; "held-out" is looked at
-only to judge it. The halves have the same kinds of distributions, in dimensions that alternate, so
-that both are about equally hard, and no family has the parameters of one in the other half.
+Rules that choose settings may be designed on the half "chosen"; the half "held-out" only judges
+them. Both halves have the same kinds of distributions in alternating dimensions, so they are about
+equally hard. No family has the parameters of a family in the other half.
 """
 
 import math
@@ -35,7 +35,7 @@ Half: TypeAlias = Literal["chosen", "held-out"]
 
 
 def random_mixture(d: int, components: int, seed: int) -> GaussianMixture:
-    """Components of random shapes, their means at distance 3 from the origin."""
+    """A mixture of random shapes with means at distance 3 from the origin."""
     g = Generator().manual_seed(seed)
     means = 3 * torch.nn.functional.normalize(normal(components, d, generator=g), dim=-1)
     shape = normal(components, d, d, generator=g) / (2 * math.sqrt(d))
@@ -45,7 +45,7 @@ def random_mixture(d: int, components: int, seed: int) -> GaussianMixture:
 
 
 def digits_mixture(d: int, seed: int) -> GaussianMixture:
-    """Ten Gaussians fitted to scikit-learn's 1797 real digits on their d principal components."""
+    """Ten Gaussians, fitted to d principal components of scikit-learn's 1,797 digits."""
     from sklearn.datasets import load_digits
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture as Fit
@@ -61,12 +61,12 @@ def digits_mixture(d: int, seed: int) -> GaussianMixture:
 
 @dataclass(frozen=True)
 class Family:
-    """A distribution under a name, made when it is first used.
+    """A distribution with a name, made at its first use.
 
     Attributes:
-        name: kind and dimension, ``bimodal-5``.
-        half: the half that it belongs to.
-        make: gives the distribution.
+        name: Kind and dimension, ``bimodal-5``.
+        half: The half that the family belongs to.
+        make: Makes the distribution.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Family:
 
     @cached_property
     def distribution(self) -> Distribution:
-        """The distribution, kept."""
+        """The distribution; it is made once."""
         return self.make()
 
 

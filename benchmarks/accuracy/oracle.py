@@ -1,13 +1,13 @@
-"""The oracle: a grid of settings of kernel score estimators, all measured at the price of a few.
+"""The oracle: a grid of settings of kernel score estimators, measured together.
 
-Every estimator of the grid is a filter of one spectrum (Zhou, Shi, Zhu, ICML 2020), with L = K/M =
-U diag(μ) Uᵀ, ζ = H/M and
+Every estimator of the grid filters one spectrum (Zhou, Shi, Zhu, ICML 2020). With L = K/M =
+U diag(μ) Uᵀ and ζ = H/M,
 
-    ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖²,
+    ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖².
 
-so that an eigendecomposition for each kernel and bandwidth serves every filter: a further one costs
-O(M). Curl-free kernels have matrices of Md rows. Where these are too large, the ν-method stands for
-all filters of such a kernel: its iterates need products alone, and each of them is a setting.
+One eigendecomposition for each kernel and bandwidth therefore serves every filter, and a further
+filter costs O(M). Curl-free kernels have matrices of Md rows. Where these are too large, the
+ν-method replaces all filters: its iterates need only products, and each iterate is a setting.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mige_ext import Bandwidth
 
-#: ``φ, φ', φ'', φ'''`` of the squared distance s in units of σ²: derivatives are in s/σ².
+#: ``φ, φ', φ'', φ'''`` of the squared distance s in units of σ².
 KERNELS: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
     "RBF": lambda s: tuple((-0.5) ** n * torch.exp(-s / 2) for n in range(4)),
     "IMQ": lambda s: tuple(
@@ -37,10 +37,11 @@ class Setting:
 
     Attributes:
         kernel: "RBF" or "IMQ".
-        curl_free: whether it is the curl-free one of that φ.
-        multiplier: of the median distance, which makes σ.
-        filter: one of ``NUMBERS``.
-        number: share of the trace, λ, or steps; the ν-method has ν = 1, Landweber's step is 1.
+        curl_free: Whether the kernel is the curl-free one of that φ.
+        multiplier: σ relative to the median distance.
+        filter: One of ``NUMBERS``.
+        number: Fraction of the trace, λ, or number of steps. The ν-method has ν = 1, Landweber has
+            the step size 1.
     """
 
     kernel: str = "RBF"
@@ -50,13 +51,13 @@ class Setting:
     number: float = 0.99
 
     def __str__(self) -> str:
-        """``IMQ curl-free 1.4σ nu-method steps 32``."""
+        """Text like ``IMQ curl-free 1.4σ nu-method steps 32``."""
         curl = " curl-free" if self.curl_free else ""
         number = f"{NUMBERS[self.filter]} {self.number:g}"
         return f"{self.kernel}{curl} {self.multiplier:g}σ {self.filter} {number}"
 
     def score(self, samples: Tensor) -> Tensor:
-        """Scores at the samples, (..., M, d) -> (..., M, d): the setting as an estimator."""
+        """Scores at the samples, (..., M, d) -> (..., M, d), by this setting alone."""
         if samples.dim() > 2:
             return torch.stack([self.score(group) for group in samples])
         problem = Problem(samples, self)
@@ -68,11 +69,11 @@ class Setting:
         return (spectrum.vectors @ scaled).view_as(samples)
 
     def iterated(self, m: int, d: int) -> bool:
-        """Whether the matrix of this size is too large to decompose."""
+        """Whether the matrix is too large to decompose, so that the ν-method iterates."""
         return self.curl_free and m * d > LARGEST
 
 
-#: Rows of the largest matrix of a curl-free kernel that is decomposed.
+#: Largest number of rows of a curl-free kernel's matrix that is decomposed.
 LARGEST = 640
 
 _FILTERS: dict[str, Sequence[float]] = {
@@ -84,9 +85,9 @@ _FILTERS: dict[str, Sequence[float]] = {
 
 
 def grid(m: int, d: int) -> list[list[Setting]]:
-    """The settings for M samples in d dimensions: a list for each kernel and bandwidth.
+    """The settings for M samples in d dimensions, a list for each kernel and bandwidth.
 
-    Above M = 512 there are fewer bandwidths, and of the curl-free kernels IMQ alone.
+    Above M = 512 there are fewer bandwidths, and the only curl-free kernel is IMQ.
     """
     small = m <= 512
     kernels = [
@@ -110,12 +111,12 @@ def grid(m: int, d: int) -> list[list[Setting]]:
 
 
 def errors(samples: Tensor, exact: Tensor, settings: Sequence[Setting]) -> list[float]:
-    """``‖ŝ − s‖² / ‖s‖²`` of settings that share kernel and bandwidth.
+    """``‖ŝ − s‖² / ‖s‖²`` of settings with the same kernel and bandwidth.
 
     Args:
-        samples: (M, d), float64.
-        exact: s, the scores, (M, d).
-        settings: of one list of :func:`grid`.
+        samples: Samples in float64, (M, d).
+        exact: Their scores s, (M, d).
+        settings: One list of :func:`grid`.
     """
     problem = Problem(samples, settings[0])
     size = exact.square().sum()
@@ -124,7 +125,7 @@ def errors(samples: Tensor, exact: Tensor, settings: Sequence[Setting]) -> list[
         scores = [found[int(setting.number)] for setting in settings]
         return [((score - exact).square().sum() / size).item() for score in scores]
     spectrum = problem.spectrum
-    # ‖g p + t‖² of the rows p of Uᵀζ and t of Uᵀs, for all filters g at once.
+    # ‖g p + t‖² for all filters g at once, with the rows p of Uᵀζ and t of Uᵀs.
     target = spectrum.vectors.mT @ exact.reshape(len(spectrum.values), -1)
     pp, pt, tt = (
         (a * b).sum(-1)
@@ -139,7 +140,7 @@ def errors(samples: Tensor, exact: Tensor, settings: Sequence[Setting]) -> list[
 
 
 class Problem:
-    """L and ζ of a kernel and bandwidth on samples (M, d)."""
+    """L and ζ of one kernel and bandwidth at samples (M, d)."""
 
     def __init__(self, samples: Tensor, setting: Setting) -> None:
         self._curl_free = setting.curl_free
@@ -151,9 +152,9 @@ class Problem:
 
     @cached_property
     def source(self) -> Tensor:
-        """ζ, (M, d): ``(2/M)(φ'X − diag(φ'1)X)``, or curl-free ``(2/M)(diag(B1)X − BX)``."""
+        """ζ, (M, d): ``(2/M)(φ'X − diag(φ'1)X)``; curl-free ``(2/M)(diag(B1)X − BX)``."""
         _, first, second, third = self._phi
-        if self._curl_free:  # with c = σ², which makes K the identity at r = 0
+        if self._curl_free:  # scaled so that K is the identity at r = 0
             b = 2 * ((self._d + 2) * second + 2 * self._s * third)
             pulled = self._pull(b)
         else:
@@ -161,7 +162,7 @@ class Problem:
         return 2 / self._m / self._sigma * pulled
 
     def apply(self, f: Tensor) -> Tensor:
-        """``L f`` of f (M, d), with ``K = φ I`` or ``−2φ' I − 4φ'' r rᵀ``, over 1 at r = 0."""
+        """``L f`` of f (M, d), with ``K = φ I`` or ``K = −2φ' I − 4φ'' r rᵀ``."""
         if not self._curl_free:
             return self._phi[0] @ f / self._m
         _, first, second, _ = self._phi
@@ -199,7 +200,7 @@ class Spectrum:
     """``L = U diag(μ) Uᵀ`` and ``Uᵀζ``.
 
     Attributes:
-        values: μ, ascending, (N), N = M or Md.
+        values: μ in ascending order, (N), with N = M or Md.
         vectors: U, (N, N).
         source: ``Uᵀζ``, (N, d) or (N, 1).
     """
@@ -217,10 +218,11 @@ class Spectrum:
             *_, last = nu_method(mu.mul, torch.ones_like(mu), int(number))
             return last
         if setting.filter == LANDWEBER:
-            # (1 − (1 − μ)^t)/μ, which is t at μ = 0.
+            # (1 − (1 − μ)^t) / μ, whose limit at μ = 0 is t.
             positive = mu.clamp(torch.finfo(mu.dtype).tiny, 1)
             return -torch.expm1(number * torch.log1p(-positive)) / positive
-        # The leading values whose share of the trace reaches the number, of those above rounding.
+        # The leading eigenvalues whose fraction of the trace reaches the number; eigenvalues at the
+        # size of rounding errors are left out.
         descending = mu.flip(0)
         rank = int((descending.cumsum(0) < number * mu.sum()).sum()) + 1
         rounding = len(mu) * torch.finfo(mu.dtype).eps * descending[0]
@@ -229,7 +231,7 @@ class Spectrum:
 
 
 def nu_method(apply: Callable[[Tensor], Tensor], source: Tensor, steps: int) -> Iterator[Tensor]:
-    """The iterates f₁, f₂, … of the ν-method for ``L f = ζ``, ν = 1, ``‖L‖ <= 1``.
+    """The iterates f₁, f₂, … of the ν-method for ``L f = ζ`` with ν = 1 and ``‖L‖ <= 1``.
 
     ``f_t = f_{t−1} + a_t (f_{t−1} − f_{t−2}) + b_t (ζ − L f_{t−1})`` (Engl, Hanke, Neubauer,
     "Regularization of Inverse Problems", 1996, section 6.3).

@@ -1,4 +1,4 @@
-"""What the accuracy benchmark says: its rows, tables, promises, and the figure."""
+"""The report of the accuracy benchmark: rows, tables, bounds and the figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,36 +6,37 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Promises, geometric_mean, print_table
+from benchmarks.tables import Bounds, print_table
+from benchmarks.timing import geometric_mean
 from mige_ext.experiments.common import plots
 
-#: ``AdaptiveScore()``; the information functions take "adaptive ridge".
-DEFAULT = "adaptive qis"
+#: The estimator of the bounds; the information functions use "adaptive ridge".
+BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
-#: Of the default's error to the oracle's, geometric mean over all families, by M.
-BOUNDS = {64: 1.35, 256: 1.25}
-#: Share of data sets where it may be worse than its own control.
+#: Largest ratio of its NMSE to that of the oracle, geometric mean over all families, by M.
+RATIOS = {64: 1.35, 256: 1.25}
+#: Largest fraction of data sets on which an estimator may be worse than its control.
 WORSE = 0.02
 
 
 @dataclass(frozen=True)
 class Row:
-    """An estimator on a family at one M; NaN where something is not defined.
+    """An estimator on a family at one M; undefined values are NaN.
 
     Attributes:
-        family: of ``FAMILIES``.
-        d: dimensions.
+        family: Name in ``FAMILIES``.
+        d: Dimensions.
         half: "chosen" or "held-out".
         samples: M.
-        estimator: of the tables.
-        setting: what it is, in full.
-        seeds: data sets.
-        nmse: mean over them.
-        nmse_se: its standard error.
-        ratio: to the oracle's.
-        gradient_bias: relative.
-        derivative_error: of dI/dθ, relative.
-        worse: share of data sets with an error over that of its control, by more than 2 %.
+        estimator: Name in the tables.
+        setting: Full description of the estimator.
+        seeds: Number of data sets.
+        nmse: Mean NMSE over the data sets.
+        nmse_se: Standard error of that mean.
+        ratio: NMSE relative to that of the oracle.
+        gradient_bias: Relative bias of the gradient matrix.
+        derivative_error: Relative error of dI/dθ.
+        worse: Fraction of data sets whose NMSE exceeds that of the control by more than 2 %.
     """
 
     family: str
@@ -53,48 +54,45 @@ class Row:
     worse: float
 
 
-def report(rows: Sequence[Row], *, complete: bool, markdown: bool = False) -> int:
-    """Prints the tables and promises; 1 if one is missed, else 0.
+def report(rows: Sequence[Row], *, complete: bool, markdown: bool = False) -> list[str]:
+    """Prints the tables and the bounds, and returns the names of the missed bounds.
 
     Args:
-        rows: of one run.
-        complete: whether all families are in it; the promises are about all.
-        markdown: how the tables are printed.
+        rows: Rows of one run.
+        complete: Whether the run has all families. The bounds are about all of them.
+        markdown: Whether the tables are printed in Markdown.
     """
     for m in dict.fromkeys(row.samples for row in rows):
         of_m = [row for row in rows if row.samples == m]
         _print_ratios(m, of_m, markdown)
-        _print_figure(m, of_m, "gradient_bias", "bias of the gradient, relative", markdown)
-        _print_figure(m, of_m, "derivative_error", "relative RMSE of dI/dθ", markdown)
+        _print_column(m, of_m, "gradient_bias", "bias of the gradient, relative", markdown)
+        _print_column(m, of_m, "derivative_error", "relative RMSE of dI/dθ", markdown)
         _print_summary(m, of_m, markdown)
-    promises = promised(rows) if complete else Promises()
-    if promises.rows:
-        header = ("what", "measured", "promised", "")
-        print_table("Promises", header, promises.rows, markdown=markdown)
-    return int(any(row[3] != "ok" for row in promises.rows))
+    bounds = bounds_of(rows) if complete else Bounds()
+    return bounds.report(markdown=markdown)
 
 
-def promised(rows: Sequence[Row]) -> Promises:
-    """What the default estimator promises, where it has been measured."""
-    promises = Promises()
-    of_default = [row for row in rows if row.estimator == DEFAULT]
-    for m in dict.fromkeys(row.samples for row in of_default):
-        here = [row for row in of_default if row.samples == m]
-        if m in BOUNDS:
+def bounds_of(rows: Sequence[Row]) -> Bounds:
+    """The bounds of the estimators that were measured."""
+    bounds = Bounds()
+    of_best = [row for row in rows if row.estimator == BEST]
+    for m in dict.fromkeys(row.samples for row in of_best):
+        here = [row for row in of_best if row.samples == m]
+        if m in RATIOS:
             ratio = geometric_mean(row.ratio for row in here)
-            promises.at_most(f"{DEFAULT} / oracle, geometric mean, M = {m}", ratio, BOUNDS[m])
+            bounds.at_most(f"{BEST} / oracle, geometric mean, M = {m}", ratio, RATIOS[m])
     for name in dict.fromkeys(row.estimator for row in rows if row.worse == row.worse):
         here = [row for row in rows if row.estimator == name]
-        share = sum(row.worse * row.seeds for row in here) / sum(row.seeds for row in here)
-        promises.at_most(f"data sets where {name} is worse than its control", share, WORSE)
-    return promises
+        fraction = sum(row.worse * row.seeds for row in here) / sum(row.seeds for row in here)
+        bounds.at_most(f"data sets where {name} is worse than its control", fraction, WORSE)
+    return bounds
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """The estimators, without the oracle."""
+    """Names of the estimators without the oracle."""
     return [name for name in dict.fromkeys(row.estimator for row in rows) if name != "oracle"]
 
 
@@ -113,8 +111,8 @@ def _print_ratios(m: int, rows: Sequence[Row], markdown: bool) -> None:
     print_table(f"M = {m}: NMSE / that of the oracle", header, lines, markdown=markdown)
 
 
-def _print_figure(m: int, rows: Sequence[Row], column: str, title: str, markdown: bool) -> None:
-    """A table of one column of the rows, where it is defined."""
+def _print_column(m: int, rows: Sequence[Row], column: str, title: str, markdown: bool) -> None:
+    """Prints one column of the rows, families × estimators, where it is defined."""
     values = {(row.family, row.estimator): getattr(row, column) for row in rows}
     defined = {key: value for key, value in values.items() if value == value}
     names = [name for name in (*_names(rows), "oracle") if any(key[1] == name for key in defined)]
@@ -149,7 +147,7 @@ def _print_summary(m: int, rows: Sequence[Row], markdown: bool) -> None:
 
 # --- the figure -----------------------------------------------------------------------------------
 
-#: Label, colour and marker of what is drawn, where it has been measured.
+#: Label, color and marker of the estimators in the figure.
 _MARKS = {
     "Gaussian ridge": ("Gaussian, ridge", "#777777", "s"),
     "Gaussian mle": ("Gaussian, ML", "#777777", "x"),
@@ -159,11 +157,11 @@ _MARKS = {
     "adaptive ridge": ("adaptive, ridge", "#D55E00", "o"),
     "adaptive qis": ("adaptive, QIS", "#CC79A7", "o"),
 }
-_LARGEST = 20.0  # ratios beyond are drawn at the edge
+_LARGEST = 20.0  # larger ratios are drawn at the edge
 
 
 def draw(rows: Sequence[Row], path: Path) -> Path:
-    """Draws the ratio to the oracle: a panel for each M, a line for each family."""
+    """Draws the NMSE relative to the oracle: a panel for each M, a line for each family."""
     sizes = sorted({row.samples for row in rows})
     order = [row for row in rows if row.samples == sizes[0] and row.estimator == "oracle"]
     order.sort(key=lambda row: (HALVES.index(row.half), row.family.split("-")[0], row.d))
@@ -175,14 +173,14 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
     for ax, m in zip(panels, sizes, strict=True):
         here = [row for row in rows if row.samples == m and row.family in places]
         ax.axvline(1, color="black", linewidth=1)
-        for name, (label, colour, marker) in _MARKS.items():
+        for name, (label, color, marker) in _MARKS.items():
             of_name = [row for row in here if row.estimator == name]
             if of_name:
                 ax.plot(
                     [min(row.ratio, _LARGEST) for row in of_name],
                     [places[row.family] for row in of_name],
-                    marker, color=colour, label=label, markersize=5, markeredgewidth=1.2,
-                    markerfacecolor=colour if marker == "o" else "none",
+                    marker, color=color, label=label, markersize=5, markeredgewidth=1.2,
+                    markerfacecolor=color if marker == "o" else "none",
                 )  # fmt: skip
         ax.set(xscale="log", title=f"M = {m}", ylim=(min(places.values()) - 0.7, 0.7))
         ax.set_xticks([1, 2, 5, 10, _LARGEST], ["1", "2", "5", "10", f"≥ {_LARGEST:g}"])

@@ -1,10 +1,10 @@
-"""The score without settings in plain PyTorch: the best that we could write with its operations.
+"""The baselines of the adaptive score: our best versions in plain PyTorch.
 
-No public implementation exists to compare with. ``adaptive_score`` tries every λ of the grid for
-all groups at once and then climbs over the bounds; that has no branch on a value and compiles.
-``adaptive_score_pdist`` takes one group and tries what the climb asks for. Both know what
-``mige_ext.reference`` does not: K and its derivatives from one root, the products without M×M×d,
-one Cholesky factorisation for a λ and both bases.
+No public implementation exists. ``adaptive_score`` tries every λ of the grid for all groups at once
+and then searches among the bounds; it has no branch on a value, so it compiles.
+``adaptive_score_pdist`` takes one group and tries only the λ that the search needs. Unlike
+``mige_ext.reference``, both take K and its derivatives from one root, form no array of M×M×d, and
+use one Cholesky factorization of each λ for both bases.
 """
 
 import math
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from mige_ext.reference import LAMBDA_GRID, RIDGE_GRID, adaptive_start
 
-DECADE = 2  # steps in the numbers of λ
+DECADE = 2  # steps of the grid of λ
 
 
 def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, W and τ: (..., M, d) -> (..., d), (..., d, d), (...)."""
     m = x.shape[-2]
     mean = x.mean(-2, keepdim=True)
-    centred = x - mean
-    deviation = centred.square().mean(-2, keepdim=True).sqrt()
+    centered = x - mean
+    deviation = centered.square().mean(-2, keepdim=True).sqrt()
     inverse = torch.where(deviation > 0, 1 / deviation, 0.0)
-    v = centred * inverse
+    v = centered * inverse
     values, vectors = torch.linalg.eigh(v.mT @ v / m)
     values = values.clamp_min(0)
 
@@ -42,7 +42,7 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
 
 
 def _lowest(grid: Tensor, values: Tensor) -> Tensor:
-    """Where the parabola through the least value and its neighbours has its minimum."""
+    """Minimum of the parabola through the lowest value and its neighbors."""
     at = values.argmin(-1, keepdim=True)
     inner = at.clamp(1, len(grid) - 2)
     left, here, right = (values.gather(-1, inner + k) for k in (-1, 0, 1))
@@ -54,7 +54,7 @@ def _lowest(grid: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Whitened:
-    """What does not depend on λ, of groups (..., M, d)."""
+    """Quantities of groups (..., M, d) that do not depend on λ."""
 
     z: Tensor
     whitening: Tensor
@@ -66,7 +66,12 @@ class Whitened:
 
     @classmethod
     def of(cls, x: Tensor, pairs: Tensor | None = None) -> "Whitened":
-        """From samples; ``pairs`` says where the pairs lie in an M×M array, none for ``pdist``."""
+        """Computes them from samples.
+
+        Args:
+            x: Samples, (..., M, d).
+            pairs: Positions of the pairs in a flattened M×M array; None takes ``pdist``.
+        """
         mean, whitening, _ = ridge_whitening(x)
         z = (x - mean.unsqueeze(-2)) @ whitening
         distances = torch.cdist(z, z)
@@ -80,7 +85,7 @@ class Whitened:
         return cls(z, whitening, k, cubes, q, variance, h)
 
     def candidates(self, lam: float) -> tuple[Tensor, Tensor, Tensor]:
-        """F of both bases, (2, ..., M, d), their risks and standard errors, (2, ...)."""
+        """F of both bases, (2, ..., M, d), with their risks and standard errors, (2, ...)."""
         z, (m, d) = self.z, self.z.shape[-2:]
         mu = lam * m
         eye = torch.eye(m, dtype=z.dtype, device=z.device)
@@ -106,12 +111,12 @@ class Whitened:
         return f, r.mean(-1), r.std(-1) / math.sqrt(m)
 
     def scores(self, f: Tensor) -> Tensor:
-        """F in the samples' own coordinates."""
+        """F in the coordinates of the samples."""
         return f @ self.whitening.mT
 
 
 def adaptive_score(x: Tensor) -> Tensor:
-    """The scores of (..., M, d), every λ tried."""
+    """Scores of (..., M, d); every λ is tried."""
     m = x.shape[-2]
     i, j = torch.triu_indices(m, m, 1, device=x.device)
     state = Whitened.of(x, i * m + j)
@@ -124,7 +129,7 @@ def adaptive_score(x: Tensor) -> Tensor:
     bounds = torch.stack(best, -1)
 
     def at(numbers: Tensor) -> Tensor:
-        """The bounds there, infinite beyond the grid."""
+        """Bounds at these steps of the grid; infinity outside the grid."""
         inside = (numbers >= 0) & (numbers < len(LAMBDA_GRID))
         there = bounds.gather(-1, numbers.clamp(0, len(LAMBDA_GRID) - 1).unsqueeze(-1))
         return torch.where(inside, there.squeeze(-1), torch.inf)
@@ -146,7 +151,7 @@ def adaptive_score(x: Tensor) -> Tensor:
 
 
 def adaptive_score_pdist(x: Tensor) -> Tensor:
-    """The scores of one group (M, d), with the pairs from ``pdist`` and what the climb asks for."""
+    """Scores of one group (M, d); only the λ that the search needs are tried."""
     state = Whitened.of(x)
     tried: dict[int, tuple[float, Tensor]] = {}
 

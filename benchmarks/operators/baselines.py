@@ -1,13 +1,14 @@
-"""What is measured against: the score and its operators in plain PyTorch.
+"""The baselines: the SSGE score and its operators in plain PyTorch.
 
 ``published`` is the score as public implementations have it, with arrays of M×M×d. ``eager`` and
-``eager_pdist`` are the best that we could write with torch operations: no M×M×d, one selection
-for the median, ``torch.linalg.eigh``. They differ in how the median gets its pairs; which one is
-faster depends on the size, and benchmarks take the better.
+``eager_pdist`` are our best versions in torch operations: no array of M×M×d, one selection for the
+median, ``torch.linalg.eigh``. They differ in how the median gets its pairs. The faster one depends
+on the size, and the benchmarks count the faster one.
 
-The rest are the operators of ``mige_ext.ops`` by their names, the best of eager PyTorch again;
-where the best depends on the size there are two, and the better counts. All of them let distances
-be formed as ``‖x‖² + ‖y‖² − 2x·y``: fast, and less accurate than the operators, which do not.
+Every other function is our best eager PyTorch for the operator of the same name in
+``mige_ext.ops``; a second variant stands beside it where the best depends on the size. These
+functions form distances as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the
+differences that the operators take.
 """
 
 from functools import lru_cache
@@ -19,9 +20,9 @@ from torch import Tensor
 def published(x: Tensor, threshold: float = 0.99) -> Tensor:
     """SSGE at the samples (M, d), step by step as public implementations evaluate it.
 
-    Every step forms the differences x_i − x_j that it needs, an array of M×M×d: the median, the
-    Gram matrix, its gradients in both arguments, and once more the Gram matrix for the Nyström
-    eigenfunctions at the samples.
+    Every step forms its own array of M×M×d differences x_i − x_j: the median, the Gram matrix, its
+    gradients in both arguments, and the Gram matrix again for the Nyström eigenfunctions at the
+    samples.
     """
     m = x.shape[0]
     row, column = x.unsqueeze(1), x.unsqueeze(0)
@@ -49,9 +50,9 @@ def _cached_pairs(m: int, device: torch.device) -> Tensor:
     return i * m + j
 
 
-@torch.compiler.assume_constant_result  # torch.compile looks through a cache, and would recompute
+@torch.compiler.assume_constant_result  # torch.compile ignores the cache and would recompute
 def _pairs(m: int, device: torch.device) -> Tensor:
-    """Where the M(M−1)/2 pairs lie in a flattened M×M array."""
+    """Positions of the M(M−1)/2 pairs in a flattened M×M array."""
     return _cached_pairs(m, device)
 
 
@@ -63,7 +64,7 @@ def eager(x: Tensor, threshold: float = 0.99) -> Tensor:
 
 
 def eager_pdist(x: Tensor, threshold: float = 0.99) -> Tensor:
-    """The same for one group (M, d), with the pairs from ``pdist``."""
+    """SSGE at one group (M, d), with the pairs from ``pdist``."""
     return _filter(x, torch.cdist(x, x), _median(torch.pdist(x)), threshold)
 
 
@@ -71,12 +72,12 @@ def eager_pdist(x: Tensor, threshold: float = 0.99) -> Tensor:
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """``‖x_i − x_j‖²``: (..., M, d) -> (..., M, M), expanded."""
+    """``‖x_i − x_j‖²``: (..., M, d) -> (..., M, M), from the expanded square."""
     return _expanded(x, x)
 
 
 def squared_distances_cdist(x: Tensor) -> Tensor:
-    """The same by ``cdist``, which has one kernel for it but takes a root."""
+    """Squared distances by ``cdist``, which is one kernel but takes a root."""
     return torch.cdist(x, x).square()
 
 
@@ -86,7 +87,7 @@ def distance_quantile(x: Tensor) -> Tensor:
 
 
 def distance_quantile_pdist(x: Tensor) -> Tensor:
-    """The same for one group (M, d)."""
+    """The median for one group (M, d), with the pairs from ``pdist``."""
     return _median(torch.pdist(x))
 
 
@@ -96,7 +97,7 @@ def rbf_gram(x: Tensor, bandwidth: Tensor) -> Tensor:
 
 
 def rbf_gram_cdist(x: Tensor, bandwidth: Tensor) -> Tensor:
-    """The same by ``cdist``."""
+    """The Gram matrix by ``cdist``."""
     return _gaussian(squared_distances_cdist(x), bandwidth)
 
 
@@ -118,7 +119,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def published_each(x: Tensor) -> list[Tensor]:
-    """``published`` group after group, as implementations without a batch dimension are used."""
+    """``published`` for one group after another, because it has no batch dimension."""
     return [published(group) for group in x.reshape(-1, *x.shape[-2:])]
 
 
@@ -142,7 +143,8 @@ def _filter(x: Tensor, distances: Tensor, sigma: Tensor, threshold: float) -> Te
     h = -(gram @ x - gram.sum(-1, keepdim=True) * x) / variance
     values, vectors = torch.linalg.eigh(gram)
     rank = (values.flip(-1).cumsum(-1) < threshold * m).sum(-1, keepdim=True) + 1
-    # One group: the small products only. Compiled, a size that depends on values splits the graph.
+    # One group needs only the J leading columns. Under torch.compile, a size that depends on values
+    # would split the graph.
     if x.dim() == 2 and not torch.compiler.is_compiling():
         j = int(rank)
         values, vectors = values[m - j :], vectors[:, m - j :]

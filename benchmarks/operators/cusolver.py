@@ -1,8 +1,8 @@
-"""cuSOLVER's batched eigensolver, the library part beside ``ops.eigh`` on CUDA.
+"""cuSOLVER's batched eigensolver, the library baseline of ``ops.eigh`` on CUDA.
 
 ``cusolverDnXsyevBatched`` takes matrices of any size. PyTorch calls a batched routine of cuSOLVER
-up to n = 32 only, and CuPy an older one, ``syevjBatched``; so this calls the library itself, the
-one that CUDA builds of torch bring and have loaded.
+only up to n = 32, and CuPy calls an older one, ``syevjBatched``. This file therefore calls the
+library directly, in the version that CUDA builds of torch load.
 """
 
 import ctypes
@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-SONAMES = ("libcusolver.so.12", "libcusolver.so.11")  # of CUDA 13 and 12
+SONAMES = ("libcusolver.so.12", "libcusolver.so.11")  # CUDA 13, CUDA 12
 WITH_VECTORS, LOWER = 1, 0
 TYPES = {torch.float32: 0, torch.float64: 1}  # CUDA_R_32F, CUDA_R_64F
 
 
 def batched_eigh(device: str) -> tuple[str, Callable[..., object] | None]:
-    """The best batched routine that can be had, and its name; or why there is none."""
+    """The best available batched routine and its name, or the reason why there is none."""
     if device == "cpu":
-        return (
-            "none on the CPU, where the eager baseline is LAPACK itself",
-            None,
-        )
+        return "none on the CPU, where the eager baseline is LAPACK itself", None
     try:
         _check(syev_batched)
         return "cuSOLVER XsyevBatched, called directly", syev_batched
@@ -35,7 +32,7 @@ def batched_eigh(device: str) -> tuple[str, Callable[..., object] | None]:
         return f"cuSOLVER syevjBatched by CuPy ({direct})", cupy_eigh
     except (ImportError, RuntimeError) as error:
         return (
-            f"torch.linalg.eigh told to use cuSOLVER ({direct}; no CuPy either: {error})",
+            f"torch.linalg.eigh with cuSOLVER preferred ({direct}; no CuPy: {error})",
             torch_cusolver_eigh,
         )
 
@@ -45,11 +42,11 @@ def _check(function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
     k = torch.diag(torch.arange(1.0, 6.0, device="cuda")) + 0.5
     values, vectors = function(k.expand(3, 5, 5))
     if (k - vectors * values.unsqueeze(-2) @ vectors.mT).abs().max() > 1e-4:
-        raise RuntimeError("it gives no eigendecomposition")
+        raise RuntimeError("the result is no eigendecomposition")
 
 
 def syev_batched(k: Tensor) -> tuple[Tensor, Tensor]:
-    """``cusolverDnXsyevBatched`` on (..., n, n), its work space included, without a host sync."""
+    """``cusolverDnXsyevBatched`` on (..., n, n), with its workspace and without a host sync."""
     library, handle, parameters = _solver()
     n = k.shape[-1]
     vectors = k.clone(memory_format=torch.contiguous_format)  # overwritten
@@ -82,8 +79,8 @@ def syev_batched(k: Tensor) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def _solver() -> tuple[ctypes.CDLL, ctypes.c_void_p, ctypes.c_void_p]:
-    """The library, a handle and default parameters, which live as long as the process."""
-    torch.linalg.eigh(torch.eye(2, device="cuda"))  # so that torch has loaded the library
+    """The library, a handle and default parameters, all of them for the life of the process."""
+    torch.linalg.eigh(torch.eye(2, device="cuda"))  # makes torch load the library
     for name in SONAMES:
         try:
             library = ctypes.CDLL(name)
@@ -104,11 +101,11 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 def _succeed(status: int) -> None:
     if status != 0:
-        raise RuntimeError(f"cuSOLVER gives status {status}")
+        raise RuntimeError(f"cuSOLVER returned status {status}")
 
 
 def cupy_eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    """``cupy.linalg.eigh`` on torch's stream, nothing copied on the way."""
+    """``cupy.linalg.eigh`` on torch's stream, without copies."""
     import cupy
 
     with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):

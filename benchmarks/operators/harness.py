@@ -1,7 +1,7 @@
-"""What every microbenchmark shares: operator and baselines timed, and put on the roofline.
+"""Times an operator and its baselines, and places it on the roofline.
 
-A file ``benchmarks/<operator>.py`` says which sizes are measured and what they count as; this file
-does the rest.
+A file ``problems/<operator>.py`` says which sizes are measured and how much work they are; this
+file does everything else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import processor, time_each
+from benchmarks.machine import processor
 from benchmarks.operators.records import Record
 from benchmarks.operators.roofline import Ceilings
+from benchmarks.timing import time_each
 
-# Bytes that the one large array of a published algorithm may take before it is left out.
+# A published algorithm whose largest array has more bytes than this is left out.
 PUBLISHED_LIMIT = {"cpu": 2**31, "cuda": 2**34}
 
 Size = tuple[int, ...]
@@ -23,26 +24,25 @@ Size = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """One operator at one size: its arguments, what the work counts as, and what else does it.
+    """One operator at one size: its arguments, its counted work, and the published algorithm.
 
-    Bytes are those that any algorithm has to move: every argument read once, every result written
-    once. What an operator keeps in between is left out, because it may stay in cache; GB/s are a
-    lower bound then. Flop are those in the docstrings of ``mige_ext.ops``; exponentials, listed
-    apart there, are not among them.
+    The counted bytes are those that every algorithm must move: each argument is read once, each
+    result is written once. Intermediate arrays do not count, because they may stay in cache; GB/s
+    is then a lower bound. The counted flop are those in the docstrings of ``mige_ext.ops``, without
+    exponentials.
 
     Attributes:
-        arguments: of the operator and of the baselines, by name.
-        flop: floating-point operations.
-        values: numbers read and written, in the dtype that is measured.
-        published: the algorithm as public implementations have it, if it is another one.
-        published_values: numbers in the largest array that it forms.
+        arguments: Arguments of the operator and of the baselines by name.
+        flop: Floating-point operations.
+        values: Numbers that are read and written, in the measured dtype.
+        published: The algorithm as public implementations have it, where it differs, and how many
+            numbers its largest array has.
     """
 
     arguments: dict[str, Any]
     flop: float
     values: float
-    published: Callable[..., object] | None = None
-    published_values: int = 0
+    published: tuple[Callable[..., object], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,52 +50,62 @@ class Benchmark:
     """An operator to measure.
 
     Attributes:
-        name: of the operator, the same here and in ``mige_ext.ops``.
-        fields: what the numbers of a size mean; the first is the number of groups.
-        sizes: to measure, by device.
-        problem: from something that draws samples, and a size.
-        operator: what is measured.
-        eager: the same in eager PyTorch; where there are several, the fastest counts, and the first
-            is compiled. One that takes a single group is told by its name's end, ``pdist``.
-        library: name and function of a library's own routine for a device, or why there is none.
+        name: The operator's name in ``mige_ext.ops``.
+        sizes: Sizes to measure, by device.
+        problem: Makes the problem from a :class:`Samples` and the numbers of a size.
+        operator: The measured function.
+        eager: Variants in eager PyTorch. The fastest counts, and the first is compiled. The name of
+            a variant that takes only a single group ends in ``pdist``.
+        library: For a device, the name and the function of a library's own routine, or the reason
+            why there is none.
+        fields: Names of the numbers of a size; the first is the number of groups.
     """
 
     name: str
-    fields: tuple[str, ...]
     sizes: Mapping[str, tuple[Size, ...]]
     problem: Callable[..., Problem]
     operator: Callable[..., object]
     eager: tuple[Callable[..., object], ...]
     library: Callable[[str], tuple[str, Callable[..., object] | None]] | None = None
+    fields: tuple[str, ...] = ("groups", "M", "d")
 
     def describe(self, size: Size) -> str:
-        """``groups=128 M=64 d=64``, without the groups where there is one."""
+        """The size as text, ``groups=128 M=64 d=64``; a single group is not mentioned."""
         pairs = list(zip(self.fields, size, strict=True))
         return " ".join(f"{name}={n}" for name, n in (pairs[1:] if size[0] == 1 else pairs))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Draws standard normal numbers, the same from run to run."""
+    """Draws standard normal numbers, the same in every run."""
 
     device: str
     dtype: torch.dtype
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def __call__(self, groups: int, *shape: int) -> Tensor:
-        """(groups, ...), or (...) for one group, as a caller with one group has it."""
+        """Draws (groups, ...), or (...) for one group."""
         batch = () if groups == 1 else (groups,)
         values = torch.randn(*batch, *shape, generator=self.generator, dtype=self.dtype)
         return values.to(self.device)
 
     def bandwidth(self, x: Tensor) -> Tensor:
-        """√(2d) for each group of x, near the median distance of such samples."""
+        """√(2d) for each group of x, which is near the median distance of such samples."""
         return x.new_full(x.shape[:-2], (2 * x.shape[-1]) ** 0.5)
 
 
 @dataclass
 class Meter:
-    """What is the same for all measurements of a run; collects notes on what was left out."""
+    """Measures benchmarks under one setting, and collects notes on what was left out.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        dtype: Dtype of the samples.
+        ceilings: Ceilings of the roofline.
+        compiled: Whether the first eager baseline is also measured under ``torch.compile``.
+        seconds: Approximate time at each size.
+        notes: What was left out, and why.
+    """
 
     device: str
     dtype: torch.dtype
@@ -105,14 +115,14 @@ class Meter:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Keeps a remark, once."""
+        """Adds a note unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
     def measure(
         self, benchmark: Benchmark, sizes: Sequence[Size] | None = None
     ) -> Iterator[Record]:
-        """Measures an operator at its sizes for this device, or at those given."""
+        """Measures an operator at the given sizes, by default at its own for this device."""
         for size in benchmark.sizes[self.device] if sizes is None else sizes:
             yield self._measure(benchmark, size)
 
@@ -159,15 +169,16 @@ class Meter:
     def _candidates(
         self, benchmark: Benchmark, problem: Problem, size: Size, label: str
     ) -> tuple[dict[str, Callable[..., object]], str]:
-        """The operator as "own", the baselines that can run, and the library's name."""
+        """The functions to time by name ("own" is the operator), and the library's name."""
         functions = {"own": benchmark.operator}
         for function in benchmark.eager:
             if size[0] == 1 or not function.__name__.endswith("pdist"):
                 functions[f"eager/{function.__name__}"] = function
         if problem.published is not None:
-            bytes_ = problem.published_values * self.dtype.itemsize
+            published, largest = problem.published
+            bytes_ = largest * self.dtype.itemsize
             if bytes_ <= PUBLISHED_LIMIT[self.device]:
-                functions["published"] = problem.published
+                functions["published"] = published
             else:
                 self.note(f"{label}: published not run, it would form {bytes_ / 1e9:.3g} GB.")
         if self.compiled:
@@ -175,7 +186,7 @@ class Meter:
             if compiled is not None:
                 functions["compiled"] = compiled
         else:
-            self.note("torch.compile was left out, as asked.")
+            self.note("torch.compile was left out.")
         library = ""
         if benchmark.library is not None:
             library, routine = benchmark.library(self.device)
@@ -187,12 +198,12 @@ class Meter:
     def _compile(
         self, function: Callable[..., object], arguments: dict[str, Any], label: str
     ) -> Callable[..., object] | None:
-        """The function compiled for exactly this size, and called once; None with a note if not."""
-        torch.compiler.reset()  # or the compiler would generalise, and after eight sizes give up
+        """The function compiled for this size and called once; None, with a note, if that fails."""
+        torch.compiler.reset()  # else it generalizes over sizes, and gives up after eight
         try:
             compiled = torch.compile(function, dynamic=False)
             compiled(**arguments)
-        except Exception as error:  # whatever a compiler may find missing
+        except Exception as error:  # a compiler may fail in any way
             first_line = str(error).strip().split("\n")[0]
             self.note(f"{label}: not compiled, {type(error).__name__}: {first_line}")
             return None

@@ -1,4 +1,4 @@
-"""Results of the microbenchmarks: one record a row, kept in CSV files and compared with them."""
+"""Results of the microbenchmarks: records, CSV files of records, and their comparison."""
 
 import csv
 import re
@@ -12,12 +12,12 @@ RATIOS = ("x_published", "x_eager", "x_compiled", "x_library")
 
 @dataclass(frozen=True)
 class Record:
-    """One operator at one size: where it ran, how long it took, and beside what."""
+    """One operator at one size: where it ran, its time, and its ratios to the baselines."""
 
     machine: str  # the processor, or the GPU
     device: str  # cpu or cuda
     threads: str  # "-" on CUDA, where they do not matter
-    torch: str  # its version
+    torch: str  # version
     operator: str
     size: str
     dtype: str
@@ -25,26 +25,26 @@ class Record:
     gflops: float  # counted flop / time
     gbs: float  # counted bytes / time
     roofline_percent: float
-    x_published: float | None  # time of the algorithm as published / time, and so on
+    x_published: float | None  # time of the published algorithm / ms
     x_eager: float | None
     x_compiled: float | None
     x_library: float | None
-    library: str  # which library that is
-    peak_gflops: float  # the ceilings, measured in the same run
+    library: str  # name of the library of x_library
+    peak_gflops: float  # ceilings, measured in the same run
     peak_gbs: float
 
     def where(self) -> str:
-        """The device, with threads on the CPU."""
+        """The device; on the CPU the number of threads."""
         if self.device != "cpu":
             return self.device
         return f"{self.threads} thread{'s' if self.threads != '1' else ''}"
 
     def group(self) -> tuple[str, str, str]:
-        """What measurements must share to be comparable at all."""
+        """The fields that comparable measurements have in common."""
         return self.machine, self.device, self.threads
 
     def key(self) -> tuple[str, ...]:
-        """What two measurements of the same thing share; versions of torch may differ."""
+        """The fields that identify a measurement. The version of torch is not among them."""
         return (*self.group(), self.operator, self.size, self.dtype)
 
 
@@ -58,7 +58,7 @@ def slug(record: Record) -> str:
 
 
 def read(path: Path) -> list[Record]:
-    """Reads what :func:`merge` wrote."""
+    """Reads a file that :func:`merge` wrote."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     missing = {field.name for field in fields(Record)} - set(rows[0] if rows else ())
@@ -71,7 +71,7 @@ def read(path: Path) -> list[Record]:
 
 
 def merge(path: Path, records: Sequence[Record]) -> list[Record]:
-    """Writes records into a file, over those with the same key, and returns all that it holds."""
+    """Adds records to a file, replaces those with the same key, and returns all of them."""
     merged = {record.key(): record for record in read(path)} if path.exists() else {}
     merged.update({record.key(): record for record in records})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def _text(value: str | float | None) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A record beside the stored one of the same operator and size."""
+    """A record and the stored record with the same key."""
 
     now: Record
     stored: Record
@@ -111,14 +111,14 @@ class Comparison:
 
     @property
     def slower(self) -> bool:
-        """Whether it is slower by more than the tolerance."""
+        """Whether the slowdown exceeds the tolerance."""
         return self.ratio > 1 + self.tolerance / 100
 
 
 def compare(
     records: Sequence[Record], stored: Sequence[Record], tolerance: float
 ) -> list[Comparison]:
-    """Pairs records with stored ones; empty if none is of the same machine, operator and size."""
+    """Pairs each record with the stored record of the same key; others are left out."""
     by_key = {record.key(): record for record in stored}
     return [
         Comparison(record, by_key[record.key()], tolerance)

@@ -1,4 +1,4 @@
-"""The roofline: two ceilings measured on the spot, and how near to them an operator comes."""
+"""The roofline: two ceilings that are measured in the same run, and its figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,46 +9,45 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import time_call
 from benchmarks.operators.records import Record
+from benchmarks.timing import time_call
 
-if TYPE_CHECKING:  # only for the figure is matplotlib needed
+if TYPE_CHECKING:  # only the figure needs matplotlib
     from matplotlib.axes import Axes
 
-MATMUL = {"cpu": 1024, "cuda": 4096}  # n of the n×n matrices whose product gives the peak
-COPY = {"cpu": 2**28, "cuda": 2**30}  # bytes that are copied, far more than caches hold
+MATMUL = {"cpu": 1024, "cuda": 4096}  # n of the n×n matrices whose product measures the peak
+COPY = {"cpu": 2**28, "cuda": 2**30}  # copied bytes, far more than the caches have
 ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine can do at best: arithmetic in GFLOP/s, memory traffic in GB/s."""
+    """The peak of this machine: arithmetic in GFLOP/s, memory traffic in GB/s."""
 
     gflops: float
     gbs: float
 
     def attainable(self, flop: float, size: float) -> float:
-        """GFLOP/s within reach of work that does ``flop`` while moving ``size`` bytes."""
+        """GFLOP/s that work of ``flop`` operations on ``size`` bytes can reach."""
         return min(self.gflops, flop / size * self.gbs)
 
     def percent(self, flop: float, size: float, seconds: float) -> float:
-        """What share of that was attained, in percent."""
+        """Measured GFLOP/s in percent of :meth:`attainable`."""
         return 100 * flop / seconds / 1e9 / self.attainable(flop, size)
 
 
 def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
-    """The best of a few products of large matrices, and of a few copies of a large array.
+    """Measures both ceilings: products of large matrices, and copies of a large array.
 
-    The product (2n³ flop) is all fused multiply-adds; on the CPU a convolution is tried too. A
-    squared difference is not: its 3 flop take a subtraction and a multiply-add, two instructions
-    that could have done 4, so that distances cannot pass 75 % of this ceiling. A copy reads and
-    writes; that a processor may first read the lines that it is about to overwrite is not counted,
-    here or for the operators.
+    A product (2n³ flop) consists of fused multiply-adds; on the CPU a convolution is tried as well.
+    A squared difference takes a subtraction and a multiply-add for its 3 flop, and the same two
+    instructions could do 4. Distances therefore cannot exceed 75 % of this ceiling. A copy counts
+    its reads and writes; lines that a processor reads before it overwrites them do not count.
     """
     product = _product(MATMUL[device], device, dtype)
     if device == "cpu":
-        # Measured on AMD with AVX-512: MKL's product, 111 GFLOP/s, stays below half of what oneDNN
-        # gets out of a convolution, 248. That has float32 only; float64 is half as fast.
+        # On AMD with AVX-512, MKL's product reached 111 GFLOP/s and oneDNN's convolution 248. The
+        # convolution exists in float32 only; float64 counts as half as fast.
         product = max(product, _convolution() * torch.float32.itemsize / dtype.itemsize)
     source = torch.ones(COPY[device] // dtype.itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)
@@ -79,16 +78,16 @@ def _fastest(function: Callable[[], object], device: str) -> float:
 # --- the figure -----------------------------------------------------------------------------------
 
 MARKERS = "osD^vPX"  # by operator
-# Where a number may stand beside its point, in points of 1/72 inch; the first is preferred.
+# Offsets of a number from its point, in units of 1/72 inch; the first is preferred.
 SIDES = ((11, 0), (-12, 0), (0, 11), (0, -11), (9, 9), (-9, 9), (9, -9), (-9, -9), (22, 0))
-ENOUGH = 20.0  # pixels between a number and what is next to it
+ENOUGH = 20.0  # pixels between a number and its neighbors
 
 
 def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
-    """Draws the ceilings and a point for each record; all of them of one machine and dtype.
+    """Draws the ceilings and a point for each record of one machine and dtype.
 
-    Points of one operator share colour and marker. Each carries a number, which the list beside
-    the plot explains, because sizes written out next to the points would cover one another.
+    Points of one operator have the same color and marker. A number at each point refers to the list
+    beside the plot, because sizes at the points would overlap.
     """
     from matplotlib.figure import Figure
 
@@ -104,39 +103,39 @@ def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
     axes.grid(alpha=0.3)
     _draw_ceilings(axes, ceilings, records)
     operators = list(dict.fromkeys(record.operator for record in records))
-    colours = [f"C{operators.index(record.operator) % 10}" for record in records]
+    colors = [f"C{operators.index(record.operator) % 10}" for record in records]
     points = [(record.gflops / record.gbs, record.gflops) for record in records]
-    for number, (record, point, colour) in enumerate(zip(records, points, colours, strict=True), 1):
+    for number, (record, point, color) in enumerate(zip(records, points, colors, strict=True), 1):
         axes.plot(
-            *point, MARKERS[operators.index(record.operator) % len(MARKERS)], color=colour,
+            *point, MARKERS[operators.index(record.operator) % len(MARKERS)], color=color,
             markersize=8, markerfacecolor="none", markeredgewidth=1.6, linestyle="none",
             label=f"{number}  {record.operator}  {record.size}",
         )  # fmt: skip
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.draw_without_rendering()  # settles where on the page the points are
-    _number(axes, points, colours)
+    figure.draw_without_rendering()  # fixes the positions of the points
+    _number(axes, points, colors)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def _number(axes: "Axes", points: Sequence[tuple[float, float]], colours: Sequence[str]) -> None:
-    """Writes its number beside each point, on the side where most room is left."""
+def _number(axes: "Axes", points: Sequence[tuple[float, float]], colors: Sequence[str]) -> None:
+    """Writes a number beside each point, on the side with the most room."""
     spots = axes.transData.transform(points)  # in pixels
     sides = np.array(SIDES) * axes.figure.dpi / 72
     taken = list(spots)
-    for number, (point, spot, colour) in enumerate(zip(points, spots, colours, strict=True), 1):
+    for number, (point, spot, color) in enumerate(zip(points, spots, colors, strict=True), 1):
         others = np.array([other for other in taken if (other != spot).any()] or [spot + ENOUGH])
         gaps = np.linalg.norm((spot + sides)[:, None] - others, axis=-1).min(1)
-        best = int(gaps.clip(max=ENOUGH).argmax())  # more than enough is no better
+        best = int(gaps.clip(max=ENOUGH).argmax())  # more room than that is no better
         taken.append(spot + sides[best])
         axes.annotate(
             str(number), point, SIDES[best], textcoords="offset points", ha="center", va="center",
-            fontsize=8, color=colour,
+            fontsize=8, color=color,
         )  # fmt: skip
 
 
 def _draw_ceilings(axes: "Axes", ceilings: Ceilings, records: Sequence[Record]) -> None:
-    """The roof over all points, and enough of its slope to be seen."""
+    """Draws the roof over all points, and enough of its slope to be seen."""
     ridge = ceilings.gflops / ceilings.gbs
     intensities = [record.gflops / record.gbs for record in records]
     left, right = min([ridge / 4, *intensities]) / 2, max([ridge, *intensities]) * 3

@@ -1,4 +1,4 @@
-"""The command line as a user calls it, and the benchmark's own parts."""
+"""The command line as a user calls it."""
 
 import os
 import signal
@@ -10,9 +10,7 @@ import pytest
 import torch
 
 import mige_ext
-from benchmarks import common
-from benchmarks.operators import baselines
-from mige_ext import _C, reference
+from mige_ext import _C
 from mige_ext._installation import cuda_status
 from tests.support.process import ROOT, environment
 
@@ -106,25 +104,3 @@ def test_an_unknown_command_is_refused() -> None:
     result = run("toys")
     assert result.returncode != 0
     assert "toys" in result.stderr
-
-
-@pytest.mark.parametrize("name", ["published", "eager", "eager_pdist"])
-def test_baselines_compute_the_score(name: str) -> None:
-    x = torch.randn(65, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    got = getattr(baselines, name)(x)
-    if name == "published":  # which takes its median over all M² distances, zeros included
-        sigma = torch.cdist(x, x).flatten().topk(65 * 65 // 2).values[-1]
-        expected = reference.ssge(x, sigma)[0]
-    else:
-        expected = reference.ssge(x)[0]
-    assert (got - expected).abs().max() <= 1e-9 * expected.abs().max()
-
-
-def test_timing_takes_turns_and_counts_every_second_call() -> None:
-    calls: list[str] = []
-    times = common.time_each(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0.0, least=2
-    )
-    assert calls == ["a", "a", "b", "b"] * 2
-    assert set(times) == {"a", "b"}
-    assert common.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)

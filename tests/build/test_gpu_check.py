@@ -1,4 +1,4 @@
-"""The runner of ``make gpu-check``: its steps, time limits and summary, with commands of no GPU."""
+"""The runner of ``make gpu-check``: steps, time limits and summary, with commands without a GPU."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.backends import OPERATORS
 from tests.support.process import ROOT, environment
 from tools import gpu_check
 from tools.gpu_check import Result, Step
@@ -74,13 +75,29 @@ def test_the_plan_builds_for_one_architecture_and_ends_within_its_time(tmp_path:
     steps = gpu_check.plan("90", tmp_path / "gpu.csv")
     assert [s.name for s in steps if s.required] == ["configure", "build"]
     assert "-DMIGE_CUDA_ARCHITECTURES=90" in steps[0].command
-    bench = next(s for s in steps if s.name == "benchmarks")
-    assert str(tmp_path / "gpu.csv") in bench.command
+    benchmarks = next(s for s in steps if s.name == "benchmarks")
+    assert str(tmp_path / "gpu.csv") in benchmarks.command
     assert len({gpu_check.slug(s.name) for s in steps}) == len(steps)
     assert {s.name.split()[-1] for s in steps} >= set(gpu_check.SANITIZERS)
     for step in steps:
         scripts = [a for a in step.command if a.startswith(("tests/", "benchmarks/", "tools/"))]
-        assert all((ROOT / script).is_file() for script in scripts)
+        assert all((ROOT / script).exists() for script in scripts)
+
+
+def test_the_benchmarks_need_no_command_framework(tmp_path: Path) -> None:
+    step = next(s for s in gpu_check.plan("90", tmp_path / "gpu.csv") if s.name == "benchmarks")
+    absent = "import sys; sys.modules.update(typer=None, click=None, matplotlib=None)\n"
+    # The run itself is replaced, because it needs a GPU.
+    stub = (
+        "import benchmarks.operators.run as r\nr.Options, r.run = dict, lambda o, k: print(*o, k)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", absent + stub + gpu_check.BENCHMARKS, *step.command[3:]],
+        capture_output=True, text=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert all(name in result.stdout for name in OPERATORS)
+    assert "'device': 'cuda'" in result.stdout and "gpu.csv" in result.stdout
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ SIZES = {  # groups, M, d
     "cpu": ((1, 256, 64), (1, 512, 64), (1, 1024, 64), (128, 64, 64)),
     "cuda": ((1, 256, 64), (1, 1024, 64), (128, 64, 64)),
 }
-TRIED = 4  # values of λ: 3 to 5, which depends on the samples
+TRIED = 4  # values of λ; 3 to 5, depending on the samples
 
 
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
@@ -16,8 +16,8 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     each = m**3 + 10 * m * m * r
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # For each λ, M³ for the inverse and 10 M²r for products; once, 1.5 M²r for the distances,
-        # 2 M²r for H, 4 Mdr + 9 r³ for the whitening, and 2 Mdr for the scores.
+        # For each λ: M³ for the inverse and 10 M²r for products. Once: 1.5 M²r for the distances,
+        # 2 M²r for H, 4 Mdr + 9 r³ for the whitening, 2 Mdr for the scores.
         flop=groups * (TRIED * each + 3.5 * m * m * r + 6 * m * d * r + 9 * r**3),
         values=groups * (2 * m * d + 5),  # x read; scores and five numbers written
     )
@@ -25,7 +25,6 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "adaptive_score",
-    ("groups", "M", "d"),
     SIZES,
     problem,
     ops.adaptive_score,

@@ -2,18 +2,14 @@
 
 from benchmarks.operators import baselines
 from benchmarks.operators.harness import Benchmark, Problem, Samples
+from benchmarks.operators.problems import PAIRWISE_SIZES
 from mige_ext import ops
-
-SIZES = {  # groups, M, d
-    "cpu": ((1, 256, 64), (1, 1024, 64), (1, 1024, 1024), (128, 64, 64)),
-    "cuda": ((1, 1024, 64), (1, 4096, 64), (1, 4096, 1024), (128, 64, 64)),
-}
 
 
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # Those of the distances. The selection, two passes over M²/2 of them, only compares.
+        # The distances. The selection takes two passes over M²/2 distances, and only compares.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + 1),  # x read, one distance written
     )
@@ -21,8 +17,7 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "distance_quantile",
-    ("groups", "M", "d"),
-    SIZES,
+    PAIRWISE_SIZES,
     problem,
     ops.distance_quantile,
     (baselines.distance_quantile, baselines.distance_quantile_pdist),

@@ -11,11 +11,11 @@ SIZES = {  # batch, n
 
 
 def problem(samples: Samples, batch: int, n: int) -> Problem:
-    x = samples(batch, n, 64)  # RBF Gram matrices, which is what the operator is there for
+    x = samples(batch, n, 64)  # the operator is meant for RBF Gram matrices
     return Problem(
         arguments={"k": baselines.rbf_gram(x, samples.bandwidth(x))},
-        # About 9 n³ by divide and conquer. Other algorithms do more, Jacobi some 8 n³ a sweep; they
-        # count as 9 n³ too, so that GFLOP/s compare times.
+        # Divide and conquer takes about 9 n³. Every algorithm counts as 9 n³, also Jacobi with 8 n³
+        # a sweep, so that a ratio of GFLOP/s is a ratio of times.
         flop=batch * 9 * n**3,
         values=batch * (2 * n * n + n),  # K read, U and λ written
     )
@@ -23,10 +23,10 @@ def problem(samples: Samples, batch: int, n: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "eigh",
-    ("batch", "n"),
     SIZES,
     problem,
     ops.eigh,
     (baselines.eigh,),
     cusolver.batched_eigh,
+    fields=("batch", "n"),
 )

@@ -19,18 +19,18 @@ def problem(samples: Samples, groups: int, q: int, m: int, d: int, p: int) -> Pr
             "w": samples(groups, m, p),
             "bandwidth": samples.bandwidth(x),
         },
-        # For a pair, 3d for the distance and 2p for its share of the product.
+        # Each pair takes 3d for its distance and 2p for the product.
         flop=groups * q * m * (3 * d + 2 * p),
-        values=groups
-        * (q * d + m * d + m * p + 1 + q * p),  # four arguments read, k(q, X) W written
+        # four arguments read, k(q, X) W written
+        values=groups * (q * d + m * d + m * p + 1 + q * p),
     )
 
 
 BENCHMARK = Benchmark(
     "rbf_product",
-    ("groups", "Q", "M", "d", "p"),
     SIZES,
     problem,
     ops.rbf_product,
     (baselines.rbf_product,),
+    fields=("groups", "Q", "M", "d", "p"),
 )

@@ -13,7 +13,7 @@ SIZES = {  # groups, M, d
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # 2 Md² for the correlations, 2 Md² for the samples in the eigenvectors' coordinates; 9 d³
+        # 2 Md² for the correlations, 2 Md² for the samples in the basis of the eigenvectors, 9 d³
         # for the eigenvectors, 2 d³ for W.
         flop=groups * (4 * m * d * d + 11 * d**3),
         values=groups * (m * d + d + d * d + 1),  # x read; mean, W and τ written
@@ -22,7 +22,6 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
 
 BENCHMARK = Benchmark(
     "ridge_whitening",
-    ("groups", "M", "d"),
     SIZES,
     problem,
     ops.ridge_whitening,

@@ -2,29 +2,23 @@
 
 from benchmarks.operators import baselines
 from benchmarks.operators.harness import Benchmark, Problem, Samples
+from benchmarks.operators.problems import PAIRWISE_SIZES
 from mige_ext import ops, reference
-
-SIZES = {  # groups, M, d
-    "cpu": ((1, 256, 64), (1, 1024, 64), (1, 1024, 1024), (128, 64, 64)),
-    "cuda": ((1, 1024, 64), (1, 4096, 64), (1, 4096, 1024), (128, 64, 64)),
-}
 
 
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # A difference, a product, a sum for each coordinate of a pair; by symmetry half the pairs.
+        # A difference, a product and a sum for each coordinate; by symmetry half of the pairs.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m),  # x read, the distances written
-        published=reference.squared_distances,
-        published_values=groups * m * m * d,
+        published=(reference.squared_distances, groups * m * m * d),
     )
 
 
 BENCHMARK = Benchmark(
     "squared_distances",
-    ("groups", "M", "d"),
-    SIZES,
+    PAIRWISE_SIZES,
     problem,
     ops.squared_distances,
     (baselines.squared_distances, baselines.squared_distances_cdist),

@@ -1,0 +1,29 @@
+"""The benchmarks' command: ``python -m benchmarks {end-to-end,operators,accuracy,scaling}``."""
+
+import sys
+
+try:
+    import typer
+
+    from benchmarks.accuracy.command import accuracy
+    from benchmarks.end_to_end import end_to_end
+    from benchmarks.operators.command import operators
+    from benchmarks.scaling.command import scaling
+except ImportError as error:
+    sys.exit(
+        f"The benchmarks need the extra `experiments` ({error}): "
+        "pip install --no-build-isolation '.[experiments]'"
+    )
+
+app = typer.Typer(
+    help="Benchmarks of mige_ext. Results are in benchmarks/README.md.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (end_to_end, operators, accuracy, scaling):
+    app.command()(command)
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

@@ -1,0 +1,67 @@
+"""The estimators that the accuracy benchmark compares."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mige_ext import (
+    SSGE,
+    AdaptiveScore,
+    GaussianScore,
+    NuMethod,
+    ScoreEstimator,
+    Tikhonov,
+    compat,
+    ops,
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the tables.
+
+    Attributes:
+        name: Name in the tables.
+        estimator: A public estimator or a setting of the grid.
+        in_grid: Whether the oracle may choose it.
+        control: Name of the candidate that it should never be much worse than.
+    """
+
+    name: str
+    estimator: ScoreEstimator
+    in_grid: bool = False
+    control: str = ""
+
+
+class GaussianPart:
+    """The Gaussian score that ``AdaptiveScore(gaussian="ridge")`` corrects.
+
+    Its ridge is a tenth of the one that :class:`GaussianScore` chooses.
+    """
+
+    def score(self, samples: Tensor) -> Tensor:
+        """``−(z − m) W Wᵀ``, (M, d) -> (M, d)."""
+        mean, whitening, _ = ops.ridge_whitening(samples)
+        return -((samples - mean) @ whitening) @ whitening.mT
+
+    def __str__(self) -> str:
+        """The operator that it uses."""
+        return "ops.ridge_whitening"
+
+
+def candidates() -> list[Candidate]:
+    """The estimators of every table, controls first."""
+    return [
+        Candidate("Gaussian ridge", GaussianScore("ridge"), in_grid=True),
+        Candidate("Gaussian qis", GaussianScore("qis"), in_grid=True),
+        Candidate("Gaussian mle", GaussianScore("mle"), in_grid=True),
+        Candidate("Gaussian part", GaussianPart(), in_grid=True),
+        Candidate("adaptive ridge", AdaptiveScore(gaussian="ridge"), control="Gaussian part"),
+        Candidate("adaptive qis", AdaptiveScore(gaussian="qis"), control="Gaussian qis"),
+        Candidate("adaptive mle", AdaptiveScore(gaussian="mle"), control="Gaussian mle"),
+        Candidate("SSGE .99", SSGE()),
+        Candidate("SSGE calibrated", SSGE(calibrate="stein")),
+        Candidate("authors' .99", compat.SpectralScoreEstimator(n_eigen_threshold=0.99)),
+        Candidate("Tikhonov", Tikhonov()),
+        Candidate("NuMethod", NuMethod()),
+    ]

@@ -1,0 +1,111 @@
+"""Measures all estimators and the oracle on one family of distributions at one M.
+
+All of them see the same data sets. The oracle is the setting of ``oracle.py``, or the Gaussian
+score, with the lowest mean NMSE. It has seen the truth, and it was lucky where data sets are few.
+A ratio of 1 to the oracle is therefore out of reach.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy import oracle
+from benchmarks.accuracy.estimators import Candidate, candidates
+from benchmarks.accuracy.families import Family
+from benchmarks.accuracy.merit import evaluate
+from benchmarks.accuracy.oracle import Setting
+from benchmarks.accuracy.report import Row
+from mige_ext import compat
+from mige_ext.experiments.common.runs import mean_and_error
+
+TOLERANCE = 1.02  # an NMSE above 1.02 times that of the control counts as worse
+
+#: Errors of a setting over the data sets: mean and standard error.
+Found = dict[Setting, tuple[float, float]]
+
+
+def measure(
+    family: Family, m: int, seeds: int, after: Callable[[], object] = lambda: None
+) -> tuple[list[Row], Found]:
+    """The rows of a family, and the errors of every setting of the grid.
+
+    Args:
+        family: The family that is sampled.
+        m: M.
+        seeds: Number of data sets.
+        after: Called after the grid of each data set.
+    """
+    distribution = family.distribution
+    draws = [distribution.draw(m, _stream(family.name, m, seed)) for seed in range(seeds)]
+    groups = oracle.grid(m, distribution.d)
+    errors = []
+    for draw_ in draws:
+        exact = distribution.score(draw_.samples)
+        errors.append([e for group in groups for e in oracle.errors(draw_.samples, exact, group)])
+        after()
+    settings = [setting for group in groups for setting in group]
+    found = {
+        setting: mean_and_error(column)
+        for setting, column in zip(settings, np.transpose(errors).tolist(), strict=True)
+    }
+    compared = candidates()
+    for name in oracle.NUMBERS:
+        best = min((s for s in settings if s.filter == name), key=lambda s: found[s][0])
+        compared.append(Candidate(f"best {name}", best, in_grid=True))
+    merits = {c.name: evaluate(c.estimator, distribution, draws) for c in compared}
+    chosen = min((c for c in compared if c.in_grid), key=lambda c: merits[c.name].nmse.mean())
+    merits["oracle"] = merits[chosen.name]
+    least = merits["oracle"].nmse.mean()
+
+    rows = []
+    for c in (*compared, Candidate("oracle", chosen.estimator)):
+        merit = merits[c.name]
+        nmse, error = mean_and_error(merit.nmse.tolist())
+        worse = float("nan")
+        if c.control:
+            worse = float((merit.nmse > TOLERANCE * merits[c.control].nmse).mean())
+        rows.append(
+            Row(
+                family.name, distribution.d, family.half, m, c.name, _describe(c.estimator),
+                seeds, nmse, error, float(nmse / least), merit.bias(distribution.gradient),
+                merit.derivative_error(distribution.derivative), worse,
+            )
+        )  # fmt: skip
+    return rows, found
+
+
+def fixed_rows(rows: Sequence[Row], found: dict[str, Found]) -> list[Row]:
+    """The rows of the best fixed setting: lowest geometric mean over the chosen half.
+
+    Args:
+        rows: Rows of one M.
+        found: Errors by :func:`measure` for each family, by name.
+    """
+    oracles = [row for row in rows if row.estimator == "oracle"]
+    chosen = [row for row in oracles if row.half == "chosen"]
+    if not chosen:
+        return []
+    first, *others = found.values()
+    common = [setting for setting in first if all(setting in errors for errors in others)]
+    best = min(common, key=lambda s: sum(np.log(found[row.family][s][0]) for row in chosen))
+    nan = float("nan")
+    return [
+        Row(
+            row.family, row.d, row.half, row.samples, "best fixed", str(best), row.seeds,
+            *found[row.family][best], found[row.family][best][0] / row.nmse, nan, nan, nan,
+        )
+        for row in oracles
+    ]  # fmt: skip
+
+
+def _describe(estimator: object) -> str:
+    if isinstance(estimator, compat.SpectralScoreEstimator):
+        return f"compat, n_eigen_threshold={estimator.n_eigen_threshold}"
+    return str(estimator)
+
+
+def _stream(name: str, m: int, seed: int) -> torch.Generator:
+    """The random numbers of one data set, independent of those of the others."""
+    state = np.random.SeedSequence([seed, m, *name.encode()]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))

@@ -1,0 +1,58 @@
+"""The machine of a measurement: its name, its settings, and fresh processes on it."""
+
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+#: Columns of a CSV file that say where a row was measured; see :func:`setting`.
+SETTING = ("machine", "threads", "torch")
+
+Result = TypeVar("Result")
+
+
+def processor() -> str:
+    """The name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """The processor, its visible cores, its vector instructions, and the versions."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{processor()} ({os.cpu_count()} cores, {capability}), Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def setting() -> tuple[str, int, str]:
+    """The values of the columns :data:`SETTING` in this process."""
+    return processor(), torch.get_num_threads(), torch.__version__
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Calls a function of a module in a new interpreter and returns its result.
+
+    The peak memory of a process never falls, so each measurement of memory needs its own process.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process in MB (2²⁰ bytes).
+
+    ``getrusage`` would not do: a child process starts there with the peak of its parent.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -1,0 +1,65 @@
+"""What the benchmarks print and write: tables, CSV files, and bounds that must be kept."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Bounds:
+    """Measured values beside the bounds that the project promises.
+
+    Attributes:
+        rows: Name, measured value, bound, and "ok" or "MISSED".
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, str, str]] = []
+
+    def at_most(self, what: str, value: float, bound: float) -> None:
+        """Adds a value with an upper bound."""
+        self.rows.append((what, value, f"<= {bound:g}", "ok" if value <= bound else "MISSED"))
+
+    def at_least(self, what: str, value: float, bound: float) -> None:
+        """Adds a value with a lower bound."""
+        self.rows.append((what, value, f">= {bound:g}", "ok" if value >= bound else "MISSED"))
+
+    def report(self, *, markdown: bool = False) -> list[str]:
+        """Prints the table, if it has rows, and returns the names of the missed bounds."""
+        if self.rows:
+            header = ("what", "measured", "bound", "")
+            print_table("Bounds", header, self.rows, markdown=markdown)
+        return [row[0] for row in self.rows if row[3] != "ok"]
+
+
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, markdown: bool = False
+) -> None:
+    """Prints a table in Markdown or in aligned columns, the first of them to the left."""
+    text = [[_cell(value) for value in row] for row in rows]
+    if markdown:
+        print(f"\n### {title}\n")
+        for line in (list(header), ["---"] * len(header), *text):
+            print(f"| {' | '.join(line)} |")
+        return
+    widths = [max(len(line[i]) for line in [list(header), *text]) for i in range(len(header))]
+    print(f"\n{title}")
+    for line in [list(header), *text]:
+        cells = zip(line, widths, strict=True)
+        print("  " + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(cells)))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a table; floats have six significant digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
+    print(f"  -> {path}")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
