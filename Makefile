@@ -1,14 +1,16 @@
-# make demo   environment, build, a small version of the experiments; prints where the figures are
-# make test   environment, build, all tests
-# make emulate  the CUDA kernels in the emulator: every schedule, then every sanitizer
-# make lint   ruff, mypy, clang-format
-# make bench  the end-to-end benchmark
-# make docs   the documentation, into build/docs; warnings are errors
-# make resources   registers, shared memory and occupancy of the CUDA kernels; needs nvcc, but no GPU
-# make gpu-check   on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
+# make demo        builds, and runs small versions of the experiments; prints where the figures are
+# make test        builds, and runs all tests
+# make emulate     runs the CUDA kernels in the emulator: every schedule, then every sanitizer
+# make lint        runs ruff, mypy and clang-format, and checks the layers
+# make format      repairs what ruff and clang-format can repair
+# make bench       runs the end-to-end benchmark
+# make docs        builds the site, into build/docs; warnings are errors
+# make resources   checks registers, shared memory and occupancy of the CUDA kernels; needs nvcc, no GPU
+# make gpu-check   builds, checks and measures on a machine with a GPU, with PYTHON as it is, offline
+# make clean       deletes what was built
 #
-# ENV=none uses $(PYTHON) as it is, with whatever torch it has, and installs nothing but mige_ext.
-# MIGE_CUDA=auto|on|off decides about the CUDA kernels; auto builds them where nvcc is found.
+# ENV=none uses $(PYTHON) as it is, with its own torch, and installs only mige_ext.
+# MIGE_CUDA=auto|on|off selects the CUDA kernels; auto builds them where nvcc is found.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -1,4 +1,4 @@
-"""The documentation: `make docs`, or `sphinx-build -W docs build/docs`."""
+"""Configuration of the site, which ``make docs`` builds."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signatures and the text have them
+autodoc_typehints = "none"  # the docstrings state the types
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -34,12 +34,12 @@ html_copy_source = False
 
 
 def unlink(app: Sphinx, doctree: nodes.document) -> None:
-    """Leaves the text of a link to a file of the repository that is not part of the site."""
+    """Replaces a link to a file that is not part of the site by the text of the link."""
     for link in list(doctree.findall(addnodes.pending_xref)):
         if link.get("refdomain") == "doc" and Path(link["reftarget"]).is_absolute():
             link.replace_self(link.children)
 
 
 def setup(app: Sphinx) -> None:
-    """Adds what no extension does."""
+    """Registers :func:`unlink`."""
     app.connect("doctree-read", unlink)

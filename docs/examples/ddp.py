@@ -1,9 +1,9 @@
-"""InfoMax on several processes: one encoder, one global batch.
+"""InfoMax on several processes, which train one encoder on one global batch.
 
     torchrun --nproc-per-node 2 docs/examples/ddp.py
 
-Every process draws its own inputs; ``group=`` makes the mutual information that of all of them, so
-that a step is the one that a single process would make with the whole batch.
+Every process draws its own inputs. With ``group=``, the mutual information is that of the inputs of
+all processes. A step is therefore the same as that of a single process with the whole batch.
 """
 
 import argparse
@@ -19,9 +19,11 @@ import mige_ext as mige
 def main() -> None:
     """Trains an encoder of 32 inputs to 4 codes."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=128, help="of each process")
-    parser.add_argument("--landmarks", type=int, help="sum statistics instead of gathering samples")
+    parser.add_argument("--steps", type=int, default=20, help="Training steps.")
+    parser.add_argument("--samples", type=int, default=128, help="Samples per process.")
+    parser.add_argument(
+        "--landmarks", type=int, help="Landmarks to use instead of gathering samples."
+    )
     options = parser.parse_args()
 
     cuda = torch.cuda.is_available()
@@ -31,13 +33,13 @@ def main() -> None:
     dist.init_process_group("nccl" if cuda else "gloo")
 
     train(options, device)
-    dist.barrier()  # gloo may abort where a rank leaves while another still talks
+    dist.barrier()  # gloo may abort if a rank leaves while another still communicates
     dist.destroy_process_group()
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
     """Ascends the mutual information of inputs and codes."""
-    torch.manual_seed(0)  # the same encoder everywhere, as DDP would see to anyway
+    torch.manual_seed(0)  # the same encoder on every rank
     encoder = torch.nn.Sequential(
         torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4), torch.nn.BatchNorm1d(4)
     )
@@ -45,7 +47,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     estimator = mige.Landmarks(m=options.landmarks) if options.landmarks else mige.SSGE()
 
-    torch.manual_seed(1 + dist.get_rank())  # other inputs everywhere
+    torch.manual_seed(1 + dist.get_rank())  # different inputs on every rank
     for step in range(options.steps):
         x = torch.randn(options.samples, 32, device=device)
         information = mige.mutual_information(
@@ -54,7 +56,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
         optimizer.zero_grad()
         (-information).backward()
         optimizer.step()
-        if dist.get_rank() == 0:  # a surrogate: its gradient means something, its value does not
+        if dist.get_rank() == 0:  # only the gradient of a surrogate means something
             print(f"step {step}  loss {-information.item():.4f}", flush=True)
 
 

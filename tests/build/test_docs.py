@@ -13,10 +13,19 @@ from typing import Any
 import pytest
 
 import mige_ext
+from mige_ext import ops
 from tests.support.process import ROOT, environment
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-for_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+DOCS = ROOT / "docs"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / "benchmarks" / "README.md", ROOT / "tests" / "emulator" / "README.md"),
+    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.glob("results/*.md")),
+]
+for_each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(ROOT).with_suffix(""))
+)
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
@@ -28,7 +37,7 @@ def without_code(text: str) -> str:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """Of the headings, as GitHub makes them."""
+    """The anchors of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ +(.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in headings}
 
@@ -40,7 +49,7 @@ def test_the_examples_of_a_page_run_in_order(page: Path) -> None:
     text = page.read_text()
     namespace: dict[str, Any] = {"__name__": page.stem}
     for block in BLOCK.finditer(text):
-        # Moved to where it stands, so that a traceback names the line of the page.
+        # Empty lines before the block make a traceback name the line of the page.
         source = "\n" * text.count("\n", 0, block.start(1)) + block.group(1)
         exec(compile(source, page, "exec"), namespace)
 
@@ -61,8 +70,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    listed = re.findall(r"auto(?:class|function):: (\w+)", (ROOT / "docs" / "api.md").read_text())
-    assert sorted(listed) == sorted(mige_ext.__all__)
+    directive = r"^\.\. auto(?:class|function|data):: (?:\w+\.)*(\w+)$"
+    listed = re.findall(directive, (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted({*mige_ext.__all__, "DEFAULT_ESTIMATOR"})
+
+
+def test_the_reference_has_a_row_for_every_operator() -> None:
+    rows = re.findall(r"^\| `(\w+)\(", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(ops.OPERATORS)
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
