@@ -132,7 +132,7 @@ def test_settings_are_frozen_equal_by_value_and_hashable() -> None:
 
 def test_settings_are_given_by_name() -> None:
     with pytest.raises(TypeError):
-        SSGE(0.9)  # type: ignore[call-arg]
+        SSGE(0.9)  # type: ignore[call-arg, arg-type]
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy,
