@@ -191,7 +191,7 @@ def default_time(promises: Promises) -> None:
     torch.set_num_threads(1)
     names: dict[str, ScoreEstimator] = {
         "adaptive": AdaptiveScore(gaussian="ridge"),
-        "adaptive QIS": AdaptiveScore(),
+        "adaptive QIS": AdaptiveScore(gaussian="qis"),
     }
     bounds = {"adaptive": 1.0, "adaptive QIS": 1.3}
     rows: list[tuple[float | str, ...]] = []

@@ -87,12 +87,12 @@ class GaussianPart:
 def candidates() -> list[Candidate]:
     """What is compared on every data set, controls first."""
     return [
-        Candidate("Gaussian ridge", GaussianScore("ridge"), in_grid=True),
-        Candidate("Gaussian qis", GaussianScore("qis"), in_grid=True),
-        Candidate("Gaussian mle", GaussianScore("mle"), in_grid=True),
+        Candidate("Gaussian ridge", GaussianScore(covariance="ridge"), in_grid=True),
+        Candidate("Gaussian qis", GaussianScore(covariance="qis"), in_grid=True),
+        Candidate("Gaussian mle", GaussianScore(covariance="mle"), in_grid=True),
         Candidate("Gaussian part", GaussianPart(), in_grid=True),
         Candidate("adaptive ridge", AdaptiveScore(gaussian="ridge"), control="Gaussian part"),
-        Candidate("adaptive qis", AdaptiveScore(), control="Gaussian qis"),
+        Candidate("adaptive qis", AdaptiveScore(gaussian="qis"), control="Gaussian qis"),
         Candidate("adaptive mle", AdaptiveScore(gaussian="mle"), control="Gaussian mle"),
         Candidate("SSGE .99", SSGE()),
         Candidate("SSGE calibrated", SSGE(calibrate="stein")),

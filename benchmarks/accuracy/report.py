@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.common import Promises, geometric_mean, print_table
 from mige_ext.experiments.common import plots
 
-#: ``AdaptiveScore()``; the information functions take "adaptive ridge".
+#: ``AdaptiveScore(gaussian="qis")``; the information functions take "adaptive ridge".
 DEFAULT = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: Of the default's error to the oracle's, geometric mean over all families, by M.
