@@ -50,7 +50,8 @@ from mige_ext.scores.kernel.nu_method import NuMethod
 from mige_ext.scores.kernel.spectral import FittedFilter, SpectralFilter
 from mige_ext.scores.kernel.ssge import SSGE, FittedSSGE
 from mige_ext.scores.kernel.tikhonov import Stein, Tikhonov
-from mige_ext.scores.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
+from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics
+from mige_ext.scores.landmarks import Landmarks
 from mige_ext.scores.network import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 
 __version__ = "0.1.0"

@@ -138,9 +138,11 @@ class Fitted(ABC):
 
     def _points(self, query: Tensor | None) -> Tensor:
         """The query as :meth:`_score` takes it, or the samples of the fit."""
-        return (
-            self.samples if query is None else self._in_units(prepared_query(query, self.samples))
-        )
+        if query is None:
+            return self.samples
+        _checks.require_query("query", query, self.samples)
+        require_finite(query=query)
+        return self._in_units(query.detach().to(self.samples.dtype))
 
     def _in_units(self, query: Tensor) -> Tensor:
         """A query in the units, and about the origin, of the samples of the fit."""
@@ -277,13 +279,6 @@ def prepared(samples: Tensor) -> Tensor:
     """Samples with their shape and dtype checked, detached, in float32 or float64."""
     _checks.require_samples("samples", samples)
     return at_least_float32(samples.detach())
-
-
-def prepared_query(query: Tensor, samples: Tensor) -> Tensor:
-    """A query checked against the samples of a fit, detached, in the dtype of the fit."""
-    _checks.require_query("query", query, samples)
-    require_finite(query=query)
-    return query.detach().to(samples.dtype)
 
 
 def require_finite(**tensors: Tensor) -> None:

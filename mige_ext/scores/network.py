@@ -159,7 +159,8 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
             loss = terms / self.projections
             loss.sum().backward()
             optimizer.step()
-        return _detached(weights), _detached(biases), loss.detach() / z.shape[-1]
+        weights, biases = (tuple(t.detach() for t in layers) for layers in (weights, biases))
+        return weights, biases, loss.detach() / z.shape[-1]
 
     def _start(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """He's normal weights, equal for every group, with 0 in the last layer: s(z) = −z."""
@@ -200,7 +201,3 @@ def _network_and_slope(
         a = h @ weight + bias
         h, dh = F.softplus(a), torch.sigmoid(a) * (dh @ weight)
     return h @ weights[-1] + biases[-1] - z, dh @ weights[-1] - v
-
-
-def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(t.detach() for t in tensors)

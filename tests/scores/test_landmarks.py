@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import SSGE, Bandwidth, Landmarks, ops, reference
-from mige_ext.scores import landmarks
+from mige_ext.scores import landmark_fit
 from tests.support.accuracy import rounding, same_bits
 from tests.support.inputs import for_each_dtype, normal
 
@@ -118,7 +118,7 @@ def test_tiles_sum_up_to_the_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append(len(seen))
             yield tile
 
-    monkeypatch.setattr(landmarks, "_TILE", 1000)
+    monkeypatch.setattr(landmark_fit, "_TILE", 1000)
     tiled = Landmarks(m=20, rank=15).score(x, progress=progress)
     assert len(seen) > 3 * 4
     assert relative(tiled, whole) <= rounding(x.dtype, 200) * ill(ops.ssge(x)[1], 15) ** 2

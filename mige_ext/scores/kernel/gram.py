@@ -31,6 +31,8 @@ class Gram(ABC):
         q: query points, (..., Q, d); the samples themselves if not given.
     """
 
+    _orders: tuple[int, ...]  # of the derivatives of ψ that every method needs
+
     def __init__(
         self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
     ) -> None:
@@ -38,6 +40,7 @@ class Gram(ABC):
         squares = ops.squared_distances(x) if q is None else ops.squared_distances(q, x)
         # u = s/σ², in place: the pages of another M×M cost more than the division.
         self._u = squares.div_(self._square)
+        self._psi = {order: kernel.psi(self._u, order) for order in self._orders}
         self._x, self._q = _centered(x, q)
 
     @abstractmethod
@@ -56,15 +59,11 @@ class Gram(ABC):
 class DiagonalGram(Gram):
     """The diagonal kernel ``φ(s) I``."""
 
-    def __init__(
-        self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
-    ) -> None:
-        super().__init__(kernel, bandwidth, x, q)
-        self._k = kernel.psi(self._u)
+    _orders = (0,)
 
     def product(self, w: Tensor) -> Tensor:
         """``Σ_j φ(s_ij) w_j``; 2QMd flop."""
-        return self._k @ w
+        return self._psi[0] @ w
 
     def source(self) -> Tensor:
         """``(2/M) (P X − diag(P1) q)``, P = φ'(s) = ψ'(u)/σ²; 2QMd flop."""
@@ -74,28 +73,24 @@ class DiagonalGram(Gram):
 
     def dense(self) -> Tensor:
         """φ(s), (..., Q, M), which is the same for each coordinate."""
-        return self._k
+        return self._psi[0]
 
 
 class CurlFreeGram(Gram):
     """The curl-free kernel ``−2ψ'(u) I − 4ψ''(u) r rᵀ/σ²`` with u = s/σ²."""
 
-    def __init__(
-        self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
-    ) -> None:
-        super().__init__(kernel, bandwidth, x, q)
-        self._first, self._second = kernel.psi(self._u, 1), kernel.psi(self._u, 2)
+    _orders = (1, 2)
 
     def product(self, w: Tensor) -> Tensor:
         """``−2ψ'w − 4(diag(A1) q − A X)/σ²``, ``A = ψ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
-        a = self._second * self._along(w)
+        a = self._psi[2] * self._along(w)
         bent = a.sum(-1, keepdim=True) * self._q - a @ self._x
-        return -2 * (self._first @ w) - bent * (4 / self._square)
+        return -2 * (self._psi[1] @ w) - bent * (4 / self._square)
 
     def source(self) -> Tensor:
         """``(4/Mσ²) (diag(B1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop."""
         m, d = self._x.shape[-2:]
-        b = (d + 2) * self._second + self._u * (2 * self._kernel.psi(self._u, 3))
+        b = (d + 2) * self._psi[2] + self._u * (2 * self._kernel.psi(self._u, 3))
         pulled = b.sum(-1, keepdim=True) * self._q - b @ self._x
         return pulled * (4 / m / self._square)
 
@@ -104,19 +99,19 @@ class CurlFreeGram(Gram):
 
         ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``.
         """
-        energy = -2 * (self._first * self._along(w)).sum(-1)
+        energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
         if b is None:
             return energy
         m, d = self._x.shape[-2:]
-        potential = 2 * d * self._first + self._u * (4 * self._second)
+        potential = 2 * d * self._psi[1] + self._u * (4 * self._psi[2])
         return energy + b.squeeze(-1) * potential.sum(-1) / m
 
     def dense(self) -> Tensor:
         """(..., Qd, Md), rows and columns ordered by point, then coordinate."""
         r = self._q.unsqueeze(-2) - self._x.unsqueeze(-3)
         eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-        bent = (self._second * (4 / self._square)).unsqueeze(-1).unsqueeze(-1)
-        blocks = -2 * self._first.unsqueeze(-1).unsqueeze(-1) * eye
+        bent = (self._psi[2] * (4 / self._square)).unsqueeze(-1).unsqueeze(-1)
+        blocks = -2 * self._psi[1].unsqueeze(-1).unsqueeze(-1) * eye
         blocks = blocks - bent * r.unsqueeze(-1) * r.unsqueeze(-2)
         return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)
 

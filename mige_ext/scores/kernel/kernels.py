@@ -37,7 +37,8 @@ class Kernel(ABC):
 
     def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
         """φ(s), elementwise."""
-        return self.psi(_relative(s, _scalar(bandwidth, s)))
+        sigma = _scalar(bandwidth, s)
+        return self.psi(s / sigma / sigma)  # σ² may be out of range where σ is not
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
         """The derivative of φ of the given order, ``ψ^(order)(s/σ²) σ^(−2 order)``; finite."""
@@ -45,7 +46,7 @@ class Kernel(ABC):
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)
         factor = saturated((1 / sigma / sigma) ** order)
-        return saturated(factor * self.psi(_relative(s, sigma), order))
+        return saturated(factor * self.psi(s / sigma / sigma, order))
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
         """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
@@ -191,10 +192,6 @@ def _require_points(x: Tensor, y: Tensor | None) -> None:
         if y.shape[-1] != x.shape[-1]:
             raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
         require_finite(y=y)
-
-
-def _relative(s: Tensor, sigma: Tensor) -> Tensor:
-    return s / sigma / sigma  # σ² may be out of range where σ is not
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

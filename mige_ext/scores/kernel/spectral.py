@@ -61,6 +61,7 @@ from mige_ext.scores.kernel.kernels import (
     bandwidth_rule,
     require_kernel,
 )
+from mige_ext.scores.kernel.solvers import solve_shifted
 
 _RBF = RBF()
 
@@ -157,40 +158,6 @@ class Solution:
     energy: Tensor
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A solution with the samples, σ and unit of length that it belongs to.
-
-    Attributes:
-        samples: in the unit, (..., M, d).
-        unit: a power of two near σ, (..., 1, 1).
-        bandwidth: σ in the unit, (...); 1 for a group of equal samples.
-        absolute: σ in the units of the caller, (...); 0 for a group of equal samples.
-        solution: in the unit.
-    """
-
-    samples: Tensor
-    unit: Tensor
-    bandwidth: Tensor
-    absolute: Tensor
-    solution: Solution
-
-    def diagnostics(self) -> Diagnostics:
-        """The diagnostics of the solution."""
-        known = self.absolute > 0
-        return Diagnostics(
-            torch.where(known, self.solution.rank, 0),
-            self.absolute,
-            torch.where(known, self.solution.energy, 0.0),
-            self.calibration(),
-        )
-
-    def calibration(self) -> Tensor:
-        """The calibration of the scores, with samples about one of them to keep the digits."""
-        x = saturated(self.samples - self.samples.narrow(-2, 0, 1))
-        return stein_calibration(x, self.solution.scores)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SpectralFilter(FittableEstimator[FittedFilter]):
     """Base class of the spectral filters, with the settings that all of them have.
@@ -223,32 +190,33 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         require_calibrate(self.calibrate)
 
     def _score(self, samples: Tensor) -> Tensor:
-        estimate = self._estimate(samples)
-        scores = estimate.solution.scores
+        x, unit, _, _, solution = self._solution(samples)
+        scores = solution.scores
         if self.calibrate is not None:
-            scores = calibrated(scores, estimate.calibration())
-        return saturated(scores / estimate.unit)
+            scores = calibrated(scores, _calibration(x, scores))
+        return saturated(scores / unit)
 
     def _fit(self, samples: Tensor) -> FittedFilter:
         return self._fit_as(FittedFilter, samples)
 
     def _diagnose(self, samples: Tensor) -> Diagnostics:
-        return self._estimate(samples).diagnostics()
+        x, _, _, absolute, solution = self._solution(samples)
+        return _diagnostics(x, absolute, solution)
 
     def _fit_as(self, kind: type[FilterT], samples: Tensor) -> FilterT:
-        e = self._estimate(samples)
-        diagnostics = e.diagnostics()
-        w, b = e.solution.coefficients, None
-        if e.solution.source_coefficient is not None:
-            known = per_group(e.absolute > 0)
-            b = torch.where(known, e.solution.source_coefficient, torch.zeros_like(e.unit))
+        x, unit, bandwidth, absolute, solution = self._solution(samples)
+        diagnostics = _diagnostics(x, absolute, solution)
+        w, b = solution.coefficients, None
+        if solution.source_coefficient is not None:
+            known = per_group(absolute > 0)
+            b = torch.where(known, solution.source_coefficient, torch.zeros_like(unit))
         if self.calibrate is not None:
             w = calibrated(w, diagnostics.calibration)
             b = None if b is None else calibrated(b, diagnostics.calibration)
-        record = e.samples, w, e.bandwidth, e.unit, diagnostics
-        return kind(*record, b, self.kernel, self.curl_free)
+        return kind(x, w, bandwidth, unit, diagnostics, b, self.kernel, self.curl_free)
 
-    def _estimate(self, samples: Tensor) -> Estimate:
+    def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
+        """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
         require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
         # Division by a power of two near σ is exact, and keeps the squares that matter in range.
@@ -257,7 +225,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         x = in_units(samples, unit)
         with no_autocast(x):
             gram = gram_of(self.kernel, self.curl_free, bandwidth, x)
-            return Estimate(x, unit, bandwidth, absolute, self._solve(gram, gram.source()))
+            return x, unit, bandwidth, absolute, self._solve(gram, gram.source())
 
     @abstractmethod
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
@@ -269,6 +237,22 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         rank = torch.full(g.shape[:-2], m * d if self.curl_free else m, device=g.device)
         ones = torch.ones_like(g.sum((-2, -1)))
         return Solution(-g, -coefficients, -source_coefficient, rank, ones)
+
+    def _solve_shifted(self, gram: Gram, source: Tensor, lam: float) -> Solution:
+        """The filter 1/(μ + λ)."""
+        g = solve_shifted(gram, lam, source)
+        return self._smooth(g, g / (-lam * g.shape[-2]), 1 / lam)
+
+
+def _diagnostics(x: Tensor, bandwidth: Tensor, solution: Solution) -> Diagnostics:
+    known = bandwidth > 0
+    rank, energy = torch.where(known, solution.rank, 0), torch.where(known, solution.energy, 0.0)
+    return Diagnostics(rank, bandwidth, energy, _calibration(x, solution.scores))
+
+
+def _calibration(x: Tensor, scores: Tensor) -> Tensor:
+    """The calibration, with samples about one of them, because an offset would cost digits."""
+    return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
 
 
 def leading(values: Tensor, rank: int | None, enough: Tensor | float) -> Tensor:

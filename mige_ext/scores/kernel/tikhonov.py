@@ -6,20 +6,11 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext.scores.kernel.gram import Gram
-from mige_ext.scores.kernel.solvers import solve_shifted
 from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
 
 
-class _ShiftedFilter(SpectralFilter):
-    """The filter 1/(μ + λ)."""
-
-    def _solve_shifted(self, gram: Gram, source: Tensor, lam: float) -> Solution:
-        g = solve_shifted(gram, lam, source)
-        return self._smooth(g, g / (-lam * g.shape[-2]), 1 / lam)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Tikhonov(_ShiftedFilter):
+class Tikhonov(SpectralFilter):
     """Tikhonov regularization, ``g = −(L + λI)^{−1} ζ``.
 
     At other points ``g(q) = (K(q, X) ĝ/M − ζ(q))/λ`` with ĝ = −g(X).
@@ -49,7 +40,7 @@ class Tikhonov(_ShiftedFilter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stein(_ShiftedFilter):
+class Stein(SpectralFilter):
     """Stein gradient estimator, ``g = −(K + ηI)^{−1} H`` (Li and Turner, ICLR 2018).
 
     It is :class:`Tikhonov` with ``λ = η/M``, which raises the same errors. The paper defines it at

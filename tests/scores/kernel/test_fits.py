@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
 import pytest
@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 import mige_ext as mige
-from mige_ext import (
-    IMQ,
-    SSGE,
-    Landweber,
-    NuMethod,
-    Stein,
-    Tikhonov,
-)
+from mige_ext import IMQ, RBF, Kernel, Tikhonov
 from tests.scores.kernel.cases import (
     D,
     Filter,
@@ -39,12 +32,6 @@ def test_settings_are_values(kind: Filter) -> None:
     assert pickle.loads(pickle.dumps(a)) == a
     with pytest.raises(FrozenInstanceError):
         a.curl_free = True  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("estimator", [Tikhonov, Stein, Landweber, NuMethod, SSGE])
-def test_settings_are_given_by_name_alone(estimator: Any) -> None:
-    with pytest.raises(TypeError, match="positional"):
-        estimator(1)
 
 
 @pytest.mark.parametrize("duplicate", [
@@ -80,6 +67,46 @@ def test_a_state_is_tensors_that_can_be_loaded_as_weights(tmp_path: Any) -> None
     state["kernel"] = torch.tensor(list(b"Matern"), dtype=torch.uint8)
     with pytest.raises(ValueError, match="kernel must be a known Kernel, got 'Matern'"):
         mige.FittedFilter.from_state_dict(state)
+
+
+@dataclass(frozen=True)
+class RationalQuadratic(Kernel):
+    """Rational quadratic kernel, ``(1 + u/2α)^{−α}``, with a setting of its own."""
+
+    alpha: float = 1.0
+    name: str | None = None
+
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        factor = 1.0
+        for k in range(order):
+            factor *= -(self.alpha + k) / (2 * self.alpha)
+        return factor * (1 + u / (2 * self.alpha)) ** (-self.alpha - order)
+
+
+class Unscaled(RBF):
+    """``exp(−u)``, whose bandwidth is another."""
+
+    def psi(self, u: Tensor, order: int = 0) -> Tensor:
+        return (-1.0) ** order * torch.exp(-u)
+
+
+@for_each_value
+def test_a_kernel_with_a_setting_survives_its_state(curl_free: bool) -> None:
+    fitted = Tikhonov(kernel=RationalQuadratic(alpha=0.3), curl_free=curl_free).fit(skewed())
+    twin = mige.FittedFilter.from_state_dict(fitted.state_dict())
+    assert twin.kernel == RationalQuadratic(alpha=0.3)
+    assert torch.equal(twin.score(skewed(7, seed=1)), fitted.score(skewed(7, seed=1)))
+
+
+def test_a_kernel_with_a_setting_that_is_no_number_is_refused_by_its_state() -> None:
+    fitted = Tikhonov(kernel=RationalQuadratic(name="mine")).fit(skewed())
+    with pytest.raises(TypeError, match=r"^kernel\.name must be a tensor, a number .*got 'mine'"):
+        fitted.state_dict()
+
+
+def test_a_kernel_that_is_not_normalized_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^kernel must have .* got 1 and -1 from Unscaled"):
+        Tikhonov(kernel=Unscaled())
 
 
 @for_each_filter

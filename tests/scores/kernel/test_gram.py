@@ -5,14 +5,7 @@ from typing import Any
 import torch
 
 from mige_ext.scores.kernel.gram import gram_of
-from tests.scores.kernel.cases import (
-    D,
-    M,
-    for_each_kernel,
-    for_each_value,
-    skewed,
-    spectrum,
-)
+from tests.scores.kernel.cases import D, M, for_each_kernel, for_each_value, skewed, spectrum
 from tests.support.accuracy import rounding
 from tests.support.inputs import normal
 

@@ -6,25 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext import (
-    IMQ,
-    RBF,
-    Tikhonov,
-    _checks,
-)
+from mige_ext import IMQ, RBF, Tikhonov, _checks
 from mige_ext.scores.kernel.gram import CurlFreeGram
 from mige_ext.scores.kernel.solvers import (
     conjugate_gradient_steps,
     conjugate_gradients,
     solve_shifted,
 )
-from tests.scores.kernel.cases import (
-    D,
-    M,
-    for_each_kernel,
-    relative,
-    skewed,
-)
+from tests.scores.kernel.cases import D, M, for_each_kernel, relative, skewed
 from tests.support.accuracy import rounding
 from tests.support.inputs import for_each_dtype
 

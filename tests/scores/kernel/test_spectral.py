@@ -5,16 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from mige_ext import (
-    IMQ,
-    RBF,
-    SSGE,
-    Landweber,
-    NuMethod,
-    SpectralFilter,
-    Stein,
-    Tikhonov,
-)
+from mige_ext import IMQ, RBF, SSGE, Landweber, NuMethod, SpectralFilter, Stein, Tikhonov
 from tests.scores.kernel.cases import (
     ETA,
     LAM,
