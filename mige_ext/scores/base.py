@@ -75,8 +75,8 @@ def require_estimator(estimator: object) -> None:
 F = TypeVar("F", bound="Fitted")
 
 
-class Fitted(ABC):
-    """A fitted score, which scores any points of the same groups.
+class Fitted:
+    """A fitted score, which scores any points of the same groups at the cost that its class names.
 
     A fit is a frozen record of tensors. It can be pickled, moved by :meth:`to`, and converted for
     ``torch.save(fitted.state_dict(), ...)`` and ``torch.load(..., weights_only=True)``.
@@ -97,9 +97,6 @@ class Fitted(ABC):
 
         Raises:
             ValueError, TypeError: a query that is not such a tensor or not finite.
-
-        Cost:
-            See the class.
         """
         points = self._points(query)
         with no_autocast(points):
@@ -156,7 +153,8 @@ class FittableEstimator(ABC, Generic[F]):
     """An estimator whose score can be fitted to samples and then evaluated at any points.
 
     Scores are computed on detached inputs, in float32 at least, also under autocast. Leading
-    dimensions of the samples are groups: each is estimated independently of the others.
+    dimensions of the samples are groups: each is estimated independently of the others. The class
+    of the estimator names the cost.
     """
 
     def score(self, samples: Tensor) -> Tensor:
@@ -171,9 +169,6 @@ class FittableEstimator(ABC, Generic[F]):
 
         Raises:
             ValueError, TypeError: samples that are not such a tensor or not finite.
-
-        Cost:
-            See the class.
         """
         return self._score(prepared(samples))
 
@@ -188,9 +183,6 @@ class FittableEstimator(ABC, Generic[F]):
 
         Raises:
             ValueError, TypeError: as for :meth:`score`.
-
-        Cost:
-            See the class.
         """
         return self._fit(prepared(samples))
 

@@ -130,29 +130,17 @@ class LandmarkStatistics:
         calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / d
         if e.calibrate is not None:
             coefficients = calibrated(coefficients, calibration)
-        dtype = self.landmarks.dtype
-        kept = weights > 0
-        diagnostics = Diagnostics(
-            rank=kept.sum(-1),
-            bandwidth=self.bandwidth,
-            energy=torch.where(kept, values, 0.0).sum(-1).to(dtype),
-            calibration=calibration.to(dtype),
-        )
-        return FittedLandmarks(
-            self._z.to(dtype),
-            saturated(coefficients).to(dtype),
-            self._sigma.to(dtype),
-            self._unit.to(dtype),
-            diagnostics,
-        )
+        kept, dtype = weights > 0, self.landmarks.dtype
+        energy = torch.where(kept, values, 0.0).sum(-1).to(dtype)
+        diagnostics = Diagnostics(kept.sum(-1), self.bandwidth, energy, calibration.to(dtype))
+        record = self._z, saturated(coefficients), self._sigma, self._unit
+        z, c, sigma, unit = (part.to(dtype) for part in record)
+        return FittedLandmarks(z, c, sigma, unit, diagnostics)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors from which :meth:`Landmarks.resume` continues; for ``torch.save``."""
-        return {
-            "landmarks": self.landmarks,
-            "bandwidth": self.bandwidth,
-            "moments": self.moments.clone(),
-        }
+        moments = self.moments.clone()
+        return {"landmarks": self.landmarks, "bandwidth": self.bandwidth, "moments": moments}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

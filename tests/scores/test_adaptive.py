@@ -85,7 +85,7 @@ def test_a_fit_gives_the_score_at_its_own_samples(
     fitted = estimator.fit(x)
     scores = estimator.score(x.double())
     assert torch.equal(fitted.score(), fitted.score(x))
-    # λ divides what is left of a difference.
+    # λ divides the rounding error of a difference.
     lost = rounding(torch.float64, 60) * (1 + 1 / float(fitted.diagnostics.lam.min()))
     tolerance = lost + torch.finfo(dtype).eps
     assert (fitted.score() - scores).abs().max() <= tolerance * scores.abs().max()

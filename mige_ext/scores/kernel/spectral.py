@@ -30,7 +30,7 @@ Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -136,9 +136,6 @@ class FittedFilter(Fitted):
         return saturated(scores / self.unit)
 
 
-FilterT = TypeVar("FilterT", bound=FittedFilter)
-
-
 @dataclass(frozen=True)
 class Solution:
     """A filter applied to one batch of samples, in the unit of the samples.
@@ -181,6 +178,8 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
     curl_free: bool = False
     calibrate: Calibrate = None
 
+    _fitted: ClassVar[type[FittedFilter]] = FittedFilter
+
     def __post_init__(self) -> None:
         """Checks the arguments."""
         require_kernel(self.kernel)
@@ -196,14 +195,11 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
             scores = calibrated(scores, _calibration(x, scores))
         return saturated(scores / unit)
 
-    def _fit(self, samples: Tensor) -> FittedFilter:
-        return self._fit_as(FittedFilter, samples)
-
     def _diagnose(self, samples: Tensor) -> Diagnostics:
         x, _, _, absolute, solution = self._solution(samples)
         return _diagnostics(x, absolute, solution)
 
-    def _fit_as(self, kind: type[FilterT], samples: Tensor) -> FilterT:
+    def _fit(self, samples: Tensor) -> FittedFilter:
         x, unit, bandwidth, absolute, solution = self._solution(samples)
         diagnostics = _diagnostics(x, absolute, solution)
         w, b = solution.coefficients, None
@@ -213,7 +209,8 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         if self.calibrate is not None:
             w = calibrated(w, diagnostics.calibration)
             b = None if b is None else calibrated(b, diagnostics.calibration)
-        return kind(x, w, bandwidth, unit, diagnostics, b, self.kernel, self.curl_free)
+        record = x, w, bandwidth, unit, diagnostics, b
+        return self._fitted(*record, self.kernel, self.curl_free)
 
     def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
         """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""

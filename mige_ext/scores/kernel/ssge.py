@@ -47,6 +47,8 @@ class SSGE(SpectralFilter):
     threshold: float = 0.99
     rank: int | None = None
 
+    _fitted = FittedSSGE
+
     def __post_init__(self) -> None:
         """Checks the arguments."""
         super().__post_init__()
@@ -61,9 +63,9 @@ class SSGE(SpectralFilter):
             return scores
         return calibrated(scores, stein_calibration(samples, scores))
 
-    def _fit(self, samples: Tensor) -> FittedSSGE:
+    def _fit(self, samples: Tensor) -> FittedFilter:
         if not has_native_product(self.kernel, self.curl_free):
-            return self._fit_as(FittedSSGE, samples)
+            return super()._fit(samples)
         unit, given = unit_of(samples), self._given_bandwidth(samples)
         samples = samples / unit
         scaled = None if given is None else positive(given / unit.squeeze((-2, -1)))

@@ -55,7 +55,7 @@ def test_steps_of_conjugate_gradients_grow_as_the_root_of_the_condition() -> Non
     assert 8 < many / few < 13  # 10, and the logarithm
 
 
-def test_factorised_and_iterated_solutions_agree() -> None:
+def test_factorized_and_iterated_solutions_agree() -> None:
     x = skewed(24, 12)  # iterated for λ = 0.1, by a count of operations
     gram = CurlFreeGram(IMQ(), torch.tensor(5.0).double(), x)
     calls: list[int] = []

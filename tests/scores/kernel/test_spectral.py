@@ -36,8 +36,8 @@ def test_every_filter_is_that_of_the_matrices_as_written(
     x, q = skewed(dtype=dtype), 2 * normal(11, D, dtype=dtype, seed=1) + 1
     estimator = kind.make(kernel=kernel, curl_free=curl_free)
     fitted = estimator.fit(x)
-    # What is added up: ζ times the largest g_λ, or, for a cut, which turns by rounding / gap,
-    # times the inverse of the gap at the cut.
+    # Size of the sum: ζ times the largest g_λ. A cut-off rotates eigenvectors by rounding / gap,
+    # so that its size is ζ times the inverse of the gap.
     mu, zeta = spectrum(kernel, curl_free, x.double())
     j = M * D - (12 if curl_free else 12 * D)
     gain = 1 / (mu[j] - mu[j - 1]) if kind.cut_off else kind.function(mu).max()
@@ -210,7 +210,7 @@ def test_equal_samples_have_score_zero_here_and_elsewhere(
 @for_each_value
 def test_an_offset_costs_no_accuracy(kind: Filter, curl_free: bool) -> None:
     shift = 2.0**20
-    x = (skewed(dtype=torch.float32) + shift) - shift  # what is left of the digits
+    x = (skewed(dtype=torch.float32) + shift) - shift  # rounded as x + shift is
     estimator = kind.make(curl_free=curl_free, kernel=IMQ(), calibrate="stein")
     assert torch.equal(estimator.score(x + shift), estimator.score(x))
     q = x.narrow(0, 0, 5) + 0.25

@@ -275,8 +275,8 @@ def test_diagnostics_are_what_they_are_defined_to_be(dtype: torch.dtype) -> None
     for g in range(3):
         energy = values[g, 40 - int(rank[g]) :].double().sum() / 40
         assert abs(got.energy[g] - energy) <= rounding(dtype, 40)
-        centred = x[g].double() - x[g].double().mean(0)
-        calibration = -(scores[g] * centred).sum(1).mean() / 5
+        centered = x[g].double() - x[g].double().mean(0)
+        calibration = -(scores[g] * centered).sum(1).mean() / 5
         assert abs(got.calibration[g] - calibration) <= rounding(dtype, 40)
 
 
