@@ -777,10 +777,11 @@ def test_bad_calls_leave_no_trace(argument: Argument) -> None:
 
 
 def test_everything_public_is_in_the_table() -> None:
-    # results, a protocol, and bases
+    # results, protocols, base classes, and an instance
     records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
-               mige.NetworkDiagnostics, mige.ScoreEstimator, mige.Fitted, mige.Kernel,
-               mige.SpectralFilter}  # fmt: skip
+               mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
+               mige.Fitted, mige.FittableEstimator, mige.Kernel, mige.SpectralFilter,
+               mige.DEFAULT_ESTIMATOR}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}
     for module in (ops, compat, projection):
         public |= {
