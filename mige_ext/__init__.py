@@ -14,7 +14,7 @@ from typing import Any
 import torch  # noqa: F401  (loads libtorch, to which _C is linked)
 
 try:
-    import mige_ext._C  # noqa: F401  (its import registers the operators)
+    importlib.import_module("mige_ext._C")  # registers the operators
 except ModuleNotFoundError as error:
     raise ImportError(
         "mige_ext is not built: this folder has no compiled module mige_ext._C. Type "
