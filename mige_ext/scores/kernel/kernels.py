@@ -136,7 +136,7 @@ def require_kernel(kernel: object) -> None:
         return
     zero = torch.zeros((), dtype=torch.float64)
     value, slope = (kernel.psi(zero, order).item() for order in (0, 1))
-    if abs(value - 1) > 1e-9 or abs(slope + 0.5) > 1e-9:
+    if abs(value - 1) > 1e-6 or abs(slope + 0.5) > 1e-6:
         raise ValueError(
             "kernel must have psi(0) = 1 and psi'(0) = -1/2, which define the bandwidth, "
             f"got {value:g} and {slope:g} from {kernel!r}"
