@@ -8,7 +8,9 @@
 Wen et al., "Mutual Information Gradient Estimation for Representation Learning", ICLR 2020.
 """
 
+import importlib
 import sys
+from typing import Any
 
 # ``python -m mige_ext`` imports this package first. Its help must not wait for torch.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mige_ext":
@@ -16,38 +18,66 @@ if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mige_ext":
 
     before_torch_loads()
 
-import torch  # noqa: F401  (loads libtorch, which _C is linked to)
+import torch  # (loads libtorch, to which _C is linked)
 
 try:
-    from mige_ext import _C  # noqa: F401  (its import registers the operators)
+    importlib.import_module("mige_ext._C")  # registers the operators
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "mige_ext is not built: this folder has no compiled module mige_ext._C. Type "
+        "`pip install --no-build-isolation -e .` in the source tree, or change to another folder "
+        "if mige_ext is installed and the source tree hides it."
+    ) from error
 except ImportError as error:
     raise ImportError(
-        f"mige_ext._C, the compiled part of mige_ext, could not be loaded ({error}). Build it with "
-        "`pip install --no-build-isolation -e .` in the source tree. If mige_ext is installed "
-        "already, the source tree in the current directory hides it: change the directory."
+        f"mige_ext._C, the compiled part of mige_ext, does not load under torch {torch.__version__}: "
+        f"{error}. With torch 2.11 or newer, type `pip install --no-build-isolation -e .` in the "
+        "source tree to build it again."
     ) from error
 
-from mige_ext.information import encoder_information, entropy, mutual_information
+from mige_ext.information import (
+    DEFAULT_ESTIMATOR,
+    encoder_information,
+    entropy,
+    mutual_information,
+)
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
-from mige_ext.scores.base import Diagnostics, Fitted, ScoreEstimator
-from mige_ext.scores.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
-from mige_ext.scores.kernel.filters import (
-    SSGE,
-    FittedSSGE,
-    Landweber,
-    NuMethod,
-    Stein,
-    Tikhonov,
+from mige_ext.scores.base import (
+    Diagnostics,
+    DistributedScoreEstimator,
+    FittableEstimator,
+    Fitted,
+    ScoreEstimator,
 )
+from mige_ext.scores.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
 from mige_ext.scores.kernel.kernels import IMQ, RBF, Bandwidth, Kernel
+from mige_ext.scores.kernel.landweber import Landweber
+from mige_ext.scores.kernel.nu_method import NuMethod
 from mige_ext.scores.kernel.spectral import FittedFilter, SpectralFilter
-from mige_ext.scores.landmarks import FittedLandmarks, Landmarks, LandmarkStatistics
+from mige_ext.scores.kernel.ssge import SSGE, FittedSSGE
+from mige_ext.scores.kernel.tikhonov import Stein, Tikhonov
+from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics
+from mige_ext.scores.landmarks import Landmarks
 from mige_ext.scores.network import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 
 __version__ = "0.1.0"
 
+#: Public modules; ``mige_ext.bounds`` and the like are imported when they are first used.
+_MODULES = (
+    "bounds",
+    "compat",
+    "distributed",
+    "experiments",
+    "information",
+    "ops",
+    "projection",
+    "reference",
+    "scores",
+)
+
 __all__ = [
+    "DEFAULT_ESTIMATOR",
     "IMQ",
     "RBF",
     "SSGE",
@@ -55,6 +85,8 @@ __all__ = [
     "AdaptiveScore",
     "Bandwidth",
     "Diagnostics",
+    "DistributedScoreEstimator",
+    "FittableEstimator",
     "Fitted",
     "FittedAdaptive",
     "FittedFilter",
@@ -80,3 +112,13 @@ __all__ = [
     "entropy",
     "mutual_information",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"mige_ext.{name}")
+    raise AttributeError(f"module 'mige_ext' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES, "__version__"])

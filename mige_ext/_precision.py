@@ -1,4 +1,4 @@
-"""Which numbers are computed with: float32 at least, whatever autocast says, and a fair unit."""
+"""Precision: float32 at least, no autocast, units of length that keep squares in range."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,15 +13,20 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products keep the dtype of x."""
-    if x.device.type == "meta":  # which knows no autocast
+    if x.device.type == "meta":  # autocast does not exist there
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+def per_group(x: Tensor) -> Tensor:
+    """One value for each group, to broadcast over samples and dimensions: (...) -> (..., 1, 1)."""
+    return x.unsqueeze(-1).unsqueeze(-1)
 
 
 def unit_of(x: Tensor) -> Tensor:
     """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1).
 
-    Dividing by it is exact, and brings x near 1.
+    Division by it is exact and brings x near 1.
     """
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
@@ -35,7 +40,7 @@ def power_of_two(x: Tensor) -> Tensor:
 
 
 def in_units(x: Tensor, unit: Tensor) -> Tensor:
-    """``x / unit``, the largest finite number where that is beyond the range."""
+    """``x / unit``, with the largest finite numbers in place of infinities."""
     return saturated(x / unit)
 
 
@@ -45,12 +50,12 @@ def saturated(x: Tensor) -> Tensor:
 
 
 def positive(x: Tensor) -> Tensor:
-    """The smallest and the largest normal numbers in place of what lies beyond them."""
+    """X within the range of positive normal numbers."""
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns in units of powers of two and about their first entries: neither costs digits.
+    """Columns in units of powers of two and about their first entries, which costs no digits.
 
     Args:
         samples: (..., M, d).
@@ -65,8 +70,8 @@ def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x - origin, origin, unit
 
 
-def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean m, ``(x − m) / σ`` and σ, over M, of columns; 0 where one is constant about 0."""
+def standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean m, ``(x − m) / σ`` and σ of the columns, with σ over M; 0 in a constant column."""
     first = x.narrow(-2, 0, 1)
     y = x - first  # 0 exactly where a column is constant
     shift = y.mean(-2, keepdim=True)

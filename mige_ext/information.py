@@ -48,8 +48,8 @@ from mige_ext.scores.base import ScoreEstimator, require_estimator, stein_sum
 if TYPE_CHECKING:  # which a torch built without its distributed part does not have
     from torch.distributed import ProcessGroup
 
-#: Its gradients of information are less biased than with the Gaussian part of the best scores.
-DEFAULT_ESTIMATOR = AdaptiveScore(gaussian="ridge")
+#: The estimator that the information functions use if none is given.
+DEFAULT_ESTIMATOR = AdaptiveScore()
 
 
 def entropy(

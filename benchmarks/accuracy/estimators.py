@@ -52,9 +52,9 @@ class GaussianPart:
 def candidates() -> list[Candidate]:
     """The estimators of every table, controls first."""
     return [
-        Candidate("Gaussian ridge", GaussianScore("ridge"), in_grid=True),
-        Candidate("Gaussian qis", GaussianScore("qis"), in_grid=True),
-        Candidate("Gaussian mle", GaussianScore("mle"), in_grid=True),
+        Candidate("Gaussian ridge", GaussianScore(covariance="ridge"), in_grid=True),
+        Candidate("Gaussian qis", GaussianScore(covariance="qis"), in_grid=True),
+        Candidate("Gaussian mle", GaussianScore(covariance="mle"), in_grid=True),
         Candidate("Gaussian part", GaussianPart(), in_grid=True),
         Candidate("adaptive ridge", AdaptiveScore(gaussian="ridge"), control="Gaussian part"),
         Candidate("adaptive qis", AdaptiveScore(gaussian="qis"), control="Gaussian qis"),

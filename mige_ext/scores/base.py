@@ -1,83 +1,217 @@
-"""What score estimators share: ``∇ log q`` of a density known by its samples alone."""
+"""What every score estimator has in common: protocols, base classes, and Stein's calibration."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from types import NoneType
-from typing import (
-    Any,
-    Protocol,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext._precision import at_least_float32, saturated
+from mige_ext._precision import at_least_float32, no_autocast, per_group, saturated
+from mige_ext.scores.records import moved, pack, summary, unpack
+
+Calibrate = Literal["stein"] | None
+
+# --- protocols ------------------------------------------------------------------------------------
 
 
 @runtime_checkable
 class ScoreEstimator(Protocol):
-    """What the information functions ask of an estimator."""
+    """What the information functions need of an estimator."""
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples themselves: (..., M, d) -> (..., M, d), without a gradient."""
         ...
 
 
-FittedT = TypeVar("FittedT", bound="Fitted")
+@runtime_checkable
+class DistributedScoreEstimator(ScoreEstimator, Protocol):
+    """A score estimator that reduces the samples of several processes to sums.
+
+    The information functions call :meth:`score_distributed` where an estimator has it. They gather
+    the samples of all processes for every other estimator.
+    """
+
+    def score_distributed(
+        self, samples: Tensor, *, offset: int, total: int, all_reduce: Callable[[Tensor], object]
+    ) -> Tensor:
+        """Scores at the samples of this process, of the density of the samples of all processes.
+
+        Args:
+            samples: the samples of this process, (..., M_r, d) with M_r >= 0: rows ``offset`` to
+                ``offset + M_r`` of the (..., M, d) that all processes hold together.
+            offset: number of samples on the processes before this one.
+            total: M, the number of samples on all processes.
+            all_reduce: sums a tensor over all processes, in place. Every process calls it equally
+                often, with tensors of the same shapes and dtypes.
+
+        Returns:
+            (..., M_r, d), without a gradient: the rows of the scores that one process would compute
+            from all samples.
+        """
+        ...
+
+
+class AdditiveStatistics(Protocol):
+    """Sums over samples: the sums of two processes may be added.
+
+    Attributes:
+        moments: the sums, one tensor.
+    """
+
+    moments: Tensor
+
+
+def require_estimator(estimator: object) -> None:
+    """Refuses an object without a method ``score``."""
+    if isinstance(estimator, type) or not isinstance(estimator, ScoreEstimator):
+        raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
+
+
+# --- base classes ---------------------------------------------------------------------------------
+
+F = TypeVar("F", bound="Fitted")
 
 
 class Fitted:
-    """What a fit gives: a frozen record of tensors that scores any points of the same groups.
+    """A fitted score, which scores any points of the same groups at the cost that its class names.
 
-    Fits can be pickled, and taken apart into tensors and put together again, for
+    A fit is a frozen record of tensors. It can be pickled, moved by :meth:`to`, and converted for
     ``torch.save(fitted.state_dict(), ...)`` and ``torch.load(..., weights_only=True)``.
     """
 
+    samples: Tensor
+    diagnostics: Any
+
     def score(self, query: Tensor | None = None) -> Tensor:
-        """Scores at a query (..., Q, d), or at the samples of the fit: (..., Q, d)."""
-        raise NotImplementedError
+        """Scores at other points, ``∇ log q(query)``.
+
+        Args:
+            query: (..., Q, d), with the leading dimensions and the device of the samples; the
+                samples themselves if not given.
+
+        Returns:
+            (..., Q, d), without a gradient, in the dtype of the fit.
+
+        Raises:
+            ValueError, TypeError: a query that is not such a tensor or not finite.
+        """
+        points = self._points(query)
+        with no_autocast(points):
+            return self._score(points)
+
+    def to(self: F, device: torch.device | str) -> F:
+        """The same fit with all tensors on a device."""
+        return moved(self, device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything in the record as tensors by name, ``diagnostics.bandwidth`` among them."""
-        return _pack(self)
+        """All tensors and settings of the fit as tensors by name, such as ``diagnostics.rank``.
+
+        Raises:
+            TypeError: a setting that cannot be stored, such as a kernel with a field that is no
+                number.
+        """
+        return pack(self, type(self))
 
     @classmethod
-    def from_state_dict(cls: type[FittedT], state: Mapping[str, Tensor]) -> FittedT:
-        """The record that :meth:`state_dict` took apart.
+    def from_state_dict(cls: type[F], state: Mapping[str, Tensor]) -> F:
+        """The fit that :meth:`state_dict` converted.
 
         Args:
             state: tensors by name, on any device.
 
         Raises:
             KeyError: a name that is missing.
+            ValueError: a kernel that is not defined.
         """
-        return _unpack(cls, state, "")
+        fitted: F = unpack(cls, state)
+        return fitted
+
+    def __repr__(self) -> str:
+        """The class, shape, dtype, device, settings and diagnostics, in one line."""
+        return summary(self)
+
+    def _points(self, query: Tensor | None) -> Tensor:
+        """The query as :meth:`_score` takes it, or the samples of the fit."""
+        if query is None:
+            return self.samples
+        _checks.require_query("query", query, self.samples)
+        require_finite(query=query)
+        return self._in_units(query.detach().to(self.samples.dtype))
+
+    def _in_units(self, query: Tensor) -> Tensor:
+        """A query in the units, and about the origin, of the samples of the fit."""
+        return query
+
+    def _score(self, points: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-def require_estimator(estimator: object) -> None:
-    """Anything with a method ``score``."""
-    if isinstance(estimator, type) or not isinstance(estimator, ScoreEstimator):
-        raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
+class FittableEstimator(ABC, Generic[F]):
+    """An estimator whose score can be fitted to samples and then evaluated at any points.
+
+    Scores are computed on detached inputs, in float32 at least, also under autocast. Leading
+    dimensions of the samples are groups: each is estimated independently of the others. The class
+    of the estimator names the cost.
+    """
+
+    def score(self, samples: Tensor) -> Tensor:
+        """Scores at the samples, ``∇ log q(samples)``.
+
+        Args:
+            samples: (..., M, d) with M >= 2, floating point.
+
+        Returns:
+            (..., M, d), without a gradient; float64 for float64 samples, else float32. Zero for a
+            group whose samples are all equal.
+
+        Raises:
+            ValueError, TypeError: samples that are not such a tensor or not finite.
+        """
+        return self._score(prepared(samples))
+
+    def fit(self, samples: Tensor) -> F:
+        """Fits the score, so that it can be evaluated at any points.
+
+        Args:
+            samples: as for :meth:`score`.
+
+        Returns:
+            The fit, which keeps its own copy of what it needs of the samples.
+
+        Raises:
+            ValueError, TypeError: as for :meth:`score`.
+        """
+        return self._fit(prepared(samples))
+
+    def diagnose(self, samples: Tensor) -> Any:
+        """The diagnostics of :meth:`score`, which has the same arguments, errors and cost."""
+        return self._diagnose(prepared(samples))
+
+    @abstractmethod
+    def _fit(self, samples: Tensor) -> F: ...
+
+    def _score(self, samples: Tensor) -> Tensor:
+        return self._fit(samples).score()
+
+    def _diagnose(self, samples: Tensor) -> Any:
+        return self._fit(samples).diagnostics
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnostics:
-    """What a kernel estimate says about itself, one value for each group of samples, (...).
+    """Diagnostics of a kernel estimate, one value for each group of samples, (...).
 
     Attributes:
-        rank: J, the number of eigenvalues kept, all M (Md if curl-free) where the filter is smooth;
-            0 where all samples are equal and σ is not given.
+        rank: J, the number of eigenvalues kept. A smooth filter keeps all M (Md if curl-free). 0
+            where all samples are equal and σ is not given.
         bandwidth: σ, in the units of the samples.
         energy: share of trace(K) that the kept eigenvalues hold.
-        calibration: ``−mean(Σ s·(z − m)) / d`` of the estimate before any correction. Stein's
-            identity makes it 1 for the true score; kernel estimates are shrunk and stay below, the
-            more so the fewer samples there are for the dimension.
+        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction, see
+            :func:`stein_calibration`. Kernel estimates are shrunk and stay below 1, the more so the
+            fewer samples there are for the dimension.
     """
 
     rank: Tensor
@@ -86,10 +220,13 @@ class Diagnostics:
     calibration: Tensor
 
 
+# --- calibration ----------------------------------------------------------------------------------
+
+
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     """``−mean(Σ s·(z − m)) / d`` for each group: 1 for the true score, by Stein's identity.
 
-    d counts the columns that vary: a constant one has no density.
+    d counts the columns that vary, because a constant column has no density.
 
     Args:
         samples: (..., M, d).
@@ -105,82 +242,39 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
     """``Σ s·(z − m)`` over the samples and dimensions of each group, (..., M, d) twice -> (...).
 
-    z − m is halved, and s doubled, because a difference of finite numbers need not be finite.
+    z − m is halved, and s doubled, because a difference of finite numbers may overflow.
     """
     half_mean = (samples / (2 * samples.shape[-2])).sum(-2, keepdim=True)
     return ((samples / 2 - half_mean) * scores * 2).sum((-2, -1))
 
 
 def require_calibrate(calibrate: object) -> None:
-    """What ``calibrate`` may be."""
+    """Refuses a value of ``calibrate`` other than "stein" and None."""
     if calibrate is not None and calibrate != "stein":
         raise ValueError(f'calibrate must be "stein" or None, got {calibrate!r}')
 
 
 def calibrated(values: Tensor, calibration: Tensor) -> Tensor:
     """Scores or coefficients (..., *, *) divided by the calibration of their group, (...)."""
-    # Not positive where there is nothing to calibrate: equal samples, whose score is 0.
-    factor = torch.where(calibration > 0, calibration, 1.0)
-    return saturated(values / factor.unsqueeze(-1).unsqueeze(-1))
+    return saturated(values / calibration_factor(calibration))
+
+
+def calibration_factor(calibration: Tensor) -> Tensor:
+    """The calibration as a positive divisor, (...) -> (..., 1, 1); 1 for equal samples."""
+    return per_group(torch.where(calibration > 0, calibration, 1.0))
+
+
+# --- arguments ------------------------------------------------------------------------------------
 
 
 def prepared(samples: Tensor) -> Tensor:
-    """Checked, detached, in float32 or float64."""
+    """Samples with their shape and dtype checked, detached, in float32 or float64."""
     _checks.require_samples("samples", samples)
     return at_least_float32(samples.detach())
 
 
-def prepared_query(query: Tensor, samples: Tensor) -> Tensor:
-    """Checked against the samples of a fit, detached, in the dtype of the fit."""
-    _checks.require_query("query", query, samples)
-    if _checks.looking_is_free(query):
-        _checks.require_finite(query=query)
-    return query.detach().to(samples.dtype)
-
-
-# --- records as tensors ---------------------------------------------------------------------------
-
-
-def _pack(value: Any, name: str = "") -> dict[str, Tensor]:
-    if value is None:
-        return {}
-    if isinstance(value, Tensor):
-        return {name: value}
-    if isinstance(value, bool | int | float):
-        return {name: torch.tensor(value)}
-    if isinstance(value, tuple):
-        parts = {str(i): part for i, part in enumerate(value)}
-    elif fields(value):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
-    else:  # a value without state, such as a kernel: its name, in UTF-8
-        return {name: torch.tensor(list(type(value).__name__.encode()), dtype=torch.uint8)}
-    packed: dict[str, Tensor] = {}
-    for key, part in parts.items():
-        packed |= _pack(part, f"{name}.{key}" if name else key)
-    return packed
-
-
-def _unpack(hint: Any, state: Mapping[str, Tensor], name: str) -> Any:
-    choices = get_args(hint)
-    if NoneType in choices:
-        known = any(key == name or key.startswith(f"{name}.") for key in state)
-        return _unpack(choices[0], state, name) if known else None
-    if hint is Tensor:
-        return state[name]
-    if hint in (bool, int, float):
-        return hint(state[name].item())
-    prefix = f"{name}." if name else ""
-    if get_origin(hint) is tuple:
-        count = sum(key.startswith(prefix) for key in state)  # of tensors alone
-        return tuple(_unpack(choices[0], state, f"{prefix}{i}") for i in range(count))
-    if is_dataclass(hint) and fields(hint):
-        make: Any = hint
-        hints = get_type_hints(hint)
-        return make(
-            **{f.name: _unpack(hints[f.name], state, prefix + f.name) for f in fields(hint)}
-        )
-    wanted = bytes(state[name].tolist()).decode()
-    for kind in hint.__subclasses__():
-        if kind.__name__ == wanted:
-            return kind()
-    raise ValueError(f"{name} must be a known {hint.__name__}, got {wanted!r}")
+def require_finite(**tensors: Tensor) -> None:
+    """Refuses NaN and infinity by name, where values can be read without a stall."""
+    for name, tensor in tensors.items():
+        if _checks.looking_is_free(tensor):
+            _checks.require_finite(**{name: tensor})

@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mige_ext import _checks
-from mige_ext._precision import about_origin, in_units, no_autocast, saturated, standardised
-from mige_ext.scores.base import Fitted, prepared, prepared_query, stein_calibration
+from mige_ext._precision import about_origin, in_units, no_autocast, saturated, standardized
+from mige_ext.scores.base import FittableEstimator, Fitted, require_finite, stein_calibration
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkDiagnostics:
-    """What a trained score says about itself, one value for each group of samples, (...).
+    """Diagnostics of a trained score, one value for each group of samples, (...).
 
     Attributes:
-        loss: the objective over d in the last step; −1/2 for a normal distribution and the true
-            score, far below where the network has learned the samples by heart.
+        loss: the objective over d in the last step. It is −1/2 for a normal distribution and the
+            true score, and far below for a network that has memorized the samples.
         calibration: ``−mean(Σ s·(z − m)) / d``; 1 for the true score.
     """
 
@@ -27,11 +27,12 @@ class NetworkDiagnostics:
     calibration: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FittedNetwork(Fitted):
     """A trained score, ``g(q) = s((q − m)/D)/D`` with ``s(z) = −z + network(z)``.
 
-    All but the diagnostics is in units of length that are powers of two, and about an origin.
+    All tensors but the diagnostics are in units of length that are powers of two, and about an
+    origin.
 
     Attributes:
         samples: (..., M, d).
@@ -41,7 +42,10 @@ class FittedNetwork(Fitted):
         biases: of the layers, (..., 1, outputs) each.
         origin: (..., 1, d).
         unit: of each column, (..., 1, d).
-        diagnostics: about the estimate.
+        diagnostics: of the estimate.
+
+    Cost:
+        A score takes 2Q flop a weight.
     """
 
     samples: Tensor
@@ -53,59 +57,49 @@ class FittedNetwork(Fitted):
     unit: Tensor
     diagnostics: NetworkDiagnostics
 
-    def score(self, query: Tensor | None = None) -> Tensor:
-        """Scores at other points.
+    def _in_units(self, query: Tensor) -> Tensor:
+        return in_units(query, self.unit) - self.origin
 
-        Args:
-            query: (..., Q, d), leading dimensions and device as the samples; the samples themselves
-                if not given.
-
-        Returns:
-            (..., Q, d), without a gradient, in the dtype of the fit.
-
-        Raises:
-            ValueError, TypeError: a query that is not such a tensor or not finite.
-
-        Cost:
-            2Q flop a weight.
-        """
-        points = self.samples
-        if query is not None:
-            points = in_units(prepared_query(query, self.samples), self.unit) - self.origin
+    def _score(self, points: Tensor) -> Tensor:
         inverse = torch.where(self.deviation > 0, 1 / self.deviation, 0.0)
-        limit = torch.finfo(points.dtype).max ** 0.25  # no product of a sum overflows
-        with torch.no_grad(), no_autocast(points):
-            z = ((points - self.mean) * inverse).clamp(-limit, limit)
-            s = _network(z, self.weights, self.biases)
-            return saturated(saturated(s * inverse) / self.unit)
+        limit = torch.finfo(points.dtype).max ** 0.25  # no product overflows
+        z = ((points - self.mean) * inverse).clamp(-limit, limit)
+        s = _network(z, self.weights, self.biases)
+        return saturated(saturated(s * inverse) / self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlicedScoreMatching:
+class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     """Sliced score matching with a small network (Song, Garg, Shi, Ermon, UAI 2019).
 
-    Minimises ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v, whose expectation is Hyvärinen's objective
-    up to a constant; ``½‖s‖²`` in place of its second term has less variance. The score is that of
-    standardised samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on all
-    samples at once. The objective has no lower bound on finitely many samples: more steps are not
-    better, and few hundred samples ask for few steps.
+    Minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. Its expectation is Hyvärinen's objective up
+    to a constant, and ``½‖s‖²`` in place of the second term has less variance. The score is that of
+    standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on all
+    samples at once. The objective has no lower bound on finitely many samples, so that a network
+    that trains for too many steps memorizes them: some hundred samples need few steps.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)
         >>> mige.SlicedScoreMatching(steps=10).score(x).shape
         torch.Size([64, 2])
 
-    Each group trains a network of its own; the seed alone decides the start and every v, so that a
-    group does not see the others, and torch's random state is neither read nor changed.
+    Each group trains its own network. The start and every v depend on the seed alone, so that
+    groups are independent, and torch's random state is neither read nor changed. Training also
+    works under ``torch.no_grad`` and ``torch.inference_mode``. ``torch.compile`` cannot trace it,
+    which raises RuntimeError.
+    The score is zero in a column whose values are all equal.
 
     Args:
         hidden: units of a hidden layer.
-        layers: hidden layers.
-        steps: of Adam.
-        learning_rate: of Adam, which falls to 0 as a half cosine.
-        projections: v of each sample in each step, uniform on {−1, 1}^d.
-        variance_reduced: whether the second term is ``½‖s‖²``, or ``½(s·v)²``.
+        layers: number of hidden layers.
+        steps: number of steps of Adam.
+        learning_rate: of Adam, at the start; it decays to 0 as a half cosine.
+        projections: number of v for each sample and step, uniform on {−1, 1}^d.
+        variance_reduced: whether the second term is ``½‖s‖²`` or ``½(s·v)²``.
         seed: of the start and of v.
+
+    Cost:
+        About 12 flop for each step, sample, projection and weight.
     """
 
     hidden: int = 64
@@ -127,43 +121,19 @@ class SlicedScoreMatching:
             )
         _checks.require_seed(self.seed)
 
-    def score(self, samples: Tensor) -> Tensor:
-        """Trains, and scores at the samples: ``fit(samples).score()``.
-
-        Args:
-            samples: (..., M, d) with M >= 2, floating point.
-
-        Returns:
-            (..., M, d), without a gradient; float64 for float64 samples, else float32. Zero in a
-            column whose values are all equal.
-
-        Raises:
-            ValueError, TypeError: samples that are not such a tensor or not finite.
-            RuntimeError: under ``torch.compile``, which cannot trace the training.
-
-        Cost:
-            About 12 flop a step, sample, projection and weight, also under ``torch.no_grad`` and
-            ``torch.inference_mode``: it trains in a mode of its own.
-        """
-        return self.fit(samples).score()
-
-    def fit(self, samples: Tensor) -> FittedNetwork:
-        """Trains the score; takes and raises what :meth:`score` does."""
+    def _fit(self, samples: Tensor) -> FittedNetwork:
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 "SlicedScoreMatching trains a network and cannot be compiled: call it outside"
             )
-        samples = prepared(samples)
-        if _checks.looking_is_free(samples):
-            _checks.require_finite(samples=samples)
+        require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
-        mean, z, deviation = standardised(x)
+        mean, z, deviation = standardized(x)
         with no_autocast(z):
-            # Inference tensors cannot be trained with: z is copied into a mode where all can.
+            # Inference tensors cannot be trained with, so z is copied outside inference mode.
             with torch.inference_mode(False), torch.enable_grad():
                 weights, biases, loss = self._train(z.clone())
-            with torch.no_grad():
-                calibration = stein_calibration(z, _network(z, weights, biases))
+            calibration = stein_calibration(z, _network(z, weights, biases))
         if _checks.looking_is_free(loss) and not loss.isfinite().all():
             raise ValueError(
                 f"learning_rate must keep the loss finite over {self.steps} steps, "
@@ -173,7 +143,7 @@ class SlicedScoreMatching:
         return FittedNetwork(x, mean, deviation, weights, biases, origin, unit, diagnostics)
 
     def _train(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """Weights, biases, and the last loss of each group over d, for standardised samples."""
+        """Weights, biases, and the last loss over d of each group, for standardized samples."""
         weights, biases = self._start(z)
         optimizer = torch.optim.Adam([*weights, *biases], lr=float(self.learning_rate))
         generator = torch.Generator(z.device).manual_seed(int(self.seed))
@@ -189,10 +159,11 @@ class SlicedScoreMatching:
             loss = terms / self.projections
             loss.sum().backward()
             optimizer.step()
-        return _detached(weights), _detached(biases), loss.detach() / z.shape[-1]
+        weights, biases = (tuple(t.detach() for t in layers) for layers in (weights, biases))
+        return weights, biases, loss.detach() / z.shape[-1]
 
     def _start(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """He's normal weights, but 0 in the last layer: s(z) = −z. The same for every group."""
+        """He's normal weights, equal for every group, with 0 in the last layer: s(z) = −z."""
         generator = torch.Generator().manual_seed(int(self.seed))
         sizes = [z.shape[-1], *[int(self.hidden)] * self.layers, z.shape[-1]]
         weights, biases = [], []
@@ -224,13 +195,9 @@ def _network(z: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...])
 def _network_and_slope(
     z: Tensor, v: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """s(z) and its derivative along v, both in one pass forward."""
+    """s(z) and its derivative along v, in one forward pass."""
     h, dh = z, v
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         a = h @ weight + bias
         h, dh = F.softplus(a), torch.sigmoid(a) * (dh @ weight)
     return h @ weights[-1] + biases[-1] - z, dh @ weights[-1] - v
-
-
-def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(t.detach() for t in tensors)

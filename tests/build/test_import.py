@@ -45,9 +45,31 @@ def test_import_without_the_compiled_module_says_what_to_run(tmp_path: Path) -> 
     )
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: mige_ext._C, the compiled part of mige_ext")
+    assert last.startswith("ImportError: mige_ext is not built")
     assert "pip install --no-build-isolation -e ." in last
-    assert "change the directory" in last
+    assert "circular import" not in result.stderr
+
+
+def test_modules_are_attributes_without_an_import_and_load_when_they_are_used() -> None:
+    code = (
+        "import sys, mige_ext as mige; print('mige_ext.bounds' in sys.modules);"
+        "print(mige.bounds.__name__, mige.compat.__name__, mige.experiments.__name__)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert result.stdout.split() == [
+        "False", "mige_ext.bounds", "mige_ext.compat", "mige_ext.experiments"
+    ]  # fmt: skip
+    with pytest.raises(AttributeError, match="no attribute 'bound'"):
+        _ = mige_ext.bound
+
+
+def test_completion_shows_public_names_alone() -> None:
+    names = dir(mige_ext)
+    assert {*mige_ext.__all__, "bounds", "ops", "__version__"} <= set(names)
+    assert not {"torch", "gram", "solvers", "importlib", "Any"} & set(names)
 
 
 def test_import_loads_neither_the_oracle_nor_the_experiments() -> None:

@@ -37,7 +37,7 @@ from mige_ext.experiments.toy.methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.scores.kernel.filters import SSGE
+from mige_ext.scores.kernel.ssge import SSGE
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "authors_release_fp64.npz"
 SMALL = Settings(seeds=2, points=4, samples=64, steps=2)

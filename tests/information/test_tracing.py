@@ -26,11 +26,11 @@ ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "calibrated": SSGE(calibrate="stein"),
     "rank": SSGE(rank=3, bandwidth=2.0),
     "rule": SSGE(bandwidth=mige.Bandwidth(0.3, 2.0)),
-    "adaptive": mige.AdaptiveScore(),
+    "adaptive": mige.AdaptiveScore(gaussian="qis"),
     "adaptive-qis": mige.AdaptiveScore(gaussian="qis", calibrate="stein"),
     "gaussian": mige.GaussianScore(),
-    "gaussian-qis": mige.GaussianScore("qis"),
-    "gaussian-mle": mige.GaussianScore("mle"),
+    "gaussian-qis": mige.GaussianScore(covariance="qis"),
+    "gaussian-mle": mige.GaussianScore(covariance="mle"),
     "imq": SSGE(kernel=mige.IMQ()),
     "curl-free": SSGE(curl_free=True),
     "tikhonov": mige.Tikhonov(calibrate="stein"),
@@ -80,15 +80,17 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "fit-query": lambda x, z: SSGE(calibrate="stein").fit(z).score(z.narrow(-2, 0, 7)),
     "fit-bandwidth": lambda x, z: SSGE(bandwidth=2.0).fit(z).score(z.narrow(-2, 0, 7)),
     "landmarks-query": lambda x, z: mige.Landmarks(m=8).fit(z).score(z.narrow(-2, 0, 7)),
-    "fit-adaptive": lambda x, z: mige.AdaptiveScore().fit(z).score(z.narrow(-2, 0, 7)),
+    "fit-adaptive": lambda x, z: (
+        mige.AdaptiveScore(gaussian="qis").fit(z).score(z.narrow(-2, 0, 7))
+    ),
     "fit-cut-off": lambda x, z: SSGE(kernel=mige.IMQ(), curl_free=True).fit(z).score(),
     "fit-curl-free": lambda x, z: (
-        mige.Tikhonov(0.1, curl_free=True, calibrate="stein").fit(z).energy(z.narrow(-2, 0, 7))
+        mige.Tikhonov(lam=0.1, curl_free=True, calibrate="stein").fit(z).energy(z.narrow(-2, 0, 7))
     ),
-    "landweber": lambda x, z: mige.Landweber(3, kernel=mige.IMQ()).fit(z).score(z),
-    "nu-method": lambda x, z: mige.NuMethod(3, curl_free=True, bandwidth=2.0).fit(z).score(z),
-    "qis": lambda x, z: mige.GaussianScore("qis").fit(z).score(z.narrow(-2, 0, 7)),
-    "mle": lambda x, z: mige.GaussianScore("mle").fit(z).energy(z.narrow(-2, 0, 7)),
+    "landweber": lambda x, z: mige.Landweber(steps=3, kernel=mige.IMQ()).fit(z).score(z),
+    "nu-method": lambda x, z: mige.NuMethod(steps=3, curl_free=True, bandwidth=2.0).fit(z).score(z),
+    "qis": lambda x, z: mige.GaussianScore(covariance="qis").fit(z).score(z.narrow(-2, 0, 7)),
+    "mle": lambda x, z: mige.GaussianScore(covariance="mle").fit(z).energy(z.narrow(-2, 0, 7)),
     "imq": lambda x, z: mige.IMQ()(at_least_float32(z), bandwidth=1.3),
     "diagnose": lambda x, z: vars(SSGE().diagnose(z))["rank"],
     "rbf": lambda x, z: mige.RBF()(z, bandwidth=1.3),

@@ -73,6 +73,7 @@ class Argument:
 
 estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
 mutual = compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)
+QIS = mige.AdaptiveScore(gaussian="qis")
 NETWORK = mige.SlicedScoreMatching(hidden=8, layers=1, steps=2)
 
 SAMPLES = [
@@ -120,21 +121,23 @@ SAMPLES = [
              lambda s: mige.Tikhonov(kernel=mige.IMQ(), curl_free=True).diagnose(s)),
     Argument(mige.Stein, "fit", "samples", lambda s: mige.Stein(curl_free=True).fit(s)),
     Argument(mige.Landweber, "fit", "samples",
-             lambda s: mige.Landweber(20, kernel=mige.IMQ()).fit(s)),
+             lambda s: mige.Landweber(steps=20, kernel=mige.IMQ()).fit(s)),
     Argument(mige.NuMethod, "fit", "samples", lambda s: mige.NuMethod(curl_free=True).fit(s)),
     Argument(mige.FittedFilter, "score", "query",
              lambda q: mige.Tikhonov().fit(fill(q, 16, 3)).score(q), 0, paired=True),
     Argument(mige.FittedFilter, "energy", "query",
              lambda q: mige.Stein(curl_free=True).fit(fill(q, 16, 3)).energy(q), 0, paired=True),
-    Argument(mige.AdaptiveScore, "score", "samples", lambda s: mige.AdaptiveScore().score(s)),
+    Argument(mige.AdaptiveScore, "score", "samples", lambda s: QIS.score(s)),
     Argument(mige.AdaptiveScore, "fit", "samples",
              lambda s: mige.AdaptiveScore(gaussian="qis", calibrate="stein").fit(s)),
-    Argument(mige.AdaptiveScore, "diagnose", "samples", lambda s: mige.AdaptiveScore().diagnose(s)),
+    Argument(mige.AdaptiveScore, "diagnose", "samples", lambda s: QIS.diagnose(s)),
     Argument(mige.FittedAdaptive, "score", "query",
-             lambda q: mige.AdaptiveScore().fit(fill(q, 16, 3)).score(q), 0, paired=True),
+             lambda q: QIS.fit(fill(q, 16, 3)).score(q), 0, paired=True),
     Argument(mige.GaussianScore, "ridge", "samples", lambda s: mige.GaussianScore().fit(s)),
-    Argument(mige.GaussianScore, "qis", "samples", lambda s: mige.GaussianScore("qis").fit(s)),
-    Argument(mige.GaussianScore, "mle", "samples", lambda s: mige.GaussianScore("mle").score(s)),
+    Argument(mige.GaussianScore, "qis", "samples",
+             lambda s: mige.GaussianScore(covariance="qis").fit(s)),
+    Argument(mige.GaussianScore, "mle", "samples",
+             lambda s: mige.GaussianScore(covariance="mle").score(s)),
     Argument(mige.FittedGaussian, "score", "query",
              lambda q: mige.GaussianScore().fit(fill(q, 16, 3)).score(q), 0, paired=True),
     Argument(mige.FittedGaussian, "energy", "query",
@@ -447,7 +450,7 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      r"must lie in \[1, M\].*M = 6"),
     (mige.SSGE, "rank", lambda v: mige.SSGE(rank=v, curl_free=True).score(X), [19],
      r"must lie in \[1, Md\].*Md = 18"),
-    (mige.Tikhonov, "lam", lambda v: mige.Tikhonov(v), [0, -1.0, NAN, INF, "1", None],
+    (mige.Tikhonov, "lam", lambda v: mige.Tikhonov(lam=v), [0, -1.0, NAN, INF, "1", None],
      r"must be positive and finite"),
     (mige.Tikhonov, "bandwidth", lambda v: mige.Tikhonov(bandwidth=v).score(X), [1e-50, 1e50],
      r"must "),
@@ -455,18 +458,18 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      [0, -1.0, NAN, INF, "mean", None, [1.0]], r"must "),
     (mige.Tikhonov, "calibrate", lambda v: mige.Tikhonov(calibrate=v), ["Stein", True, 1],
      r'must be "stein" or None'),
-    (mige.Stein, "eta", lambda v: mige.Stein(v), [0, -1.0, NAN, INF, "1", None],
+    (mige.Stein, "eta", lambda v: mige.Stein(eta=v), [0, -1.0, NAN, INF, "1", None],
      r"must be positive and finite"),
-    (mige.Landweber, "steps", lambda v: mige.Landweber(v), [0, -1, 2.5, "3", None, True],
+    (mige.Landweber, "steps", lambda v: mige.Landweber(steps=v), [0, -1, 2.5, "3", None, True],
      r"must be a positive integer"),
     (mige.Landweber, "step_size", lambda v: mige.Landweber(step_size=v),
      [0, -1.0, 2.0, NAN, INF, "1", None], r"must lie in \(0, 2\)"),
-    (mige.NuMethod, "steps", lambda v: mige.NuMethod(v), [0, -1, 2.5, "3", None],
+    (mige.NuMethod, "steps", lambda v: mige.NuMethod(steps=v), [0, -1, 2.5, "3", None],
      r"must be a positive integer"),
     (mige.NuMethod, "nu", lambda v: mige.NuMethod(nu=v), [0, -1.0, NAN, INF, "1", None],
      r"must be positive and finite"),
-    (mige.GaussianScore, "shrinkage", lambda v: mige.GaussianScore(v), ["ols", None, 0.1],
-     r'must be "ridge", "qis" or "mle"'),
+    (mige.GaussianScore, "covariance", lambda v: mige.GaussianScore(covariance=v),
+     ["ols", None, 0.1], r'must be "ridge", "qis" or "mle"'),
     *(
         (mige.SlicedScoreMatching, name, lambda v, n=name: mige.SlicedScoreMatching(**{n: v}),
          [0, -1, 2.5, "3", None, True], r"must be a positive integer")
@@ -568,10 +571,10 @@ def test_bandwidths_that_are_not_positive_numbers_are_refused(name: str, value: 
     lambda: mige.SSGE(threshold=np.float64(0.9)).score(X),
     lambda: mige.SSGE(bandwidth=np.float32(2.0)).score(X),
     lambda: mige.Bandwidth(np.float32(0.3), np.float32(2.0))(X),
-    lambda: mige.Tikhonov(np.float32(0.1)).score(X),
-    lambda: mige.Stein(np.float64(0.1), curl_free=True).score(X),
-    lambda: mige.Landweber(np.int64(3), np.float32(0.5)).score(X),
-    lambda: mige.NuMethod(np.int64(3), np.float32(0.5)).fit(X),
+    lambda: mige.Tikhonov(lam=np.float32(0.1)).score(X),
+    lambda: mige.Stein(eta=np.float64(0.1), curl_free=True).score(X),
+    lambda: mige.Landweber(steps=np.int64(3), step_size=np.float32(0.5)).score(X),
+    lambda: mige.NuMethod(steps=np.int64(3), nu=np.float32(0.5)).fit(X),
     lambda: mige.SlicedScoreMatching(hidden=np.int64(3), layers=np.int64(1), steps=np.int64(1),
                                      learning_rate=np.float32(0.1), seed=np.int64(1)).score(X),
     lambda: mige.RandomProjection(np.int64(3)).matrix(4),
@@ -774,10 +777,11 @@ def test_bad_calls_leave_no_trace(argument: Argument) -> None:
 
 
 def test_everything_public_is_in_the_table() -> None:
-    # results, a protocol, and bases
+    # results, protocols, base classes, and an instance
     records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
-               mige.NetworkDiagnostics, mige.ScoreEstimator, mige.Fitted, mige.Kernel,
-               mige.SpectralFilter}  # fmt: skip
+               mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
+               mige.Fitted, mige.FittableEstimator, mige.Kernel, mige.SpectralFilter,
+               mige.DEFAULT_ESTIMATOR}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}
     for module in (ops, compat, projection):
         public |= {

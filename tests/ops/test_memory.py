@@ -32,7 +32,7 @@ OPERATORS: dict[str, Callable[[], object]] = {
     "rbf_gram": lambda: ops.rbf_gram(X, bandwidth=ONE),
     "distance_quantile": lambda: ops.distance_quantile(X),
     "squared_distances": lambda: ops.squared_distances(X, X),
-    "adaptive": lambda: mige.AdaptiveScore().score(X),
+    "adaptive": lambda: mige.AdaptiveScore(gaussian="qis").score(X),
     "Tikhonov": lambda: mige.Tikhonov().score(X),
     "entropy": lambda: mige.entropy(X.clone().requires_grad_()).backward(),
 }

@@ -15,8 +15,8 @@ from mige_ext.scores.gaussian import mle_whitening, qis_whitening, ridge_whiteni
 from tests.support.accuracy import rounding, same_bits
 from tests.support.inputs import for_each_dtype, normal
 
-SHRINKAGES = ("ridge", "qis", "mle")
-for_each_shrinkage = pytest.mark.parametrize("shrinkage", SHRINKAGES)
+COVARIANCES = ("ridge", "qis", "mle")
+for_each_covariance = pytest.mark.parametrize("covariance", COVARIANCES)
 
 
 def skewed(m: int = 40, d: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -36,19 +36,20 @@ def relative(error: Tensor, size: Tensor) -> float:
 # --- the covariances ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shrinkage", ["ridge", "qis", "mle"])
-def test_columns_of_unequal_size_keep_their_scores_in_float32(shrinkage: Any) -> None:
+@pytest.mark.parametrize("covariance", ["ridge", "qis", "mle"])
+def test_columns_of_unequal_size_keep_their_scores_in_float32(covariance: Any) -> None:
     x = normal(256, 8) * torch.tensor([1.0] * 7 + [1e3], dtype=torch.float64)
-    exact = GaussianScore(shrinkage).score(x)
-    scores = GaussianScore(shrinkage).score(x.float())
+    exact = GaussianScore(covariance=covariance).score(x)
+    scores = GaussianScore(covariance=covariance).score(x.float())
     size = exact.square().mean(0).sqrt()
     assert ((scores - exact).abs() <= 256 * torch.finfo(torch.float32).eps * 8 * size).all()
 
 
-@pytest.mark.parametrize("shrinkage", ["ridge", "qis"])
-def test_calibration_undoes_the_shrinkage(shrinkage: Any) -> None:
+@pytest.mark.parametrize("covariance", ["ridge", "qis"])
+def test_calibration_undoes_the_shrinkage(covariance: Any) -> None:
     x = normal(3, 40, 8)
-    plain, estimator = GaussianScore(shrinkage), GaussianScore(shrinkage, calibrate="stein")
+    plain = GaussianScore(covariance=covariance)
+    estimator = GaussianScore(covariance=covariance, calibrate="stein")
     shrunk = plain.diagnose(x).calibration
     assert (shrunk < 1).all()
     expected = plain.score(x) / shrunk[:, None, None]
@@ -95,7 +96,7 @@ def test_maximum_likelihood_is_the_inverse_of_the_covariance() -> None:
     assert relative(precision_of(whitening) - expected, expected) <= (
         rounding(x.dtype, 40) * condition
     )
-    assert abs(GaussianScore("mle").fit(x).diagnostics.calibration - 1) <= (
+    assert abs(GaussianScore(covariance="mle").fit(x).diagnostics.calibration - 1) <= (
         rounding(x.dtype, 200) * condition
     )
 
@@ -115,51 +116,51 @@ def test_maximum_likelihood_of_few_samples_is_the_pseudo_inverse() -> None:
 # --- the score ------------------------------------------------------------------------------------
 
 
-@for_each_shrinkage
+@for_each_covariance
 @for_each_dtype
 def test_the_score_is_minus_the_precision_times_the_deviation(
-    shrinkage: Any, dtype: torch.dtype
+    covariance: Any, dtype: torch.dtype
 ) -> None:
     x, q = skewed(dtype=dtype), skewed(7, dtype=dtype, seed=1)
-    whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}[shrinkage]
+    whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}[covariance]
     mean, whitening = whiten(x.double())
     precision = precision_of(whitening)
-    fitted = GaussianScore(shrinkage).fit(x)
+    fitted = GaussianScore(covariance=covariance).fit(x)
     condition = torch.linalg.cond(precision).item()
-    for points, got in ((x, GaussianScore(shrinkage).score(x)), (x, fitted.score()),
+    for points, got in ((x, GaussianScore(covariance=covariance).score(x)), (x, fitted.score()),
                         (q, fitted.score(q))):  # fmt: skip
         expected = -(points.double() - mean) @ precision
         assert got.dtype == dtype
         assert relative(got.double() - expected, expected) <= rounding(dtype, 40) * condition
 
 
-@for_each_shrinkage
-def test_the_score_is_the_gradient_of_the_energy(shrinkage: Any) -> None:
+@for_each_covariance
+def test_the_score_is_the_gradient_of_the_energy(covariance: Any) -> None:
     x, q = skewed(), skewed(7, seed=1)
-    fitted = GaussianScore(shrinkage).fit(x)
+    fitted = GaussianScore(covariance=covariance).fit(x)
     # A quadratic function has exact central differences.
     slopes = [(fitted.energy(q + e) - fitted.energy(q - e)) / 2 for e in torch.eye(5).double()]
     size = fitted.energy(q).abs().max() + fitted.score(q).abs().max()
     assert (torch.stack(slopes, -1) - fitted.score(q)).abs().max() <= rounding(q.dtype, 25) * size
 
 
-@for_each_shrinkage
-def test_the_score_converges_to_that_of_the_density(shrinkage: Any) -> None:
+@for_each_covariance
+def test_the_score_converges_to_that_of_the_density(covariance: Any) -> None:
     errors = []
     for m in (32, 2048):
         x = normal(m, 4, seed=m) * torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
         exact = -x / torch.tensor([1.0, 4.0, 9.0, 16.0]).double()
-        errors.append(relative(GaussianScore(shrinkage).score(x) - exact, exact))
+        errors.append(relative(GaussianScore(covariance=covariance).score(x) - exact, exact))
     assert errors[1] < errors[0] / 3  # 8, but for chance
 
 
 # --- properties -----------------------------------------------------------------------------------
 
 
-@for_each_shrinkage
-def test_scores_move_scale_and_permute_with_the_samples(shrinkage: Any) -> None:
+@for_each_covariance
+def test_scores_move_scale_and_permute_with_the_samples(covariance: Any) -> None:
     x = skewed()
-    score = GaussianScore(shrinkage).score
+    score = GaussianScore(covariance=covariance).score
     expected = score(x)
     bound = rounding(x.dtype, 200) * expected.norm() * 1e3  # the condition of R is below that
     order = torch.randperm(40)
@@ -168,10 +169,10 @@ def test_scores_move_scale_and_permute_with_the_samples(shrinkage: Any) -> None:
     assert (3 * score(3 * x) - expected).norm() <= bound
     assert (score(x[order]) - expected[order]).norm() <= bound
     assert (score(x.flip(1)) - expected.flip(1)).norm() <= bound
-    if shrinkage != "qis":
+    if covariance != "qis":
         scales = torch.tensor([1e-3, 1.0, 10.0, 1e4, 2.0]).double()
         assert (scales * score(x * scales) - expected).norm() <= bound
-    if shrinkage != "ridge":
+    if covariance != "ridge":
         rotation, _ = torch.linalg.qr(normal(5, 5, seed=7))
         assert (score(x @ rotation) - expected @ rotation).norm() <= bound * 40
     for scale in (2.0**-100, 2.0**100):
@@ -179,21 +180,24 @@ def test_scores_move_scale_and_permute_with_the_samples(shrinkage: Any) -> None:
         assert torch.equal(score(small * scale), score(small) / scale)
 
 
-@for_each_shrinkage
-def test_an_offset_costs_no_accuracy(shrinkage: Any) -> None:
+@for_each_covariance
+def test_an_offset_costs_no_accuracy(covariance: Any) -> None:
     shift = 2.0**20
     x = (skewed(dtype=torch.float32) + shift) - shift
-    expected, got = GaussianScore(shrinkage).score(x), GaussianScore(shrinkage).score(x + shift)
+    expected, got = (
+        GaussianScore(covariance=covariance).score(x),
+        GaussianScore(covariance=covariance).score(x + shift),
+    )
     assert relative(got - expected, expected) <= rounding(x.dtype, 200) * torch.linalg.cond(
         x.T.corrcoef()
     )
 
 
 @pytest.mark.parametrize("batch", [(3,), (2, 2), (0,), (2, 0)], ids=str)
-@for_each_shrinkage
-def test_leading_dimensions_are_groups(shrinkage: Any, batch: tuple[int, ...]) -> None:
+@for_each_covariance
+def test_leading_dimensions_are_groups(covariance: Any, batch: tuple[int, ...]) -> None:
     x, q = normal(*batch, 20, 4), normal(*batch, 7, 4, seed=1)
-    estimator = GaussianScore(shrinkage)
+    estimator = GaussianScore(covariance=covariance)
     scores, fitted = estimator.score(x), estimator.fit(x)
     elsewhere, energies = fitted.score(q), fitted.energy(q)
     assert scores.shape == x.shape and elsewhere.shape == q.shape
@@ -207,24 +211,24 @@ def test_leading_dimensions_are_groups(shrinkage: Any, batch: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
-@for_each_shrinkage
+@for_each_covariance
 @for_each_dtype
 def test_constant_columns_and_equal_samples_have_score_zero(
-    dtype: torch.dtype, shrinkage: Any, value: float
+    dtype: torch.dtype, covariance: Any, value: float
 ) -> None:
     x = normal(20, 3, dtype=dtype)
     x[:, 1] = value
-    score = GaussianScore(shrinkage).score(x)
+    score = GaussianScore(covariance=covariance).score(x)
     assert not score[:, 1].any() and score[:, [0, 2]].all() and score.isfinite().all()
-    fitted = GaussianScore(shrinkage).fit(torch.full((7, 3), value, dtype=dtype))
+    fitted = GaussianScore(covariance=covariance).fit(torch.full((7, 3), value, dtype=dtype))
     assert not fitted.score().any() and not fitted.score(x).any() and not fitted.energy(x).any()
     assert fitted.diagnostics.calibration == 0
 
 
-@for_each_shrinkage
-def test_two_samples_are_enough(shrinkage: Any) -> None:
+@for_each_covariance
+def test_two_samples_are_enough(covariance: Any) -> None:
     x = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.5, 0.0]])
-    score = GaussianScore(shrinkage).score(x)
+    score = GaussianScore(covariance=covariance).score(x)
     assert score.isfinite().all() and score.any()
     assert torch.allclose(score[0], -score[1])
 
@@ -233,15 +237,16 @@ def test_two_samples_are_enough(shrinkage: Any) -> None:
 
 
 def test_settings_are_values_and_the_default_is_the_ridge() -> None:
-    assert GaussianScore() == GaussianScore("ridge") == GaussianScore(shrinkage="ridge")
-    assert pickle.loads(pickle.dumps(GaussianScore("qis"))) == GaussianScore("qis")
+    assert GaussianScore() == GaussianScore(covariance="ridge")
+    qis = GaussianScore(covariance="qis")
+    assert pickle.loads(pickle.dumps(qis)) == qis
     assert isinstance(GaussianScore(), mige.ScoreEstimator)
 
 
-@for_each_shrinkage
-def test_fits_can_be_pickled_and_taken_apart(shrinkage: Any) -> None:
+@for_each_covariance
+def test_fits_can_be_pickled_and_taken_apart(covariance: Any) -> None:
     x, q = normal(2, 20, 3), normal(2, 5, 3, seed=1)
-    fitted = GaussianScore(shrinkage).fit(x)
+    fitted = GaussianScore(covariance=covariance).fit(x)
     for twin in (pickle.loads(pickle.dumps(fitted)),
                  FittedGaussian.from_state_dict(fitted.state_dict())):  # fmt: skip
         assert torch.equal(twin.score(q), fitted.score(q))
@@ -249,10 +254,10 @@ def test_fits_can_be_pickled_and_taken_apart(shrinkage: Any) -> None:
     assert all(isinstance(value, Tensor) for value in fitted.state_dict().values())
 
 
-@for_each_shrinkage
-def test_scores_need_no_grad_mode_and_no_autocast(shrinkage: Any) -> None:
+@for_each_covariance
+def test_scores_need_no_grad_mode_and_no_autocast(covariance: Any) -> None:
     x = skewed(dtype=torch.float32).requires_grad_()
-    estimator = GaussianScore(shrinkage)
+    estimator = GaussianScore(covariance=covariance)
     expected = estimator.score(x.detach()), estimator.fit(x.detach()).energy(x.detach() + 1)
     for mode in (torch.no_grad, torch.inference_mode,
                  lambda: torch.autocast("cpu", torch.bfloat16)):  # fmt: skip
@@ -262,11 +267,11 @@ def test_scores_need_no_grad_mode_and_no_autocast(shrinkage: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 5), (2, 6, 9)], ids=str)
-@for_each_shrinkage
-def test_nothing_looks_at_values(shrinkage: Any, shape: tuple[int, ...]) -> None:
+@for_each_covariance
+def test_nothing_looks_at_values(covariance: Any, shape: tuple[int, ...]) -> None:
     with FakeTensorMode():
         x = torch.empty(shape, device="cuda")
-        score = GaussianScore(shrinkage).fit(x).score(x.narrow(-2, 0, 3))
+        score = GaussianScore(covariance=covariance).fit(x).score(x.narrow(-2, 0, 3))
         assert score.device.type == "cuda" and score.shape == (2, 3, shape[-1])
 
 
@@ -275,6 +280,6 @@ def test_the_mutual_information_of_a_normal_pair_has_the_slope_of_the_formula() 
     rho = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     x, noise = normal(4000, 1), normal(4000, 1, seed=1)
     z = rho * x + (1 - rho**2).sqrt() * noise
-    value = mige.mutual_information(x, z, estimator=GaussianScore("mle"))
+    value = mige.mutual_information(x, z, estimator=GaussianScore(covariance="mle"))
     (slope,) = torch.autograd.grad(value, rho)
     assert abs(slope.item() - 0.6 / 0.64) < 10 / math.sqrt(4000)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import SSGE, Bandwidth, Landmarks, ops, reference
-from mige_ext.scores import landmarks
+from mige_ext.scores import landmark_fit
 from tests.support.accuracy import rounding, same_bits
 from tests.support.inputs import for_each_dtype, normal
 
@@ -20,7 +20,7 @@ def relative(got: Tensor, exact: Tensor) -> float:
 
 
 def ill(values: Tensor, rank: Tensor | int) -> float:
-    """λ_1 / λ_J of ascending eigenvalues: what a division by those that are kept magnifies."""
+    """λ_1 / λ_J of ascending eigenvalues, by which the inverse magnifies an error."""
     j = torch.as_tensor(rank).expand(values.shape[:-1]).unsqueeze(-1)
     smallest = values.gather(-1, values.shape[-1] - j).squeeze(-1)
     return (values[..., -1] / smallest).max().item()
@@ -47,14 +47,14 @@ def test_with_all_samples_as_landmarks_it_is_ssge(d: int, options: dict[str, Any
 
 
 def test_float32_samples_have_the_digits_of_float64() -> None:
-    # All is solved in float64: what is left is the rounding of the coefficients.
+    # The solve is in float64, so that only the coefficients are rounded.
     x = normal(200, 16, dtype=torch.float32)
     exact = SSGE().score(x.double())
     assert relative(Landmarks(m=200).score(x), exact) < relative(SSGE().score(x), exact) / 10
 
 
 def test_with_a_lambda_it_is_tikhonov() -> None:
-    # At the samples (K + MλI)^{−1} H; with fewer landmarks the minimiser over their span.
+    # At the samples (K + MλI)^{−1} H; with fewer landmarks the minimizer over their span.
     x, lam = normal(60, 3), 1e-2
     sigma = Bandwidth()(x)
     k, h = reference.rbf_gram(x, bandwidth=sigma), reference.rbf_gradient_sum(x, bandwidth=sigma)
@@ -118,7 +118,7 @@ def test_tiles_sum_up_to_the_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append(len(seen))
             yield tile
 
-    monkeypatch.setattr(landmarks, "_TILE", 1000)
+    monkeypatch.setattr(landmark_fit, "_TILE", 1000)
     tiled = Landmarks(m=20, rank=15).score(x, progress=progress)
     assert len(seen) > 3 * 4
     assert relative(tiled, whole) <= rounding(x.dtype, 200) * ill(ops.ssge(x)[1], 15) ** 2

@@ -102,12 +102,12 @@ def test_score_of_mirrored_samples_is_mirrored_to_the_bit(x: Tensor) -> None:
 
 
 @given(st.sampled_from([torch.float32, torch.float64]).flatmap(samples), scales)
-def test_a_group_does_not_see_its_neighbours(x: Tensor, scale: float) -> None:
+def test_a_group_does_not_see_its_neighbors(x: Tensor, scale: float) -> None:
     alone, query = SSGE().score(x), x[:3]
     elsewhere = SSGE().fit(x).score(query)
-    for neighbour in (torch.zeros_like(x), torch.full_like(x, scale), x.flip(0) * scale):
+    for neighbor in (torch.zeros_like(x), torch.full_like(x, scale), x.flip(0) * scale):
         for position in (0, 1):
-            batch = torch.stack([neighbour, neighbour])
+            batch = torch.stack([neighbor, neighbor])
             batch[position] = x
             assert torch.equal(SSGE().score(batch)[position], alone)
             queries = torch.stack([query, query])
@@ -158,8 +158,8 @@ def test_stein_calibration_makes_the_identity_exact(x: Tensor) -> None:
     plain = stein_calibration(x, ESTIMATOR.score(x))
     assume(plain > 1e-6)
     calibrated = SSGE(threshold=THRESHOLD, calibrate="stein").score(x)
-    centred = (x - x.mean(0)).abs() + rounding(x.dtype) * x.abs().max()
-    size = (calibrated.abs() * centred).sum(1).mean() / x.shape[1]
+    centered = (x - x.mean(0)).abs() + rounding(x.dtype) * x.abs().max()
+    size = (calibrated.abs() * centered).sum(1).mean() / x.shape[1]
     error = (stein_calibration(x, calibrated) - 1).abs()
     assert error <= rounding(x.dtype, x.numel()) * (1 + size)
 
@@ -168,8 +168,8 @@ LAM = 0.01
 SMOOTH = [
     make(kernel=IMQ(), curl_free=curl_free)
     for curl_free in (False, True)
-    for make in (lambda **k: Tikhonov(LAM, **k), lambda **k: Landweber(50, **k),
-                 lambda **k: NuMethod(8, **k))
+    for make in (lambda **k: Tikhonov(lam=LAM, **k), lambda **k: Landweber(steps=50, **k),
+                 lambda **k: NuMethod(steps=8, **k))
 ]  # fmt: skip
 smooth = st.sampled_from(SMOOTH)
 
@@ -223,21 +223,22 @@ def test_repeating_every_sample_leaves_the_score_of_tikhonov_but_not_of_stein(
     size = 1 + x.abs().max().item() / sigma
     repeated, m = x.repeat(copies, 1), x.shape[0]
     bound = rounding(x.dtype, copies * x.numel()) * size**2 * 20 * m**0.5 / LAM**2 / sigma
-    got = Tikhonov(LAM, **options).score(repeated).view(copies, m, -1)
-    assert (got - Tikhonov(LAM, **options).score(x)).norm() <= bound * copies
+    got = Tikhonov(lam=LAM, **options).score(repeated).view(copies, m, -1)
+    assert (got - Tikhonov(lam=LAM, **options).score(x)).norm() <= bound * copies
     # η does not grow with M, so that the same η on c copies is λ/c.
-    got = Stein(LAM * m, **options).score(repeated).view(copies, m, -1)
-    assert (got - Tikhonov(LAM / copies, **options).score(x)).norm() <= bound * copies**3
+    got = Stein(eta=LAM * m, **options).score(repeated).view(copies, m, -1)
+    assert (got - Tikhonov(lam=LAM / copies, **options).score(x)).norm() <= bound * copies**3
 
 
 @given(
     st.sampled_from([torch.float32, torch.float64]).flatmap(samples),
-    st.sampled_from([GaussianScore("ridge"), GaussianScore("qis"), GaussianScore("mle")]),
+    st.sampled_from(["ridge", "qis", "mle"]),
     scales,
 )
-def test_gaussian_scores_are_finite_scale_exactly_and_see_no_neighbours(
-    x: Tensor, estimator: Any, a: float
+def test_gaussian_scores_are_finite_scale_exactly_and_see_no_neighbors(
+    x: Tensor, covariance: Any, a: float
 ) -> None:
+    estimator = GaussianScore(covariance=covariance)
     score = estimator.score(x)
     assert score.isfinite().all() and estimator.fit(x).energy().isfinite().all()
     largest = torch.finfo(x.dtype).max

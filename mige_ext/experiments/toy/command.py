@@ -42,7 +42,7 @@ from mige_ext.experiments.toy.methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.scores.kernel.filters import SSGE
+from mige_ext.scores.kernel.ssge import SSGE
 
 
 @dataclass(frozen=True)

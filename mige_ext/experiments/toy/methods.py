@@ -25,7 +25,7 @@ from mige_ext.bounds import (
 )
 from mige_ext.information import mutual_information
 from mige_ext.scores.base import ScoreEstimator
-from mige_ext.scores.kernel.filters import SSGE
+from mige_ext.scores.kernel.ssge import SSGE
 
 Array = NDArray[np.float64]
 Curves = tuple[Array, Array]  # estimates of I and of dI/dρ, each (S, R): S seeds, R values of ρ

@@ -1,1 +1,1 @@
-"""Kernel score estimators: kernels, Gram products, spectral filters and their solvers."""
+"""Kernel score estimators: kernels, Gram products, solvers, and one file for each filter."""

@@ -1,48 +1,28 @@
 """Matrix-valued kernels on points: their products and their gradient sums, without M×M×d.
 
-A kernel φ makes two kernels with values in R^{d×d}, with r = q − x and s = ‖r‖²:
+A kernel φ defines two kernels with values in R^{d×d}. With r = q − x and s = ‖r‖²:
 
-- the diagonal one, ``φ(s) I``, which treats the coordinates alike and apart;
-- the curl-free one, ``c (−2φ'(s) I − 4φ''(s) r rᵀ)``, whose columns are gradients: all that it
-  spans is the gradient of a function, as a score is. c = −1/2φ'(0) = σ² makes it I at r = 0.
+- The diagonal kernel ``φ(s) I`` treats the coordinates independently and equally.
+- The columns of the curl-free kernel ``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. Every function
+  in its span is therefore the gradient of a function, as a score is. c = −1/2φ'(0) = σ² makes it I
+  at r = 0.
 
-For query points q and samples x, both in one unit of length, each class here gives
-
-- ``product(w)``: ``Σ_j K(q_i, x_j) w_j``, (..., M, d) -> (..., Q, d);
-- ``source()``: ``ζ(q_i) = (1/M) Σ_j div_{x_j} K(x_j, q_i)``, (..., Q, d);
-- ``dense()``: K as a matrix, (..., Q, M) or (..., Qd, Md).
-
-The formulas are those of Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
+Query points q and samples x are in one unit of length. The formulas are those of Zhou, Shi and Zhu,
+"Nonparametric Score Estimators" (ICML 2020).
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from mige_ext import ops
-from mige_ext._precision import saturated
+from mige_ext._precision import per_group, saturated
 from mige_ext.scores.kernel.kernels import RBF, Kernel
 
 
-class Gram(Protocol):
-    """What the solvers ask of a matrix-valued kernel on points."""
-
-    def product(self, w: Tensor) -> Tensor:
-        """``Σ_j K(q_i, x_j) w_j``: (..., M, d) -> (..., Q, d)."""
-        ...
-
-    def source(self) -> Tensor:
-        """``ζ(q_i)``, (..., Q, d)."""
-        ...
-
-    def dense(self) -> Tensor:
-        """K as a matrix."""
-        ...
-
-
-class DiagonalGram:
-    """``φ(s) I`` on the points q and x; memory a few Q×M.
+class Gram(ABC):
+    """A matrix-valued kernel on the points q and x; memory a few Q×M.
 
     Args:
         kernel: φ.
@@ -51,17 +31,39 @@ class DiagonalGram:
         q: query points, (..., Q, d); the samples themselves if not given.
     """
 
+    _orders: tuple[int, ...]  # of the derivatives of ψ that every method needs
+
     def __init__(
         self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
     ) -> None:
-        self._kernel, self._square = kernel, _column(bandwidth).square()
-        self._u = _relative_squares(self._square, x, q)
-        self._k = kernel.psi(self._u)
-        self._x, self._q = _centred(x, q)
+        self._kernel, self._square = kernel, per_group(bandwidth).square()
+        squares = ops.squared_distances(x) if q is None else ops.squared_distances(q, x)
+        # u = s/σ², in place: the pages of another M×M cost more than the division.
+        self._u = squares.div_(self._square)
+        self._psi = {order: kernel.psi(self._u, order) for order in self._orders}
+        self._x, self._q = _centered(x, q)
+
+    @abstractmethod
+    def product(self, w: Tensor) -> Tensor:
+        """``Σ_j K(q_i, x_j) w_j``: (..., M, d) -> (..., Q, d)."""
+
+    @abstractmethod
+    def source(self) -> Tensor:
+        """``ζ(q_i) = (1/M) Σ_j div_{x_j} K(x_j, q_i)``, (..., Q, d)."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """K as a matrix, (..., Q, M) or (..., Qd, Md)."""
+
+
+class DiagonalGram(Gram):
+    """The diagonal kernel ``φ(s) I``."""
+
+    _orders = (0,)
 
     def product(self, w: Tensor) -> Tensor:
         """``Σ_j φ(s_ij) w_j``; 2QMd flop."""
-        return self._k @ w
+        return self._psi[0] @ w
 
     def source(self) -> Tensor:
         """``(2/M) (P X − diag(P1) q)``, P = φ'(s) = ψ'(u)/σ²; 2QMd flop."""
@@ -70,55 +72,46 @@ class DiagonalGram:
         return pulled * (2 / self._x.shape[-2] / self._square)
 
     def dense(self) -> Tensor:
-        """(..., Q, M), for each coordinate the same."""
-        return self._k
+        """φ(s), (..., Q, M), which is the same for each coordinate."""
+        return self._psi[0]
 
 
-class CurlFreeGram:
-    """``σ²(−2φ'(s) I − 4φ''(s) r rᵀ) = −2ψ'(u) I − 4ψ''(u) r rᵀ/σ²``; memory a few Q×M.
+class CurlFreeGram(Gram):
+    """The curl-free kernel ``−2ψ'(u) I − 4ψ''(u) r rᵀ/σ²`` with u = s/σ²."""
 
-    Takes the arguments of :class:`DiagonalGram`.
-    """
-
-    def __init__(
-        self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
-    ) -> None:
-        self._kernel, self._square = kernel, _column(bandwidth).square()
-        self._u = _relative_squares(self._square, x, q)
-        self._first, self._second = kernel.psi(self._u, 1), kernel.psi(self._u, 2)
-        self._x, self._q = _centred(x, q)
+    _orders = (1, 2)
 
     def product(self, w: Tensor) -> Tensor:
         """``−2ψ'w − 4(diag(A1) q − A X)/σ²``, ``A = ψ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
-        a = self._second * self._along(w)
+        a = self._psi[2] * self._along(w)
         bent = a.sum(-1, keepdim=True) * self._q - a @ self._x
-        return -2 * (self._first @ w) - bent * (4 / self._square)
+        return -2 * (self._psi[1] @ w) - bent * (4 / self._square)
 
     def source(self) -> Tensor:
         """``(4/Mσ²) (diag(B1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop."""
         m, d = self._x.shape[-2:]
-        b = (d + 2) * self._second + self._u * (2 * self._kernel.psi(self._u, 3))
+        b = (d + 2) * self._psi[2] + self._u * (2 * self._kernel.psi(self._u, 3))
         pulled = b.sum(-1, keepdim=True) * self._q - b @ self._x
         return pulled * (4 / m / self._square)
 
-    def energy(self, w: Tensor, share: Tensor | None = None) -> Tensor:
-        """The function of which ``product(w) + share · source()`` is the gradient, (..., Q).
+    def energy(self, w: Tensor, b: Tensor | None = None) -> Tensor:
+        """The function whose gradient is ``product(w) + b · source()``, (..., Q).
 
-        ``Σ_j −2ψ' r_ij·w_j + (share/M) Σ_j (2dψ' + 4uψ'')``.
+        ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``.
         """
-        energy = -2 * (self._first * self._along(w)).sum(-1)
-        if share is None:
+        energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
+        if b is None:
             return energy
         m, d = self._x.shape[-2:]
-        potential = 2 * d * self._first + self._u * (4 * self._second)
-        return energy + share.squeeze(-1) * potential.sum(-1) / m
+        potential = 2 * d * self._psi[1] + self._u * (4 * self._psi[2])
+        return energy + b.squeeze(-1) * potential.sum(-1) / m
 
     def dense(self) -> Tensor:
         """(..., Qd, Md), rows and columns ordered by point, then coordinate."""
         r = self._q.unsqueeze(-2) - self._x.unsqueeze(-3)
         eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-        bent = (self._second * (4 / self._square)).unsqueeze(-1).unsqueeze(-1)
-        blocks = -2 * self._first.unsqueeze(-1).unsqueeze(-1) * eye
+        bent = (self._psi[2] * (4 / self._square)).unsqueeze(-1).unsqueeze(-1)
+        blocks = -2 * self._psi[1].unsqueeze(-1).unsqueeze(-1) * eye
         blocks = blocks - bent * r.unsqueeze(-1) * r.unsqueeze(-2)
         return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)
 
@@ -128,56 +121,46 @@ class CurlFreeGram:
 
 
 def rbf_score(
-    q: Tensor, x: Tensor, w: Tensor, bandwidth: Tensor, share: Tensor | None = None
+    q: Tensor, x: Tensor, w: Tensor, bandwidth: Tensor, b: Tensor | None = None
 ) -> Tensor:
-    """``k(q, X) w + share · ζ(q)`` for the diagonal RBF kernel, by the native operator.
+    """``k(q, X) w + b ζ(q)`` for the diagonal RBF kernel, by the native operator.
 
-    ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / Mσ²``: one product with (w, X, 1), whose Q×M matrix is
-    never in memory.
+    ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / Mσ²`` follows from the same product, with (w, X, 1) in
+    place of w. The product never forms the Q×M matrix.
     """
-    if share is None:
+    if b is None:
         return ops.rbf_product(q, x, w, bandwidth=bandwidth)
     d = x.shape[-1]
-    y, p = _centred(x, q)
+    y, p = _centered(x, q)
     one = torch.ones_like(y.narrow(-1, 0, 1))
     products = ops.rbf_product(q, x, torch.cat((w, y, one), -1), bandwidth=bandwidth)
     pulled = products.narrow(-1, d, d) - products.narrow(-1, 2 * d, 1) * p
-    sigma = _column(bandwidth)
-    return products.narrow(-1, 0, d) - share / x.shape[-2] * (pulled / sigma / sigma)
+    sigma = per_group(bandwidth)
+    return products.narrow(-1, 0, d) - b / x.shape[-2] * (pulled / sigma / sigma)
 
 
 def gram_of(
     kernel: Kernel, curl_free: bool, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
-) -> DiagonalGram | CurlFreeGram:
-    """The one or the other."""
+) -> Gram:
+    """The diagonal or the curl-free kernel on points."""
     return (CurlFreeGram if curl_free else DiagonalGram)(kernel, bandwidth, x, q)
 
 
 def has_native_product(kernel: Kernel, curl_free: bool) -> bool:
-    """Whether :func:`rbf_score` is this kernel's."""
+    """Whether :func:`rbf_score` computes with this kernel."""
     return type(kernel) is RBF and not curl_free
 
 
-def _relative_squares(square: Tensor, x: Tensor, q: Tensor | None) -> Tensor:
-    """``u = s/σ²``, (..., Q, M)."""
-    squares = ops.squared_distances(x) if q is None else ops.squared_distances(q, x)
-    return squares.div_(square)  # its own memory: the pages of another M×M cost more than the work
-
-
-def _centred(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
+def _centered(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
     """X and q about the medians of the coordinates of some of x.
 
-    The formulas subtract products of coordinates that an offset would make large. Medians are not
-    moved by an outlier, and make equal samples exactly 0. The fourth root of the largest number
-    bounds the result, so that no product overflows: kernels are 0 to rounding that many
-    bandwidths away.
+    The formulas subtract products of coordinates, which lose digits if an offset makes them large.
+    An outlier does not move a median, and the median of equal samples makes them exactly 0. The
+    fourth root of the largest number bounds the result, so that no product overflows: at that many
+    bandwidths kernels are 0 up to rounding.
     """
     some = min(x.shape[-2], 31)
     middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)
     limit = torch.finfo(x.dtype).max ** 0.25
     y = saturated(x - middle).clamp(-limit, limit)
     return y, y if q is None else saturated(q - middle).clamp(-limit, limit)
-
-
-def _column(bandwidth: Tensor) -> Tensor:
-    return bandwidth.unsqueeze(-1).unsqueeze(-1)

@@ -9,17 +9,26 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, in_units, positive, power_of_two, saturated
+from mige_ext._precision import (
+    at_least_float32,
+    in_units,
+    per_group,
+    positive,
+    power_of_two,
+    saturated,
+)
+from mige_ext.scores.base import require_finite
 
 
 class Kernel(ABC):
     """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
 
-    Called with points it gives their Gram matrix. ``phi`` and ``dphi`` are the function and its
-    derivatives in s, elementwise, for those who build on it.
+    A call with points returns their Gram matrix. :meth:`phi` and :meth:`dphi` are the function and
+    its derivatives in s, elementwise.
 
-    A kernel is a value without state, a frozen dataclass without fields, and defines ``psi`` alone,
-    with ``ψ(0) = 1`` and ``ψ'(0) = −1/2``, so that a bandwidth means the same for every kernel.
+    A kernel is a frozen dataclass whose fields, if any, are numbers or tensors, and defines
+    :meth:`psi` alone. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required, so that a bandwidth means the
+    same for every kernel.
     """
 
     @abstractmethod
@@ -27,8 +36,9 @@ class Kernel(ABC):
         """The derivative of ψ of the given order at u >= 0, elementwise."""
 
     def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
-        """``φ(s)``."""
-        return self.psi(_relative(s, _scalar(bandwidth, s)))
+        """φ(s), elementwise."""
+        sigma = _scalar(bandwidth, s)
+        return self.psi(s / sigma / sigma)  # σ² may be out of range where σ is not
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
         """The derivative of φ of the given order, ``ψ^(order)(s/σ²) σ^(−2 order)``; finite."""
@@ -36,7 +46,7 @@ class Kernel(ABC):
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)
         factor = saturated((1 / sigma / sigma) ** order)
-        return saturated(factor * self.psi(_relative(s, sigma), order))
+        return saturated(factor * self.psi(s / sigma / sigma, order))
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
         """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
@@ -45,14 +55,16 @@ class Kernel(ABC):
             x: points, (..., M, d), float32 or float64.
             y: points, (..., N, d); ``x`` itself if not given.
             bandwidth: σ > 0, a number or one value for each group, (...).
+
+        Raises:
+            ValueError, TypeError: arguments that are not such tensors or not finite.
         """
         _require_points(x, y)
         sigma = _of_groups(bandwidth, x)
-        # In units of a power of two near σ, which is exact: no square is out of range where φ is
-        # not, and no inverse of σ² either.
-        unit = power_of_two(sigma).unsqueeze(-1).unsqueeze(-1)
+        # Division by a power of two near σ is exact, and keeps squares and 1/σ² in range.
+        unit = per_group(power_of_two(sigma))
         s = ops.squared_distances(in_units(x, unit), None if y is None else in_units(y, unit))
-        return self.phi(s, sigma.unsqueeze(-1).unsqueeze(-1) / unit)
+        return self.phi(s, per_group(sigma) / unit)
 
 
 @dataclass(frozen=True)
@@ -65,20 +77,14 @@ class RBF(Kernel):
         return value if order == 0 else (-0.5) ** order * value
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor | float) -> Tensor:
-        """Gram matrix ``k(x_i, y_j)``: (..., M, d), (..., N, d) -> (..., M, N). Differentiable.
-
-        Args:
-            x: points, (..., M, d), float32 or float64.
-            y: points, (..., N, d); ``x`` itself if not given.
-            bandwidth: σ > 0, a number or one value for each group, (...).
-        """
+        """Gram matrix by the native operator; see :meth:`Kernel.__call__`."""
         _checks.require_native("x", x)
         return ops.rbf_gram(x, y, bandwidth=bandwidth_tensor(bandwidth, x))
 
 
 @dataclass(frozen=True)
 class IMQ(Kernel):
-    """The inverse multiquadric kernel ``φ(s) = (1 + s/σ²)^(−1/2)``, whose tails are heavy."""
+    """The inverse multiquadric kernel ``φ(s) = (1 + s/σ²)^(−1/2)``, which has heavy tails."""
 
     def psi(self, u: Tensor, order: int = 0) -> Tensor:
         """``(−1/2)(−3/2) ··· (1/2 − order) (1 + u)^(−1/2 − order)``."""
@@ -92,7 +98,7 @@ class IMQ(Kernel):
 class Bandwidth:
     """Bandwidth rule: σ = ``multiplier`` × a quantile of the pairwise distances.
 
-    ``Bandwidth()`` is the median rule, which ``bandwidth="median"`` stands for.
+    ``Bandwidth()`` is the median rule, for which ``bandwidth="median"`` is short.
 
     Args:
         quantile: in (0, 1]; 0.5 is the median.
@@ -119,6 +125,24 @@ class Bandwidth:
         return torch.where(sigma == 0, 0.0, positive(self.multiplier * sigma))  # NaN stays NaN
 
 
+def require_kernel(kernel: object) -> None:
+    """Refuses what is no :class:`Kernel`, and a kernel that is not normalized.
+
+    ψ is evaluated at 0, unless the kernel is one of this module or the code is being compiled.
+    """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel must be a Kernel such as IMQ(), got {kernel!r}")
+    if type(kernel) in (RBF, IMQ) or torch.compiler.is_compiling():
+        return
+    zero = torch.zeros((), dtype=torch.float64)
+    value, slope = (kernel.psi(zero, order).item() for order in (0, 1))
+    if abs(value - 1) > 1e-6 or abs(slope + 0.5) > 1e-6:
+        raise ValueError(
+            "kernel must have psi(0) = 1 and psi'(0) = -1/2, which define the bandwidth, "
+            f"got {value:g} and {slope:g} from {kernel!r}"
+        )
+
+
 def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
     """Reads the argument ``bandwidth`` of an estimator: "median", a number, or a rule."""
     if isinstance(bandwidth, Bandwidth):
@@ -133,8 +157,14 @@ def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
     return float(bandwidth)
 
 
+def bandwidth_of(bandwidth: "str | float | Bandwidth", samples: Tensor) -> Tensor:
+    """σ for each group of samples, (...), from the argument ``bandwidth`` of an estimator."""
+    rule = bandwidth_rule(bandwidth)
+    return rule(samples) if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
+
+
 def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
-    """σ for each group of x, from a number or as it is."""
+    """σ for each group of x, (...), from a number or a tensor."""
     if isinstance(bandwidth, Tensor):
         return bandwidth
     return torch.full(x.shape[:-2], _number(bandwidth, x), dtype=x.dtype, device=x.device)
@@ -151,22 +181,17 @@ def _of_groups(bandwidth: Tensor | float, x: Tensor) -> Tensor:
 
 
 def _require_points(x: Tensor, y: Tensor | None) -> None:
-    """Finite points (..., M, d), float32 or float64, that fit together."""
+    """Refuses points that are not finite, native, and of equal groups and columns."""
     _checks.require_samples("x", x, 0)
     _checks.require_native("x", x)
+    require_finite(x=x)
     if y is not None:
         _checks.require_samples("y", y, 0)
         _checks.require_like("y", y, "x", x)
         _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
         if y.shape[-1] != x.shape[-1]:
             raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
-    for name, points in (("x", x), ("y", y)):
-        if points is not None and _checks.looking_is_free(points):
-            _checks.require_finite(**{name: points})
-
-
-def _relative(s: Tensor, sigma: Tensor) -> Tensor:
-    return s / sigma / sigma  # σ² may be out of range where σ is not
+        require_finite(y=y)
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Solvers of ``L g = ζ`` for kernel estimators, L = K/M: shifted, and iterated from 0.
+"""Solvers of ``L g = ζ`` with L = K/M: a shifted solve, and iterations from 0.
 
-None looks at a value on CUDA.
+No solver reads a value from a CUDA device.
 """
 
 import math
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext.scores.kernel.gram import CurlFreeGram, DiagonalGram, Gram
+from mige_ext.scores.kernel.gram import DiagonalGram, Gram
 
-LARGEST_DENSE = 4096  # rows of a curl-free K that is factorised: 128 MiB in float64
+LARGEST_DENSE = 4096  # rows of a curl-free K that is factorized: 128 MiB in float64
 
 
-def solve_shifted(gram: DiagonalGram | CurlFreeGram, shift: float, rhs: Tensor) -> Tensor:
+def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` for the gram of samples with themselves.
 
-    By Cholesky, or, for a curl-free K where that takes fewer operations, by conjugate gradients.
-    Which of them depends on the shapes, the dtype and the shift alone.
+    The solver is Cholesky's, or conjugate gradients for a curl-free K where they take fewer
+    operations. The choice depends on the shapes, the dtype and the shift alone.
 
     Args:
         gram: of M samples in d dimensions.
@@ -27,11 +27,11 @@ def solve_shifted(gram: DiagonalGram | CurlFreeGram, shift: float, rhs: Tensor) 
         rhs: (..., M, d).
 
     Returns:
-        (..., M, d); relative error as :func:`conjugate_gradients` says, and rounding / shift.
+        (..., M, d), with the relative error of :func:`conjugate_gradients`, or rounding / shift.
 
     Raises:
-        ValueError: on the CPU, a shift so small beside the rounding errors of K that the sum is
-            not positive definite. On CUDA such a group is NaN.
+        ValueError: on the CPU, a shift below the rounding errors of K, with which the sum is not
+            positive definite. On CUDA such a group is NaN.
     """
     m, d = rhs.shape[-2:]
     if isinstance(gram, DiagonalGram):
@@ -45,7 +45,7 @@ def solve_shifted(gram: DiagonalGram | CurlFreeGram, shift: float, rhs: Tensor) 
 
 def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift)
-    # The checks of torch.linalg.cholesky would wait for the device.
+    # cholesky_ex, because the checks of torch.linalg.cholesky wait for the device.
     factor, info = torch.linalg.cholesky_ex(matrix)
     if _checks.looking_is_free(matrix) and info.any():
         raise ValueError(
@@ -57,7 +57,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
 
 
 def conjugate_gradient_steps(shift: float, dtype: torch.dtype) -> int:
-    """Steps after which :func:`conjugate_gradients` is accurate, by the condition of K/M + shift.
+    """Number of steps that :func:`conjugate_gradients` needs for the condition κ of K/M + shift.
 
     ``‖residual‖ <= 2√κ ((√κ − 1)/(√κ + 1))^t ‖rhs‖`` with κ <= 1 + 1/shift, because ‖K‖ <= M.
     """
@@ -73,9 +73,10 @@ def _residual(shift: float, dtype: torch.dtype) -> float:
 def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` by products with K alone (Hestenes and Stiefel 1952).
 
-    The relative error of each group is at most ε^{3/4}, 2e-12 in float64 and 6e-6 in float32, or
-    rounding / shift where that is more. A group that is accurate stays as it is. On the CPU the
-    steps end with the last group; elsewhere all of them are taken, since looking would stall.
+    The relative error of each group is at most ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
+    rounding / shift, whichever is larger. A group that is accurate does not change any more. On the
+    CPU the iteration stops when all groups are accurate. Elsewhere it takes all steps, because
+    reading the residual would stall the device.
 
     Args:
         gram: of M samples in d dimensions.
@@ -113,10 +114,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def iterate(
     gram: Gram, source: Tensor, steps: Iterable[tuple[float, float]]
 ) -> tuple[Tensor, Tensor, float]:
-    """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from 0, anywhere.
+    """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from 0, at any points.
 
-    ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` follows the recurrence in (a, c): ζ adds ω to a, and
-    ``L g = K(q, X) g(X)/M`` adds −ω g(X)/M to c.
+    At other points ``g_t(q) = a_t ζ(q) + K(q, X) c_t``, where (a, c) follow the same recurrence: ζ
+    adds ω to a, and ``L g = K(q, X) g(X)/M`` adds −ω g(X)/M to c.
 
     Args:
         gram: of M samples with themselves.

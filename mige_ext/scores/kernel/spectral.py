@@ -1,57 +1,96 @@
-"""The frame of the spectral filters in ``filters.py``: units, bandwidths, fits and diagnostics."""
+"""Spectral filters of Stein's identity: the theory, and the base class of these estimators.
 
-from abc import ABC, abstractmethod
+For a kernel K with values in R^{d×d} (``gram.py``) the score g of the density of x satisfies
+``L g = −ζ``. ``L = K/M`` and the gradient sum ζ of the kernel both follow from the samples. L is
+nearly singular, so a filter g_λ replaces its inverse, ``g = −g_λ(L) ζ``:
+
+| estimator            | module          | g_λ(μ), μ an eigenvalue of L          | flop a group |
+|----------------------|-----------------|---------------------------------------|--------------|
+| ``SSGE(threshold)``  | ``ssge``        | 1/μ for the J largest μ, 0 otherwise  | 9M³          |
+| ``Tikhonov(lam)``    | ``tikhonov``    | 1/(μ + λ)                             | M³/3         |
+| ``Stein(eta)``       | ``tikhonov``    | 1/(μ + η/M)                           | M³/3         |
+| ``Landweber(steps)`` | ``landweber``   | (1 − (1 − αμ)^t)/μ                    | 2M²d a step  |
+| ``NuMethod(steps)``  | ``nu_method``   | a polynomial of degree t − 1          | 2M²d a step  |
+
+The curl-free kernel takes 9(Md)³ for SSGE, the less of (Md)³/3 and conjugate gradients for Tikhonov
+and Stein, and 6M²d a step for the iterations. Distances and ζ take 5M²d more. Memory is a few M×M,
+and (Md)² for the curl-free SSGE and the curl-free Cholesky factor (``solvers.py``).
+
+**Other points.** ``L f = Σ_j K(·, x_j) f(x_j)/M``, so that every filter extends to any q as
+``g(q) = K(q, X) w + b ζ(q)``. b is 0 for SSGE and −1/λ for Tikhonov.
+
+**Units.** Kernels are I at r = 0 here. Hence ‖L‖ <= 1, and λ, the number of steps and the step size
+have no unit: the score of ax is 1/a times the score of x. A kernel c·k needs λ' = cλ, η' = cη, the
+step size α' = α/c and the same number of steps. The diagonal kernels of the paper have c = 1, and
+its curl-free kernels have c = 1/σ². Its λ stands for ⌊1/λ⌋ + 1 steps of Landweber's iteration and
+⌊1/√λ⌋ + 1 steps of the ν-method.
+
+Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
+"""
+
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
-from mige_ext._precision import in_units, no_autocast, power_of_two, saturated
+from mige_ext._precision import in_units, no_autocast, per_group, power_of_two, saturated
 from mige_ext.scores.base import (
+    Calibrate,
     Diagnostics,
+    FittableEstimator,
     Fitted,
     calibrated,
-    prepared,
-    prepared_query,
     require_calibrate,
+    require_finite,
     stein_calibration,
 )
 from mige_ext.scores.kernel.gram import (
     CurlFreeGram,
-    DiagonalGram,
+    Gram,
     gram_of,
     has_native_product,
     rbf_score,
 )
-from mige_ext.scores.kernel.kernels import RBF, Bandwidth, Kernel, bandwidth_rule, bandwidth_tensor
+from mige_ext.scores.kernel.kernels import (
+    RBF,
+    Bandwidth,
+    Kernel,
+    bandwidth_of,
+    bandwidth_rule,
+    require_kernel,
+)
 from mige_ext.scores.kernel.solvers import solve_shifted
 
 _RBF = RBF()
 
 
 def _rbf() -> Kernel:
-    """The default kernel, where torch.compile finds it: compiled code may make estimators."""
+    """The default kernel, as a global that torch.compile finds when it makes an estimator."""
     return _RBF
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FittedFilter(Fitted):
     """A fitted kernel score, ``g(q) = K(q, X) w + b ζ(q)``.
 
-    All but the diagnostics is in a unit of length that is a power of two, so that samples of any
-    size have coefficients in range.
+    All tensors but the diagnostics are in a unit of length that is a power of two, so that the
+    coefficients are in range for samples of any size.
 
     Attributes:
         samples: X, (..., M, d).
         coefficients: w, (..., M, d).
         bandwidth: σ, (...); 1 for a group of equal samples, whose coefficients are 0.
-        unit: what the others are in units of, (..., 1, 1).
+        unit: the unit of length, (..., 1, 1).
         diagnostics: rank, bandwidth, energy and calibration, in the units of the caller.
-        share: b, (..., 1, 1); None for 0.
+        source_coefficient: b, (..., 1, 1); None for 0.
         kernel: φ.
         curl_free: whether K is the curl-free kernel of φ, or ``φ I``.
+
+    Cost:
+        A score takes O(QMd) time and O(QM) memory. The diagonal RBF kernel never forms its Q×M
+        matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
     """
 
     samples: Tensor
@@ -59,40 +98,12 @@ class FittedFilter(Fitted):
     bandwidth: Tensor
     unit: Tensor
     diagnostics: Diagnostics
-    share: Tensor | None = None
+    source_coefficient: Tensor | None = None
     kernel: Kernel = field(default_factory=_rbf)
     curl_free: bool = False
 
-    def score(self, query: Tensor | None = None) -> Tensor:
-        """Scores at other points.
-
-        Args:
-            query: (..., Q, d), leading dimensions and device as the samples; the samples themselves
-                if not given.
-
-        Returns:
-            (..., Q, d), without a gradient, in the dtype of the fit.
-
-        Raises:
-            ValueError, TypeError: a query that is not such a tensor or not finite.
-
-        Cost:
-            O(QMd) time. The diagonal RBF kernel takes O(Md) memory: its Q×M matrix is never formed;
-            the others O(QM).
-        """
-        points = self.samples if query is None else self._in_units(query)
-        with no_autocast(points):
-            if has_native_product(self.kernel, self.curl_free):
-                arguments = points, self.samples, self.coefficients, self.bandwidth, self.share
-                return saturated(rbf_score(*arguments) / self.unit)
-            gram = gram_of(self.kernel, self.curl_free, self.bandwidth, self.samples, points)
-            scores = gram.product(self.coefficients)
-            if self.share is not None:
-                scores = scores + self.share * gram.source()
-            return saturated(scores / self.unit)
-
     def energy(self, query: Tensor | None = None) -> Tensor:
-        """The log-density that the score is the gradient of, up to a constant for each group.
+        """The log-density whose gradient is the score, up to a constant for each group.
 
         Args:
             query: as for :meth:`score`.
@@ -101,182 +112,157 @@ class FittedFilter(Fitted):
             (..., Q), without a gradient.
 
         Raises:
-            ValueError, TypeError: a query that is not such a tensor or not finite; a fit that is
-                not curl-free, whose score is no gradient.
-
-        Cost:
-            4QMd flop; memory O(QM).
+            ValueError, TypeError: as for :meth:`score`; a fit that is not curl-free, whose score is
+                no gradient.
         """
         if not self.curl_free:
             raise ValueError("energy needs a fit with curl_free=True, got curl_free=False")
-        points = self.samples if query is None else self._in_units(query)
+        points = self._points(query)
         with no_autocast(points):
             gram = CurlFreeGram(self.kernel, self.bandwidth, self.samples, points)
-            return saturated(gram.energy(self.coefficients, self.share))
+            return saturated(gram.energy(self.coefficients, self.source_coefficient))
 
     def _in_units(self, query: Tensor) -> Tensor:
-        return in_units(prepared_query(query, self.samples), self.unit)
+        return in_units(query, self.unit)
 
-
-FilterT = TypeVar("FilterT", bound=FittedFilter)
+    def _score(self, points: Tensor) -> Tensor:
+        w, b = self.coefficients, self.source_coefficient
+        if has_native_product(self.kernel, self.curl_free):
+            return saturated(rbf_score(points, self.samples, w, self.bandwidth, b) / self.unit)
+        gram = gram_of(self.kernel, self.curl_free, self.bandwidth, self.samples, points)
+        scores = gram.product(w)
+        if b is not None:
+            scores = scores + b * gram.source()
+        return saturated(scores / self.unit)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A filter applied to one batch of samples, in their units.
+    """A filter applied to one batch of samples, in the unit of the samples.
 
     Attributes:
         scores: at the samples, (..., M, d).
         coefficients: w, (..., M, d).
-        share: b, a number.
+        source_coefficient: b, a number; None for 0.
         rank: J, (...).
-        energy: share of trace(K) kept, (...).
+        energy: share of trace(K) that the kept eigenvalues hold, (...).
     """
 
     scores: Tensor
     coefficients: Tensor
-    share: float | None
+    source_coefficient: float | None
     rank: Tensor
     energy: Tensor
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A solution, and the samples and units it is in; σ absolute is 0 for equal samples."""
-
-    samples: Tensor
-    unit: Tensor
-    bandwidth: Tensor
-    absolute: Tensor
-    solution: Solution
-
-    def diagnostics(self) -> Diagnostics:
-        """What the estimate says about itself."""
-        known = self.absolute > 0
-        return Diagnostics(
-            torch.where(known, self.solution.rank, 0),
-            self.absolute,
-            torch.where(known, self.solution.energy, 0.0),
-            self.calibration(),
-        )
-
-    def calibration(self) -> Tensor:
-        """Of the scores; about a sample, since an offset would cost the mean its digits."""
-        x = saturated(self.samples - self.samples.narrow(-2, 0, 1))
-        return stein_calibration(x, self.solution.scores)
-
-
 @dataclass(frozen=True, kw_only=True)
-class SpectralFilter(ABC):
-    """What the spectral filters share.
-
-    Scores are computed on detached inputs, in float32 at least, for any leading batch dimensions:
-    each group has its own bandwidth and does not see the others.
+class SpectralFilter(FittableEstimator[FittedFilter]):
+    """Base class of the spectral filters, with the settings that all of them have.
 
     Args:
-        bandwidth: "median", a number, or a :class:`Bandwidth` rule.
-        calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`,
-            one scalar that undoes the shrinkage; None leaves them.
-        kernel: φ, ``RBF()`` or ``IMQ()``.
+        kernel: φ, such as ``RBF()`` or ``IMQ()``.
+        bandwidth: "median", a number, or a :class:`Bandwidth` rule, which each group applies to its
+            own samples.
         curl_free: whether K is the curl-free kernel of φ, whose score is the gradient of
             :meth:`FittedFilter.energy`, in place of ``φ I``.
+        calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`, one
+            scalar that undoes the shrinkage; None does not.
+
+    Cost:
+        The table of :mod:`mige_ext.scores.kernel.spectral` has the flop of each filter. A fit keeps
+        2Md values for each group.
     """
 
-    bandwidth: str | float | Bandwidth = "median"
-    calibrate: Literal["stein"] | None = None
     kernel: Kernel = field(default_factory=_rbf)
+    bandwidth: str | float | Bandwidth = "median"
     curl_free: bool = False
+    calibrate: Calibrate = None
+
+    _fitted: ClassVar[type[FittedFilter]] = FittedFilter
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
+        require_kernel(self.kernel)
         bandwidth_rule(self.bandwidth)
-        require_calibrate(self.calibrate)
-        if not isinstance(self.kernel, Kernel):
-            raise TypeError(f"kernel must be a Kernel such as IMQ(), got {self.kernel!r}")
         if not isinstance(self.curl_free, bool):
             raise TypeError(f"curl_free must be True or False, got {self.curl_free!r}")
+        require_calibrate(self.calibrate)
 
-    def score(self, samples: Tensor) -> Tensor:
-        """Scores at the samples.
-
-        Args:
-            samples: (..., M, d) with M >= 2, floating point.
-
-        Returns:
-            (..., M, d), without a gradient; float64 for float64 samples, else float32. Zero for a
-            group whose samples are all equal.
-
-        Raises:
-            ValueError, TypeError: samples that are not such a tensor or not finite.
-
-        Cost:
-            That of the filter, in the table of the module, for each group.
-        """
-        estimate = self._estimate(samples)
-        scores = estimate.solution.scores
+    def _score(self, samples: Tensor) -> Tensor:
+        x, unit, _, _, solution = self._solution(samples)
+        scores = solution.scores
         if self.calibrate is not None:
-            scores = calibrated(scores, estimate.calibration())
-        return saturated(scores / estimate.unit)
+            scores = calibrated(scores, _calibration(x, scores))
+        return saturated(scores / unit)
 
-    def fit(self, samples: Tensor) -> FittedFilter:
-        """Fits the score anywhere.
+    def _diagnose(self, samples: Tensor) -> Diagnostics:
+        x, _, _, absolute, solution = self._solution(samples)
+        return _diagnostics(x, absolute, solution)
 
-        Args:
-            samples: (..., M, d) with M >= 2, floating point.
-
-        Returns:
-            The fitted score; it keeps its own samples and coefficients, 2Md values a group.
-
-        Raises:
-            ValueError, TypeError: samples that are not such a tensor or not finite.
-
-        Cost:
-            As :meth:`score`.
-        """
-        return self._fit(FittedFilter, samples)
-
-    def diagnose(self, samples: Tensor) -> Diagnostics:
-        """Rank, bandwidth, captured energy and calibration of :meth:`score`; same arguments."""
-        return self._estimate(samples).diagnostics()
-
-    def _fit(self, kind: type[FilterT], samples: Tensor) -> FilterT:
-        e = self._estimate(samples)
-        diagnostics = e.diagnostics()
-        coefficients, share = e.solution.coefficients, None
-        if e.solution.share is not None:
-            known = (e.absolute > 0).unsqueeze(-1).unsqueeze(-1)
-            share = torch.where(known, e.solution.share, torch.zeros_like(e.unit))
+    def _fit(self, samples: Tensor) -> FittedFilter:
+        x, unit, bandwidth, absolute, solution = self._solution(samples)
+        diagnostics = _diagnostics(x, absolute, solution)
+        w, b = solution.coefficients, None
+        if solution.source_coefficient is not None:
+            known = per_group(absolute > 0)
+            b = torch.where(known, solution.source_coefficient, torch.zeros_like(unit))
         if self.calibrate is not None:
-            coefficients = calibrated(coefficients, diagnostics.calibration)
-            share = None if share is None else calibrated(share, diagnostics.calibration)
-        record = e.samples, coefficients, e.bandwidth, e.unit, diagnostics
-        return kind(*record, share, self.kernel, self.curl_free)
+            w = calibrated(w, diagnostics.calibration)
+            b = None if b is None else calibrated(b, diagnostics.calibration)
+        record = x, w, bandwidth, unit, diagnostics, b
+        return self._fitted(*record, self.kernel, self.curl_free)
 
-    def _estimate(self, samples: Tensor) -> Estimate:
-        samples = prepared(samples)
-        if _checks.looking_is_free(samples):
-            _checks.require_finite(samples=samples)
-        rule = bandwidth_rule(self.bandwidth)
-        found = rule(samples) if isinstance(rule, Bandwidth) else rule
-        absolute = bandwidth_tensor(found, samples)
-        # In units of a power of two near σ, which is exact, the squares that count are in range.
-        unit = power_of_two(absolute).unsqueeze(-1).unsqueeze(-1)
+    def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
+        """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
+        require_finite(samples=samples)
+        absolute = bandwidth_of(self.bandwidth, samples)
+        # Division by a power of two near σ is exact, and keeps the squares that matter in range.
+        unit = per_group(power_of_two(absolute))
         bandwidth = torch.where(absolute > 0, absolute / unit.squeeze((-2, -1)), 1.0)
         x = in_units(samples, unit)
         with no_autocast(x):
             gram = gram_of(self.kernel, self.curl_free, bandwidth, x)
-            return Estimate(x, unit, bandwidth, absolute, self._solve(gram, gram.source()))
+            return x, unit, bandwidth, absolute, self._solve(gram, gram.source())
 
     @abstractmethod
-    def _solve(self, gram: DiagonalGram | CurlFreeGram, source: Tensor) -> Solution:
-        """The filter on the gram of samples with themselves and ζ at the samples."""
+    def _solve(self, gram: Gram, source: Tensor) -> Solution:
+        """The filter for the gram of the samples with themselves, and ζ at the samples."""
 
-    def _smooth(self, g: Tensor, coefficients: Tensor, share: float) -> Solution:
-        """The solution of a filter that cuts nothing off, from g with the sign of ζ."""
+    def _smooth(self, g: Tensor, coefficients: Tensor, source_coefficient: float) -> Solution:
+        """The solution of a filter without a cut-off, from ``g_λ(L) ζ`` and its w and b."""
         m, d = g.shape[-2:]
         rank = torch.full(g.shape[:-2], m * d if self.curl_free else m, device=g.device)
-        return Solution(-g, -coefficients, -share, rank, torch.ones_like(g.sum((-2, -1))))
+        ones = torch.ones_like(g.sum((-2, -1)))
+        return Solution(-g, -coefficients, -source_coefficient, rank, ones)
 
-    def _shifted(self, gram: DiagonalGram | CurlFreeGram, source: Tensor, lam: float) -> Solution:
+    def _solve_shifted(self, gram: Gram, source: Tensor, lam: float) -> Solution:
+        """The filter 1/(μ + λ)."""
         g = solve_shifted(gram, lam, source)
         return self._smooth(g, g / (-lam * g.shape[-2]), 1 / lam)
+
+
+def _diagnostics(x: Tensor, bandwidth: Tensor, solution: Solution) -> Diagnostics:
+    known = bandwidth > 0
+    rank, energy = torch.where(known, solution.rank, 0), torch.where(known, solution.energy, 0.0)
+    return Diagnostics(rank, bandwidth, energy, _calibration(x, solution.scores))
+
+
+def _calibration(x: Tensor, scores: Tensor) -> Tensor:
+    """The calibration, with samples about one of them, because an offset would cost digits."""
+    return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
+
+
+def leading(values: Tensor, rank: int | None, enough: Tensor | float) -> Tensor:
+    """Marks the J largest of ascending eigenvalues, (..., n).
+
+    Args:
+        values: eigenvalues, (..., n).
+        rank: J, at most n; J is the smallest number whose sum reaches ``enough`` if not given.
+        enough: a number, or (..., 1).
+    """
+    n = values.shape[-1]
+    if rank is not None:
+        j = torch.full_like(values.narrow(-1, 0, 1), min(rank, n))
+    else:
+        j = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)
+    return torch.arange(n, device=values.device) >= n - j

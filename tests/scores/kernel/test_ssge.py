@@ -132,7 +132,7 @@ def test_settings_are_frozen_equal_by_value_and_hashable() -> None:
 
 def test_settings_are_given_by_name() -> None:
     with pytest.raises(TypeError):
-        SSGE(0.9)  # type: ignore[call-arg]
+        SSGE(0.9)  # type: ignore[call-arg, arg-type]
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy,
@@ -275,8 +275,8 @@ def test_diagnostics_are_what_they_are_defined_to_be(dtype: torch.dtype) -> None
     for g in range(3):
         energy = values[g, 40 - int(rank[g]) :].double().sum() / 40
         assert abs(got.energy[g] - energy) <= rounding(dtype, 40)
-        centred = x[g].double() - x[g].double().mean(0)
-        calibration = -(scores[g] * centred).sum(1).mean() / 5
+        centered = x[g].double() - x[g].double().mean(0)
+        calibration = -(scores[g] * centered).sum(1).mean() / 5
         assert abs(got.calibration[g] - calibration) <= rounding(dtype, 40)
 
 

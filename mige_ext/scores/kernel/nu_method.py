@@ -1,0 +1,47 @@
+"""The ν-method: Landweber's iteration, accelerated."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mige_ext import _checks
+from mige_ext.scores.kernel.gram import Gram
+from mige_ext.scores.kernel.solvers import iterate
+from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class NuMethod(SpectralFilter):
+    """The ν-method (Engl, Hanke, Neubauer, Regularization of Inverse Problems, 1996, section 6.3).
+
+    ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})`` reaches in t steps what
+    :class:`Landweber` reaches in t² steps. Its residual ``1 − μ g_t(μ)`` is the Jacobi polynomial
+    P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
+
+    Args:
+        steps: t; 1/t² acts as λ.
+        nu: ν > 0, of the Jacobi polynomials. The method is optimal for smoothness up to ν.
+        kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
+    """
+
+    steps: int = 22
+    nu: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        super().__post_init__()
+        _checks.require_count("steps", self.steps)
+        _checks.require_positive("nu", self.nu)
+
+    def _solve(self, gram: Gram, source: Tensor) -> Solution:
+        steps = (_step(t, float(self.nu)) for t in range(1, int(self.steps) + 1))
+        return self._smooth(*iterate(gram, source, steps))
+
+
+def _step(t: int, nu: float) -> tuple[float, float]:
+    """u_t and ω_t."""
+    if t == 1:
+        return 0.0, (4 * nu + 2) / (4 * nu + 1)
+    last = (t + 2 * nu - 1) * (2 * t + 4 * nu - 1)
+    u = (t - 1) * (2 * t - 3) * (2 * t + 2 * nu - 1) / (last * (2 * t + 2 * nu - 3))
+    return u, 4 * (2 * t + 2 * nu - 1) * (t + nu - 1) / last

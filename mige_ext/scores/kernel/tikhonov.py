@@ -1,0 +1,63 @@
+"""Tikhonov regularization, and Stein's gradient estimator, which is the same filter."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mige_ext import _checks
+from mige_ext.scores.kernel.gram import Gram
+from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tikhonov(SpectralFilter):
+    """Tikhonov regularization, ``g = −(L + λI)^{−1} ζ``.
+
+    At other points ``g(q) = (K(q, X) ĝ/M − ζ(q))/λ`` with ĝ = −g(X).
+
+        >>> import torch, mige_ext as mige
+        >>> mige.Tikhonov(lam=1e-3, kernel=mige.IMQ()).score(torch.randn(64, 3)).shape
+        torch.Size([64, 3])
+
+    On the CPU a score raises ValueError for a λ below the rounding errors of L, of the order of
+    M ε, with which L + λI is indefinite. On CUDA the scores of such a group are NaN.
+
+    Args:
+        lam: λ > 0, relative to 1, the bound of the eigenvalues of L. For some hundreds of samples
+            1e-3 to 3e-3 is best, and 3e-3 to 1e-2 for the curl-free kernels.
+        kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
+    """
+
+    lam: float = 2e-3
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        super().__post_init__()
+        _checks.require_positive("lam", self.lam)
+
+    def _solve(self, gram: Gram, source: Tensor) -> Solution:
+        return self._solve_shifted(gram, source, float(self.lam))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stein(SpectralFilter):
+    """Stein gradient estimator, ``g = −(K + ηI)^{−1} H`` (Li and Turner, ICLR 2018).
+
+    It is :class:`Tikhonov` with ``λ = η/M``, which raises the same errors. The paper defines it at
+    the samples only.
+
+    Args:
+        eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). The default
+            equals that of :class:`Tikhonov` for M = 250.
+        kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
+    """
+
+    eta: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        super().__post_init__()
+        _checks.require_positive("eta", self.eta)
+
+    def _solve(self, gram: Gram, source: Tensor) -> Solution:
+        return self._solve_shifted(gram, source, self.eta / source.shape[-2])

@@ -1,0 +1,206 @@
+"""The sums over samples that a fit with landmarks needs, and the fit that solves for them.
+
+The formulas are those of ``landmarks.py``.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mige_ext import _checks, ops
+from mige_ext._precision import at_least_float32, in_units, per_group, saturated, unit_of
+from mige_ext.scores.base import Diagnostics, Fitted, calibrated, require_finite
+from mige_ext.scores.kernel.kernels import bandwidth_of
+from mige_ext.scores.kernel.spectral import leading
+
+if TYPE_CHECKING:
+    from mige_ext.scores.landmarks import Landmarks
+
+Progress = Callable[[Iterable[tuple[slice, slice]]], Iterable[tuple[slice, slice]]]
+
+_TILE = 2**21  # values of an intermediate, float64: 16 MiB
+
+
+class LandmarkStatistics:
+    """The sums over samples that a landmark fit needs, from any number of batches.
+
+    Attributes:
+        landmarks: Z, (..., m, d), as they were given.
+        bandwidth: σ, (...), in the units of the caller; 0 where all landmarks are equal.
+        moments: ``[K_xz, 1]ᵀ [K_xz, x − c, 1]``, summed over samples, (..., m + 1, m + d + 1),
+            float64, in units of the landmarks. The moments of two processes with the same landmarks
+            may be added. The last element is the number of samples.
+    """
+
+    def __init__(self, estimator: "Landmarks", landmarks: Tensor) -> None:
+        self.estimator = estimator
+        self.landmarks = landmarks = at_least_float32(landmarks.detach())
+        self.bandwidth = bandwidth_of(estimator.bandwidth, landmarks)
+        # In units of a power of two near σ, about a median row: neither size, offset nor outliers
+        # cost accuracy. Any positive σ keeps k defined where all landmarks are equal.
+        self._unit = unit_of(per_group(self.bandwidth)).double()
+        sigma = self.bandwidth.double() / self._unit.squeeze((-2, -1))
+        self._sigma = torch.where(sigma > 0, sigma, 1.0)
+        self._z = in_units(landmarks.double(), self._unit)
+        m, d = landmarks.shape[-2:]
+        self._center = self._z.sort(-2).values.narrow(-2, m // 2, 1)
+        self.moments = self._z.new_zeros((*landmarks.shape[:-2], m + 1, m + d + 1))
+
+    def partial_fit(
+        self, samples: Tensor, *, progress: Progress | None = None
+    ) -> "LandmarkStatistics":
+        """Adds samples to the statistics, and returns the object itself.
+
+        Args:
+            samples: (..., B, d), leading dimensions, columns and device as the landmarks.
+            progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
+
+        Raises:
+            ValueError, TypeError: samples that are not such a tensor or not finite.
+
+        Cost:
+            Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of a tile.
+        """
+        _checks.require_query("samples", samples, self.landmarks, "landmarks")
+        require_finite(samples=samples)
+        m, d = self.landmarks.shape[-2:]
+        # A flat batch of groups, to tile it. An operator computes each group independently.
+        n = samples.shape[:-2].numel()
+        x, z = samples.detach().reshape(n, samples.shape[-2], d), self._z.reshape(n, m, d)
+        unit, center = self._unit.reshape(n, 1, 1), self._center.reshape(n, 1, d)
+        sigma, moments = self._sigma.reshape(n), self.moments.view(n, m + 1, m + d + 1)
+        tiles = _tiles(x.shape[0], x.shape[1], m + d + 1)
+        for groups, rows in tiles if progress is None else progress(tiles):
+            g, r = (groups.start, groups.stop - groups.start), (rows.start, rows.stop - rows.start)
+            tile = x.narrow(0, *g).narrow(1, *r).double()
+            # Infinite samples stay an error (NaN on CUDA); only a quotient may saturate.
+            tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
+            points, s = z.narrow(0, *g), sigma.narrow(0, *g)
+            gram = ops.rbf_gram(tile, points, bandwidth=s)
+            ones = tile.new_ones((*tile.shape[:-1], 1))
+            row = torch.cat((gram, tile - center.narrow(0, *g), ones), -1)
+            total = moments.narrow(0, *g)
+            total.narrow(1, 0, m).add_(ops.rbf_product(points, tile, row, bandwidth=s))
+            total.narrow(1, m, 1).add_(row.sum(1, keepdim=True))
+        return self
+
+    def solve(self) -> "FittedLandmarks":
+        """The fit to all samples so far; more samples may follow.
+
+        Raises:
+            ValueError: no sample was added.
+
+        Cost:
+            Two eigendecompositions of m×m and about 8m³ flop, in float64.
+        """
+        e, (m, d) = self.estimator, self.landmarks.shape[-2:]
+        by_kernel, last = self.moments.narrow(-2, 0, m), self.moments.narrow(-2, m, 1)
+        count = last.narrow(-1, m + d, 1)
+        if _checks.looking_is_free(count) and not bool((count > 0).all()):
+            raise ValueError("a fit needs samples, got none: call partial_fit before solve")
+        a = by_kernel.narrow(-1, 0, m) / count
+        kx, k1 = by_kernel.narrow(-1, m, d) / count, by_kernel.narrow(-1, m + d, 1) / count
+        mean = last.narrow(-1, m, d) / count
+        z, sigma = self._z - self._center, per_group(self._sigma)
+        h = -(kx - k1 * z) / sigma.square()
+
+        values, vectors = ops.eigh(ops.rbf_gram(self._z, bandwidth=self._sigma))
+        # A is a product of two kernel matrices. For an eigenvector of K_zz with eigenvalue s its
+        # relative error is ε (s_max/s)², so that a cut-off excludes directions with s < √ε s_max.
+        # Tikhonov's λ makes such errors harmless, but excluded directions would bias its score.
+        epsilon = torch.finfo(torch.float64).eps
+        floor = epsilon**0.5 if e.lam is None else m * epsilon
+        whitening = vectors * _inverse(values, floor).unsqueeze(-2).sqrt()
+        values, vectors = ops.eigh(whitening.mT @ a @ whitening)
+        basis = whitening @ vectors
+        if e.lam is None:
+            nonnegative = values.clamp_min(0.0)
+            kept = leading(nonnegative, e.rank, e.threshold * nonnegative.sum(-1, keepdim=True))
+            weights = torch.where(kept, _inverse(values, floor), 0.0)
+        else:
+            weights = 1 / (values.clamp_min(0.0) + e.lam)
+        # Equal landmarks have no bandwidth, so that their score is unknown; it is set to 0.
+        weights = torch.where(self.bandwidth.unsqueeze(-1) > 0, weights, 0.0)
+        coefficients = -basis @ (weights.unsqueeze(-1) * (basis.mT @ h))
+
+        # −mean Σ s·(x − mean) / d with s = k(x, Z) C, from the same sums.
+        calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / d
+        if e.calibrate is not None:
+            coefficients = calibrated(coefficients, calibration)
+        kept, dtype = weights > 0, self.landmarks.dtype
+        energy = torch.where(kept, values, 0.0).sum(-1).to(dtype)
+        diagnostics = Diagnostics(kept.sum(-1), self.bandwidth, energy, calibration.to(dtype))
+        record = self._z, saturated(coefficients), self._sigma, self._unit
+        z, c, sigma, unit = (part.to(dtype) for part in record)
+        return FittedLandmarks(z, c, sigma, unit, diagnostics)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors from which :meth:`Landmarks.resume` continues; for ``torch.save``."""
+        moments = self.moments.clone()
+        return {"landmarks": self.landmarks, "bandwidth": self.bandwidth, "moments": moments}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FittedLandmarks(Fitted):
+    """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``, in units of a power of two near σ.
+
+    Attributes:
+        landmarks: Z, (..., m, d).
+        coefficients: C, (..., m, d).
+        bandwidth: σ, (...); 1 for a group of equal landmarks, whose coefficients are 0.
+        unit: the unit of length, (..., 1, 1).
+        diagnostics: rank, bandwidth, energy and calibration, in the units of the caller.
+
+    Cost:
+        A score takes 5Qmd flop, and memory for the result and a tile.
+    """
+
+    landmarks: Tensor
+    coefficients: Tensor
+    bandwidth: Tensor
+    unit: Tensor
+    diagnostics: Diagnostics
+
+    def score(self, query: Tensor | None = None, *, progress: Progress | None = None) -> Tensor:
+        """Scores at any points; see :meth:`.Fitted.score`.
+
+        Args:
+            query: (..., Q, d), with the leading dimensions and the device of the landmarks; the
+                landmarks themselves if not given, because a fit keeps no other samples.
+            progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
+        """
+        if query is None:
+            query = self.landmarks * self.unit
+        _checks.require_query("query", query, self.landmarks, "landmarks")
+        require_finite(query=query)
+        result = self.coefficients.new_zeros(query.shape)
+        groups = max(query.shape[:-2].numel(), 1)
+        tiles = _tiles(1, query.shape[-2], groups * query.shape[-1])
+        for _, rows in tiles if progress is None else progress(tiles):
+            r = rows.start, rows.stop - rows.start
+            points = in_units(query.detach().narrow(-2, *r).to(result.dtype), self.unit)
+            scores = ops.rbf_product(
+                points, self.landmarks, self.coefficients, bandwidth=self.bandwidth
+            )
+            result.narrow(-2, *r).add_(saturated(scores / self.unit))
+        return result
+
+
+def _tiles(groups: int, rows: int, width: int) -> list[tuple[slice, slice]]:
+    """Tiles of about ``_TILE`` values, whose rows do not depend on the number of groups."""
+    r = max(min(_TILE // width, rows), 1)
+    g = max(_TILE // (r * width), 1)
+    return [
+        (slice(i, min(i + g, groups)), slice(j, min(j + r, rows)))
+        for i in range(0, groups, g)
+        for j in range(0, rows, r)
+    ]
+
+
+def _inverse(values: Tensor, floor: float) -> Tensor:
+    """1/λ of ascending eigenvalues; 0 for eigenvalues below ``floor`` times the largest."""
+    kept = values > floor * values.narrow(-1, values.shape[-1] - 1, 1)
+    return torch.where(kept, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)

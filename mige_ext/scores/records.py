@@ -1,0 +1,128 @@
+"""Nested dataclasses of tensors: conversion to a flat dict and back, and moves between devices."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from inspect import isabstract
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
+    """All tensors and numbers of a record as tensors by name, such as ``diagnostics.rank``.
+
+    A subclass of the annotated class is stored by its name in UTF-8, beside its fields.
+
+    Args:
+        value: a tensor, a number, None, or a tuple or dataclass of such values.
+        hint: the annotated type of the value.
+        name: of the value in the record.
+
+    Raises:
+        TypeError: a value that is none of these.
+    """
+    if value is None:
+        return {}
+    if NoneType in get_args(hint):
+        hint = get_args(hint)[0]
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, bool | int | float):
+        return {name: torch.tensor(value, dtype=_NUMBERS[type(value)])}
+    packed: dict[str, Tensor] = {}
+    if isinstance(value, tuple):
+        parts = {str(i): (part, get_args(hint)[0]) for i, part in enumerate(value)}
+    elif is_dataclass(value) or (isabstract(hint) and not vars(value)):
+        parts = {key: (getattr(value, key), item) for key, item in _field_types(type(value))}
+        if type(value) is not hint:
+            packed[name] = torch.tensor(list(type(value).__name__.encode()), dtype=torch.uint8)
+    else:
+        raise TypeError(
+            f"{name} must be a tensor, a number or a dataclass of these to be stored, got {value!r}"
+        )
+    for key, (part, item) in parts.items():
+        packed |= pack(part, item, f"{name}.{key}" if name else key)
+    return packed
+
+
+def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
+    """The value of the annotated type that :func:`pack` converted.
+
+    Raises:
+        KeyError: a name that is missing.
+        ValueError: a subclass that is not defined here.
+    """
+    choices, prefix = get_args(hint), f"{name}." if name else ""
+    if NoneType in choices:
+        stored = any(key == name or key.startswith(prefix) for key in state)
+        return unpack(choices[0], state, name) if stored else None
+    if hint is Tensor:
+        return state[name]
+    if hint in _NUMBERS:
+        return hint(state[name].item())
+    if get_origin(hint) is tuple:
+        count = sum(key.startswith(prefix) for key in state)  # its items are tensors
+        return tuple(unpack(choices[0], state, f"{prefix}{i}") for i in range(count))
+    if isabstract(hint) or name in state:
+        wanted = bytes(state[name].tolist()).decode()
+        known = [kind for kind in _subclasses(hint) if kind.__name__ == wanted]
+        if not known:
+            raise ValueError(f"{name} must be a known {hint.__name__}, got {wanted!r}")
+        hint = known[0]
+    return hint(**{key: unpack(item, state, prefix + key) for key, item in _field_types(hint)})
+
+
+def moved(value: T, device: torch.device | str) -> T:
+    """The record with every tensor on the device."""
+    result: Any = value
+    if isinstance(value, Tensor):
+        result = value.to(device)
+    elif isinstance(value, tuple):
+        result = tuple(moved(part, device) for part in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        result = replace(value, **{key: moved(part, device) for key, part in parts.items()})
+    return result
+
+
+def summary(record: Any) -> str:
+    """A record in one line: its first tensor's shape, dtype and device, settings, diagnostics."""
+    names = [field.name for field in fields(record)]
+    first = getattr(record, names[0])
+    dtype = str(first.dtype).removeprefix("torch.")
+    parts = [f"{names[0]}={tuple(first.shape)}", f"dtype={dtype}", f"device={first.device}"]
+    for name in names:
+        value = getattr(record, name)
+        if name == "diagnostics":
+            parts += [f"{key}={_range(values)}" for key, values in vars(value).items()]
+        elif not isinstance(value, Tensor | tuple | NoneType):
+            parts.append(f"{name}={value!r}")
+    return f"{type(record).__name__}({', '.join(parts)})"
+
+
+# A float is stored as float64, which holds it exactly.
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
+
+
+def _range(values: Tensor) -> str:
+    """The value of one group, or the least and the largest of several."""
+    try:
+        low, high = values.min().item(), values.max().item()
+    except RuntimeError:  # no groups, or a tensor without values
+        return "?"
+    return f"{low:.4g}" if low == high else f"{low:.4g}..{high:.4g}"
+
+
+def _field_types(kind: type) -> list[tuple[str, Any]]:
+    hints = get_type_hints(kind)
+    return [(f.name, hints[f.name]) for f in fields(kind)] if is_dataclass(kind) else []
+
+
+def _subclasses(kind: Any) -> Iterator[Any]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _subclasses(subclass)
