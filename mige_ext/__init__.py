@@ -30,8 +30,8 @@ except ModuleNotFoundError as error:
     ) from error
 except ImportError as error:
     raise ImportError(
-        f"mige_ext._C, the compiled part of mige_ext, does not load under torch {torch.__version__}: "
-        f"{error}. With torch 2.11 or newer, type `pip install --no-build-isolation -e .` in the "
+        f"mige_ext._C, the compiled part of mige_ext, does not load under torch "
+        f"{torch.__version__}: {error}. With torch 2.11 or newer, type `pip install --no-build-isolation -e .` in the "
         "source tree to build it again."
     ) from error
 
