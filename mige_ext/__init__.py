@@ -31,8 +31,8 @@ except ModuleNotFoundError as error:
 except ImportError as error:
     raise ImportError(
         f"mige_ext._C, the compiled part of mige_ext, does not load under torch "
-        f"{torch.__version__}: {error}. With torch 2.11 or newer, type `pip install --no-build-isolation -e .` in the "
-        "source tree to build it again."
+        f"{torch.__version__}: {error}. With torch 2.11 or newer, type "
+        "`pip install --no-build-isolation -e .` in the source tree to build it again."
     ) from error
 
 from mige_ext.information import (
