@@ -8,6 +8,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from mige_ext._torch_compat import is_batched
+
 # --- numbers --------------------------------------------------------------------------------------
 
 
@@ -160,5 +162,4 @@ def looking_is_free(tensor: Tensor) -> bool:
 
 def _fake(tensor: Tensor) -> bool:
     """Whether there is no one value to read: a subclass, or a tensor under torch.func.vmap."""
-    batched = torch._C._functorch.is_batchedtensor
-    return type(tensor) not in (Tensor, torch.nn.Parameter) or batched(tensor)
+    return type(tensor) not in (Tensor, torch.nn.Parameter) or is_batched(tensor)

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
+from mige_ext._torch_compat import is_transforming
 from mige_ext.distributed import Share, across
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
@@ -276,7 +277,7 @@ def _applied(function: type[torch.autograd.Function], *args: Any) -> Any:
 
     torch binds the arguments of that style by their signature, which costs a call 25 µs.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or is_transforming():
         return function.apply(*args)
     return _in_old_style(function).apply(*args)
 

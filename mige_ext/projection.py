@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32, no_autocast
+from mige_ext._torch_compat import constant_when_compiled, is_transforming
 
 _KEPT = 16
 _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor]" = {}
@@ -62,11 +63,7 @@ class RandomProjection:
         d, dtype, device = x.shape[-1], x.dtype, x.device
         if torch.compiler.is_compiling():  # whose graph keeps it
             return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
-        if (
-            type(x) is not Tensor
-            or torch.is_inference_mode_enabled()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if type(x) is not Tensor or torch.is_inference_mode_enabled() or is_transforming():
             # What is made of these is good for this call only: nothing to keep, or to reuse.
             return self.matrix(d, dtype, device)
         key = (self, d, dtype, device)
@@ -97,16 +94,12 @@ class RandomProjection:
             return x @ self._matrix_for(x).mT
 
 
+@constant_when_compiled  # because NumPy's generator cannot be traced
 def _drawn(
     k: int, d: int, normalize: str, seed: int, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:
     numbers = torch.from_numpy(_numbers(k, d, normalize, seed))
     return numbers.to(device=device, dtype=dtype, copy=True)
-
-
-# What torch.compiler.assume_constant_result does, without its import of the whole compiler: NumPy's
-# generator cannot be traced, and need not be.
-_drawn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=16)
