@@ -1,6 +1,6 @@
 """What score estimators share: ``∇ log q`` of a density known by its samples alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType
 from typing import (
@@ -27,6 +27,44 @@ class ScoreEstimator(Protocol):
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples themselves: (..., M, d) -> (..., M, d), without a gradient."""
         ...
+
+
+@runtime_checkable
+class DistributedScoreEstimator(ScoreEstimator, Protocol):
+    """A score estimator that reduces the samples of several processes to sums.
+
+    The information functions call :meth:`score_distributed` where an estimator has it. They gather
+    the samples of all processes for every other estimator.
+    """
+
+    def score_distributed(
+        self, samples: Tensor, *, offset: int, total: int, all_reduce: Callable[[Tensor], object]
+    ) -> Tensor:
+        """Scores at the samples of this process, of the density of the samples of all processes.
+
+        Args:
+            samples: the samples of this process, (..., M_r, d) with M_r >= 0: rows ``offset`` to
+                ``offset + M_r`` of the (..., M, d) that all processes hold together.
+            offset: number of samples on the processes before this one.
+            total: M, the number of samples on all processes.
+            all_reduce: sums a tensor over all processes, in place. Every process calls it equally
+                often, with tensors of the same shapes and dtypes.
+
+        Returns:
+            (..., M_r, d), without a gradient: the rows of the scores that one process would compute
+            from all samples.
+        """
+        ...
+
+
+class AdditiveStatistics(Protocol):
+    """Sums over samples: the sums of two processes may be added.
+
+    Attributes:
+        moments: the sums, one tensor.
+    """
+
+    moments: Tensor
 
 
 FittedT = TypeVar("FittedT", bound="Fitted")

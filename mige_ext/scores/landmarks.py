@@ -133,27 +133,63 @@ class Landmarks:
             Mm(2m + 8d) flop, and two eigendecompositions of m×m, in float64; O(m² + md) memory, and
             100 to 200 MB for the intermediates of a tile.
         """
-        running = self.start(samples if landmarks is None else landmarks, landmarks is None)
+        running = self.start(samples) if landmarks is None else self.start_with(landmarks)
         return running.partial_fit(samples, progress=progress).solve()
 
-    def start(self, samples: Tensor, choose: bool = True) -> "LandmarkStatistics":
-        """Begins a fit in batches: chooses landmarks and bandwidth, and has seen no sample yet.
+    def start(self, samples: Tensor) -> "LandmarkStatistics":
+        """Begins a fit in batches: chooses landmarks among the samples, and a bandwidth.
 
         Args:
-            samples: where landmarks are chosen from, (..., M, d) with M >= 2, such as the first
-                batch. They are not counted: give them to ``partial_fit`` too.
-            choose: whether to choose m of them, or to take all, as they are.
+            samples: (..., M, d) with M >= 2, such as the first batch. They are not counted
+                yet: give them to :meth:`LandmarkStatistics.partial_fit` too.
 
         Raises:
             ValueError, TypeError: samples that are not such a tensor or not finite.
         """
-        _checks.require_samples("samples" if choose else "landmarks", samples)
-        rows = samples.shape[-2]
-        if choose and self.m < rows:
-            samples = samples.index_select(-2, self.chosen(rows, samples.device))
-        if _checks.looking_is_free(samples):
-            _checks.require_finite(**{"samples" if choose else "landmarks": samples})
-        return LandmarkStatistics(self, at_least_float32(samples.detach()))
+        _checks.require_samples("samples", samples)
+        chosen = self.chosen(samples.shape[-2], samples.device)
+        return self._start("samples", samples.index_select(-2, chosen))
+
+    def start_with(self, landmarks: Tensor) -> "LandmarkStatistics":
+        """Begins a fit in batches with given landmarks.
+
+        Args:
+            landmarks: Z, (..., m, d) with m >= 2; this m replaces that of the estimator.
+
+        Raises:
+            ValueError, TypeError: landmarks that are not such a tensor or not finite.
+        """
+        _checks.require_samples("landmarks", landmarks)
+        return self._start("landmarks", landmarks)
+
+    def _start(self, name: str, landmarks: Tensor) -> "LandmarkStatistics":
+        if _checks.looking_is_free(landmarks):
+            _checks.require_finite(**{name: landmarks})
+        return LandmarkStatistics(self, at_least_float32(landmarks.detach()))
+
+    def score_distributed(
+        self, samples: Tensor, *, offset: int, total: int, all_reduce: Callable[[Tensor], object]
+    ) -> Tensor:
+        """Scores at the samples of this process, from landmarks and sums of all processes.
+
+        See :meth:`DistributedScoreEstimator.score_distributed` for the arguments. The landmarks are
+        the rows that one process would choose among all samples.
+
+        Cost:
+            That of :meth:`score` for the samples of this process. It sends and receives md values
+            for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums, whatever M is.
+        """
+        samples = at_least_float32(samples.detach())
+        rows = self.chosen(total, samples.device) - offset
+        landmarks = samples.new_zeros((*samples.shape[:-2], len(rows), samples.shape[-1]))
+        if samples.shape[-2] > 0:
+            here = ((rows >= 0) & (rows < samples.shape[-2])).unsqueeze(-1)
+            own = samples.index_select(-2, rows.clamp(0, samples.shape[-2] - 1))
+            landmarks = torch.where(here, own, landmarks)
+        all_reduce(landmarks)
+        statistics = self.start_with(landmarks).partial_fit(samples)
+        all_reduce(statistics.moments)
+        return statistics.solve().score(samples)
 
     def resume(self, state: Mapping[str, Tensor]) -> "LandmarkStatistics":
         """Goes on where :meth:`LandmarkStatistics.state_dict` was taken, with the same settings.
@@ -161,7 +197,7 @@ class Landmarks:
         Raises:
             ValueError: the state was taken with another bandwidth.
         """
-        running = self.start(state["landmarks"], choose=False)
+        running = self.start_with(state["landmarks"])
         if not torch.equal(running.bandwidth, state["bandwidth"]):
             raise ValueError(
                 "state must be of an estimator with the same bandwidth, "
