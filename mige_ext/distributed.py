@@ -30,9 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext._precision import at_least_float32
-from mige_ext.scores.base import ScoreEstimator
-from mige_ext.scores.landmarks import Landmarks, LandmarkStatistics
+from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,42 +139,33 @@ class _Gather(torch.autograd.Function):
 
 
 @dataclass(frozen=True, eq=False)
-class LandmarksAcross:
-    """:class:`~mige_ext.Landmarks` of the samples of all ranks, as an estimator.
+class EstimatorAcross:
+    """A :class:`DistributedScoreEstimator` of the samples of all ranks, as an estimator.
 
     Its scores are multiplied by :attr:`Share.weight`, because who calls it divides them by the
     number of this rank's samples.
     """
 
-    estimator: Landmarks
+    estimator: DistributedScoreEstimator
     share: Share
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at this rank's samples, (..., N_r, d) -> (..., N_r, d)."""
-        samples = at_least_float32(samples.detach())
-        running = self.estimator.start(self._landmarks(samples), choose=False)
-        all_reduce(running.partial_fit(samples), self.share.group)
-        return running.solve().score(samples) * self.share.weight
-
-    def _landmarks(self, samples: Tensor) -> Tensor:
-        """The rows that one process would choose: each from the rank that has it."""
-        chosen = self.estimator.chosen(self.share.total, samples.device) - self.share.offset
-        rows = samples.shape[-2]
-        if rows == 0:
-            landmarks = samples.new_zeros((*samples.shape[:-2], len(chosen), samples.shape[-1]))
-        else:
-            here = ((chosen >= 0) & (chosen < rows)).unsqueeze(-1)
-            landmarks = samples.index_select(-2, chosen.clamp(0, rows - 1))
-            landmarks = torch.where(here, landmarks, 0.0)
-        dist.all_reduce(landmarks, group=self.share.group)
-        return landmarks
+        share = self.share
+        scores = self.estimator.score_distributed(
+            samples,
+            offset=share.offset,
+            total=share.total,
+            all_reduce=lambda sums: dist.all_reduce(sums, group=share.group),
+        )
+        return scores * share.weight
 
 
-def all_reduce(running: LandmarkStatistics, group: dist.ProcessGroup) -> None:
+def all_reduce(running: AdditiveStatistics, group: dist.ProcessGroup) -> None:
     """Sums the statistics of all ranks, in place, so that each can solve for all samples.
 
     For fits that are split over processes: give every rank the same landmarks
-    (``Landmarks.start(z, choose=False)``), its own samples (``partial_fit``), and call this once.
+    (``Landmarks.start_with(z)``), its own samples (``partial_fit``), and call this once.
 
     Args:
         running: of the same landmarks on every rank.
@@ -196,8 +185,8 @@ def across(
     estimator: ScoreEstimator, share: Share, *tensors: Tensor
 ) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
     """The estimator and the tensors from which the surrogate of the global batch is made."""
-    if isinstance(estimator, Landmarks):
-        return LandmarksAcross(estimator, share), tensors
+    if isinstance(estimator, DistributedScoreEstimator):
+        return EstimatorAcross(estimator, share), tensors
     return estimator, tuple(share.gather(tensor) for tensor in tensors)
 
 
