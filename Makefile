@@ -1,7 +1,7 @@
 # make demo   environment, build, a small version of the experiments; prints where the figures are
 # make test   environment, build, all tests
 # make emulate  the CUDA kernels in the emulator: every schedule, then every sanitizer
-# make lint   ruff, mypy, clang-format
+# make lint   ruff, mypy, import layers, clang-format
 # make bench  the end-to-end benchmark
 # make docs   the documentation, into build/docs; warnings are errors
 # make resources   registers, shared memory and occupancy of the CUDA kernels; needs nvcc, but no GPU
@@ -80,6 +80,7 @@ lint: $(BUILT)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files $(CXX_SOURCES))
 
 format: $(ENVIRONMENT)
