@@ -182,17 +182,20 @@ def test_gradients_of_several_processes_are_those_of_one(results: Results, split
 def test_what_one_rank_refuses_all_refuse_and_none_waits(results: Results) -> None:
     first, last = results["refusals"]
     assert last["type"] == ("TypeError", "z must be a torch.Tensor, got str")
-    assert first["type"] == ("ValueError", "refused on rank 1 of group: " + last["type"][1])
+    assert first["type"] == (
+        "ValueError",
+        "invalid argument on rank 1 of group: " + last["type"][1],
+    )
     for case, words in {
         "finite": "z must be finite",
         "finite-landmarks": "z must be finite",
         "pairs": "x and z must agree in all but the last dimension",
         "draws": "z must have shape (..., N, K, d)",
-        "columns": "z must be alike on all ranks of group but for the number of samples M, got "
+        "columns": "z must agree on all ranks of group in all but the number of samples M, got "
         "torch.float64 (M, 3) without gradient on rank 0 and torch.float64 (M, 4) without",
         "dtype": "torch.float64 (M, 3) without gradient on rank 0 and torch.float32 (M, 3)",
-        "gradient": "x must be alike on all ranks of group",
-        "few": "z must hold at least 2 samples on all ranks of group together, got 1",
+        "gradient": "x must agree on all ranks of group",
+        "few": "z must have at least 2 samples on all ranks of group together, got 1",
     }.items():
         assert words in first[case][1], case
         assert words in last[case][1], case

@@ -8,6 +8,7 @@ can) nor differentiate one, so that is done by hand here, and on the meta device
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,10 +138,11 @@ def test_every_public_function_runs_on_fake_cuda_tensors(call: str, dtype: torch
 def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     estimator: mige.ScoreEstimator, needs: tuple[bool, bool]
 ) -> None:
-    # By hand: torch's own backward pass asks for the streams of the device, which is not there.
+    # Forward and backward are called by hand, because torch's backward pass asks for the streams of
+    # the device, which is not there.
     saved: list[Tensor] = []
     context = SimpleNamespace(
-        needs_input_grad=(*needs, False, False, False),
+        needs_input_grad=(False, *needs),
         save_for_backward=lambda *t: saved.extend(t),
         mark_non_differentiable=lambda *t: None,
         set_materialize_grads=lambda _: None,
@@ -148,14 +150,14 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        inputs = x, z, estimator, *needs, False
-        outputs = information._MutualInformation.forward(*inputs)
+        compute = partial(information._own_information, estimator, *needs)
+        outputs = information._Surrogate.forward(compute, x, z)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
-        information._MutualInformation.setup_context(context, inputs, outputs)
+        information._Surrogate.setup_context(context, (compute, x, z), outputs)
         context.saved_tensors = tuple(saved)
-        grads = information._MutualInformation.backward(context, value, None, None)
-    for needed, argument, grad in zip(needs, (x, z), grads, strict=False):
+        _, *grads = information._Surrogate.backward(context, value, None, None)
+    for needed, argument, grad in zip(needs, (x, z), grads, strict=True):
         assert (grad is not None) == needed
         if grad is not None:
             assert (grad.shape, grad.dtype) == (argument.shape, argument.dtype)
@@ -183,9 +185,9 @@ def test_gradients_of_every_public_function_run_without_values(call: str) -> Non
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 PROJECTION = mige.RandomProjection(k=8)
