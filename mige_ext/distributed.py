@@ -101,9 +101,7 @@ def global_batch(
     error: Exception | None = None
     try:
         check(0)
-        for name, tensor in tensors.items():
-            if _checks.looking_is_free(tensor):
-                _checks.require_finite(**{name: tensor})
+        _checks.require_finite(**tensors)
     except (TypeError, ValueError) as invalid:
         error = invalid
     local = str(error) if error else [_described(tensor, axis) for tensor in tensors.values()]
