@@ -64,15 +64,17 @@ class RandomProjection:
 
     def _matrix_for(self, x: Tensor) -> Tensor:
         d, dtype, device = x.shape[-1], x.dtype, x.device
-        if torch.compiler.is_compiling():  # The compiled graph keeps R as a constant.
+        if (
+            torch.compiler.is_compiling()  # The compiled graph keeps R as a constant.
+            or is_transforming()  # In these cases R is a tensor that is valid in this call only.
+            or torch.is_inference_mode_enabled()
+            or type(x) is not Tensor
+        ):
             return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
-        if type(x) is not Tensor or torch.is_inference_mode_enabled() or is_transforming():
-            # These tensors are valid in this call only, and are neither kept nor reused.
-            return self.matrix(d, dtype, device)
         key = (self, d, dtype, device)
         r = _matrices.get(key)
         if r is None:
-            r = self.matrix(d, dtype, device)
+            r = _drawn(self.k, d, self.normalize, self.seed, dtype, device)
             if len(_matrices) >= _KEPT:
                 # Matrices on a GPU stay, because a captured CUDA graph reads R at its address.
                 for old in [key for key, kept in _matrices.items() if kept.device.type == "cpu"]:
