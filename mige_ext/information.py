@@ -216,7 +216,7 @@ def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> No
     _checks.require_same_device("conditional", conditional, "z", z)
     if conditional.numel() == 0 and shape[-3] > 0:  # A rank may have no input.
         raise ValueError(
-            f"conditional must have at least one value, got shape {_checks.shape(conditional)}"
+            f"conditional must have at least one value, got {_checks.shape(conditional)}"
         )
     _checks.require_finite(conditional=conditional)
 
