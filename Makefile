@@ -82,6 +82,7 @@ lint: $(BUILT)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files $(CXX_SOURCES))
 
 format: $(ENVIRONMENT)

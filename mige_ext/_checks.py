@@ -8,6 +8,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from mige_ext._torch_compat import is_batched
+
 # --- numbers --------------------------------------------------------------------------------------
 
 
@@ -132,8 +134,11 @@ def require_paired(
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """No NaN and no infinity in any of the named tensors, looked at by parts to save memory."""
+    """No NaN and no infinity in those of the named tensors whose values can be read freely."""
     for name, tensor in tensors.items():
+        if not looking_is_free(tensor):
+            continue
+        # Parts of the tensor are read one after the other, which saves memory.
         parts = (
             tensor.split(2**14, tensor.shape.index(max(tensor.shape))) if tensor.dim() else [tensor]
         )
@@ -148,8 +153,7 @@ def naming(**tensors: Tensor) -> Iterator[None]:
     try:
         yield
     except RuntimeError:
-        # A GPU's error is another, and not to be hidden.
-        require_finite(**{n: t for n, t in tensors.items() if looking_is_free(t)})
+        require_finite(**tensors)
         raise
 
 
@@ -160,5 +164,4 @@ def looking_is_free(tensor: Tensor) -> bool:
 
 def _fake(tensor: Tensor) -> bool:
     """Whether there is no one value to read: a subclass, or a tensor under torch.func.vmap."""
-    batched = torch._C._functorch.is_batchedtensor
-    return type(tensor) not in (Tensor, torch.nn.Parameter) or batched(tensor)
+    return type(tensor) not in (Tensor, torch.nn.Parameter) or is_batched(tensor)

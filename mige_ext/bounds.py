@@ -1,7 +1,7 @@
 """Variational lower bounds on mutual information: the baselines of gradient estimation.
 
 A *critic* T(x, z) scores pairs. A *bound* compares its scores on joint pairs, from p(x, z), with
-those on marginal pairs, from p(x) p(z), and is maximised over the critic's parameters:
+its scores on marginal pairs, from p(x) p(z), and is maximized over the critic's parameters:
 
     >>> import torch
     >>> from mige_ext.bounds import SeparableCritic, mine_f, split_pairs
@@ -9,15 +9,17 @@ those on marginal pairs, from p(x) p(z), and is maximised over the critic's para
     >>> joint, marginal = split_pairs(critic(x[:, None], z[None, :]))  # all 64² pairs of a batch
     >>> (-mine_f(joint, marginal)).backward()
 
-Bounds are plain functions of scores that reduce the last dimension and keep the leading ones, so an
-ensemble of critics trains at once: apply `torch.func.vmap` to critic and bound, or to the critic
-alone and the bound to the stacked scores. Only `mine` has a memory; it takes and returns it.
+Bounds are functions of scores. They reduce the last dimension and keep the leading ones, so that an
+ensemble of critics trains at once: apply :func:`torch.func.vmap` to critic and bound, or to the
+critic alone and the bound to the stacked scores. Only :func:`mine` has a state, a moving average,
+which it takes and returns.
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,8 @@ __all__ = [
 class JointCritic(nn.Module):
     """A perceptron on the concatenated pair, ``T(x, z) = MLP([x, z])``.
 
-    The more expressive critic, at the price of a pass through the network for every pair.
+    It is more expressive than :class:`SeparableCritic`, and needs a pass through the network for
+    every pair.
 
     Args:
         x_dim: dimensions of x.
@@ -51,7 +54,7 @@ class JointCritic(nn.Module):
         layers: number of hidden layers.
 
     Raises:
-        ValueError: a size is smaller than 1.
+        ValueError: a size is not a positive integer.
     """
 
     def __init__(self, x_dim: int, z_dim: int, hidden: int = 256, layers: int = 2) -> None:
@@ -66,20 +69,20 @@ class JointCritic(nn.Module):
 
         Args:
             x: (..., x_dim).
-            z: (..., z_dim); leading dimensions broadcast against those of x: ``critic(x, z)``
-                scores B pairs, ``critic(x[:, None], z[None, :])`` all B².
+            z: (..., z_dim). Leading dimensions broadcast against those of x: ``critic(x, z)``
+                scores B pairs, ``critic(x[:, None], z[None, :])`` scores all B².
 
         Returns:
-            The scores, of the leading dimensions' shape.
+            The scores, (...).
 
         Raises:
             TypeError: x or z is not a floating-point tensor.
-            ValueError: the last dimension of x or z is not the critic's.
+            ValueError: the last dimension of x is not x_dim, or that of z is not z_dim.
         """
         _check_rows("x", x, self.x_dim)
         _check_rows("z", z, self.z_dim)
-        # The first layer is linear in the concatenation: its two halves, applied apart and added,
-        # cost 2B rows for all pairs of a batch instead of B².
+        # The first layer is linear in the concatenation. Its two halves, applied separately and
+        # added, cost 2B rows for all pairs of a batch instead of B².
         x_weight, z_weight = self.first.weight.split([self.x_dim, self.z_dim], dim=1)
         x_half = nn.functional.linear(x, x_weight, self.first.bias)
         scores: Tensor = self.rest(x_half + nn.functional.linear(z, z_weight)).squeeze(-1)
@@ -89,18 +92,18 @@ class JointCritic(nn.Module):
 class SeparableCritic(nn.Module):
     """The inner product of two embeddings, ``T(x, z) = f(x) · g(z)``, each a perceptron.
 
-    All B² pairs of a batch cost 2B passes through a network and a matrix product.
+    All B² pairs of a batch cost 2B passes through the networks and a matrix product.
 
     Args:
         x_dim: dimensions of x.
         z_dim: dimensions of z.
         hidden: units of a hidden layer.
         layers: number of hidden layers of each network.
-        embedding: dimensions of f and g, which bound the rank of T. The best critic of correlated
-            Gaussians in d dimensions needs d + 2.
+        embedding: dimensions of f and g, which bound the rank of T. The optimal critic of
+            correlated Gaussians in d dimensions needs d + 2.
 
     Raises:
-        ValueError: a size is smaller than 1.
+        ValueError: a size is not a positive integer.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class SeparableCritic(nn.Module):
         self.g = nn.Sequential(*_perceptron([z_dim] + [hidden] * layers + [embedding]))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Score pairs of rows; arguments, result and errors as of `JointCritic.forward`."""
+        """Score pairs of rows, with the arguments of :meth:`JointCritic.forward`."""
         _check_rows("x", x, self.x_dim)
         _check_rows("z", z, self.z_dim)
         # einsum contracts broadcast dimensions as a matrix product: no B × B × embedding is built.
@@ -121,22 +124,22 @@ class SeparableCritic(nn.Module):
 
 
 def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Part the scores of all pairs of a batch into joint and marginal pairs.
+    """Split the scores of all pairs of a batch into joint and marginal pairs.
 
     Args:
         scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2.
 
     Returns:
         joint: the diagonal, (..., B).
-        marginal: all others, (..., B (B − 1)).
+        marginal: the other elements, (..., B (B − 1)).
 
     Raises:
         TypeError: scores is not a floating-point tensor.
-        ValueError: scores is not of that shape.
+        ValueError: scores does not have this shape.
     """
     _check_matrix(scores)
     batch = scores.shape[-1]
-    # Without its first element, the flattened matrix cut into rows of B + 1 has the diagonal last.
+    # Without its first element, the flattened matrix in rows of B + 1 has the diagonal last.
     rows = scores.flatten(-2).narrow(-1, 1, batch * batch - 1).unflatten(-1, (batch - 1, batch + 1))
     return scores.diagonal(dim1=-2, dim2=-1), rows.narrow(-1, 0, batch).flatten(-2)
 
@@ -147,8 +150,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     """The Donsker-Varadhan bound, ``I ≥ E_joint[T] − log E_marginal[e^T]``.
 
-    Tight where T is ``log p(x, z) / p(x) p(z)`` plus any constant. To train a critic take `mine`,
-    of the same value: the gradient of the logarithm is biased on a batch.
+    It is tight where T is ``log p(x, z) / p(x) p(z)`` plus any constant. The gradient of the
+    logarithm is biased on a batch; :func:`mine` has the same value and a corrected gradient.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -159,10 +162,10 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
-        ValueError: joint or marginal is not of that shape, not finite, or they differ in their
-            leading dimensions or devices. On CUDA, where a look at the values would stall the
-            stream, and inside `torch.func.vmap` and `torch.compile`, which forbid it, NaN passes
-            on.
+        ValueError: joint or marginal does not have this shape or is not finite, or they differ in
+            their leading dimensions or devices. Values are not checked on CUDA, where reading them
+            stalls the stream, and inside ``torch.func.vmap`` and ``torch.compile``, which forbid
+            it; the result is NaN there.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -176,28 +179,28 @@ def mine(
 ) -> tuple[Tensor, Tensor]:
     """MINE: the Donsker-Varadhan bound with the bias-corrected gradient.
 
-    The gradient of the bound, ``E_joint[∇T] − E_marginal[e^T ∇T] / E_marginal[e^T]``, is a ratio of
-    two estimates from one batch, and so biased. MINE replaces the denominator by its exponential
-    moving average over the batches:
+    The gradient of the bound, ``E_joint[∇T] − E_marginal[e^T ∇T] / E_marginal[e^T]``, has a ratio
+    of two estimates from one batch, which is biased. MINE replaces the denominator by its
+    exponential moving average over the batches:
 
         Z ← decay · Z + (1 − decay) · mean e^T,    gradient = mean ∇T − mean(e^T ∇T) / Z
 
-    The average is kept as log Z. This batch has at least the share 1 − decay in it, so that no
-    weight in the gradient exceeds 1 / (1 − decay), however far the scores jump.
+    The average is kept as log Z. The current batch has at least the weight 1 − decay in it, so that
+    no weight in the gradient exceeds 1 / (1 − decay).
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
         marginal: scores of marginal pairs, (..., N) with N >= 2.
-        average: log Z as the call before returned it, (...); None starts with this batch.
-        decay: the share of the old average that stays, in [0, 1); 0 gives the plain gradient.
+        average: log Z as the previous call returned it, (...); None starts with this batch.
+        decay: the weight of the old average, in [0, 1); 0 gives the plain gradient.
 
     Returns:
-        value: the bound in nats, (...), equal to that of `donsker_varadhan`. Maximise it.
+        value: the bound in nats, (...), equal to that of :func:`donsker_varadhan`, to be maximized.
         average: the new log Z, (...), detached, for the next call.
 
     Raises:
-        TypeError, ValueError: as of `donsker_varadhan`; average is not of the shape of the bound;
-            or decay is outside of [0, 1).
+        TypeError, ValueError: as for :func:`donsker_varadhan`; also if average does not have the
+            shape of the bound, or decay is not in [0, 1).
 
     Belghazi et al., *Mutual Information Neural Estimation*, ICML 2018, section 3.2.
     """
@@ -219,20 +222,20 @@ def mine(
 def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     """MINE-f: the f-divergence bound (NWJ), ``I ≥ E_joint[T] − E_marginal[e^(T − 1)]``.
 
-    Tight where T is ``1 + log p(x, z) / p(x) p(z)``. Value and gradient are unbiased, with a
+    It is tight where T is ``1 + log p(x, z) / p(x) p(z)``. Value and gradient are unbiased, with a
     variance that grows like e^I. Where the expectation exceeds the square root of the largest
-    number of the dtype (e^44 in float32), the exponential goes on along its tangent: the value,
-    the gradient, and the gradient's square in an optimiser stay finite.
+    number of the dtype (e^44 in float32), the exponential continues along its tangent. The value,
+    the gradient, and the gradient's square in an optimizer therefore stay finite.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
         marginal: scores of marginal pairs, (..., N) with N >= 2.
 
     Returns:
-        The bound in nats, (...). Maximise it.
+        The bound in nats, (...), to be maximized.
 
     Raises:
-        TypeError, ValueError: as of `donsker_varadhan`.
+        TypeError, ValueError: as for :func:`donsker_varadhan`.
 
     Nguyen, Wainwright and Jordan, *Estimating divergence functionals and the likelihood ratio by
     convex risk minimization*, 2010; Belghazi et al., ICML 2018, section 3.
@@ -241,25 +244,25 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     return joint.mean(-1) - _continued_exp(_log_mean_exp(marginal) - 1)
 
 
-def jsd(joint: Tensor, marginal: Tensor, report: str = "jsd") -> Tensor:
+def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] = "jsd") -> Tensor:
     """The Jensen-Shannon objective, ``E_joint[−softplus(−T)] − E_marginal[softplus(T)]``.
 
-    At its best critic, ``T = log p(x, z) / p(x) p(z)``, it is 2 JSD − log 4, with JSD the
-    Jensen-Shannon divergence of p(x, z) and p(x) p(z): stable to maximise, but no estimate of the
-    mutual information. For that critic `mine_f` of T + 1 is one; ``report="information"`` gives
-    its value, with the gradient of the objective.
+    For the optimal critic, ``T = log p(x, z) / p(x) p(z)``, it is 2 JSD − log 4, with the
+    Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). It is stable to maximize, but does not
+    estimate the mutual information. :func:`mine_f` of T + 1 does for this critic, and
+    ``report="information"`` gives that value with the gradient of the objective.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
         marginal: scores of marginal pairs, (..., N) with N >= 2.
-        report: "jsd", the objective (Hjelm et al.), or "information", a lower bound of I with the
-            same gradient (Poole et al.).
+        report: "jsd" for the objective (Hjelm et al.), or "information" for a lower bound on I with
+            the gradient of the objective (Poole et al.).
 
     Returns:
-        The value, (...). Maximise it.
+        The value, (...), to be maximized.
 
     Raises:
-        TypeError, ValueError: as of `donsker_varadhan`, or report is neither of the two.
+        TypeError, ValueError: as for :func:`donsker_varadhan`; also if report is another value.
 
     Hjelm et al., *Learning deep representations by mutual information estimation and
     maximization*, ICLR 2019, section 3.1; Poole et al., *On variational bounds of mutual
@@ -278,32 +281,32 @@ def jsd(joint: Tensor, marginal: Tensor, report: str = "jsd") -> Tensor:
 def infonce(scores: Tensor) -> Tensor:
     """InfoNCE, ``I ≥ log B + E_i[T(x_i, z_i) − log Σ_j e^T(x_i, z_j)]``.
 
-    Of low variance, and never above log B.
+    It has a low variance, and never exceeds log B.
 
     Args:
-        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. Each x picks its z.
+        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. Each x is to find its z.
 
     Returns:
-        The bound in nats, (...). Maximise it.
+        The bound in nats, (...), to be maximized.
 
     Raises:
         TypeError: scores is not a floating-point tensor.
-        ValueError: scores is not of that shape, or not finite; see `donsker_varadhan`.
+        ValueError: scores does not have this shape or is not finite, see :func:`donsker_varadhan`.
 
     van den Oord, Li and Vinyals, *Representation learning with contrastive predictive coding*,
     2018.
     """
     _check_matrix(scores)
     _check_finite(scores=scores)
-    log_share = scores.diagonal(dim1=-2, dim2=-1) - scores.logsumexp(-1)
-    return math.log(scores.shape[-1]) + log_share.mean(-1)
+    log_probability = scores.diagonal(dim1=-2, dim2=-1) - scores.logsumexp(-1)
+    return math.log(scores.shape[-1]) + log_probability.mean(-1)
 
 
-# Parts
+# Helpers
 
 
 def _perceptron(sizes: Sequence[int]) -> list[nn.Module]:
-    """Linear layers of these sizes, ReLU between them and none at the end."""
+    """Linear layers of these sizes with ReLU between them."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
@@ -315,21 +318,20 @@ def _log_mean_exp(scores: Tensor) -> Tensor:
 
 
 def _continued_exp(exponent: Tensor) -> Tensor:
-    """e^exponent; along its tangent from half the exponent range of the dtype on."""
+    """``e^exponent``, continued along its tangent above half the exponent range of the dtype."""
     cap = 0.5 * math.log(torch.finfo(exponent.dtype).max)
     tangent = math.exp(cap) * (1 + exponent - cap)
     return torch.where(exponent < cap, exponent.clamp(max=cap).exp(), tangent)
 
 
 def _with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
-    """The value, to the last bit, with the gradient of the surrogate."""
+    """Exactly the value, with the gradient of the surrogate."""
     return value.detach() + (surrogate - surrogate.detach())
 
 
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        _checks.require_count(name, size)
 
 
 def _check_rows(name: str, rows: Tensor, width: int) -> None:
@@ -359,7 +361,6 @@ def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
 
 
 def _check_finite(**scores: Tensor) -> None:
-    for name, tensor in scores.items():
-        if _checks.looking_is_free(tensor):
-            with suppress(RuntimeError):  # of vmap, under which a value differs by critic
-                _checks.require_finite(**{name: tensor})
+    # Below another transform inside vmap, a tensor has no single value to read.
+    with suppress(RuntimeError):
+        _checks.require_finite(**scores)

@@ -1,15 +1,15 @@
-"""The names and signatures of the authors' release, for code that is written against it.
+"""The names and signatures of the authors' release, for code that was written against it.
 
-The conventions are the release's own where they differ from the paper's:
+Where the release differs from the paper, this module follows the release:
 
-- J is the number of leading eigenvalues whose cumulative share stays *below* the threshold, one
-  short of the paper's, and a batch shares the J of its mean spectrum;
-- the bandwidth is the median of all M² distances, the M zeros among them, and of samples and query
-  points together where there are query points;
-- an entropy surrogate has the sign of −H.
+- J is the number of leading eigenvalues whose cumulative fraction of the trace stays *below* the
+  threshold, one fewer than in the paper. A batch has one J, from its mean spectrum.
+- The bandwidth is the median of all M² distances, including the M zeros of the diagonal. With query
+  points it is the median of the distances among samples and query points together.
+- An entropy surrogate has the sign of −H.
 
-Three defects are mended: ``n_eigen`` was forgotten after the first call; J = 0 silently kept the
-whole spectrum (now J is at least 1); ``eta`` worked on the CPU only.
+Three defects of the release are fixed. It forgot ``n_eigen`` after the first call. It kept the
+whole spectrum where J was 0; here J is at least 1. Its ``eta`` worked on the CPU only.
 """
 
 import math
@@ -24,12 +24,15 @@ from mige_ext.scores.base import ScoreEstimator, require_estimator
 
 
 class SpectralScoreEstimator:
-    """SSGE with the release's conventions.
+    """SSGE with the conventions of the release.
 
     Args:
-        n_eigen: fixed number of eigenvalues; all if neither this nor the threshold is given.
+        n_eigen: number of eigenvalues; by default all, or those that ``n_eigen_threshold`` selects.
         eta: added to the diagonal of the Gram matrix before its eigendecomposition.
-        n_eigen_threshold: share of the spectrum in (0, 1], instead of ``n_eigen``.
+        n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
+
+    Raises:
+        ValueError: an argument is not as described, or both numbers of eigenvalues are given.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class SpectralScoreEstimator:
         self.n_eigen_threshold = n_eigen_threshold
 
     def score(self, samples: Tensor) -> Tensor:
-        """:meth:`compute_gradients` at the samples, under the name of the library's protocol."""
+        """Scores at the samples, as every :class:`~mige_ext.ScoreEstimator` has them."""
         return self.compute_gradients(samples)
 
     def compute_gradients(self, samples: Tensor, x: Tensor | None = None) -> Tensor:
@@ -61,13 +64,17 @@ class SpectralScoreEstimator:
 
         Args:
             samples: (..., M, d) with M >= 2.
-            x: query points, (..., Q, d).
+            x: query points, (..., Q, d); the samples by default.
 
         Returns:
-            (..., M, d) or (..., Q, d), without a gradient; float32 at least.
+            (..., M, d) or (..., Q, d), without a gradient; float64 for float64 samples, else
+            float32.
 
         Raises:
-            ValueError, TypeError: an argument that does not fit or is not finite.
+            ValueError, TypeError: an argument is not as described or not finite.
+
+        Cost:
+            One eigendecomposition, O(M³ + M²d), for each group.
         """
         _checks.require_samples("samples", samples)
         samples = at_least_float32(samples.detach())
@@ -76,11 +83,10 @@ class SpectralScoreEstimator:
             raise ValueError(f"n_eigen must be at most M = {m}, got {self.n_eigen}")
         if x is not None:
             _checks.require_query("x", x, samples)
-            if _checks.looking_is_free(x):
-                _checks.require_finite(x=x)
-        if _checks.looking_is_free(samples):
-            _checks.require_finite(samples=samples)
-        # In units of a power of two near the largest coordinate: exact, and always in range.
+            _checks.require_finite(x=x)
+        _checks.require_finite(samples=samples)
+        # The unit is a power of two near the largest coordinate, so that the division is exact and
+        # squared distances stay in range.
         unit = unit_of(samples)
         samples = points = samples / unit
         if x is not None:
@@ -93,7 +99,7 @@ class SpectralScoreEstimator:
             if self.eta is not None:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
-            # Rounding errors of zero are not inverted: repeated samples make K singular.
+            # Repeated samples make K singular: eigenvalues that are rounding errors are dropped.
             noise = m * torch.finfo(values.dtype).eps * values.narrow(-1, m - 1, 1)
             kept = (values > noise) & self._leading(values)
             inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
@@ -105,27 +111,30 @@ class SpectralScoreEstimator:
             return saturated(scores / unit)
 
     def _leading(self, values: Tensor) -> Tensor:
-        """Which of the ascending eigenvalues are the J largest: a mask, (M,), for J is a tensor."""
+        """A mask of the J largest of the ascending eigenvalues, (M,); J may be a tensor."""
         m = values.shape[-1]
         j: int | Tensor = m
         if self.n_eigen is not None:
             j = self.n_eigen
         elif self.n_eigen_threshold is not None:
             spectrum = values.flip(-1).reshape(-1, m).mean(0)
-            share = spectrum.cumsum(0) / spectrum.sum()
-            j = (share < self.n_eigen_threshold).sum().clamp(min=1)
+            fraction = spectrum.cumsum(0) / spectrum.sum()
+            j = (fraction < self.n_eigen_threshold).sum().clamp(min=1)
         return torch.arange(m, device=values.device) >= m - j
 
 
 def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
-    """``mean Σ ∇ log q(z) · z``, whose gradient is that of −H(z).
+    """Surrogate of −H(z), ``mean ∇ log q(z) · z``.
 
     Args:
-        estimator: anything with a ``score`` method.
-        samples: (..., M, d).
+        estimator: any object with a method ``score``.
+        samples: z, (..., M, d) with M >= 2.
 
     Returns:
-        A scalar.
+        A scalar with the gradient of −H(z) in z; its value means nothing.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described.
     """
     require_estimator(estimator)
     _checks.require_samples("samples", samples)
@@ -134,31 +143,31 @@ def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
 
 
 class MutualInformationGradientEstimator:
-    """Surrogate of I(x; y) from three of −H, with the release's conventions.
+    """Surrogate of I(x; y) from three surrogates of −H, with the conventions of the release.
 
     Args:
-        n_eigen: as for :class:`SpectralScoreEstimator`.
-        n_eigen_threshold: as for :class:`SpectralScoreEstimator`.
+        n_eigen: see :class:`SpectralScoreEstimator`.
+        n_eigen_threshold: see :class:`SpectralScoreEstimator`.
     """
 
     def __init__(self, n_eigen: int | None = None, n_eigen_threshold: float | None = None) -> None:
         self.estimator = SpectralScoreEstimator(n_eigen, n_eigen_threshold=n_eigen_threshold)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """A scalar with the gradient of I(x; y): x (..., M, d_x), y (..., M, d_y)."""
+        """A scalar with the gradient of I(x; y), for x (..., M, d_x) and y (..., M, d_y)."""
         _checks.require_paired("x", x, "y", y)
-        for name, argument in (("x", x), ("y", y)):
-            if _checks.looking_is_free(argument):
-                _checks.require_finite(**{name: argument})
+        _checks.require_finite(x=x, y=y)
         joint = entropy_surrogate(self.estimator, torch.cat((x, y), -1))
         return joint - entropy_surrogate(self.estimator, x) - entropy_surrogate(self.estimator, y)
 
 
 def _release_bandwidth(points: Tensor) -> Tensor:
-    """The element of ascending index n² − ⌊n²/2⌋ among all n² distances, the n zeros included."""
+    """The element of ascending index n² − ⌊n²/2⌋ among all n² distances, including the n zeros."""
     n = points.shape[-2]
-    index = n * n - n * n // 2 - n  # among the off-diagonal ones, where each pair stands twice
+    index = (
+        n * n - n * n // 2 - n
+    )  # among the distances off the diagonal, each of which occurs twice
     pairs = n * (n - 1) // 2
     rank = max(index, 0) // 2 + 1
     sigma = ops.distance_quantile(points, (rank - 0.5) / pairs)
-    return torch.where(sigma > 0, sigma, 1.0)  # all points equal: K = 1, H = 0, score 0
+    return torch.where(sigma > 0, sigma, 1.0)  # If all points are equal, H and the score are 0.

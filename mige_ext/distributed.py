@@ -1,24 +1,24 @@
-"""Samples of several processes as one batch, for ``group=`` of the information functions.
+"""The samples of several processes as one batch, for ``group=`` of the information functions.
 
-With R ranks, rank r holding N_r of the N samples, every rank gets its own rows of the gradient of
-the surrogate of all N samples, times R. DistributedDataParallel averages gradients over the ranks,
-``1/R Σ_r``, so that parameters get the gradient of the global surrogate, a mean over N samples; and
-where every N_r is N/R, a rank's share is scaled like a mean over its own samples, as any loss that
-DDP is used with. Without DDP: average the gradients of parameters yourself.
+With R ranks, where rank r has N_r of the N samples, every rank computes its rows of the gradient of
+the surrogate of all N samples, times R. DistributedDataParallel (DDP) averages gradients over the
+ranks, ``1/R Σ_r``, so that parameters get the gradient of the surrogate of all samples. Without
+DDP, average the gradients of the parameters yourself.
 
-There are two ways, and the estimator decides:
+The estimator decides how the ranks cooperate:
 
-- **all-gather**, any estimator: every rank gets all N samples and computes their scores, exactly
-  those of one process. A rank receives N·d values of each tensor; time and memory are those of N
-  samples, on every rank.
-- **all-reduce**, :class:`~mige_ext.Landmarks`: the landmarks are chosen among all samples, the
-  rows that one process would choose, and the statistics are summed. A rank sends and receives m·d
-  values for the landmarks and 8·(m + 1)(m + d + 1) bytes for the statistics, whatever N is.
+- **all-reduce**, for an estimator with the method ``score_distributed``, such as
+  :class:`~mige_ext.Landmarks`: the landmarks are the rows that one process would choose, and the
+  statistics of all ranks are summed. A rank sends and receives m·d values for the landmarks and
+  8·(m + 1)(m + d + 1) bytes for the statistics, whatever N is.
+- **all-gather**, for every other estimator: every rank receives all N samples and computes their
+  scores, which are exactly those of one process. A rank receives N·d values of each tensor, and
+  needs the time and the memory of N samples.
 
-Before, the ranks tell each other what they hold (some 100 bytes of pickle each, two collectives):
-numbers of samples may differ, and an argument that is refused on one rank is refused on all, so
-that none waits for the others. The host waits for that, which keeps ``group=`` out of CUDA graphs
-and of ``torch.compile(fullgraph=True)``.
+Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
+therefore have different numbers of samples, and an invalid argument raises on every rank. The host
+waits for these collectives, so that ``group=`` works neither in CUDA graphs nor under
+``torch.compile(fullgraph=True)``.
 """
 
 from collections.abc import Callable
@@ -34,70 +34,22 @@ from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, 
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
-    """What part of a global batch this rank holds.
+class GlobalBatch:
+    """A batch of samples that is split over the ranks of a process group.
 
     Attributes:
         group: the process group.
         sizes: N_r, the number of samples on every rank.
-        rank: r, of this process in the group.
+        rank: r, the rank of this process in the group.
     """
 
-    group: dist.ProcessGroup
+    group: "dist.ProcessGroup"
     sizes: tuple[int, ...]
     rank: int
 
-    @classmethod
-    def of(
-        cls, group: dist.ProcessGroup, check: Callable[[], None], axis: int = -2, **tensors: Tensor
-    ) -> "Share":
-        """Tells the other ranks of this one's tensors, and hears of theirs.
-
-        Args:
-            group: the process group; every rank of it must call.
-            check: raises what is wrong with the arguments of this rank.
-            axis: where the samples are counted.
-            tensors: the arguments, by name.
-
-        Raises:
-            TypeError: ``group`` is no process group that this process belongs to.
-            ValueError: on every rank, if an argument of one is refused, or if the ranks' arguments
-                differ in more than the number of samples, or are fewer than two samples.
-        """
-        _require_group(group)
-        error: Exception | None = None
-        try:
-            check()
-            for name, tensor in tensors.items():
-                if _checks.looking_is_free(tensor):
-                    _checks.require_finite(**{name: tensor})
-        except (TypeError, ValueError) as refused:
-            error = refused
-        mine = str(error) if error else [_described(tensor, axis) for tensor in tensors.values()]
-        everyone: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(everyone, mine, group=group)
-        if error is not None:
-            raise error
-        for rank, theirs in enumerate(everyone):
-            if isinstance(theirs, str):
-                raise ValueError(f"refused on rank {rank} of group: {theirs}")
-            for name, this, other in zip(tensors, everyone[0], theirs, strict=True):
-                if this[1:] != other[1:]:
-                    raise ValueError(
-                        f"{name} must be alike on all ranks of group but for the number of samples "
-                        f"M, got {_words(this)} on rank 0 and {_words(other)} on rank {rank}"
-                    )
-        share = cls(group, tuple(theirs[0][0] for theirs in everyone), dist.get_rank(group))
-        if share.total < 2:
-            raise ValueError(
-                f"{' and '.join(tensors)} must hold at least 2 samples on all ranks of group "
-                f"together, got {share.total}"
-            )
-        return share
-
     @property
     def total(self) -> int:
-        """N."""
+        """N, the number of samples on all ranks."""
         return sum(self.sizes)
 
     @property
@@ -107,103 +59,161 @@ class Share:
 
     @property
     def weight(self) -> float:
-        """``R N_r / N``, which makes the mean over the ranks of means over samples one over all."""
+        """``R N_r / N``, the weight of this rank's mean in the mean over all samples."""
         return len(self.sizes) * self.sizes[self.rank] / self.total
 
     def gather(self, samples: Tensor) -> Tensor:
         """The samples of all ranks, (..., N_r, d) -> (..., N, d), in the order of the ranks.
 
-        Its derivative takes this rank's rows and multiplies them by R; nothing is sent back.
+        Its derivative takes this rank's rows and multiplies them by R, without communication.
         """
         gathered: Tensor = _Gather.apply(samples, self)
         return gathered
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, samples: Tensor, share: Share) -> Tensor:
-        ctx.share = share
-        rows = samples.shape[-2]
-        # Padded, because a collective takes tensors of one size.
-        padded = samples.new_zeros((*samples.shape[:-2], max(share.sizes), samples.shape[-1]))
-        padded.narrow(-2, 0, rows).copy_(samples)
-        parts = [torch.empty_like(padded) for _ in share.sizes]
-        dist.all_gather(parts, padded, group=share.group)
-        return torch.cat([p.narrow(-2, 0, n) for p, n in zip(parts, share.sizes, strict=True)], -2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        share = ctx.share
-        mine = grad.narrow(-2, share.offset, share.sizes[share.rank])
-        return mine * len(share.sizes), None
-
-
-@dataclass(frozen=True, eq=False)
-class EstimatorAcross:
-    """A :class:`DistributedScoreEstimator` of the samples of all ranks, as an estimator.
-
-    Its scores are multiplied by :attr:`Share.weight`, because who calls it divides them by the
-    number of this rank's samples.
-    """
-
-    estimator: DistributedScoreEstimator
-    share: Share
-
-    def score(self, samples: Tensor) -> Tensor:
-        """Scores at this rank's samples, (..., N_r, d) -> (..., N_r, d)."""
-        share = self.share
-        scores = self.estimator.score_distributed(
-            samples,
-            offset=share.offset,
-            total=share.total,
-            all_reduce=lambda sums: dist.all_reduce(sums, group=share.group),
-        )
-        return scores * share.weight
-
-
-def all_reduce(running: AdditiveStatistics, group: dist.ProcessGroup) -> None:
-    """Sums the statistics of all ranks, in place, so that each can solve for all samples.
-
-    For fits that are split over processes: give every rank the same landmarks
-    (``Landmarks.start_with(z)``), its own samples (``partial_fit``), and call this once.
+def global_batch(
+    group: "dist.ProcessGroup | None",
+    check: Callable[[int], None],
+    axis: int = -2,
+    **tensors: Tensor,
+) -> GlobalBatch | None:
+    """Check the arguments of an information function and, with a group, those of all its ranks.
 
     Args:
-        running: of the same landmarks on every rank.
-        group: the process group; every rank of it must call.
+        group: the process group, every rank of which must call; None for this process alone.
+        check: raises if the arguments of this process are invalid or have fewer samples than the
+            number it is given.
+        axis: the dimension along which the samples are counted.
+        tensors: the arguments, by name.
+
+    Returns:
+        The batch of all ranks; None without a group.
 
     Raises:
-        TypeError: ``group`` is no process group that this process belongs to.
+        TypeError: ``group`` is not a process group, or this process does not belong to it.
+        ValueError: on every rank, if an argument is invalid on one of them, if the arguments of two
+            ranks differ in more than the number of samples, or if there are fewer than two samples.
+    """
+    if group is None:
+        check(2)
+        return None
+    _require_group(group)
+    error: Exception | None = None
+    try:
+        check(0)
+        _checks.require_finite(**tensors)
+    except (TypeError, ValueError) as invalid:
+        error = invalid
+    local = str(error) if error else [_described(tensor, axis) for tensor in tensors.values()]
+    ranks: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(ranks, local, group=group)
+    if error is not None:
+        raise error
+    for rank, described in enumerate(ranks):
+        if isinstance(described, str):
+            raise ValueError(f"invalid argument on rank {rank} of group: {described}")
+        for name, (_, first), (_, other) in zip(tensors, ranks[0], described, strict=True):
+            if first != other:
+                raise ValueError(
+                    f"{name} must agree on all ranks of group in all but the number of samples "
+                    f"M, got {first} on rank 0 and {other} on rank {rank}"
+                )
+    sizes = tuple(described[0][0] for described in ranks)
+    if sum(sizes) < 2:
+        raise ValueError(
+            f"{' and '.join(tensors)} must have at least 2 samples on all ranks of group together, "
+            f"got {sum(sizes)}"
+        )
+    return GlobalBatch(group, sizes, dist.get_rank(group))
+
+
+def distribute(
+    estimator: ScoreEstimator, batch: GlobalBatch | None, *tensors: Tensor
+) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
+    """The estimator and the tensors whose surrogate is that of the global batch.
+
+    Args:
+        estimator: the estimator that the caller of the information function chose.
+        batch: the global batch; None returns everything unchanged.
+        tensors: the samples of this rank, each (..., N_r, d).
+    """
+    if batch is None:
+        return estimator, tensors
+    if isinstance(estimator, DistributedScoreEstimator):
+        return _GlobalEstimator(estimator, batch), tensors
+    return estimator, tuple(batch.gather(tensor) for tensor in tensors)
+
+
+def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
+    """Sum the statistics of all ranks, in place, so that each rank can solve for all samples.
+
+    This serves fits that are split over processes: give every rank the same landmarks
+    (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this once.
+
+    Args:
+        statistics: the statistics of this rank; every rank has the same landmarks.
+        group: the process group, every rank of which must call.
+
+    Raises:
+        TypeError: ``group`` is not a process group, or this process does not belong to it.
 
     Cost:
         8·(m + 1)(m + d + 1) bytes a group of samples, sent and received.
     """
     _require_group(group)
-    dist.all_reduce(running.moments, group=group)
+    dist.all_reduce(statistics.moments, group=group)
 
 
-def across(
-    estimator: ScoreEstimator, share: Share, *tensors: Tensor
-) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
-    """The estimator and the tensors from which the surrogate of the global batch is made."""
-    if isinstance(estimator, DistributedScoreEstimator):
-        return EstimatorAcross(estimator, share), tensors
-    return estimator, tuple(share.gather(tensor) for tensor in tensors)
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor, batch: GlobalBatch) -> Tensor:
+        ctx.batch = batch
+        rows = samples.shape[-2]
+        # The collective needs tensors of one size, so that the samples are padded to the largest.
+        padded = samples.new_zeros((*samples.shape[:-2], max(batch.sizes), samples.shape[-1]))
+        padded.narrow(-2, 0, rows).copy_(samples)
+        parts = [torch.empty_like(padded) for _ in batch.sizes]
+        dist.all_gather(parts, padded, group=batch.group)
+        return torch.cat([p.narrow(-2, 0, n) for p, n in zip(parts, batch.sizes, strict=True)], -2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        batch = ctx.batch
+        own = grad.narrow(-2, batch.offset, batch.sizes[batch.rank])
+        return own * len(batch.sizes), None
 
 
-def _described(tensor: Tensor, axis: int) -> tuple[int, str, str, bool]:
-    """The number of samples, the dtype, the other dimensions, and whether a gradient is wanted.
+@dataclass(frozen=True, eq=False)
+class _GlobalEstimator:
+    """An estimator whose scores at a rank's samples are those of the global batch.
 
-    The last, because the entropy of an argument is estimated only where its gradient is.
+    The scores are multiplied by :attr:`GlobalBatch.weight`, because the surrogate divides them by
+    the number of this rank's samples.
+    """
+
+    estimator: DistributedScoreEstimator
+    batch: GlobalBatch
+
+    def score(self, samples: Tensor) -> Tensor:
+        batch = self.batch
+        scores = self.estimator.score_distributed(
+            samples,
+            offset=batch.offset,
+            total=batch.total,
+            all_reduce=lambda sums: dist.all_reduce(sums, group=batch.group),
+        )
+        return scores * batch.weight
+
+
+def _described(tensor: Tensor, axis: int) -> tuple[int, str]:
+    """The number of samples, and what must be equal on all ranks.
+
+    The need for a gradient is part of it, because only the marginals that need one are estimated.
     """
     sizes = [str(size) for size in tensor.shape]
     sizes[axis] = "M"
-    wanted = tensor.requires_grad and torch.is_grad_enabled()
-    return tensor.shape[axis], str(tensor.dtype), f"({', '.join(sizes)})", wanted
-
-
-def _words(described: tuple[int, str, str, bool]) -> str:
-    _, dtype, shape, wanted = described
-    return f"{dtype} {shape} {'with' if wanted else 'without'} gradient"
+    needed = "with" if tensor.requires_grad and torch.is_grad_enabled() else "without"
+    return tensor.shape[axis], f"{tensor.dtype} ({', '.join(sizes)}) {needed} gradient"
 
 
 def _require_group(group: object) -> None:

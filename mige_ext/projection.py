@@ -1,4 +1,4 @@
-"""Random projection, which keeps distances and makes scores affordable in high dimension."""
+"""Random projection to fewer dimensions, which preserves distances and makes scores cheaper."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32, no_autocast
+from mige_ext._torch_compat import constant_when_compiled, is_transforming
 
 _KEPT = 16
 _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor]" = {}
@@ -19,23 +20,26 @@ _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor
 
 @dataclass(frozen=True)
 class RandomProjection:
-    """Linear map ``x → R x`` to k dimensions, with R of shape (k, d) Gaussian and normalised.
+    """Linear map ``x → R x`` to k dimensions, with a normalized Gaussian matrix R of shape (k, d).
 
-    The paper's equations 18 and 19 do not fit together: unit-length columns keep squared norms in
-    expectation as they are, and the factor √(d/k) is what unit-length rows need. Both are offered,
-    each right: ``E‖R x‖² = ‖x‖²`` either way.
+    Equations 18 and 19 of the paper contradict each other. Columns of unit length preserve squared
+    norms in expectation, and only rows of unit length need the factor √(d/k). Both conventions are
+    available here, and ``E‖R x‖² = ‖x‖²`` holds for each.
 
-    Linear, so that gradients reach x through it. R depends on d and the seed alone; it is drawn at
-    the first use and kept.
+    Gradients reach x through the map. R depends only on the arguments and on d; it is drawn at its
+    first use and kept.
 
         >>> import torch, mige_ext as mige
         >>> mige.RandomProjection(k=16)(torch.randn(32, 3072)).shape
         torch.Size([32, 16])
 
     Args:
-        k: dimensions to project to.
-        normalize: "columns", unit-length columns; "rows", unit-length rows times √(d/k).
-        seed: of R.
+        k: number of dimensions after the projection.
+        normalize: "columns" of unit length, or "rows" of unit length times √(d/k).
+        seed: the seed of R.
+
+    Raises:
+        ValueError: an argument is not as described.
     """
 
     k: int
@@ -52,7 +56,7 @@ class RandomProjection:
     def matrix(
         self, d: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """R, (k, d): the same numbers on every device, rounded to the dtype."""
+        """R, (k, d), with the same numbers on every device, rounded to the dtype."""
         _checks.require_count("d", d)
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
@@ -60,53 +64,46 @@ class RandomProjection:
 
     def _matrix_for(self, x: Tensor) -> Tensor:
         d, dtype, device = x.shape[-1], x.dtype, x.device
-        if torch.compiler.is_compiling():  # whose graph keeps it
-            return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
         if (
-            type(x) is not Tensor
+            torch.compiler.is_compiling()  # The compiled graph keeps R as a constant.
+            or is_transforming()  # In these cases R is a tensor that is valid in this call only.
             or torch.is_inference_mode_enabled()
-            or torch._C._are_functorch_transforms_active()
+            or type(x) is not Tensor
         ):
-            # What is made of these is good for this call only: nothing to keep, or to reuse.
-            return self.matrix(d, dtype, device)
+            return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
         key = (self, d, dtype, device)
         r = _matrices.get(key)
         if r is None:
-            r = self.matrix(d, dtype, device)
+            r = _drawn(self.k, d, self.normalize, self.seed, dtype, device)
             if len(_matrices) >= _KEPT:
-                # Not those of a GPU: a captured CUDA graph reads R where it lies, unowned.
+                # Matrices on a GPU stay, because a captured CUDA graph reads R at its address.
                 for old in [key for key, kept in _matrices.items() if kept.device.type == "cpu"]:
                     del _matrices[old]
             _matrices[key] = r
         return r
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Projects samples: (..., M, d) -> (..., M, k), in float32 at least, under autocast too.
+        """Project samples, (..., M, d) -> (..., M, k), in float32 or float64, also under autocast.
 
         Raises:
-            ValueError, TypeError: x is not such a tensor.
+            ValueError, TypeError: x does not have this shape, or is not finite.
 
         Cost:
-            2Mdk flop; R takes kd values.
+            2Mdk flop, and the memory of kd values for R.
         """
         _checks.require_samples("x", x, 0)
-        if _checks.looking_is_free(x):
-            _checks.require_finite(x=x)
+        _checks.require_finite(x=x)
         x = at_least_float32(x)
         with no_autocast(x):
             return x @ self._matrix_for(x).mT
 
 
+@constant_when_compiled  # because NumPy's generator cannot be traced
 def _drawn(
     k: int, d: int, normalize: str, seed: int, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:
     numbers = torch.from_numpy(_numbers(k, d, normalize, seed))
     return numbers.to(device=device, dtype=dtype, copy=True)
-
-
-# What torch.compiler.assume_constant_result does, without its import of the whole compiler: NumPy's
-# generator cannot be traced, and need not be.
-_drawn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=16)

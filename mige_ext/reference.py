@@ -1,11 +1,13 @@
-"""The oracle: the operators of ``ops.py`` in plain torch, formula first, in any dtype.
+"""The oracle of the tests: the operators of ``ops.py`` in plain torch, in any dtype.
 
-Tests compare against these in float64. They build K and, where the formula has one, every
-intermediate as it is written in the paper; nothing here is fast, and nothing here is used to train.
+Tests compare the library with these functions in float64. They follow the formulas as the papers
+write them, with every intermediate, and share no code with the library. They are slow, and only
+tests and benchmarks import them.
 """
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,7 +20,10 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
-    """The distance of rank ``ceil(quantile · n)`` among the n pairs, positive ones if it is 0."""
+    """The distance of rank ``ceil(quantile · n)`` among the n pairs, (..., M, d) -> (...).
+
+    If it is 0, the distance of that rank among the pairs at a positive distance.
+    """
     m = x.shape[-2]
     i, j = torch.triu_indices(m, m, 1)
     pairs = (x[..., i, :] - x[..., j, :]).square().sum(-1).sqrt().sort(-1).values
@@ -35,12 +40,12 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
 
 
 def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor:
-    """``exp(−‖x_i − y_j‖² / 2σ²)``: (..., M, N)."""
+    """``exp(−‖x_i − y_j‖² / 2σ²)``: (..., M, d), (..., N, d) -> (..., M, N)."""
     return torch.exp(-squared_distances(x, y) / (2 * bandwidth[..., None, None] ** 2))
 
 
 def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
-    """``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``, as it is written: an array of M×M×d, summed over i."""
+    """``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``, summed in an M×M×d array: (..., M, d) -> (..., M, d)."""
     gram = rbf_gram(x, bandwidth=bandwidth)
     differences = x.unsqueeze(-2) - x.unsqueeze(-3)  # [..., i, j, :] = x_i − x_j
     gradients = -gram.unsqueeze(-1) * differences / bandwidth[..., None, None, None] ** 2
@@ -48,14 +53,13 @@ def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
 
 
 def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor:
-    """``k(q, X) W``: (..., Q, p)."""
+    """``k(q, X) W``: (..., Q, d), (..., M, d), (..., M, p) -> (..., Q, p)."""
     return rbf_gram(q, x, bandwidth=bandwidth) @ w
 
 
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    """``K = U diag(λ) Uᵀ``, λ ascending."""
-    values, vectors = torch.linalg.eigh(k)
-    return values, vectors
+    """λ and U of ``K = U diag(λ) Uᵀ``, λ ascending: (..., M, M) -> (..., M), (..., M, M)."""
+    return torch.linalg.eigh(k)
 
 
 def ssge(
@@ -89,11 +93,11 @@ def ssge(
 
 # --- spectral filters -----------------------------------------------------------------------------
 #
-# For one group of samples, with the matrices as the formulas have them: (Md)² for either kernel.
+# For one group of samples. Both kinds of kernels have matrices of (Md)² elements here.
 
 
 def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:
-    """φ or its derivative in s, by autograd: φ = exp(−s/2σ²) for "RBF", (1 + s/σ²)^(−1/2)."""
+    """φ, or its derivative in s by autograd: "RBF" ``exp(−s/2σ²)``, "IMQ" ``(1 + s/σ²)^(−1/2)``."""
     s = s.detach().requires_grad_()
     with torch.enable_grad():
         u = s / bandwidth**2
@@ -106,20 +110,10 @@ def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:
 def matrix_kernel(
     kernel: str, curl_free: bool, q: Tensor, x: Tensor, bandwidth: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """K(q, x) with values in R^{d×d}, I at r = 0, and its divergence in x.
+    """K(q, x) with K(x, x) = I, and its divergence in x: (Q, d), (M, d) -> (Q, M, d, d), (Q, M, d).
 
-    ``φ I`` and ``∇_x φ = −2φ'r``; ``c(−2φ'I − 4φ''r rᵀ)`` and ``c(4(d + 2)φ'' + 8sφ''') r``;
-    with r = q − x and c = σ².
-
-    Args:
-        kernel: "RBF" or "IMQ".
-        curl_free: which of the two.
-        q: (Q, d).
-        x: (M, d).
-        bandwidth: σ, a scalar.
-
-    Returns:
-        (Q, M, d, d) and (Q, M, d).
+    With r = q − x, s = ‖r‖² and c = σ²: the diagonal kernel is ``φ I`` with divergence ``−2φ'r``,
+    the curl-free kernel is ``c(−2φ'I − 4φ''r rᵀ)`` with ``c(4(d + 2)φ'' + 8sφ''') r``.
     """
     d = x.shape[-1]
     r = q.unsqueeze(1) - x.unsqueeze(0)
@@ -141,9 +135,10 @@ def landweber_filter(mu: Tensor, steps: int, step_size: float) -> Tensor:
 
 
 def nu_filter(mu: Tensor, steps: int, nu: float) -> Tensor:
-    """``(1 − r_t(μ))/μ``, ``r_t(μ) = P_t(1 − 2μ)/P_t(1)``, P_t Jacobi's for 2ν − 1/2 and −1/2.
+    """``(1 − r_t(μ))/μ`` with ``r_t(μ) = P_t(1 − 2μ)/P_t(1)``, P_t the Jacobi polynomial.
 
-    ``r_t(μ) = Σ_k (−t)_k (t + 2ν)_k / (2ν + 1/2)_k k! μ^k``, which cancels: for few steps only.
+    Its parameters are 2ν − 1/2 and −1/2, so that ``r_t(μ) = Σ_k (−t)_k (t + 2ν)_k / (2ν + 1/2)_k k!
+    μ^k``. The sum cancels, and is accurate for few steps only.
     """
     coefficient, total = 1.0, torch.zeros_like(mu)
     for k in range(steps):
@@ -162,22 +157,13 @@ def filtered(
     bandwidth: Tensor,
     cut_off: bool = False,
 ) -> Tensor:
-    """``g = −g_λ(L) ζ`` at the samples, or, by the eigenfunctions of L, elsewhere.
+    """``g = −g_λ(L) ζ`` at samples (M, d), or by the eigenfunctions of L at query points (Q, d).
 
-    A filter acts on ``ζ = Σ_j c_j ψ_j`` plus a part in the null space of L, where it is g_λ(0). At
-    a query that part is ``ζ(q) − Σ_j c_j ψ_j(q)``, with ``ψ_j(q) = K(q, X) u_j / Mμ_j``.
+    ζ is ``Σ_j c_j ψ_j`` plus a part in the null space of L, where the filter is g_λ(0). At a query
+    this part is ``ζ(q) − Σ_j c_j ψ_j(q)``, with ``ψ_j(q) = K(q, X) u_j / Mμ_j``.
 
-    Args:
-        spectral_filter: μ -> g_λ(μ), eigenvalues (n,) ascending, at least 0.
-        x: samples, (M, d).
-        q: query points, (Q, d).
-        kernel: "RBF" or "IMQ".
-        curl_free: whether K is the curl-free kernel.
-        bandwidth: σ, a scalar.
-        cut_off: whether g_λ(0) is 0, as for SSGE.
-
-    Returns:
-        (M, d) or (Q, d).
+    ``spectral_filter`` maps ascending eigenvalues μ >= 0, (n,), to g_λ(μ). With ``cut_off`` g_λ(0)
+    is 0, as for SSGE. For the kernel see :func:`matrix_kernel`.
     """
     m, d = x.shape
 
@@ -192,9 +178,9 @@ def filtered(
         return (-u @ (gain * (u.mT @ zeta))).reshape(m, d)
     k_query, zeta_query = matrix_of(q)
     at_zero = 0.0 if cut_off else spectral_filter(mu.new_zeros(())).item()
-    # (g(μ) − g(0))/μ is smooth; both are known where μ is not rounding error.
-    known = mu > mu[-1] * torch.finfo(x.dtype).eps * m
-    slope = torch.where(known, (gain - at_zero) / torch.where(known, mu, 1.0), 0.0)
+    # The eigenvalues below this are rounding errors.
+    accurate = mu > mu[-1] * torch.finfo(x.dtype).eps * m
+    slope = torch.where(accurate, (gain - at_zero) / torch.where(accurate, mu, 1.0), 0.0)
     return -(at_zero * zeta_query + k_query @ (u @ (slope * (u.mT @ zeta))) / m).reshape(-1, d)
 
 
@@ -209,21 +195,20 @@ def ridge_precision(x: Tensor, tau: Tensor) -> Tensor:
 
 
 def left_out_objective(x: Tensor, tau: Tensor) -> Tensor:
-    """``½‖s_i‖² + div s_i`` of the ridge score at each standardised v_i, from the others: (M,)."""
+    """``½‖s_i‖² + div s_i`` at each standardized v_i of the ridge score of the others, (M,)."""
     v = (x - x.mean(0)) / x.std(0, correction=0)
+    ridge = tau * torch.eye(x.shape[1], dtype=x.dtype)
     objectives = []
     for i in range(len(v)):
         others = torch.cat((v[:i], v[i + 1 :]))
-        centred = others - others.mean(0)
-        r = centred.T @ centred / len(others)
-        precision = torch.linalg.inv(r + tau * torch.eye(x.shape[1], dtype=x.dtype))
+        precision = torch.linalg.inv(others.T.cov(correction=0).reshape(ridge.shape) + ridge)
         score = -precision @ (v[i] - others.mean(0))
         objectives.append(score.square().sum() / 2 - precision.trace())
     return torch.stack(objectives)
 
 
 def quadratic_inverse_shrinkage(x: Tensor) -> Tensor:
-    """The covariance (d, d) of Ledoit and Wolf (2022), sums over eigenvalues as written."""
+    """The covariance (d, d) of Ledoit and Wolf (2022), with sums over eigenvalues as written."""
     n, d = x.shape[0] - 1, x.shape[1]
     c = d / n
     values, vectors = torch.linalg.eigh(x.T.cov().reshape(d, d))
@@ -245,29 +230,19 @@ def quadratic_inverse_shrinkage(x: Tensor) -> Tensor:
 
 # --- the adaptive score ---------------------------------------------------------------------------
 
-#: log₁₀ of the smallest and the largest τ that is tried, and how many there are.
+#: The ridges τ that are tried: log₁₀ of the smallest and of the largest, and their number.
 RIDGE_GRID = (-4.0, 1.0, 26)
-#: λ that may be tried.
+#: The λ that are tried.
 LAMBDA_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
 
 def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, W and τ of ``z = (x − mean) W``; see :func:`mige_ext.ops.ridge_whitening`."""
-    m = x.shape[-2]
-    mean = x.mean(-2, keepdim=True)
-    deviation = (x - mean).square().mean(-2, keepdim=True).sqrt()
-    varies = (x != x[..., :1, :]).any(-2, keepdim=True)
-    inverse = torch.where(varies, 1 / deviation, 0.0)
-    v = (x - mean) * inverse
-    values, vectors = torch.linalg.eigh(v.mT @ v / m)
-    floor = 8 * torch.finfo(x.dtype).eps * values[..., -1:]
-    rank = (values > floor).sum(-1, keepdim=True)
-    dimensions = support(x)
-    few = 4 * (m - 1) < 5 * varies.sum(-1)
-    excluded = torch.where(few, 0, x.shape[-1] - rank)
+    m, d = x.shape[-2:]
+    mean, inverse, v, values, vectors = _standardized(x)
+    dimensions, excluded = _dimensions(x, values)
     values = values.clamp(min=0)
-    order = torch.arange(x.shape[-1])
-    counts = order >= x.shape[-1] - dimensions.unsqueeze(-1)
+    counts = torch.arange(d) >= d - dimensions.unsqueeze(-1)
 
     c1, c2 = m / (m - 1), m / (m - 1) ** 2
     grid = torch.linspace(*RIDGE_GRID, dtype=torch.float64)
@@ -280,50 +255,50 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
         left = 1 - c2 * q
         each = c1**2 * q2 / left.square() / 2 - c2 * q2 / left
         objective.append((each.mean(-1) - shrunk.sum(-1)).double())
-    tau = factor * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))
-    tau = tau.to(x.dtype)
-    factor_of = torch.where(order < excluded, 0.0, (values + tau.unsqueeze(-1)).rsqrt())
-    scaled = vectors * factor_of.unsqueeze(-2)
+    tau = (factor * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))).to(x.dtype)
+    scale = (values + tau.unsqueeze(-1)).rsqrt()
+    scale = torch.where(torch.arange(d) < excluded.unsqueeze(-1), 0.0, scale)
+    scaled = vectors * scale.unsqueeze(-2)
     return mean.squeeze(-2), inverse.mT * (scaled @ vectors.mT), tau
 
 
-def support(x: Tensor) -> Tensor:
-    """How many dimensions the samples fill, (...): the rank, or all columns that vary.
+def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mean, 1/σ, ``v = (x − mean)/σ``, and the eigenvalues and eigenvectors of vᵀv/M."""
+    mean = x.mean(-2, keepdim=True)
+    deviation = (x - mean).square().mean(-2, keepdim=True).sqrt()
+    inverse = torch.where((x != x[..., :1, :]).any(-2, keepdim=True), 1 / deviation, 0.0)
+    v = (x - mean) * inverse
+    return mean, inverse, v, *torch.linalg.eigh(v.mT @ v / x.shape[-2])
 
-    The rank, where there are enough samples, by a quarter, to show all directions: those without
-    variance have no density.
+
+def _dimensions(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of dimensions that count and of directions that are excluded, (...) each.
+
+    With M − 1 >= 1.25 × (varying columns) the numerical rank of the correlations, whose eigenvalues
+    are given, is trusted: directions without variance are excluded. With fewer samples the rank
+    only reflects M, so that every varying column counts.
     """
-    m = x.shape[-2]
-    centred = x - x.mean(-2, keepdim=True)
-    deviation = centred.square().mean(-2, keepdim=True).sqrt()
-    varies = (x != x[..., :1, :]).any(-2, keepdim=True)
-    v = torch.where(varies, centred / torch.where(deviation > 0, deviation, 1.0), 0.0)
-    values = torch.linalg.eigvalsh(v.mT @ v / m)
-    floor = 8 * torch.finfo(x.dtype).eps * values[..., -1:]
-    rank = (values > floor).sum(-1)
-    varying = varies.sum((-2, -1))
-    return torch.where(4 * (m - 1) < 5 * varying, varying, rank)
+    rank = (values > 8 * torch.finfo(x.dtype).eps * values[..., -1:]).sum(-1)
+    varying = (x != x[..., :1, :]).any(-2).sum(-1)
+    few = 4 * (x.shape[-2] - 1) < 5 * varying
+    return torch.where(few, varying, rank), torch.where(few, 0, x.shape[-1] - rank)
 
 
 def _parabola_minimum(grid: Tensor, values: Tensor) -> Tensor:
-    """Where the parabola through the least of ``values`` and its neighbours has its minimum."""
+    """The minimum of the parabola through the smallest of ``values`` and its two neighbors."""
     at = values.argmin(-1)
-    inner = at.clamp(1, len(grid) - 2).unsqueeze(-1)
-    left, here, right = (values.gather(-1, inner + k).squeeze(-1) for k in (-1, 0, 1))
+    inner = at.clamp(1, len(grid) - 2)
+    left, here, right = (values.gather(-1, (inner + k).unsqueeze(-1)) for k in (-1, 0, 1))
     curvature = left - 2 * here + right
-    shift = torch.where(curvature > 0, (left - right) / (2 * curvature), 0.0)
-    step = grid[1] - grid[0]
-    shifted = grid[inner.squeeze(-1)] + step * shift
-    return torch.where(at == inner.squeeze(-1), shifted, grid[at])
+    shift = torch.where(curvature > 0, (left - right) / (2 * curvature), 0.0).squeeze(-1)
+    return torch.where(at == inner, grid[inner] + (grid[1] - grid[0]) * shift, grid[at])
 
 
 def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Scores, λ, base, risk, its standard error, and σ; see :func:`mige_ext.ops.adaptive_score`."""
-    batch, (m, d) = x.shape[:-2], x.shape[-2:]
-    groups = zip(*(_adaptive_score(group) for group in x.reshape(-1, m, d)), strict=True)
-    scores, lam, base, risk, error, sigma = (torch.stack(part) for part in groups)
-    figures = (figure.reshape(batch) for figure in (lam, base, risk, error, sigma))
-    return (scores.reshape(x.shape), *figures)  # type: ignore[return-value]
+    """Scores, λ, base, risk and its standard error, σ; see :func:`mige_ext.ops.adaptive_score`."""
+    groups = zip(*map(_adaptive_score, x.reshape(-1, *x.shape[-2:])), strict=True)
+    scores, *values = (torch.stack(part) for part in groups)
+    return (scores.reshape(x.shape), *(v.reshape(x.shape[:-2]) for v in values))  # type: ignore[return-value]
 
 
 def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
@@ -335,48 +310,50 @@ def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
         zero = x.new_zeros(())
         return torch.zeros_like(x), zero + torch.inf, zero.long(), zero, zero, sigma
 
-    tried: dict[int, tuple[float, int, Tensor, Tensor]] = {}
+    *_, values, _ = _standardized(x)
+    dimensions = int(_dimensions(x, values)[0])
+
+    @cache
+    def best(i: int) -> tuple[float, int, Tensor, Tensor]:
+        """Bound, base, risk and standard error at λ number i, for the base with the lower bound."""
+        options = []
+        for base in (0, 1):
+            f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base)
+            r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base, dimensions)
+            risk, error = r.mean(), r.std() / math.sqrt(m)
+            options.append((float(risk + error), base, risk, error))
+        return min(options)
 
     def bound(i: int) -> float:
-        """Risk plus its standard error of the better base at λ number i."""
-        if i not in tried:
-            options = []
-            for base in (0, 1):
-                f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base)
-                r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base, int(support(x)))
-                risk, error = r.mean(), r.std() / math.sqrt(m)
-                options.append((float(risk + error), base, risk, error))
-            tried[i] = min(options)
-        return tried[i][0]
+        return best(i)[0]
 
     at = adaptive_start(m)
-    for step in (-2, 2):  # by decades, to larger λ first
+    for step in (-2, 2):  # decades, first towards larger λ
         start = at
         while 0 <= at + step < len(LAMBDA_GRID) and bound(at + step) < bound(at):
             at += step
         if at != start:
             break
-    if bound(at) < 0:  # then half a decade towards the better neighbour
-        neighbours = [i for i in (at - 2, at + 2) if 0 <= i < len(LAMBDA_GRID)]
-        half = (at + min(neighbours, key=bound)) // 2
+    if bound(at) < 0:  # half a decade towards the better neighbor
+        neighbors = [i for i in (at - 2, at + 2) if 0 <= i < len(LAMBDA_GRID)]
+        half = (at + min(neighbors, key=bound)) // 2
         if bound(half) < bound(at):
             at = half
     if not bound(at) < 0:  # the Gaussian score alone
         none = x.new_zeros(())
         return -z @ whitening.mT, none + torch.inf, torch.tensor(1), none, none, sigma
-    _, base, risk, error = tried[at]
-    f = adaptive_residual(z, sigma, LAMBDA_GRID[at], base)
-    lam = x.new_tensor(LAMBDA_GRID[at])
-    return f @ whitening.mT, lam, torch.tensor(base), risk, error, sigma
+    _, base, risk, error = best(at)
+    scores = adaptive_residual(z, sigma, LAMBDA_GRID[at], base) @ whitening.mT
+    return scores, x.new_tensor(LAMBDA_GRID[at]), torch.tensor(base), risk, error, sigma
 
 
 def adaptive_start(m: int) -> int:
-    """The number of the λ that is tried first: the decade next to 1/M, on the grid's decades."""
+    """The index of the λ that is tried first: the power of ten on the grid nearest to 1/M."""
     return min(max(2 * round(math.log10(m)) - 2, 0), len(LAMBDA_GRID) - 1)
 
 
 def imq(s: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """φ(s) = (1 + s/σ²)^(−1/2), φ' and φ''."""
+    """``φ(s) = (1 + s/σ²)^(−1/2)``, φ' and φ'', which autograd can differentiate again."""
     a = 1 / sigma**2
     base = 1 + a * s
     return base**-0.5, -a / 2 * base**-1.5, 3 * a**2 / 4 * base**-2.5
@@ -396,15 +373,14 @@ def adaptive_risk(
 ) -> Tensor:
     """``r_i = ½|R_i|² − z_i·R_i + div_i R`` with R = F + z and the total derivative of R, (M,).
 
-    ``dimensions`` are those of the space that the samples fill; all of z if not given.
+    ``dimensions`` is the number of dimensions that count; by default that of z.
     """
     m, d = z.shape[0], z.shape[1] if dimensions is None else dimensions
     s = squared_distances(z)
     k, p, second = imq(s, sigma)
     inverse = torch.linalg.inv(k + lam * m * torch.eye(m).to(z))
     b = inverse.diagonal()
-    q = 2 * (d * p + 2 * s * second)
-    q = q - torch.diag(q.diagonal())
+    q = 2 * (d * p + 2 * s * second).fill_diagonal_(0.0)
     fz = f @ z.mT
     bp = inverse * p
     divergence = (

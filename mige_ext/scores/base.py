@@ -138,7 +138,7 @@ class Fitted:
         if query is None:
             return self.samples
         _checks.require_query("query", query, self.samples)
-        require_finite(query=query)
+        _checks.require_finite(query=query)
         return self._in_units(query.detach().to(self.samples.dtype))
 
     def _in_units(self, query: Tensor) -> Tensor:
@@ -271,10 +271,3 @@ def prepared(samples: Tensor) -> Tensor:
     """Samples with their shape and dtype checked, detached, in float32 or float64."""
     _checks.require_samples("samples", samples)
     return at_least_float32(samples.detach())
-
-
-def require_finite(**tensors: Tensor) -> None:
-    """Refuses NaN and infinity by name, where values can be read without a stall."""
-    for name, tensor in tensors.items():
-        if _checks.looking_is_free(tensor):
-            _checks.require_finite(**{name: tensor})

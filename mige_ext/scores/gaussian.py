@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mige_ext import ops
+from mige_ext import _checks, ops
 from mige_ext._precision import (
     about_origin,
     in_units,
@@ -25,7 +25,6 @@ from mige_ext.scores.base import (
     Fitted,
     calibration_factor,
     require_calibrate,
-    require_finite,
     stein_calibration,
 )
 
@@ -134,7 +133,7 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
         require_calibrate(self.calibrate)
 
     def _fit(self, samples: Tensor) -> FittedGaussian:
-        require_finite(samples=samples)
+        _checks.require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
         with no_autocast(x):
             if self.covariance == "ridge":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mige_ext import _checks, ops
 from mige_ext._precision import at_least_float32, in_units, per_group, saturated, unit_of
-from mige_ext.scores.base import Diagnostics, Fitted, calibrated, require_finite
+from mige_ext.scores.base import Diagnostics, Fitted, calibrated
 from mige_ext.scores.kernel.kernels import bandwidth_of
 from mige_ext.scores.kernel.spectral import leading
 
@@ -65,7 +65,7 @@ class LandmarkStatistics:
             Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of a tile.
         """
         _checks.require_query("samples", samples, self.landmarks, "landmarks")
-        require_finite(samples=samples)
+        _checks.require_finite(samples=samples)
         m, d = self.landmarks.shape[-2:]
         # A flat batch of groups, to tile it. An operator computes each group independently.
         n = samples.shape[:-2].numel()
@@ -175,7 +175,7 @@ class FittedLandmarks(Fitted):
         if query is None:
             query = self.landmarks * self.unit
         _checks.require_query("query", query, self.landmarks, "landmarks")
-        require_finite(query=query)
+        _checks.require_finite(query=query)
         result = self.coefficients.new_zeros(query.shape)
         groups = max(query.shape[:-2].numel(), 1)
         tiles = _tiles(1, query.shape[-2], groups * query.shape[-1])

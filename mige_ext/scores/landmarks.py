@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
-from mige_ext.scores.base import Calibrate, FittableEstimator, require_calibrate, require_finite
+from mige_ext.scores.base import Calibrate, FittableEstimator, require_calibrate
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Progress
 
@@ -138,7 +138,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         """
         _checks.require_samples("samples", samples)
         landmarks = samples.index_select(-2, self.chosen(samples.shape[-2], samples.device))
-        require_finite(samples=landmarks)
+        _checks.require_finite(samples=landmarks)
         return LandmarkStatistics(self, landmarks)
 
     def start_with(self, landmarks: Tensor) -> LandmarkStatistics:
@@ -151,7 +151,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             ValueError, TypeError: landmarks that are not such a tensor or not finite.
         """
         _checks.require_samples("landmarks", landmarks)
-        require_finite(landmarks=landmarks)
+        _checks.require_finite(landmarks=landmarks)
         return LandmarkStatistics(self, landmarks)
 
     def score_distributed(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mige_ext import _checks
 from mige_ext._precision import about_origin, in_units, no_autocast, saturated, standardized
-from mige_ext.scores.base import FittableEstimator, Fitted, require_finite, stein_calibration
+from mige_ext.scores.base import FittableEstimator, Fitted, stein_calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
             raise RuntimeError(
                 "SlicedScoreMatching trains a network and cannot be compiled: call it outside"
             )
-        require_finite(samples=samples)
+        _checks.require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
         mean, z, deviation = standardized(x)
         with no_autocast(z):

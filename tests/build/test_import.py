@@ -95,11 +95,6 @@ def test_public_names_exist_and_are_documented() -> None:
         assert getattr(mige_ext, name).__doc__, name
 
 
-def test_the_version_is_that_of_the_project_file() -> None:
-    line = f'version = "{mige_ext.__version__}"'
-    assert line in (ROOT / "pyproject.toml").read_text().splitlines()
-
-
 def test_the_package_is_marked_as_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
 

@@ -1,4 +1,4 @@
-"""The authors' release: its outputs, its conventions, and the defects that are mended."""
+"""The authors' release: its outputs, its conventions, and its defects that are fixed."""
 
 import json
 import math
@@ -62,13 +62,13 @@ def test_mutual_information_gradients_are_those_of_the_release(case: str) -> Non
 
 
 def release_bandwidth(points: Tensor) -> Tensor:
-    """The median as the release takes it, from a sort of all n² distances."""
+    """The median of the release, from a sort of all n² distances."""
     distances = reference.squared_distances(points).sqrt().flatten().sort(descending=True).values
     return distances[points.shape[0] ** 2 // 2 - 1]
 
 
 def score_with_rank(samples: Tensor, rank: int, query: Tensor | None = None) -> Tensor:
-    """The release's score with J given."""
+    """The score of the release with a given J."""
     points = samples if query is None else torch.cat([samples, query])
     sigma = release_bandwidth(points)
     if query is None:
@@ -78,7 +78,7 @@ def score_with_rank(samples: Tensor, rank: int, query: Tensor | None = None) -> 
 
 
 def assert_close(got: Tensor, exact: Tensor) -> None:
-    """To the parity that the release is held to."""
+    """Equal to the tolerance of the stored outputs."""
     assert (got - exact).abs().max() <= 1e-8 * exact.abs().max()
 
 
@@ -87,7 +87,7 @@ def test_the_bandwidth_is_the_median_with_the_zero_diagonal(m: int) -> None:
     x = normal(m, 16)
     got = SpectralScoreEstimator(n_eigen=1).compute_gradients(x)
     assert_close(got, score_with_rank(x, 1))
-    # which is not the median of the pairs
+    # The median of the pairs is larger.
     if m > 11:
         assert release_bandwidth(x) < ops.distance_quantile(x)
 
@@ -99,22 +99,22 @@ def test_the_bandwidth_is_that_of_samples_and_query_together() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.7, 0.9, 0.99])
-def test_rank_counts_the_shares_below_the_threshold(threshold: float) -> None:
+def test_the_rank_counts_the_fractions_below_the_threshold(threshold: float) -> None:
     x = normal(64, 16)
     k = reference.rbf_gram(x, bandwidth=release_bandwidth(x))
-    share = torch.linalg.eigvalsh(k).flip(0).cumsum(0) / 64
-    rank = int((share < threshold).sum())
+    fraction = torch.linalg.eigvalsh(k).flip(0).cumsum(0) / 64
+    rank = int((fraction < threshold).sum())
     got = SpectralScoreEstimator(n_eigen_threshold=threshold).compute_gradients(x)
     assert_close(got, score_with_rank(x, rank))
 
 
-def test_a_batch_shares_the_rank_of_its_mean_spectrum() -> None:
+def test_a_batch_has_the_rank_of_its_mean_spectrum() -> None:
     x = torch.stack([normal(64, 16), normal(64, 16, seed=1) * torch.linspace(0.1, 2, 16)])
     spectra = torch.stack([
         torch.linalg.eigvalsh(reference.rbf_gram(g, bandwidth=release_bandwidth(g))) for g in x
     ]).flip(-1)  # fmt: skip
     ranks = [int((s.cumsum(0) / s.sum() < 0.9).sum()) for s in [*spectra, spectra.mean(0)]]
-    assert len(set(ranks)) == 3, "the case tells them apart"
+    assert len(set(ranks)) == 3, "the case distinguishes the ranks"
     got = SpectralScoreEstimator(n_eigen_threshold=0.9).compute_gradients(x)
     for g in range(2):
         assert_close(got[g], score_with_rank(x[g], ranks[2]))
@@ -157,7 +157,7 @@ def test_mutual_information_is_joint_minus_marginal_surrogates() -> None:
     assert_close(got_y, (joint[:, 4:] - score(y)) / 30)
 
 
-# --- what is mended -------------------------------------------------------------------------------
+# --- fixed defects --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [{"n_eigen": 3}, {"n_eigen_threshold": 0.8}], ids=str)
@@ -170,7 +170,7 @@ def test_settings_are_remembered_after_the_first_call(arguments: dict[str, float
     assert not torch.equal(SpectralScoreEstimator().compute_gradients(x), first)
 
 
-def test_a_threshold_below_the_first_share_keeps_one_eigenvalue() -> None:
+def test_a_threshold_below_the_first_fraction_keeps_one_eigenvalue() -> None:
     x = normal(30, 4)
     got = SpectralScoreEstimator(n_eigen_threshold=1e-6).compute_gradients(x)
     assert_close(got, score_with_rank(x, 1))

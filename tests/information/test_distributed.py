@@ -1,4 +1,4 @@
-"""Several processes as one batch: their gradients are those of one process that has all samples."""
+"""The gradients of several processes are those of one process that has all samples."""
 
 import os
 import subprocess
@@ -24,9 +24,9 @@ from tests.support.process import ROOT, environment
 SSGE = mige.SSGE()
 LANDMARKS = mige.Landmarks(m=8, rank=5)
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {"all-gather": SSGE, "all-reduce": LANDMARKS}
-SECONDS = 60  # after which a collective that waits in vain is an error
+SECONDS = 60  # the timeout of a collective
 
-# A surrogate of inputs (N, 4) with their codes (N, 3), and of 2 draws of codes for each input.
+# Surrogates of inputs x (N, 4) and their codes z (N, 3).
 Surrogate = Callable[..., Tensor]
 SURROGATES: dict[str, Surrogate] = {
     "entropy": lambda x, z, **how: mige.entropy(z, **how),
@@ -63,7 +63,7 @@ def gradients(network: nn.Module, loss: Tensor) -> Tensor:
 
 
 def trained(rank: int, world: int, *, sizes: tuple[int, ...]) -> dict[str, Tensor]:
-    """Gradients of the encoder, averaged by DDP, for every surrogate and both ways."""
+    """Gradients of the encoder, averaged by DDP, for every surrogate and estimator."""
     x = inputs().split(sizes)[rank]
     network = DistributedDataParallel(encoder())
     return {
@@ -75,8 +75,8 @@ def trained(rank: int, world: int, *, sizes: tuple[int, ...]) -> dict[str, Tenso
     }
 
 
-def refusals(rank: int, world: int) -> dict[str, tuple[str, str]]:
-    """Arguments that are wrong on the last rank alone, or only in comparison."""
+def invalid_arguments(rank: int, world: int) -> dict[str, tuple[str, str]]:
+    """The errors of arguments that are invalid on the last rank alone, or that differ by rank."""
     last = rank == world - 1
     nan = torch.full((4, 3), torch.nan if last else 1.0)
     cases: dict[str, Callable[[Any], Any]] = {
@@ -115,7 +115,7 @@ def summed(rank: int, world: int) -> Tensor:
 
 
 def within_a_subgroup(rank: int, world: int) -> Tensor | str:
-    """Ranks 1 and 2 as a batch of their own; the others are no part of it."""
+    """Ranks 1 and 2 form a batch; the other ranks do not belong to it."""
     group = dist.new_group([1, 2])
     z = inputs().split((10, 9, 4, 3))[rank].requires_grad_()
     try:
@@ -126,12 +126,12 @@ def within_a_subgroup(rank: int, world: int) -> Tensor | str:
     return z.grad
 
 
-# By number of processes, all in one run, because starting them takes longer than the work.
+# The work by number of processes. One run does all of it, because starting processes is slow.
 WORK: dict[int, dict[str, Callable[[int, int], Any]]] = {
     2: {
         "even": partial(trained, sizes=(13, 13)),
         "empty": partial(trained, sizes=(26, 0)),
-        "refusals": refusals,
+        "invalid": invalid_arguments,
         "summed": summed,
     },
     4: {"uneven": partial(trained, sizes=(7, 6, 1, 12)), "subgroup": within_a_subgroup},
@@ -154,7 +154,7 @@ Results = dict[str, list[Any]]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What each piece of work returned on each rank."""
+    """The result of each piece of work on each rank."""
     found: Results = {}
     for world, work in WORK.items():
         folder = tmp_path_factory.mktemp(f"{world}-processes")
@@ -175,24 +175,27 @@ def test_gradients_of_several_processes_are_those_of_one(results: Results, split
             exact = gradients(network, surrogate(x, network(x), estimator=estimator))
             for rank, found in enumerate(results[split]):
                 error = (found[f"{name}-{way}"] - exact).norm() / exact.norm()
-                # Sums in another order, before a division by eigenvalues that are not small.
+                # The order of sums differs, before a division by eigenvalues that are not small.
                 assert error <= 100 * rounding(x.dtype, len(x)), (name, way, rank, error)
 
 
-def test_what_one_rank_refuses_all_refuse_and_none_waits(results: Results) -> None:
-    first, last = results["refusals"]
+def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
+    first, last = results["invalid"]
     assert last["type"] == ("TypeError", "z must be a torch.Tensor, got str")
-    assert first["type"] == ("ValueError", "refused on rank 1 of group: " + last["type"][1])
+    assert first["type"] == (
+        "ValueError",
+        "invalid argument on rank 1 of group: " + last["type"][1],
+    )
     for case, words in {
         "finite": "z must be finite",
         "finite-landmarks": "z must be finite",
         "pairs": "x and z must agree in all but the last dimension",
         "draws": "z must have shape (..., N, K, d)",
-        "columns": "z must be alike on all ranks of group but for the number of samples M, got "
+        "columns": "z must agree on all ranks of group in all but the number of samples M, got "
         "torch.float64 (M, 3) without gradient on rank 0 and torch.float64 (M, 4) without",
         "dtype": "torch.float64 (M, 3) without gradient on rank 0 and torch.float32 (M, 3)",
-        "gradient": "x must be alike on all ranks of group",
-        "few": "z must hold at least 2 samples on all ranks of group together, got 1",
+        "gradient": "x must agree on all ranks of group",
+        "few": "z must have at least 2 samples on all ranks of group together, got 1",
     }.items():
         assert words in first[case][1], case
         assert words in last[case][1], case
@@ -205,29 +208,29 @@ def test_statistics_of_several_processes_add_up(results: Results) -> None:
         assert (found - exact).norm() <= 100 * rounding(x.dtype, len(x)) * exact.norm()
 
 
-def test_a_group_may_be_a_part_of_the_processes(results: Results) -> None:
+def test_a_group_may_contain_some_of_the_processes(results: Results) -> None:
     outside, *inside, _ = results["subgroup"]
     assert "group must be" in outside
     z = inputs()[10:23].requires_grad_()
     mige.entropy(z).backward()
     assert z.grad is not None
-    exact = 2 * z.grad  # the average over the two ranks is left to DDP
+    exact = 2 * z.grad  # DDP takes the average over the two ranks
     assert (torch.cat(inside) - exact).norm() <= rounding(z.dtype, len(z)) * exact.norm()
 
 
-def test_a_group_that_is_none_is_refused_by_name() -> None:
+def test_another_object_as_a_group_raises() -> None:
     with pytest.raises(TypeError, match=r"group must be a torch.distributed.ProcessGroup or None"):
         mige.entropy(normal(8, 2), group="gloo")  # type: ignore[arg-type]
 
 
-def test_matched_marginals_of_a_group_are_refused_by_name() -> None:
+def test_matched_marginals_with_a_group_raise() -> None:
     x = torch.zeros(4, 2)
     with pytest.raises(ValueError, match=r'marginal must be "own" with a group.*got "matched"'):
         mige.mutual_information(x, x, marginal="matched", group=object())  # type: ignore[arg-type]
 
 
 def test_the_example_trains_under_torchrun() -> None:
-    # By its address: a machine may not know its own name, and would wait for itself.
+    # The address is given, because a machine that does not know its own name would wait for it.
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command = [sys.executable, *launch, "--nproc-per-node=2",
                str(ROOT / "docs" / "examples" / "ddp.py"), "--steps=5", "--samples=64"]  # fmt: skip

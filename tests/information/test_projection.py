@@ -1,4 +1,4 @@
-"""Random projection: its two normalisations, and that R depends on d and the seed alone."""
+"""Random projection: its two normalizations, and the matrix R that is drawn once and kept."""
 
 import copy
 import math
@@ -24,26 +24,26 @@ def test_columns_have_unit_length(k: int, d: int) -> None:
 
 
 @pytest.mark.parametrize(("k", "d"), [(1, 7), (5, 5), (16, 300), (9, 4)])
-def test_rows_have_the_length_that_keeps_norms(k: int, d: int) -> None:
+def test_rows_have_the_length_that_preserves_norms(k: int, d: int) -> None:
     r = RandomProjection(k, "rows").matrix(d, torch.float64)
     length = math.sqrt(d / k)
     assert ((r.norm(dim=1) - length).abs() <= rounding(r.dtype, d) * length).all()
 
 
 @for_each_normalize
-def test_squared_norms_are_kept_in_expectation(normalize: Any) -> None:
+def test_squared_norms_are_preserved_in_expectation(normalize: Any) -> None:
     x, draws = normal(20, 50), 200
     ratio = torch.stack([
         RandomProjection(8, normalize, seed=s)(x).square().sum(-1) / x.square().sum(-1)
         for s in range(draws)
     ])  # fmt: skip
     standard_error = ratio.std(0) / math.sqrt(draws)
-    # One matrix serves the 20 points, which are nearly orthogonal: 20 tests at 4 standard errors.
+    # The 20 points are nearly orthogonal: these are 20 tests at 4 standard errors.
     assert ((ratio.mean(0) - 1).abs() <= 4 * standard_error).all()
 
 
 @for_each_normalize
-def test_distances_are_kept_better_with_more_dimensions(normalize: Any) -> None:
+def test_distances_are_preserved_better_with_more_dimensions(normalize: Any) -> None:
     x = normal(40, 400)
     spread = []
     for k in (4, 64):
@@ -54,7 +54,7 @@ def test_distances_are_kept_better_with_more_dimensions(normalize: Any) -> None:
 
 
 @for_each_normalize
-def test_the_matrix_depends_on_its_settings_alone(normalize: Any) -> None:
+def test_the_matrix_depends_only_on_its_settings_and_d(normalize: Any) -> None:
     a = RandomProjection(4, normalize, seed=3).matrix(10)
     torch.manual_seed(123)
     torch.randn(7)
@@ -63,7 +63,7 @@ def test_the_matrix_depends_on_its_settings_alone(normalize: Any) -> None:
     assert RandomProjection(4, normalize, seed=3).matrix(11).shape == (4, 11)
 
 
-def test_drawing_the_matrix_leaves_the_global_generator_alone() -> None:
+def test_drawing_the_matrix_does_not_change_the_global_generator() -> None:
     state = torch.get_rng_state()
     RandomProjection(4, seed=1234).matrix(10)
     assert torch.equal(torch.get_rng_state(), state)
@@ -104,7 +104,7 @@ def test_gradients_reach_the_samples() -> None:
     assert torch.autograd.gradcheck(RandomProjection(3), (x,))
 
 
-# --- the matrix is kept: nothing about its first use may stick to it ------------------------------
+# --- the kept matrix ------------------------------------------------------------------------------
 
 
 def test_a_first_use_in_inference_mode_does_not_spoil_training() -> None:
@@ -121,7 +121,7 @@ def test_a_first_use_with_fake_tensors_does_not_spoil_real_ones() -> None:
     with FakeTensorMode():
         assert projection(torch.empty(5, 6, dtype=torch.float64)).shape == (5, 3)
     assert type(projection(x)) is torch.Tensor
-    with FakeTensorMode():  # nor the other way round
+    with FakeTensorMode():  # and a real tensor does not spoil fake ones
         assert projection(torch.empty(5, 6, dtype=torch.float64)).shape == (5, 3)
 
 

@@ -1,4 +1,4 @@
-"""Inside PyTorch: every estimator under its compiler, autocast, torch.func, its modes and files."""
+"""Estimators work with torch.compile, autocast, torch.func, gradient modes and torch.save."""
 
 import copy
 import io
@@ -40,7 +40,7 @@ def for_each_but(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("estimator", others.values(), ids=others.keys())
 
 
-# Everything that has a gradient, as a function of z (64, 3) alone.
+# Every differentiable function of the library, as a function of z (64, 3).
 X = normal(64, 5, seed=7)
 SURROGATES: dict[str, Callable[..., Tensor]] = {
     "entropy": mige.entropy,
@@ -57,7 +57,7 @@ for_each_surrogate = pytest.mark.parametrize("f", SURROGATES.values(), ids=SURRO
 
 
 def gradient(f: Callable[..., Tensor], z: Tensor, **arguments: Any) -> Tensor:
-    """By backward."""
+    """The gradient of f at z by ``backward``."""
     z = z.clone().requires_grad_()
     f(z, **arguments).backward()
     assert z.grad is not None
@@ -69,14 +69,14 @@ def gradient(f: Callable[..., Tensor], z: Tensor, **arguments: Any) -> Tensor:
 
 @pytest.fixture
 def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@for_each_but("network")  # which is trained, and says that it cannot be compiled
+@for_each_but("network")  # It trains in a loop, which raises under torch.compile.
 def test_every_estimator_compiles_in_one_graph(estimator: mige.ScoreEstimator) -> None:
     network = nn.Linear(4, 3)
     x = normal(32, 4, dtype=torch.float32)
@@ -158,19 +158,19 @@ def test_functional_call_trains_parameters_that_are_arguments() -> None:
 
 
 @for_each_surrogate
-def test_vmap_of_a_surrogate_names_what_to_do_instead(f: Callable[..., Tensor]) -> None:
+def test_vmap_of_a_surrogate_raises_and_names_the_alternative(f: Callable[..., Tensor]) -> None:
     with pytest.raises(NotImplementedError, match="leading dimensions"):
         vmap(f)(normal(2, 64, 3))
 
 
-@for_each_but("network")  # whose random numbers torch refuses to map
-def test_vmap_of_a_score_is_its_groups(estimator: mige.ScoreEstimator) -> None:
+@for_each_but("network")  # It draws random numbers, which torch.func.vmap rejects.
+def test_vmap_of_a_score_is_the_score_of_each_group(estimator: mige.ScoreEstimator) -> None:
     z = normal(3, 32, 2)
     torch.testing.assert_close(vmap(estimator.score)(z), estimator.score(z))
 
 
 @for_each_surrogate
-def test_a_second_derivative_raises_whoever_asks(f: Callable[..., Tensor]) -> None:
+def test_a_second_derivative_raises_in_torch_func_and_in_backward(f: Callable[..., Tensor]) -> None:
     def penalty(z: Tensor) -> Tensor:
         return grad(f)(z).square().sum()
 
@@ -180,7 +180,7 @@ def test_a_second_derivative_raises_whoever_asks(f: Callable[..., Tensor]) -> No
         gradient(penalty, normal(64, 3))
 
 
-# torch warns of its own torch.jit.script
+# torch itself calls torch.jit.script, which it deprecates.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @for_each_surrogate
 def test_a_forward_mode_derivative_raises(f: Callable[..., Tensor]) -> None:
@@ -212,14 +212,14 @@ def _deterministic() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_deterministic")
 @for_each_estimator
-def test_deterministic_algorithms_are_enough(estimator: mige.ScoreEstimator) -> None:
+def test_estimators_run_with_deterministic_algorithms(estimator: mige.ScoreEstimator) -> None:
     z = normal(64, 3)
     first, second = (gradient(mige.entropy, z, estimator=estimator) for _ in range(2))
     assert torch.equal(first, second)
 
 
 @for_each_estimator
-def test_an_anomaly_is_looked_for_and_not_found(estimator: mige.ScoreEstimator) -> None:
+def test_anomaly_detection_finds_no_anomaly(estimator: mige.ScoreEstimator) -> None:
     z = normal(64, 3)
     with torch.autograd.set_detect_anomaly(True, check_nan=True):
         got = gradient(mige.entropy, z, estimator=estimator)
@@ -238,8 +238,8 @@ def test_estimators_and_fits_survive_pickle_and_copy(estimator: Any) -> None:
         assert torch.equal(twin.score(query), fitted.score(query))
 
 
-@for_each_but("landmarks")  # whose statistics are saved
-def test_fits_are_saved_as_tensors_alone(estimator: Any) -> None:
+@for_each_but("landmarks")  # Its statistics are saved instead, see test_landmarks.py.
+def test_fits_are_saved_as_tensors_only(estimator: Any) -> None:
     fitted, query = estimator.fit(normal(64, 3)), normal(5, 3, seed=1)
     file = io.BytesIO()
     torch.save(fitted.state_dict(), file)
@@ -248,7 +248,7 @@ def test_fits_are_saved_as_tensors_alone(estimator: Any) -> None:
     assert torch.equal(type(fitted).from_state_dict(state).score(query), fitted.score(query))
 
 
-def test_the_estimator_of_the_release_is_used_likewise() -> None:
+def test_the_estimator_of_the_release_works_with_torch_func_and_inference_mode() -> None:
     estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
     z = normal(64, 3)
     got = grad(lambda z: compat.entropy_surrogate(estimator, z))(z)

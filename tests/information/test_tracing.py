@@ -1,13 +1,14 @@
-"""Nothing in the library looks at values: fake CUDA tensors pass through, and torch.compile.
+"""No function of the library reads a value: all run on fake CUDA tensors and in torch.compile.
 
-Whatever would stop here, a branch on a value or an ``.item()``, would stall a stream on CUDA and
-could not be captured in a CUDA graph. No GPU is needed to find it.
+A branch on a value or an ``.item()`` stalls a stream on CUDA and cannot be captured in a CUDA
+graph. Both raise on a fake tensor, so that no GPU is needed to find them.
 
 The CPU build of torch can neither index a fake CUDA tensor (``narrow``, ``select``, ``unsqueeze``
-can) nor differentiate one, so that is done by hand here, and on the meta device.
+work) nor differentiate one. Gradients are therefore computed by hand, and on the meta device.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +50,7 @@ def each_critic(x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
     x, z = x.float().unsqueeze(2), z.float().unsqueeze(1)
     pairs = []
     for critic in (bounds.JointCritic(5, 4, hidden=8), bounds.SeparableCritic(5, 4, hidden=8)):
-        # Not critic.to(device): fake parameters cannot be exchanged, nor initialised.
+        # ``critic.to(device)`` fails, because fake parameters cannot be swapped or initialized.
         there = {n: torch.zeros(p.shape, device=x.device) for n, p in critic.named_parameters()}
         pairs.append(bounds.split_pairs(torch.func.functional_call(critic, there, (x, z))))
     return tuple(bounds.mine_f(joint, marginal) for joint, marginal in pairs)
@@ -59,7 +60,7 @@ def entropy_of(x: Tensor, z: Tensor) -> Tensor:
     return compat.entropy_surrogate(compat.SpectralScoreEstimator(3), z)
 
 
-# From x (2, 16, 5) and z (2, 16, 4), everything public.
+# Every public function, of x (2, 16, 5) and z (2, 16, 4).
 CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     **{
         f"{function}-{name}": call
@@ -124,7 +125,7 @@ def tensors(value: Any) -> list[Tensor]:
 @pytest.mark.parametrize("call", CALLS)
 def test_every_public_function_runs_on_fake_cuda_tensors(call: str, dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16 and call.startswith(("rbf", "phi")):
-        dtype = torch.float64  # kernel functions take native dtypes alone
+        dtype = torch.float64  # Kernel functions accept float32 and float64 only.
     real = CALLS[call](normal(2, 16, 5, dtype=dtype), normal(2, 16, 4, dtype=dtype, seed=1))
     with FakeTensorMode():
         x, z = (torch.empty(2, 16, d, device="cuda", dtype=dtype) for d in (5, 4))
@@ -139,10 +140,11 @@ def test_every_public_function_runs_on_fake_cuda_tensors(call: str, dtype: torch
 def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     estimator: mige.ScoreEstimator, needs: tuple[bool, bool]
 ) -> None:
-    # By hand: torch's own backward pass asks for the streams of the device, which is not there.
+    # Forward and backward are called by hand, because torch's backward pass asks for the streams of
+    # the device, which is not there.
     saved: list[Tensor] = []
     context = SimpleNamespace(
-        needs_input_grad=(*needs, False, False, False),
+        needs_input_grad=(False, *needs),
         save_for_backward=lambda *t: saved.extend(t),
         mark_non_differentiable=lambda *t: None,
         set_materialize_grads=lambda _: None,
@@ -150,14 +152,14 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        inputs = x, z, estimator, *needs, False
-        outputs = information._MutualInformation.forward(*inputs)
+        compute = partial(information._own_information, estimator, *needs)
+        outputs = information._Surrogate.forward(compute, x, z)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
-        information._MutualInformation.setup_context(context, inputs, outputs)
+        information._Surrogate.setup_context(context, (compute, x, z), outputs)
         context.saved_tensors = tuple(saved)
-        grads = information._MutualInformation.backward(context, value, None, None)
-    for needed, argument, grad in zip(needs, (x, z), grads, strict=False):
+        _, *grads = information._Surrogate.backward(context, value, None, None)
+    for needed, argument, grad in zip(needs, (x, z), grads, strict=True):
         assert (grad is not None) == needed
         if grad is not None:
             assert (grad.shape, grad.dtype) == (argument.shape, argument.dtype)
@@ -185,9 +187,9 @@ def test_gradients_of_every_public_function_run_without_values(call: str) -> Non
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 PROJECTION = mige.RandomProjection(k=8)
@@ -207,7 +209,7 @@ def trained(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Losses and parameters of a short training."""
     network = encoder()
-    # Not Adam, which makes steps of rounding errors: a common shift of z has gradient 0.
+    # Adam would turn rounding errors into steps: the gradient of a common shift of z is 0.
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-1)
     losses = []
     for seed in range(steps):
@@ -221,11 +223,11 @@ def trained(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_a_compiled_training_step_is_the_eager_one(backend: str) -> None:
+def test_a_compiled_training_step_equals_the_eager_one(backend: str) -> None:
     compiled = torch.compile(surrogate, fullgraph=True, backend=backend)
     losses, parameters = trained(compiled)
     eager_losses, eager_parameters = trained(surrogate)
-    # Inductor rounds the encoder otherwise; the score's hard cut magnifies that.
+    # Inductor rounds the encoder differently, which the cut-off of the score magnifies.
     tolerance = 0.0 if backend == "aot_eager" else 1e-3
     torch.testing.assert_close(losses, eager_losses, rtol=tolerance, atol=0)
     torch.testing.assert_close(parameters, eager_parameters, rtol=tolerance, atol=tolerance)

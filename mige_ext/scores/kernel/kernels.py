@@ -17,7 +17,6 @@ from mige_ext._precision import (
     power_of_two,
     saturated,
 )
-from mige_ext.scores.base import require_finite
 
 
 class Kernel(ABC):
@@ -184,14 +183,14 @@ def _require_points(x: Tensor, y: Tensor | None) -> None:
     """Refuses points that are not finite, native, and of equal groups and columns."""
     _checks.require_samples("x", x, 0)
     _checks.require_native("x", x)
-    require_finite(x=x)
+    _checks.require_finite(x=x)
     if y is not None:
         _checks.require_samples("y", y, 0)
         _checks.require_like("y", y, "x", x)
         _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
         if y.shape[-1] != x.shape[-1]:
             raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
-        require_finite(y=y)
+        _checks.require_finite(y=y)
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mige_ext import _checks
 from mige_ext._precision import in_units, no_autocast, per_group, power_of_two, saturated
 from mige_ext.scores.base import (
     Calibrate,
@@ -43,7 +44,6 @@ from mige_ext.scores.base import (
     Fitted,
     calibrated,
     require_calibrate,
-    require_finite,
     stein_calibration,
 )
 from mige_ext.scores.kernel.gram import (
@@ -214,7 +214,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
     def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
         """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
-        require_finite(samples=samples)
+        _checks.require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
         # Division by a power of two near σ is exact, and keeps the squares that matter in range.
         unit = per_group(power_of_two(absolute))
