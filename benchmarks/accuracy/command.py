@@ -45,7 +45,9 @@ from mige_ext import (
     compat,
     ops,
 )
-from mige_ext.experiments.common.runs import Table, cpu_threads, mean_and_error
+from mige_ext.experiments.common.device import cpu_threads
+from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.statistics import mean_and_error
 
 SAMPLES, QUICK = (64, 256, 1024), (64, 256)
 TOLERANCE = 1.02  # a data set where an estimator is worse than its control: beyond 2 %
