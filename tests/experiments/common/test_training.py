@@ -1,4 +1,4 @@
-"""The shared training loop: what is kept after each epoch, and that it continues exactly."""
+"""The training loop: what is kept after each epoch, and that it continues exactly."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import mige_ext as mige
+from mige_ext.experiments.common.checkpoint import Checkpoint, RandomState
 from mige_ext.experiments.common.training import (
-    Checkpoint,
     DivergedError,
-    Progress,
-    RandomState,
     fit,
     seeded,
     shuffled,
@@ -39,8 +37,8 @@ def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str
     with seeded(3, CPU):
         random = RandomState(CPU, 3)
         model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-        optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.5)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
         x = torch.arange(30.0).view(10, 3) / 30
         steps: list[list[int]] = []
 
@@ -49,9 +47,9 @@ def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str
                 raise StoppedError
             steps.append(numbers.tolist())
             loss = (model(x[numbers]) - torch.randn(len(numbers), 1)).square().mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             return {"loss": loss}
 
         def close(epoch: int, means: dict[str, float], seconds: float) -> Figures:
@@ -63,16 +61,16 @@ def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str
         for row in fit(
             step,
             close,
-            batches=shuffled(10, 3, random),
+            batches=lambda: shuffled(10, 3, random),
             epochs=epochs,
             random=random,
-            parts={"model": model, "optimiser": optimiser, "schedule": schedule},
+            parts={"model": model, "optimizer": optimizer, "schedule": schedule},
             checkpoint=Checkpoint(path, {"name": name}, Figures),
         ):
             rows.append(row)
             if path is not None:
                 state = torch.load(path, weights_only=True)
-                assert state["rows"][-1]["epoch"] >= row.epoch  # safe before it is told
+                assert state["rows"][-1]["epoch"] >= row.epoch  # safe before it is yielded
         return rows, steps, model.state_dict()
 
 
@@ -123,7 +121,7 @@ def test_a_run_that_diverges_keeps_its_whole_epochs_and_says_where(raises: bool)
         for row in fit(
             step,
             lambda epoch, means, seconds: Figures(epoch, means["loss"]),
-            batches=shuffled(4, 2, random),
+            batches=lambda: shuffled(4, 2, random),
             epochs=4,
             random=random,
             parts={},
@@ -148,7 +146,7 @@ def test_weights_that_are_not_finite_are_divergence(last: bool) -> None:
         for _ in fit(
             step,
             lambda epoch, means, seconds: pytest.fail("measured"),
-            batches=shuffled(2 if last else 4, 2, random),
+            batches=lambda: shuffled(2 if last else 4, 2, random),
             epochs=1,
             random=random,
             parts={"model": model},
@@ -163,7 +161,7 @@ def test_other_errors_of_a_step_are_not_taken_for_divergence() -> None:
         for _ in fit(
             lambda numbers: (_ for _ in ()).throw(ValueError("x must have 3 columns, got 2")),
             lambda epoch, means, seconds: Figures(epoch, 0.0),
-            batches=shuffled(4, 2, random),
+            batches=lambda: shuffled(4, 2, random),
             epochs=1,
             random=random,
             parts={},
@@ -181,26 +179,3 @@ def test_seeded_leaves_the_global_state_alone() -> None:
     assert torch.equal(torch.rand(2), expected)
     with seeded(5, CPU):
         assert torch.equal(torch.rand(2), inside)
-
-
-def test_progress_shows_the_run_and_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(2) as progress:
-        progress.begin("MIGE β=0.1 seed 0")
-        progress.show(val_error=0.25)
-        progress.step({"loss": torch.tensor(1.5)})
-        progress.step({"loss": torch.tensor(2.5)})
-    shown = capsys.readouterr().err
-    for part in ("MIGE β=0.1 seed 0", "2/2", "val_error=0.25", "loss=1.5"):
-        assert part in shown
-
-
-def test_progress_counts_the_steps_of_runs_that_were_cut_short(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with Progress(6) as progress:
-        progress.begin("a", at=0)
-        progress.step({"loss": torch.tensor(1.5)})  # of 3, and then it diverges
-        progress.begin("b", at=3)
-        progress.step({"loss": torch.tensor(1.5)})  # of 3, of which 2 are restored
-        progress.end()
-    assert "6/6" in capsys.readouterr().err.split("\r")[-1]
