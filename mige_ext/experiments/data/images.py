@@ -83,6 +83,11 @@ class ImageData:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.train.images.device
+
     def checksum(self) -> str:
         """CRC-32 of all images and labels: names are kept, files may be others."""
         value = 0
