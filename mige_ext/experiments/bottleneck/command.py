@@ -19,17 +19,19 @@ from matplotlib.figure import Figure
 
 from mige_ext.experiments.bottleneck.methods import METHODS, PAPER, Settings
 from mige_ext.experiments.bottleneck.report import Result, draw, draw_tests, format_table
-from mige_ext.experiments.bottleneck.training import Epoch, Run, Trainer, build, measure
+from mige_ext.experiments.bottleneck.training import Epoch, Trainer, build, measure
 from mige_ext.experiments.common.estimators import require_option
-from mige_ext.experiments.common.experiment import command, unmeasured
+from mige_ext.experiments.common.experiment import command
 from mige_ext.experiments.common.image_comparison import ImageComparison
 from mige_ext.experiments.common.options import (
     ImageOptions,
     filled,
+    grid_option,
     method_option,
     option,
     seeds_option,
 )
+from mige_ext.experiments.common.runs import Run, row_of
 from mige_ext.experiments.common.statistics import (
     by_method,
     mean_and_error,
@@ -38,6 +40,7 @@ from mige_ext.experiments.common.statistics import (
 from mige_ext.experiments.common.training import overhead
 
 QUICK_METHODS = ("baseline", "vib", "mige")
+CHOICES = ("one-se", "least")
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,17 @@ class Options(ImageOptions):
     """Options that may change when the experiment is continued."""
 
     method: list[str] = method_option(METHODS, QUICK_METHODS)
-    beta: list[float] = option(
-        None,
-        "Value of β in the grid of every method. Give the option once for each value.",
-        least=0,
-        shown="the grid of each method",
-    )
+    beta: list[float] = grid_option("β", least=0)
     choice: str = option(
-        "one-se",
-        "Rule that chooses β, the strongest that does no measurable harm or the least error.",
-        choices=("one-se", "least"),
+        "one-se", "Choose the strongest β without harm, or the least error.", choices=CHOICES
     )
     seeds: int = seeds_option("10 for digits, otherwise 3; quick 3")
     retrain: int = option(
         None,
-        "Train the chosen β again on training and validation images, for this many epochs. "
-        "0 takes the number of epochs with the least validation error.",
+        "Epochs of a last training on training and validation images. 0: as many as had the least "
+        "validation error.",
         least=0,
-        shown="test the runs of the search",
+        shown="none",
     )
 
 
@@ -72,23 +68,24 @@ class Bottlenecks(ImageComparison):
     quick_note = "The small version: fewer methods, epochs, seeds and values of β."
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "beta", "β="
-    run_type, result_type, trainer_type = Run, Result, Trainer
+    stem = "{method}-beta{value}-seed{seed}-{images}"
+    result_type, trainer_type = Result, Trainer
     progress: ClassVar = {"val_error": "val_error", "information": "information"}
     validated = ("cross_entropy", "val_error", "average_error")
 
     def __init__(self, options: Options, settings: Settings) -> None:
         super().__init__(options, settings)
+        for method, values in self.values.items():
+            if METHODS[method].dropout and values[-1] >= 1:
+                raise ValueError(
+                    f"beta is the rate of dropout, and must be below 1, got {values[-1]}"
+                )
         if "mige-draws" in self.values and settings.draws < 2:
             raise ValueError(f"draws must be at least 2 for mige-draws, got {settings.draws}")
 
     def default_values(self, method: str) -> list[float]:
         """The grid of β of a method; every second value with ``--quick``."""
         return list(METHODS[method].strengths[:: 2 if self.options.quick else 1])
-
-    def check_value(self, method: str, value: float) -> None:
-        """Raise a ValueError for a rate of dropout that is not below 1."""
-        if METHODS[method].dropout and value >= 1:
-            raise ValueError(f"beta is the rate of dropout, and must be below 1, got {value}")
 
     def about(self) -> dict[str, Any]:
         """Further values for config.json."""
@@ -101,16 +98,16 @@ class Bottlenecks(ImageComparison):
         averaged = trainer.averaged and trainer.averaged.state_dict()
         self.save(run, model=trainer.model.state_dict(), average=averaged)
         last = self.written(run, rows[-1])
-        result = unmeasured(
+        result = row_of(
             Result,
-            **run._asdict(),
+            run,
             epochs=epochs,
             val_error=last.val_error,
             average_val_error=last.average_error,
             information=last.information,
             rank=last.rank,
             calibration=last.calibration,
-            overhead=overhead(Trainer, trainer.images, run, trainer.settings, repeats=10),
+            overhead=overhead(Trainer, trainer.problem, run, trainer.settings, repeats=10),
             seconds=sum(row.seconds for row in rows),
         )
         return [result]
@@ -126,10 +123,10 @@ class Bottlenecks(ImageComparison):
         """With ``--retrain 0``, the epochs of each method with the least mean validation error."""
         epochs = super().final_epochs()
         if self.options.retrain == 0:
-            runs = [run for run in self.search_runs if run.beta == self.choice[run.method]]
+            runs = [run for run in self.search_runs if run.value == self.choice[run.method]]
             for method, of_method in by_method(self.without_divergence(runs)).items():
                 curves = [
-                    [row.val_error for row in self.metrics.rows if self.run_of(row) == run]
+                    [row.val_error for row in self.metrics.rows if row.run == run]
                     for run in of_method
                 ]
                 epochs[method] = int(np.mean(curves, axis=0).argmin()) + 1

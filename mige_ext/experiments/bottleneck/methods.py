@@ -36,14 +36,14 @@ from mige_ext.experiments.common.learner import Learner
 from mige_ext.experiments.common.options import check, data_option, option
 from mige_ext.scores.base import ScoreEstimator
 
-CONDITIONALS = ("analytic", "draws")
+CONDITIONALS = ("analytic", "draws")  # H(z|x) in closed form, or by scores of the draws
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything on which the numbers of a run depend, besides method, β and seed.
 
-    The defaults were chosen on the validation part of digits; `PAPER` has the settings of the
+    The defaults were chosen on the validation part of digits; ``PAPER`` has the settings of the
     paper. Without ``calibrate`` the score of H(z) by SSGE is shrunk and the score of H(z|x) is not:
     their difference is then no information, and σ is driven up. Fewer ``marginals`` are cheaper and
     change only the variance of the gradient: on MNIST the penalty adds 53 % to a step with 16
@@ -51,39 +51,22 @@ class Settings:
     """
 
     data: str = data_option("digits")
-    epochs: int = option(
-        100,
-        "Passes over the training images.",
-        least=1,
-        shown="100 for digits, otherwise 20; quick 60",
-    )
+    epochs: int = option(100, "Passes over the images.", least=1, shown="digits 100; 20; quick 60")
     batch: int = option(100, "Images in a step. Scores depend on this number.", least=2)
-    draws: int = option(
-        4, "Draws of z for each image in a step.", least=1, shown="4 for digits, otherwise 16"
-    )
-    latent: int = option(16, "Dimensions of z.", least=1, shown="16 for digits, otherwise 256")
-    hidden: int = option(
-        256, "Units of each hidden layer.", least=1, shown="256 for digits, otherwise 1024"
-    )
+    draws: int = option(4, "Draws of z for each image.", least=1, shown="digits 4; 16")
+    latent: int = option(16, "Dimensions of z.", least=1, shown="digits 16; 256")
+    hidden: int = option(256, "Units of each hidden layer.", least=1, shown="digits 256; 1024")
+    #: Multiplied by 0.96 every 2 epochs.
     learning_rate: float = option(
-        1e-3,
-        "Learning rate of Adam, multiplied by 0.96 every 2 epochs.",
-        positive=True,
-        shown="1e-3 for digits, otherwise 1e-4",
+        1e-3, "First learning rate of Adam.", positive=True, shown="digits 1e-3; 1e-4"
     )
-    normalize: bool = option(
-        True, "Apply BatchNorm without an affine part to μ.", shown="for digits alone"
-    )
+    normalize: bool = option(True, "Apply BatchNorm to μ.", shown="for digits alone")
     estimator: str = option("ssge", "Score estimator.", choices=ESTIMATORS)
     threshold: float = option(0.94, "Fraction of the spectrum that SSGE keeps.")
     calibrate: bool = option(True, "Calibrate the scores by Stein's identity.")
-    conditional: str = option(
-        "analytic", "How MIGE takes H(z|x), in closed form or from draws.", choices=CONDITIONALS
-    )
+    conditional: str = option("analytic", "Source of H(z|x) in MIGE.", choices=CONDITIONALS)
     marginals: int = option(4, "Largest number of draws over which H(z) is averaged.", least=1)
-    average: float = option(
-        0.0, "Decay of averaged weights, which are measured too. 0 has none.", least=0, below=1
-    )
+    average: float = option(0.0, "Decay of averaged weights. 0 has none.", least=0, below=1)
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mige_ext.experiments.bottleneck.methods import METHODS
-from mige_ext.experiments.bottleneck.training import Epoch, Run
+from mige_ext.experiments.bottleneck.training import Epoch
 from mige_ext.experiments.common import plots
 from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.statistics import (
     by_method,
     divergence_note,
@@ -24,10 +25,10 @@ from mige_ext.experiments.common.statistics import (
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Row):
     """A row of results.csv: a finished run."""
 
-    method: str  # this and the next three columns are the `Run`
+    method: str  # this and the next three columns are the ``Run``
     beta: float
     seed: int
     images: int
@@ -42,11 +43,6 @@ class Result:
     calibration: float
     overhead: float  # time that the penalty adds to a step, as a fraction of the step without it
     seconds: float  # training time, without the measurements; NaN for a diverged run
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run reached numbers that are not finite."""
-        return math.isnan(self.seconds)
 
 
 def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
@@ -125,7 +121,7 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     plots.legend(fig, columns=min(len(methods), 5))
-    at_beta = {METHODS[run.method].label: f"β = {run.beta:g}" for run in shown if run.beta}
+    at_beta = {METHODS[run.method].label: f"β = {run.value:g}" for run in shown if run.value}
     betas = ", ".join(" ".join(item) for item in at_beta.items()) or "no β"
     seeds = len({run.seed for run in shown})
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"

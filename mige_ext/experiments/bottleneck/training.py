@@ -29,32 +29,19 @@ from mige_ext.experiments.bottleneck.methods import (
     cross_entropy,
 )
 from mige_ext.experiments.common.checkpoint import RandomState
-from mige_ext.experiments.common.training import ImageTrainer, without
+from mige_ext.experiments.common.runs import Row, Run, row_of
+from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data.images import ImageData, Split
 from mige_ext.scores.base import stein_calibration
 
 CHUNK = 2000  # images that are measured at once, which bounds the memory
 
 
-class Run(NamedTuple):
-    """Identity of a run: the first columns of both tables."""
-
-    method: str  # name in `METHODS`
-    beta: float  # β; 0 for a method without a penalty
-    seed: int  # seed of weights, batches and noise
-    images: int  # number of training images, without or with the validation part
-
-    @property
-    def stem(self) -> str:
-        """Name of its file in models/, without the suffix."""
-        return f"{self.method}-beta{self.beta}-seed{self.seed}-{self.images}"
-
-
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Row):
     """A row of metrics.csv."""
 
-    method: str  # this and the next three columns are the `Run`
+    method: str  # this and the next three columns are the ``Run``
     beta: float
     seed: int
     images: int
@@ -63,7 +50,7 @@ class Epoch:
     cross_entropy: float  # nats, on the validation part
     val_error: float  # fraction of wrong predictions on the validation part
     average_error: float  # the same with the averaged weights; NaN without averaged weights
-    information: float  # nats, `information_bound` on the validation part
+    information: float  # nats, ``information_bound`` on the validation part
     rank: float  # eigenvalues that the score estimator keeps for the last batch; NaN if it has none
     calibration: float  # −E s·(z − m) / d of its scores there, uncorrected; 1 means no shrinkage
     seconds: float = field(compare=False)  # training time, without the measurements
@@ -137,8 +124,8 @@ def build(images: ImageData, run: Run, settings: Settings) -> Classifier:
         images.classes,
         replace(settings, normalize=settings.normalize and not method.free_scale),
         stochastic=method.stochastic,
-        dropout=run.beta if method.dropout else 0.0,
-    ).to(images.train.images.device)
+        dropout=run.value if method.dropout else 0.0,
+    ).to(images.device)
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -156,7 +143,7 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
     return average_of
 
 
-class Trainer(ImageTrainer):
+class Trainer(CommonTrainer):
     """A classifier, its averaged weights, its penalty, optimizer and schedule."""
 
     epoch_type = Epoch
@@ -166,7 +153,6 @@ class Trainer(ImageTrainer):
         self, images: ImageData, run: Run, settings: Settings, random: RandomState
     ) -> None:
         super().__init__(images, run, settings, random)
-        self.run = run
         self.model = build(images, run, settings)
         self.average: AveragedModel | None = None
         if settings.average:
@@ -177,7 +163,7 @@ class Trainer(ImageTrainer):
         if make_penalty is not None:
             self.penalty = make_penalty(settings, math.prod(images.shape))
         if isinstance(self.penalty, nn.Module):
-            self.penalty.to(self.device)
+            self.penalty.to(images.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
         )
@@ -192,12 +178,12 @@ class Trainer(ImageTrainer):
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
         """Descend the cross-entropy plus β times the penalty on training images."""
-        part = self.images.train
-        x, labels = self.images.normalise(part.images[rows]), part.labels[rows]
+        part = self.problem.train
+        x, labels = self.problem.normalise(part.images[rows]), part.labels[rows]
         self.out = out = self.model(x, self.settings.draws)
         loss = cross_entropy(out, labels)
         if self.penalty is not None:
-            loss = loss + self.run.beta * self.penalty(out, x, labels)
+            loss = loss + self.run.value * self.penalty(out, x, labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -205,18 +191,19 @@ class Trainer(ImageTrainer):
             self.average.update_parameters(self.model)
         return {"loss": loss}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Epoch:
+    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
         """Measure the classifier on the validation part."""
         assert self.out is not None
         self.schedule.step()
-        measured = measure(self.model, self.images, self.images.validation)
+        measured = measure(self.model, self.problem, self.problem.validation)
         average_error = math.nan
         if self.averaged is not None:
-            average_error = measure(self.averaged, self.images, self.images.validation).error
+            average_error = measure(self.averaged, self.problem, self.problem.validation).error
         rank, calibration = diagnose(self.settings, self.out.z[:, 0])
-        return Epoch(
-            *self.run,
-            epoch,
+        return row_of(
+            Epoch,
+            self.run,
+            epoch=epoch,
             loss=means["loss"],
             cross_entropy=measured.cross_entropy,
             val_error=measured.error,
@@ -226,7 +213,3 @@ class Trainer(ImageTrainer):
             calibration=calibration,
             seconds=seconds,
         )
-
-    def bare(self) -> "Trainer | None":
-        """A copy without the penalty; None if the method has no penalty."""
-        return without(self, "penalty")

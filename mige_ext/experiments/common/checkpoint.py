@@ -1,36 +1,18 @@
 """Checkpoints: a run continues from its last whole epoch to the same numbers, bit for bit.
 
 After each epoch one file holds everything that has a state: network, optimizer, schedule, random
-numbers, and the metrics so far. `interrupt.py` lists the other files of an interrupted experiment.
+numbers, and the metrics so far. ``interrupt.py`` lists the other files of a stopped experiment.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mige_ext.experiments.common.folder import atomic
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Row = TypeVar("Row", bound="DataclassInstance")
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A network, an optimizer, a schedule, ..."""
-
-    def state_dict(self) -> Any:
-        """State from which `load_state_dict` continues."""
-        ...
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Set the state."""
-        ...
 
 
 class RandomState:
@@ -62,37 +44,37 @@ class RandomState:
             torch.cuda.set_rng_state(state_dict["cuda"].cpu(), self.device)
 
 
-class Checkpoint(Generic[Row]):
+class Checkpoint:
     """A run in a file, as of its last whole epoch.
 
     Args:
         path: File; None writes nothing.
         run: Plain values that identify the run. The checkpoint of another run is not restored.
-        row_type: Type of the metrics of an epoch.
+        parts: Everything that has a state, by name.
     """
 
-    def __init__(self, path: Path | None, run: Mapping[str, Any], row_type: type[Row]) -> None:
-        self.path, self.run, self.row_type = path, dict(run), row_type
+    def __init__(self, path: Path | None, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        self.path, self.run, self.parts = path, dict(run), parts
 
-    def save(self, parts: Mapping[str, Stateful], rows: list[Row]) -> None:
+    def save(self, rows: Sequence[Any]) -> None:
         """Replace the file by the state of the parts and the metrics so far."""
         if self.path is None:
             return
-        states = {name: part.state_dict() for name, part in parts.items()}
+        states = {name: part.state_dict() for name, part in self.parts.items()}
         with atomic(self.path) as draft:
             torch.save({"run": self.run, "rows": [asdict(row) for row in rows], **states}, draft)
 
-    def restore(self, parts: Mapping[str, Stateful]) -> list[Row]:
-        """Set the parts to the state in the file.
+    def restore(self, row_type: type[Any]) -> list[Any]:
+        """Set the parts to their states in the file.
 
         Returns:
-            The metrics in the file; an empty list if the file holds nothing of this run.
+            The metrics in the file, or [] if the file has no state of this run.
         """
         if self.path is None or not self.path.exists():
             return []
         state = torch.load(self.path, weights_only=True, map_location="cpu")
         if state["run"] != self.run:
             return []
-        for name, part in parts.items():
+        for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        return [self.row_type(**row) for row in state["rows"]]
+        return [row_type(**row) for row in state["rows"]]

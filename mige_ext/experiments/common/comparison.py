@@ -8,49 +8,26 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
 
 from mige_ext.experiments.common import plots
 from mige_ext.experiments.common.device import device_of
-from mige_ext.experiments.common.experiment import Experiment, unmeasured
+from mige_ext.experiments.common.experiment import Experiment
 from mige_ext.experiments.common.folder import Table, atomic
 from mige_ext.experiments.common.progress import Progress
+from mige_ext.experiments.common.runs import Run, row_of
 from mige_ext.experiments.common.statistics import by_method, settings_without_divergence
 from mige_ext.experiments.common.training import DivergedError, OnStep, Trainer, train
-
-
-class Run(Protocol):
-    """A named tuple that identifies a run: the first columns of both tables."""
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of weights, batches and noise."""
-        ...
-
-    @property
-    def stem(self) -> str:
-        """Name of its file in models/, without the suffix."""
-        ...
-
-
-def run_of(row: Any, run_type: Any) -> Any:
-    """The run that a row of a table belongs to; the fields of ``run_type`` are its columns."""
-    return run_type(*(getattr(row, name) for name in run_type._fields))
 
 
 class Comparison(Experiment):
     """Methods that are trained over a grid of one setting, chosen by validation, and tested.
 
     Args:
-        options: A `ComparisonOptions`, with a list of values named like ``setting``.
+        options: A ``ComparisonOptions``, with a list of values named like ``setting``.
         settings: Settings of every run.
 
     Raises:
@@ -64,13 +41,16 @@ class Comparison(Experiment):
     #: Column of the setting that is searched, and how the progress bar writes it.
     setting: ClassVar[str]
     symbol: ClassVar[str]
-    run_type: ClassVar[Any]
+    #: Name of the file of a run in models/, without the suffix.
+    stem: ClassVar[str]
     result_type: ClassVar[type[Any]]
     trainer_type: ClassVar[type[Trainer]]
     #: Attribute of the trainer, and name in checkpoints and in models/, of the trained network.
     network_name: ClassVar[str] = "model"
     #: Columns of metrics.csv that the progress bar shows, by their names there.
     progress: ClassVar[Mapping[str, str]]
+    #: Numbers of training images, in an experiment whose final runs may have more.
+    search_images = final_images = 0
 
     def __init__(self, options: Any, settings: Any) -> None:
         super().__init__(options, settings)
@@ -78,8 +58,8 @@ class Comparison(Experiment):
         self.values = {name: self._values(name) for name in names}
         self.device = device_of(options.device)
         self.problem = self.load_problem()
-        self.search_runs: list[Any] = []
-        self.final_runs: list[Any] = []
+        self.search_runs: list[Run] = []
+        self.final_runs: list[Run] = []
         self.tested: list[Any] = []
 
     def _values(self, method: str) -> list[float]:
@@ -89,17 +69,11 @@ class Comparison(Experiment):
         default = self.default_values(method)
         if default == [0.0]:
             return default
-        given: list[float] | None = getattr(self.options, self.setting)
-        for value in given or ():
-            self.check_value(method, value)
-        return sorted(set(given or default))
+        return sorted(set(getattr(self.options, self.setting) or default))
 
     @abstractmethod
     def default_values(self, method: str) -> list[float]:
         """The grid of a method unless one is given; 0 alone if the method lacks the setting."""
-
-    def check_value(self, method: str, value: float) -> None:
-        """Raise a ValueError if a method does not allow a value."""
 
     @abstractmethod
     def load_problem(self) -> Any:
@@ -129,9 +103,13 @@ class Comparison(Experiment):
     # The course of the experiment
 
     def run(self) -> None:
-        """Search, choose, train the final runs, and test them."""
+        """Search, choose, train every method at its chosen value with all seeds, and test it."""
         self.search()
-        self.final_runs = self.runs_to_test()
+        self.final_runs = [
+            Run(method, self.choice[method], seed, self.final_images)
+            for seed in range(self.options.seeds)
+            for method in self.values
+        ]
         self.train_missing(self.final_runs, self.final_epochs())
         self.tested = self.read_test(self.final_runs)
 
@@ -140,7 +118,7 @@ class Comparison(Experiment):
         seeds = self.options.seeds
         # Seed by seed, so that an interrupted search has whole seeds.
         self.search_runs = [
-            self.run_with(method, value, seed)
+            Run(method, value, seed, self.search_images)
             for seed in range(min(self.options.grid_seeds or seeds, seeds))
             for method, values in self.values.items()
             for value in values
@@ -151,17 +129,6 @@ class Comparison(Experiment):
     @abstractmethod
     def choose(self) -> dict[str, float]:
         """The value of the setting for each method, by the validation results of the search."""
-
-    def run_with(self, method: str, value: float, seed: int) -> Any:
-        """A run of the search."""
-        return self.run_type(method, value, seed)
-
-    def runs_to_test(self) -> list[Any]:
-        """The final runs: every method at its chosen value, with all seeds."""
-        seeds = range(self.options.seeds)
-        return [
-            self.run_with(name, self.choice[name], seed) for seed in seeds for name in self.values
-        ]
 
     def epochs(self, number: int) -> dict[str, int]:
         """Epochs of each method, where a trained method takes this number."""
@@ -174,18 +141,13 @@ class Comparison(Experiment):
     # Training
 
     def train_missing(self, runs: Iterable[Run], epochs: Mapping[str, int]) -> None:
-        """Train every run that has no result. A diverged run has a result.
-
-        Args:
-            runs: Runs that shall have results.
-            epochs: Number of epochs of each method.
-        """
-        runs_with_result = set(map(self.run_of, self.results.rows))
-        missing = [run for run in runs if run not in runs_with_result]
+        """Train every run that has no result, for the epochs of its method."""
+        done = {row.run for row in self.results.rows}
+        missing = [run for run in runs if run not in done]
         if not missing:
             return
         # Drop metrics of unfinished runs: a run that resumes writes them again from its checkpoint.
-        self.metrics.replace(r for r in self.metrics.rows if self.run_of(r) in runs_with_result)
+        self.metrics.replace([row for row in self.metrics.rows if row.run in done])
         steps = [self.steps_of(run, epochs[run.method]) for run in missing]
         with Progress(sum(steps)) as bar:
             for i, run in enumerate(missing):
@@ -193,7 +155,7 @@ class Comparison(Experiment):
                 self._run(run, epochs[run.method], bar)
             bar.end()
 
-    def _run(self, run: Any, epochs: int, bar: Progress) -> None:
+    def _run(self, run: Run, epochs: int, bar: Progress) -> None:
         def on_epoch(metrics: Any) -> None:
             metrics = self.written(run, metrics)
             self.metrics.append([metrics])
@@ -209,7 +171,7 @@ class Comparison(Experiment):
         self.checkpoint.unlink(missing_ok=True)
 
     def train(
-        self, run: Any, epochs: int, on_epoch: Callable[[Any], object], on_step: OnStep
+        self, run: Run, epochs: int, on_epoch: Callable[[Any], object], on_step: OnStep
     ) -> list[Any]:
         """Train a run, or continue it from its checkpoint; returns its results."""
         trainer, rows = train(
@@ -224,24 +186,18 @@ class Comparison(Experiment):
         return self.evaluate(run, epochs, trainer, rows)
 
     @abstractmethod
-    def evaluate(self, run: Any, epochs: int, trainer: Any, rows: Sequence[Any]) -> list[Any]:
-        """Save a trained run and measure it on the validation part.
-
-        Args:
-            run: The run.
-            epochs: Number of its epochs.
-            trainer: Its trainer after the last epoch.
-            rows: Metrics of its epochs.
+    def evaluate(self, run: Run, epochs: int, trainer: Any, rows: Sequence[Any]) -> list[Any]:
+        """Save a run after its last epoch, and measure it on the validation part.
 
         Returns:
-            The rows of its results, untested.
+            The rows of its results, with NaN for the test part.
         """
 
-    def diverged(self, run: Any, epochs: int) -> list[Any]:
+    def diverged(self, run: Run, epochs: int) -> list[Any]:
         """The results of a diverged run, which are NaN."""
-        return [unmeasured(self.result_type, **run._asdict(), epochs=epochs)]
+        return [row_of(self.result_type, run, epochs=epochs)]
 
-    def problem_of(self, run: Any) -> Any:
+    def problem_of(self, run: Run) -> Any:
         """The data of a run."""
         return self.problem
 
@@ -250,17 +206,17 @@ class Comparison(Experiment):
         return self.settings
 
     @abstractmethod
-    def steps_of(self, run: Any, epochs: int) -> int:
+    def steps_of(self, run: Run, epochs: int) -> int:
         """Number of steps in this many epochs."""
 
-    def written(self, run: Any, metrics: Any) -> Any:
+    def written(self, run: Run, metrics: Any) -> Any:
         """The metrics of an epoch as metrics.csv shall have them."""
         return metrics
 
-    def name_of(self, run: Any) -> str:
+    def name_of(self, run: Run) -> str:
         """Name of a run in the progress bar."""
         label = self.methods[run.method].label
-        return f"{label} {self.symbol}{getattr(run, self.setting):g} seed {run.seed}"
+        return f"{label} {self.symbol}{run.value:g} seed {run.seed}"
 
     # Test
 
@@ -285,23 +241,19 @@ class Comparison(Experiment):
         """Test results of a diverged run; a NaN in the first of these columns means untested."""
 
     @abstractmethod
-    def test(self, run: Any, rows: Sequence[Any]) -> list[Any]:
+    def test(self, run: Run, rows: Sequence[Any]) -> list[Any]:
         """The results of a run with its test results."""
 
     # Results
 
-    def run_of(self, row: Any) -> Any:
-        """The run that a row belongs to."""
-        return run_of(row, self.run_type)
-
     def results_of(self, runs: Sequence[Run]) -> list[Any]:
         """The results of these runs."""
-        return [row for row in self.results.rows if self.run_of(row) in runs]
+        return [row for row in self.results.rows if row.run in runs]
 
     def by_value(self, column: str) -> dict[str, dict[float, list[float]]]:
         """A column of the results of the search, by method and by value of the setting.
 
-        A value with a diverged run is left out, see `settings_without_divergence`.
+        A value with a diverged run is left out, see ``settings_without_divergence``.
         """
         return {
             method: {
@@ -311,14 +263,14 @@ class Comparison(Experiment):
             for method, rows in by_method(self.results_of(self.search_runs)).items()
         }
 
-    def without_divergence(self, runs: Sequence[Run]) -> list[Any]:
+    def without_divergence(self, runs: Sequence[Run]) -> list[Run]:
         """The runs that did not diverge, whose curves can be compared."""
-        diverged = {self.run_of(row) for row in self.results.rows if row.diverged}
+        diverged = {row.run for row in self.results.rows if row.diverged}
         return [run for run in runs if run not in diverged]
 
-    def is_final(self, run: Any) -> bool:
+    def is_final(self, run: Run) -> bool:
         """Whether a run is trained on the validation part, and cannot be measured on it."""
-        return False
+        return run.images != self.search_images
 
     # Files
 
@@ -338,16 +290,14 @@ class Comparison(Experiment):
         """Write the weights of the stopped run after its last whole epoch, and the figures."""
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-            run = self.run_type(*state["run"]["run"])
+            run = Run(*state["run"]["run"])
             if not self.results_of([run]):
                 self.save(run, **{self.network_name: state[self.network_name]})
         self._save(self.figures(self.without_divergence(self._latest())))
 
-    def _latest(self) -> list[Any]:
+    def _latest(self) -> list[Run]:
         """The runs of the search with the latest value of each method."""
-        runs = [
-            r for r in dict.fromkeys(map(self.run_of, self.metrics.rows)) if not self.is_final(r)
-        ]
+        runs = dict.fromkeys(row.run for row in self.metrics.rows if not self.is_final(row.run))
         last = {run.method: run._replace(seed=0) for run in runs}
         return [run for run in runs if run._replace(seed=0) == last[run.method]]
 
@@ -355,17 +305,15 @@ class Comparison(Experiment):
         """Draw the results; returns results.csv and the figures."""
         shown = self.final_runs
         if any(map(self.is_final, shown)):
-            shown = [
-                r for r in self.search_runs if getattr(r, self.setting) == self.choice[r.method]
-            ]
+            shown = [r for r in self.search_runs if r.value == self.choice[r.method]]
         return [self.results.path, *self._save(self.figures(self.without_divergence(shown)))]
 
     def _save(self, figures: Mapping[str, Figure]) -> list[Path]:
         return [plots.save(figure, self.options.out / name)[0] for name, figure in figures.items()]
 
     @abstractmethod
-    def figures(self, shown: Sequence[Any]) -> dict[str, Figure]:
+    def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
         """The figures by name; ``shown`` are the runs whose learning curves are drawn."""
 
     def _path(self, run: Run) -> Path:
-        return self.options.out / "models" / f"{run.stem}.pt"
+        return self.options.out / "models" / f"{self.stem.format(**run._asdict())}.pt"

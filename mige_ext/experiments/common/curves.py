@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.comparison import run_of
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.statistics import by_method
 
 
 def draw_learning_curves(
     axes: Mapping[str, Axes],
     metrics: Sequence[Any],
-    shown: Sequence[Any],
+    shown: Sequence[Run],
     methods: Mapping[str, Any],
     *,
     x: str = "epoch",
@@ -36,7 +36,7 @@ def draw_learning_curves(
         levels: Methods that are drawn as a dotted line at their first value.
     """
     for method, runs in by_method(shown).items():
-        begun = [[row for row in metrics if run_of(row, type(run)) == run] for run in runs]
+        begun = [[row for row in metrics if row.run == run] for run in runs]
         begun = [rows for rows in begun if rows]
         if not begun:
             continue

@@ -1,6 +1,6 @@
 """The life cycle of an experiment's command, the same for all experiments.
 
-A command declares its options and returns an `Experiment`; `command` does everything else: the
+A command declares its options and returns an ``Experiment``; ``command`` does everything else: the
 options become a typer command, mistakes become error messages, the folder is opened, the experiment
 runs and is saved when it is interrupted, and its summary is printed.
 """
@@ -23,7 +23,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Experiment(ABC):
-    """What `command` needs of an experiment.
+    """What ``command`` needs of an experiment.
 
     Args:
         options: Options that may change when the experiment is continued.
@@ -117,8 +117,3 @@ def command(
         return run
 
     return decorate
-
-
-def unmeasured(row_type: type[Any], **known: Any) -> Any:
-    """A row with these values, and NaN in every other column."""
-    return row_type(**{item.name: known.get(item.name, float("nan")) for item in fields(row_type)})

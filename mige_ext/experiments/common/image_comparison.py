@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from mige_ext.experiments.common.comparison import Comparison, Run
+from mige_ext.experiments.common.comparison import Comparison
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
 
@@ -14,7 +15,7 @@ class ImageComparison(Comparison):
     """A comparison on images, whose final runs may train on the validation images too.
 
     Args:
-        options: An `ImageOptions`.
+        options: An ``ImageOptions``.
         settings: Settings of every run, with ``data``, ``epochs`` and ``batch``.
     """
 
@@ -30,25 +31,14 @@ class ImageComparison(Comparison):
                 f"batch must be at most the {len(images.train)} training images, "
                 f"got {self.settings.batch}"
             )
+        self.search_images = self.final_images = len(images.train)
+        if self.options.retrain is not None:
+            self.final_images += len(images.validation)
         return images
 
     def agreed(self) -> dict[str, Any]:
         """Values that must be the same when the experiment is continued."""
         return {**super().agreed(), "retrain": self.options.retrain}
-
-    @property
-    def final_images(self) -> int:
-        """Number of training images of the final runs."""
-        more = 0 if self.options.retrain is None else len(self.problem.validation)
-        return len(self.problem.train) + more
-
-    def run_with(self, method: str, value: float, seed: int) -> Any:
-        """A run of the search."""
-        return self.run_type(method, value, seed, len(self.problem.train))
-
-    def runs_to_test(self) -> list[Any]:
-        """The final runs: every method at its chosen value, with all seeds."""
-        return [run._replace(images=self.final_images) for run in super().runs_to_test()]
 
     def final_epochs(self) -> dict[str, int]:
         """Epochs of the final runs of each method."""
@@ -58,20 +48,16 @@ class ImageComparison(Comparison):
         """Train every run that has no result, or a result of another number of epochs."""
         wanted = set(runs := list(runs))
         rows = self.results.rows
-        stale = [r for r in rows if self.run_of(r) in wanted and r.epochs != epochs[r.method]]
+        stale = [r for r in rows if r.run in wanted and r.epochs != epochs[r.method]]
         if stale:
             self.results.replace([row for row in rows if row not in stale])
         super().train_missing(runs, epochs)
 
-    def steps_of(self, run: Any, epochs: int) -> int:
+    def steps_of(self, run: Run, epochs: int) -> int:
         """Number of steps in this many epochs."""
         return epochs * int(run.images // self.settings.batch)
 
-    def is_final(self, run: Any) -> bool:
-        """Whether a run is trained on the validation part, and cannot be measured on it."""
-        return bool(run.images != len(self.problem.train))
-
-    def problem_of(self, run: Any) -> ImageData:
+    def problem_of(self, run: Run) -> ImageData:
         """The images of a run; a final run has the validation images in its training part."""
         if self.is_final(run):
             return replace(self.problem, train=self.problem.all_training())
@@ -81,10 +67,8 @@ class ImageComparison(Comparison):
         """The settings of a run of this many epochs."""
         return replace(self.settings, epochs=epochs)
 
-    def written(self, run: Any, metrics: Any) -> Any:
+    def written(self, run: Run, metrics: Any) -> Any:
         """The metrics of an epoch, NaN where a final run cannot be measured."""
-        return (
-            replace(metrics, **dict.fromkeys(self.validated, math.nan))
-            if self.is_final(run)
-            else metrics
-        )
+        if self.is_final(run):
+            return replace(metrics, **dict.fromkeys(self.validated, math.nan))
+        return metrics

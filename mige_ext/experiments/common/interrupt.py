@@ -5,13 +5,13 @@ Ctrl-C ends a command with exit status 130. Its folder then holds:
 * ``config.json``, the settings, since the start;
 * ``results.csv`` (``toy.csv``), a row for every finished run;
 * ``metrics.csv``, a row for every whole epoch, also of the run that was stopped;
-* ``checkpoint.pt``, the state of the stopped run after its last whole epoch (`checkpoint.py`);
+* ``checkpoint.pt``, the state of the stopped run after its last whole epoch (``checkpoint.py``);
 * ``models/``, the weights of every finished run and of the stopped run;
 * the figures, drawn from the tables as they are.
 
-The last two are written by `Experiment.save_interrupted`. A process that is killed writes neither;
-the other files are whole at any time. In both cases ``--resume`` continues from the checkpoint to
-the same numbers, bit for bit. The toy has no checkpoint: it continues after the last finished
+``Experiment.save_interrupted`` writes the last two. A process that is killed writes neither; the
+other files are whole at any time. In both cases ``--resume`` continues from the checkpoint to the
+same numbers, bit for bit. The toy has no checkpoint: it continues after the last finished
 method of a dimension.
 """
 

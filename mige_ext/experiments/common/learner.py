@@ -14,7 +14,7 @@ class Learner(nn.Module):
         learning_rate: Learning rate of Adam.
     """
 
-    #: Moving average of MINE's bound, see `mige_ext.bounds.mine`.
+    #: Moving average of MINE's bound, see ``mige_ext.bounds.mine``.
     average: Tensor | None = None
 
     def __init__(self, network: nn.Module, learning_rate: float) -> None:

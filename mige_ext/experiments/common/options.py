@@ -1,6 +1,6 @@
 """Options of the commands: dataclass fields, each with its default, its range and its help.
 
-A field is declared once with `option`. It is then an option of the command line, a checked
+A field is declared once with ``option``. It is then an option of the command line, a checked
 attribute in Python, and documented in both places by one sentence.
 """
 
@@ -47,7 +47,7 @@ def option(
         on_command_line: Whether the command has the option.
 
     Returns:
-        A field of a dataclass whose ``__post_init__`` calls `check`.
+        A field of a dataclass whose ``__post_init__`` calls ``check``.
     """
     metadata = {
         "help": f"{help[:-1]}: {', '.join(choices)}." if choices else help,
@@ -100,20 +100,20 @@ def parameters(options_type: type["DataclassInstance"], panel: str) -> Iterator[
     """The parameters of a typer command that has the fields of a dataclass as options.
 
     Args:
-        options_type: Dataclass whose fields are made by `option`.
+        options_type: Dataclass whose fields are made by ``option``.
         panel: Heading of these options in ``--help``.
     """
     hints = get_type_hints(options_type)
     for item in fields(options_type):
-        told = item.metadata
-        if not told["on_command_line"]:
+        declared = item.metadata
+        if not declared["on_command_line"]:
             continue
         info = typer.Option(
             None,
-            *told["flags"],
-            help=told["help"],
-            min=told["least"],
-            show_default=told["shown"],
+            *declared["flags"],
+            help=declared["help"],
+            min=declared["least"],
+            show_default=declared["shown"],
             rich_help_panel=panel,
         )
         yield Parameter(
@@ -132,12 +132,8 @@ class Options:
     """Options of every experiment."""
 
     quick: bool = option(False, "Run a small version, which takes less than a minute.", "--quick")
-    resume: bool = option(
-        False, "Continue the experiment in --out, which must have the same settings.", "--resume"
-    )
-    threads: int = option(
-        None, "Number of CPU threads.", least=1, shown="1 for small networks, otherwise all"
-    )
+    resume: bool = option(False, "Continue in --out, with the same settings.", "--resume")
+    threads: int = option(None, "CPU threads.", least=1, shown="1 for small networks, else all")
     out: Path = option(None, "Folder of the results.", shown="runs/ and the name of the command")
 
     def __post_init__(self) -> None:
@@ -154,6 +150,12 @@ def method_option(methods: Iterable[str], quick: Iterable[str]) -> Any:
     """The methods, of which ``--quick`` has fewer."""
     sentence = f"Method to compare: {', '.join(methods)}. Give the option once for each method."
     return option(None, sentence, shown=f"all; quick {', '.join(quick)}")
+
+
+def grid_option(setting: str, **limits: Any) -> Any:
+    """The grid of the setting that is searched."""
+    sentence = f"Value of {setting} in the grid of every method. Give the option once for each."
+    return option(None, sentence, shown="the grid of each method", **limits)
 
 
 def seeds_option(shown: str) -> Any:
@@ -179,8 +181,5 @@ class ImageOptions(ComparisonOptions):
     """Options of a comparison whose final runs may train on the validation images too."""
 
     retrain: int = option(
-        None,
-        "Train the chosen settings again, for this many epochs on training and validation images.",
-        least=1,
-        shown="test the runs of the search",
+        None, "Epochs of a last training on training and validation images.", least=1, shown="none"
     )

@@ -21,22 +21,23 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mige_ext.experiments.common.estimators import require_option
-from mige_ext.experiments.common.experiment import command, unmeasured
+from mige_ext.experiments.common.experiment import command
 from mige_ext.experiments.common.image_comparison import ImageComparison
 from mige_ext.experiments.common.options import (
     ImageOptions,
     filled,
+    grid_option,
     method_option,
-    option,
     seeds_option,
 )
+from mige_ext.experiments.common.runs import Run, row_of
 from mige_ext.experiments.common.training import OnStep, overhead
 from mige_ext.experiments.data.images import Split
 from mige_ext.experiments.infomax.encoders import Features, Pixels, PrincipalComponents, frozen
 from mige_ext.experiments.infomax.methods import LEARNING_RATES, METHODS
 from mige_ext.experiments.infomax.probes import accuracy_of, probe_of, train_probe
 from mige_ext.experiments.infomax.report import Result, draw, format_table
-from mige_ext.experiments.infomax.training import Epoch, Run, Settings, Trainer, network
+from mige_ext.experiments.infomax.training import Epoch, Settings, Trainer, network
 
 QUICK_METHODS = ("random", "pca", "infonce", "mige", "entropy")
 QUICK = Settings(data="digits", epochs=10, width=16, hidden=128, latent=16)
@@ -47,12 +48,7 @@ class Options(ImageOptions):
     """Options that may change when the experiment is continued."""
 
     method: list[str] = method_option(METHODS, QUICK_METHODS)
-    learning_rate: list[float] = option(
-        None,
-        "Learning rate of Adam in the grid. Give the option once for each value.",
-        positive=True,
-        shown="1e-4 and 5e-4; quick 5e-4",
-    )
+    learning_rate: list[float] = grid_option("the learning rate of Adam", positive=True)
     seeds: int = seeds_option("3; quick 1")
 
 
@@ -62,7 +58,8 @@ class Encoders(ImageComparison):
     quick_note = "The small version: digits of 8×8 pixels, small layers, fewer methods, one seed."
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "learning_rate", "rate "
-    run_type, result_type, trainer_type = Run, Result, Trainer
+    stem = "{method}-rate{value}-seed{seed}-{images}"
+    result_type, trainer_type = Result, Trainer
     network_name = "encoder"
     progress: ClassVar = {"linear": "linear_accuracy", "rank": "rank"}
     validated = ("linear_accuracy",)
@@ -112,9 +109,9 @@ class Encoders(ImageComparison):
                 probes, self._features(encoder, images.validation), images.validation.labels
             )
         return [
-            unmeasured(
+            row_of(
                 Result,
-                **run._asdict(),
+                run,
                 epochs=epochs,
                 layer=layer,
                 val_accuracy=accuracy,

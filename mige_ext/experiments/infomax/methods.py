@@ -1,10 +1,10 @@
-"""InfoMax objectives: what an encoder without labels minimizes. A method is a row of `METHODS`.
+"""InfoMax objectives: what an encoder without labels minimizes. A method is a row of ``METHODS``.
 
 * **MIGE** ascends I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et al.,
   ICLR 2020, circumstance I). **MIGE II** ascends I(h; z), where h are the encoder's own
   convolutional features. z is a function of x, so the pair has no density: its score acts as a
   penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty needs two
-  blocks of similar size: `balanced` scales the first.
+  blocks of similar size: ``balanced`` scales the first.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
   objective). With **prior matching** a discriminator pushes z towards N(0, I). That prior fits z
   under BatchNorm, as the uniform prior of Hjelm et al. fits z under a sigmoid.
@@ -33,7 +33,7 @@ class Problem(NamedTuple):
     latent: int  # dimensions of z
     estimator: ScoreEstimator | None  # of scores; None for the default of the library
     projection: mige.RandomProjection  # of x or h
-    alpha: float  # size of the first block, see `balanced`
+    alpha: float  # size of the first block, see ``balanced``
     prior: float  # weight of prior matching
 
 

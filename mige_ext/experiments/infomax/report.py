@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mige_ext.experiments.common import plots
 from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.statistics import (
     by_method,
     divergence_note,
@@ -18,7 +19,7 @@ from mige_ext.experiments.common.statistics import (
     mean_and_error,
 )
 from mige_ext.experiments.infomax.methods import METHODS
-from mige_ext.experiments.infomax.training import Epoch, Run
+from mige_ext.experiments.infomax.training import Epoch
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
 
@@ -27,10 +28,12 @@ PUBLISHED = {"cifar10": {"conv": 57.95, "fc": 57.09, "y": 53.75}}
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Row):
     """A row of results.csv: a probe of a finished run."""
 
-    method: str  # this and the next three columns are the `Run`
+    setting = "learning_rate"
+
+    method: str  # this and the next three columns are the ``Run``
     learning_rate: float
     seed: int
     images: int
@@ -43,11 +46,6 @@ class Result:
     overhead: float = field(compare=False)
     #: Training time of the encoder, without the measurements; NaN for a diverged run.
     seconds: float = field(compare=False)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run reached numbers that are not finite."""
-        return math.isnan(self.seconds)
 
 
 def format_table(tested: Sequence[Result], data: str) -> str:

@@ -1,7 +1,7 @@
 """Training the encoder of InfoMax, without labels."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ import mige_ext as mige
 from mige_ext.experiments.common.checkpoint import RandomState
 from mige_ext.experiments.common.estimators import ESTIMATORS, make_estimator
 from mige_ext.experiments.common.options import check, data_option, option
-from mige_ext.experiments.common.training import ImageTrainer, without
+from mige_ext.experiments.common.runs import Row, Run, row_of
+from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data.images import ImageData
 from mige_ext.experiments.infomax.encoders import NORMALISATIONS, Encoder, encode, frozen
 from mige_ext.experiments.infomax.methods import METHODS, Objective, Problem
@@ -25,25 +26,16 @@ class Settings:
     """Everything on which the numbers of a run depend, besides method, learning rate and seed."""
 
     data: str = data_option("cifar10", shown="cifar10; quick digits")
-    epochs: int = option(
-        20, "Passes of the encoder over the training images.", least=0, shown="20; quick 10"
-    )
+    epochs: int = option(20, "Passes over the images.", least=0, shown="20; quick 10")
     batch: int = option(128, "Images in a step, the samples of a score.", least=2)
     latent: int = option(64, "Dimensions of z.", least=1, shown="64; quick 16")
-    width: int = option(
-        64,
-        "Channels of the first convolution. The next two have twice and four times as many.",
-        least=1,
-        shown="64; quick 16",
-    )
+    #: The next two have twice and four times as many.
+    width: int = option(64, "Channels of the first layer.", least=1, shown="64; quick 16")
     hidden: int = option(1024, "Units of the layer fc.", least=1, shown="1024; quick 128")
-    normalize: str = option(
-        "batch", "Normalization of z. Without one, entropy grows z forever.", choices=NORMALISATIONS
-    )
+    #: Without normalization z grows without bound under the entropy.
+    normalize: str = option("batch", "Normalization of z.", choices=NORMALISATIONS)
     projection: int = option(64, "Dimensions to which x or h is projected.", least=1)
-    alpha: float = option(
-        1.0, "Mean squared pair distance of the block of x, over the one of z.", positive=True
-    )
+    alpha: float = option(1.0, "Mean squared distances of x over those of z.", positive=True)
     estimator: str = option("default", "Score estimator.", choices=("default", *ESTIMATORS))
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
     prior: float = option(1.0, "Weight of prior matching.", least=0)
@@ -62,31 +54,19 @@ class Settings:
         return make_estimator(self.estimator, threshold=self.threshold)
 
 
-class Run(NamedTuple):
-    """Identity of a run: the first columns of both tables."""
-
-    method: str  # name in `METHODS`
-    learning_rate: float  # of Adam; 0 for a method without training
-    seed: int  # seed of weights, batches and probes
-    images: int  # number of training images, without or with the validation part
-
-    @property
-    def stem(self) -> str:
-        """Name of its file in models/, without the suffix."""
-        return f"{self.method}-rate{self.learning_rate}-seed{self.seed}-{self.images}"
-
-
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Row):
     """A row of metrics.csv."""
 
-    method: str  # this and the next three columns are the `Run`
+    setting = "learning_rate"
+
+    method: str  # this and the next three columns are the ``Run``
     learning_rate: float
     seed: int
     images: int
     epoch: int  # from 1
     loss: float  # mean over the epoch; with scores only its gradient has a meaning
-    rank: float  # effective rank of z on the validation part, see `effective_rank`
+    rank: float  # effective rank of z on the validation part, see ``effective_rank``
     linear_accuracy: float  # on the validation part, of least squares from z to the classes
     seconds: float = field(compare=False)  # training time, without the measurements
 
@@ -102,7 +82,7 @@ def network(images: ImageData, settings: Settings) -> Encoder:
     )
 
 
-class Trainer(ImageTrainer):
+class Trainer(CommonTrainer):
     """An encoder, its objective and its optimizer.
 
     An epoch of a random encoder, which has no objective, changes only the averages of its
@@ -111,12 +91,12 @@ class Trainer(ImageTrainer):
 
     epoch_type = Epoch
     stateful = ("encoder", "optimizer", "objective")
+    extra = "objective"
 
     def __init__(
         self, images: ImageData, run: Run, settings: Settings, random: RandomState
     ) -> None:
         super().__init__(images, run, settings, random)
-        self.run = run
         self.encoder = network(images, settings)
         problem = Problem(
             self.encoder.conv_size,
@@ -134,14 +114,14 @@ class Trainer(ImageTrainer):
                     layer.momentum = None  # the plain average, because an epoch may be few steps
         modules: list[nn.Module] = [self.encoder]
         modules += [self.objective] if isinstance(self.objective, nn.Module) else []
-        self.modules = nn.ModuleList(modules).to(self.device)
+        self.modules = nn.ModuleList(modules).to(images.device)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.modules.parameters(), run.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(self.modules.parameters(), run.value, fused=True)
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
         """Descend the objective on training images."""
-        pixels = self.images.train.images[rows]
-        x, features = encode(self.encoder, self.images, pixels, bf16=self.settings.bf16)
+        pixels = self.problem.train.images[rows]
+        x, features = encode(self.encoder, self.problem, pixels, bf16=self.settings.bf16)
         # Without an objective the step costs what the encoder costs, and learns nothing.
         loss = 0 * features.y.sum() if self.objective is None else self.objective(x, features)
         self.optimizer.zero_grad()
@@ -149,16 +129,22 @@ class Trainer(ImageTrainer):
         self.optimizer.step()
         return {"loss": loss}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Epoch:
+    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
         """Measure the encoder on the validation part."""
-        seen, asked = self.images.train, self.images.validation
+        seen, asked = self.problem.train, self.problem.validation
         z_seen, z = (self._codes(pixels) for pixels in (seen.images[:LINEAR_IMAGES], asked.images))
         accuracy = linear_accuracy(z_seen, seen.labels[:LINEAR_IMAGES], z, asked.labels)
-        return Epoch(*self.run, epoch, means["loss"], effective_rank(z), accuracy, seconds)
+        return row_of(
+            Epoch,
+            self.run,
+            epoch=epoch,
+            loss=means["loss"],
+            rank=effective_rank(z),
+            linear_accuracy=accuracy,
+            seconds=seconds,
+        )
 
     def _codes(self, pixels: Tensor) -> Tensor:
-        return frozen(self.encoder, self.images, pixels, bf16=self.settings.bf16, layers=["y"])["y"]
-
-    def bare(self) -> Any:
-        """A copy without the objective; None if the method has no objective."""
-        return without(self, "objective")
+        return frozen(self.encoder, self.problem, pixels, bf16=self.settings.bf16, layers=["y"])[
+            "y"
+        ]

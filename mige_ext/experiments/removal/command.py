@@ -1,9 +1,9 @@
 """Information removal as a command: z keeps the label and forgets a nuisance s.
 
 An encoder minimizes the cross-entropy of the label plus β times a penalty on the information that z
-has about s. `removal/methods.py` has the penalties: the gradient of I(z; s) by scores (MIGE), and
+has about s. ``removal/methods.py`` has the penalties: the gradient of I(z; s) by scores (MIGE), and
 the methods in use. Attackers that learn on the frozen z measure the information that remains
-(`removal/attacker.py`).
+(``removal/attacker.py``).
 
 * β is chosen on the validation part. Of the values that cost at most half a point of accuracy, the
   one with the least leak is chosen; if every value costs more, the most accurate one.
@@ -11,7 +11,7 @@ the methods in use. Attackers that learn on the frozen z measure the information
   was chosen, by one rule for all methods.
 * The test part is read once, after the last training, by the final runs alone.
 
-`mige_ext.information` has the recipe for an encoder of your own.
+``mige_ext.information`` has the recipe for an encoder of your own.
 """
 
 from collections.abc import Sequence
@@ -22,20 +22,22 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mige_ext.experiments.common.comparison import Comparison
-from mige_ext.experiments.common.experiment import command, unmeasured
+from mige_ext.experiments.common.experiment import command
 from mige_ext.experiments.common.options import (
     ComparisonOptions,
     filled,
+    grid_option,
     method_option,
     option,
     seeds_option,
 )
+from mige_ext.experiments.common.runs import Run, row_of
 from mige_ext.experiments.common.statistics import settings_without_divergence
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import Images, Problem, Structural
 from mige_ext.experiments.removal.report import Result, draw, draw_curves, format_table
-from mige_ext.experiments.removal.training import Epoch, Model, Run, Settings, Trainer, measure
+from mige_ext.experiments.removal.training import Epoch, Model, Settings, Trainer, measure
 
 #: Accuracy that removal may cost.
 MARGIN = 0.005
@@ -48,17 +50,10 @@ class Options(ComparisonOptions):
     """Options that may change when the experiment is continued."""
 
     method: list[str] = method_option(METHODS, QUICK_METHODS)
-    beta: list[float] = option(
-        None,
-        "Value of β in the grid of every method. Give the option once for each value.",
-        least=0,
-        shown="the grid of each method",
-    )
+    beta: list[float] = grid_option("β", least=0)
     seeds: int = seeds_option("3; quick 1")
     grid_seeds: int = option(1, "Seeds per setting in the search.", least=1)
-    extend: int = option(
-        0, "Largest number of times that a grid grows beyond an end that was chosen.", least=0
-    )
+    extend: int = option(0, "Times that a grid grows beyond an end that was chosen.", least=0)
 
 
 class Removals(Comparison):
@@ -67,7 +62,8 @@ class Removals(Comparison):
     quick_note = "The small version: fewer methods, steps, seeds and values of β."
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "beta", "β="
-    run_type, result_type, trainer_type = Run, Result, Trainer
+    stem = "{method}-{value:g}-{seed}"
+    result_type, trainer_type = Result, Trainer
     progress: ClassVar = {"accuracy": "accuracy"}
     problem: Problem
 
@@ -123,7 +119,7 @@ class Removals(Comparison):
     def diverged(self, run: Run, epochs: int) -> list[Result]:
         """The results of a diverged run, which are NaN."""
         of = {"data": self.settings.data, "nuisance": self.settings.nuisance, "attacker": "–"}
-        return [unmeasured(Result, **run._asdict(), **of)]
+        return [row_of(Result, run, **of)]
 
     def choose(self) -> dict[str, float]:
         """β of each method, by the validation results."""
@@ -169,11 +165,11 @@ class Removals(Comparison):
 
 
 def choose_beta(rows: Sequence[Result], method: str) -> float:
-    """The β with the least leak whose accuracy is at most `MARGIN` below the one of "none".
+    """The β with the least leak whose accuracy is at most ``MARGIN`` below the one of "none".
 
     All values are of the validation part. If no β is that accurate, the most accurate is chosen; of
     equal values, the largest. A β with a diverged run is left out, see
-    `settings_without_divergence`.
+    ``settings_without_divergence``.
     """
     whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
     least = np.mean(whole) - MARGIN if whole else 0.0

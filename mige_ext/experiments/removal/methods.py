@@ -1,8 +1,8 @@
 """Penalties on the information that a representation z has about a nuisance s.
 
-The encoder minimizes the penalty times β. A method is one row of `METHODS`: how its penalty is
-made, and its grid of β. A penalty takes z (N, d), under BatchNorm, and the `Batch` of z; it returns
-a scalar.
+The encoder minimizes the penalty times β. A method is one row of ``METHODS``: how its penalty is
+made, and its grid of β. A penalty takes z (N, d), under BatchNorm, and the ``Batch`` of z; it
+returns a scalar.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
   estimator. The marginal has its own score, or a matched one. Scores of SSGE and of a Gaussian are
@@ -60,7 +60,7 @@ def hsic(z: Tensor, batch: Batch) -> Tensor:
 
 
 def hsic_whitened(z: Tensor, batch: Batch) -> Tensor:
-    """`hsic` of z with unit covariance, through which gradients pass."""
+    """``hsic`` of z with unit covariance, through which gradients pass."""
     centered = z - z.mean(0)
     covariance = centered.mT @ centered / len(z) + 1e-3 * torch.eye(z.shape[1], device=z.device)
     factor = torch.linalg.cholesky_ex(covariance).L  # unlike cholesky, no wait for the GPU
@@ -68,7 +68,7 @@ def hsic_whitened(z: Tensor, batch: Batch) -> Tensor:
 
 
 def hsic_whitened_center(z: Tensor, batch: Batch) -> Tensor:
-    """`hsic_whitened`, plus the fraction of the variance of z that is within the classes."""
+    """``hsic_whitened``, plus the fraction of the variance of z that is within the classes."""
     alike = (batch.label[:, None] == batch.label).to(z.dtype)
     centers = (alike @ z) / alike.sum(1, keepdim=True)
     within = (z - centers).square().mean()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from mige_ext.experiments.common import plots
 from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.statistics import (
     by_method,
     divergence_note,
@@ -17,19 +18,19 @@ from mige_ext.experiments.common.statistics import (
     mean_and_error,
 )
 from mige_ext.experiments.removal.methods import METHODS
-from mige_ext.experiments.removal.training import Epoch, Run
+from mige_ext.experiments.removal.training import Epoch
 
 #: How far below the accuracy without removal the figure shows every β, in margins.
 CUT = 8
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Row):
     """A row of results.csv: a finished run."""
 
     data: str
     nuisance: str
-    method: str  # this and the next two columns are the `Run`
+    method: str  # this and the next two columns are the ``Run``
     beta: float
     seed: int
     val_accuracy: float  # fraction of right labels on the validation part
@@ -40,11 +41,6 @@ class Result:
     leak_r2: float
     attacker: str  # the strongest attacker in nats
     ms_per_step: float  # training time; NaN for a diverged run
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run reached numbers that are not finite."""
-        return math.isnan(self.ms_per_step)
 
 
 def format_table(tested: Sequence[Result]) -> str:

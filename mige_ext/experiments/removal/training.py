@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mige_ext.experiments.common.checkpoint import RandomState
 from mige_ext.experiments.common.options import check, data_option, fixed, option
+from mige_ext.experiments.common.runs import Row, Run, row_of
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.removal.attacker import Codes, Leak, attack
 from mige_ext.experiments.removal.methods import METHODS
@@ -24,9 +25,7 @@ EPOCH_ROWS = 2000  # rows of the validation part that an epoch is measured on
 class Settings:
     """Everything on which the numbers of a run depend, besides method, β and seed."""
 
-    data: str = data_option(
-        "mnist", more="; or structural, a table", shown="mnist; quick structural"
-    )
+    data: str = data_option("mnist", "; or structural, a table", "mnist; quick structural")
     nuisance: str = option("rotation", f"What is removed from images: {', '.join(NUISANCES)}.")
     steps: int = option(800, "Training steps.", least=1, shown="800; quick 300")
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
@@ -34,21 +33,13 @@ class Settings:
     hidden: int = fixed(512, "Units of the encoder's first layer; the second has half.", least=2)
     learning_rate: float = fixed(2e-3, "Of Adam; falls to 0 in a straight line.", positive=True)
     ramp: int = fixed(150, "Steps in which β grows to its value.", least=1)
-    noise: float = fixed(
-        0.2, "Standard deviation of noise on s in training, so that s has a density.", least=0
-    )
+    #: s gets a density by this noise.
+    noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
-        20_000,
-        "Training codes from which attackers learn, to choose β.",
-        least=50,
-        shown="20000; quick 5000",
+        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 5000"
     )
     test_codes: int = option(
-        50_000,
-        "Training codes from which attackers of the test part learn. More codes make a stronger "
-        "attack.",
-        least=50,
-        shown="50000; quick 5000",
+        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 5000"
     )
     attack_epochs: int = fixed(10, "Epochs of the attackers' perceptrons.", least=1)
 
@@ -58,28 +49,15 @@ class Settings:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of `EPOCH` steps; the last may have fewer steps."""
+        """Number of epochs of ``EPOCH`` steps; the last may have fewer steps."""
         return math.ceil(self.steps / EPOCH)
 
 
-class Run(NamedTuple):
-    """Identity of a run: columns of both tables."""
-
-    method: str  # name in `METHODS`
-    beta: float  # β; 0 for a method without a penalty
-    seed: int  # seed of weights, batches and noise
-
-    @property
-    def stem(self) -> str:
-        """Name of its file in models/, without the suffix."""
-        return f"{self.method}-{self.beta:g}-{self.seed}"
-
-
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Row):
     """A row of metrics.csv."""
 
-    method: str  # this and the next two columns are the `Run`
+    method: str  # this and the next two columns are the ``Run``
     beta: float
     seed: int
     step: int  # number of steps so far
@@ -116,7 +94,7 @@ class Trainer(CommonTrainer):
     stateful = ("model", "optimizer", "schedule", "penalty")
 
     def __init__(self, problem: Problem, run: Run, settings: Settings, random: RandomState) -> None:
-        self.problem, self.run, self.settings = problem, run, settings
+        super().__init__(problem, run, settings, random)
         self.generator, method = random.order, METHODS[run.method]
         self.model = Model(problem, settings).to(problem.device)  # before the penalty's weights
         self.penalty = method.penalty(problem, settings.latent) if method.penalty else None
@@ -128,11 +106,6 @@ class Trainer(CommonTrainer):
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda done: 1 - (done + 1) / (settings.steps + 1)
         )
-
-    @staticmethod
-    def device_of(problem: Any) -> torch.device:
-        """Device of the rows."""
-        return problem.device
 
     def batches(self) -> Iterable[Tensor]:
         """Random rows for each step of the next epoch, (batch) each."""
@@ -151,21 +124,27 @@ class Trainer(CommonTrainer):
         if self.penalty is not None:
             noisy = batch._replace(s=batch.s + self.settings.noise * noise)
             ramp = min((self.schedule.last_epoch + 1) / self.settings.ramp, 1)
-            loss = loss + self.run.beta * ramp * self.penalty(z, noisy)
+            loss = loss + self.run.value * ramp * self.penalty(z, noisy)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
         return {"cross_entropy": cross_entropy.detach()}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Epoch:
+    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
         """Measure the accuracy on part of the validation part."""
         _, accuracy = encode(
             self.model.eval(), self.problem, "validation", self.run.seed, EPOCH_ROWS
         )
         self.model.train()
-        step = self.schedule.last_epoch
-        return Epoch(*self.run, step, means["cross_entropy"], accuracy, seconds)
+        return row_of(
+            Epoch,
+            self.run,
+            step=self.schedule.last_epoch,
+            cross_entropy=means["cross_entropy"],
+            accuracy=accuracy,
+            seconds=seconds,
+        )
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ All methods are compared on the same M samples of x and ε for each ρ and seed:
 
 * **MIGE** takes dI/dρ from the scores of these samples, and needs no training. It never estimates
   I: its curve of I is the integral of its dI/dρ from ρ = 0, where I = 0. **MIGE** has the scores of
-  SSGE, as in the paper, **MIGE-default** the default estimator of `mutual_information`.
+  SSGE, as in the paper, **MIGE-default** the default estimator of ``mutual_information``.
 * **MINE** and **MINE-f** first train a critic for each ρ and seed, on fresh samples in every step.
   I is their bound on all pairs of the M samples, and dI/dρ its pathwise derivative through y.
 * **Gaussian** is a control: MIGE with the score of a fitted Gaussian. It knows the family of the
@@ -49,7 +49,7 @@ from mige_ext.experiments.toy.methods import (
 
 #: Dimensions of the figure, if they were run.
 FIGURE_DIMS = (5, 10, 20)
-#: Lines of the figure: label and color, a key of `plots.PALETTE`.
+#: Lines of the figure: label and color, a key of ``plots.PALETTE``.
 LINES = {
     "MINE": ("MINE", "MINE"),
     "MINE-f": ("MINE-f", "MINE-f"),
@@ -63,12 +63,8 @@ LINES = {
 class Options(CommonOptions):
     """Options that may change when the experiment is continued."""
 
-    dims: str = option(
-        None, "Dimensions, separated by commas.", shown="5,8,10,16,20,32; quick 5,10,20"
-    )
-    authors: bool = option(
-        False, "Use the critics and the training of the authors' notebook.", "--authors"
-    )
+    dims: str = option(None, "Dimensions.", shown="5,8,10,16,20,32; quick 5,10,20")
+    authors: bool = option(False, "Train critics as the authors' notebook does.", "--authors")
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ def format_table(rows: Sequence[Estimate]) -> str:
 
 
 def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
-    """Figure 1: I above dI/dρ, with a column for each d of `FIGURE_DIMS`, or for every d."""
+    """Figure 1: I above dI/dρ, with a column for each d of ``FIGURE_DIMS``, or for every d."""
     run = sorted({row.dim for row in rows})
     dims = [dim for dim in run if dim in FIGURE_DIMS] or run or FIGURE_DIMS
     fig, panels = plots.figure(2, len(dims), panel=(max(2.6, 5.2 / len(dims)), 2.5), sharex=True)
@@ -203,7 +199,7 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
     panels[0, 0].set_ylabel("I(x; y), nats")
     panels[1, 0].set_ylabel("dI/dρ, nats")
     fig.align_ylabels(panels[:, 0])
-    plots.legend(fig)
+    plots.legend(fig, columns=3)
     spread = f"mean ± standard deviation of {settings.seeds} seeds"
     note = (
         f"{settings.samples} samples, {spread if settings.seeds > 1 else 'one seed'}; critics: "

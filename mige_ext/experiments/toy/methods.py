@@ -58,16 +58,12 @@ class Settings:
     2.7 at 4000.
     """
 
-    seeds: int = option(
-        5, "Repetitions, with samples and critics of their own.", least=1, shown="5; quick 2"
-    )
+    seeds: int = option(5, "Repetitions, each with its samples.", least=1, shown="5; quick 2")
     seed: int = option(0, "The first seed.", least=0)
     points: int = fixed(32, "Number of values of ρ in ±0.8.", least=1)
     samples: int = option(256, "Samples M, also the size of a training batch.", least=2)
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
-    steps: int = option(
-        8000, "Training steps of a critic.", least=1, shown="8000; authors 200; quick 250"
-    )
+    steps: int = option(8000, "Steps of a critic.", least=1, shown="8000; authors 200; quick 250")
     rate: float = fixed(2e-3, "Learning rate of Adam.", positive=True)
     anneal: bool = fixed(True, "Whether the learning rate falls to 0 as a cosine.")
     #: Otherwise the critic is a perceptron on the pair.
@@ -139,13 +135,13 @@ def relative_rmse(estimate: Array, truth: Array) -> Array:
 def mige_derivative(
     rho: Tensor | float, x: Tensor, noise: Tensor, estimator: ScoreEstimator | None = None
 ) -> Tensor:
-    """MIGE of dI/dρ: autograd through `mutual_information` of x and y.
+    """MIGE of dI/dρ: autograd through ``mutual_information`` of x and y.
 
     Args:
         rho: Correlations, (*), or one number.
         x: Samples, (*, M, d).
         noise: ε, (*, M, d).
-        estimator: Score estimator; None for the default of `mutual_information`.
+        estimator: Score estimator; None for the default of ``mutual_information``.
 
     Returns:
         The estimates in nats, (*).

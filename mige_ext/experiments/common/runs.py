@@ -1,0 +1,42 @@
+"""What identifies a run, and the rows of the tables that belong to it."""
+
+import math
+from dataclasses import fields
+from typing import Any, ClassVar, NamedTuple
+
+
+class Run(NamedTuple):
+    """Identity of a run, besides the settings that all runs share."""
+
+    method: str
+    value: float  # of the setting that is searched: β or a learning rate; 0 without one
+    seed: int  # of weights, batches and noise
+    images: int = 0  # number of training images, if a run may train on the validation part
+
+
+class Row:
+    """A row of results.csv or metrics.csv: a dataclass with columns for the run.
+
+    The last column is a time. A diverged run has a result whose time is NaN.
+    """
+
+    #: Column of ``Run.value``.
+    setting: ClassVar[str] = "beta"
+
+    @property
+    def run(self) -> Run:
+        """The run that the row belongs to."""
+        row: Any = self
+        return Run(row.method, getattr(row, self.setting), row.seed, getattr(row, "images", 0))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run reached numbers that are not finite."""
+        row: Any = self
+        return math.isnan(getattr(row, fields(row)[-1].name))
+
+
+def row_of(row_type: type[Any], run: Run, **known: Any) -> Any:
+    """A row of a run with these values, and NaN in every other column."""
+    known |= {row_type.setting: run.value, **run._asdict()}
+    return row_type(**{item.name: known.get(item.name, math.nan) for item in fields(row_type)})
