@@ -18,6 +18,7 @@ from mige_ext.experiments.bottleneck import training as bottleneck_training
 from mige_ext.experiments.bottleneck.methods import METHODS as BOTTLENECK
 from mige_ext.experiments.bottleneck.methods import Settings as BottleneckSettings
 from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
@@ -59,7 +60,7 @@ def test_the_meta_device_refuses_values_and_other_devices() -> None:
 @pytest.mark.parametrize("method", BOTTLENECK)
 def test_a_step_of_the_bottleneck(method: str, digits: ImageData) -> None:
     settings = BottleneckSettings(data="digits", hidden=32, latent=8)
-    run = bottleneck_training.Run(method, 0.1, 0, 100)
+    run = Run(method, 0.1, 0, 100)
     loss = bottleneck_training.Trainer(digits, run, settings, RANDOM).step(NUMBERS)["loss"]
     assert loss.device == META
 
@@ -67,7 +68,7 @@ def test_a_step_of_the_bottleneck(method: str, digits: ImageData) -> None:
 @pytest.mark.parametrize("method", [name for name in INFOMAX if INFOMAX[name].objective])
 def test_a_step_of_infomax(method: str, digits: ImageData) -> None:
     settings = infomax_training.Settings(data="digits", width=8, hidden=32, latent=8)
-    run = infomax_training.Run(method, 1e-3, 0, 100)
+    run = Run(method, 1e-3, 0, 100)
     loss = infomax_training.Trainer(digits, run, settings, RANDOM).step(NUMBERS)["loss"]
     assert loss.device == META
 
@@ -85,7 +86,7 @@ def test_steps_under_every_nuisance(nuisance: str, digits: ImageData) -> None:
 
 def steps_of_removal(problem: Problem, method: str) -> None:
     settings = removal_training.Settings(data="digits", hidden=32, latent=4, batch=32)
-    run = removal_training.Run(method, 0.1, 0)
+    run = Run(method, 0.1, 0)
     trainer = removal_training.Trainer(problem, run, settings, RandomState(META, 0))
     for _, rows in zip(range(2), trainer.batches(), strict=False):
         assert trainer.step(rows)["cross_entropy"].device == META
@@ -107,7 +108,7 @@ def test_a_run_of_another_device_is_begun_again(
     training: Any, settings: Any, tmp_path: Path
 ) -> None:
     images, path = data.load("digits"), tmp_path / "checkpoint.pt"
-    run = training.Run("mige", 1e-3, 0, 500)
+    run = Run("mige", 1e-3, 0, 500)
 
     def steps() -> int:
         seen: list[Mapping[str, Tensor]] = []

@@ -16,9 +16,10 @@ from mige_ext.experiments.bottleneck import command
 from mige_ext.experiments.bottleneck.command import Bottlenecks, Options, bottleneck
 from mige_ext.experiments.bottleneck.methods import Classifier, Settings
 from mige_ext.experiments.bottleneck.report import Result
-from mige_ext.experiments.bottleneck.training import Epoch, Run, measure
+from mige_ext.experiments.bottleneck.training import Epoch, measure
 from mige_ext.experiments.common import comparison
 from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data.images import ImageData, Split
 from tests.support import image_files

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mige_ext.experiments.bottleneck.methods import METHODS, Settings
 from mige_ext.experiments.bottleneck.training import (
-    Run,
     Trainer,
     build,
     measure,
     moving_average,
 )
 from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import overhead, train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData, Split

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
 from mige_ext.experiments.infomax.encoders import Encoder, encode
 from mige_ext.experiments.infomax.methods import LEARNING_RATES, METHODS, balanced
-from mige_ext.experiments.infomax.training import Run, Settings, Trainer
+from mige_ext.experiments.infomax.training import Settings, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 TRAINED = [name for name, method in METHODS.items() if method.objective]

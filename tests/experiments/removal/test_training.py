@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal import training as removal_training
@@ -16,7 +17,7 @@ from mige_ext.experiments.removal.nuisances import (
     Images,
     Structural,
 )
-from mige_ext.experiments.removal.training import Run, Settings, Trainer, encode
+from mige_ext.experiments.removal.training import Settings, Trainer, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(data="digits", steps=12, hidden=32, latent=4, ramp=5)
