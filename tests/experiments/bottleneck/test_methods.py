@@ -234,11 +234,11 @@ def test_paper_settings_are_those_of_the_paper() -> None:
     ("change", "message"),
     [
         ({"batch": 1}, "batch must be at least 2, got 1"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
-        ({"average": 1.0}, r"average must be in \[0, 1\), got 1\.0"),
+        ({"learning_rate": math.inf}, "learning_rate must be finite and positive, got inf"),
+        ({"average": 1.0}, r"average must be finite and at least 0 and below 1, got 1\.0"),
         ({"marginals": 0}, "marginals must be at least 1, got 0"),
         ({"estimator": "mystery"}, r"estimator must be one of \[.*'ssge'.*\], got 'mystery'"),
-        ({"conditional": "no"}, "conditional must be 'analytic' or 'draws', got 'no'"),
+        ({"conditional": "no"}, r"conditional must be one of \['analytic', 'draws'\], got 'no'"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
