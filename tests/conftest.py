@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mige_ext.experiments.common.runs import cpu_threads
+from mige_ext.experiments.common.device import cpu_threads
 
 try:
     from hypothesis import settings
 except ImportError:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
     collect_ignore = [
         "experiments/test_data.py",
-        "experiments/test_runs.py",
+        "experiments/common/test_statistics.py",
         "scores/test_properties.py",
     ]
 else:

@@ -12,7 +12,8 @@ from benchmarks.accuracy.measure import fixed_rows, measure
 from benchmarks.accuracy.report import Row, draw, report
 from benchmarks.machine import machine
 from benchmarks.tables import RESULTS
-from mige_ext.experiments.common.runs import Table, cpu_threads
+from mige_ext.experiments.common.device import cpu_threads
+from mige_ext.experiments.common.folder import Table
 
 SAMPLES, QUICK = (64, 256, 1024), (64, 256)
 

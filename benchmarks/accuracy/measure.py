@@ -17,7 +17,7 @@ from benchmarks.accuracy.merit import evaluate
 from benchmarks.accuracy.oracle import Setting
 from benchmarks.accuracy.report import Row
 from mige_ext import compat
-from mige_ext.experiments.common.runs import mean_and_error
+from mige_ext.experiments.common.statistics import mean_and_error
 
 TOLERANCE = 1.02  # an NMSE above 1.02 times that of the control counts as worse
 

@@ -10,7 +10,7 @@ from benchmarks.machine import machine
 from benchmarks.scaling.cost import cost
 from benchmarks.scaling.landmarks import error
 from benchmarks.tables import RESULTS
-from mige_ext.experiments.common.runs import cpu_threads
+from mige_ext.experiments.common.device import cpu_threads
 
 
 def scaling(

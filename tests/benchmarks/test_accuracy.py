@@ -26,7 +26,7 @@ from mige_ext import (
     Stein,
     Tikhonov,
 )
-from mige_ext.experiments.common.runs import Table
+from mige_ext.experiments.common.folder import Table
 from mige_ext.experiments.toy.methods import mige_derivative
 from tests.support.accuracy import rounding
 

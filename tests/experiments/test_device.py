@@ -17,6 +17,9 @@ from torch import Tensor
 from mige_ext.experiments.bottleneck import training as bottleneck_training
 from mige_ext.experiments.bottleneck.methods import METHODS as BOTTLENECK
 from mige_ext.experiments.bottleneck.methods import Settings as BottleneckSettings
+from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
 from mige_ext.experiments.infomax import training as infomax_training
@@ -27,11 +30,12 @@ from mige_ext.experiments.removal.nuisances import NUISANCES, Images, Problem, S
 
 META = torch.device("meta")
 NUMBERS = torch.arange(32, device=META)
+RANDOM = RandomState(META, 0)
 
 
 @pytest.fixture(autouse=True)
 def meta_can_be_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device has neither torch's fused optimisers nor autocast."""
+    """The meta device has neither torch's fused optimizers nor autocast."""
     adam = torch.optim.Adam
     monkeypatch.setattr(torch.optim, "Adam", lambda *a, fused, **options: adam(*a, **options))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
@@ -56,16 +60,16 @@ def test_the_meta_device_refuses_values_and_other_devices() -> None:
 @pytest.mark.parametrize("method", BOTTLENECK)
 def test_a_step_of_the_bottleneck(method: str, digits: ImageData) -> None:
     settings = BottleneckSettings(data="digits", hidden=32, latent=8)
-    run = bottleneck_training.Run(method, 0.1, 0, 100)
-    loss = bottleneck_training.Trainer(digits, run, settings).step(NUMBERS)["loss"]
+    run = Run(method, 0.1, 0, 100)
+    loss = bottleneck_training.Trainer(digits, run, settings, RANDOM).step(NUMBERS)["loss"]
     assert loss.device == META
 
 
 @pytest.mark.parametrize("method", [name for name in INFOMAX if INFOMAX[name].objective])
 def test_a_step_of_infomax(method: str, digits: ImageData) -> None:
     settings = infomax_training.Settings(data="digits", width=8, hidden=32, latent=8)
-    run = infomax_training.Run(method, 1e-3, 0, 100)
-    loss = infomax_training.Trainer(digits, run, settings).step(NUMBERS)["loss"]
+    run = Run(method, 1e-3, 0, 100)
+    loss = infomax_training.Trainer(digits, run, settings, RANDOM).step(NUMBERS)["loss"]
     assert loss.device == META
 
 
@@ -82,8 +86,8 @@ def test_steps_under_every_nuisance(nuisance: str, digits: ImageData) -> None:
 
 def steps_of_removal(problem: Problem, method: str) -> None:
     settings = removal_training.Settings(data="digits", hidden=32, latent=4, batch=32)
-    run = removal_training.Run(method, 0.1, 0)
-    trainer = removal_training.Trainer(problem, run, settings, torch.Generator())
+    run = Run(method, 0.1, 0)
+    trainer = removal_training.Trainer(problem, run, settings, RandomState(META, 0))
     for _, rows in zip(range(2), trainer.batches(), strict=False):
         assert trainer.step(rows)["cross_entropy"].device == META
 
@@ -104,11 +108,11 @@ def test_a_run_of_another_device_is_begun_again(
     training: Any, settings: Any, tmp_path: Path
 ) -> None:
     images, path = data.load("digits"), tmp_path / "checkpoint.pt"
-    run = training.Run("mige", 1e-3, 0, 500)
+    run = Run("mige", 1e-3, 0, 500)
 
     def steps() -> int:
         seen: list[Mapping[str, Tensor]] = []
-        training.train(images, run, settings, checkpoint=path, on_step=seen.append)
+        train(training.Trainer, images, run, settings, checkpoint=path, on_step=seen.append)
         return len(seen)
 
     assert steps() > 0

@@ -10,7 +10,7 @@ from mige_ext.scores.base import ScoreEstimator
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,
-    # As the information functions have it: QIS would bias the gradients of information.
+    # The default of the information functions: "qis" would bias the gradients of information.
     "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
     "gaussian": mige.GaussianScore,
     "landweber": mige.Landweber,
@@ -21,10 +21,10 @@ ESTIMATORS: dict[str, Callable[..., Any]] = {
 
 
 def require_option(name: str, option: str) -> None:
-    """An option that the estimator of this name has.
+    """Check that an estimator has an option.
 
     Raises:
-        ValueError: it has not.
+        ValueError: The estimator lacks the option; the message names the estimators that have it.
     """
     having = [known for known in ESTIMATORS if option in _options(known)]
     if name not in having:
@@ -32,10 +32,10 @@ def require_option(name: str, option: str) -> None:
 
 
 def make_estimator(name: str, *, threshold: float, calibrate: str | None = None) -> ScoreEstimator:
-    """The estimator of this name, with those of the options that it has.
+    """The estimator of this name; an option that the estimator lacks is ignored.
 
     Raises:
-        ValueError: no estimator has this name, or an option is out of range.
+        ValueError: No estimator has this name, or an option is out of range.
     """
     if name not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {name!r}")

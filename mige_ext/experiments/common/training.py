@@ -1,181 +1,153 @@
-"""The training loop that experiments share: it can be killed at any time, and continued exactly.
+"""Training one run: its trainer, the loop over epochs, and the cost of a step."""
 
-After each epoch everything with a state lies in one file: network, optimiser, schedule, random
-numbers, and the figures so far. `fit` continues from there to the same numbers, bit for bit.
-"""
-
+import copy
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from mige_ext.experiments.common.runs import atomic
+from mige_ext.experiments.common.checkpoint import Checkpoint, RandomState
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Row = TypeVar("Row", bound="DataclassInstance")
+OnStep = Callable[[Mapping[str, Tensor]], object]
+AnyTrainer = TypeVar("AnyTrainer", bound="Trainer")
 
 
 class DivergedError(ArithmeticError):
-    """A run came to numbers that are not finite; says in which epoch, and which."""
+    """A run reached a loss or weights that are not finite; the message names the epoch."""
 
 
-class Stateful(Protocol):
-    """A network, an optimiser, a schedule, ..."""
-
-    def state_dict(self) -> Any:
-        """What it would need to continue."""
-        ...
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Continue from there."""
-        ...
-
-
-class RandomState:
-    """The random numbers of a run: of the CPU, of its device, and of the order of the batches.
+class Trainer(ABC):
+    """Everything that a run changes while it trains.
 
     Args:
-        device: where the run computes.
-        seed: of the order.
+        problem: Data, on its ``device``.
+        run: Method, setting and seed.
+        settings: Settings of all runs, with ``epochs`` and ``batch``.
+        random: Random numbers of the run.
     """
 
-    def __init__(self, device: torch.device, seed: int) -> None:
-        self.device = device
-        self.order = torch.Generator().manual_seed(seed)
+    #: Dataclass of the metrics of an epoch.
+    epoch_type: ClassVar[type[Any]]
+    #: Attributes that a checkpoint holds. An attribute without a state is skipped.
+    stateful: ClassVar[Sequence[str]]
+    #: Attribute without which a step is that of the plain network, or None.
+    extra: ClassVar[str] = "penalty"
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The states of all three."""
-        state = {"cpu": torch.get_rng_state(), "order": self.order.get_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
+    def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
+        self.problem, self.run, self.settings, self.random = problem, run, settings, random
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
-        """Set them."""
-        torch.set_rng_state(state_dict["cpu"].cpu())
-        self.order.set_state(state_dict["order"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state_dict["cuda"].cpu(), self.device)
+    def batches(self) -> Iterable[Tensor]:
+        """Rows of each batch of the next epoch, (batch) each: all rows in a random order.
 
+        An incomplete last batch is dropped.
+        """
+        rows, batch = len(self.problem.train), self.settings.batch
+        order = torch.randperm(rows, generator=self.random.order)[: rows // batch * batch]
+        return order.to(self.problem.device).split(batch)
 
-class Checkpoint(Generic[Row]):
-    """A run in a file, as it was after its last whole epoch.
+    @abstractmethod
+    def step(self, rows: Tensor) -> dict[str, Tensor]:
+        """Train on a batch; returns scalars such as the loss."""
 
-    Args:
-        path: the file; None keeps nothing.
-        run: which run it is, so that another one does not continue from it; plain values.
-        row_type: of the figures of an epoch.
-    """
+    @abstractmethod
+    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
+        """Measure the network after an epoch, from its number, mean scalars and training time."""
 
-    def __init__(self, path: Path | None, run: Mapping[str, Any], row_type: type[Row]) -> None:
-        self.path, self.run, self.row_type = path, dict(run), row_type
-
-    def save(self, parts: Mapping[str, Stateful], rows: list[Row]) -> None:
-        """Put the state of the parts in place of what the file held."""
-        if self.path is None:
-            return
-        states = {name: part.state_dict() for name, part in parts.items()}
-        with atomic(self.path) as draft:
-            torch.save({"run": self.run, "rows": [asdict(row) for row in rows], **states}, draft)
-
-    def restore(self, parts: Mapping[str, Stateful]) -> list[Row]:
-        """Set the parts to what the file holds of this run, and give its figures; [] if nothing."""
-        if self.path is None or not self.path.exists():
-            return []
-        state = torch.load(self.path, weights_only=True, map_location="cpu")
-        if state["run"] != self.run:
-            return []
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        return [self.row_type(**row) for row in state["rows"]]
-
-
-def shuffled(images: int, batch: int, random: RandomState) -> Callable[[], Iterable[Tensor]]:
-    """The batches of an epoch: the numbers of all images in a new order, (batch) each.
-
-    An incomplete last batch is dropped.
-    """
-
-    def batches() -> Iterable[Tensor]:
-        order = torch.randperm(images, generator=random.order)[: images // batch * batch]
-        return order.to(random.device).split(batch)
-
-    return batches
-
-
-def fit(
-    step: Callable[[Tensor], Mapping[str, Tensor]],
-    close: Callable[[int, dict[str, float], float], Row],
-    *,
-    batches: Callable[[], Iterable[Tensor]],
-    epochs: int,
-    random: RandomState,
-    parts: Mapping[str, Stateful],
-    checkpoint: Checkpoint[Row],
-    on_step: Callable[[Mapping[str, Tensor]], object] | None = None,
-) -> Iterator[Row]:
-    """Train epoch by epoch, from the checkpoint on where there is one.
-
-    Args:
-        step: one step on a batch; gives scalars such as the loss.
-        close: closes an epoch: its number from 1, the means of the scalars over it, its seconds;
-            gives its figures.
-        batches: those of the next epoch, such as `shuffled`; asked for one after another, while
-            steps are made.
-        epochs: their number.
-        random: the random numbers.
-        parts: everything else that has a state.
-        checkpoint: where the run is kept.
-        on_step: called after each step with its scalars.
-
-    Yields:
-        The figures of each epoch, once they are safe; those of the checkpoint first.
-
-    Raises:
-        DivergedError: at the end of an epoch a scalar or a weight is not finite, or a step or a
-            measurement fails because of it. Epochs before it have been yielded.
-    """
-    parts = {**parts, "random": random}
-    rows = checkpoint.restore(parts)
-    yield from rows
-    if not rows:
-        checkpoint.save(parts, rows)
-    for epoch in range(len(rows) + 1, epochs + 1):
-        started, totals, steps = time.perf_counter(), dict[str, Tensor](), 0
-        with _told_as_divergence(epoch, parts):
-            for batch in batches():
-                scalars = {name: value.detach() for name, value in step(batch).items()}
-                for name, value in scalars.items():  # kept on the device: nothing waits for it
-                    totals[name] = totals.get(name, 0) + value.double()
-                steps += 1
-                if on_step is not None:
-                    on_step(scalars)
-            means = {name: total.item() / steps for name, total in totals.items()}
-            for name, mean in means.items():
-                if not math.isfinite(mean):
-                    raise DivergedError(f"epoch {epoch}: {name} must be finite, got {mean}")
-            if not _all_finite(parts):
-                raise DivergedError(f"epoch {epoch}: weights must be finite after its last step")
-            rows.append(close(epoch, means, time.perf_counter() - started))
-        checkpoint.save(parts, rows)
-        yield rows[-1]
+    def parts(self) -> dict[str, Any]:
+        """Everything that has a state, by name."""
+        named = {name: getattr(self, name) for name in self.stateful}
+        return {name: part for name, part in named.items() if hasattr(part, "state_dict")}
 
 
 @contextmanager
-def _told_as_divergence(epoch: int, parts: Mapping[str, Stateful]) -> Iterator[None]:
-    """Errors that come of numbers that are not finite, as a `DivergedError`.
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random numbers inside the ``with`` block, and restore them after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
-    They are those of mige_ext about its samples, and any other where weights are not finite.
+
+def train(
+    trainer_type: type[AnyTrainer],
+    problem: Any,
+    run: Any,
+    settings: Any,
+    *,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Any], object] = lambda _: None,
+    on_step: OnStep = lambda _: None,
+) -> tuple[AnyTrainer, list[Any]]:
+    """Train a run epoch by epoch, and continue from its checkpoint if there is one.
+
+    Args:
+        trainer_type: Trainer of the experiment.
+        problem: Data, on the device on which the run computes.
+        run: Method, setting and seed. The global random state is left as it was.
+        settings: Settings of all runs.
+        checkpoint: File that holds the run after each epoch.
+        on_epoch: Called with the metrics of each epoch after its checkpoint is written, first with
+            the metrics of the checkpoint.
+        on_step: Called after each step with its scalars.
+
+    Returns:
+        The trainer after the last epoch, and the metrics of all epochs.
+
+    Raises:
+        DivergedError: At the end of an epoch a scalar or a weight is not finite, or a step or a
+            measurement fails because of one.
+    """
+    with seeded(run.seed, problem.device):
+        random = RandomState(problem.device, run.seed)
+        trainer = trainer_type(problem, run, settings, random)
+        identity = {"run": list(run), "settings": asdict(settings), "device": problem.device.type}
+        parts = {**trainer.parts(), "random": random}
+        kept = Checkpoint(checkpoint, identity, parts)
+        rows = kept.restore(trainer.epoch_type)
+        for row in rows:
+            on_epoch(row)
+        if not rows:
+            kept.save(rows)
+        for epoch in range(len(rows) + 1, settings.epochs + 1):
+            with _raised_as_divergence(epoch, parts):
+                started = time.perf_counter()
+                means = _train_epoch(trainer, on_step)
+                for name, mean in means.items():
+                    if not math.isfinite(mean):
+                        raise DivergedError(f"epoch {epoch}: {name} must be finite, got {mean}")
+                if not _all_finite(parts):
+                    raise DivergedError(
+                        f"epoch {epoch}: weights must be finite after its last step"
+                    )
+                rows.append(trainer.close(epoch, means, time.perf_counter() - started))
+            kept.save(rows)
+            on_epoch(rows[-1])
+    return trainer, rows
+
+
+def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
+    """The means of the scalars over the steps of an epoch."""
+    totals, steps = dict[str, Tensor](), 0
+    for batch in trainer.batches():
+        scalars = {name: value.detach() for name, value in trainer.step(batch).items()}
+        for name, value in scalars.items():  # summed on the device: no step waits for it
+            totals[name] = totals.get(name, 0) + value.double()
+        steps += 1
+        on_step(scalars)
+    return {name: total.item() / steps for name, total in totals.items()}
+
+
+@contextmanager
+def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
+    """Raise errors that numbers which are not finite cause as a ``DivergedError``.
+
+    These are errors of mige_ext about its samples, and every error while weights are not finite.
     """
     try:
         yield
@@ -185,81 +157,34 @@ def _told_as_divergence(epoch: int, parts: Mapping[str, Stateful]) -> Iterator[N
         raise DivergedError(f"epoch {epoch}: {error}") from error
 
 
-def _all_finite(parts: Mapping[str, Stateful]) -> bool:
-    """Whether all weights of the networks are finite."""
+def _all_finite(parts: Mapping[str, Any]) -> bool:
     networks = (part for part in parts.values() if isinstance(part, nn.Module))
     return all(bool(weights.isfinite().all()) for of in networks for weights in of.parameters())
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from this seed; afterwards the global state is as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-class Progress:
-    """A bar over all steps of all runs, with the run's name and its current figures.
-
-    Args:
-        steps: their number.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.bar = tqdm(total=steps, unit="step", smoothing=0.05)
-        self.shown = 0.0
-        self.figures: dict[str, float] = {}
-
-    def step(self, scalars: Mapping[str, Tensor]) -> None:
-        """Count a step; show its scalars twice a second, because reading them waits for a GPU."""
-        self.bar.update()
-        if time.monotonic() - self.shown > 0.5:
-            self.shown = time.monotonic()
-            self.show(**{name: value.item() for name, value in scalars.items()})
-
-    def show(self, **figures: float) -> None:
-        """Put figures beside the bar; those that are not given stay."""
-        self.figures |= figures
-        self.bar.set_postfix({k: f"{v:.4g}" for k, v in self.figures.items()}, refresh=False)
-
-    def begin(self, name: str, at: int = 0) -> None:
-        """A run begins, after so many steps: runs before it may have skipped some."""
-        self.figures, self.bar.n = {}, at
-        self.bar.set_description(name)
-
-    def end(self) -> None:
-        """All runs have ended."""
-        self.bar.n = self.bar.total
-        self.bar.refresh()
-
-    def tell(self, message: str) -> None:
-        """Print a line above the bar."""
-        self.bar.write(message, file=sys.stderr)
-
-    def __enter__(self) -> "Progress":
-        """The bar itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the last line on the screen."""
-        self.bar.close()
-
-
 def overhead(
-    whole: Callable[[], Any], plain: Callable[[], Any], device: torch.device, repeats: int
+    trainer_type: type[Trainer], problem: Any, run: Any, settings: Any, repeats: int = 5
 ) -> float:
-    """What the whole step takes beyond the plain one, as a share of that.
+    """Time that a trainer's ``extra`` adds to a step, as a fraction of the step without it.
 
-    The fastest of each, in turns: what disturbs a measurement makes it slower.
+    Takes the fastest of alternating steps with and without it, on a trainer of its own: whatever
+    disturbs a measurement makes it slower. A method without ``extra`` adds 0.
     """
-    seconds: dict[Callable[[], Any], list[float]] = {whole: [], plain: []}
-    for _ in range(repeats):
-        for step, times in seconds.items():
-            started = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - started)
-    with_it, without = map(min, seconds.values())
+    device = problem.device
+    with seeded(run.seed, device):
+        whole = trainer_type(problem, run, settings, RandomState(device, run.seed))
+        if getattr(whole, whole.extra) is None:
+            return 0.0
+        plain = copy.copy(whole)
+        setattr(plain, plain.extra, None)
+        rows = torch.arange(settings.batch, device=device)
+        seconds: list[list[float]] = [[], []]
+        for _ in range(repeats):
+            for trainer, times in zip((whole, plain), seconds, strict=True):
+                started = time.perf_counter()
+                trainer.step(rows)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times.append(time.perf_counter() - started)
+    with_it, without = map(min, seconds)
     return with_it / without - 1

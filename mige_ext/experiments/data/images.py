@@ -78,6 +78,11 @@ class ImageData:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.train.images.device
+
     def checksum(self) -> str:
         """CRC-32 of all images and labels, which differs if other files have the same name."""
         value = 0

@@ -1,15 +1,15 @@
-"""InfoMax objectives: what an encoder without labels minimises. A method is a row of `METHODS`.
+"""InfoMax objectives: what an encoder without labels minimizes. A method is a row of ``METHODS``.
 
-* **MIGE** ascends I(x; z) = H(x) + H(z) − H(x, z) by scores, x randomly projected (Wen et al.,
-  ICLR 2020, circumstance I); **MIGE II** ascends I(h; z), with h the encoder's own convolutional
-  features. z is a function of x, so the pair has no density: its score acts as a penalty on codes
-  that cannot be predicted from x at the scale of the kernel. For that to be felt the two blocks
-  must be of like size: `balanced` scales the first.
+* **MIGE** ascends I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et al.,
+  ICLR 2020, circumstance I). **MIGE II** ascends I(h; z), where h are the encoder's own
+  convolutional features. z is a function of x, so the pair has no density: its score acts as a
+  penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty needs two
+  blocks of similar size: ``balanced`` scales the first.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
-  objective); with **prior matching** a discriminator pushes z towards N(0, I), which fits z under
-  BatchNorm as the uniform prior of that paper fits z under a sigmoid.
-* Controls: a **random** encoder, **pixels** and their **PCA** without one, the **entropy** H(z)
-  alone, and both of MIGE with the score of a **Gaussian**.
+  objective). With **prior matching** a discriminator pushes z towards N(0, I). That prior fits z
+  under BatchNorm, as the uniform prior of Hjelm et al. fits z under a sigmoid.
+* The controls are a **random** encoder, **pixels** and their **PCA** without an encoder, the
+  **entropy** H(z) alone, and both forms of MIGE with the score of a **Gaussian**.
 """
 
 from collections.abc import Callable
@@ -27,39 +27,30 @@ from mige_ext.scores.base import ScoreEstimator
 
 
 class Problem(NamedTuple):
-    """What an objective is made for.
+    """What an objective is made for."""
 
-    Attributes:
-        conv: dimensions of h.
-        latent: dimensions of z.
-        estimator: of scores; None for the default one.
-        projection: of x or h.
-        alpha: `balanced` block size.
-        prior: weight of prior matching.
-    """
-
-    conv: int
-    latent: int
-    estimator: ScoreEstimator | None
-    projection: mige.RandomProjection
-    alpha: float
-    prior: float
+    conv: int  # dimensions of h
+    latent: int  # dimensions of z
+    estimator: ScoreEstimator | None  # of scores; None for the default of the library
+    projection: mige.RandomProjection  # of x or h
+    alpha: float  # size of the first block, see ``balanced``
+    prior: float  # weight of prior matching
 
 
-#: Takes images, (N, C, H, W), and their features; gives the scalar to minimise.
+#: Takes images, (N, C, H, W), and their features; returns the scalar to minimize.
 Objective = Callable[[Tensor, Features], Tensor]
 
 
 def balanced(x: Tensor, z: Tensor, alpha: float) -> Tensor:
-    """X times a constant, so that its mean squared pair distance is α times that of z.
+    """Scale x so that its mean squared pair distance is α times the one of z.
 
     Args:
-        x: (M, d_x).
-        z: (M, d_z).
+        x: First block, (M, d_x).
+        z: Second block, (M, d_z).
         alpha: α.
 
     Returns:
-        (M, d_x); the constant has no gradient. A constant x stays as it is.
+        The scaled x, (M, d_x). The scale has no gradient. A constant x is not scaled.
     """
     spread_x, spread_z = (block.detach().var(0).sum() for block in (x, z))  # half the mean distance
     scale = (alpha * spread_z / spread_x).sqrt()
@@ -70,7 +61,7 @@ def balanced(x: Tensor, z: Tensor, alpha: float) -> Tensor:
 
 
 def information(problem: Problem, *, hidden: bool = False) -> Objective:
-    """−I(x; z), or hidden, −I(h; z), by scores."""
+    """−I(x; z) by scores; −I(h; z) if ``hidden``."""
 
     def loss(images: Tensor, features: Features) -> Tensor:
         wide = features.conv if hidden else images.flatten(1)
@@ -81,16 +72,16 @@ def information(problem: Problem, *, hidden: bool = False) -> Objective:
 
 
 def entropy(problem: Problem) -> Objective:
-    """−H(z)."""
+    """−H(z) by scores."""
     return lambda images, features: -mige.entropy(features.y, estimator=problem.estimator)
 
 
 class Critic(nn.Module):
-    """Minus a bound of I(h; z), by a separable critic that rises together with the encoder.
+    """Minus a bound of I(h; z), which a separable critic and the encoder raise together.
 
     Args:
-        problem: what it is for.
-        bound: of the scores of all pairs, (N, N).
+        problem: What the objective is made for.
+        bound: Takes the scores of all pairs, (N, N).
     """
 
     def __init__(self, problem: Problem, bound: Callable[[Tensor], Tensor]) -> None:
@@ -101,19 +92,19 @@ class Critic(nn.Module):
         self.bound = bound
 
     def forward(self, images: Tensor, features: Features) -> Tensor:
-        """The loss, of critic and encoder."""
+        """The loss of critic and encoder."""
         return -self.bound(self.critic(features.conv[:, None], features.y[None]))
 
 
 class PriorMatching(nn.Module):
-    """Another objective and the game of a discriminator D with the encoder (Hjelm et al., 3.3).
+    """Prior matching: a discriminator D plays against the encoder (Hjelm et al., section 3.3).
 
-    D minimises ``softplus(−D(n)) + softplus(D(z))`` with n from N(0, I), and the encoder
-    ``γ softplus(−D(z))``: one sum, in which each sees the other as constant.
+    D minimizes ``softplus(−D(n)) + softplus(D(z))`` with n from N(0, I), and the encoder minimizes
+    ``γ softplus(−D(z))``. The loss is the sum, in which each sees the other as constant.
 
     Args:
-        problem: what it is for.
-        objective: the other.
+        problem: What the objective is made for.
+        objective: Objective to which prior matching is added.
     """
 
     def __init__(self, problem: Problem, objective: nn.Module) -> None:
@@ -124,35 +115,30 @@ class PriorMatching(nn.Module):
         ).append(nn.Linear(200, 1))
 
     def forward(self, images: Tensor, features: Features) -> Tensor:
-        """The loss, of the discriminator too."""
-        z, told = features.y, self.discriminator
+        """The loss of discriminator and encoder."""
+        z, judge = features.y, self.discriminator
         prior = torch.randn_like(z)
-        guess = F.softplus(-told(prior)).mean() + F.softplus(told(z.detach())).mean()
-        constant = {name: value.detach() for name, value in told.named_parameters()}
-        fooled = F.softplus(-torch.func.functional_call(told, constant, (z,))).mean()
+        guess = F.softplus(-judge(prior)).mean() + F.softplus(judge(z.detach())).mean()
+        constant = {name: value.detach() for name, value in judge.named_parameters()}
+        fooled = F.softplus(-torch.func.functional_call(judge, constant, (z,))).mean()
         loss: Tensor = self.objective(images, features) + guess + self.weight * fooled
         return loss
 
 
 # The methods
 
-#: Of Adam, that each method chooses from.
+#: Grid of learning rates of Adam, the same for every method.
 LEARNING_RATES = (1e-4, 5e-4)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the comparison.
+    """A row of the comparison."""
 
-    Attributes:
-        label: in the table and the figure.
-        objective: makes what the encoder minimises; None where nothing is trained.
-        encoder: whether there is one; else the probe reads pixels, or their principal components.
-    """
-
-    label: str
+    label: str  # in tables and figures
+    #: Makes what the encoder minimizes; None for a method without training.
     objective: Callable[[Problem], Objective] | None = None
-    encoder: bool = True
+    encoder: bool = True  # otherwise the probe reads pixels, or their principal components
 
 
 def _jsd(problem: Problem) -> Critic:

@@ -9,9 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.runs import mean_and_error, run_of, told_of_divergence
+from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common.runs import Row, Run
+from mige_ext.experiments.common.statistics import (
+    by_method,
+    divergence_note,
+    finished,
+    format_mean,
+    mean_and_error,
+)
 from mige_ext.experiments.infomax.methods import METHODS
-from mige_ext.experiments.infomax.training import Epoch, Run
+from mige_ext.experiments.infomax.training import Epoch
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
 
@@ -20,76 +28,55 @@ PUBLISHED = {"cifar10": {"conv": 57.95, "fc": 57.09, "y": 53.75}}
 
 
 @dataclass(frozen=True)
-class Result:
-    """A row of results.csv: a probe of a finished run; the first four fields say which run.
+class Result(Row):
+    """A row of results.csv: a probe of a finished run."""
 
-    Attributes:
-        method: name in `METHODS`.
-        learning_rate: of Adam; 0 where nothing is trained.
-        seed: of weights, batches and probes.
-        images: number of training images.
-        epochs: of the encoder.
-        layer: what the probe reads.
-        val_accuracy: share of right labels on the validation part; NaN for a run that was trained
-            on it.
-        accuracy: the same on the test part; NaN unless the run was chosen.
-        rank: effective rank of z on the validation part; NaN without an encoder.
-        overhead: what the objective adds to a step, as a share of a step without one.
-        seconds: of training the encoder, without the measurements; NaN of a run that diverged.
-    """
+    setting = "learning_rate"
 
-    method: str
+    method: str  # this and the next three columns are the ``Run``
     learning_rate: float
     seed: int
     images: int
-    epochs: int
-    layer: str
-    val_accuracy: float
-    accuracy: float
-    rank: float
+    epochs: int  # of the encoder
+    layer: str  # that the probe reads
+    val_accuracy: float  # fraction of right labels on the validation part; NaN if trained on it
+    accuracy: float  # the same on the test part; NaN before the test
+    rank: float  # effective rank of z on the validation part; NaN without an encoder
+    #: Time that the objective adds to a step, as a fraction of the step without it.
     overhead: float = field(compare=False)
+    #: Training time of the encoder, without the measurements; NaN for a diverged run.
     seconds: float = field(compare=False)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run came to numbers that are not finite."""
-        return math.isnan(self.seconds)
 
 
 def format_table(tested: Sequence[Result], data: str) -> str:
     """The paper's Table 1: test accuracy by method and layer, mean ± standard error.
 
     Args:
-        tested: the chosen runs.
-        data: the data set; for CIFAR-10 a line has the paper's numbers.
+        tested: Results of the final runs.
+        data: Image set; the table of CIFAR-10 has a line with the paper's numbers.
 
     Returns:
-        The lines.
+        The table.
     """
     heads = "".join(f"{f'{label}, %':>15}" for label in LAYERS.values())
     lines = [f"{'method':18}{'rate':>8}{heads}{'rank':>7}{'objective, %':>14}{'seconds':>10}"]
-    for method in dict.fromkeys(row.method for row in tested):
-        rows = [row for row in tested if row.method == method]
-        rate = rows[0].learning_rate
-        cells = [f"{METHODS[method].label:18}{f'{rate:g}' if rate else '–':>8}"]
+    for name, rows in by_method(tested).items():
+        method, rate = METHODS[name], rows[0].learning_rate
+        cells = [f"{method.label:18}{f'{rate:g}' if rate else '–':>8}"]
         for layer in LAYERS:
-            mean, error = "–", math.nan
             values = [100 * row.accuracy for row in rows if row.layer == layer]
-            if values:
-                centre, error = mean_and_error(values)
-                mean = f"{centre:.1f}"
-            cells.append(f"{mean if math.isnan(error) else f'{mean} ± {error:.1f}':>15}")
-        sound = [row for row in rows if not row.diverged] or rows
-        rank, _ = mean_and_error([row.rank for row in sound])
-        overhead, _ = mean_and_error([100 * row.overhead for row in sound])
-        seconds, _ = mean_and_error([row.seconds for row in sound])
+            cells.append(f"{format_mean(values, 1):>15}")
+        rank, overhead, seconds = (
+            float(np.mean([getattr(row, column) for row in finished(rows)]))
+            for column in ("rank", "overhead", "seconds")
+        )
         cells.append(f"{'–' if math.isnan(rank) else f'{rank:.1f}':>7}")
-        cells.append(f"{f'{overhead:.0f}' if METHODS[method].objective else '–':>14}")
+        cells.append(f"{f'{100 * overhead:.0f}' if method.objective else '–':>14}")
         runs = [row for row in rows if row.layer == rows[0].layer]
-        lines.append("".join(cells) + f"{seconds:10.1f}{told_of_divergence(runs)}")
+        lines.append("".join(cells) + f"{seconds:10.1f}{divergence_note(runs)}")
     if data in PUBLISHED:
-        told = (f"{PUBLISHED[data].get(layer, '–'):>15}" for layer in LAYERS)
-        lines.append(f"{'MIGE, the paper':26}{''.join(told)}")
+        published = (f"{PUBLISHED[data].get(layer, '–'):>15}" for layer in LAYERS)
+        lines.append(f"{'MIGE, the paper':26}{''.join(published)}")
     return "\n".join(lines)
 
 
@@ -97,43 +84,32 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
     """Learning curves of the read-out and of the rank of z, and what probes find in each layer.
 
     Args:
-        metrics: the epochs of all runs.
-        tested: the runs that were tested.
-        shown: the runs whose learning curves are drawn, with one learning rate for each method.
+        metrics: Rows of metrics.csv.
+        tested: Results of the final runs.
+        shown: Runs whose learning curves are drawn, with one learning rate for each method.
 
     Returns:
         The figure.
     """
     fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.4, 3.0))
-    for method in dict.fromkeys(run.method for run in shown):
-        label = METHODS[method].label
-        for ax, column, scale in ((left, "linear_accuracy", 100), (middle, "rank", 1)):
-            curves = [
-                [scale * getattr(row, column) for row in metrics if run_of(row, Run) == run]
-                for run in shown
-                if run.method == method
-            ]
-            curves = [curve for curve in curves if curve]  # of runs that have begun
-            if not curves:
-                continue
-            shared = min(map(len, curves))
-            samples = [curve[:shared] for curve in curves]
-            if METHODS[method].objective is not None:
-                dot = "o" if shared == 1 else ""  # a line of one point is not seen
-                plots.band(ax, range(1, shared + 1), samples, label=label, marker=dot)
-            else:
-                level = sum(curve[0] for curve in samples) / len(samples)
-                ax.axhline(level, color=plots.PALETTE[label], linestyle=":", label=label)
+    draw_learning_curves(
+        {"linear_accuracy": left, "rank": middle},
+        metrics,
+        shown,
+        METHODS,
+        percent=["linear_accuracy"],
+        levels=[name for name, method in METHODS.items() if method.objective is None],
+    )
     layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]
-    for method in dict.fromkeys(row.method for row in tested):
-        rows, label = [row for row in tested if row.method == method], METHODS[method].label
-        at = [layer for layer in layers if any(row.layer == layer for row in rows)]
-        means, errors = zip(
-            *(mean_and_error([100 * row.accuracy for row in rows if row.layer == o]) for o in at),
-            strict=True,
-        )
+    for name, rows in by_method(tested).items():
+        label, values = METHODS[name].label, dict[int, tuple[float, float]]()
+        for at, layer in enumerate(layers):
+            accuracies = [100 * row.accuracy for row in rows if row.layer == layer]
+            if accuracies:
+                values[at] = mean_and_error(accuracies)
+        means, errors = zip(*values.values(), strict=True)
         right.errorbar(
-            [layers.index(layer) for layer in at],
+            list(values),
             means,
             np.nan_to_num(errors),
             color=plots.PALETTE[label],

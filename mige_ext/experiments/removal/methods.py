@@ -1,20 +1,21 @@
-"""Penalties on what a representation z tells about a nuisance s; the encoder descends them.
+"""Penalties on the information that a representation z has about a nuisance s.
 
-A method is one row of `METHODS`: how its penalty is made, and its grid of strengths β. A penalty
-takes z (N, d), under BatchNorm, and the `Batch` it was made from, and gives a scalar.
+The encoder minimizes the penalty times β. A method is one row of ``METHODS``: how its penalty is
+made, and its grid of β. A penalty takes z (N, d), under BatchNorm, and the ``Batch`` of z; it
+returns a scalar.
 
-* **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores: of the default
-  estimator, with the marginal's own score or a matched one; and, as controls, of SSGE and of a
-  Gaussian.
-* **HSIC** has no learner either: the alignment of the Gram matrices of z and s (Gretton et al.,
-  2005; Cortes et al., 2012). Whitening z first leaves no direction of little variance to hide in;
-  a centre loss (Wen et al., 2016) takes away what varies within a class.
-* **Adversaries** guess s, or its bin, from z, and the encoder maximises their error (Ganin and
+* **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
+  estimator. The marginal has its own score, or a matched one. Scores of SSGE and of a Gaussian are
+  controls.
+* **HSIC** has no learner either: it aligns the Gram matrices of z and s (Gretton et al., 2005;
+  Cortes et al., 2012). With z whitened first, s cannot hide in directions of little variance. A
+  center loss (Wen et al., 2016) removes what varies within a class.
+* **Adversaries** predict s, or its bin, from z, and the encoder maximizes their error (Ganin and
   Lempitsky, 2015).
-* **CLUB** and **MINE** train a network for a bound of I(s; z), from above (Cheng et al., 2020) and
-  from below (Belghazi et al., 2018).
+* **CLUB** and **MINE** train a network for a bound of I(s; z): an upper bound (Cheng et al., 2020)
+  and a lower bound (Belghazi et al., 2018).
 
-Those with a learner train it in each call, before they give the penalty.
+A penalty with a learner trains it in each call, and then returns the penalty.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 import mige_ext as mige
 from mige_ext import ops
 from mige_ext.bounds import JointCritic, mine
+from mige_ext.experiments.common.learner import Learner
 from mige_ext.experiments.removal.nuisances import BINS, Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
@@ -40,7 +42,7 @@ Penalty = Callable[[Tensor, Batch], Tensor]
 def information_gradient(
     estimator: ScoreEstimator | None = None, marginal: Literal["own", "matched"] = "own"
 ) -> Penalty:
-    """I(s; z), by the score of (s, z) and that of z."""
+    """I(s; z), by the scores of (s, z) and of z."""
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
         return mige.mutual_information(batch.s, z, estimator=estimator, marginal=marginal)
@@ -52,33 +54,33 @@ def information_gradient(
 
 
 def hsic(z: Tensor, batch: Batch) -> Tensor:
-    """⟨K̄, L̄⟩ / ‖K̄‖‖L̄‖, of the centred RBF Gram matrices of z and s at the median distance."""
-    k, l_ = _centred_gram(z), _centred_gram(batch.s)
+    """⟨K̄, L̄⟩ / ‖K̄‖‖L̄‖ of the centered RBF Gram matrices of z and s, at the median distance."""
+    k, l_ = _centered_gram(z), _centered_gram(batch.s)
     return (k * l_).sum() / (k.norm() * l_.norm())
 
 
 def hsic_whitened(z: Tensor, batch: Batch) -> Tensor:
-    """`hsic` of z with unit covariance, through which gradients pass."""
-    centred = z - z.mean(0)
-    covariance = centred.mT @ centred / len(z) + 1e-3 * torch.eye(z.shape[1], device=z.device)
-    factor = torch.linalg.cholesky_ex(covariance).L  # does not wait for a GPU, to check
-    return hsic(torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT, batch)
+    """``hsic`` of z with unit covariance, through which gradients pass."""
+    centered = z - z.mean(0)
+    covariance = centered.mT @ centered / len(z) + 1e-3 * torch.eye(z.shape[1], device=z.device)
+    factor = torch.linalg.cholesky_ex(covariance).L  # unlike cholesky, no wait for the GPU
+    return hsic(torch.linalg.solve_triangular(factor, centered.mT, upper=False).mT, batch)
 
 
-def hsic_whitened_centre(z: Tensor, batch: Batch) -> Tensor:
-    """`hsic_whitened`, and the share of the variance of z within the classes."""
+def hsic_whitened_center(z: Tensor, batch: Batch) -> Tensor:
+    """``hsic_whitened``, plus the fraction of the variance of z that is within the classes."""
     alike = (batch.label[:, None] == batch.label).to(z.dtype)
-    centres = (alike @ z) / alike.sum(1, keepdim=True)
-    within = (z - centres).square().mean()
-    return hsic_whitened(z, batch) + CENTRE * within
+    centers = (alike @ z) / alike.sum(1, keepdim=True)
+    within = (z - centers).square().mean()
+    return hsic_whitened(z, batch) + CENTER_WEIGHT * within
 
 
-#: Weight of the centre loss beside HSIC. At equal accuracy on rotated MNIST, .1 leaves more nats
-#: than .3, and 1 as many.
-CENTRE = 0.5
+#: Weight of the center loss beside HSIC. At equal accuracy on rotated MNIST, .1 leaves more nats
+#: than .3, and 1 leaves as many as .3.
+CENTER_WEIGHT = 0.5
 
 
-def _centred_gram(x: Tensor) -> Tensor:
+def _centered_gram(x: Tensor) -> Tensor:
     gram = ops.rbf_gram(x, bandwidth=ops.distance_quantile(x.detach()))
     return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
@@ -86,50 +88,40 @@ def _centred_gram(x: Tensor) -> Tensor:
 # Learners
 
 
-class Learned(nn.Module):
-    """A penalty with a network that is trained beside the encoder, a few steps in each call.
+class Learned(Learner):
+    """A penalty with a network that is trained for a few steps in each call.
 
-    A kind of it gives ``loss``, which the network descends, and ``penalty``, which the encoder
-    does.
+    A subclass gives ``loss``, which the network minimizes, and ``penalty``, which the encoder
+    minimizes.
 
     Args:
-        network: the learner.
+        network: Network that is trained.
     """
 
     STEPS, RATE, HIDDEN = 3, 1e-3, 128
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.adam = torch.optim.Adam(network.parameters(), self.RATE, fused=True)
+        super().__init__(network, self.RATE)
 
     def loss(self, z: Tensor, batch: Batch) -> Tensor:
-        """Of the network."""
+        """Loss of the network."""
         raise NotImplementedError
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
-        """Of the encoder; that of an adversary is its loss, with the other sign."""
+        """Penalty of the encoder; for an adversary, minus the loss of the network."""
         return -self.loss(z, batch)
 
     def forward(self, z: Tensor, batch: Batch) -> Tensor:
-        """Train the network on z, then give the penalty."""
+        """Train the network on z, then return the penalty."""
         for _ in range(self.STEPS):
-            self.adam.zero_grad()
+            self.optimizer.zero_grad()
             self.loss(z.detach(), batch).backward()
-            self.adam.step()
+            self.optimizer.step()
         return self.penalty(z, batch)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` would miss: the optimiser."""
-        return {"adam": self.adam.state_dict()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
-        self.adam.load_state_dict(state["adam"])
 
     @classmethod
     def perceptron(cls, inputs: int, outputs: int) -> nn.Module:
-        """Two hidden layers."""
+        """A network with two hidden layers."""
         hidden = cls.HIDDEN
         return nn.Sequential(
             nn.Linear(inputs, hidden),
@@ -141,7 +133,7 @@ class Learned(nn.Module):
 
 
 class Regressor(Learned):
-    """An adversary that predicts s: minus its mean squared error."""
+    """An adversary that predicts s; the penalty is minus its mean squared error."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
         super().__init__(self.perceptron(latent, problem.nuisance_dim))
@@ -152,7 +144,7 @@ class Regressor(Learned):
 
 
 class Classifier(Learned):
-    """An adversary that predicts the bin of s: minus its cross-entropy."""
+    """An adversary that predicts the bin of s; the penalty is minus its cross-entropy."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
         super().__init__(self.perceptron(latent, BINS))
@@ -163,7 +155,7 @@ class Classifier(Learned):
 
 
 class Club(Learned):
-    """CLUB: I ≤ E_joint[log q(s|z)] − E_marginal[log q(s|z)], with q Gaussian, fitted to pairs."""
+    """CLUB: I ≤ E_joint[log q(s|z)] − E_marginal[log q(s|z)], with a Gaussian q fitted to pairs."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
         super().__init__(self.perceptron(latent, 2 * problem.nuisance_dim))
@@ -179,7 +171,7 @@ class Club(Learned):
         return ((batch.s - mean).square() / log_variance.exp() + log_variance).mean() / 2
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
-        """The bound, with all pairs: E_s over the batch is in closed form."""
+        """The bound over all pairs, whose mean over s has a closed form."""
         mean, log_variance = self.moments(z)
         joint = (batch.s - mean).square()
         marginal = batch.s.square().mean(0) - 2 * mean * batch.s.mean(0) + mean.square()
@@ -189,8 +181,7 @@ class Club(Learned):
 class Mine(Learned):
     """MINE: I ≥ E_joint[T] − log E_marginal[e^T], with a critic T(s, z)."""
 
-    MARGINALS = 4  # pairs for each joint one
-    average: Tensor | None = None
+    MARGINALS = 4  # marginal pairs for each joint pair
 
     def __init__(self, problem: Problem, latent: int) -> None:
         super().__init__(JointCritic(problem.nuisance_dim, latent, self.HIDDEN))
@@ -203,32 +194,17 @@ class Mine(Learned):
         value, self.average = mine(joint, torch.cat(marginal), self.average)
         return -value
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The optimiser and the moving average."""
-        return {**super().get_extra_state(), "average": self.average}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
-        super().set_extra_state(state)
-        average = state["average"]
-        self.average = None if average is None else average.to(next(self.parameters()).device)
-
 
 # The methods
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the comparison.
+    """A row of the comparison."""
 
-    Attributes:
-        label: in the table and the figure.
-        strengths: the grid of β, of the same size for all.
-        penalty: makes what β multiplies, from the problem and the dimension of z.
-    """
-
-    label: str
-    strengths: tuple[float, ...] = (0.0,)
+    label: str  # in tables and figures
+    strengths: tuple[float, ...] = (0.0,)  # grid of β, of the same size for every penalty
+    #: Makes what β multiplies, from the problem and the dimensions of z.
     penalty: Callable[[Problem, int], Penalty] | None = None
 
 
@@ -250,8 +226,8 @@ METHODS = {
     "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
     "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), _always(hsic)),
     "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), _always(hsic_whitened)),
-    "hsic-whitened-centre": Method(
-        "HSIC, whitened + center", (0.25, 0.5, 1.0, 2.0), _always(hsic_whitened_centre)
+    "hsic-whitened-center": Method(
+        "HSIC, whitened + center", (0.25, 0.5, 1.0, 2.0), _always(hsic_whitened_center)
     ),
     "adversary-regressor": Method("adversary, regressor", (0.1, 0.3, 1.0, 3.0), Regressor),
     "adversary-classifier": Method("adversary, classifier", (0.3, 1.0, 3.0, 10.0), Classifier),

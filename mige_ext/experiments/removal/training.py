@@ -1,107 +1,69 @@
-"""Training an encoder to tell the label and not the nuisance, and measuring both."""
+"""Training an encoder that keeps the label and forgets the nuisance, and measuring both."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext.experiments.common.training import Checkpoint, RandomState, Stateful, fit, seeded
+from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.options import check, data_option, fixed, option
+from mige_ext.experiments.common.runs import Row, Run, row_of
+from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.removal.attacker import Codes, Leak, attack
 from mige_ext.experiments.removal.methods import METHODS
-from mige_ext.experiments.removal.nuisances import Problem
+from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
 
-EPOCH = 100  # steps after which a run is kept and measured
-EPOCH_ROWS = 2000  # of the validation part, that it is measured on
+EPOCH = 100  # steps between checkpoints and measurements
+EPOCH_ROWS = 2000  # rows of the validation part that an epoch is measured on
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the numbers of a run depend on, beside method, β and seed.
+    """Everything on which the numbers of a run depend, besides method, β and seed."""
 
-    Attributes:
-        data: data set.
-        nuisance: what is to be removed.
-        steps: of training.
-        batch: N, rows in a step; also the samples of a score.
-        latent: d, dimension of z.
-        hidden: units of the encoder's first layer; the second has half of them.
-        learning_rate: of Adam; it falls to 0 in a straight line.
-        ramp: steps in which β grows to its value.
-        noise: standard deviation of what is added to s in training, so that it has a density.
-        codes: frozen training codes that attackers learn from, to choose β.
-        test_codes: likewise, to attack the test part: more make a stronger attack.
-        attack_epochs: of the attackers' perceptrons.
-    """
-
-    data: str = "mnist"
-    nuisance: str = "rotation"
-    steps: int = 800
-    batch: int = 256
-    latent: int = 8
-    hidden: int = 512
-    learning_rate: float = 2e-3
-    ramp: int = 150
-    noise: float = 0.2
-    codes: int = 20_000
-    test_codes: int = 50_000
-    attack_epochs: int = 10
+    data: str = data_option("mnist", "; or structural, a table", "mnist; quick structural")
+    nuisance: str = option("rotation", f"What is removed from images: {', '.join(NUISANCES)}.")
+    steps: int = option(800, "Training steps.", least=1, shown="800; quick 300")
+    batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
+    latent: int = option(8, "Dimensions of z.", least=1)
+    hidden: int = fixed(512, "Units of the encoder's first layer; the second has half.", least=2)
+    learning_rate: float = fixed(2e-3, "Of Adam; falls to 0 in a straight line.", positive=True)
+    ramp: int = fixed(150, "Steps in which β grows to its value.", least=1)
+    #: s gets a density by this noise.
+    noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
+    codes: int = option(
+        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 5000"
+    )
+    test_codes: int = option(
+        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 5000"
+    )
+    attack_epochs: int = fixed(10, "Epochs of the attackers' perceptrons.", least=1)
 
     def __post_init__(self) -> None:
         """Check the values; data and nuisance are checked where they are loaded."""
-        least = {"steps": 1, "batch": 8, "latent": 1, "hidden": 2, "ramp": 1, "codes": 50}
-        for name, value in {**least, "test_codes": 50, "attack_epochs": 1}.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must be at least 0, got {self.noise}")
+        check(self)
 
     @property
     def epochs(self) -> int:
-        """Of `EPOCH` steps; the last may have fewer."""
+        """Number of epochs of ``EPOCH`` steps; the last may have fewer steps."""
         return math.ceil(self.steps / EPOCH)
 
 
-class Run(NamedTuple):
-    """Which training."""
-
-    method: str
-    beta: float
-    seed: int
-
-    @property
-    def stem(self) -> str:
-        """Of the names of its files."""
-        return f"{self.method}-{self.beta:g}-{self.seed}"
-
-
 @dataclass(frozen=True)
-class Epoch:
-    """A row of metrics.csv; the first three say which `Run` it is.
+class Epoch(Row):
+    """A row of metrics.csv."""
 
-    Attributes:
-        method: name in `METHODS`.
-        beta: β; 0 without a penalty.
-        seed: of weights, batches and noise.
-        step: the steps so far: `EPOCH` more than before, or what was left.
-        cross_entropy: of the label, mean over the epoch.
-        accuracy: on some of the validation part.
-        seconds: of training, without the measurement.
-    """
-
-    method: str
+    method: str  # this and the next two columns are the ``Run``
     beta: float
     seed: int
-    step: int
-    cross_entropy: float
-    accuracy: float
-    seconds: float = field(compare=False)
+    step: int  # number of steps so far
+    cross_entropy: float  # of the label, in nats, mean over the epoch
+    accuracy: float  # on part of the validation part
+    seconds: float = field(compare=False)  # training time, without the measurement
 
 
 class Model(nn.Module):
@@ -121,40 +83,40 @@ class Model(nn.Module):
         self.head = nn.Sequential(nn.Linear(latent, 64), nn.ReLU(), nn.Linear(64, problem.classes))
 
 
-class Trainer:
-    """Everything that a run changes: model, penalty, optimiser, schedule.
+class Trainer(CommonTrainer):
+    """A model, its penalty, optimizer and schedule.
 
-    Args:
-        problem: what to train on.
-        run: which training.
-        settings: of all runs.
-        generator: of batches and nuisances, which are then the same for all methods.
+    Batches and nuisances come from the generator of the order, so that they are the same for all
+    methods.
     """
 
-    def __init__(
-        self, problem: Problem, run: Run, settings: Settings, generator: torch.Generator
-    ) -> None:
-        self.problem, self.beta, self.settings = problem, run.beta, settings
-        self.generator, method = generator, METHODS[run.method]
-        self.model = Model(problem, settings).to(problem.device)  # all start from the same weights
+    epoch_type = Epoch
+    stateful = ("model", "optimizer", "schedule", "penalty")
+
+    def __init__(self, problem: Problem, run: Run, settings: Settings, random: RandomState) -> None:
+        super().__init__(problem, run, settings, random)
+        self.generator, method = random.order, METHODS[run.method]
+        self.model = Model(problem, settings).to(problem.device)  # before the penalty's weights
         self.penalty = method.penalty(problem, settings.latent) if method.penalty else None
         if isinstance(self.penalty, nn.Module):
             self.penalty.to(problem.device)
-        self.adam = torch.optim.Adam(self.model.parameters(), settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), settings.learning_rate, fused=True
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.adam, lambda done: 1 - (done + 1) / (settings.steps + 1)
+            self.optimizer, lambda done: 1 - (done + 1) / (settings.steps + 1)
         )
 
     def batches(self) -> Iterable[Tensor]:
-        """The rows of the steps that are left of an epoch, (batch) each."""
-        left = self.settings.steps - self.schedule.last_epoch
-        for _ in range(min(left, EPOCH)):
+        """Random rows for each step of the next epoch, (batch) each."""
+        remaining = self.settings.steps - self.schedule.last_epoch
+        for _ in range(min(remaining, EPOCH)):
             yield torch.randint(
                 self.problem.count("train"), (self.settings.batch,), generator=self.generator
             )
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
-        """One step: down the cross-entropy of the label plus β times the penalty."""
+        """Descend the cross-entropy of the label plus β times the penalty."""
         batch = self.problem.draw("train", rows, self.generator)
         z = self.model.encoder(batch.x)
         loss = cross_entropy = F.cross_entropy(self.model.head(z), batch.label)
@@ -162,99 +124,50 @@ class Trainer:
         if self.penalty is not None:
             noisy = batch._replace(s=batch.s + self.settings.noise * noise)
             ramp = min((self.schedule.last_epoch + 1) / self.settings.ramp, 1)
-            loss = loss + self.beta * ramp * self.penalty(z, noisy)
-        self.adam.zero_grad()
+            loss = loss + self.run.value * ramp * self.penalty(z, noisy)
+        self.optimizer.zero_grad()
         loss.backward()
-        self.adam.step()
+        self.optimizer.step()
         self.schedule.step()
         return {"cross_entropy": cross_entropy.detach()}
 
-    def parts(self) -> dict[str, Stateful]:
-        """All that has a state."""
-        parts: dict[str, Stateful] = {
-            "model": self.model,
-            "optimiser": self.adam,
-            "schedule": self.schedule,
-        }
-        if isinstance(self.penalty, nn.Module):
-            parts["penalty"] = self.penalty
-        return parts
-
-
-def train(
-    problem: Problem,
-    run: Run,
-    settings: Settings,
-    *,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[Epoch], object] = lambda _: None,
-    on_step: Callable[[Mapping[str, Tensor]], object] | None = None,
-) -> tuple[Model, list[Epoch]]:
-    """Train an encoder and its head, from the checkpoint on where it holds this run.
-
-    Args:
-        problem: what to train on.
-        run: which training; the global random state stays as it was.
-        settings: of all runs.
-        checkpoint: file that the run is kept in after each epoch.
-        on_epoch: called with the figures of each epoch, those of the checkpoint first.
-        on_step: called after each step with its cross-entropy.
-
-    Returns:
-        The model, for evaluation, and the figures of all epochs.
-
-    Raises:
-        DivergedError: see `fit`.
-    """
-    epochs: list[Epoch] = []
-    with seeded(run.seed, problem.device):
-        random = RandomState(problem.device, run.seed)
-        trainer = Trainer(problem, run, settings, random.order)
-        model = trainer.model
-
-        def close(epoch: int, means: dict[str, float], seconds: float) -> Epoch:
-            _, accuracy = encode(model.eval(), problem, "validation", run.seed, EPOCH_ROWS)
-            model.train()
-            step = trainer.schedule.last_epoch
-            return Epoch(*run, step, means["cross_entropy"], accuracy, seconds)
-
-        for row in fit(
-            trainer.step,
-            close,
-            batches=trainer.batches,
-            epochs=settings.epochs,
-            random=random,
-            parts=trainer.parts(),
-            checkpoint=Checkpoint(
-                checkpoint,
-                {"run": list(run), "settings": asdict(settings), "device": problem.device.type},
-                Epoch,
-            ),
-            on_step=on_step,
-        ):
-            epochs.append(row)
-            on_epoch(row)
-    return model.eval(), epochs
+    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
+        """Measure the accuracy on part of the validation part."""
+        _, accuracy = encode(
+            self.model.eval(), self.problem, "validation", self.run.seed, EPOCH_ROWS
+        )
+        self.model.train()
+        return row_of(
+            Epoch,
+            self.run,
+            step=self.schedule.last_epoch,
+            cross_entropy=means["cross_entropy"],
+            accuracy=accuracy,
+            seconds=seconds,
+        )
 
 
 @torch.no_grad()
 def encode(
     model: Model, problem: Problem, part: str, seed: int, limit: int | None = None
 ) -> tuple[Codes, float]:
-    """Codes of a part, under nuisances of this seed, and the accuracy of their labels.
+    """Encode a part of the data.
 
     Args:
-        model: the model.
-        problem: what it is for.
-        part: of the data.
-        seed: of the nuisances, and of the choice of rows.
-        limit: the number of rows; all if not given.
+        model: Trained model, in evaluation mode.
+        problem: Data.
+        part: Part of the data.
+        seed: Seed of the nuisances and of the choice of rows.
+        limit: Largest number of rows; None takes all.
+
+    Returns:
+        The codes with their nuisances, and the accuracy of the labels.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(problem.count(part), generator=generator)[:limit]
     codes, right = [], 0
-    for some in rows.split(2000):
-        batch = problem.draw(part, some, generator)
+    for chunk in rows.split(2000):
+        batch = problem.draw(part, chunk, generator)
         z = model.encoder(batch.x)
         right += int((model.head(z).argmax(1) == batch.label).sum())
         codes.append(Codes(z, batch.s, batch.bin))
@@ -264,7 +177,7 @@ def encode(
 def measure(
     model: Model, problem: Problem, part: str, settings: Settings, seed: int
 ) -> tuple[float, Leak]:
-    """Accuracy and leak on a part, which neither the encoder nor the attackers have seen."""
+    """Accuracy and leak on a part that neither the encoder nor the attackers were trained on."""
     limit = settings.test_codes if part == "test" else settings.codes
     train_codes, _ = encode(model, problem, "train", seed, limit)
     codes, accuracy = encode(model, problem, part, seed + 1)

@@ -6,28 +6,32 @@
 
 All methods are compared on the same M samples of x and ε for each ρ and seed:
 
-* **MIGE** takes dI/dρ from the scores of these samples, and needs nothing else. It never estimates
-  I: its curve of I is the integral of its dI/dρ from ρ = 0, where I = 0.
-* **MINE** and **MINE-f** train a critic for each ρ and seed before, on fresh samples in every step.
-  I is their bound on all pairs of the M samples, dI/dρ its pathwise derivative through y.
-
-The table and the CSV have two more. **MIGE-Stein** is MIGE with `calibrate="stein"`, which undoes
-the shrinkage of kernel scores. **Gaussian** is a control, MIGE with the score of a fitted Gaussian:
-it knows the family, and no method without that knowledge should be expected to beat it here.
+* **MIGE** takes dI/dρ from the scores of these samples, and needs no training. It never estimates
+  I: its curve of I is the integral of its dI/dρ from ρ = 0, where I = 0. **MIGE** has the scores of
+  SSGE, as in the paper, **MIGE-default** the default estimator of ``mutual_information``.
+* **MINE** and **MINE-f** first train a critic for each ρ and seed, on fresh samples in every step.
+  I is their bound on all pairs of the M samples, and dI/dρ its pathwise derivative through y.
+* **Gaussian** is a control: MIGE with the score of a fitted Gaussian. It knows the family of the
+  data, so no method without that knowledge should be expected to beat it here.
+* **MIGE-Stein**, in the table and the CSV alone, is SSGE with ``calibrate="stein"``, which undoes
+  the shrinkage of kernel scores.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import numpy as np
-import typer
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.runs import Table, cpu_threads, mean_and_error, open_folder
+from mige_ext.experiments.common.experiment import Experiment, command
+from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.options import Options as CommonOptions
+from mige_ext.experiments.common.options import filled, option
+from mige_ext.experiments.common.progress import Progress
+from mige_ext.experiments.common.statistics import format_mean
 from mige_ext.experiments.toy.methods import (
     AUTHORS,
     BOUNDS,
@@ -42,7 +46,25 @@ from mige_ext.experiments.toy.methods import (
     true_derivative,
     true_information,
 )
-from mige_ext.scores.kernel.ssge import SSGE
+
+#: Dimensions of the figure, if they were run.
+FIGURE_DIMS = (5, 10, 20)
+#: Lines of the figure: label and color, a key of ``plots.PALETTE``.
+LINES = {
+    "MINE": ("MINE", "MINE"),
+    "MINE-f": ("MINE-f", "MINE-f"),
+    "Gaussian": ("Gaussian (control)", "Gaussian score"),
+    "MIGE": ("MIGE, SSGE", "SSGE .99"),
+    "MIGE-default": ("MIGE, default", "MIGE"),
+}
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options that may change when the experiment is continued."""
+
+    dims: str = option(None, "Dimensions.", shown="5,8,10,16,20,32; quick 5,10,20")
+    authors: bool = option(False, "Train critics as the authors' notebook does.", "--authors")
 
 
 @dataclass(frozen=True)
@@ -59,32 +81,81 @@ class Estimate:
     dmi_true: float
 
 
-# The experiment
+class Toy(Experiment):
+    """The methods on correlated Gaussians of several dimensions.
 
+    Args:
+        options: Options of the command.
+        settings: Settings of every dimension.
+        dims: Dimensions, in ascending order.
 
-def run_missing(dims: Sequence[int], settings: Settings, table: Table[Estimate]) -> None:
-    """Run each dimension and method that the table does not hold yet, and save it there."""
-    finished = {(row.dim, row.method) for row in table.rows}
-    missing = [(d, m) for d in dims for m in METHODS if (d, m) not in finished]
-    rho = rho_grid(settings.points)
-    total = settings.steps * settings.seeds * sum(method in BOUNDS for _, method in missing)
-    with tqdm(total=total, unit="step") as progress:
-        for dim, method in missing:
-            progress.set_description(f"d = {dim}, {method}")
-            if method in BOUNDS:
-                mi, dmi = run_bound(method, dim, settings, progress.update)
-            else:
-                mi, dmi = run_mige(method, dim, settings)
-            truth = true_information(dim, rho), true_derivative(dim, rho)
-            rows = []
-            for s, r in np.ndindex(mi.shape):
-                values = (array.item() for array in (mi[s, r], truth[0][r], dmi[s, r], truth[1][r]))
-                rows.append(Estimate(dim, rho[r].item(), settings.seed + s, method, *values))
-            table.replace([*table.rows, *rows])
+    Raises:
+        ValueError: A dimension is not below the number of samples.
+    """
+
+    quick_note = "The small version: fewer ρ, seeds and training steps."
+
+    def __init__(self, options: Options, settings: Settings, dims: Sequence[int]) -> None:
+        super().__init__(options, settings)
+        self.dims = dims
+        if settings.samples <= max(dims):
+            raise ValueError(
+                f"--samples must be more than the largest dimension, {max(dims)}, "
+                f"got {settings.samples}"
+            )
+
+    def about(self) -> dict[str, Any]:
+        """Further values for config.json."""
+        return {"dims": self.dims}
+
+    def open_tables(self) -> None:
+        """Read toy.csv in the folder."""
+        self.table = Table(self.options.out / "toy.csv", Estimate)
+
+    def run(self) -> None:
+        """Run each dimension and method that the table lacks, and save it there."""
+        done = {(row.dim, row.method) for row in self.table.rows}
+        missing = [(d, m) for d in self.dims for m in METHODS if (d, m) not in done]
+        steps = self.settings.steps * self.settings.seeds
+        with Progress(steps * sum(method in BOUNDS for _, method in missing)) as bar:
+            for dim, method in missing:
+                bar.begin(f"d = {dim}, {method}")
+                if method in BOUNDS:
+                    curves = run_bound(method, dim, self.settings, lambda: bar.step({}))
+                else:
+                    curves = run_mige(method, dim, self.settings)
+                self.table.replace([*self.table.rows, *self._rows(dim, method, *curves)])
+
+    def _rows(self, dim: int, method: str, mi: Array, dmi: Array) -> list[Estimate]:
+        rho = rho_grid(self.settings.points)
+        mi_true, dmi_true = true_information(dim, rho), true_derivative(dim, rho)
+        rows = []
+        for s, r in np.ndindex(mi.shape):
+            values = (value.item() for value in (mi[s, r], mi_true[r], dmi[s, r], dmi_true[r]))
+            rows.append(Estimate(dim, rho[r].item(), self.settings.seed + s, method, *values))
+        return rows
+
+    @property
+    def rows(self) -> list[Estimate]:
+        """The estimates of the dimensions that were asked for."""
+        return [row for row in self.table.rows if row.dim in self.dims]
+
+    def save_interrupted(self) -> None:
+        """Draw the finished methods."""
+        self.save_figures()
+
+    def save_figures(self) -> list[Path]:
+        """Draw the results; returns toy.csv and the figure."""
+        png, _ = plots.save(draw(self.rows, self.settings), self.options.out / "toy")
+        return [self.table.path, png]
+
+    def summary(self) -> str:
+        """The table of errors."""
+        return format_table(self.rows)
 
 
 def curves_of(rows: Sequence[Estimate], dim: int, method: str, column: str) -> Array:
-    """A column of the table as (S, R)."""
+    """A column of the table as (S, R); empty for a method that has not run."""
     of_seed: dict[int, list[float]] = {}
     for row in rows:
         if (row.dim, row.method) == (dim, method):
@@ -100,15 +171,15 @@ def format_table(rows: Sequence[Estimate]) -> str:
         line = f"{'Gaussian (control)' if method == 'Gaussian' else method:24}"
         for dim in dims:
             dmi, truth = (curves_of(rows, dim, method, column) for column in ("dmi", "dmi_true"))
-            mean, error = mean_and_error(relative_rmse(dmi, truth).tolist())
-            line += f"{f'{mean:.3f}' if np.isnan(error) else f'{mean:.3f} ± {error:.3f}':>16}"
+            line += f"{format_mean(relative_rmse(dmi, truth).tolist(), 3):>16}"
         lines.append(line)
     return "\n".join(lines)
 
 
 def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
-    """Figure 1: I above dI/dρ, a column for each dimension."""
-    dims = sorted({row.dim for row in rows})
+    """Figure 1: I above dI/dρ, with a column for each d of ``FIGURE_DIMS``, or for every d."""
+    run = sorted({row.dim for row in rows})
+    dims = [dim for dim in run if dim in FIGURE_DIMS] or run or FIGURE_DIMS
     fig, panels = plots.figure(2, len(dims), panel=(max(2.6, 5.2 / len(dims)), 2.5), sharex=True)
     rho, fine = rho_grid(settings.points), np.linspace(-0.8, 0.8, 201)
     for (above, below), dim in zip(panels.T, dims, strict=True):
@@ -116,28 +187,26 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
             (above, "mi", true_information(dim, fine)),
             (below, "dmi", true_derivative(dim, fine)),
         ):
-            for method in (*BOUNDS, "MIGE"):
-                plots.band(ax, rho, curves_of(rows, dim, method, column), label=method)
+            for method, (label, color) in LINES.items():
+                curves = curves_of(rows, dim, method, column)
+                if len(curves):
+                    plots.band(ax, rho, curves, label=label, color=plots.PALETTE[color])
             plots.band(ax, fine, truth[None], label="truth", linestyle="--")
-            margin = 0.15 * truth.max()  # a bound that blows up must not flatten the others
+            margin = 0.15 * truth.max()  # a bound that diverges must not flatten the others
             ax.set_ylim(truth.min() - margin, truth.max() + margin)
         above.set_title(f"d = {dim}")
         below.set_xlabel("correlation ρ")
     panels[0, 0].set_ylabel("I(x; y), nats")
     panels[1, 0].set_ylabel("dI/dρ, nats")
     fig.align_ylabels(panels[:, 0])
-    plots.legend(fig)
+    plots.legend(fig, columns=3)
     spread = f"mean ± standard deviation of {settings.seeds} seeds"
     note = (
-        f"M = {settings.samples}, {spread if settings.seeds > 1 else 'one seed'}; "
-        f"critics: {settings.steps} steps.\n"
-        "MIGE estimates dI/dρ only: its I is the integral from ρ = 0."
+        f"{settings.samples} samples, {spread if settings.seeds > 1 else 'one seed'}; critics: "
+        f"{settings.steps} steps. MIGE estimates dI/dρ alone: its I is the integral from ρ = 0."
     )
     fig.supxlabel(note, fontsize=8, color="#555555")
     return fig
-
-
-# The command
 
 
 def _parse_dims(text: str) -> list[int]:
@@ -146,63 +215,11 @@ def _parse_dims(text: str) -> list[int]:
     return sorted({int(part) for part in text.split(",")})
 
 
-def toy(
-    dims: Annotated[
-        str | None, typer.Option(help="Dimensions (5,8,10,16,20,32; quick 5,10,20).")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="(5; quick 2)")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of a critic (8000; authors 200; quick 250).")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="M.")] = Settings.samples,
-    threshold: Annotated[float, typer.Option(help="Of SSGE.")] = Settings.threshold,
-    seed: Annotated[int, typer.Option(min=0, help="The first one.")] = Settings.seed,
-    authors: Annotated[
-        bool, typer.Option("--authors", help="Critics and training of the authors' notebook.")
-    ] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small version, below a minute on 2 cores.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue in --out, with the same settings.")
-    ] = False,
-    threads: Annotated[
-        int, typer.Option(min=1, help="Of the CPU; small networks are fastest with one.")
-    ] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/toy"),
-) -> None:
+@command(Options, Settings)
+def toy(options: Options, given: dict[str, Any]) -> Toy:
     """The paper's Figure 1: MI and its gradient for correlated Gaussians, MIGE against MINE."""
-    if authors and quick:
-        raise typer.BadParameter("--authors and --quick exclude each other")
-    base = AUTHORS if authors else QUICK if quick else Settings()
-    settings = replace(
-        base,
-        seeds=seeds or base.seeds,
-        steps=steps or base.steps,
-        samples=samples,
-        threshold=threshold,
-        seed=seed,
-    )
-    try:
-        wanted = _parse_dims(dims or ("5,10,20" if quick else "5,8,10,16,20,32"))
-        SSGE(threshold=threshold)
-        if samples <= max(wanted):
-            raise ValueError(
-                f"--samples must be more than the largest dimension, {max(wanted)}, got {samples}"
-            )
-        agreed = {**asdict(settings), "threads": threads}
-        open_folder(out, agreed, {"dims": wanted}, resume=resume)
-        table = Table(out / "toy.csv", Estimate)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from None
-    if quick:
-        typer.echo("The small version: fewer ρ, seeds and training steps.")
-    try:
-        with cpu_threads(threads):
-            run_missing(wanted, settings, table)
-    except KeyboardInterrupt:
-        typer.echo(f"Stopped. {table.path} holds what is finished; --resume continues.", err=True)
-        raise typer.Exit(130) from None
-    rows = [row for row in table.rows if row.dim in wanted]
-    png, pdf = plots.save(draw(rows, settings), out / "toy")
-    typer.echo(f"\n{format_table(rows)}\n\n{table.path}\n{png}\n{pdf}")
+    if options.authors and options.quick:
+        raise ValueError("--authors and --quick exclude each other")
+    preset = AUTHORS if options.authors else QUICK if options.quick else Settings()
+    dims = options.dims or ("5,10,20" if options.quick else "5,8,10,16,20,32")
+    return Toy(filled(options, threads=1), replace(preset, **given), _parse_dims(dims))

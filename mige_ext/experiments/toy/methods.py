@@ -1,7 +1,7 @@
-"""What `toy` compares: correlated Gaussians, MIGE on their samples, and trained critics.
+"""The methods of the toy experiment, on correlated Gaussians.
 
-The problem with its closed forms, then a function for each kind of method that gives its curves of
-I and dI/dρ. The comparison of them, and the command, are in `toy`.
+First the problem with its closed forms, then a function for each kind of method, which gives its
+curves of I and dI/dρ.
 """
 
 import math
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+import mige_ext as mige
 from mige_ext.bounds import (
     JointCritic,
     SeparableCritic,
@@ -23,25 +24,24 @@ from mige_ext.bounds import (
     mine_f,
     split_pairs,
 )
-from mige_ext.information import mutual_information
+from mige_ext.experiments.common.options import check, fixed, option
 from mige_ext.scores.base import ScoreEstimator
-from mige_ext.scores.kernel.ssge import SSGE
 
 Array = NDArray[np.float64]
 Curves = tuple[Array, Array]  # estimates of I and of dI/dρ, each (S, R): S seeds, R values of ρ
 Parameters = dict[str, Tensor]  # of E critics, each (E, ...)
 
 BOUNDS = ("MINE", "MINE-f")
-METHODS = ("Gaussian", "MIGE", "MIGE-Stein", *BOUNDS)
-MARGINALS = 3  # marginal pairs for each joint pair, where every pair costs a pass of the critic
+METHODS = ("Gaussian", "MIGE", "MIGE-Stein", "MIGE-default", *BOUNDS)
+MARGINALS = 3  # marginal pairs for each joint pair, if every pair costs a pass of the critic
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the numbers of a dimension depend on.
+    """Everything on which the numbers of a dimension depend.
 
-    The steps were chosen by the relative RMSE of dI/dρ (8 values of ρ, 2 seeds; MIGE, on the same
-    samples and without training: .066 for d = 10, .168 for d = 20):
+    The default of ``steps`` was chosen by the relative RMSE of dI/dρ (8 values of ρ, 2 seeds). MIGE
+    has .066 for d = 10 and .168 for d = 20, on the same samples and without training:
 
     ============== ===== ===== ===== ===== ======
     training steps  1000  2000  4000  8000  16000
@@ -52,39 +52,32 @@ class Settings:
     MINE-f, d = 20  .566  .498  .440  .437   .400
     ============== ===== ===== ===== ===== ======
 
-    Beyond 8000 steps little is won for d <= 10. For d = 20 more steps still help MINE, which with
-    16000 (four million fresh samples) is nearer to the truth than MIGE with its 256. A faster
-    average, decay .9 at rate .005, makes MINE diverge there: .285 at 2000 steps, 2.7 at 4000.
-
-    Attributes:
-        seeds: repetitions, with samples and critics of their own.
-        seed: the first seed.
-        points: size of the grid of ρ in ±0.8.
-        samples: M; also the size of a training batch.
-        threshold: of SSGE.
-        steps: training steps of a critic.
-        rate: learning rate of Adam.
-        anneal: whether the learning rate falls to 0, as a cosine.
-        separable: whether the critic is an inner product of embeddings in 20 dimensions; otherwise
-            it is a perceptron on the pair.
-        hidden: units of each of the two hidden layers of a critic.
-        decay: of MINE's moving average.
+    More than 8000 steps improve little for d <= 10. For d = 20 they still help MINE: with 16000
+    steps, on four million fresh samples, it is more accurate than MIGE on 256 samples. With a
+    faster moving average, decay .9 at learning rate .005, MINE diverges there: .285 at 2000 steps,
+    2.7 at 4000.
     """
 
-    seeds: int = 5
-    seed: int = 0
-    points: int = 32
-    samples: int = 256
-    threshold: float = 0.99
-    steps: int = 8000
-    rate: float = 2e-3
-    anneal: bool = True
-    separable: bool = False
-    hidden: int = 64
-    decay: float = 0.99
+    seeds: int = option(5, "Repetitions, each with its samples.", least=1, shown="5; quick 2")
+    seed: int = option(0, "The first seed.", least=0)
+    points: int = fixed(32, "Number of values of ρ in ±0.8.", least=1)
+    samples: int = option(256, "Samples M, also the size of a training batch.", least=2)
+    threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
+    steps: int = option(8000, "Steps of a critic.", least=1, shown="8000; authors 200; quick 250")
+    rate: float = fixed(2e-3, "Learning rate of Adam.", positive=True)
+    anneal: bool = fixed(True, "Whether the learning rate falls to 0 as a cosine.")
+    #: Otherwise the critic is a perceptron on the pair.
+    separable: bool = fixed(False, "Whether the critic multiplies embeddings in 20 dimensions.")
+    hidden: int = fixed(64, "Units of each of the two hidden layers of a critic.", least=1)
+    decay: float = fixed(0.99, "Decay of MINE's moving average.", least=0, below=1)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check(self)
+        mige.SSGE(threshold=self.threshold)  # checks the threshold
 
 
-#: A short training wants a larger rate, and an average that forgets the first steps sooner.
+#: A short training needs a larger learning rate, and an average that forgets sooner.
 QUICK = Settings(seeds=2, points=16, steps=250, rate=5e-3, decay=0.9)
 #: The critics of the authors' notebook; decay 0 is the plain gradient.
 AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=512, decay=0.0)
@@ -94,7 +87,7 @@ AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=51
 
 
 def rho_grid(points: int) -> Array:
-    """The values of ρ, in ±0.8 as in the authors' notebook, which has 32; (points)."""
+    """Values of ρ in ±0.8, (points); the authors' notebook has 32."""
     return np.linspace(-0.8, 0.8, points)
 
 
@@ -115,7 +108,7 @@ def correlate(rho: Tensor, x: Tensor, noise: Tensor) -> Tensor:
 
 
 def draw_samples(dim: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """The samples on which all methods are compared: rho (S, R), x and noise (S, R, M, d)."""
+    """Samples on which all methods are compared: rho (S, R), x and noise (S, R, M, d)."""
     rho = torch.tensor(rho_grid(settings.points), dtype=torch.float32).expand(settings.seeds, -1)
     shape = (2, settings.points, settings.samples, dim)
     generators = [torch.Generator().manual_seed(s) for s in _streams(dim, settings, "samples")]
@@ -124,14 +117,14 @@ def draw_samples(dim: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _streams(dim: int, settings: Settings, purpose: str) -> list[int]:
-    """A number for each seed to start a random stream with, its own for each d and purpose."""
+    """Seed of a random stream for each seed; each d and purpose has its own."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     keys = [[seed, dim, *purpose.encode()] for seed in seeds]
     return [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
 
 
 def relative_rmse(estimate: Array, truth: Array) -> Array:
-    """√mean (estimate − truth)² / √mean truth², means over the last dimension, the grid of ρ."""
+    """√mean (estimate − truth)² / √mean truth², means over the grid of ρ, the last dimension."""
     error, size = ((estimate - truth) ** 2).mean(-1), (truth**2).mean(-1)
     return np.asarray(np.sqrt(error / size))
 
@@ -142,32 +135,22 @@ def relative_rmse(estimate: Array, truth: Array) -> Array:
 def mige_derivative(
     rho: Tensor | float, x: Tensor, noise: Tensor, estimator: ScoreEstimator | None = None
 ) -> Tensor:
-    """MIGE of dI/dρ: autograd through `mutual_information` of x and y.
+    """MIGE of dI/dρ: autograd through ``mutual_information`` of x and y.
 
     Args:
-        rho: correlations, (*); or one.
-        x: samples, (*, M, d).
+        rho: Correlations, (*), or one number.
+        x: Samples, (*, M, d).
         noise: ε, (*, M, d).
-        estimator: of the scores; the default of `mutual_information` if None.
+        estimator: Score estimator; None for the default of ``mutual_information``.
 
     Returns:
         The estimates in nats, (*).
     """
     rho = torch.as_tensor(rho, dtype=x.dtype, device=x.device).detach().requires_grad_()
-    surrogate = mutual_information(x, correlate(rho, x, noise), estimator=estimator)
+    surrogate = mige.mutual_information(x, correlate(rho, x, noise), estimator=estimator)
     # The surrogate is the mean over the groups, and each ρ belongs to one of them.
     (derivative,) = torch.autograd.grad(surrogate * rho.numel(), rho)
     return derivative
-
-
-class GaussianScore:
-    """The control: the score of the Gaussian with the mean and the covariance of the samples."""
-
-    def score(self, samples: Tensor) -> Tensor:
-        """Scores −Σ⁻¹ (z − m) at the samples, (*, M, d) -> (*, M, d)."""
-        centred = samples - samples.mean(-2, keepdim=True)
-        covariance = centred.mT @ centred / samples.shape[-2]
-        return -torch.linalg.solve(covariance, centred.mT).mT
 
 
 def integrate_from_zero(rho: Array, derivative: Array) -> Array:
@@ -181,13 +164,13 @@ def integrate_from_zero(rho: Array, derivative: Array) -> Array:
 
 def run_mige(method: str, dim: int, settings: Settings) -> Curves:
     """MIGE on the common samples, and its integral."""
-    estimators: dict[str, ScoreEstimator] = {
-        "Gaussian": GaussianScore(),
-        "MIGE": SSGE(threshold=settings.threshold),
-        "MIGE-Stein": SSGE(threshold=settings.threshold, calibrate="stein"),
+    estimators: dict[str, ScoreEstimator | None] = {
+        "Gaussian": mige.GaussianScore(covariance="mle"),
+        "MIGE": mige.SSGE(threshold=settings.threshold),
+        "MIGE-Stein": mige.SSGE(threshold=settings.threshold, calibrate="stein"),
+        "MIGE-default": None,
     }
-    estimator = estimators[method]
-    derivative = mige_derivative(*draw_samples(dim, settings), estimator).double().numpy()
+    derivative = mige_derivative(*draw_samples(dim, settings), estimators[method]).double().numpy()
     return integrate_from_zero(rho_grid(settings.points), derivative), derivative
 
 
@@ -202,7 +185,7 @@ def score_pairs(
     def call(parameters: Parameters, x: Tensor, y: Tensor) -> Any:
         return functional_call(critic, parameters, (x, y))
 
-    if isinstance(critic, SeparableCritic):  # all pairs: they cost no more than a matrix product
+    if isinstance(critic, SeparableCritic):  # all pairs cost one matrix product
         return split_pairs(vmap(call)(parameters, x[:, :, None], y[:, None]))
     shifted = torch.stack([y.roll(shift, dims=1) for shift in range(MARGINALS + 1)], dim=1)
     scores = vmap(call)(parameters, x[:, None], shifted)
@@ -216,10 +199,10 @@ def train_critics(
 
     Args:
         method: "MINE" or "MINE-f".
-        rho: correlation of the samples that each critic sees, (E).
+        rho: Correlation of the samples of each critic, (E).
         dim: d.
-        settings: of the experiment.
-        after_step: called after each step.
+        settings: Settings of the experiment.
+        after_step: Called after each step.
 
     Returns:
         The module, and the trained parameters, each (E, ...).
@@ -231,7 +214,7 @@ def train_critics(
         for _ in rho
     ]
     parameters, _ = stack_module_state(critics)
-    adam = torch.optim.Adam(parameters.values(), lr=settings.rate)
+    optimizer = torch.optim.Adam(parameters.values(), lr=settings.rate)
     average = None
     for step in range(settings.steps):
         x, noise = torch.randn(2, len(rho), settings.samples, dim)
@@ -240,12 +223,12 @@ def train_critics(
             bound, average = mine(joint, marginal, average, settings.decay)
         else:
             bound = mine_f(joint, marginal)
-        adam.zero_grad()
+        optimizer.zero_grad()
         (-bound.sum()).backward()
         if settings.anneal:
             progress = step / settings.steps
-            adam.param_groups[0]["lr"] = settings.rate * math.cos(math.pi / 2 * progress) ** 2
-        adam.step()
+            optimizer.param_groups[0]["lr"] = settings.rate * math.cos(math.pi / 2 * progress) ** 2
+        optimizer.step()
         after_step()
     return critics[0], {name: parameter.detach() for name, parameter in parameters.items()}
 
@@ -255,8 +238,8 @@ def run_bound(
 ) -> Curves:
     """Train critics, then take the bound and its derivative through y on the common samples.
 
-    The critics of all ρ are trained together, seed after seed: those of all seeds at once do not
-    fit into the cache, and take twice the time for each.
+    The critics of all ρ are trained together, seed after seed. The critics of all seeds together
+    exceed the cache, and take twice the time each.
     """
     curves = np.empty((2, settings.seeds, settings.points))
     streams = _streams(dim, settings, method)

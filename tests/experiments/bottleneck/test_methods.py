@@ -133,7 +133,7 @@ def test_mine_penalty_has_a_gradient_in_the_code_alone_and_raises_its_own_bound(
     assert bound(out, x, NONE) > first
 
 
-def test_state_of_mine_holds_its_optimiser_and_its_average(random: torch.Generator) -> None:
+def test_state_of_mine_holds_its_optimizer_and_its_average(random: torch.Generator) -> None:
     encoder, settings = LinearEncoder(random), Settings(latent=3, hidden=16)
     first, second = (TrainedBound(settings, 6).double() for _ in range(2))
     x = inputs(32, random)
@@ -227,18 +227,18 @@ def test_estimator_gets_the_options_that_it_has() -> None:
 
 def test_paper_settings_are_those_of_the_paper() -> None:
     assert (PAPER.hidden, PAPER.latent, PAPER.batch, PAPER.threshold) == (1024, 256, 100, 0.94)
-    assert (PAPER.learning_rate, PAPER.normalise) == (1e-4, False)
+    assert (PAPER.learning_rate, PAPER.normalize) == (1e-4, False)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch": 1}, "batch must be at least 2, got 1"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
-        ({"average": 1.0}, r"average must be in \[0, 1\), got 1\.0"),
+        ({"learning_rate": math.inf}, "learning_rate must be finite and positive, got inf"),
+        ({"average": 1.0}, r"average must be finite and at least 0 and below 1, got 1\.0"),
         ({"marginals": 0}, "marginals must be at least 1, got 0"),
         ({"estimator": "mystery"}, r"estimator must be one of \[.*'ssge'.*\], got 'mystery'"),
-        ({"conditional": "no"}, "conditional must be 'analytic' or 'draws', got 'no'"),
+        ({"conditional": "no"}, r"conditional must be one of \['analytic', 'draws'\], got 'no'"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
@@ -281,11 +281,11 @@ def test_deterministic_code_has_no_noise_and_infinite_information(random: torch.
     assert information_bound(out.mean, out.log_sigma) == math.inf
 
 
-def test_normalise_fixes_the_scale_of_the_mean_code(random: torch.Generator) -> None:
-    for normalise in (True, False):
-        mean = classifier(replace(SMALL, normalise=normalise))(images(500, random)).mean
+def test_normalize_fixes_the_scale_of_the_mean_code(random: torch.Generator) -> None:
+    for normalize in (True, False):
+        mean = classifier(replace(SMALL, normalize=normalize))(images(500, random)).mean
         deviation = mean.std(0, correction=0)
-        assert torch.allclose(deviation, torch.ones(4), atol=1e-2) == normalise
+        assert torch.allclose(deviation, torch.ones(4), atol=1e-2) == normalize
 
 
 def test_dropout_leaves_out_its_share_of_hidden_units() -> None:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mige_ext.experiments.bottleneck.methods import METHODS, Settings
 from mige_ext.experiments.bottleneck.training import (
-    Run,
     Trainer,
     build,
     measure,
     moving_average,
-    penalty_overhead,
-    train,
 )
+from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.training import overhead, train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData, Split
 
@@ -37,19 +37,19 @@ def test_methods_start_from_the_same_weights(digits: ImageData) -> None:
     states = []
     for method in METHODS:
         torch.manual_seed(0)
-        states.append(build(digits, run_of(method), SMALL).model.state_dict())
+        states.append(build(digits, run_of(method), SMALL).state_dict())
     for state in states[1:]:
         assert all(torch.equal(state[name], states[0][name]) for name in state)
 
 
 def test_information_of_a_deterministic_code_is_infinite(digits: ImageData) -> None:
     for latent in (1, 600):  # also where 500 images leave Cov(z) singular
-        model = build(digits, run_of("baseline"), replace(SMALL, latent=latent)).model
+        model = build(digits, run_of("baseline"), replace(SMALL, latent=latent))
         assert measure(model, digits, digits.validation).information == math.inf
 
 
 def test_measuring_neither_changes_the_network_nor_mixes_images(digits: ImageData) -> None:
-    model = train(digits, run_of("mige"), SMALL)[0].model
+    model = train(Trainer, digits, run_of("mige"), SMALL)[0].model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     whole = measure(model, digits, digits.test)
     images, labels = digits.test.images, digits.test.labels
@@ -70,7 +70,7 @@ def test_methods_see_the_same_batches(digits: ImageData, monkeypatch: pytest.Mon
             return normalize(data, images)
 
         monkeypatch.setattr(ImageData, "normalize", spy)
-        train(digits, run_of(method), SMALL)
+        train(Trainer, digits, run_of(method), SMALL)
     first, *others = seen.values()
     assert len(first) == SMALL.epochs * (5 + 1)  # 500 images in batches of 100, and a measurement
     assert not torch.equal(first[0], first[6])
@@ -83,7 +83,7 @@ def test_every_method_learns_the_digits(method: str, digits: ImageData) -> None:
     settings = replace(SMALL, epochs=25, latent=8, hidden=64, learning_rate=3e-3)
     strengths = METHODS[method].strengths
     run = run_of(method, strengths[len(strengths) // 2])
-    _, epochs = train(digits, run, settings)
+    _, epochs = train(Trainer, digits, run, settings)
     assert [epoch.epoch for epoch in epochs] == list(range(1, 26))
     assert epochs[-1].val_error < 0.1
     assert epochs[-1].cross_entropy < epochs[0].cross_entropy / 2
@@ -94,14 +94,16 @@ def test_every_method_learns_the_digits(method: str, digits: ImageData) -> None:
 def test_a_larger_beta_leaves_less_information(method: str, digits: ImageData) -> None:
     settings = replace(SMALL, epochs=20, learning_rate=3e-3)
     information = [
-        train(digits, run_of(method, beta), settings)[1][-1].information
+        train(Trainer, digits, run_of(method, beta), settings)[1][-1].information
         for beta in (0.0, 1e-2, 1e-1)
     ]
     assert information[0] > 1.2 * information[1] > 1.2**2 * information[2]
 
 
 def test_beta_zero_is_the_same_for_every_stochastic_method(digits: ImageData) -> None:
-    vib, mige = (train(digits, run_of(method, 0.0), SMALL)[1] for method in ("vib", "mige"))
+    vib, mige = (
+        train(Trainer, digits, run_of(method, 0.0), SMALL)[1] for method in ("vib", "mige")
+    )
     assert [replace(epoch, method="vib") for epoch in mige] == vib
 
 
@@ -113,20 +115,20 @@ def test_training_is_deterministic_for_a_seed_and_leaves_the_global_one_alone(
     for seed in (0, 0, 1):
         before = torch.get_rng_state()
         settings = replace(SMALL, average=0.9)
-        runs.append(train(digits, run_of(method, seed=seed), settings)[1])
+        runs.append(train(Trainer, digits, run_of(method, seed=seed), settings)[1])
         assert torch.equal(torch.get_rng_state(), before)
         torch.rand(1)
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_l2_never_meets_the_batch_norm_that_would_make_it_constant(digits: ImageData) -> None:
-    assert isinstance(build(digits, run_of("l2"), SMALL).model.norm, torch.nn.Identity)
+    assert isinstance(build(digits, run_of("l2"), SMALL).norm, torch.nn.Identity)
 
 
 def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) -> None:
     settings = replace(SMALL, batch=250, average=0.75)
-    trainer = Trainer(digits, run_of("mige"), settings)
-    averaged, weights = trainer.trained.averaged, trainer.trained.model.decoder.weight
+    trainer = Trainer(digits, run_of("mige"), settings, RandomState(torch.device("cpu"), 0))
+    averaged, weights = trainer.averaged, trainer.model.decoder.weight
     assert averaged is not None
     trainer.step(torch.arange(250))
     expected = weights.detach().clone()  # it starts with the weights of the first step
@@ -136,10 +138,10 @@ def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) 
     average_of = moving_average(0.75)
     old, new = torch.tensor(0.0), torch.tensor(1.0)
     assert average_of(old, new, 1000) == 0.25
-    _, epochs = train(digits, run_of("mige"), settings)
+    _, epochs = train(Trainer, digits, run_of("mige"), settings)
     assert all(0 <= epoch.average_error <= 1 for epoch in epochs)
 
 
 def test_overhead_of_a_penalty_is_measured_and_none_costs_nothing(digits: ImageData) -> None:
-    assert penalty_overhead(digits, run_of("baseline"), SMALL) == 0
-    assert penalty_overhead(digits, run_of("mige"), SMALL) > 0
+    assert overhead(Trainer, digits, run_of("baseline"), SMALL) == 0
+    assert overhead(Trainer, digits, run_of("mige"), SMALL) > 0

@@ -1,4 +1,4 @@
-"""InfoMax: objectives, encoder, probe, and the command that can be stopped."""
+"""InfoMax as a command: stop and resume, choice of the learning rate, the table."""
 
 import math
 from dataclasses import replace
@@ -10,26 +10,18 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from mige_ext.experiments.common.runs import Table
+from mige_ext.experiments.common import comparison
+from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
 from mige_ext.experiments.data.registry import PUBLISHED
-from mige_ext.experiments.infomax import command
 from mige_ext.experiments.infomax.command import infomax
-from mige_ext.experiments.infomax.encoders import Encoder, PrincipalComponents, encode
-from mige_ext.experiments.infomax.methods import LEARNING_RATES, METHODS, balanced
-from mige_ext.experiments.infomax.probes import (
-    accuracy_of,
-    effective_rank,
-    linear_accuracy,
-    train_probe,
-)
 from mige_ext.experiments.infomax.report import Result, format_table
-from mige_ext.experiments.infomax.training import Epoch, Run, Settings, Trainer, train
+from mige_ext.experiments.infomax.training import Epoch, Settings
 from tests.support import image_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
-TRAINED = [name for name, method in METHODS.items() if method.objective]
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
 OPTIONS = "--data digits --epochs 2 --batch 64 --latent 4 --width 4 --hidden 16 --projection 6"
 
@@ -39,95 +31,8 @@ def digits() -> ImageData:
     return data.load("digits")
 
 
-def run_of(method: str) -> Run:
-    return Run(method, LEARNING_RATES[-1] if METHODS[method].objective else 0.0, 0, 500)
-
-
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_layers_have_the_sizes_of_the_paper() -> None:
-    features = Encoder((3, 32, 32))(normal(2, 3, 32, 32))
-    assert [tuple(of.shape) for of in features] == [(2, 4096), (2, 1024), (2, 64)]
-
-
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("method", TRAINED)
-def test_every_objective_has_finite_gradients(method: str, bf16: bool, digits: ImageData) -> None:
-    settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, bf16=bf16)
-    trainer = Trainer(digits, run_of(method), settings)
-    pixels = digits.train.images[:64]
-    loss = trainer.objective(*encode(trainer.encoder, digits, pixels, bf16=bf16))
-    loss.backward()
-    gradients = [value.grad for value in trainer.modules.parameters()]
-    assert loss.isfinite() and all(g is not None and g.isfinite().all() for g in gradients)
-    assert any(g is not None and g.abs().max() > 0 for g in gradients)
-
-
-@pytest.mark.parametrize("alpha", [0.25, 1.0])
-def test_blocks_are_balanced_in_mean_squared_pair_distance(alpha: float) -> None:
-    x, z = 30 * normal(40, 7).double(), normal(40, 3, seed=1).double()
-    ratio = torch.pdist(balanced(x, z, alpha)).square().mean() / torch.pdist(z).square().mean()
-    torch.testing.assert_close(ratio, torch.tensor(alpha).double())
-    constant = torch.ones(40, 7)
-    assert torch.equal(balanced(constant, z.float(), alpha), constant)
-
-
-def test_the_discriminator_does_not_learn_from_the_encoder_s_loss(digits: ImageData) -> None:
-    gradients = []
-    for prior in (0.0, 5.0):
-        torch.manual_seed(0)
-        settings = Settings("digits", batch=64, latent=4, width=4, hidden=16, prior=prior)
-        trainer = Trainer(digits, run_of("jsd+pm"), settings)
-        trainer.objective(*encode(trainer.encoder, digits, digits.train.images[:64])).backward()
-        discriminator: Any = trainer.objective.discriminator  # type: ignore[attr-defined]
-        gradients.append(discriminator[0].weight.grad)
-    assert torch.equal(*gradients)
-
-
-def test_the_effective_rank_of_white_codes_is_their_dimension() -> None:
-    q, _ = torch.linalg.qr(normal(50, 5) - normal(50, 5).mean(0))
-    assert effective_rank(torch.cat([q, -q])) == pytest.approx(5)
-    assert effective_rank(q[:, :1] @ normal(1, 4)) == pytest.approx(1)
-
-
-def test_a_probe_learns_a_planted_signal_and_no_other() -> None:
-    x = normal(1200, 8)
-    planted, chance = (x[:, 0] > 0).long(), (normal(1200, seed=1) > 0).long()
-    for labels, low, high in ((planted, 0.9, 1.0), (chance, 0.35, 0.65)):
-        probe = train_probe(x[:800], labels[:800], 2, epochs=10, seed=0)
-        assert low <= accuracy_of(probe, x[800:], labels[800:]) <= high
-
-
-def test_principal_components_are_white_and_lead(digits: ImageData) -> None:
-    x = digits.normalize(digits.train.images)
-    components = PrincipalComponents(64, 10)
-    components.fit(x)
-    y = components(x)["y"]
-    torch.testing.assert_close(y.mT.cov(), torch.eye(10), atol=1e-3, rtol=0)
-    _, _, v = torch.linalg.svd(x.flatten(1) - x.flatten(1).mean(0), full_matrices=False)
-    told, _ = torch.linalg.qr(components.directions)
-    torch.testing.assert_close((v[:10] @ told).norm(), torch.tensor(10.0).sqrt())
-
-
-def test_a_training_that_diverged_has_no_rank() -> None:
-    z = normal(20, 3)
-    z[3, 1] = torch.nan
-    assert math.isnan(effective_rank(z))
-    assert math.isnan(linear_accuracy(z, torch.arange(20) % 2, z, torch.arange(20) % 2))
-
-
-def test_a_random_encoder_keeps_its_weights(digits: ImageData) -> None:
-    trainer, epochs = train(digits, run_of("random"), replace(SMALL, epochs=1))
-    torch.manual_seed(0)
-    fresh = Trainer(digits, run_of("random"), SMALL)
-    assert len(epochs) == 1
-    for mine, theirs in zip(trainer.modules.parameters(), fresh.modules.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-# --- the command ----------------------------------------------------------------------------------
 
 
 def invoke(
@@ -167,7 +72,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
 
         return train(*arguments, on_epoch=once, **options)
 
-    monkeypatch.setattr(command, "train", stop_after_an_epoch)
+    monkeypatch.setattr(comparison, "train", stop_after_an_epoch)
     assert invoke(parts).exit_code == 130
     (stopped,) = (parts / "models").glob("infonce+pm-*.pt")  # a usable folder
     assert "conv.0.weight" in torch.load(stopped, weights_only=True)["encoder"]
@@ -257,11 +162,11 @@ def repr_of(rows: list[Result]) -> list[str]:
     ("options", "message"),
     [
         (["--method", "magic"], "method must be one of"),
-        (["--estimator", "magic"], "estimator must be default"),
+        (["--estimator", "magic"], "estimator must be one of ['default', 'ssge'"),
         (["--threshold", "0.9"], "threshold goes with --estimator ssge, got 'default'"),
-        (["--alpha", "0"], "alpha must be positive"),
-        (["--learning-rate", "0"], "learning_rate must be positive and finite, got 0"),
-        (["--normalise", "magic"], "normalise must be one of"),
+        (["--alpha", "0"], "alpha must be finite and positive"),
+        (["--learning-rate", "0"], "learning_rate must be finite and positive, got 0"),
+        (["--normalize", "magic"], "normalize must be one of"),
     ],
 )
 def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) -> None:

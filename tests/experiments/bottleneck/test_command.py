@@ -13,27 +13,19 @@ import typer
 from typer.testing import CliRunner
 
 from mige_ext.experiments.bottleneck import command
-from mige_ext.experiments.bottleneck.command import Bottlenecks, bottleneck
+from mige_ext.experiments.bottleneck.command import Bottlenecks, Options, bottleneck
 from mige_ext.experiments.bottleneck.methods import Classifier, Settings
 from mige_ext.experiments.bottleneck.report import Result
-from mige_ext.experiments.bottleneck.training import (
-    Epoch,
-    Run,
-    measure,
-    train,
-)
-from mige_ext.experiments.common.runs import Table
-from mige_ext.experiments.data import images as data
+from mige_ext.experiments.bottleneck.training import Epoch, measure
+from mige_ext.experiments.common import comparison
+from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data.images import ImageData, Split
 from tests.support import image_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return data.load("digits")
 
 
 # --- the comparison ------------------------------------------------------------------------------
@@ -51,7 +43,7 @@ def result(method: str, beta: float, seed: int, val_error: float) -> Result:
     [("one-se", {"vib": 0.01, "mige": 0.1}), ("least", {"vib": 0.001, "mige": 0.1})],
 )
 def test_beta_is_chosen_for_each_method_by_validation_error(
-    choice: str, expected: dict[str, float], digits: ImageData, tmp_path: Path
+    choice: str, expected: dict[str, float], tmp_path: Path
 ) -> None:
     errors = {
         "vib": {0.1: (0.3, 0.3), 0.01: (0.1, 0.12), 0.001: (0.1, 0.11)},
@@ -63,10 +55,11 @@ def test_beta_is_chosen_for_each_method_by_validation_error(
         for beta, values in grid.items()
         for seed, error in enumerate(values)
     ]
-    comparison = Bottlenecks(tmp_path, digits, SMALL)
-    comparison.results.append([*results, result("vib", 1.0, 0, 0.0)])
-    grid = [Run(row.method, row.beta, row.seed, row.images) for row in results]
-    assert comparison.choose_betas(grid, choice) == expected  # what is not in the grid is no choice
+    runs = Bottlenecks(Options(out=tmp_path, method=list(errors), choice=choice), SMALL)
+    runs.open_tables()
+    runs.results.append([*results, result("vib", 1.0, 0, 0.0)])
+    runs.search_runs = [Run(row.method, row.beta, row.seed, row.images) for row in results]
+    assert runs.choose() == expected  # a run outside the search is not a choice
 
 
 def run(out: Path, **options: Any) -> None:
@@ -151,11 +144,11 @@ def test_any_idx_set_is_trained_with_the_network_of_the_paper(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_files.put(tmp_path / "set", image_files.idx_files(n=30))
-    options = {"dataset": "idx", "data_dir": tmp_path / "set", "batch": 12, "method": ["mige"]}
+    options = {"data": "idx", "data_dir": tmp_path / "set", "batch": 12, "method": ["mige"]}
     run(tmp_path / "out", **options, draws=None, hidden=None, latent=None, seeds=1, average=0.9)
     settings = json.loads((tmp_path / "out" / "config.json").read_text())["settings"]
     assert (settings["draws"], settings["hidden"], settings["latent"]) == (16, 1024, 256)
-    assert settings["normalise"] is False
+    assert settings["normalize"] is False
     assert "of average, %" in capsys.readouterr().out
 
 
@@ -172,7 +165,7 @@ def test_test_set_is_read_once_at_the_end_by_the_chosen_runs(
         events.append("test" if part is images.test else "other")
         return measure(model, images, part)
 
-    monkeypatch.setattr(command, "train", spy_train)
+    monkeypatch.setattr(comparison, "train", spy_train)
     monkeypatch.setattr(command, "measure", spy_measure)
     run(tmp_path)
     assert events == ["train"] * 10 + ["test"] * 6
@@ -230,15 +223,15 @@ def test_stopped_command_resumes_to_the_same_numbers(
     trained: list[Run] = []
 
     def train_until(last: float) -> Callable[..., Any]:
-        def call(images: ImageData, run: Run, *arguments: Any, **options: Any) -> Any:
+        def call(trainer: Any, images: ImageData, run: Run, *more: Any, **options: Any) -> Any:
             if len(trained) == last:
                 raise KeyboardInterrupt
             trained.append(run)
-            return train(images, run, *arguments, **options)
+            return train(trainer, images, run, *more, **options)
 
         return call
 
-    monkeypatch.setattr(command, "train", train_until(4))
+    monkeypatch.setattr(comparison, "train", train_until(4))
     with pytest.raises(typer.Exit) as stopped:
         run(tmp_path / "stopped", method=methods)
     assert stopped.value.exit_code == 130
@@ -247,7 +240,7 @@ def test_stopped_command_resumes_to_the_same_numbers(
     orphan = replace(Table(tmp_path / "straight" / "metrics.csv", Epoch).rows[-1], loss=9.0)
     Table(tmp_path / "stopped" / "metrics.csv", Epoch).append([orphan])
 
-    monkeypatch.setattr(command, "train", train_until(math.inf))
+    monkeypatch.setattr(comparison, "train", train_until(math.inf))
     run(tmp_path / "stopped", method=methods, resume=True)
     assert len(trained) == len(set(trained)) == 6
     for name in ("results.csv", "metrics.csv"):
@@ -261,7 +254,7 @@ def test_command_stopped_before_the_first_epoch_leaves_a_folder_to_continue(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "train", stop)
+        patch.setattr(comparison, "train", stop)
         with pytest.raises(typer.Exit):
             run(tmp_path)
     assert (tmp_path / "bottleneck.png").exists()
@@ -285,15 +278,15 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
     ("options", "message"),
     [
         ({"method": ["nonsense"]}, r"method must be one of \['baseline', .*\], got 'nonsense'"),
-        ({"dataset": "cifar"}, r"--data must be one of cifar10, .*, mnist, got 'cifar'"),
+        ({"data": "cifar"}, r"--data must be one of cifar10, .*, mnist, got 'cifar'"),
         ({"batch": 501}, r"batch must be at most the 500 training images, got 501"),
         ({"batch": 1}, r"batch must be at least 2, got 1"),
         ({"beta": [math.nan]}, r"beta must be finite and at least 0, got nan"),
         ({"method": ["dropout"], "beta": [1.0]}, r"rate of dropout, and must be below 1, got 1\.0"),
         ({"threshold": 1.5}, r"threshold must .* got 1\.5"),
         ({"estimator": "adaptive", "threshold": 0.9}, r"threshold goes with --estimator ssge"),
-        ({"learning_rate": -1.0}, r"learning_rate must be positive, got -1\.0"),
-        ({"conditional": "no"}, r"conditional must be 'analytic' or 'draws', got 'no'"),
+        ({"learning_rate": -1.0}, r"learning_rate must be finite and positive, got -1\.0"),
+        ({"conditional": "no"}, r"conditional must be one of \['analytic', 'draws'\], got 'no'"),
         ({"conditional": "draws", "draws": 1}, r"draws must be at least 2 .*, got 1"),
         ({"choice": "best"}, r"choice must be one of \['one-se', 'least'\], got 'best'"),
         ({"device": "abacus"}, r"abacus"),

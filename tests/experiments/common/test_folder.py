@@ -1,4 +1,4 @@
-"""Tables and folders that can be continued, and the rule that chooses a setting."""
+"""Folders that can be continued, and their tables."""
 
 import json
 import math
@@ -6,16 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mige_ext.experiments.common import runs
-from mige_ext.experiments.common.runs import (
+from mige_ext.experiments.common.folder import (
     Table,
     atomic,
-    mean_and_error,
-    one_standard_error_rule,
     open_folder,
 )
 
@@ -102,41 +96,3 @@ def test_resume_needs_the_same_settings_and_names_what_differs(tmp_path: Path) -
     ):
         open_folder(tmp_path, {"name": "a, b", "count": -3, "new": 1}, {}, resume=True)
     assert json.loads((tmp_path / "config.json").read_text())["settings"] == asdict(ROWS[0])
-
-
-def test_mean_and_error_of_known_values() -> None:
-    assert mean_and_error([1.0, 2.0, 3.0, 6.0]) == (3.0, math.sqrt(14 / 3 / 4))
-    mean, error = mean_and_error([2.0])
-    assert mean == 2.0
-    assert math.isnan(error)
-
-
-def test_one_standard_error_rule_takes_the_strongest_that_does_no_measurable_harm() -> None:
-    errors = {0.1: [0.30, 0.31], 0.01: [0.11, 0.13], 0.001: [0.10, 0.14], 0.0001: [0.09, 0.13]}
-    assert one_standard_error_rule(errors) == 0.01  # least mean .11, standard error .02
-    assert one_standard_error_rule({**errors, 0.1: [0.11, 0.14]}) == 0.1
-
-
-def test_one_standard_error_rule_with_one_seed_takes_the_strongest_of_the_best() -> None:
-    assert one_standard_error_rule({0.1: [0.2], 0.01: [0.1], 0.001: [0.1]}) == 0.01
-
-
-@given(
-    st.dictionaries(
-        st.floats(1e-4, 1), st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1
-    )
-)
-def test_one_standard_error_rule_never_takes_a_weaker_one_than_the_best(
-    errors: dict[float, list[float]],
-) -> None:
-    best = min(errors, key=lambda strength: mean_and_error(errors[strength]))
-    assert one_standard_error_rule(errors) >= best
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:1", "meta", "gpu"])
-def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
-    if name.startswith("cuda") and torch.cuda.is_available():
-        return  # there it is
-    with pytest.raises(ValueError, match=rf"--device.*{name}"):
-        runs.device_of(name)
-    assert runs.device_of("cpu") == torch.device("cpu")

@@ -1,0 +1,80 @@
+"""Checkpoints: a run continues from its last whole epoch to the same numbers, bit for bit.
+
+After each epoch one file holds everything that has a state: network, optimizer, schedule, random
+numbers, and the metrics so far. ``interrupt.py`` lists the other files of a stopped experiment.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mige_ext.experiments.common.folder import atomic
+
+
+class RandomState:
+    """The random numbers of a run: of the CPU, of its device, and of the order of its batches.
+
+    Batches have a generator of their own, because methods draw different amounts of noise.
+
+    Args:
+        device: Device on which the run computes.
+        seed: Seed of the order of the batches.
+    """
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self.device = device
+        self.order = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The states of the generators."""
+        state = {"cpu": torch.get_rng_state(), "order": self.order.get_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> None:
+        """Set the states of the generators."""
+        torch.set_rng_state(state_dict["cpu"].cpu())
+        self.order.set_state(state_dict["order"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state_dict["cuda"].cpu(), self.device)
+
+
+class Checkpoint:
+    """A run in a file, as of its last whole epoch.
+
+    Args:
+        path: File; None writes nothing.
+        run: Plain values that identify the run. The checkpoint of another run is not restored.
+        parts: Everything that has a state, by name.
+    """
+
+    def __init__(self, path: Path | None, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        self.path, self.run, self.parts = path, dict(run), parts
+
+    def save(self, rows: Sequence[Any]) -> None:
+        """Replace the file by the state of the parts and the metrics so far."""
+        if self.path is None:
+            return
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        with atomic(self.path) as draft:
+            torch.save({"run": self.run, "rows": [asdict(row) for row in rows], **states}, draft)
+
+    def restore(self, row_type: type[Any]) -> list[Any]:
+        """Set the parts to their states in the file.
+
+        Returns:
+            The metrics in the file, or [] if the file has no state of this run.
+        """
+        if self.path is None or not self.path.exists():
+            return []
+        state = torch.load(self.path, weights_only=True, map_location="cpu")
+        if state["run"] != self.run:
+            return []
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        return [row_type(**row) for row in state["rows"]]

@@ -1,0 +1,119 @@
+"""The life cycle of an experiment's command, the same for all experiments.
+
+A command declares its options and returns an ``Experiment``; ``command`` does everything else: the
+options become a typer command, mistakes become error messages, the folder is opened, the experiment
+runs and is saved when it is interrupted, and its summary is printed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from inspect import Signature
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import typer
+
+from mige_ext.experiments.common.device import cpu_threads
+from mige_ext.experiments.common.folder import open_folder
+from mige_ext.experiments.common.interrupt import exit_on_interrupt
+from mige_ext.experiments.common.options import Options, filled, parameters
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+class Experiment(ABC):
+    """What ``command`` needs of an experiment.
+
+    Args:
+        options: Options that may change when the experiment is continued.
+        settings: Dataclass of everything on which the numbers depend.
+    """
+
+    #: Line that ``--quick`` prints first.
+    quick_note: ClassVar[str]
+
+    def __init__(self, options: Any, settings: Any) -> None:
+        self.options, self.settings = options, settings
+
+    def agreed(self) -> dict[str, Any]:
+        """Values that must be the same when the experiment is continued."""
+        return {**asdict(self.settings), "threads": self.options.threads}
+
+    def about(self) -> dict[str, Any]:
+        """Further values for config.json."""
+        return {}
+
+    @abstractmethod
+    def open_tables(self) -> None:
+        """Read the tables in the folder."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Compute every result that the tables lack; may be interrupted at any time."""
+
+    @abstractmethod
+    def save_interrupted(self) -> None:
+        """Write what can be shown of an unfinished experiment."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """What the results are of, and their table."""
+
+    @abstractmethod
+    def save_figures(self) -> Sequence[Path]:
+        """Draw the results; returns the files to name under the summary, tables first."""
+
+
+def command(
+    options_type: type[AnyOptions], settings_type: type[Any]
+) -> Callable[[Callable[[AnyOptions, dict[str, Any]], Experiment]], Callable[..., None]]:
+    """Turn a function that makes an experiment into a command.
+
+    The function takes the options and the settings that were given, by name. Its name is the name
+    of the command, and its docstring the help.
+
+    Args:
+        options_type: Dataclass of options that may change when the experiment is continued.
+        settings_type: Dataclass of settings, which may not.
+
+    Returns:
+        A decorator. The command takes the fields of both dataclasses as keywords. It raises
+        typer.BadParameter for a mistake, before anything is written, and typer.Exit with code 130
+        after an interrupt.
+    """
+
+    def decorate(make: Callable[[AnyOptions, dict[str, Any]], Experiment]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            given = {name: value for name, value in values.items() if value is not None}
+            own = {
+                item.name: given.pop(item.name)
+                for item in fields(options_type)
+                if item.name in given
+            }
+            try:
+                options = filled(options_type(**own), out=Path("runs") / make.__name__)
+                experiment = make(options, given)
+                options = experiment.options
+                open_folder(
+                    options.out, experiment.agreed(), experiment.about(), resume=options.resume
+                )
+                experiment.open_tables()
+            except (ValueError, ImportError, OSError, RuntimeError) as error:
+                raise typer.BadParameter(str(error)) from None
+            if options.quick:
+                typer.echo(experiment.quick_note)
+            with (
+                cpu_threads(options.threads),
+                exit_on_interrupt(experiment.save_interrupted, options.out),
+            ):
+                experiment.run()
+            files = "\n".join(map(str, experiment.save_figures()))
+            typer.echo(f"\n{experiment.summary()}\n\n{files}")
+
+        run.__name__, run.__doc__ = make.__name__, make.__doc__
+        declared = [*parameters(settings_type, "Settings"), *parameters(options_type, "Options")]
+        run.__signature__ = Signature(declared)  # type: ignore[attr-defined]
+        return run
+
+    return decorate

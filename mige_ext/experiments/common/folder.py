@@ -1,0 +1,128 @@
+"""The folder of an experiment: its settings in config.json, its tables in CSV files.
+
+Every file is appended to line by line or replaced as a whole, so that a killed process leaves a
+folder that ``--resume`` can continue.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = TypeVar("Row", bound="DataclassInstance")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write a file as a whole: yields a draft that replaces ``path`` at the end.
+
+    A reader sees the old file or the new file, also when the writer is killed. An error removes the
+    draft and keeps the old file.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+class Table(Generic[Row]):
+    """A CSV file of dataclass rows whose fields are str, int or float; NaN is an empty cell.
+
+    A killed writer may leave a last line without an end. Such a line is dropped.
+
+    Args:
+        path: File. Its rows are read if it exists.
+        row_type: Dataclass whose fields are the columns.
+
+    Raises:
+        ValueError: The file has other columns.
+    """
+
+    def __init__(self, path: Path, row_type: type[Row]) -> None:
+        self.path = path
+        self.columns = [field.name for field in fields(row_type)]
+        self.rows: list[Row] = []
+        if not path.exists():
+            return
+        types = get_type_hints(row_type)
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        header, *lines = csv.reader(io.StringIO(whole, newline=""))
+        if header != self.columns:
+            raise ValueError(f"{path} must have the columns {self.columns}, got {header}")
+        for line in lines:
+            row = {}
+            for name, cell in zip(self.columns, line, strict=True):
+                row[name] = math.nan if types[name] is float and not cell else types[name](cell)
+            self.rows.append(row_type(**row))
+        if whole != text:
+            self.replace(self.rows)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows at the end of the file."""
+        rows = list(rows)
+        header = [] if self.path.exists() else [self.columns]
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([*header, *map(_cells, rows)])
+        self.rows += rows
+
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Replace all rows."""
+        self.rows = list(rows)
+        with atomic(self.path) as draft, draft.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([self.columns, *map(_cells, self.rows)])
+
+
+def _cells(row: "DataclassInstance") -> list[Any]:
+    return ["" if value != value else value for value in asdict(row).values()]  # NaN != NaN
+
+
+def open_folder(
+    path: Path, settings: Mapping[str, Any], about: Mapping[str, Any], *, resume: bool
+) -> None:
+    """Create the folder of an experiment, or open it to continue.
+
+    Writes config.json, ``{"settings": settings, **about}``.
+
+    Args:
+        path: Folder.
+        settings: Values on which the numbers depend, as JSON. They must agree with the results
+            that the folder holds.
+        about: Values that may change when the experiment is continued, as JSON.
+        resume: Whether the folder may hold results.
+
+    Raises:
+        ValueError: The folder holds results and ``resume`` is false, or its results were made with
+            other settings.
+    """
+    config = path / "config.json"
+    if config.exists() and not resume:
+        raise ValueError(
+            f"--out must be a folder without results, got {path}: continue there with --resume, "
+            "or choose another"
+        )
+    if config.exists():
+        earlier = json.loads(config.read_text())["settings"]
+        differing = [
+            f"{name} is {settings.get(name)!r} now and was {earlier.get(name)!r}"
+            for name in dict.fromkeys([*settings, *earlier])
+            if settings.get(name) != earlier.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"--resume must have the settings of the runs in {path}: {'; '.join(differing)}"
+            )
+    path.mkdir(parents=True, exist_ok=True)
+    with atomic(config) as draft:
+        draft.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")

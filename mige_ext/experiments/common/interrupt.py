@@ -1,0 +1,45 @@
+"""What an experiment writes when it is interrupted.
+
+Ctrl-C ends a command with exit status 130. Its folder then holds:
+
+* ``config.json``, the settings, since the start;
+* ``results.csv`` (``toy.csv``), a row for every finished run;
+* ``metrics.csv``, a row for every whole epoch, also of the run that was stopped;
+* ``checkpoint.pt``, the state of the stopped run after its last whole epoch (``checkpoint.py``);
+* ``models/``, the weights of every finished run and of the stopped run;
+* the figures, drawn from the tables as they are.
+
+``Experiment.save_interrupted`` writes the last two. A process that is killed writes neither; the
+other files are whole at any time. In both cases ``--resume`` continues from the checkpoint to the
+same numbers, bit for bit. The toy has no checkpoint: it continues after the last finished
+method of a dimension.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+
+@contextmanager
+def exit_on_interrupt(save: Callable[[], object], folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C into a saved folder, a message and exit status 130.
+
+    Args:
+        save: Writes what can be shown of an unfinished experiment.
+        folder: Folder of the results, named in the message.
+
+    Raises:
+        typer.Exit: Ctrl-C was pressed; its exit code is 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        save()
+        typer.echo(
+            f"Stopped. {folder} holds every finished run, the whole epochs of the stopped run, and "
+            "their figures; --resume continues.",
+            err=True,
+        )
+        raise typer.Exit(130) from None

@@ -1,0 +1,33 @@
+"""A network that is trained beside the encoder, inside a penalty."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Learner(nn.Module):
+    """A network with its own Adam; ``state_dict`` includes the optimizer and a moving average.
+
+    Args:
+        network: Network that is trained in each call of the penalty.
+        learning_rate: Learning rate of Adam.
+    """
+
+    #: Moving average of MINE's bound, see ``mige_ext.bounds.mine``.
+    average: Tensor | None = None
+
+    def __init__(self, network: nn.Module, learning_rate: float) -> None:
+        super().__init__()
+        self.network = network
+        self.optimizer = torch.optim.Adam(network.parameters(), learning_rate, fused=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimizer and the moving average, which ``state_dict`` would miss."""
+        return {"optimizer": self.optimizer.state_dict(), "average": self.average}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Set the optimizer and the moving average."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        average, device = state["average"], next(self.network.parameters()).device
+        self.average = None if average is None else average.to(device)

@@ -1,0 +1,63 @@
+"""The progress bar of an experiment."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from torch import Tensor
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar over the steps of all runs, with the name of the run and its latest metrics.
+
+    Args:
+        steps: Number of steps of all runs.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.bar = tqdm(total=steps, unit="step", smoothing=0.05)
+        self.shown = 0.0
+        self.metrics: dict[str, float] = {}
+
+    def step(self, scalars: Mapping[str, Tensor]) -> None:
+        """Count a step; show its scalars twice a second, because reading them waits for a GPU."""
+        self.bar.update()
+        if time.monotonic() - self.shown > 0.5:
+            self.shown = time.monotonic()
+            self.show(**{name: value.item() for name, value in scalars.items()})
+
+    def show(self, **metrics: float) -> None:
+        """Put metrics beside the bar; metrics that are not given stay."""
+        self.metrics |= metrics
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in self.metrics.items()}, refresh=False)
+
+    def begin(self, name: str, at: int | None = None) -> None:
+        """Start the next run.
+
+        Args:
+            name: Name of the run.
+            at: Steps of all runs before it. An earlier run may have counted fewer steps, because
+                it diverged or continued from a checkpoint.
+        """
+        self.metrics = {}
+        if at is not None:
+            self.bar.n = at
+        self.bar.set_description(name)
+
+    def end(self) -> None:
+        """Fill the bar after the last run."""
+        self.bar.n = self.bar.total
+        self.bar.refresh()
+
+    def write(self, message: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(message, file=sys.stderr)
+
+    def __enter__(self) -> "Progress":
+        """The bar itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last line on the screen."""
+        self.bar.close()

@@ -1,0 +1,31 @@
+"""The progress bar."""
+
+import pytest
+import torch
+
+from mige_ext.experiments.common.progress import (
+    Progress,
+)
+
+
+def test_progress_shows_the_run_and_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(2) as progress:
+        progress.begin("MIGE β=0.1 seed 0")
+        progress.show(val_error=0.25)
+        progress.step({"loss": torch.tensor(1.5)})
+        progress.step({"loss": torch.tensor(2.5)})
+    shown = capsys.readouterr().err
+    for part in ("MIGE β=0.1 seed 0", "2/2", "val_error=0.25", "loss=1.5"):
+        assert part in shown
+
+
+def test_progress_counts_the_steps_of_runs_that_were_cut_short(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Progress(6) as progress:
+        progress.begin("a", at=0)
+        progress.step({"loss": torch.tensor(1.5)})  # of 3, and then it diverges
+        progress.begin("b", at=3)
+        progress.step({"loss": torch.tensor(1.5)})  # of 3, of which 2 are restored
+        progress.end()
+    assert "6/6" in capsys.readouterr().err.split("\r")[-1]

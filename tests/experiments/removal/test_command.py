@@ -1,0 +1,214 @@
+"""Information removal as a command: choice of β, stop and resume, growing grids."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from torch import Tensor
+from typer.testing import CliRunner
+
+from mige_ext.experiments.common import comparison
+from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.training import train
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.removal import training as removal_training
+from mige_ext.experiments.removal.command import choose_beta, longer, removal
+from mige_ext.experiments.removal.nuisances import (
+    Batch,
+    Images,
+    Structural,
+)
+from mige_ext.experiments.removal.report import Result
+from mige_ext.experiments.removal.training import Epoch
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    return Images(data.load("digits"), "rotation")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(problem.count("train"), (count,), generator=generator)
+    return problem.draw("train", rows, generator)
+
+
+def row(method: str, beta: float, accuracy: float, leak: float) -> Result:
+    nan = math.nan
+    return Result("d", "n", method, beta, 0, accuracy, leak, 0.0, nan, nan, nan, "a", 1.0)
+
+
+def test_beta_removes_most_within_half_a_point() -> None:
+    rows = [
+        row("none", 0.0, 0.9, 1.0),
+        row("hsic", 1.0, 0.9, 0.5),
+        row("hsic", 2.0, 0.896, 0.2),
+        row("hsic", 4.0, 0.89, 0.1),
+        row("mine", 1.0, 0.8, 0.1),
+        row("mine", 2.0, 0.7, 0.0),
+    ]
+    assert choose_beta(rows, "hsic") == 2.0
+    assert choose_beta(rows, "mine") == 1.0  # none is accurate enough: the most accurate
+    assert choose_beta(rows, "none") == 0.0
+
+
+OPTIONS = ["--data", "digits", "--method", "mige", "--method", "mine", "--beta", "0.05"]
+OPTIONS += [
+    "--beta",
+    "0.1",
+    "--steps",
+    "10",
+    "--batch",
+    "64",
+    "--codes",
+    "200",
+    "--test-codes",
+    "300",
+    "--seeds",
+    "2",
+]
+
+
+def invoke(out: Path, *more: str) -> Any:
+    app = typer.Typer()
+    app.command()(removal)
+    return CliRunner().invoke(app, [*OPTIONS, "--out", str(out), *more])
+
+
+def read(out: Path, timed: bool = True) -> list[dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        milliseconds = row.pop("ms_per_step")
+        assert not timed or float(milliseconds) > 0
+    return rows
+
+
+def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal_training, "EPOCH", 3)
+    whole = invoke(tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+    rows = read(tmp_path / "whole")
+    assert [(r["method"], r["beta"], r["seed"]) for r in rows[:5]] == [
+        ("none", "0.0", "0"),
+        *((method, beta, "0") for method in ("mige", "mine") for beta in ("0.05", "0.1")),
+    ]
+    tested = [r for r in rows if r["accuracy"]]
+    assert len(rows) == 5 + 3 and len(tested) == 2 * 3  # the chosen β, 2 seeds
+    for figure in ("removal.png", "curves.png"):
+        assert (tmp_path / "whole" / figure).stat().st_size > 10_000
+    assert "MINE" in whole.output and "leak, nats" in whole.output
+
+    calls = 0
+
+    def stop_in_the_third(*arguments: Any, on_step: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        seen: list[Any] = []
+
+        def step(scalars: Any) -> None:
+            on_step(scalars)
+            seen.append(scalars)
+            if calls == 3 and len(seen) == 8:  # in its third epoch
+                raise KeyboardInterrupt
+
+        return train(*arguments, on_step=step, **options)
+
+    monkeypatch.setattr(comparison, "train", stop_in_the_third)
+    stopped = invoke(tmp_path / "parts")
+    assert stopped.exit_code == 130
+    assert len(read(tmp_path / "parts")) == 2
+    assert len(Table(tmp_path / "parts" / "metrics.csv", Epoch).rows) == 4 + 4 + 2
+    assert len(list((tmp_path / "parts" / "models").iterdir())) == 3  # the stopped one, too
+    assert (tmp_path / "parts" / "removal.png").exists()
+    assert (tmp_path / "parts" / "curves.png").exists()
+    monkeypatch.setattr(comparison, "train", train)
+    resumed = invoke(tmp_path / "parts", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert read(tmp_path / "parts") == rows
+    epochs = [Table(tmp_path / name / "metrics.csv", Epoch).rows for name in ("whole", "parts")]
+    assert epochs[0] == epochs[1]
+    assert [row.step for row in epochs[0][:4]] == [3, 6, 9, 10]
+
+
+def test_a_grid_grows_beyond_the_end_that_was_chosen() -> None:
+    assert longer([0.1, 0.3, 1.0], 1.0) == [0.1, 0.3, 1.0, 3.33]
+    assert longer([0.1, 0.2, 0.4], 0.1) == [0.05, 0.1, 0.2, 0.4]
+    assert longer([0.1, 0.2, 0.4], 0.2) == [0.1, 0.2, 0.4]
+    assert longer([0.0], 0.0) == [0.0] and longer([0.1], 0.1) == [0.1]
+    assert longer([0.0, 1.0, 2.0], 2.0) == [0.0, 1.0, 2.0, 4.0]
+    assert longer([0.0, 1.0], 0.0) == longer([0.0, 1.0], 1.0) == [0.0, 1.0]
+
+
+def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--seeds", "1", "--extend", "2")
+    assert result.exit_code == 0, result.output
+    rows = read(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["extend"] == 2 and config["betas"]["mine"] == [0.05, 0.1]
+    for method in ("mige", "mine"):
+        of_method = [row for row in rows if row["method"] == method]
+        betas = sorted(float(row["beta"]) for row in of_method)
+        (chosen,) = (float(row["beta"]) for row in of_method if row["accuracy"])
+        assert betas[0] in (0.0125, 0.025, 0.05) and betas[-1] in (0.1, 0.2, 0.4)
+        assert len(betas) == 4 or chosen not in (betas[0], betas[-1])
+
+
+def test_a_run_that_diverges_is_never_chosen(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--seeds", "1", "--beta", "1e42")
+    assert result.exit_code == 0, result.output
+    assert "MINE β=1e+42 seed 0 diverged, and counts as never right: epoch 1" in result.output
+    rows = read(tmp_path, timed=False)
+    failed = [row for row in rows if row["beta"] == "1e+42"]
+    assert [row["method"] for row in failed] == ["mige", "mine"]
+    assert {row[name] for row in failed for name in ("val_accuracy", "accuracy")} == {""}
+    chosen = [(row["method"], float(row["accuracy"]) > 0) for row in rows if row["accuracy"]]
+    assert chosen == [("none", True), ("mige", True), ("mine", True)]
+    assert "1e+42" not in result.output[result.output.index("strongest attacker") :]
+
+
+def test_divergence_is_no_leak_of_nothing() -> None:
+    nan = math.nan
+    none, small, large = row("none", 0, 0.9, 1), row("hsic", 1, 0.9, 0.5), row("hsic", 2, 0.9, 0.2)
+    failed = replace(row("hsic", 4, nan, nan), ms_per_step=nan)
+    assert choose_beta([none, small, large, failed], "hsic") == 2
+    assert choose_beta([none, small, large, replace(failed, beta=2.0, seed=1)], "hsic") == 1
+    assert choose_beta([none, failed, replace(failed, beta=3.0)], "hsic") == 3
+    no_none = replace(none, val_accuracy=nan, ms_per_step=nan)
+    assert choose_beta([no_none, small, large, failed], "hsic") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nuisance", "colour"], "nuisance must be one of"),
+        (["--method", "magic"], "method must be one of"),
+        (["--data", "nowhere"], "--data must be one of"),
+        (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
+    ],
+)
+def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) -> None:
+    result = invoke(tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_structural_table_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--data", "structural", "--method", "none", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "config.json").read_text())["settings"]["nuisance"] == "attribute"

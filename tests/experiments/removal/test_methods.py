@@ -1,0 +1,96 @@
+"""Penalties on the information that a representation has about a nuisance."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.removal.methods import METHODS, Club
+from mige_ext.experiments.removal.nuisances import (
+    Batch,
+    Images,
+    Structural,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+PENALIZED = [name for name in METHODS if name != "none"]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    return Images(data.load("digits"), "rotation")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(problem.count("train"), (count,), generator=generator)
+    return problem.draw("train", rows, generator)
+
+
+def planted(problem: Structural, count: int = 256, seed: int = 0) -> tuple[Tensor, Batch]:
+    """z whose first dimension tells s, linearly and by its square."""
+    batch = draw(problem, count, seed)
+    z = normal(count, 4, seed=seed)
+    z[:, :1] += batch.s
+    z[:, 1:2] += batch.s.square()
+    return (z - z.mean(0)) / z.std(0), batch
+
+
+def linear_r2(z: Tensor, s: Tensor) -> float:
+    """Share of the variance of s that is linear in z."""
+    left = s - z @ torch.linalg.lstsq(z, s).solution
+    return 1 - (left.var() / s.var()).item()
+
+
+@pytest.mark.parametrize("method", PENALIZED)
+def test_steps_down_the_penalty_reduce_dependence(method: str) -> None:
+    problem = Structural()
+    make = METHODS[method].penalty
+    assert make is not None
+    z, batch = planted(problem)
+    before = linear_r2(z, batch.s)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        penalty = make(problem, 4)
+        for _ in range(30):  # what has a learner learns first
+            penalty(z, batch)
+        for _ in range(10):
+            z.requires_grad_()
+            (gradient,) = torch.autograd.grad(penalty(z, batch), z)
+            z = z.detach() - 0.1 * gradient / gradient.square().mean().sqrt()
+            z = (z - z.mean(0)) / z.std(0)  # as BatchNorm would
+    assert linear_r2(z, batch.s) < 0.9 * before
+
+
+@pytest.mark.parametrize("method", PENALIZED)
+def test_penalties_are_scalars_with_gradients_in_z_alone(method: str, digits: Images) -> None:
+    make = METHODS[method].penalty
+    assert make is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        batch = draw(digits, 64)
+        z = normal(64, 4).requires_grad_()
+        value = make(digits, 4)(z, batch)
+    assert value.shape == ()
+    (gradient,) = torch.autograd.grad(value, z)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def test_club_is_its_mean_over_all_pairs(digits: Images) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        club = Club(digits, 4)
+    z, batch = normal(32, 4), draw(digits, 32)
+    mean, log_variance = club.moments(z)
+    variance = log_variance.exp()
+    log_q = -(batch.s[None] - mean[:, None]).square() / (2 * variance[:, None])  # up to log σ
+    pairs = log_q.sum(-1)
+    torch.testing.assert_close(club.penalty(z, batch), pairs.diagonal().mean() - pairs.mean())
+
+
+def test_all_grids_have_the_same_size() -> None:
+    assert len({len(METHODS[method].strengths) for method in PENALIZED}) == 1

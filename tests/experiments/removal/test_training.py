@@ -1,0 +1,85 @@
+"""Training an encoder under a penalty: determinism, equal starts, stop and resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.training import train
+from mige_ext.experiments.data import images as data
+from mige_ext.experiments.removal import training as removal_training
+from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.nuisances import (
+    Batch,
+    Images,
+    Structural,
+)
+from mige_ext.experiments.removal.training import Settings, Trainer, encode
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+SMALL = Settings(data="digits", steps=12, hidden=32, latent=4, ramp=5)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    return Images(data.load("digits"), "rotation")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(problem.count("train"), (count,), generator=generator)
+    return problem.draw("train", rows, generator)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_is_deterministic_for_a_seed(method: str, digits: Images) -> None:
+    run = Run(method, METHODS[method].strengths[0], 3)
+    state = torch.get_rng_state()
+    first, second = (train(Trainer, digits, run, SMALL)[0].model.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_methods_start_alike_and_see_the_same_batches(digits: Images) -> None:
+    models = [
+        train(Trainer, digits, Run(name, 0.0, 0), SMALL)[0].model.state_dict() for name in METHODS
+    ]
+    for other in models[1:]:
+        for name, value in models[0].items():
+            torch.testing.assert_close(other[name], value)
+
+
+def test_codes_of_a_part_are_the_same_each_time(digits: Images) -> None:
+    model = train(Trainer, digits, Run("none", 0.0, 0), SMALL)[0].model.eval()
+    (first, accuracy), (second, _) = (encode(model, digits, "test", 5) for _ in range(2))
+    assert torch.equal(first.z, second.z) and first.z.shape == (797, 4)
+    assert 0 <= accuracy <= 1
+
+
+@pytest.mark.parametrize("method", ["mige", "adversary-classifier", "mine"])
+def test_a_stopped_run_continues_to_the_same_bits(
+    method: str, digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal_training, "EPOCH", 3)
+    run, path = Run(method, METHODS[method].strengths[0], 3), tmp_path / "checkpoint.pt"
+    trainer, epochs = train(Trainer, digits, run, SMALL)
+    seen: list[Any] = []
+
+    def stop(scalars: Any) -> None:
+        seen.append(scalars)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Trainer, digits, run, SMALL, checkpoint=path, on_step=stop)
+    continued, same = train(Trainer, digits, run, SMALL, checkpoint=path, on_step=seen.append)
+    assert same == epochs and len(seen) == 8 + 6
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(continued.model.state_dict()[name], value)
