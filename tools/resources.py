@@ -178,7 +178,7 @@ _SENTENCE = re.compile(
 def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
     """For each kernel in the sources, its budget by type ("" where there is one for all types)."""
     found: dict[str, dict[str, int]] = {}
-    for path in sorted([*folder.glob("*.cuh"), *folder.glob("*.cu")]):
+    for path in sorted(folder.rglob("*.cu*")):
         found.update(budgets_of(path.read_text()))
     return found
 
