@@ -10,7 +10,7 @@
 
 #include "cuda/adaptive/climb.cuh"
 #include "cuda/linalg/inverse.cuh"
-#include "cuda/core/select.cuh"
+#include "cuda/core/radix_selection.cuh"
 #include "cuda/adaptive/whitening.cuh"
 
 namespace mige::cuda {

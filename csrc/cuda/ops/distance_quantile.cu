@@ -3,7 +3,7 @@
 
 #include "cuda/launchers.h"
 #include "cuda/rbf/pairwise.cuh"
-#include "cuda/core/select.cuh"
+#include "cuda/core/radix_selection.cuh"
 
 namespace mige::cuda {
 namespace {

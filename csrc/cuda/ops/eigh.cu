@@ -1,5 +1,5 @@
 // eigh: symmetric eigendecomposition, by the size of the matrix by a warp, a block, or many blocks.
-#include "cuda/linalg/eigh_launch.cuh"
+#include "cuda/linalg/eigh_dispatch.cuh"
 #include "cuda/launchers.h"
 
 namespace mige::cuda {

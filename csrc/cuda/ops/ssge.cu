@@ -1,6 +1,6 @@
 // ssge: samples to score, in one launch for small groups and in one pass over the device for
 // others.
-#include "cuda/linalg/eigh_launch.cuh"
+#include "cuda/linalg/eigh_dispatch.cuh"
 #include "cuda/launchers.h"
 #include "cuda/rbf/pairwise.cuh"
 #include "cuda/ssge/ssge_fused.cuh"

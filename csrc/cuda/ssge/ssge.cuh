@@ -4,7 +4,7 @@
 
 #include "cuda/launchers.h"
 #include "cuda/linalg/product.cuh"
-#include "cuda/core/select.cuh"
+#include "cuda/core/radix_selection.cuh"
 
 namespace mige::cuda {
 

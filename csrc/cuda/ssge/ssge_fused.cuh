@@ -9,7 +9,7 @@
 // values from global memory and moves 3 m d of `out`. Shared memory: ssge_fused_size.
 #pragma once
 
-#include "cuda/linalg/eigh.cuh"
+#include "cuda/linalg/eigh_small.cuh"
 #include "cuda/linalg/jacobi.cuh"
 #include "cuda/ssge/ssge.cuh"
 

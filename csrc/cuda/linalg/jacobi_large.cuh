@@ -15,7 +15,7 @@
 // at once.
 #pragma once
 
-#include "cuda/linalg/eigh.cuh"
+#include "cuda/linalg/eigh_small.cuh"
 #include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {

@@ -2,7 +2,7 @@
 // that a matrix gives the same bits in any batch.
 #pragma once
 
-#include "cuda/linalg/eigh_large.cuh"
+#include "cuda/linalg/jacobi_large.cuh"
 
 namespace mige::cuda {
 
