@@ -1,7 +1,7 @@
-"""The CUDA kernels' ways that the conformance suite does not take, in the emulator.
+"""Paths of the CUDA kernels that the conformance suite does not cover, in the emulator.
 
-What the size of a matrix and the device's shared memory decide, and what happens to input that the
-CPU refuses: a stream cannot raise an error.
+The size of a matrix and the device's shared memory choose between kernels. Input that is not finite
+raises an error on the CPU; a CUDA stream cannot raise, so the kernels return NaN.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
 SMALL_DEVICE = 99 * 1024  # bytes of shared memory for a block: compute capability 12.0
-# Sizes whose matrix fits a block of the small device, but not a whole score; that do not fit.
+# Sizes whose matrix fits a block of the small device while the whole score does not; sizes whose
+# matrix does not fit.
 ONE_BLOCK = {torch.float32: 128, torch.float64: 97}
 MANY_BLOCKS = {torch.float32: 161, torch.float64: 129}
 

@@ -1,0 +1,57 @@
+// Eigendecomposition of matrices too large for one block's shared memory: the algorithm of
+// eigh_small.cuh by many blocks, with the matrix in global memory. Pivoted Cholesky by panels
+// (cholesky_large.cuh), then Jacobi between column blocks (jacobi_large.cuh), then the results
+// here.
+#pragma once
+
+#include "cuda/linalg/cholesky_large.cuh"
+#include "cuda/linalg/jacobi_large.cuh"
+
+namespace mige::cuda {
+
+// The squared norms of the columns. A warp a column, groups along y. Work: 2 n² flop, reads n²
+// values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
+  const int64_t n = p.e.n;
+  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y)
+    for_each_row(n, [&](int64_t j) {
+      const T sum = squared_norm(p.columns(g) + j * n, n);
+      if (threadIdx.x % kWarp == 0) p.norm[g * n + j] = sum;
+    });
+}
+
+// Eigenvalues in ascending order, unit eigenvectors, and info. A warp a column, groups along y.
+// Work: reads 2 n² values, writes n². Registers: at most 64.
+template <typename T, Spectrum kSpectrum>
+__global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArguments<T> p) {
+  const int64_t n = p.e.n;
+  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
+    const T magnitude = magnitude_of<T>(p.e.largest[g]);
+    const bool finite = magnitude == magnitude;
+    int sweeps = 0;
+    while (sweeps < kMaxLargeSweeps && p.state[g].rotated[sweeps]) ++sweeps;
+    const bool failed = !finite || sweeps == kMaxLargeSweeps;
+    const Spectral<T> out{large_shift(p, kSpectrum, g), matrix_scale(kSpectrum, magnitude), failed,
+                          p.e.values + g * n, p.e.vectors + g * n * n};
+    for_each_row(n, [&](int64_t j) {
+      write_eigenpair(p.columns(g) + j * n, p.norm + g * n, n, j, out, [](int64_t i) { return i; });
+    });
+    if (p.e.info && blockIdx.x == 0 && threadIdx.x == 0)
+      p.e.info[g] = !finite ? kNotFinite : (failed ? kNotConverged : sweeps + 1);
+  }
+}
+
+template <typename T, Spectrum kSpectrum>
+void eigh_large(const EighArguments<T>& e, void* work, Stream& stream) {
+  Workspace space(work);
+  const LargeArguments<T> p(e, space);
+  stream.zero(p.state, e.groups);
+  stream.zero(p.a, p.a_size());
+  cholesky_large<T, kSpectrum>(p, stream);
+  jacobi_large(p, stream);
+  stream.launch(large_norms_kernel<T>, row_warps(e.n, e.groups), p);
+  stream.launch(large_sort_kernel<T, kSpectrum>, row_warps(e.n, e.groups), p);
+}
+
+}  // namespace mige::cuda
