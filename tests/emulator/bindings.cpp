@@ -103,7 +103,7 @@ py::tuple eigh(const py::array& k) {
 py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, double quantile,
                double multiplier, double threshold, std::optional<int64_t> rank, int64_t power) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
-  const cuda::SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
+  const SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
   return for_type_of(x, [&](auto zero) -> py::tuple {
     using T = decltype(zero);
     const Buffer<T> points(x), given(bandwidth), out(batch_shape(x, 2, {m, d}));
