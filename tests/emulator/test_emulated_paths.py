@@ -141,7 +141,7 @@ def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, len(reference.LAMBDA_GRID), 2))
-def test_the_climb_tries_what_the_reference_tries(
+def test_the_search_over_lambda_tries_what_the_reference_tries(
     monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
     x, tried = normal(4, 1), list[int]()
@@ -160,7 +160,7 @@ def test_the_climb_tries_what_the_reference_tries(
         bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()
         tried.clear()
         lam = float(reference.adaptive_score(x)[1])
-        order, kept, rounds = BACKEND.call("climb", bounds, start)
+        order, kept, rounds = BACKEND.call("lambda_search", bounds, start)
         assert sorted(order.tolist()) == sorted(tried)
         assert len(order) <= rounds
         assert lam == (np.inf if kept < 0 else reference.LAMBDA_GRID[int(kept)])

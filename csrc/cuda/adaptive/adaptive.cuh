@@ -8,10 +8,10 @@
 // keep it.
 #pragma once
 
-#include "cuda/adaptive/climb.cuh"
-#include "cuda/linalg/inverse.cuh"
-#include "cuda/core/select.cuh"
+#include "cuda/adaptive/lambda_search.cuh"
 #include "cuda/adaptive/whitening.cuh"
+#include "cuda/core/select.cuh"
+#include "cuda/linalg/inverse.cuh"
 
 namespace mige::cuda {
 
@@ -37,7 +37,7 @@ struct Adaptive {
   T* along;                // [groups, m, 2]: z_i·W_i and z_i·Y_i
   double* risks;           // [groups, kBases, m]
   T* best;                 // [groups, m, r]: F of the lowest bound yet
-  Climb* climb;            // [groups]
+  GroupSearch* climb;      // [groups]
   int32_t* next;           // [groups]: number of the λ of this round, −1 for a group that is done
   T* lambda;               // [groups]
   int64_t* base;           // [groups]
@@ -88,11 +88,9 @@ __global__ void __launch_bounds__(256, 4) climb_start_kernel(Adaptive<T> p, int 
     const T sigma = p.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
     p.next[g] = usable ? start : -1;
-    p.climb[g].phase = Phase::kStart;
+    p.climb[g].start();
     p.climb[g].mu = lambda_at(start) * static_cast<double>(p.m);
     p.climb[g].kept_mu = 0;
-    p.climb[g].at = start;
-    p.climb[g].moved = 0;
     p.climb[g].kept = -1;
     p.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
     p.base[g] = usable ? 1 : 0;

@@ -6,9 +6,9 @@
 // Y = V U, or Q (mΛ)^{1/2}: [m, r], r = min(m, d).
 #pragma once
 
-#include "common/adaptive_rule.h"
-#include "cuda/linalg/contraction.cuh"
+#include "common/whitening_rule.h"
 #include "cuda/launchers.h"
+#include "cuda/linalg/contraction.cuh"
 
 namespace mige::cuda {
 

@@ -133,10 +133,11 @@ __global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
       errors[c] = sqrt(block_sum(sum, sums) / static_cast<double>(m - 1) / static_cast<double>(m));
     }
     if (threadIdx.x == 0) {
-      Climb& climb = p.climb[g];
+      GroupSearch& climb = p.climb[g];
       const int base = means[1] + errors[1] < means[0] + errors[0] ? 1 : 0;
       const double mean = base ? means[1] : means[0], error = base ? errors[1] : errors[0];
-      const int next = advance(climb, i, mean + error, base);
+      climb.kept = climb.record(i, mean + error) ? base : -1;
+      const int next = climb.after(i);
       climb.kept_mu = climb.mu;
       if (climb.kept >= 0) {
         p.lambda[g] = static_cast<T>(lambda_at(i));

@@ -1,6 +1,6 @@
 // adaptive_score: samples to score, with nothing to set and nothing to wait for.
-#include "cuda/rbf/pairwise.cuh"
 #include "cuda/adaptive/risk.cuh"
+#include "cuda/rbf/pairwise.cuh"
 
 namespace mige::cuda {
 namespace {
@@ -36,7 +36,7 @@ struct Layout {
     a.along = space.take<T>(groups * m * 2);
     a.risks = space.take<double>(groups * kBases * m);
     a.best = space.take<T>(groups * m * a.r);
-    a.climb = space.take<Climb>(groups);
+    a.climb = space.take<GroupSearch>(groups);
     a.next = space.take<int32_t>(groups);
     a.inversion.next = a.next;
     selections = space.take<Selection<T>>(groups);
@@ -119,7 +119,8 @@ int adaptive_score(const T* x, int64_t groups, int64_t m, int64_t d, T* scores, 
   p.bandwidth = bandwidth;
   const int start = first_lambda(m);
   int failed = prepare(at, start, stream);
-  for (int round = 0; round < climb_rounds(start) && !failed; ++round) failed = evaluate(p, stream);
+  for (int round = 0; round < LambdaSearch::most_rounds(start) && !failed; ++round)
+    failed = evaluate(p, stream);
   if (!failed)
     failed = filter_vectors(w, w.dual() ? RidgeFilter::kDualScore : RidgeFilter::kScore, p.ridge,
                             at.s, stream);
