@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "common/ssge.h"
+
 namespace mige::cuda {
 
 const char* error_text(int status);
@@ -77,10 +79,6 @@ template <typename T>
 int64_t eigh_work(int64_t groups, int64_t n);
 
 // −U_J Λ_J^{−power} U_Jᵀ H, from samples to result; see mige_ext.ops.ssge.
-struct SsgeOptions {
-  double quantile, multiplier, threshold;
-  int64_t rank, power;
-};
 template <typename T>
 int ssge(const T* x,                // [groups, m, d], m >= 2
          const T* given_bandwidth,  // [groups] or nullptr

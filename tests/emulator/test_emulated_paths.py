@@ -130,7 +130,7 @@ def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype)
 
 
 @for_each_dtype
-def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
+def test_large_groups_search_alone_as_in_a_batch(dtype: torch.dtype) -> None:
     x = normal(3, 130, 3, dtype=dtype)  # three blocks of pivots
     x[1] = x[1] ** 3  # to the smallest λ, when the others have long been done
     x[2] = 5
@@ -142,7 +142,7 @@ def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, len(reference.LAMBDA_GRID), 2))
-def test_the_climb_tries_what_the_reference_tries(
+def test_the_search_over_lambda_tries_what_the_reference_tries(
     monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
     x, tried = normal(4, 1), list[int]()
@@ -161,7 +161,7 @@ def test_the_climb_tries_what_the_reference_tries(
         bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()
         tried.clear()
         lam = float(reference.adaptive_score(x)[1])
-        order, kept, rounds = BACKEND.call("climb", bounds, start)
+        order, kept, rounds = BACKEND.call("lambda_search", bounds, start)
         assert sorted(order.tolist()) == sorted(tried)
         assert len(order) <= rounds
         assert lam == (np.inf if kept < 0 else reference.LAMBDA_GRID[int(kept)])

@@ -13,7 +13,7 @@
 // In the sums of a risk the term of a sample with itself cancels, so no sum leaves it out.
 #pragma once
 
-#include "cuda/adaptive/climb.cuh"
+#include "cuda/adaptive/lambda_search.cuh"
 #include "cuda/adaptive/whitening.cuh"
 #include "cuda/core/radix_selection.cuh"
 #include "cuda/linalg/inverse.cuh"
@@ -39,8 +39,8 @@ struct Adaptive {
   T* bz;                   // [groups, m, r]: (B∘K³) z
   T* along;                // [groups, m, 2]: z_i·W_i and z_i·Y_i
   double* risks;           // [groups, kBases, m]
-  T* best;                 // [groups, m, r]: F of the lowest bound yet
-  Climb* climb;            // [groups]
+  T* best;                 // [groups, m, r]: F of the lowest bound so far
+  GroupSearch* search;     // [groups]
   int32_t* next;           // [groups]: number of the λ of this round, −1 for a group that is done
   T* lambda;               // [groups]
   int64_t* base;           // [groups]
@@ -49,9 +49,9 @@ struct Adaptive {
   T* bandwidth;            // [groups]
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
-  __device__ __forceinline__ bool forgotten(int64_t g) const { return climb[g].kept < 0; }
+  __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
   __device__ __forceinline__ T kept_shift(int64_t g) const {  // base μ
-    return static_cast<T>(climb[g].kept * climb[g].kept_mu);
+    return static_cast<T>(search[g].kept * search[g].kept_mu);
   }
   __device__ __forceinline__ double inverse_variance(int64_t g) const {
     const auto sigma = static_cast<double>(bandwidth[g]);
@@ -59,7 +59,7 @@ struct Adaptive {
   }
 };
 
-// --- before the climb ---
+// --- before the search over λ ---
 
 // z = Y (Λ + τ)^{-1/2}, in place. A thread takes every (256 gridDim.x)-th element, groups along y.
 // Work: reads and writes m r values. Registers: at most 64.
@@ -85,18 +85,16 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 // The Gaussian score as the result, and the first λ to try; nothing to try for equal samples and
 // for input that is not finite. A thread a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) climb_start_kernel(Adaptive<T> p, int start) {
+__global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int start) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
        g += int64_t(gridDim.x) * 256) {
     const T sigma = p.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
     p.next[g] = usable ? start : -1;
-    p.climb[g].phase = Phase::kStart;
-    p.climb[g].mu = lambda_at(start) * static_cast<double>(p.m);
-    p.climb[g].kept_mu = 0;
-    p.climb[g].at = start;
-    p.climb[g].moved = 0;
-    p.climb[g].kept = -1;
+    p.search[g].start();
+    p.search[g].mu = lambda_at(start) * static_cast<double>(p.m);
+    p.search[g].kept_mu = 0;
+    p.search[g].kept = -1;
     p.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
     p.base[g] = usable ? 1 : 0;
     p.risk[g] = poison;
@@ -160,7 +158,7 @@ __global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive
   const int64_t m = p.m;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     if (p.idle(g)) continue;
-    const T mu = static_cast<T>(p.climb[g].mu);
+    const T mu = static_cast<T>(p.search[g].mu);
     grid_stride<kElementThreads>(m * m, [&](int64_t e) {
       const T k = p.k[g * m * m + e];
       p.inversion.a[g * m * m + e] = e % (m + 1) == 0 ? k + mu : k;

@@ -8,7 +8,7 @@
 // G has the nonzero eigenvalues of R; the other d − m eigenvalues of R are zero.
 #pragma once
 
-#include "common/adaptive_rule.h"
+#include "common/whitening_rule.h"
 #include "cuda/core/scale.cuh"
 #include "cuda/launchers.h"
 #include "cuda/linalg/contraction.cuh"

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
       cubes_w += cube * static_cast<double>(p.along[(g * m + l) * 2]);
       cubes_y += cube * static_cast<double>(p.along[(g * m + l) * 2 + 1]);
     }
-    const double mu = p.climb[g].mu;
+    const double mu = p.search[g].mu;
     double zz = 0, z_residual[kBases] = {}, squared[kBases] = {};
     double z_kw = 0, z_ky = 0, w_bz = 0, y_bz = 0;
     for (int64_t j = lane; j < r; j += kWarp) {
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
 // Mean and standard error of the risks, the better base, and the next step of the search. A block
 // takes a group. Work: reads 4 m values. Registers: at most 128.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   __shared__ double sums[kRowWarps];
   const int64_t m = p.m;
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
     const int i = p.next[g];
     __syncthreads();
     if (i < 0) {
-      if (threadIdx.x == 0) p.climb[g].kept = -1;
+      if (threadIdx.x == 0) p.search[g].kept = -1;
       continue;
     }
     double means[kBases], errors[kBases];
@@ -126,18 +126,19 @@ __global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
                        static_cast<double>(m));
     }
     if (threadIdx.x == 0) {
-      Climb& climb = p.climb[g];
+      GroupSearch& search = p.search[g];
       const int base = means[1] + errors[1] < means[0] + errors[0] ? 1 : 0;
       const double mean = base ? means[1] : means[0], error = base ? errors[1] : errors[0];
-      const int next = advance(climb, i, mean + error, base);
-      climb.kept_mu = climb.mu;
-      if (climb.kept >= 0) {
+      search.kept = search.record(i, mean + error) ? base : -1;
+      const int next = search.after(i);
+      search.kept_mu = search.mu;
+      if (search.kept >= 0) {
         p.lambda[g] = static_cast<T>(lambda_at(i));
         p.base[g] = base;
         p.risk[g] = static_cast<T>(mean);
         p.error[g] = static_cast<T>(error);
       }
-      if (next >= 0) climb.mu = lambda_at(next) * static_cast<double>(m);
+      if (next >= 0) search.mu = lambda_at(next) * static_cast<double>(m);
       p.next[g] = next;
     }
   }
@@ -149,7 +150,7 @@ template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p) {
   const int64_t r = p.r, count = p.m * r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
-    if (p.forgotten(g)) continue;
+    if (p.not_kept(g)) continue;
     const T shift = p.kept_shift(g);
     grid_stride<kElementThreads>(count, [&](int64_t e) {
       const int64_t at = (g * p.m + e / r) * 2 * r + e % r;

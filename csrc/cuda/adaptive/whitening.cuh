@@ -6,7 +6,7 @@
 // computed in double precision.
 #pragma once
 
-#include "common/adaptive_rule.h"
+#include "common/whitening_rule.h"
 #include "cuda/adaptive/correlations.cuh"
 
 namespace mige::cuda {
@@ -129,17 +129,8 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
     if (warp == 0) parts[0][lane] = total - all;
     __syncthreads();
     if (threadIdx.x == 0) {
-      const double* const values = parts[0];
-      int least = 0;
-      for (int t = 1; t < kRidges; ++t) least = values[t] < values[least] ? t : least;
-      double at = least;
-      if (least > 0 && least < kRidges - 1) {
-        const double left = values[least - 1], right = values[least + 1];
-        const double curvature = left - 2 * values[least] + right;
-        if (curvature > 0) at += (left - right) / (2 * curvature);
-      }
       const T magnitude = magnitude_of<T>(w.largest[g]);
-      ridge[g] = saturate<T>(w.factor * ridge_number(at)) + (magnitude - magnitude);
+      ridge[g] = saturate<T>(w.factor * ridge_at(lowest_ridge(parts[0]))) + (magnitude - magnitude);
     }
     __syncthreads();  // before the next group's sums
   }

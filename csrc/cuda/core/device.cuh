@@ -19,8 +19,6 @@ constexpr int64_t kLargestGridX = 2147483647;
 constexpr int64_t kLargestGridYZ = 65535;
 constexpr size_t kDefaultSmem = 48 * 1024;  // dynamic shared memory that needs no opting in
 
-__host__ __device__ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The dynamic shared memory of the running block, as an array of T.
 template <typename T>
 __device__ __forceinline__ T* dynamic_smem() {

@@ -12,14 +12,10 @@
 
 namespace mige::cuda {
 
-constexpr int kDigitBits = 11;
-constexpr int kDigits = 1 << kDigitBits;
 constexpr int kSelectThreads = 256;
 
 using Count = unsigned long long;
 
-template <typename T>
-constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
 template <typename T>
 constexpr int kSelectRounds = (kKeyBits<T> + kDigitBits - 1) / kDigitBits;
 
@@ -37,13 +33,6 @@ struct Selection {
   Count rank;     // of the wanted pair among the pairs that match the prefix, from 0
   Count zeros;    // pairs at distance zero
 };
-
-// The rank ceil(quantile n), at least 1, counted from 0.
-__device__ __forceinline__ Count quantile_rank(double quantile, Count n) {
-  const double position = ceil(quantile * static_cast<double>(n)) - 1;
-  const Count rank = position > 0 ? static_cast<Count>(position) : 0;
-  return rank < n ? rank : n - 1;
-}
 
 // Whether a key belongs to the histogram of a round: it has the prefix in its higher digits.
 template <typename T>

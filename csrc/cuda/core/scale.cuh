@@ -5,41 +5,11 @@
 // results. (On the CPU such input is an error, which a stream cannot raise.)
 #pragma once
 
+#include "common/radix_select.h"
 #include "cuda/core/reduce.cuh"
 #include "cuda/core/workspace.cuh"
 
 namespace mige::cuda {
-
-// The bits of a non-negative floating-point number, read as an integer, are in the order of its
-// value; NaN comes after infinity. That makes the largest one an integer maximum.
-template <typename T>
-struct KeyOf;
-template <>
-struct KeyOf<float> {
-  using type = unsigned;
-  static constexpr type kInfinity = 0x7f800000u;
-};
-template <>
-struct KeyOf<double> {
-  using type = unsigned long long;
-  static constexpr type kInfinity = 0x7ff0000000000000ull;
-};
-template <typename T>
-using Key = typename KeyOf<T>::type;
-
-template <typename T>
-__device__ __forceinline__ Key<T> key_of(T v) {
-  Key<T> key;
-  memcpy(&key, &v, sizeof(T));
-  return key;
-}
-
-template <typename T>
-__device__ __forceinline__ T value_of(Key<T> key) {
-  T v;
-  memcpy(&v, &key, sizeof(T));
-  return v;
-}
 
 template <typename T>
 __device__ __forceinline__ T not_a_number() {
@@ -83,15 +53,6 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
     });
     take_largest_key(key, &largest[g]);
   }
-}
-
-template <typename T>
-__device__ __forceinline__ T median_of_five(T a, T b, T c, T d, T e) {
-  const auto low = [](T u, T v) { return u < v ? u : v; };
-  const auto high = [](T u, T v) { return u < v ? v : u; };
-  const T f = high(low(a, b), low(c, d));
-  const T g = low(high(a, b), high(c, d));
-  return high(low(e, f), low(high(e, f), g));
 }
 
 // The offset of column c that `center` subtracts, in units of 1 / scale: the median of five rows.

@@ -36,7 +36,7 @@ struct Layout {
     a.along = space.take<T>(groups * m * 2);
     a.risks = space.take<double>(groups * kBases * m);
     a.best = space.take<T>(groups * m * a.r);
-    a.climb = space.take<Climb>(groups);
+    a.search = space.take<GroupSearch>(groups);
     a.next = space.take<int32_t>(groups);
     a.inversion.next = a.next;
     selections = space.take<Selection<T>>(groups);
@@ -56,7 +56,7 @@ void prepare(const Layout<T>& at, int start, Stream& stream) {
                                           stream);
   select_bandwidth(p.k, groups, m, 0.5, 1.0, T(0), p.unit, at.selections, at.counts, p.bandwidth,
                    stream);
-  stream.launch(climb_start_kernel<T>, elementwise(groups, 1), p, start);
+  stream.launch(search_start_kernel<T>, elementwise(groups, 1), p, start);
   stream.launch(imq_rows_kernel<T>, row_warps(m, groups), p);
   contract<T>(Cubed<T>{{p.k, m, m}}, Columns<T>{p.z, m, r}, ImqGradientSum<T>{p},
               {groups, m, r, p.next}, stream);
@@ -82,7 +82,7 @@ void evaluate(const Adaptive<T>& p, Stream& stream) {
               {groups, m, r, p.next}, stream);
   stream.launch(along_kernel<T>, row_warps(m, groups), p);
   stream.launch(risk_kernel<T>, row_warps(m, groups), p);
-  stream.launch(climb_kernel<T>, {{group_blocks(groups)}, kRowThreads}, p);
+  stream.launch(search_kernel<T>, {{group_blocks(groups)}, kRowThreads}, p);
   stream.launch(keep_kernel<T>, elementwise(m * r, groups), p);
 }
 
@@ -111,7 +111,7 @@ int adaptive_score(const T* x, int64_t groups, int64_t m, int64_t d, T* scores, 
   p.bandwidth = bandwidth;
   const int start = first_lambda(m);
   prepare(at, start, stream);
-  for (int round = 0; round < climb_rounds(start); ++round) evaluate(p, stream);
+  for (int round = 0; round < LambdaSearch::most_rounds(start); ++round) evaluate(p, stream);
   filter_vectors(w, w.dual() ? RidgeFilter::kDualScore : RidgeFilter::kScore, p.ridge, at.s,
                  stream);
   contract<T>(Rows<T>{p.best, m, p.r}, Columns<T>{at.s, p.r, d}, StoreScore<T>{scores, w.inverse},

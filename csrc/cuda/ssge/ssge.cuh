@@ -31,29 +31,19 @@ __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
                                         : not_a_number<T>();
 }
 
-// J, by the 32 threads of a warp: the fixed rank, or the smallest count whose share of trace(K) = m
-// reaches the threshold; never an eigenvalue that is rounding error (below m ε λ_max), and at least
-// 1. The sum goes in the order of the CPU's.
+// J, by the 32 threads of a warp (common/ssge.h). The sum has the order of the CPU's.
 template <typename T>
 __device__ int64_t choose_rank(const T* values,  // [m], ascending
                                int64_t m, double threshold, int64_t fixed_rank) {
-  const double floor = static_cast<double>(values[m - 1]) * static_cast<double>(m) *
-                       static_cast<double>(kEpsilon<T>);
+  auto kept = SpectralRank::of(values[m - 1], m, threshold, fixed_rank);
   const int lane = threadIdx.x % kWarp;
-  double sum = 0;
-  int64_t j = 0;
   for (int64_t base = 0; base < m; base += kWarp) {
     const int64_t at = m - 1 - base - lane;
     const double mine = at >= 0 ? static_cast<double>(values[at]) : 0;
-    for (int i = 0; i < kWarp && base + i < m; ++i) {
-      const double value = __shfl_sync(kFullMask, mine, i);
-      if (j > 0 && value <= floor) return j;
-      sum += value;
-      ++j;
-      if (fixed_rank > 0 ? j == fixed_rank : sum >= threshold * static_cast<double>(m)) return j;
-    }
+    for (int i = 0; i < kWarp && base + i < m; ++i)
+      if (!kept.add(__shfl_sync(kFullMask, mine, i))) return kept.rank();
   }
-  return j;
+  return kept.rank();
 }
 
 // The filter's −λ^−exponent.
