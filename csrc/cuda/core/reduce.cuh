@@ -37,6 +37,13 @@ struct Largest {
       index = other_index;
     }
   }
+  // For indices that come in ascending order: a tie never replaces the index.
+  __device__ __forceinline__ void take_next(T other, int other_index) {
+    if (other > value) {
+      value = other;
+      index = other_index;
+    }
+  }
   // The largest over the lanes of a warp, in every lane.
   __device__ __forceinline__ void take_warp() {
     for (int offset = kWarp / 2; offset > 0; offset /= 2) {

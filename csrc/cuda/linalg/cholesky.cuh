@@ -65,7 +65,7 @@ __device__ int pivoted_cholesky(const SharedMatrix<T>& a, T stop) {
   for (; k < n; ++k) {
     if (warp == 0) {
       Largest<T> best{-1, k};
-      for (int i = k + lane; i < n; i += kWarp) best.take(a.s[i * pitch + i], i);
+      for (int i = k + lane; i < n; i += kWarp) best.take_next(a.s[i * pitch + i], i);
       best.take_warp();
       if (lane == 0) *a.pivot = best.index;
     }

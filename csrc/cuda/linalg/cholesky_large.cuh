@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     bool ended = false;
     for (; k < k0 + kPanel && k < n; ++k) {
       Largest<T> best{-1, static_cast<int>(n) - 1};
-      for (int i = t; i < n; i += kPanelThreads) best.take(diagonal[i], i);
+      for (int i = t; i < n; i += kPanelThreads) best.take_next(diagonal[i], i);
       best.take_warp();
       if (lane == 0) warp_best[t / kWarp] = best;
       __syncthreads();

@@ -118,12 +118,12 @@ template <typename Team, Spectrum kSpectrum, typename T, typename F>
 __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const EighArguments<T>& p,
                                           int64_t g, const F& orthogonalize) {
   const int64_t size = static_cast<int64_t>(p.n) * p.n;
-  const T magnitude = magnitude_of<T>(p.largest[g]);
-  const T scale = matrix_scale(kSpectrum, magnitude);
+  // Read twice rather than kept, because the Jacobi iteration needs all registers.
+  const auto scale = [&] { return matrix_scale(kSpectrum, magnitude_of<T>(p.largest[g])); };
   T shift = 0;
   int info = kNotFinite;
-  if (magnitude == magnitude) {
-    info = orthogonalize(factorize<Team, kSpectrum>(a, p.k + g * size, scale, shift));
+  if (p.largest[g] < KeyOf<T>::kInfinity) {
+    info = orthogonalize(factorize<Team, kSpectrum>(a, p.k + g * size, scale(), shift));
     column_norms<Team>(a);
   } else {
     for (int i = Team::rank(); i < p.n; i += Team::size()) {
@@ -132,7 +132,7 @@ __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const EighAr
     }
     Team::sync();
   }
-  const Spectral<T> out{shift, scale, info < 0, p.values + g * p.n, p.vectors + g * size};
+  const Spectral<T> out{shift, scale(), info < 0, p.values + g * p.n, p.vectors + g * size};
   for (int j = Team::rank() / kWarp; j < p.n; j += Team::size() / kWarp)
     write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, [&](int i) { return a.row[i]; });
   if (p.info && Team::rank() == 0) p.info[g] = info;
