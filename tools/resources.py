@@ -1,18 +1,18 @@
-"""What each CUDA kernel takes from a multiprocessor, read off the compiled library.
+"""Registers, shared memory and occupancy of each CUDA kernel, read from the compiled library.
 
     python tools/resources.py        # or: make resources
 
-Prints registers, shared memory and theoretical occupancy of every kernel on every architecture, and
-exits with 1 where a kernel breaks a rule: local memory (spills and stack frames are there), more
-registers than the sentence next to it allows, no such sentence, no ``__launch_bounds__``, or more
-static shared memory than a block may have. No GPU is needed: the machine code holds the numbers.
+Prints registers, shared memory and theoretical occupancy of every kernel on every architecture.
+Exits with 1 if a kernel breaks a rule: it uses local memory (spills and stack frames), uses more
+registers than the budget above it, has no budget or no ``__launch_bounds__``, or uses more static
+shared memory than a block may have. No GPU is needed, because the machine code holds the numbers.
 
-The sentence stands in a comment above the kernel, in its file:
+The budget is a sentence in the comment above the kernel:
 
     // Registers: at most 80 in float and 128 in double.
 
-or ``at most 64`` for a kernel that is not a template, or whose instantiations share one budget, or
-``at most 128 in <float, 4>, otherwise 255`` by the first of the template arguments.
+``at most 64`` is the budget of a kernel that is not a template, or of all its instantiations. ``at
+most 128 in <float, 4>, otherwise 255`` depends on the first template arguments.
 """
 
 import re
@@ -28,13 +28,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "csrc" / "cuda"
 REGISTERS = 65536  # of a multiprocessor, on every architecture
-RESERVED = 1024  # bytes of shared memory that the system takes for each block
+RESERVED = 1024  # bytes of shared memory that the system reserves for each block
 STATIC_LIMIT = 48 * 1024
 
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What the blocks on one multiprocessor share (CUDA Programming Guide)."""
+    """The resources of one multiprocessor (CUDA Programming Guide)."""
 
     threads: int
     blocks: int
@@ -73,7 +73,7 @@ class Usage:
 
     @property
     def title(self) -> str:
-        """The kernel as one would write it."""
+        """The kernel with its template arguments, as in C++."""
         return f"{self.name}<{self.parameters}>" if self.parameters else self.name
 
 
@@ -81,7 +81,7 @@ class Usage:
 
 
 def cuobjdump() -> str | None:
-    """NVIDIA's disassembler: of the CUDA toolkit, or of the package nvidia-cuda-cuobjdump."""
+    """The path of NVIDIA's disassembler: the CUDA toolkit's or that of nvidia-cuda-cuobjdump."""
     packages = [Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "cuobjdump"]
     return shutil.which("cuobjdump") or next((str(p) for p in packages if p.is_file()), None)
 
@@ -178,13 +178,13 @@ _SENTENCE = re.compile(
 def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
     """For each kernel in the sources, its budget by type ("" where there is one for all types)."""
     found: dict[str, dict[str, int]] = {}
-    for path in sorted([*folder.glob("*.cuh"), *folder.glob("*.cu")]):
+    for path in sorted(folder.rglob("*.cu*")):
         found.update(budgets_of(path.read_text()))
     return found
 
 
 def budgets_of(source: str) -> dict[str, dict[str, int]]:
-    """As :func:`budgets`, of the text of one file. A kernel without a sentence has an empty one."""
+    """The budgets in the text of one file. A kernel without a sentence has an empty budget."""
     found = {}
     parts = source.split("__global__")
     for before, after in pairwise(parts):
@@ -206,7 +206,7 @@ def budgets_of(source: str) -> dict[str, dict[str, int]]:
 
 
 def _kernel_name(declaration: str) -> str | None:
-    """The function that a declaration after ``__global__`` declares; None if it is only a word."""
+    """The function that the text after ``__global__`` declares; None without a declaration."""
     declaration = re.sub(r"//[^\n]*", "", declaration)
     bounds = re.match(r"\s*(?:void\s*)?__launch_bounds__\s*\(", declaration)
     if bounds:
@@ -265,9 +265,10 @@ def rounded_up(value: int, unit: int) -> int:
 
 
 def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
-    """Blocks of so many threads, and bytes of dynamic shared memory, that fit a multiprocessor.
+    """The number of blocks of ``threads`` threads that fit a multiprocessor at a time.
 
-    Registers come to a warp in units of 256, and to a multiprocessor's four parts in whole warps.
+    ``dynamic`` is the dynamic shared memory of a block in bytes. Registers are allocated to a warp
+    in units of 256, and whole warps to each of the four parts of a multiprocessor.
     """
     sm = MULTIPROCESSORS[usage.architecture]
     warps = rounded_up(threads, 32) // 32
@@ -298,7 +299,7 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
 
 
 def main() -> None:
-    """Prints the table and what is wrong."""
+    """Prints the table and the violations."""
     sys.path.insert(0, str(ROOT))
     from mige_ext import _C
 
@@ -310,7 +311,7 @@ def main() -> None:
         sys.exit(str(error))
     allowed = budgets()
     print(table(usages, allowed))
-    print("\nShared memory and occupancy: without what is asked for at the launch.")
+    print("\nShared memory and occupancy do not include dynamic shared memory.")
     found = violations(usages, allowed)
     sys.exit("\n".join(["", *found]) if found else 0)
 

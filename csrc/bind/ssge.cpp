@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ssge_cpu(const Tensor& x,
   const Tensor sigma = bandwidth ? torch::stable::clone(torch::stable::contiguous(*bandwidth))
                                  : empty(x, batch_shape(x, 2, {}));
   const Tensor ranks = empty(x, batch_shape(x, 2, {}), ScalarType::Long);
-  const cpu::SsgeOptions options{quantile, multiplier, threshold, rank, power};
+  const SsgeOptions options{quantile, multiplier, threshold, rank, power};
 
   dispatch(x, [&](auto zero) {
     using T = decltype(zero);
@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ssge_cuda(const Tensor& x,
   const Tensor eigenvalues = empty(x, batch_shape(x, 2, {m}));
   const Tensor sigma = empty(x, batch_shape(x, 2, {}));
   const Tensor ranks = empty(x, batch_shape(x, 2, {}), ScalarType::Long);
-  const cuda::SsgeOptions options{quantile, multiplier, threshold, rank, power};
+  const SsgeOptions options{quantile, multiplier, threshold, rank, power};
   dispatch(x, [&](auto zero) {
     using T = decltype(zero);
     const Tensor work = work_space(x, cuda::ssge_work<T>(groups, m, d));

@@ -22,6 +22,17 @@ constexpr T kSmallestNormal = std::numeric_limits<T>::min();
 template <typename T>
 constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
 
+MIGE_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <typename T>
+MIGE_HOST_DEVICE T median_of_five(T a, T b, T c, T d, T e) {
+  const auto low = [](T u, T v) { return u < v ? u : v; };
+  const auto high = [](T u, T v) { return u < v ? v : u; };
+  const T f = high(low(a, b), low(c, d));
+  const T g = low(high(a, b), high(c, d));
+  return high(low(e, f), low(high(e, f), g));
+}
+
 // The constants of exp_nonpositive for one floating-point type.
 template <typename T>
 struct ExpTraits;

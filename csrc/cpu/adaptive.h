@@ -16,6 +16,7 @@
 
 #include <limits>
 
+#include "common/lambda_search.h"
 #include "cpu/inverse.h"
 #include "cpu/whitening.h"
 
@@ -162,38 +163,22 @@ class Candidates {
   T square_ = 0, shift_ = 0;
 };
 
-// Climbs over λ from the decade next to 1/m, by decades and to larger λ first, then by half a
-// decade towards the better neighbour. What is kept is the least bound seen, which is where the
-// climb ends: it moves to smaller bounds only. `f` receives F; it is left alone where the Gaussian
-// score is at least as good as all that was tried.
+// Drives the search over λ (common/lambda_search.h). Returns the risk of the best result, writes
+// its λ and its F; leaves both alone where the Gaussian score is at least as good as all that was
+// tried.
 template <typename T, typename Runtime>
-Risk climb(Candidates<T, Runtime>& candidates, int64_t m, T* f, double& lambda) {
-  double bounds[kLambdas];
-  bool tried[kLambdas] = {};
-  Risk best;  // the Gaussian score's
-  const auto bound = [&](int i) {
-    if (tried[i]) return bounds[i];
-    tried[i] = true;
+Risk search_lambda(Candidates<T, Runtime>& candidates, int64_t m,
+                   T* f,  // [m, r]
+                   double& lambda) {
+  Risk best;  // of the Gaussian score
+  LambdaSearch search;
+  search.start();
+  for (int i = first_lambda(m); i >= 0; i = search.after(i)) {
     const Risk risk = candidates.evaluate(lambda_at(i));
-    if (risk.bound() < best.bound()) {
-      best = risk;
-      lambda = lambda_at(i);
-      candidates.residual(risk.base, f);
-    }
-    return bounds[i] = risk.bound();
-  };
-  const auto exists = [](int i) { return 0 <= i && i < kLambdas; };
-
-  const int start = first_lambda(m);
-  int at = start;
-  for (const int step : {-kDecade, kDecade}) {
-    while (exists(at + step) && bound(at + step) < bound(at)) at += step;
-    if (at != start) break;
-  }
-  if (bound(at) < 0) {
-    const int larger = at - kDecade, smaller = at + kDecade;
-    const bool up = !exists(smaller) || (exists(larger) && bound(larger) <= bound(smaller));
-    bound(up ? at - kDecade / 2 : at + kDecade / 2);
+    if (!search.record(i, risk.bound())) continue;
+    best = risk;
+    lambda = lambda_at(i);
+    candidates.residual(risk.base, f);
   }
   return best;
 }
@@ -218,7 +203,7 @@ void adaptive_score(const T* x, int64_t m, int64_t d, const AdaptiveResult<T>& r
   Risk best;
   *result.bandwidth = candidates.bandwidth();
   if (candidates.bandwidth() > T(0))
-    best = climb(candidates, m, f.get(), lambda);
+    best = search_lambda(candidates, m, f.get(), lambda);
   else
     best.base = 0;
   *result.lambda = static_cast<T>(lambda);

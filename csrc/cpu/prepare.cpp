@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "common/math.h"
 #include "cpu/kernels.h"
 
 namespace mige::cpu {
@@ -32,15 +33,6 @@ MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
     bad += poison[l];
   }
   return bad == T(0) ? result : std::numeric_limits<T>::quiet_NaN();
-}
-
-template <typename T>
-MIGE_INLINE T median_of_five(T a, T b, T c, T d, T e) {
-  const auto low = [](T u, T v) { return u < v ? u : v; };
-  const auto high = [](T u, T v) { return u < v ? v : u; };
-  const T f = high(low(a, b), low(c, d));
-  const T g = low(high(a, b), high(c, d));
-  return high(low(e, f), low(high(e, f), g));
 }
 
 template <int kBytes, typename T>

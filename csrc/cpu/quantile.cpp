@@ -1,32 +1,18 @@
 // Order statistics of the pairwise distances by radix selection: exact, and linear in the number of
 // pairs where a sort of them is not.
 //
-// The bits of a non-negative float, read as an unsigned integer, are in the order of its value.
-// Each round counts one digit of them (11 bits) over the candidates, finds the digit that holds the
-// wanted rank, and keeps only the candidates with that digit. For distances the first round leaves
-// a fifth or less, so that the whole costs about two passes.
+// Each round counts one digit of the keys (common/radix_select.h) over the candidates, finds the
+// digit that holds the wanted rank, and keeps only the candidates with that digit. For distances
+// the first round leaves a fifth or less, so that the whole costs about two passes.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "common/radix_select.h"
 #include "cpu/kernels.h"
 
 namespace mige::cpu {
 namespace {
-
-template <typename T>
-struct Radix;
-template <>
-struct Radix<float> {
-  using Key = uint32_t;
-};
-template <>
-struct Radix<double> {
-  using Key = uint64_t;
-};
-
-constexpr int kDigitBits = 11;
-constexpr size_t kDigits = size_t(1) << kDigitBits;
 
 // The bucket that holds the element of the given rank, and the rank within it.
 struct Bucket {
@@ -44,23 +30,17 @@ Bucket find_bucket(const std::vector<int64_t>& count, int64_t rank) {
 // The element of rank `rank` (from 0) above the diagonal of s.
 template <typename T>
 MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
-  using Key = typename Radix<T>::Key;
-  const auto key_of = [](const T& v) {
-    Key key;
-    std::memcpy(&key, &v, sizeof(T));
-    return key;
-  };
-  int shift = static_cast<int>(8 * sizeof(T)) - 1 - kDigitBits;  // the sign bit is 0
+  int shift = kKeyBits<T> - kDigitBits;
   std::vector<int64_t> count(kDigits, 0);
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = i + 1; j < m; ++j) ++count[key_of(s[i * m + j]) >> shift];
   Bucket bucket = find_bucket(count, rank);
 
-  std::vector<Key> candidates(static_cast<size_t>(bucket.size) + 1);
+  std::vector<Key<T>> candidates(static_cast<size_t>(bucket.size) + 1);
   size_t kept = 0;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = i + 1; j < m; ++j) {
-      const Key key = key_of(s[i * m + j]);
+      const Key<T> key = key_of(s[i * m + j]);
       candidates[kept] = key;  // always written, kept by the next line: no branch to mispredict
       kept += (key >> shift) == bucket.digit;
     }
@@ -72,15 +52,13 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
     bucket = find_bucket(count, bucket.rank);
     size_t next = 0;
     for (size_t i = 0; i < kept; ++i) {
-      const Key key = candidates[i];
+      const Key<T> key = candidates[i];
       candidates[next] = key;
       next += ((key >> shift) & (kDigits - 1)) == bucket.digit;
     }
     kept = next;
   }
-  T value;
-  std::memcpy(&value, &candidates[0], sizeof(T));
-  return value;
+  return value_of<T>(candidates[0]);
 }
 
 // A zero quantile means that at least that share of the pairs coincide (repeated samples). It is no
@@ -90,17 +68,13 @@ template <int kBytes, typename T>
 MIGE_INLINE T upper_quantile_impl(const T* s, int64_t m, double quantile) {
   const int64_t pairs = m * (m - 1) / 2;
   if (pairs == 0) return T(0);
-  const auto rank_of = [quantile](int64_t n) {
-    const auto rank = static_cast<int64_t>(std::ceil(quantile * static_cast<double>(n))) - 1;
-    return std::clamp(rank, int64_t(0), n - 1);
-  };
-  const T value = select(s, m, rank_of(pairs));
+  const T value = select(s, m, quantile_rank(quantile, pairs));
   if (value > T(0)) return value;
   int64_t zeros = 0;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = i + 1; j < m; ++j) zeros += s[i * m + j] == T(0);
   if (zeros == pairs) return T(0);
-  return select(s, m, zeros + rank_of(pairs - zeros));
+  return select(s, m, zeros + quantile_rank(quantile, pairs - zeros));
 }
 
 }  // namespace

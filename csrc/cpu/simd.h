@@ -8,6 +8,8 @@
 #include <memory>
 #include <new>
 
+#include "common/math.h"
+
 #define MIGE_INLINE inline __attribute__((always_inline))
 
 namespace mige::cpu {
@@ -62,8 +64,6 @@ int level();
     return name##_impl<16> arguments;                    \
   }
 #endif
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Uninitialised scratch memory on a vector boundary.
 template <typename T>

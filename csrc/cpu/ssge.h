@@ -12,17 +12,10 @@
 #include <cmath>
 #include <limits>
 
+#include "common/ssge.h"
 #include "cpu/group.h"
 
 namespace mige::cpu {
-
-struct SsgeOptions {
-  double quantile;    // of the pairwise distances, which gives the bandwidth
-  double multiplier;  // of that quantile
-  double threshold;   // share of the trace that the leading eigenvalues must reach
-  int64_t rank;       // number of leading eigenvalues instead, if positive
-  int64_t power;      // p above
-};
 
 template <typename T>
 struct SsgeResult {
@@ -32,25 +25,6 @@ struct SsgeResult {
   int64_t* rank;   // [1]
   bool given_bandwidth;
 };
-
-// J: the fixed rank, or the smallest count whose share of trace(K) = m reaches the threshold; never
-// an eigenvalue that is rounding error (below m ε λ_max), and at least 1.
-template <typename T>
-int64_t choose_rank(const T* eigenvalues, int64_t m, const SsgeOptions& options) {
-  const double floor = static_cast<double>(eigenvalues[m - 1]) * static_cast<double>(m) *
-                       static_cast<double>(std::numeric_limits<T>::epsilon());
-  double sum = 0;
-  int64_t j = 0;
-  while (j < m) {
-    const double value = static_cast<double>(eigenvalues[m - 1 - j]);
-    if (j > 0 && value <= floor) break;
-    sum += value;
-    ++j;
-    if (options.rank > 0 ? j == options.rank : sum >= options.threshold * static_cast<double>(m))
-      break;
-  }
-  return j;
-}
 
 template <typename T, typename Runtime>
 void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const SsgeResult<T>& result,
@@ -83,8 +57,9 @@ void ssge(const T* x, int64_t m, int64_t d, const SsgeOptions& options, const Ss
 
   const T* vectors = nullptr;
   runtime.eigh(k.get(), m, result.eigenvalues, vectors);
-  const int64_t rank = choose_rank(result.eigenvalues, m, options);
-  *result.rank = rank;
+  auto kept = SpectralRank::of(result.eigenvalues[m - 1], m, options.threshold, options.rank);
+  for (int64_t j = m - 1; j >= 0 && kept.add(static_cast<double>(result.eigenvalues[j]));) --j;
+  const int64_t rank = *result.rank = kept.rank();
 
   // −U_J Λ_J^{−p} (U_Jᵀ H): the leading vectors are the last `rank` rows of `vectors`.
   const T* leading = vectors + (m - rank) * m;

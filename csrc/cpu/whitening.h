@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/adaptive_rule.h"
+#include "common/whitening_rule.h"
 #include "cpu/group.h"
 
 namespace mige::cpu {
@@ -38,16 +38,6 @@ struct Whitening {
   double ridge = 1;  // τ
   Support support{};
 };
-
-// The minimum of the parabola through the least of n equidistant values and its neighbours, in
-// steps from the first.
-inline double parabola_minimum(const double* values, int n) {
-  const int at = static_cast<int>(std::min_element(values, values + n) - values);
-  if (at == 0 || at == n - 1) return at;
-  const double left = values[at - 1], here = values[at], right = values[at + 1];
-  const double curvature = left - 2 * here + right;
-  return curvature > 0 ? at + (left - right) / (2 * curvature) : at;
-}
 
 // J of every τ of the grid, and its minimiser.
 template <typename T, typename Runtime>
@@ -81,7 +71,7 @@ double best_ridge(const Whitening<T>& w, int64_t m, Runtime& runtime) {
     }
     objective[t] = sum / static_cast<double>(m) - trace[t];
   }
-  return std::pow(10.0, kRidgeLowest + kRidgeStep * parabola_minimum(objective, kRidges));
+  return std::pow(10.0, lowest_ridge(objective));
 }
 
 // All of it; `primal` by the d×d matrix, otherwise by the m×m one.

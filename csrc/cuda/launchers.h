@@ -1,21 +1,23 @@
 // Host launchers of the CUDA kernels, one an operator. No CUDA headers are needed to call them.
 //
-// All matrices are row-major and contiguous, all pointers on the device of `stream`; T is float or
-// double. Nothing waits for the device: a launcher enqueues and returns a cudaError_t, 0 for
-// success. `work` is scratch memory of at least the bytes that <operator>_work says, aligned to
-// 256; nothing in it has to be set, and nothing is kept in it. Results are bitwise the same from
-// run to run and for any number of groups. A group with a NaN or an infinity in its input, or a
-// bandwidth that is not positive and finite, gives NaN in all results, but for J, which is 0.
+// All matrices are row-major and contiguous, and all pointers are on the device of `stream`. T is
+// float or double. A launcher enqueues its kernels, does not wait for the device, and returns a
+// cudaError_t (0 for success). `work` is a workspace of at least <operator>_work bytes, aligned to
+// 256; its contents do not matter before or after the call. Results are bitwise the same from run
+// to run and for any number of groups. A group with a NaN or an infinity in its input, or with a
+// bandwidth that is not positive and finite, gives NaN in all results except J, which is 0.
 #pragma once
 
 #include <cstdint>
+
+#include "common/ssge.h"
 
 namespace mige::cuda {
 
 const char* error_text(int status);
 
-// out_ij = ‖x_i − y_j‖², the largest finite number where that overflows. y == nullptr: y = x, for
-// half the work.
+// out_ij = ‖x_i − y_j‖², or the largest finite number if it overflows. y == nullptr means y = x,
+// for half the work.
 template <typename T>
 int squared_distances(const T* x,  // [groups, m, d]
                       const T* y,  // [groups, n, d] or nullptr
@@ -34,7 +36,8 @@ int rbf_gram(const T* x,          // [groups, m, d]
              void* work, void* stream);
 int64_t rbf_gram_work(int64_t groups);
 
-// The distance of rank ceil(quantile m(m−1)/2) among the pairs, of the positive ones if it is 0.
+// The distance of rank ceil(quantile m(m−1)/2) among the pairs; if it is 0, the quantile of the
+// positive distances.
 template <typename T>
 int distance_quantile(const T* x,  // [groups, m, d], m >= 2
                       int64_t groups, int64_t m, int64_t d, double quantile,
@@ -53,7 +56,7 @@ int rbf_gradient_sum(const T* x,          // [groups, m, d]
 template <typename T>
 int64_t rbf_gradient_sum_work(int64_t groups, int64_t m, int64_t d);
 
-// out = k(q, x) w, k never stored.
+// out = k(q, x) w without storing k.
 template <typename T>
 int rbf_product(const T* q,          // [groups, m, d]
                 const T* x,          // [groups, n, d]
@@ -64,22 +67,18 @@ int rbf_product(const T* q,          // [groups, m, d]
                 void* work, void* stream);
 int64_t rbf_product_work(int64_t groups);
 
-// K = U diag(λ) Uᵀ of symmetric matrices, of which the lower triangle is read.
+// K = U diag(λ) Uᵀ of symmetric matrices; only the lower triangle is read.
 template <typename T>
 int eigh(const T* k,  // [groups, n, n]
          int64_t groups, int64_t n,
          T* values,      // [groups, n], ascending
          T* vectors,     // [groups, n, n], a vector a row
-         int32_t* info,  // [groups]: sweeps made; −1: input not finite; −2: did not converge
+         int32_t* info,  // [groups]: number of sweeps; −1: input not finite; −2: no convergence
          void* work, void* stream);
 template <typename T>
 int64_t eigh_work(int64_t groups, int64_t n);
 
 // −U_J Λ_J^{−power} U_Jᵀ H, from samples to result; see mige_ext.ops.ssge.
-struct SsgeOptions {
-  double quantile, multiplier, threshold;
-  int64_t rank, power;
-};
 template <typename T>
 int ssge(const T* x,                // [groups, m, d], m >= 2
          const T* given_bandwidth,  // [groups] or nullptr
@@ -103,7 +102,7 @@ int ridge_whitening(const T* x,  // [groups, m, d], m >= 2
 template <typename T>
 int64_t ridge_whitening_work(int64_t groups, int64_t m, int64_t d);
 
-// A score without settings; see mige_ext.ops.adaptive_score.
+// The score of the adaptive estimator, without settings; see mige_ext.ops.adaptive_score.
 template <typename T>
 int adaptive_score(const T* x,  // [groups, m, d], m >= 2
                    int64_t groups, int64_t m, int64_t d,

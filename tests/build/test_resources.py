@@ -1,4 +1,4 @@
-"""What the CUDA kernels take from a multiprocessor stays within what is written next to them."""
+"""CUDA kernels keep to their register budgets; ``tools/resources.py`` reports the violations."""
 
 import shutil
 import subprocess

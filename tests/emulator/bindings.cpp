@@ -2,7 +2,7 @@
 // of the same name in mige_ext/ops.py, in its order.
 #include "bindings.h"
 
-#include "cuda/adaptive/climb.cuh"
+#include "common/lambda_search.h"
 #include "cuda/launchers.h"
 
 namespace mige::emulator {
@@ -103,7 +103,7 @@ py::tuple eigh(const py::array& k) {
 py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, double quantile,
                double multiplier, double threshold, std::optional<int64_t> rank, int64_t power) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
-  const cuda::SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
+  const SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
   return for_type_of(x, [&](auto zero) -> py::tuple {
     using T = decltype(zero);
     const Buffer<T> points(x), given(bandwidth), out(batch_shape(x, 2, {m, d}));
@@ -146,19 +146,17 @@ py::tuple adaptive_score(const py::array& x) {
   });
 }
 
-// The climb over λ with given bounds: the numbers tried, in their order, and the one kept, or −1.
-py::tuple climb(const py::array_t<double>& bounds, int start) {
-  cuda::Climb state{};
-  state.phase = cuda::Phase::kStart;
-  state.at = start;
+// The search over λ with given bounds: the numbers tried, in their order, and the best, or −1.
+py::tuple lambda_search(const py::array_t<double>& bounds, int start) {
+  LambdaSearch search{};
+  search.start();
   py::list tried;
-  int kept = -1;
-  for (int i = start, next; i >= 0 && tried.size() < kLambdas; i = next) {
+  int best = -1;
+  for (int i = start; i >= 0 && tried.size() < kLambdas; i = search.after(i)) {
     tried.append(i);
-    next = cuda::advance(state, i, bounds.at(i), 0);
-    if (state.kept >= 0) kept = i;
+    if (search.record(i, bounds.at(i))) best = i;
   }
-  return py::make_tuple(tried, kept, cuda::climb_rounds(start));
+  return py::make_tuple(tried, best, LambdaSearch::most_rounds(start));
 }
 
 }  // namespace
@@ -177,5 +175,5 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("ssge", &ssge);
   m.def("ridge_whitening", &ridge_whitening);
   m.def("adaptive_score", &adaptive_score);
-  m.def("climb", &climb);
+  m.def("lambda_search", &lambda_search);
 }

@@ -15,8 +15,7 @@
 #include "cuda_types.h"
 #include "runtime.h"
 
-// --- qualifiers
-// -----------------------------------------------------------------------------------
+// --- qualifiers ---
 
 // Kernels get internal linkage, and with it their __shared__ arrays: g++ gives no redzones to
 // variables that the linker may merge. Those arrays are statics, since blocks run one after
@@ -31,15 +30,13 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
-// --- built-in variables: those of the thread that runs
-// --------------------------------------------
+// --- built-in variables: those of the thread that runs ---
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
-// --- barriers and warp primitives
-// -----------------------------------------------------------------
+// --- barriers and warp primitives ---
 
 // A default argument is evaluated where the kernel calls: errors name that line.
 #define MIGE_EMULATOR_SITE mige::emulator::Site site = mige::emulator::Site::here()
@@ -111,16 +108,15 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, MIGE_
 
 #undef MIGE_EMULATOR_SITE
 
-// Fibers take turns only where they meet: what they wrote is seen by then.
+// Fibers switch only at barriers and warp primitives, so earlier writes are visible.
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
-// --- atomics
-// --------------------------------------------------------------------------------------
+// --- atomics ---
 
 namespace mige::emulator {
 
-// Relaxed, as on the GPU: ThreadSanitizer takes them for atomic, but not for synchronisation.
+// Relaxed, as on the GPU: ThreadSanitizer takes them for atomic, but not for synchronization.
 template <typename T, typename F>
 T atomic_update(T* address, F f) {
   T seen, wanted;
@@ -170,8 +166,7 @@ std::enable_if_t<std::is_integral_v<T>, T> atomicAnd(T* address, std::common_typ
   return mige::emulator::atomic_update(address, [v](T old) { return static_cast<T>(old & v); });
 }
 
-// --- arithmetic
-// -----------------------------------------------------------------------------------
+// --- arithmetic ---
 
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
@@ -207,8 +202,7 @@ std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common
   return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(b) : static_cast<T>(a);
 }
 
-// --- the host's side
-// ------------------------------------------------------------------------------
+// --- the host's side ---
 
 enum cudaError_t {
   cudaSuccess = 0,

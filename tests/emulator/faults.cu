@@ -1,6 +1,7 @@
-// Kernels with a fault each, and without: what the emulator has to find, and what not.
+// Kernels with one fault each, and the same kernels without it: the emulator must report the first
+// and not the second.
 //
-// test_emulator.py looks for the comment `here: NAME` to know the line that a report must name.
+// test_emulator.py looks for the comment `here: NAME`, whose line the report must name.
 #include "faults.h"
 
 #include <map>
@@ -22,16 +23,16 @@ __global__ void write_then_read(const float* x, float* out) {
   out[t] = s[kN - 1 - t];  // here: write_then_read
 }
 
-// Right in ascending order, where the neighbour has not written yet.
+// Right in ascending order, where the neighbor has not written yet.
 template <bool kMended>
 __global__ void read_then_write(const float* x, float* out) {
   __shared__ float s[kN];
   const int t = threadIdx.x;
   s[t] = x[t];
   __syncthreads();
-  const float neighbour = s[t + 1 < kN ? t + 1 : t];
+  const float neighbor = s[t + 1 < kN ? t + 1 : t];
   if (kMended) __syncthreads();
-  s[t] = 2 * neighbour;  // here: read_then_write
+  s[t] = 2 * neighbor;  // here: read_then_write
   __syncthreads();
   out[t] = s[t];
 }
@@ -156,16 +157,16 @@ __global__ void dynamic_overrun(const float* x, float* out) {
 template <bool kMended>
 __global__ void static_overrun(const float* x, float* out) {
   __shared__ float s[kN];
-  __shared__ float neighbour[kN];
+  __shared__ float neighbor[kN];
   const int t = threadIdx.x;
-  neighbour[t] = 0;
+  neighbor[t] = 0;
   float* volatile p = s;          // so that only AddressSanitizer knows where s ends
   p[kMended ? t : t + 1] = x[t];  // here: static_overrun
   __syncthreads();
-  out[t] = s[t] + neighbour[t];
+  out[t] = s[t] + neighbor[t];
 }
 
-// A second block finds what the first has left, if nobody takes it away.
+// A second block finds the values of the first, unless the emulator overwrites them.
 template <bool kMended>
 __global__ void uninitialised_static(const float* x, float* out) {
   __shared__ float s[kN];
@@ -275,16 +276,21 @@ std::vector<std::string> fault_names() {
 
 int run_fault(const std::string& name, bool mended, const float* x, float* out) {
   const Fault& fault = faults().at(name);
-  return launch(mended ? fault.mended : fault.faulty, dim3(fault.blocks), dim3(kN), fault.smem,
-                nullptr, x, out);
+  Stream stream(nullptr);
+  stream.launch(mended ? fault.mended : fault.faulty, {{fault.blocks}, kN, fault.smem}, x, out);
+  return stream.status();
 }
 
 int launch_nothing(unsigned grid_x, unsigned grid_y, unsigned block, size_t smem) {
-  return launch(nothing, dim3(grid_x, grid_y), dim3(block), smem, nullptr);
+  Stream stream(nullptr);
+  stream.launch(nothing, {{grid_x, grid_y}, static_cast<int>(block), smem});
+  return stream.status();
 }
 
 int run_primitives(const float* x, float* out) {
-  return launch(primitives, dim3(1), dim3(kN), 0, nullptr, x, out);
+  Stream stream(nullptr);
+  stream.launch(primitives, {{}, kN}, x, out);
+  return stream.status();
 }
 
 }  // namespace mige::cuda

@@ -1,9 +1,10 @@
 // Fibers by a hand-written switch: ucontext makes two system calls a switch, and costs five times
 // as much as everything else about a barrier.
 //
-// The sanitizers have to be told. Their functions are weak here: present where the kernels were
-// compiled with the sanitizer, so that one object file serves all variants. This file itself must
-// not be instrumented, or ThreadSanitizer would see accesses of the runtime as the kernel's.
+// The sanitizers must know every switch. Their functions are weak symbols here, which exist where
+// the kernels were compiled with the sanitizer, so one object file serves all variants. This file
+// itself must not be instrumented: ThreadSanitizer would take accesses of the runtime for the
+// kernel's.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -65,10 +66,10 @@ namespace {
 
 constexpr size_t kStack = 256 * 1024;  // address space; memory is used as far as it is touched
 constexpr size_t kPage = 4096;
-constexpr size_t kColour = 192;  // bytes between the frames of neighbours, three cache lines
-constexpr int kColours = 61;
+constexpr size_t kColor = 192;  // bytes between the frames of neighbors, three cache lines
+constexpr int kColors = 61;
 constexpr int kSavedRegisters = 6;
-constexpr unsigned kWithoutSynchronisation = 1;  // __tsan_switch_to_fiber_no_sync
+constexpr unsigned kWithoutSynchronization = 1;  // __tsan_switch_to_fiber_no_sync
 
 // The main stack while a fiber runs.
 Fiber* running = nullptr;
@@ -78,7 +79,7 @@ size_t main_size = 0;
 void* main_fiber = nullptr;
 
 void enter_tsan(void* identity) {
-  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(identity, kWithoutSynchronisation);
+  if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(identity, kWithoutSynchronization);
 }
 
 }  // namespace
@@ -88,7 +89,7 @@ Fiber::~Fiber() {
   if (stack_) munmap(stack_, kStack);
 }
 
-void Fiber::prepare(Entry entry, void* argument, int colour) {
+void Fiber::prepare(Entry entry, void* argument, int color) {
   entry_ = entry;
   argument_ = argument;
   if (!stack_) {
@@ -105,7 +106,7 @@ void Fiber::prepare(Entry entry, void* argument, int colour) {
 
   // As mige_emulator_switch leaves a stack: registers, the address to return to, and then the
   // alignment that a function finds at its entry.
-  const size_t top = kStack - static_cast<size_t>(colour % kColours) * kColour;
+  const size_t top = kStack - static_cast<size_t>(color % kColors) * kColor;
   void** frame = reinterpret_cast<void**>(static_cast<char*>(stack_) + top);
   *--frame = nullptr;  // where begin() would return to
   *--frame = reinterpret_cast<void*>(&Fiber::begin);

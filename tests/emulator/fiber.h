@@ -14,9 +14,9 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // Makes the next resume() begin with entry(argument), which must not return. `colour` shifts the
+  // Makes the next resume() begin with entry(argument), which must not return. `color` shifts the
   // frames, so that those of many fibers do not fall into the same lines of the cache.
-  void prepare(Entry entry, void* argument, int colour);
+  void prepare(Entry entry, void* argument, int color);
 
   // From the main stack: runs the fiber until it suspends.
   void resume();

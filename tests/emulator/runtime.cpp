@@ -1,5 +1,6 @@
-// The scheduler. In a round every thread of the block that can run does so, without interruption,
-// up to where it waits; then those that have met go on. Whoever cannot meet any more is an error.
+// The scheduler. In each round every thread of the block that is ready runs, without interruption,
+// up to a barrier, a warp primitive or its end. Then the threads whose barrier or primitive is
+// complete become ready. A thread whose barrier or primitive can never complete is an error.
 #include "runtime.h"
 
 #include <algorithm>
@@ -28,8 +29,8 @@ namespace {
 constexpr int kWarp = 32;
 constexpr uint64_t kSeed = 20;
 
-// NaN as a float and as a double, -1 as an integer. By hand, because memset would be told by
-// AddressSanitizer that there are redzones between the arrays.
+// NaN as a float and as a double, -1 as an integer. Not by memset, which AddressSanitizer would
+// stop at the redzones between the arrays.
 void poison(void* begin, size_t bytes) {
   asm volatile("rep stosb" : "+D"(begin), "+c"(bytes) : "a"(0xff) : "memory");
 }
@@ -112,7 +113,7 @@ class Scheduler {
   }
 
   std::unique_ptr<Thread[]> threads_{new Thread[kLargestBlock]};
-  std::vector<int> turns_;
+  std::vector<int> order_of_threads_;
   std::vector<void*> identities_;
   std::unique_ptr<void, Free> smem_;
   int count_ = 0;  // threads of the block
@@ -145,9 +146,10 @@ void Scheduler::run(dim3 grid, dim3 block, size_t smem, Body body, void* context
   if (!smem_) throw std::bad_alloc();
   gridDim = grid;
   blockDim = block;
-  turns_.resize(count_);
-  std::iota(turns_.begin(), turns_.end(), 0);
-  if (schedule == Schedule::kDescending) std::reverse(turns_.begin(), turns_.end());
+  order_of_threads_.resize(count_);
+  std::iota(order_of_threads_.begin(), order_of_threads_.end(), 0);
+  if (schedule == Schedule::kDescending)
+    std::reverse(order_of_threads_.begin(), order_of_threads_.end());
   identities_.clear();
   for (int i = 0; i < count_; ++i) {
     Thread& thread = threads_[i];
@@ -184,7 +186,7 @@ void Scheduler::run_block() {
   order_all();
   for (;;) {
     arrange();
-    for (const int i : turns_) {
+    for (const int i : order_of_threads_) {
       Thread& thread = threads_[i];
       if (thread.state != State::kReady) continue;
       current_ = &thread;
@@ -207,7 +209,7 @@ void Scheduler::arrange() {
     random_ ^= random_ << 13;
     random_ ^= random_ >> 7;
     random_ ^= random_ << 17;
-    std::swap(turns_[i], turns_[random_ % static_cast<uint64_t>(i + 1)]);
+    std::swap(order_of_threads_[i], order_of_threads_[random_ % static_cast<uint64_t>(i + 1)]);
   }
 }
 
@@ -229,7 +231,7 @@ void Scheduler::meet() {
             t.mask != waiting->mask);
   });
   std::string what = text(waiting->primitive, waiting->site) + " with mask " +
-                     hexadecimal(waiting->mask) + " waits for ever";
+                     hexadecimal(waiting->mask) + " waits forever";
   if (other != threads_.get() + count_)
     what += ": thread " + text(other->index) + " waits at " + text(other->primitive, other->site);
   stop(what, *waiting);
@@ -252,7 +254,7 @@ bool Scheduler::meet_all() {
     votes += thread.value != 0;
   }
   if (first && gone)
-    stop(text(first->primitive, first->site) + " waits for ever: thread " + text(gone->index) +
+    stop(text(first->primitive, first->site) + " waits forever: thread " + text(gone->index) +
              " has returned",
          *first);
   if (arrived < count_) return false;

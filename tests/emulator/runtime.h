@@ -17,13 +17,12 @@ struct Site {
   }
 };
 
-// --- launching
-// ------------------------------------------------------------------------------------
+// --- launching ---
 
 using Body = void (*)(void* context);
 
-// Runs the body once for every thread of the grid, blocks one after another. What a GPU would
-// refuse is left to cudaGetLastError(); what a kernel does wrong is thrown as std::runtime_error.
+// Runs the body once for every thread of the grid, blocks one after another. A launch
+// that a GPU would refuse sets cudaGetLastError(); a fault of a kernel throws std::runtime_error.
 void run(dim3 grid, dim3 block, size_t smem, Body body, void* context);
 
 template <typename F>
@@ -31,8 +30,7 @@ void launch(dim3 grid, dim3 block, size_t smem, F body) {
   run(grid, block, smem, [](void* context) { (*static_cast<F*>(context))(); }, &body);
 }
 
-// --- what a running thread calls
-// ------------------------------------------------------------------
+// --- what a running thread calls ---
 
 void* dynamic_smem();
 
@@ -44,25 +42,24 @@ int meet_block(const char* primitive, Site site, Vote vote = Vote::kCount, int p
 // Waits for the lanes of the mask.
 void meet_warp(const char* primitive, Site site, unsigned mask);
 
-// The same, and returns the lanes of the mask whose predicate is true.
+// Waits for the lanes of the mask; returns those whose predicate is true.
 unsigned ballot(const char* primitive, Site site, unsigned mask, bool predicate);
 
 // How a shuffle names the lane it reads from.
 enum class Shuffle { kIndex, kUp, kDown, kXor };
 
-// The same, and returns the value of the lane that `operand` leads to.
+// Waits for the lanes of the mask; returns the value of the lane that `how` and `operand` name.
 uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value, Shuffle how,
                  int operand, int width);
 
-// --- settings
-// -------------------------------------------------------------------------------------
+// --- settings ---
 
-// The order in which the threads of a block take their turns. kShuffled draws a new one from a
-// fixed seed whenever all have run up to where they wait.
+// The order in which the threads of a block run within a round. kShuffled draws a new order for
+// every round from a fixed seed.
 enum class Schedule { kAscending, kDescending, kShuffled };
 void set_schedule(Schedule schedule);
 
-// The device that is played; the H100's by default.
+// The emulated device; the values of the H100 by default.
 struct Device {
   int shared_memory_per_block = 227 * 1024;  // with opting in
   int multiprocessors = 132;

@@ -1,7 +1,7 @@
-"""The CUDA kernels' ways that the conformance suite does not take, in the emulator.
+"""Paths of the CUDA kernels that the conformance suite does not cover, in the emulator.
 
-What the size of a matrix and the device's shared memory decide, and what happens to input that the
-CPU refuses: a stream cannot raise an error.
+The size of a matrix and the device's shared memory choose between kernels. Input that is not finite
+raises an error on the CPU; a CUDA stream cannot raise, so the kernels return NaN.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
 SMALL_DEVICE = 99 * 1024  # bytes of shared memory for a block: compute capability 12.0
-# Sizes whose matrix fits a block of the small device, but not a whole score; that do not fit.
+# Sizes whose matrix fits a block of the small device while the whole score does not; sizes whose
+# matrix does not fit.
 ONE_BLOCK = {torch.float32: 128, torch.float64: 97}
 MANY_BLOCKS = {torch.float32: 161, torch.float64: 129}
 
@@ -129,7 +130,7 @@ def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype)
 
 
 @for_each_dtype
-def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
+def test_large_groups_search_alone_as_in_a_batch(dtype: torch.dtype) -> None:
     x = normal(3, 130, 3, dtype=dtype)  # three blocks of pivots
     x[1] = x[1] ** 3  # to the smallest λ, when the others have long been done
     x[2] = 5
@@ -141,7 +142,7 @@ def test_large_groups_climb_alone_as_in_a_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, len(reference.LAMBDA_GRID), 2))
-def test_the_climb_tries_what_the_reference_tries(
+def test_the_search_over_lambda_tries_what_the_reference_tries(
     monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
     x, tried = normal(4, 1), list[int]()
@@ -160,7 +161,7 @@ def test_the_climb_tries_what_the_reference_tries(
         bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()
         tried.clear()
         lam = float(reference.adaptive_score(x)[1])
-        order, kept, rounds = BACKEND.call("climb", bounds, start)
+        order, kept, rounds = BACKEND.call("lambda_search", bounds, start)
         assert sorted(order.tolist()) == sorted(tried)
         assert len(order) <= rounds
         assert lam == (np.inf if kept < 0 else reference.LAMBDA_GRID[int(kept)])

@@ -1,4 +1,4 @@
-"""The emulator finds the faults it is there to find, by the means that should, and no others."""
+"""The emulator reports every fault of ``faults.cu``, by the intended means, and nothing else."""
 
 import re
 from collections.abc import Iterator
@@ -57,11 +57,11 @@ NAN = (
 ERRORS = {
     "two_barriers": r"is reached while thread \(\d+, 0, 0\) waits at __syncthreads",
     "barrier_and_syncwarp": r"names lane 0, which waits at __syncthreads \(faults.cu:\d+\)",
-    "early_return": r"waits for ever: thread \(5, 0, 0\) has returned",
+    "early_return": r"waits forever: thread \(5, 0, 0\) has returned",
     "mask_names_a_lane_that_returned": r"its mask 0xffffffff names lane 16, which has returned",
     "mask_without_the_caller": r"its mask 0x0000ffff does not name the calling lane \d+",
     "reads_a_lane_outside_the_mask": r"reads lane 20, which its mask 0x0000ffff does not name",
-    "masks_that_differ": r"with mask 0xffffffff waits for ever",
+    "masks_that_differ": r"with mask 0xffffffff waits forever",
 }
 OVERRUNS = {
     "global_overrun": "heap-buffer-overflow",
@@ -241,7 +241,7 @@ def test_launches_that_a_gpu_refuses_are_errors(
 
 
 @pytest.mark.parametrize("limit", [99, 163, 227])
-def test_shared_memory_is_limited_by_the_device_that_is_played(limit: int) -> None:
+def test_shared_memory_is_limited_by_the_emulated_device(limit: int) -> None:
     with kernels("plain") as emulator:
         emulator.call("set_device", limit * 1024)
         emulator.call("launch", 1, 1, 32, limit * 1024)

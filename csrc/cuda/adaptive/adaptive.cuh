@@ -1,22 +1,25 @@
 // The steps of the adaptive score in whitened coordinates z [m, r]; see
 // mige_ext.ops.adaptive_score.
 //
-// IMQ kernel K = (1 + s/σ²)^{-1/2} of s_il = ‖z_i − z_l‖². With a = 1/σ² its derivatives follow
-// from K itself, and only K is stored: φ' = −½ a K³, q = 2(d φ' + 2 s φ'') = a K³ (3 − d − 3K²),
-// and H = a (diag(K³1) z − K³ z). One λ, with μ = λm: B = (K + μI)⁻¹, W = B H, Y = B z, and for
-// both bases F = −W − base μ Y. In the sums of a risk a sample's term with itself cancels, so all
-// keep it.
+// The IMQ kernel is K = (1 + s/σ²)^{-1/2} with s_il = ‖z_i − z_l‖² and a = 1/σ². Its derivatives
+// follow from K itself, so only K [m, m] is stored:
+//
+//   φ' = −½ a K³,   q = 2(d φ' + 2 s φ'') = a K³ (3 − d − 3K²),   H = a (diag(K³1) z − K³ z).
+//
+// For one λ, with μ = λm:
+//
+//   B = (K + μI)⁻¹,   W = B H,   Y = B z,   F = −W − base μ Y for both bases.
+//
+// In the sums of a risk the term of a sample with itself cancels, so no sum leaves it out.
 #pragma once
 
-#include "cuda/adaptive/climb.cuh"
-#include "cuda/linalg/inverse.cuh"
-#include "cuda/core/select.cuh"
+#include "cuda/adaptive/lambda_search.cuh"
 #include "cuda/adaptive/whitening.cuh"
+#include "cuda/core/radix_selection.cuh"
+#include "cuda/linalg/inverse.cuh"
 
 namespace mige::cuda {
 
-constexpr int kRowThreads = 256;  // a warp a sample
-constexpr int kRowWarps = kRowThreads / kWarp;
 constexpr int kBases = 2;
 
 template <typename T>
@@ -36,8 +39,8 @@ struct Adaptive {
   T* bz;                   // [groups, m, r]: (B∘K³) z
   T* along;                // [groups, m, 2]: z_i·W_i and z_i·Y_i
   double* risks;           // [groups, kBases, m]
-  T* best;                 // [groups, m, r]: F of the lowest bound yet
-  Climb* climb;            // [groups]
+  T* best;                 // [groups, m, r]: F of the lowest bound so far
+  GroupSearch* search;     // [groups]
   int32_t* next;           // [groups]: number of the λ of this round, −1 for a group that is done
   T* lambda;               // [groups]
   int64_t* base;           // [groups]
@@ -46,9 +49,9 @@ struct Adaptive {
   T* bandwidth;            // [groups]
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
-  __device__ __forceinline__ bool forgotten(int64_t g) const { return climb[g].kept < 0; }
+  __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
   __device__ __forceinline__ T kept_shift(int64_t g) const {  // base μ
-    return static_cast<T>(climb[g].kept * climb[g].kept_mu);
+    return static_cast<T>(search[g].kept * search[g].kept_mu);
   }
   __device__ __forceinline__ double inverse_variance(int64_t g) const {
     const auto sigma = static_cast<double>(bandwidth[g]);
@@ -56,22 +59,22 @@ struct Adaptive {
   }
 };
 
-// --- before the climb ---
+// --- before the search over λ ---
 
-// z = Y (Λ + τ)^{-1/2}, in place. A thread takes every gridDim.x-th of a group's elements. Work:
-// reads and writes m r values. Registers: at most 64.
+// z = Y (Λ + τ)^{-1/2}, in place. A thread takes every (256 gridDim.x)-th element, groups along y.
+// Work: reads and writes m r values. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) whitened_kernel(Whitening<T> w, Adaptive<T> p) {
+__global__ void __launch_bounds__(kElementThreads, 4)
+    whitened_kernel(Whitening<T> w, Adaptive<T> p) {
   const int64_t r = p.r, count = p.m * r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     const T tau = p.ridge[g];
-    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count;
-         e += int64_t(gridDim.x) * 256) {
+    grid_stride<kElementThreads>(count, [&](int64_t e) {
       const T lambda = w.values[g * r + e % r];
       p.z[g * count + e] *= e % r < w.support[g].excluded
                                 ? T(0)
                                 : filtered(RidgeFilter::kScore, lambda, tau, p.m, false);
-    }
+    });
     if (blockIdx.x == 0 && threadIdx.x == 0) {
       const T magnitude = magnitude_of<T>(w.largest[g]);
       p.unit[g] = key_of(normal_scale(T(1)) + (magnitude - magnitude));
@@ -82,18 +85,16 @@ __global__ void __launch_bounds__(256, 4) whitened_kernel(Whitening<T> w, Adapti
 // The Gaussian score as the result, and the first λ to try; nothing to try for equal samples and
 // for input that is not finite. A thread a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) climb_start_kernel(Adaptive<T> p, int start) {
+__global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int start) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
        g += int64_t(gridDim.x) * 256) {
     const T sigma = p.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
     p.next[g] = usable ? start : -1;
-    p.climb[g].phase = Phase::kStart;
-    p.climb[g].mu = lambda_at(start) * static_cast<double>(p.m);
-    p.climb[g].kept_mu = 0;
-    p.climb[g].at = start;
-    p.climb[g].moved = 0;
-    p.climb[g].kept = -1;
+    p.search[g].start();
+    p.search[g].mu = lambda_at(start) * static_cast<double>(p.m);
+    p.search[g].kept_mu = 0;
+    p.search[g].kept = -1;
     p.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
     p.base[g] = usable ? 1 : 0;
     p.risk[g] = poison;
@@ -101,165 +102,115 @@ __global__ void __launch_bounds__(256, 4) climb_start_kernel(Adaptive<T> p, int 
   }
 }
 
-// K from the squared distances in place, its rows' sums of cubes, and F of the Gaussian score. A
-// warp a row. Work: reads and writes m² + m r values. Registers: at most 64.
+// K from the squared distances in place, the sums of cubes of its rows, and F of the Gaussian
+// score. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers: at
+// most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
-  const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, m = p.m, r = p.r;
-  if (i >= m) return;
-  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+  const int64_t m = p.m, r = p.r;
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     const T sigma = p.bandwidth[g];
-    T* const row = p.k + (g * m + i) * m;
-    double sum = 0;
-    for (int64_t l = lane; l < m; l += kWarp) {
-      // Divided twice: σ² may be too small a number.
-      const T k = 1 / sqrt(1 + row[l] / sigma / sigma);
-      row[l] = k;
-      sum += static_cast<double>(k * k * k);
-    }
-    sum = warp_sum(sum);
-    if (lane == 0) p.cubes[g * m + i] = static_cast<T>(sum);
-    for (int64_t j = lane; j < r; j += kWarp) {
-      const int64_t at = (g * m + i) * r + j;
-      p.best[at] = sigma == T(0) ? T(0) : -p.z[at];
-    }
+    for_each_row(m, [&](int64_t i) {
+      T* const row = p.k + (g * m + i) * m;
+      double sum = 0;
+      for (int64_t l = lane; l < m; l += kWarp) {
+        // Two divisions, because σ² may be too small a number.
+        const T k = 1 / sqrt(1 + row[l] / sigma / sigma);
+        row[l] = k;
+        sum += static_cast<double>(k * k * k);
+      }
+      sum = warp_sum(sum);
+      if (lane == 0) p.cubes[g * m + i] = static_cast<T>(sum);
+      for (int64_t j = lane; j < r; j += kWarp) {
+        const int64_t at = (g * m + i) * r + j;
+        p.best[at] = sigma == T(0) ? T(0) : -p.z[at];
+      }
+    });
   }
 }
 
-// [H z] with H = a (diag(K³1) z − K³ z).
+// [H z] with H = a (diag(K³1) z − K³ z), from the sums K³ z.
 template <typename T>
-struct GradientSumForm {
+struct ImqGradientSum {
   using Sum = T;
   Adaptive<T> p;
-  __device__ bool idle(int64_t g) const { return p.idle(g); }
-  __device__ auto left(int64_t g, int64_t) const {
-    return Cubed<Operand<T, true>>(rows_of(p.k + g * p.m * p.m, p.m, p.m));
-  }
-  __device__ auto right(int64_t g, int64_t) const {
-    return columns_of(p.z + g * p.m * p.r, p.m, p.r);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    const int64_t row = g * p.m + i;
-    const T z = p.z[row * p.r + j];
-    p.hz[row * 2 * p.r + j] =
-        clamped(saturate<T>(p.inverse_variance(g)) * (p.cubes[row] * z - sum));
-    p.hz[row * 2 * p.r + p.r + j] = z;
+
+  __device__ auto of(int64_t g, int64_t m, int64_t r) const {
+    const T inverse_variance = saturate<T>(p.inverse_variance(g));
+    const T* const points = p.z + g * m * r;
+    const T* const cubes = p.cubes + g * m;
+    T* const target = p.hz + g * m * 2 * r;
+    return [=](int64_t i, int64_t j, T sum) {
+      const T z = points[i * r + j];
+      target[i * 2 * r + j] = clamped(inverse_variance * (cubes[i] * z - sum));
+      target[i * 2 * r + r + j] = z;
+    };
   }
 };
 
 // --- one λ ---
 
-// K + μI, to be inverted. A thread takes every gridDim.x-th of a group's elements. Work: reads and
+// A = K + μI. A thread takes every (256 gridDim.x)-th element, groups along y. Work: reads and
 // writes m² values. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) regularise_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive<T> p) {
   const int64_t m = p.m;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     if (p.idle(g)) continue;
-    const T mu = static_cast<T>(p.climb[g].mu);
-    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < m * m;
-         e += int64_t(gridDim.x) * 256) {
+    const T mu = static_cast<T>(p.search[g].mu);
+    grid_stride<kElementThreads>(m * m, [&](int64_t e) {
       const T k = p.k[g * m * m + e];
       p.inversion.a[g * m * m + e] = e % (m + 1) == 0 ? k + mu : k;
-    }
+    });
   }
 }
 
-// X [H z], in the place of K³ [W Y], with A = K + μI and X = L⁻¹ the triangular root of its
-// inverse.
-template <typename T>
-struct ForwardForm {
-  using Sum = T;
-  Adaptive<T> p;
-  __device__ bool idle(int64_t g) const { return p.idle(g); }
-  __device__ auto left(int64_t g, int64_t row0) const {
-    const int64_t m = p.m, depth = row0 + kProductTile < m ? row0 + kProductTile : m;
-    return Operand<T, true>{p.inversion.a + g * m * m, m, depth, m, T(1)};
+// K³ of a stored K, or K³ ∘ B, as an operand of the tile engine.
+template <typename T, bool kTimesB>
+struct CubedOperand {
+  Operand<T, true> k, b;
+  int64_t depth;
+
+  template <int kThreadTile>
+  __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&values)[kThreadTile]) const {
+    k.template fetch<kThreadTile>(row0, k0, values);
+#pragma unroll
+    for (int e = 0; e < kThreadTile; ++e) values[e] *= values[e] * values[e];
+    if constexpr (kTimesB) {
+      T factors[kThreadTile];
+      b.template fetch<kThreadTile>(row0, k0, factors);
+#pragma unroll
+      for (int e = 0; e < kThreadTile; ++e) values[e] *= factors[e];
+    }
   }
-  __device__ auto right(int64_t g, int64_t) const {
-    return columns_of(p.hz + g * p.m * 2 * p.r, p.m, 2 * p.r);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    p.kwy[(g * p.m + i) * 2 * p.r + j] = sum;
+  template <int kThreadTile>
+  static __device__ __forceinline__ void store(const T (&values)[kThreadTile], T* slices) {
+    Operand<T, true>::template store<kThreadTile>(values, slices);
   }
 };
 
-// [W Y] = Xᵀ (X [H z]). For as many flop as B [H z], this has the small residual of a solution, as
-// that has not: the large terms of the divergence, which all but cancel, then err together.
-// Measured in float for 200 cubed normal samples, λ = 1e-5: risk -80.46 by this, -79.18 by B,
-// -80.45 exactly.
-template <typename T>
-struct BackwardForm {
-  using Sum = T;
-  Adaptive<T> p;
-  __device__ bool idle(int64_t g) const { return p.idle(g); }
-  __device__ auto left(int64_t g, int64_t row0) const {
-    const int64_t m = p.m;
-    return Operand<T, false>{p.inversion.a + (g * m + row0) * m, m, m - row0, m, T(1)};
-  }
-  __device__ auto right(int64_t g, int64_t row0) const {
-    return columns_of(p.kwy + (g * p.m + row0) * 2 * p.r, p.m - row0, 2 * p.r);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    p.wy[(g * p.m + i) * 2 * p.r + j] = sum;
+// Value (i, l) is K_il³, or K_il³ B_il.
+template <typename T, bool kTimesB = false>
+struct Cubed {
+  Rows<T> k, b{};
+
+  __device__ auto at(int64_t g, int64_t row0) const {
+    return CubedOperand<T, kTimesB>{k.at(g, row0), b.at(g, row0), k.depth};
   }
 };
 
-// K³ [W Y].
+// The scores F S D⁻¹, with S the filtered eigenvectors, from the sums F S.
 template <typename T>
-struct CubeForm {
+struct StoreScore {
   using Sum = T;
-  Adaptive<T> p;
-  __device__ bool idle(int64_t g) const { return p.idle(g); }
-  __device__ auto left(int64_t g, int64_t) const {
-    return Cubed<Operand<T, true>>(rows_of(p.k + g * p.m * p.m, p.m, p.m));
-  }
-  __device__ auto right(int64_t g, int64_t) const {
-    return columns_of(p.wy + g * p.m * 2 * p.r, p.m, 2 * p.r);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    p.kwy[(g * p.m + i) * 2 * p.r + j] = sum;
-  }
-};
-
-// (B∘K³) z.
-template <typename T>
-struct HadamardForm {
-  using Sum = T;
-  Adaptive<T> p;
-  __device__ bool idle(int64_t g) const { return p.idle(g); }
-  __device__ auto left(int64_t g, int64_t) const {
-    const Cubed<Operand<T, true>> cubes(rows_of(p.k + g * p.m * p.m, p.m, p.m));
-    return Hadamard(cubes, rows_of(p.inverse + g * p.m * p.m, p.m, p.m));
-  }
-  __device__ auto right(int64_t g, int64_t) const {
-    return columns_of(p.z + g * p.m * p.r, p.m, p.r);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    p.bz[(g * p.m + i) * p.r + j] = sum;
-  }
-};
-
-// --- after the climb ---
-
-// Scores F S D⁻¹ with S the filtered eigenvectors.
-template <typename T>
-struct ScoreForm {
-  using Sum = T;
-  Adaptive<T> p;
-  const T* s;        // [groups, r, d]
-  const T* inverse;  // [groups, d]
   T* out;            // [groups, m, d]
-  __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g, int64_t) const {
-    return rows_of(p.best + g * p.m * p.r, p.m, p.r);
-  }
-  __device__ auto right(int64_t g, int64_t) const {
-    return columns_of(s + g * p.r * p.d, p.r, p.d);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    out[(g * p.m + i) * p.d + j] = clamped(inverse[g * p.d + j] * sum);
+  const T* inverse;  // [groups, d]
+
+  __device__ auto of(int64_t g, int64_t m, int64_t d) const {
+    T* const target = out + g * m * d;
+    const T* const factors = inverse + g * d;
+    return [=](int64_t i, int64_t j, T sum) { target[i * d + j] = clamped(factors[j] * sum); };
   }
 };
 

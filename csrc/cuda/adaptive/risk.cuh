@@ -1,19 +1,19 @@
-// The risk of the candidates of one λ by Stein's identity, the step of the climb that follows from
-// it, and the residual that is kept. Notation as in adaptive.cuh.
+// The risk of the two candidates of one λ by Stein's identity, the next step of the search over λ,
+// and the best candidate so far. The notation is that of adaptive.cuh.
 #pragma once
 
 #include "cuda/adaptive/adaptive.cuh"
 
 namespace mige::cuda {
 
-// z_i·W_i and z_i·Y_i. A warp a row. Work: 4 m r flop in double, reads 3 m r values. Registers: at
-// most 64.
+// z_i·W_i and z_i·Y_i. A warp takes a row, groups along y. Work: 4 m r flop in double; reads 3 m r
+// values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, r = p.r;
   if (i >= p.m) return;
-  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     if (p.idle(g)) continue;
     const int64_t row = g * p.m + i;
     double w = 0, y = 0;
@@ -31,17 +31,20 @@ __global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
   }
 }
 
-// r_i = ½|R_i|² − z_i·R_i + div_i R of both bases, R = F + z, with the divergence
+// The risk of sample i for both bases, r_i = ½|R_i|² − z_i·R_i + div_i R with R = F + z. The
+// divergence is
+//
 //   Σ_l (b_i − B_il) q_il − 2b_i [z_i·(φ'F)_i − Σ_l φ'_il F_l·z_l]
 //   − 2 [F_i·z_i Σ_l B_il φ'_il − F_i·((B∘φ')z)_i] + d (1 − μ b_i)^base,  b_i = B_ii.
-// A warp a row. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r values. Registers: at
-// most 128.
+//
+// A warp takes a row, groups along y. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r
+// values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp, m = p.m, r = p.r;
   if (i >= m) return;
-  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     if (p.idle(g)) continue;
     const auto d = static_cast<double>(p.support[g].dimensions);
     const int64_t row = g * m + i;
@@ -56,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
       cubes_w += cube * static_cast<double>(p.along[(g * m + l) * 2]);
       cubes_y += cube * static_cast<double>(p.along[(g * m + l) * 2 + 1]);
     }
-    const double mu = p.climb[g].mu;
+    const double mu = p.search[g].mu;
     double zz = 0, z_residual[kBases] = {}, squared[kBases] = {};
     double z_kw = 0, z_ky = 0, w_bz = 0, y_bz = 0;
     for (int64_t j = lane; j < r; j += kWarp) {
@@ -76,7 +79,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
       w_bz += w * bz;
       y_bz += y * bz;
     }
-    // Terms of W and, with base 1, of μY, whose sums over the lanes are all that is needed.
+    // Terms of W and, with base 1, of μY. Only their sums over the lanes are needed.
     const double a = p.inverse_variance(g);
     spread = warp_sum(spread);
     b_cubes = warp_sum(b_cubes);
@@ -94,29 +97,18 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   }
 }
 
-// The sum over the threads of a block, in every thread, in a fixed order.
-__device__ __forceinline__ double block_sum(double value, double* sums) {  // [kRowWarps]
-  value = warp_sum(value);
-  __syncthreads();  // what was there has been read
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  double total = 0;
-  for (int w = 0; w < kRowWarps; ++w) total += sums[w];
-  return total;
-}
-
-// Mean and standard error of the risks, the better base, and the climb's next step. A block takes a
-// group. Work: reads 4 m values. Registers: at most 128.
+// Mean and standard error of the risks, the better base, and the next step of the search. A block
+// takes a group. Work: reads 4 m values. Registers: at most 128.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   __shared__ double sums[kRowWarps];
   const int64_t m = p.m;
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
-    __syncthreads();  // `next` is read by all before it is written
+    __syncthreads();  // the previous group has been written
     const int i = p.next[g];
     __syncthreads();
     if (i < 0) {
-      if (threadIdx.x == 0) p.climb[g].kept = -1;
+      if (threadIdx.x == 0) p.search[g].kept = -1;
       continue;
     }
     double means[kBases], errors[kBases];
@@ -125,44 +117,45 @@ __global__ void __launch_bounds__(kRowThreads, 2) climb_kernel(Adaptive<T> p) {
       const double* const risks = p.risks + (g * kBases + c) * m;
       double sum = 0;
       for (int64_t e = threadIdx.x; e < m; e += kRowThreads) sum += risks[e];
-      const double mean = block_sum(sum, sums) / static_cast<double>(m);
+      const double mean = block_sum<kRowWarps>(sum, sums) / static_cast<double>(m);
       sum = 0;
       for (int64_t e = threadIdx.x; e < m; e += kRowThreads)
         sum += (risks[e] - mean) * (risks[e] - mean);
       means[c] = mean;
-      errors[c] = sqrt(block_sum(sum, sums) / static_cast<double>(m - 1) / static_cast<double>(m));
+      errors[c] = sqrt(block_sum<kRowWarps>(sum, sums) / static_cast<double>(m - 1) /
+                       static_cast<double>(m));
     }
     if (threadIdx.x == 0) {
-      Climb& climb = p.climb[g];
+      GroupSearch& search = p.search[g];
       const int base = means[1] + errors[1] < means[0] + errors[0] ? 1 : 0;
       const double mean = base ? means[1] : means[0], error = base ? errors[1] : errors[0];
-      const int next = advance(climb, i, mean + error, base);
-      climb.kept_mu = climb.mu;
-      if (climb.kept >= 0) {
+      search.kept = search.record(i, mean + error) ? base : -1;
+      const int next = search.after(i);
+      search.kept_mu = search.mu;
+      if (search.kept >= 0) {
         p.lambda[g] = static_cast<T>(lambda_at(i));
         p.base[g] = base;
         p.risk[g] = static_cast<T>(mean);
         p.error[g] = static_cast<T>(error);
       }
-      if (next >= 0) climb.mu = lambda_at(next) * static_cast<double>(m);
+      if (next >= 0) search.mu = lambda_at(next) * static_cast<double>(m);
       p.next[g] = next;
     }
   }
 }
 
-// best = F of the round, where it is kept. A thread takes every gridDim.x-th of a group's elements.
-// Work: reads 2 m r values and writes m r. Registers: at most 64.
+// best = F of this round, where it is kept. A thread takes every (256 gridDim.x)-th element, groups
+// along y. Work: reads 2 m r values and writes m r. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) keep_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p) {
   const int64_t r = p.r, count = p.m * r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
-    if (p.forgotten(g)) continue;
+    if (p.not_kept(g)) continue;
     const T shift = p.kept_shift(g);
-    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count;
-         e += int64_t(gridDim.x) * 256) {
+    grid_stride<kElementThreads>(count, [&](int64_t e) {
       const int64_t at = (g * p.m + e / r) * 2 * r + e % r;
       p.best[g * count + e] = -p.wy[at] - shift * p.wy[at + r];
-    }
+    });
   }
 }
 

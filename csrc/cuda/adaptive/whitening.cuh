@@ -1,23 +1,24 @@
-// Ridge whitening: the ridge τ that chooses itself, and the eigenvectors filtered by it.
+// Ridge whitening: the choice of the ridge τ, and the eigenvectors filtered with it.
 //
-// τ is `factor` times the minimiser of the leave-one-out Hyvärinen objective of the Gaussian score
-// (mige_ext.ops.ridge_whitening), over a grid in log10 τ with a parabola through its lowest point,
-// in double precision: the objective is a difference of large terms.
+// τ is `factor` times the minimizer of the leave-one-out Hyvärinen objective of the Gaussian score
+// (mige_ext.ops.ridge_whitening). The minimum is that of a parabola through the lowest point of a
+// grid in log10 τ and its neighbors. The objective is a difference of large terms, so it is
+// computed in double precision.
 #pragma once
 
-#include "common/adaptive_rule.h"
+#include "common/whitening_rule.h"
 #include "cuda/adaptive/correlations.cuh"
 
 namespace mige::cuda {
 
-constexpr int kRidgeThreads = 256;  // a thread: one sample, kRidgeOwn values of τ
-constexpr int kRidgeOwn = 4;
-static_assert(kRidgeThreads / kWarp * kRidgeOwn >= kRidges && kRidges <= kWarp, "τ");
+constexpr int kRidgeThreads = 256;  // a thread takes one sample and kRidgesPerThread values of τ
+constexpr int kRidgesPerThread = 4;
+static_assert(kRidgeThreads / kWarp * kRidgesPerThread >= kRidges && kRidges <= kWarp, "τ");
 
 // --- the ridge ---
 
-// What the samples of every group fill. A warp a group. Work: reads d + r values. Registers: at
-// most 128.
+// The support of every group (see Support). A warp takes a group. Work: reads d + r values.
+// Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16) support_kernel(Whitening<T> w) {
   const int lane = threadIdx.x % kWarp;
@@ -28,15 +29,14 @@ __global__ void __launch_bounds__(kWarp, 16) support_kernel(Whitening<T> w) {
     int rank = 0, varying = 0;
     for (int64_t k = lane; k < r; k += kWarp) rank += static_cast<double>(values[k]) > floor;
     for (int64_t c = lane; c < w.d; c += kWarp) varying += w.inverse[g * w.d + c] > T(0);
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      rank += __shfl_xor_sync(kFullMask, rank, offset);
-      varying += __shfl_xor_sync(kFullMask, varying, offset);
-    }
+    rank = warp_sum(rank);
+    varying = warp_sum(varying);
     if (lane == 0) w.support[g] = Support::of(rank, r, varying, w.m);
   }
 }
 
-// 10^exponent; of a power of ten and a small exponent, or the error would grow with the exponent.
+// 10^exponent, from a power of ten and a small exponent: otherwise the error would grow with the
+// exponent.
 __device__ __forceinline__ double ridge_at(double exponent) {
   constexpr double kLn10 = 2.302585092994045684;
   const double whole = ceil(exponent);
@@ -46,6 +46,12 @@ __device__ __forceinline__ double ridge_at(double exponent) {
   return whole < 0 ? rest / power : rest * power;
 }
 
+// τ number t of the grid; t may lie between two of them.
+__device__ __forceinline__ double ridge_number(double t) {
+  return ridge_at(kRidgeLowest + kRidgeStep * t);
+}
+
+// a = 1 / (c₁λ + τ) with c₁ = m / (m − 1).
 __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
   const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
   return 1 / (c1 * (lambda > 0 ? lambda : (lambda == lambda ? 0 : lambda)) + tau);
@@ -53,19 +59,19 @@ __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
 
 // Σ over 32 samples of ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) for every τ, with
 // q_i = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ). A block takes 32 samples, a thread
-// one of them and four τ. Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2
-// KiB in float, 16.3 KiB in double. Registers: at most 128.
+// one of them and four τ, groups along z. Work: 4 × 32 m r flop in double; reads m r values. Shared
+// memory: 12.2 KiB in float, 16.3 KiB in double. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(Whitening<T> w) {
   __shared__ T squares[kRidgeRows][kWarp + 1];
   __shared__ double weights[kWarp][kWarp];  // a_j, for every τ
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t m = w.m, r = w.r(), row0 = blockIdx.x * int64_t(kRidgeRows);
-  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidges ? lane : 0));
+  const double tau = ridge_number(lane < kRidges ? lane : 0);
   for (int64_t g = blockIdx.z; g < w.groups; g += gridDim.z) {
-    double q[kRidgeOwn] = {}, q2[kRidgeOwn] = {};
+    double q[kRidgesPerThread] = {}, q2[kRidgesPerThread] = {};
     for (int64_t j0 = 0; j0 < r; j0 += kWarp) {
-      __syncthreads();  // the columns before have been used
+      __syncthreads();  // the previous columns have been used
       for (int e = warp; e < kWarp; e += kRidgeThreads / kWarp) {
         const int64_t i = row0 + e;
         const T y = i < m && j0 + lane < r ? w.y[(g * m + i) * r + j0 + lane] : T(0);
@@ -78,8 +84,8 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
       for (int j = 0; j < kWarp; ++j) {
         const auto square = static_cast<double>(squares[lane][j]);
 #pragma unroll
-        for (int e = 0; e < kRidgeOwn; ++e) {
-          const double weight = weights[j][warp * kRidgeOwn + e];
+        for (int e = 0; e < kRidgesPerThread; ++e) {
+          const double weight = weights[j][warp * kRidgesPerThread + e];
           q[e] += square * weight;
           q2[e] += square * weight * weight;
         }
@@ -88,52 +94,43 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
     const double left_out = static_cast<double>(m - 1);
     const double c1 = static_cast<double>(m) / left_out, c2 = c1 / left_out;
 #pragma unroll
-    for (int e = 0; e < kRidgeOwn; ++e) {
+    for (int e = 0; e < kRidgesPerThread; ++e) {
       // Positive in exact arithmetic: at least τ / (τ + c₂‖v_i‖²).
       const double exact = 1 - c2 * q[e];
-      const double left = exact < kEpsilon<T> ? static_cast<double>(kEpsilon<T>) : exact;
-      const double value = (c1 * c1 * q2[e] / (2 * left) - c2 * q2[e]) / left;
+      const double rest = exact < kEpsilon<T> ? static_cast<double>(kEpsilon<T>) : exact;
+      const double value = (c1 * c1 * q2[e] / (2 * rest) - c2 * q2[e]) / rest;
       const double sum = warp_sum(row0 + lane < m ? value : 0.0);
       if (lane == 0)
-        w.objective[(g * w.blocks() + blockIdx.x) * kWarp + warp * kRidgeOwn + e] = sum;
+        w.objective[(g * w.blocks() + blockIdx.x) * kWarp + warp * kRidgesPerThread + e] = sum;
     }
   }
 }
 
-// τ of every group. A block takes a group: a lane takes one τ of the grid, the warps share samples
-// and eigenvalues. Shared memory: 4 KiB. Registers: at most 64.
+// τ of every group. A block takes a group; a lane takes one τ of the grid, a warp every eighth sum
+// over samples and eigenvalue. Work: reads m + r values. Shared memory: 4 KiB. Registers: at most
+// 64.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 4)
     ridge_choice_kernel(Whitening<T> w, T* __restrict__ ridge) {  // [groups]
   __shared__ double parts[kColumnRows][kWarp], traces[kColumnRows][kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t m = w.m, r = w.r();
-  const double tau = ridge_at(kRidgeLowest + kRidgeStep * (lane < kRidges ? lane : 0));
+  const double tau = ridge_number(lane < kRidges ? lane : 0);
   for (int64_t g = blockIdx.x; g < w.groups; g += gridDim.x) {
     double part = 0, trace = 0;
     for (int64_t b = warp; b < w.blocks(); b += kColumnRows)
       part += w.objective[(g * w.blocks() + b) * kWarp + lane];
     for (int64_t j = w.support[g].first(r) + warp; j < r; j += kColumnRows)
       trace += shrunk(static_cast<double>(w.values[g * r + j]), tau, m);
-    const double total = column_sum(part, parts) / static_cast<double>(m);
+    const double total = lane_sum<kColumnRows>(part, parts) / static_cast<double>(m);
     const double all =
-        column_sum(trace, traces) + static_cast<double>(w.support[g].beyond(r)) / tau;
-    __syncthreads();  // all have added them up
+        lane_sum<kColumnRows>(trace, traces) + static_cast<double>(w.support[g].beyond(r)) / tau;
+    __syncthreads();  // all threads have read the parts
     if (warp == 0) parts[0][lane] = total - all;
     __syncthreads();
     if (threadIdx.x == 0) {
-      const double* const values = parts[0];
-      int least = 0;
-      for (int t = 1; t < kRidges; ++t) least = values[t] < values[least] ? t : least;
-      double at = least;
-      if (least > 0 && least < kRidges - 1) {
-        const double left = values[least - 1], right = values[least + 1];
-        const double curvature = left - 2 * values[least] + right;
-        if (curvature > 0) at += (left - right) / (2 * curvature);
-      }
       const T magnitude = magnitude_of<T>(w.largest[g]);
-      ridge[g] = saturate<T>(w.factor * ridge_at(kRidgeLowest + kRidgeStep * at)) +
-                 (magnitude - magnitude);
+      ridge[g] = saturate<T>(w.factor * ridge_at(lowest_ridge(parts[0]))) + (magnitude - magnitude);
     }
     __syncthreads();  // before the next group's sums
   }
@@ -141,11 +138,11 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
 
 // --- filtered eigenvectors ---
 
-// What a row of eigenvectors is multiplied with.
+// The factor of a row of eigenvectors.
 enum class RidgeFilter {
   kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
-  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, without that cancellation; where
-                   // directions are excluded, of (λ+τ)^{-1/2} / mλ
+  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, computed without cancellation; if
+                   // directions are excluded, the root of (λ+τ)^{-1/2} / mλ
   kScore,          // (λ+τ)^{-1/2}
   kDualScore       // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
 };
@@ -168,96 +165,60 @@ __device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64
   }
 }
 
-// out_jc = filter(λ_j) vectors_jc. A thread takes every gridDim.x-th of a group's elements. Work:
-// reads and writes r² values. Registers: at most 64.
+// out_jc = filter(λ_j) vectors_jc. A thread takes every (256 gridDim.x)-th element, groups along y.
+// Work: reads and writes r² values. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4)
+__global__ void __launch_bounds__(kElementThreads, 4)
     filter_vectors_kernel(Whitening<T> w, RidgeFilter filter,
                           const T* __restrict__ ridge,  // [groups]
                           T* __restrict__ out) {        // [groups, r, r]
   const int64_t r = w.r();
   for (int64_t g = blockIdx.y; g < w.groups; g += gridDim.y)
-    for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < r * r;
-         e += int64_t(gridDim.x) * 256) {
+    grid_stride<kElementThreads>(r * r, [&](int64_t e) {
       const T* const values = w.values + g * r;
       const T lambda = w.dual() ? dual_eigenvalue(values, r, e / r) : values[e / r];
       const int excluded = w.support[g].excluded;
       const T factor = e / r < excluded ? T(0) : filtered(filter, lambda, ridge[g], w.m, excluded);
       out[g * r * r + e] = factor * w.vectors[g * r * r + e];
-    }
+    });
 }
-
-// Qᵀ V with Q's columns filtered: [m, m] × [m, d].
-template <typename T>
-struct DualProjectionForm {
-  using Sum = T;
-  Whitening<T> w;
-  const T* filtered;  // [groups, m, m]
-  T* out;             // [groups, m, d]
-  __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g, int64_t) const {
-    return rows_of(filtered + g * w.m * w.m, w.m, w.m);
-  }
-  __device__ auto right(int64_t g, int64_t) const {
-    return columns_of(w.v + g * w.m * w.d, w.m, w.d);
-  }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
-    out[(g * w.m + i) * w.d + j] = sum;
-  }
-};
 
 // --- launchers ---
 
-inline dim3 elementwise_grid(int64_t count, int64_t groups) {
-  const int64_t blocks = divide_up(count, 256);
-  return dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096), grid_z(groups));
+// Fills the arrays of `w`, the means and τ.
+template <typename T>
+void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
+  const int64_t groups = w.groups, m = w.m, d = w.d, r = w.r(), z = group_blocks(groups);
+  largest_magnitudes<T>(w.x, m * d, nullptr, 0, groups, w.largest, stream);
+  stream.launch(standardize_kernel<T>, {{divide_up(d, kWarp), 1, z}, kScaleThreads}, w, means);
+  const Rows<T> v{w.v, m, d};
+  const Columns<T> v_transposed{w.v, m, d};
+  const Mean<T> correlations{w.gram, m};
+  if (w.dual())
+    contract<T>(v, v, correlations, {groups, m, m}, stream);
+  else
+    contract<T>(v_transposed, v_transposed, correlations, {groups, d, d}, stream);
+  stream.call(eigh<T>, w.gram, groups, r, w.values, w.vectors, nullptr, w.spectral);
+  stream.launch(support_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, w);
+  if (w.dual())
+    stream.launch(dual_coordinates_kernel<T>, elementwise(m * m, groups), w);
+  else
+    contract<T>(v, Rows<T>{w.vectors, d, d}, Store<T>{w.y}, {groups, m, d}, stream);
+  stream.launch(ridge_objective_kernel<T>, {{w.blocks(), 1, z}, kRidgeThreads}, w);
+  stream.launch(ridge_choice_kernel<T>, {{z}, kRidgeThreads}, w, ridge);
 }
 
-// Everything of `w`, the means and τ.
+// out = the filtered eigenvectors, a vector a row: those of R, [r, r], or those of G times V, [m,
+// d].
 template <typename T>
-int whiten(const Whitening<T>& w, T* means, T* ridge, void* stream) {
+void filter_vectors(const Whitening<T>& w, RidgeFilter filter, const T* ridge, T* out,
+                    Stream& stream) {
   const int64_t groups = w.groups, m = w.m, d = w.d, r = w.r();
-  const int64_t columns = divide_up(d, kWarp);
-  if (columns > kLargestGridX || w.blocks() > kLargestGridX)
-    return static_cast<int>(cudaErrorInvalidConfiguration);
-  int failed = largest_magnitudes<T>(w.x, m * d, nullptr, 0, groups, w.largest, stream);
-  if (!failed)
-    failed = launch(standardise_kernel<T>, dim3(static_cast<unsigned>(columns), 1, grid_z(groups)),
-                    dim3(kScaleThreads), 0, stream, w, means);
-  if (!failed)
-    failed = w.dual() ? contract<T>(DualForm<T>{w}, groups, m, m, stream)
-                      : contract<T>(CorrelationForm<T>{w}, groups, d, d, stream);
-  if (!failed)
-    failed = eigh<T>(w.gram, groups, r, w.values, w.vectors, nullptr, w.spectral, stream);
-  if (!failed)
-    failed = launch(support_kernel<T>,
-                    dim3(static_cast<unsigned>(groups < kLargestGridX ? groups : kLargestGridX)),
-                    dim3(kWarp), 0, stream, w);
-  if (!failed)
-    failed = w.dual() ? launch(dual_coordinates_kernel<T>, elementwise_grid(m * m, groups),
-                               dim3(256), 0, stream, w)
-                      : contract<T>(CoordinatesForm<T>{w}, groups, m, d, stream);
-  if (!failed)
-    failed = launch(ridge_objective_kernel<T>,
-                    dim3(static_cast<unsigned>(w.blocks()), 1, grid_z(groups)), dim3(kRidgeThreads),
-                    0, stream, w);
-  if (!failed)
-    failed = launch(ridge_choice_kernel<T>, dim3(grid_z(groups)), dim3(kRidgeThreads), 0, stream, w,
-                    ridge);
-  return failed;
-}
-
-// out = the filtered eigenvectors, a vector a row: of R, [r, r], or of G times V, [m, d].
-template <typename T>
-int filter_vectors(const Whitening<T>& w, RidgeFilter filter, const T* ridge, T* out,
-                   void* stream) {
-  const int64_t r = w.r();
   T* const filtered = w.dual() ? w.gram : out;
-  int failed = launch(filter_vectors_kernel<T>, elementwise_grid(r * r, w.groups), dim3(256), 0,
-                      stream, w, filter, ridge, filtered);
-  if (!failed && w.dual())
-    failed = contract<T>(DualProjectionForm<T>{w, filtered, out}, w.groups, w.m, w.d, stream);
-  return failed;
+  stream.launch(filter_vectors_kernel<T>, elementwise(r * r, groups), w, filter, ridge, filtered);
+  if (w.dual())
+    contract<T>(Rows<T>{filtered, m, m}, Columns<T>{w.v, m, d}, Store<T>{out}, {groups, m, d},
+                stream);
 }
 
 }  // namespace mige::cuda

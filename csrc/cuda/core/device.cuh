@@ -1,7 +1,8 @@
-// What a kernel needs from its surroundings: how it is launched, and its dynamic shared memory.
-// Kernels use nothing else of the CUDA runtime but thread indices, barriers, warp shuffles and
-// atomics, so that g++ can compile them too, against the stand-in for <cuda_runtime.h> in
-// tests/emulator, and run them without a GPU.
+// How a kernel is launched, and its dynamic shared memory.
+//
+// Kernels use only thread indices, barriers, warp shuffles and atomics of the CUDA runtime. g++ can
+// therefore compile them too, against the stand-in for <cuda_runtime.h> in tests/emulator, and run
+// them without a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,8 +19,6 @@ constexpr int64_t kLargestGridX = 2147483647;
 constexpr int64_t kLargestGridYZ = 65535;
 constexpr size_t kDefaultSmem = 48 * 1024;  // dynamic shared memory that needs no opting in
 
-__host__ __device__ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The dynamic shared memory of the running block, as an array of T.
 template <typename T>
 __device__ __forceinline__ T* dynamic_smem() {
@@ -31,7 +30,7 @@ __device__ __forceinline__ T* dynamic_smem() {
 #endif
 }
 
-// Dynamic shared memory that one block may have on the current device, after opting in.
+// Bytes of dynamic shared memory that a block may have on the current device, after opting in.
 inline size_t largest_smem() {
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
@@ -41,27 +40,117 @@ inline size_t largest_smem() {
   return static_cast<size_t>(bytes);
 }
 
-// Launches and reports what the launch itself can report; 0 is success.
-template <typename... Parameters, typename... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem,
-           [[maybe_unused]] void* stream, Arguments... arguments) {
-  if (smem > kDefaultSmem) {
-    // Always to the most that the device has: the setting is the kernel's, shared by all threads of
-    // the host, and a smaller one could come between another's setting and its launch.
-    const size_t limit = largest_smem() > smem ? largest_smem() : smem;
-    const cudaError_t status =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(limit));
-    // Also taken off the record, where the next launch would find it.
-    if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
+// Blocks of a grid. A kernel that loops over groups takes at most group_blocks of them along y or
+// z.
+struct Grid {
+  int64_t x = 1, y = 1, z = 1;
+};
+
+struct LaunchShape {
+  Grid grid;
+  int threads;
+  size_t smem = 0;  // bytes of dynamic shared memory
+};
+
+inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+inline int64_t group_blocks(int64_t groups) { return at_most(groups, kLargestGridYZ); }
+
+// Enqueues work on a CUDA stream. After the first error nothing more is enqueued, so a launcher
+// lists its steps and returns status() at its end.
+class Stream {
+ public:
+  explicit Stream(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
+
+  // The cudaError_t of the first step that failed; 0 without one.
+  int status() const { return static_cast<int>(status_); }
+
+  // Calls another launcher, which takes a stream as its last argument and returns a status.
+  template <typename Launcher, typename... Arguments>
+  void call(Launcher launcher, Arguments... arguments) {
+    if (status_ == cudaSuccess)
+      remember(static_cast<cudaError_t>(launcher(arguments..., static_cast<void*>(stream_))));
   }
+
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments... arguments) {
+    const Grid& grid = shape.grid;
+    if (grid.x > kLargestGridX || grid.y > kLargestGridYZ || grid.z > kLargestGridYZ)
+      remember(cudaErrorInvalidConfiguration);
+    if (shape.smem > kDefaultSmem) opt_in(reinterpret_cast<const void*>(kernel), shape.smem);
+    if (status_ != cudaSuccess) return;
+    const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                      static_cast<unsigned>(grid.z));
+    const dim3 threads(static_cast<unsigned>(shape.threads));
 #ifdef __CUDACC__
-  kernel<<<grid, block, smem, static_cast<cudaStream_t>(stream)>>>(
-      static_cast<Parameters>(arguments)...);
+    kernel<<<blocks, threads, shape.smem, stream_>>>(static_cast<Parameters>(arguments)...);
 #else
-  emulator::launch(grid, block, smem, [&] { kernel(static_cast<Parameters>(arguments)...); });
+    emulator::launch(blocks, threads, shape.smem,
+                     [&] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
-  return static_cast<int>(cudaGetLastError());
+    remember(cudaGetLastError());
+  }
+
+  // Sets count values to zero bytes.
+  template <typename T>
+  void zero(T* values, int64_t count) {
+    if (status_ == cudaSuccess)
+      remember(cudaMemsetAsync(values, 0, static_cast<size_t>(count) * sizeof(T), stream_));
+  }
+
+ private:
+  void remember(cudaError_t status) {
+    if (status_ == cudaSuccess) status_ = status;
+  }
+
+  // Always asks for all that the device has: the attribute belongs to the kernel and is shared by
+  // the threads of the host, so a smaller value could come between another thread's call and its
+  // launch. cudaGetLastError also clears the error, which the next launch would report otherwise.
+  void opt_in(const void* kernel, size_t smem) {
+    const size_t limit = largest_smem() > smem ? largest_smem() : smem;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(limit)) != cudaSuccess)
+      remember(cudaGetLastError());
+  }
+
+  cudaStream_t stream_;
+  cudaError_t status_ = cudaSuccess;
+};
+
+// f(i) for every i < count, shared out over the threads of the grid along x.
+template <int kThreads, typename F>
+__device__ __forceinline__ void grid_stride(int64_t count, const F& f) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count;
+       i += int64_t(gridDim.x) * kThreads)
+    f(i);
 }
+
+constexpr int kElementThreads = 256;
+
+// The shape of a kernel with a thread for every gridDim.x-th element of a group, groups along y.
+inline LaunchShape elementwise(int64_t count, int64_t groups) {
+  return {{at_most(divide_up(count, kElementThreads), 4096), group_blocks(groups)},
+          kElementThreads};
+}
+
+constexpr int kRowThreads = 256;  // of kernels with a warp a row
+constexpr int kRowWarps = kRowThreads / kWarp;
+
+// The shape of a kernel with a warp a row or column, groups along y.
+inline LaunchShape row_warps(int64_t rows, int64_t groups) {
+  return {{divide_up(rows, kRowWarps), group_blocks(groups)}, kRowThreads};
+}
+
+// f(i) for every i < rows, a warp each.
+template <typename F>
+__device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
+  for (int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp; i < rows;
+       i += int64_t(gridDim.x) * kRowWarps)
+    f(i);
+}
+
+// Compiles a launcher, a template in T, for both types.
+#define MIGE_INSTANTIATE(launcher)                    \
+  template decltype(launcher<float>) launcher<float>; \
+  template decltype(launcher<double>) launcher<double>
 
 }  // namespace mige::cuda

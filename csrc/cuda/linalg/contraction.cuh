@@ -1,127 +1,166 @@
-// Matrix products whose operands and results a small struct describes, its *form*: for every group
-// what is multiplied, out_ij = finish(Σ_k a_ik b_jk), and whether the group needs it at all. One
-// kernel, so that every product of the adaptive score keeps one order of sums.
+// Batched matrix products: for every group g
 //
-// A form has, on the device:
-//   bool idle(g)              nothing is to be done for group g
-//   left(g, row0), right(g, row0)  operands of the tile engine, for the 64 rows from row0 on: of a
-//                             triangular factor, the columns that are not zero
-//   finish(g, i, j, sum)      what becomes of an element
-//   Sum                       the type that is summed in
+//   out_ij = finish(Σ_k a_ik b_jk),   out [m, n],
 //
-// 64×64 tiles, 4×4 elements a thread. Work: 2 m n depth flop, 2 m n depth / 64 reads (twice those
-// of `left` for a Hadamard product), and what `finish` reads and writes. Shared memory: 8.5 KiB in
-// float, 17 KiB in double.
+// with batched operands and a finish that the caller chooses. There is one kernel, so all products
+// have one order of sums: the working precision is T whatever torch is set to (TF32, a library's
+// choice by size), and a group has the same bits alone and in a batch.
+//
+// An operand says at(g, row0): what the tile engine reads for the 64 rows from row0 on. A finish
+// has Sum, the type of the sums, and of(g, m, n): a function (i, j, sum) that writes one element.
+// With kWithRowSums that function takes Σ_k a_ik as well. With kLowerTriangle only tiles on and
+// below the diagonal are computed.
 #pragma once
 
-#include "cuda/linalg/product.cuh"
+#include "cuda/core/device.cuh"
+#include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {
 
-// An operand's elements, each cubed: φ³ of a stored Gram matrix φ.
-template <typename Inner>
-struct Cubed {
-  Inner inner;
-  int64_t depth;
+constexpr int kProductThreadTile = 4;
+constexpr int kProductTile = Tile<kProductThreadTile>::kSize;
 
-  __device__ explicit Cubed(const Inner& from) : inner(from), depth(from.depth) {}
+// --- operands ---
 
-  template <int kOwn, typename T>
-  __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&held)[kOwn]) const {
-    inner.template fetch<kOwn>(row0, k0, held);
-#pragma unroll
-    for (int e = 0; e < kOwn; ++e) held[e] *= held[e] * held[e];
-  }
-  template <int kOwn, typename T>
-  static __device__ __forceinline__ void store(const T (&held)[kOwn], T* slices) {
-    Inner::template store<kOwn>(held, slices);
+// Value (i, k) is p_ik.
+template <typename T>
+struct Rows {
+  const T* p;  // [groups, rows, depth]
+  int64_t rows, depth;
+
+  __device__ auto at(int64_t g, int64_t) const {
+    return Operand<T, true>{p + g * rows * depth, rows, depth, depth, T(1)};
   }
 };
 
-// The elementwise product of two operands of one shape.
-template <typename A, typename B>
-struct Hadamard {
-  A a;
-  B b;
-  int64_t depth;
+// Value (i, k) is p_ki.
+template <typename T>
+struct Columns {
+  const T* p;  // [groups, depth, columns]
+  int64_t depth, columns;
 
-  __device__ Hadamard(const A& first, const B& second) : a(first), b(second), depth(a.depth) {}
-
-  template <int kOwn, typename T>
-  __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&held)[kOwn]) const {
-    T other[kOwn];
-    a.template fetch<kOwn>(row0, k0, held);
-    b.template fetch<kOwn>(row0, k0, other);
-#pragma unroll
-    for (int e = 0; e < kOwn; ++e) held[e] *= other[e];
-  }
-  template <int kOwn, typename T>
-  static __device__ __forceinline__ void store(const T (&held)[kOwn], T* slices) {
-    A::template store<kOwn>(held, slices);
+  __device__ auto at(int64_t g, int64_t) const {
+    return Operand<T, false>{p + g * depth * columns, columns, depth, columns, T(1)};
   }
 };
 
-// Row-major p, [rows, depth]: value (i, k) is p_ik.
+// Value (i, k) is l_ik of a lower triangular L, without the columns that are zero in these rows.
 template <typename T>
-__device__ __forceinline__ Operand<T, true> rows_of(const T* p, int64_t rows, int64_t depth) {
-  return {p, rows, depth, depth, T(1)};
+struct LowerTriangle {
+  const T* l;  // [groups, n, n]
+  int64_t n;
+
+  __device__ auto at(int64_t g, int64_t row0) const {
+    const int64_t depth = row0 + kProductTile < n ? row0 + kProductTile : n;
+    return Operand<T, true>{l + g * n * n, n, depth, n, T(1)};
+  }
+};
+
+// Value (i, k) is p_ki, without the first row0 values of k; with a triangular p on the left side,
+// these are the zeros of its transpose.
+template <typename T>
+struct ColumnsBelow {
+  const T* p;  // [groups, depth, columns]
+  int64_t depth, columns;
+
+  __device__ auto at(int64_t g, int64_t row0) const {
+    return Operand<T, false>{p + (g * depth + row0) * columns, columns, depth - row0, columns,
+                             T(1)};
+  }
+};
+
+// --- finishes ---
+
+template <typename Finish>
+constexpr bool kWithRowSums = false;
+template <typename Finish>
+constexpr bool kLowerTriangle = false;
+
+// Stores the sums.
+template <typename T>
+struct Store {
+  using Sum = T;
+  T* out;  // [groups, m, n]
+
+  __device__ auto of(int64_t g, int64_t m, int64_t n) const {
+    T* const target = out + g * m * n;
+    return [=](int64_t i, int64_t j, T sum) { target[i * n + j] = sum; };
+  }
+};
+
+// Stores a symmetric matrix from its lower triangle.
+template <typename T>
+struct StoreSymmetric {
+  using Sum = T;
+  T* out;  // [groups, n, n]
+
+  __device__ auto of(int64_t g, int64_t, int64_t n) const {
+    T* const target = out + g * n * n;
+    return [=](int64_t i, int64_t j, T sum) {
+      if (j > i) return;
+      target[i * n + j] = sum;
+      target[j * n + i] = sum;
+    };
+  }
+};
+template <typename T>
+constexpr bool kLowerTriangle<StoreSymmetric<T>> = true;
+
+// `value` within ±bound.
+template <typename T>
+__device__ __forceinline__ T clamped(T value, T bound = kLargestFinite<T>) {
+  return value > bound ? bound : (value < -bound ? -bound : value);
 }
 
-// Row-major p, [depth, columns]: value (j, k) is p_kj.
-template <typename T>
-__device__ __forceinline__ Operand<T, false> columns_of(const T* p, int64_t depth,
-                                                        int64_t columns) {
-  return {p, columns, depth, columns, T(1)};
-}
+// --- the product ---
 
-// Registers: at most 128 in float, 255 in double.
-template <typename T, typename Form>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductOwn>)
-    contraction_kernel(Form form, int64_t groups, int64_t m, int64_t n) {
-  __shared__ __align__(16) T slices[Tile<kProductOwn>::kSlices];
-  const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
+struct ContractionShape {
+  int64_t groups, m, n;
+  const int32_t* next = nullptr;  // [groups]: a group with a negative value is skipped
+};
+
+// A block takes a 64×64 tile of every gridDim.z-th group, a thread 4×4 elements. Work: 2 m n depth
+// flop, 2 m n depth / 64 reads (an operand that multiplies two matrices doubles its half), and what
+// `finish` reads and writes. Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most
+// 128 in float, 255 in double.
+template <typename T, typename Left, typename Right, typename Finish>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
+    contraction_kernel(Left left, Right right, Finish finish, ContractionShape shape) {
+  __shared__ __align__(16) T slices[Tile<kProductThreadTile>::kSlices];
   const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kProductTile;
   const int64_t column0 = static_cast<int64_t>(blockIdx.x) * kProductTile;
-  for (int64_t g = blockIdx.z; g < groups; g += gridDim.z) {
-    if (form.idle(g)) continue;
-    typename Form::Sum sum[kProductOwn][kProductOwn] = {};
-    accumulate<T, kProductOwn>(form.left(g, row0), row0, form.right(g, row0), column0, slices, sum,
-                               Multiply{});
+  if (kLowerTriangle<Finish> && column0 > row0) return;
+  for (int64_t g = blockIdx.z; g < shape.groups; g += gridDim.z) {
+    if (shape.next != nullptr && shape.next[g] < 0) continue;
+    typename Finish::Sum sum[kProductThreadTile][kProductThreadTile] = {};
+    T row_sum[kProductThreadTile] = {};
+    accumulate<T, kProductThreadTile>(left.at(g, row0), row0, right.at(g, row0), column0, slices,
+                                      sum, [&](auto& s, const auto& a, const auto& b) {
+                                        if (kWithRowSums<Finish>)
 #pragma unroll
-    for (int i = 0; i < kProductOwn; ++i) {
-      const int64_t r = row0 + Tile<kProductOwn>::own(ty, i);
-      if (r >= m) continue;
-#pragma unroll
-      for (int j = 0; j < kProductOwn; ++j) {
-        const int64_t c = column0 + Tile<kProductOwn>::own(tx, j);
-        if (c < n) form.finish(g, r, c, sum[i][j]);
-      }
-    }
+                                          for (int i = 0; i < kProductThreadTile; ++i)
+                                            row_sum[i] += a[i];
+                                        Multiply{}(s, a, b);
+                                      });
+    const auto element = finish.of(g, shape.m, shape.n);
+    for_each_element<kProductThreadTile>(row0, column0, shape.m, shape.n,
+                                         [&](int i, int j, int64_t r, int64_t c) {
+                                           if constexpr (kWithRowSums<Finish>)
+                                             element(r, c, sum[i][j], row_sum[i]);
+                                           else
+                                             element(r, c, sum[i][j]);
+                                         });
   }
 }
 
-// The product of a form, out [groups, m, n].
-template <typename T, typename Form>
-int contract(const Form& form, int64_t groups, int64_t m, int64_t n, void* stream) {
-  const int64_t grid_x = divide_up(n, kProductTile), grid_y = divide_up(m, kProductTile);
-  if (grid_x > kLargestGridX || grid_y > kLargestGridYZ)
-    return static_cast<int>(cudaErrorInvalidConfiguration);
-  const dim3 grid(static_cast<unsigned>(grid_x), static_cast<unsigned>(grid_y), grid_z(groups));
-  return launch(contraction_kernel<T, Form>, grid, dim3(kTileThreads), 0, stream, form, groups, m,
-                n);
-}
-
-template <typename T>
-__device__ __forceinline__ T clamped(T value) {
-  constexpr T kBound = kLargestFinite<T>;
-  return value > kBound ? kBound : (value < -kBound ? -kBound : value);
-}
-
-// The sum over the lanes of a warp, in every lane, in a fixed order.
-__device__ __forceinline__ double warp_sum(double value) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2)
-    value += __shfl_xor_sync(kFullMask, value, offset);
-  return value;
+template <typename T, typename Left, typename Right, typename Finish>
+void contract(const Left& left, const Right& right, const Finish& finish,
+              const ContractionShape& shape, Stream& stream) {
+  stream.launch(contraction_kernel<T, Left, Right, Finish>,
+                {{divide_up(shape.n, kProductTile), divide_up(shape.m, kProductTile),
+                  group_blocks(shape.groups)},
+                 kTileThreads},
+                left, right, finish, shape);
 }
 
 }  // namespace mige::cuda

@@ -1,13 +1,13 @@
-// eigh: symmetric eigendecomposition, by the size of the matrix by a warp, a block, or many blocks.
-#include "cuda/linalg/eigh_launch.cuh"
+// eigh: symmetric eigendecomposition.
 #include "cuda/launchers.h"
+#include "cuda/linalg/eigh_dispatch.cuh"
 
 namespace mige::cuda {
 namespace {
 
 template <typename T>
 struct Layout {
-  WorkSpace space;
+  Workspace space;
   Key<T>* largest;
   void* rest;
 
@@ -26,26 +26,20 @@ int64_t eigh_work(int64_t groups, int64_t n) {
 
 template <typename T>
 int eigh(const T* k, int64_t groups, int64_t n, T* values, T* vectors, int32_t* info, void* work,
-         void* stream) {
+         void* cuda_stream) {
   if (groups == 0) return 0;
+  Stream stream(cuda_stream);
   const Layout<T> at(work, groups, n);
-  int failed =
-      static_cast<int>(cudaMemsetAsync(at.largest, 0, static_cast<size_t>(groups) * sizeof(Key<T>),
-                                       static_cast<cudaStream_t>(stream)));
-  const int64_t rows = divide_up(n, 8);
-  const dim3 grid(static_cast<unsigned>(rows < 256 ? rows : 256), grid_z(groups));
-  if (!failed)
-    failed = launch(lower_magnitude_kernel<T>, grid, dim3(kScaleThreads), 0, stream, k, groups, n,
-                    at.largest);
-  if (!failed)
-    failed = spectral<T, Spectrum::kSymmetric>(
-        {k, groups, static_cast<int>(n), at.largest, values, vectors, info}, at.rest, stream);
-  return failed;
+  stream.zero(at.largest, groups);
+  stream.launch(lower_magnitude_kernel<T>,
+                {{at_most(divide_up(n, 8), 256), group_blocks(groups)}, kScaleThreads}, k, groups,
+                n, at.largest);
+  const EighArguments<T> e{k, groups, static_cast<int>(n), at.largest, values, vectors, info};
+  spectral<T, Spectrum::kSymmetric>(e, at.rest, stream);
+  return stream.status();
 }
 
-template int64_t eigh_work<float>(int64_t, int64_t);
-template int64_t eigh_work<double>(int64_t, int64_t);
-template int eigh(const float*, int64_t, int64_t, float*, float*, int32_t*, void*, void*);
-template int eigh(const double*, int64_t, int64_t, double*, double*, int32_t*, void*, void*);
+MIGE_INSTANTIATE(eigh_work);
+MIGE_INSTANTIATE(eigh);
 
 }  // namespace mige::cuda

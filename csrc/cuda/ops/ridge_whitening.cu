@@ -1,4 +1,4 @@
-// ridge_whitening: W = D⁻¹ (R + τI)^{-1/2} with the ridge τ that chooses itself.
+// ridge_whitening: W = D⁻¹ (R + τI)^{-1/2}, with the ridge τ chosen from the samples.
 #include "cuda/adaptive/whitening.cuh"
 
 namespace mige::cuda {
@@ -6,7 +6,7 @@ namespace {
 
 template <typename T>
 struct Layout {
-  WorkSpace space;
+  Workspace space;
   Whitening<T> whitening;
   T* s;  // [groups, r, d]
 
@@ -16,23 +16,23 @@ struct Layout {
         s(space.take<T>(groups * whitening.r() * d)) {}
 };
 
-// W = D⁻¹ SᵀS, or of the dual D⁻¹ (τ^{-1/2} I − SᵀS) unless directions are excluded.
+// W = D⁻¹ SᵀS. For the dual without excluded directions W = D⁻¹ (τ^{-1/2} I − SᵀS).
 template <typename T>
-struct WhiteningForm {
+struct StoreWhitening {
   using Sum = T;
   Whitening<T> w;
-  const T* s;      // [groups, r, d]
   const T* ridge;  // [groups]
   T* out;          // [groups, d, d]
-  __device__ bool idle(int64_t) const { return false; }
-  __device__ auto left(int64_t g, int64_t) const {
-    return columns_of(s + g * w.r() * w.d, w.r(), w.d);
-  }
-  __device__ auto right(int64_t g, int64_t) const { return left(g, 0); }
-  __device__ void finish(int64_t g, int64_t i, int64_t j, T sum) const {
+
+  __device__ auto of(int64_t g, int64_t d, int64_t) const {
     const bool rest = w.dual() && w.support[g].excluded == 0;
-    const T root = rest ? (i == j ? 1 / sqrt(ridge[g]) : T(0)) - sum : sum;
-    out[(g * w.d + i) * w.d + j] = clamped(w.inverse[g * w.d + i] * root);
+    const T tau = ridge[g];
+    const T* const inverse = w.inverse + g * d;
+    T* const target = out + g * d * d;
+    return [=](int64_t i, int64_t j, T sum) {
+      const T root = rest ? (i == j ? 1 / sqrt(tau) : T(0)) - sum : sum;
+      target[i * d + j] = clamped(inverse[i] * root);
+    };
   }
 };
 
@@ -45,26 +45,22 @@ int64_t ridge_whitening_work(int64_t groups, int64_t m, int64_t d) {
 
 template <typename T>
 int ridge_whitening(const T* x, int64_t groups, int64_t m, int64_t d, double factor, T* mean,
-                    T* whitening, T* ridge, void* work, void* stream) {
+                    T* whitening, T* ridge, void* work, void* cuda_stream) {
   if (groups == 0) return 0;
+  Stream stream(cuda_stream);
   Layout<T> at(work, groups, m, d);
   Whitening<T>& w = at.whitening;
   w.x = x;
   w.factor = factor;
-  int failed = whiten(w, mean, ridge, stream);
-  if (!failed)
-    failed = filter_vectors(w, w.dual() ? RidgeFilter::kDualWhitening : RidgeFilter::kWhitening,
-                            ridge, at.s, stream);
-  if (!failed)
-    failed = contract<T>(WhiteningForm<T>{w, at.s, ridge, whitening}, groups, d, d, stream);
-  return failed;
+  whiten(w, mean, ridge, stream);
+  filter_vectors(w, w.dual() ? RidgeFilter::kDualWhitening : RidgeFilter::kWhitening, ridge, at.s,
+                 stream);
+  const Columns<T> s{at.s, w.r(), d};
+  contract<T>(s, s, StoreWhitening<T>{w, ridge, whitening}, {groups, d, d}, stream);
+  return stream.status();
 }
 
-template int64_t ridge_whitening_work<float>(int64_t, int64_t, int64_t);
-template int64_t ridge_whitening_work<double>(int64_t, int64_t, int64_t);
-template int ridge_whitening(const float*, int64_t, int64_t, int64_t, double, float*, float*,
-                             float*, void*, void*);
-template int ridge_whitening(const double*, int64_t, int64_t, int64_t, double, double*, double*,
-                             double*, void*, void*);
+MIGE_INSTANTIATE(ridge_whitening_work);
+MIGE_INSTANTIATE(ridge_whitening);
 
 }  // namespace mige::cuda

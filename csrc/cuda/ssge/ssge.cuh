@@ -1,10 +1,10 @@
 // The steps of the Spectral Stein Gradient Estimator that no other operator has: the Gram matrix
-// from distances in place, the rank J, and the filter; and how many eigenvalues are kept.
+// from distances in place, the rank J, and the filter −λ^−power of the eigenvalues that are kept.
 #pragma once
 
+#include "cuda/core/radix_selection.cuh"
 #include "cuda/launchers.h"
-#include "cuda/linalg/product.cuh"
-#include "cuda/core/select.cuh"
+#include "cuda/linalg/contraction.cuh"
 
 namespace mige::cuda {
 
@@ -23,37 +23,27 @@ struct SsgeArguments {
 };
 
 // γ of a group whose coordinates are in units of normal_scale. Equal samples have σ = 0; with γ = 0
-// everything that follows stays finite, and is 0 at the end.
+// all later steps stay finite, and the score is 0.
 template <typename T>
 __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
   if (sigma == T(0)) return T(0);
-  const bool usable = sigma > T(0) && sigma - sigma == T(0) && magnitude == magnitude;
-  return usable ? ScaledBandwidth<T>(sigma, normal_scale(magnitude)).gamma : not_a_number<T>();
+  return is_bandwidth(sigma, magnitude) ? ScaledBandwidth<T>(sigma, normal_scale(magnitude)).gamma
+                                        : not_a_number<T>();
 }
 
-// J, by the 32 threads of a warp: the fixed rank, or the smallest count whose share of trace(K) = m
-// reaches the threshold; never an eigenvalue that is rounding error (below m ε λ_max), and at least
-// 1. The sum goes in the order of the CPU's.
+// J, by the 32 threads of a warp (common/ssge.h). The sum has the order of the CPU's.
 template <typename T>
 __device__ int64_t choose_rank(const T* values,  // [m], ascending
                                int64_t m, double threshold, int64_t fixed_rank) {
-  const double floor = static_cast<double>(values[m - 1]) * static_cast<double>(m) *
-                       static_cast<double>(kEpsilon<T>);
+  auto kept = SpectralRank::of(values[m - 1], m, threshold, fixed_rank);
   const int lane = threadIdx.x % kWarp;
-  double sum = 0;
-  int64_t j = 0;
   for (int64_t base = 0; base < m; base += kWarp) {
     const int64_t at = m - 1 - base - lane;
     const double mine = at >= 0 ? static_cast<double>(values[at]) : 0;
-    for (int i = 0; i < kWarp && base + i < m; ++i) {
-      const double value = __shfl_sync(kFullMask, mine, i);
-      if (j > 0 && value <= floor) return j;
-      sum += value;
-      ++j;
-      if (fixed_rank > 0 ? j == fixed_rank : sum >= threshold * static_cast<double>(m)) return j;
-    }
+    for (int i = 0; i < kWarp && base + i < m; ++i)
+      if (!kept.add(__shfl_sync(kFullMask, mine, i))) return kept.rank();
   }
-  return j;
+  return kept.rank();
 }
 
 // The filter's −λ^−exponent.
@@ -64,7 +54,7 @@ __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
   return static_cast<T>(-power);
 }
 
-// A bandwidth that is given, or NaN where it is none; 0 is left to equal samples.
+// A bandwidth that the caller gives, or NaN if it is not one; σ = 0 means equal samples here.
 template <typename T>
 __device__ __forceinline__ T checked_bandwidth(T given) {
   return given > T(0) && given - given == T(0) ? given : not_a_number<T>();
@@ -72,32 +62,32 @@ __device__ __forceinline__ T checked_bandwidth(T given) {
 
 // bandwidth = checked given. A thread a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4)
+__global__ void __launch_bounds__(kElementThreads, 4)
     given_bandwidth_kernel(const T* __restrict__ given,  // [groups]
                            int64_t groups,
                            T* __restrict__ bandwidth) {  // [groups]
-  for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < groups;
-       g += int64_t(gridDim.x) * 256)
-    bandwidth[g] = checked_bandwidth(given[g]);
+  grid_stride<kElementThreads>(groups,
+                               [&](int64_t g) { bandwidth[g] = checked_bandwidth(given[g]); });
 }
 
-// k_ij = exp(−γ s_ij), in place. Work: reads and writes m² values. Registers: at most 64.
+// k_ij = exp(−γ s_ij), in place. A thread takes every (256 gridDim.x)-th element, groups along y.
+// Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4)
+__global__ void __launch_bounds__(kElementThreads, 4)
     gram_in_place_kernel(T* __restrict__ s,  // [groups, m, m]
                          int64_t groups, int64_t m,
                          const Key<T>* __restrict__ largest,  // [groups]
                          const T* __restrict__ bandwidth) {   // [groups]
   for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
     const T gamma = gamma_of(bandwidth[g], magnitude_of<T>(largest[g]));
-    for (int64_t i = blockIdx.x * int64_t(256) + threadIdx.x; i < m * m;
-         i += int64_t(gridDim.x) * 256)
-      s[g * m * m + i] = rbf(s[g * m * m + i], gamma);
+    T* const k = s + g * m * m;
+    grid_stride<kElementThreads>(m * m, [&](int64_t i) { k[i] = rbf(k[i], gamma); });
   }
 }
 
-// J and the filter of every group; zeros for equal samples, NaN for input that is not finite. A
-// warp a group. Registers: at most 64.
+// J and the filter of every group: zeros for equal samples, NaN for input that is not finite. A
+// warp takes a group, a lane every 32nd eigenvalue. Work: reads and writes m values. Registers: at
+// most 64.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16)
     rank_kernel(int64_t groups, int64_t m, double threshold, int64_t fixed_rank, int64_t power,
@@ -123,5 +113,41 @@ __global__ void __launch_bounds__(kWarp, 16)
     if (lane == 0) rank[g] = j;
   }
 }
+
+// out_ij = factor_i × the sum.
+template <typename T>
+struct ScaleRows {
+  using Sum = T;
+  T* out;           // [groups, m, n]
+  const T* factor;  // [groups, m]
+
+  __device__ auto of(int64_t g, int64_t m, int64_t n) const {
+    T* const target = out + g * m * n;
+    const T* const factors = factor + g * m;
+    return [=](int64_t i, int64_t j, T sum) { target[i * n + j] = clamped(factors[i] * sum); };
+  }
+};
+
+// out_ij = scale × the sum, within ±bound: back from the units of normal_scale.
+template <typename T>
+struct ScaleScore {
+  using Sum = T;
+  T* out;                 // [groups, m, n]
+  const Key<T>* largest;  // [groups]
+  const T* bandwidth;     // [groups]
+  T bound;
+
+  __device__ auto of(int64_t g, int64_t m, int64_t n) const {
+    const T sigma = bandwidth[g], magnitude = magnitude_of<T>(largest[g]);
+    // Equal samples, σ = 0, have a score of 0. Any other value that is not a bandwidth gives NaN.
+    const T factor = is_bandwidth(sigma, magnitude)
+                         ? ScaledBandwidth<T>(sigma, normal_scale(magnitude)).scale
+                         : (sigma == T(0) ? T(0) : not_a_number<T>());
+    T* const target = out + g * m * n;
+    return [=, bound = bound](int64_t i, int64_t j, T sum) {
+      target[i * n + j] = clamped(factor * sum, bound);
+    };
+  }
+};
 
 }  // namespace mige::cuda

@@ -1,16 +1,18 @@
-// A whole SSGE score in one launch, for groups small enough for one block's shared memory:
-// distances, median, Gram matrix, gradient sum, Cholesky, Jacobi, rank and filter, with K never in
-// global memory.
+// A whole SSGE score in one launch, for groups of m <= 128 samples that fit one block's shared
+// memory:
 //
-// The block keeps S [m, pitch], which is in turn the distances, K, its Cholesky factor L and its
-// scaled eigenvectors A; samples and H pass by in slices of 16 columns. `out` holds H in between.
+//   out = −U_J Λ_J^−power U_Jᵀ H,   K = U Λ Uᵀ the RBF Gram matrix,   H_j = Σ_i ∇_{x_i} k(x_i,
+//   x_j).
 //
-// Work: that of the steps, about 1.5 m² d + 2 m² d + 7 sweeps × 5 m³ + 4 m² d flop; reads 2 m d
-// values from global memory and moves 3 m d of `out`. Shared memory: ssge_fused_size.
+// A block takes a group. It keeps S [m, pitch] in shared memory, which holds in turn the squared
+// distances, K, its Cholesky factor L and its scaled eigenvectors A = U √Λ. Samples [m, d] and H
+// pass through shared memory in slices of 16 columns, [16, rows]; `out` [m, d] holds H in between.
+//
+// Work: about 1.5 m² d + 2 m² d + 7 sweeps × 5 m³ + 4 m² d flop; reads 2 m d values from global
+// memory and moves 3 m d values of `out`. Shared memory: ssge_fused_size.
 #pragma once
 
-#include "cuda/linalg/eigh.cuh"
-#include "cuda/linalg/jacobi.cuh"
+#include "cuda/linalg/eigh_small.cuh"
 #include "cuda/ssge/ssge.cuh"
 
 namespace mige::cuda {
@@ -23,7 +25,7 @@ __host__ __device__ constexpr int fused_rows(int m) { return (m + 3) / 4 * 4 + 4
 
 template <typename T, int kLanes>
 struct FusedMemory {
-  T* s;                     // the bench's
+  T* s;                     // the arrays of SharedMatrix
   T* slice;                 // [kFusedSlice, rows]
   T* other;                 // [kFusedSlice, rows]
   T* row_sum;               // [m]
@@ -43,7 +45,7 @@ struct FusedMemory {
       size += (bytes + 15) / 16 * 16;
       return at;
     };
-    s = reinterpret_cast<T*>(take(Bench<T>::size(m, bench_pitch<kLanes>(m))));
+    s = reinterpret_cast<T*>(take(SharedMatrix<T>::size(m, shared_pitch<kLanes>(m))));
     slice = reinterpret_cast<T*>(take(sizeof(T) * kFusedSlice * rows));
     other = reinterpret_cast<T*>(take(sizeof(T) * kFusedSlice * rows));
     row_sum = reinterpret_cast<T*>(take(sizeof(T) * m));
@@ -99,7 +101,7 @@ __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
   }
 }
 
-// The wanted order statistic of the entries i < j of S: σ² in units of the scale.
+// The quantile of the entries i < j of S: the square of a distance in units of 1 / scale².
 template <typename T, int kLanes>
 __device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, double quantile) {
   if (threadIdx.x == 0) at.selection->zeros = 0;
@@ -110,7 +112,7 @@ __device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, d
     for (int e = threadIdx.x; e < m * m; e += blockDim.x) {
       const int i = e % m, j = e / m;
       if (i >= j) continue;
-      const Key<T> key = key_of(at.s[j * pitch + i]) << 1 >> 1;
+      const Key<T> key = magnitude_key(at.s[j * pitch + i]);
       if (round == 0 && key == 0) atomicAdd(&at.selection->zeros, Count(1));
       if (matches<T>(key, prefix, round)) atomicAdd(&at.counts[digit_of<T>(key, round)], 1u);
     }
@@ -121,118 +123,136 @@ __device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, d
   return value_of<T>(at.selection->prefix);
 }
 
-template <typename T, int kLanes>
-constexpr int kFusedThreads = sizeof(T) == 4 ? kBenchThreads<kLanes> : 256;
-
-// Registers: at most 128 in float, 255 in double.
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
-    ssge_fused_kernel(SsgeArguments<T> p) {
-  const int m = p.m, pitch = bench_pitch<kLanes>(m), rows = fused_rows(m), fours = (m + 3) / 4;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const FusedMemory<T, kLanes> at(dynamic_smem<T>(), m);
-  const auto bench = Bench<T>::at(at.s, m, pitch);
-
-  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
-    const T* const x = p.x + g * m * p.d;
-    T* const out = p.out + g * m * p.d;
-
-    // --- the size of the samples
-    if (threadIdx.x == 0) *at.largest = 0;
-    for (int e = threadIdx.x; e < m * pitch; e += blockDim.x) at.s[e] = 0;
-    __syncthreads();
-    Key<T> key = 0;
-    for (int64_t i = threadIdx.x; i < m * p.d; i += blockDim.x) {
-      const Key<T> magnitude = key_of(x[i]) << 1 >> 1;
-      key = magnitude > key ? magnitude : key;
+// store(i, c, Σ_j s_ji slice_cj) for the rows i of S and the columns c of a slice, 4 rows a thread.
+template <typename T, typename F>
+__device__ __forceinline__ void multiply_slice(const T* s,      // [m, pitch]
+                                               const T* slice,  // [kFusedSlice, rows]
+                                               int m, int pitch, const F& store) {
+  const int rows = fused_rows(m), fours = (m + 3) / 4;
+  for (int e = threadIdx.x; e < fours * kFusedSlice; e += blockDim.x) {
+    const int c = e % kFusedSlice, i0 = e / kFusedSlice * 4;
+    T sum[4] = {};
+#pragma unroll 2
+    for (int j = 0; j < m; ++j) {
+      const auto four = *reinterpret_cast<const Quad<T>*>(s + j * pitch + i0);
+      const T value = slice[c * rows + j];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[i] += four.v[i] * value;
     }
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      const Key<T> other = __shfl_xor_sync(kFullMask, key, offset);
-      key = other > key ? other : key;
-    }
-    if (lane == 0) atomicMax(at.largest, key);
-    __syncthreads();
-    const T magnitude = magnitude_of<T>(*at.largest);
-    const T scale = normal_scale(magnitude);
-    const auto centred = [&](int i, int64_t c) {
-      return scale * x[i * p.d + c] - column_centre(x, m, p.d, c, scale);
-    };
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (i0 + i < m) store(i0 + i, c, sum[i]);
+  }
+}
 
-    // --- distances, bandwidth, Gram matrix
+// The magnitude of the count values of a group, by a block.
+template <typename T>
+__device__ T block_magnitude(const T* x, int64_t count, Key<T>* largest) {
+  if (threadIdx.x == 0) *largest = 0;
+  __syncthreads();
+  Key<T> key = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+    const Key<T> magnitude = magnitude_key(x[i]);
+    key = magnitude > key ? magnitude : key;
+  }
+  take_largest_key(key, largest);
+  __syncthreads();
+  return magnitude_of<T>(*largest);
+}
+
+// One group of the fused kernel: its memory, and its steps in the order in which they run.
+template <typename T, int kLanes>
+struct FusedGroup {
+  const SsgeArguments<T>& p;
+  const FusedMemory<T, kLanes>& at;
+  const SharedMatrix<T>& a;  // S
+  int64_t g;
+  T magnitude, scale;
+
+  __device__ const T* x() const { return p.x + g * p.m * p.d; }
+  __device__ T* out() const { return p.out + g * p.m * p.d; }
+  __device__ T* values() const { return p.values + g * p.m; }
+
+  // slice[c, i] = the centered, scaled samples.
+  __device__ __forceinline__ void load_samples(int64_t c0) const {
+    fill_slice(at.slice, p.m, c0, p.d, [&](int i, int64_t c) {
+      return scale * x()[i * p.d + c] - column_center(x(), p.m, p.d, c, scale);
+    });
+    __syncthreads();
+  }
+
+  // S = the squared distances.
+  __device__ __forceinline__ void distances() const {
+    for (int e = threadIdx.x; e < p.m * a.pitch; e += blockDim.x) a.s[e] = 0;
+    __syncthreads();
     for (int64_t c0 = 0; c0 < p.d; c0 += kFusedSlice) {
-      fill_slice(at.slice, m, c0, p.d, centred);
-      __syncthreads();
-      add_distances(at.s, pitch, at.slice, m);
+      load_samples(c0);
+      add_distances(a.s, a.pitch, at.slice, p.m);
       __syncthreads();
     }
-    T sigma;
-    if (p.given) {
-      sigma = checked_bandwidth(p.given[g]);
-    } else {
-      const T square = select_square(at, m, pitch, p.options.quantile);
-      sigma = bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>, magnitude);
-    }
-    const T gamma = gamma_of(sigma, magnitude);
-    if (threadIdx.x == 0) p.bandwidth[g] = sigma;
-    if (sigma == T(0) || !(gamma == gamma)) {  // equal samples, or no bandwidth; the whole block
-      const T instead = sigma == T(0) ? T(0) : gamma;
-      for (int64_t i = threadIdx.x; i < m * p.d; i += blockDim.x) out[i] = instead;
-      for (int i = threadIdx.x; i < m; i += blockDim.x) p.values[g * m + i] = instead;
-      if (threadIdx.x == 0) p.rank[g] = 0;
-      __syncthreads();
-      continue;
-    }
-    for (int e = threadIdx.x; e < m * m; e += blockDim.x) {
-      const int i = e % m, j = e / m;
+  }
+
+  __device__ __forceinline__ T bandwidth() const {
+    if (p.given) return checked_bandwidth(p.given[g]);
+    const T square = select_square(at, p.m, a.pitch, p.options.quantile);
+    return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>, magnitude);
+  }
+
+  // The results of equal samples (0), or of a group without a bandwidth (NaN).
+  __device__ __forceinline__ void write_constant(T value) const {
+    for (int64_t i = threadIdx.x; i < p.m * p.d; i += blockDim.x) out()[i] = value;
+    for (int i = threadIdx.x; i < p.m; i += blockDim.x) values()[i] = value;
+    if (threadIdx.x == 0) p.rank[g] = 0;
+    __syncthreads();
+  }
+
+  // S = K, on both sides of the diagonal.
+  __device__ __forceinline__ void gram(T gamma) const {
+    for (int e = threadIdx.x; e < p.m * p.m; e += blockDim.x) {
+      const int i = e % p.m, j = e / p.m;
       if (i > j) continue;
-      const T value = rbf(at.s[j * pitch + i], gamma);
-      at.s[j * pitch + i] = value;
-      at.s[i * pitch + j] = value;
+      const T value = rbf(a.s[j * a.pitch + i], gamma);
+      a.s[j * a.pitch + i] = value;
+      a.s[i * a.pitch + j] = value;
     }
     __syncthreads();
+  }
 
-    // --- H = −(K X − diag(K 1) X) / σ², kept in `out`
-    for (int j = warp; j < m; j += warps) {
+  // out = H = −(K X − diag(K 1) X) / σ².
+  __device__ __forceinline__ void gradient_sum(T sigma) const {
+    const int m = p.m, rows = fused_rows(m), lane = threadIdx.x % kWarp;
+    for (int j = threadIdx.x / kWarp; j < m; j += blockDim.x / kWarp) {
       T sum = 0;
-      for (int i = lane; i < m; i += kWarp) sum += at.s[j * pitch + i];
-      for (int offset = kWarp / 2; offset > 0; offset /= 2)
-        sum += __shfl_xor_sync(kFullMask, sum, offset);
+      for (int i = lane; i < m; i += kWarp) sum += a.s[j * a.pitch + i];
+      sum = warp_sum(sum);
       if (lane == 0) at.row_sum[j] = sum;
     }
     const T inverse_variance = ScaledBandwidth<T>(sigma, scale).inverse_variance;
     for (int64_t c0 = 0; c0 < p.d; c0 += kFusedSlice) {
-      fill_slice(at.slice, m, c0, p.d, centred);
-      __syncthreads();
-      for (int e = threadIdx.x; e < fours * kFusedSlice; e += blockDim.x) {
-        const int c = e % kFusedSlice, j0 = e / kFusedSlice * 4;
-        T sum[4] = {};
-#pragma unroll 2
-        for (int i = 0; i < m; ++i) {
-          const auto k = *reinterpret_cast<const Quad<T>*>(at.s + i * pitch + j0);
-          const T value = at.slice[c * rows + i];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) sum[j] += k.v[j] * value;
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (j0 + j < m && c0 + c < p.d)
-            out[(j0 + j) * p.d + c0 + c] =
-                inverse_variance * (at.row_sum[j0 + j] * at.slice[c * rows + j0 + j] - sum[j]);
-      }
+      load_samples(c0);
+      multiply_slice(a.s, at.slice, m, a.pitch, [&](int j, int c, T sum) {
+        if (c0 + c < p.d)
+          out()[j * p.d + c0 + c] =
+              inverse_variance * (at.row_sum[j] * at.slice[c * rows + j] - sum);
+      });
       __syncthreads();
     }
+  }
 
-    // --- eigenvalues and rank
-    const int columns = pivoted_cholesky<BlockTeam>(bench, kGramStop<T>);
-    const int sweeps = jacobi<kLanes>(bench, columns);
-    column_norms<BlockTeam>(bench);
+  // S = A, and the eigenvalues, J and the filter.
+  __device__ __forceinline__ void decompose() const {
+    const int m = p.m, lane = threadIdx.x % kWarp;
+    const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+    const int columns = pivoted_cholesky<BlockTeam>(a, kGramStop<T>);
+    const bool failed = jacobi<kLanes>(a, columns) < 0;
+    column_norms<BlockTeam>(a);
     for (int j = warp; j < m; j += warps) {
-      const int place = sweeps < 0 ? j : m - 1 - position_of(bench.norm, m, j);
-      if (lane == 0) p.values[g * m + place] = sweeps < 0 ? not_a_number<T>() : bench.norm[j];
+      const int place = failed ? j : m - 1 - position_of(a.norm, m, j);
+      if (lane == 0) values()[place] = failed ? not_a_number<T>() : a.norm[j];
     }
     __syncthreads();
     if (warp == 0) {
-      const int64_t j = choose_rank(p.values + g * m, m, p.options.threshold, p.options.rank);
+      const int64_t j = choose_rank(values(), m, p.options.threshold, p.options.rank);
       if (lane == 0) {
         *at.rank = j;
         p.rank[g] = j;
@@ -240,44 +260,57 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
     }
     __syncthreads();
     for (int j = warp; j < m; j += warps) {
-      const bool kept = position_of(bench.norm, m, j) < *at.rank;
+      const bool kept = position_of(a.norm, m, j) < *at.rank;
       // A = U √Λ takes one more power of Λ than U.
-      const T filter = kept ? filter_of(bench.norm[j], p.options.power + 1) : T(0);
-      if (lane == 0) at.factor[j] = sweeps < 0 ? not_a_number<T>() : filter;
+      const T filter = kept ? filter_of(a.norm[j], p.options.power + 1) : T(0);
+      if (lane == 0) at.factor[j] = failed ? not_a_number<T>() : filter;
     }
+  }
 
-    // --- out = scale A (factor ∘ Aᵀ H), a slice of columns at a time
+  // out = scale A (factor ∘ Aᵀ H), a slice of columns at a time.
+  __device__ __forceinline__ void score() const {
+    const int m = p.m, rows = fused_rows(m);
     for (int64_t c0 = 0; c0 < p.d; c0 += kFusedSlice) {
-      fill_slice(at.slice, m, c0, p.d,
-                 [&](int i, int64_t c) { return out[bench.row[i] * p.d + c]; });
+      fill_slice(at.slice, m, c0, p.d, [&](int i, int64_t c) { return out()[a.row[i] * p.d + c]; });
       __syncthreads();
       for (int e = threadIdx.x; e < m * kFusedSlice; e += blockDim.x) {
         const int c = e % kFusedSlice, j = e / kFusedSlice;
         T sum = 0;
-        for (int i = 0; i < m; ++i) sum += at.s[j * pitch + i] * at.slice[c * rows + i];
+        for (int i = 0; i < m; ++i) sum += a.s[j * a.pitch + i] * at.slice[c * rows + i];
         at.other[c * rows + j] = at.factor[j] * sum;
       }
       __syncthreads();
-      for (int e = threadIdx.x; e < fours * kFusedSlice; e += blockDim.x) {
-        const int c = e % kFusedSlice, i0 = e / kFusedSlice * 4;
-        T sum[4] = {};
-#pragma unroll 2
-        for (int j = 0; j < m; ++j) {
-          const auto a = *reinterpret_cast<const Quad<T>*>(at.s + j * pitch + i0);
-          const T value = at.other[c * rows + j];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) sum[i] += a.v[i] * value;
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (i0 + i >= m || c0 + c >= p.d) continue;
-          const T value = scale * sum[i];
-          out[bench.row[i0 + i] * p.d + c0 + c] =
-              value > p.bound ? p.bound : (value < -p.bound ? -p.bound : value);
-        }
-      }
+      multiply_slice(a.s, at.other, m, a.pitch, [&](int i, int c, T sum) {
+        if (c0 + c < p.d) out()[a.row[i] * p.d + c0 + c] = clamped(scale * sum, p.bound);
+      });
       __syncthreads();
     }
+  }
+};
+
+template <typename T, int kLanes>
+constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes> : 256;
+
+// Registers: at most 128 in float, 255 in double.
+template <typename T, int kLanes>
+__global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
+    ssge_fused_kernel(SsgeArguments<T> p) {
+  const FusedMemory<T, kLanes> at(dynamic_smem<T>(), p.m);
+  const auto a = SharedMatrix<T>::at(at.s, p.m, shared_pitch<kLanes>(p.m));
+  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
+    const T magnitude = block_magnitude(p.x + g * p.m * p.d, p.m * p.d, at.largest);
+    const FusedGroup<T, kLanes> group{p, at, a, g, magnitude, normal_scale(magnitude)};
+    group.distances();
+    const T sigma = group.bandwidth(), gamma = gamma_of(sigma, magnitude);
+    if (threadIdx.x == 0) p.bandwidth[g] = sigma;
+    if (sigma == T(0) || !(gamma == gamma)) {  // the same for the whole block
+      group.write_constant(sigma == T(0) ? T(0) : gamma);
+      continue;
+    }
+    group.gram(gamma);
+    group.gradient_sum(sigma);
+    group.decompose();
+    group.score();
   }
 }
 

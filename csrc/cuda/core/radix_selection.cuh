@@ -1,25 +1,21 @@
-// Order statistics of the pairwise distances by radix selection: exact, linear in the number of
-// pairs, on the device from end to end.
+// Quantiles of the pairwise distances by radix selection. The result is an exact order statistic,
+// the work is linear in the number of pairs, and no step waits for the host.
 //
-// Non-negative numbers are in the order of their bits, so a digit of 11 bits at a time, from the
-// top: a histogram of it over the pairs that match the digits found so far, then the bucket that
-// holds the wanted rank. Three rounds for float, six for double; the first finds out, too, how many
-// pairs are at distance zero. A zero is no bandwidth: if the quantile would be one, it is taken
-// among the pairs at a positive distance.
+// Non-negative numbers have the order of their bits. Each round finds one digit of 11 bits, from
+// the top: it counts this digit over the pairs that match the digits found so far (a histogram),
+// and picks the bucket that holds the wanted rank. Float takes three rounds and double six. The
+// first round also counts the pairs at distance zero. Zero is not a bandwidth: if the quantile were
+// zero, it is taken among the pairs at a positive distance.
 #pragma once
 
 #include "cuda/core/scale.cuh"
 
 namespace mige::cuda {
 
-constexpr int kDigitBits = 11;
-constexpr int kDigits = 1 << kDigitBits;
 constexpr int kSelectThreads = 256;
 
 using Count = unsigned long long;
 
-template <typename T>
-constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
 template <typename T>
 constexpr int kSelectRounds = (kKeyBits<T> + kDigitBits - 1) / kDigitBits;
 
@@ -30,20 +26,13 @@ __host__ __device__ constexpr int digit_shift(int round) {
   return shift > 0 ? shift : 0;
 }
 
-// How far the selection in one group has come.
+// The state of the selection in one group.
 template <typename T>
 struct Selection {
-  Key<T> prefix;  // the digits found, at their place
-  Count rank;     // of the wanted one among those that match the prefix, from 0
+  Key<T> prefix;  // the digits found so far
+  Count rank;     // of the wanted pair among the pairs that match the prefix, from 0
   Count zeros;    // pairs at distance zero
 };
-
-// The rank ceil(quantile n), at least 1, counted from 0.
-__device__ __forceinline__ Count quantile_rank(double quantile, Count n) {
-  const double position = ceil(quantile * static_cast<double>(n)) - 1;
-  const Count rank = position > 0 ? static_cast<Count>(position) : 0;
-  return rank < n ? rank : n - 1;
-}
 
 // Whether a key belongs to the histogram of a round: it has the prefix in its higher digits.
 template <typename T>
@@ -59,18 +48,18 @@ __device__ __forceinline__ int digit_of(Key<T> key, int round) {
   return static_cast<int>(key >> shift) & ((1 << (above - shift)) - 1);
 }
 
-// One step of the selection in one group, by all threads of a block: which digit holds the rank.
-// In the first round `selection` is set up. `counts` are complete; they may be in shared or in
-// global memory. Uses kSelectThreads values of shared memory. A barrier before and after is the
-// caller's.
+// One round of the selection in one group, by all threads of a block: finds the digit that holds
+// the rank. The first round initializes `selection`. The caller puts a barrier before and after.
 template <typename T, typename Counter>
-__device__ void pick_digit(const Counter* counts, Selection<T>* selection, Count* sums, int round,
-                           int64_t m, double quantile) {
-  constexpr int kOwn = kDigits / kSelectThreads;
+__device__ void pick_digit(const Counter* counts,  // [kDigits], complete; shared or global memory
+                           Selection<T>* selection,
+                           Count* sums,  // [kSelectThreads] of shared memory
+                           int round, int64_t m, double quantile) {
+  constexpr int kPerThread = kDigits / kSelectThreads;
   const int t = static_cast<int>(threadIdx.x);
   if (t < kSelectThreads) {
     Count sum = 0;
-    for (int i = 0; i < kOwn; ++i) sum += counts[kOwn * t + i];
+    for (int i = 0; i < kPerThread; ++i) sum += counts[kPerThread * t + i];
     sums[t] = sum;
   }
   if (round == 0 && t == 0) {
@@ -82,12 +71,12 @@ __device__ void pick_digit(const Counter* counts, Selection<T>* selection, Count
     selection->rank = rank;
   }
   __syncthreads();
-  // A warp finds the sum that holds the rank, eight to a lane; its lane then walks over the counts.
+  // A warp takes eight sums a lane. The lane whose sums hold the rank then searches its counts.
   if (t < kWarp) {
     constexpr int kSums = kSelectThreads / kWarp;
     Count mine = 0;
     for (int i = 0; i < kSums; ++i) mine += sums[kSums * t + i];
-    Count up_to = mine;  // of this lane and those before
+    Count up_to = mine;  // sum over the lanes up to this one
     for (int offset = 1; offset < kWarp; offset *= 2) {
       const Count before = __shfl_up_sync(kFullMask, up_to, offset);
       if (t >= offset) up_to += before;
@@ -99,7 +88,7 @@ __device__ void pick_digit(const Counter* counts, Selection<T>* selection, Count
       rank -= up_to - mine;
       int i = kSums * t;
       while (rank >= sums[i]) rank -= sums[i++];
-      int digit = kOwn * i;
+      int digit = kPerThread * i;
       while (rank >= counts[digit]) rank -= counts[digit++];
       selection->rank = rank;
       selection->prefix |= static_cast<Key<T>>(digit) << digit_shift<T>(round);
@@ -118,8 +107,10 @@ __device__ __forceinline__ T bandwidth_of(T square, T scale, double multiplier, 
   return square > T(0) ? (sigma > smallest ? sigma : smallest) : T(0);
 }
 
-// counts[digit] of one round, over the pairs above the diagonal. A block takes every gridDim.x-th
-// row of a group and counts in shared memory first. Work: reads m²/2 values. Registers: at most 64.
+// The histogram of one round: counts[digit] over the pairs i < j that match the prefix. A block
+// takes every gridDim.x-th row of a group, a thread every 256th column, groups along y; the block
+// counts in shared memory first. Work: reads m²/2 values. Shared memory: 8 KiB. Registers: at
+// most 64.
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     count_digits_kernel(const T* __restrict__ s,  // [groups, m, m]
@@ -134,23 +125,23 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
     unsigned zeros = 0;
     for (int64_t i = blockIdx.x; i < m; i += gridDim.x)
       for (int64_t j = i + 1 + threadIdx.x; j < m; j += kSelectThreads) {
-        const Key<T> key = key_of(s[(g * m + i) * m + j]) << 1 >> 1;  // NaN may have a sign
+        const Key<T> key = magnitude_key(s[(g * m + i) * m + j]);  // NaN may have a sign
         zeros += key == 0;
         if (matches<T>(key, prefix, round)) atomicAdd(&mine[digit_of<T>(key, round)], 1u);
       }
-    for (int offset = kWarp / 2; offset > 0; offset /= 2)
-      zeros += __shfl_xor_sync(kFullMask, zeros, offset);
+    zeros = warp_sum(zeros);
     if (round == 0 && threadIdx.x % kWarp == 0 && zeros > 0)
       atomicAdd(&selections[g].zeros, static_cast<Count>(zeros));
     __syncthreads();
     for (int i = threadIdx.x; i < kDigits; i += kSelectThreads)
       if (mine[i] > 0) atomicAdd(&counts[g * kDigits + i], static_cast<Count>(mine[i]));
-    __syncthreads();  // before the next group counts anew
+    __syncthreads();  // before the next group's counts
   }
 }
 
-// Picks the digit of a round, zeroes the counts for the next one, and after the last round writes
-// the bandwidth. A block takes a group. Registers: at most 64.
+// Picks the digit of a round, zeroes the counts for the next round, and writes the bandwidth after
+// the last one. A block takes a group. Work: reads and writes 2048 counts. Shared memory: 2 KiB.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     pick_digit_kernel(int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
@@ -172,27 +163,20 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
   }
 }
 
-// σ of every group from its distances in units of normal_scale.
+// σ of every group from its squared distances in units of normal_scale.
 template <typename T>
-int select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
-                     T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,
-                     T* bandwidth, void* stream) {
-  const auto clear = [&](void* p, size_t bytes) {
-    return static_cast<int>(cudaMemsetAsync(p, 0, bytes, static_cast<cudaStream_t>(stream)));
-  };
-  int failed = clear(selections, static_cast<size_t>(groups) * sizeof(Selection<T>));
-  if (!failed) failed = clear(counts, static_cast<size_t>(groups) * kDigits * sizeof(Count));
-  const int64_t blocks = divide_up(m, 16);
-  const dim3 grid(static_cast<unsigned>(blocks < 256 ? blocks : 256), grid_z(groups));
-  for (int round = 0; round < kSelectRounds<T> && !failed; ++round) {
-    failed = launch(count_digits_kernel<T>, grid, dim3(kSelectThreads), 0, stream, s, groups, m,
-                    round, selections, counts);
-    if (!failed)
-      failed = launch(pick_digit_kernel<T>, dim3(grid_z(groups)), dim3(kSelectThreads), 0, stream,
-                      groups, m, quantile, multiplier, smallest, round, largest, selections, counts,
-                      bandwidth);
+void select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
+                      T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,
+                      T* bandwidth, Stream& stream) {
+  stream.zero(selections, groups);
+  stream.zero(counts, groups * kDigits);
+  const int64_t rows = at_most(divide_up(m, 16), 256), blocks = group_blocks(groups);
+  for (int round = 0; round < kSelectRounds<T>; ++round) {
+    stream.launch(count_digits_kernel<T>, {{rows, blocks}, kSelectThreads}, s, groups, m, round,
+                  selections, counts);
+    stream.launch(pick_digit_kernel<T>, {{blocks}, kSelectThreads}, groups, m, quantile, multiplier,
+                  smallest, round, largest, selections, counts, bandwidth);
   }
-  return failed;
 }
 
 }  // namespace mige::cuda

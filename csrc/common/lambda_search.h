@@ -1,0 +1,91 @@
+// The search over λ of the adaptive score, for CPU and CUDA: which λ is evaluated next, when the
+// search stops, and which result is the best.
+//
+// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ has a bound, the risk plus its standard error; the
+// Gaussian score has the bound 0. The search starts at the decade next to 1/M and walks by decades
+// as long as the bound falls: to larger λ first, and to smaller λ if the first step to a larger λ
+// gains nothing. If the lowest bound is then below 0, half a decade towards the better neighbor is
+// evaluated too.
+//
+// Invariant: `at` is the λ with the lowest bound tried so far. A result is the best so far if its
+// bound is the new lowest and below 0. When the search stops, the best result is the last one of
+// them, and the Gaussian score if there is none. So one result has to be kept.
+#pragma once
+
+#include <cmath>
+
+#include "common/math.h"
+
+namespace mige {
+
+constexpr int kLambdas = 9;
+constexpr int kDecade = 2;  // steps of the grid in a decade
+
+// λ number i, the double next to it.
+MIGE_HOST_DEVICE double lambda_at(int i) {
+  double power = 10;
+  for (int k = 1; k <= i; k += kDecade) power *= 10;
+  return (i % kDecade == 0 ? 1 : 3) / power;
+}
+
+// The number of the λ that is tried first, the decade next to 1/m. 10^k lies between the decades'
+// borders, so no m is halfway.
+inline int first_lambda(int64_t m) {
+  const long start = kDecade * (std::lround(std::log10(static_cast<double>(m))) - 1);
+  const long last = kLambdas - 1;
+  return static_cast<int>(start < 0 ? 0 : (start > last ? last : start));
+}
+
+struct LambdaSearch {
+  enum class Phase : int32_t { kStart, kLarger, kSmaller, kHalf };
+
+  double bound[kLambdas];  // of the λ tried
+  int32_t at;
+  int32_t moved_larger;  // whether a larger λ had a lower bound than the start
+  Phase phase;
+
+  MIGE_HOST_DEVICE void start() {
+    at = moved_larger = 0;
+    phase = Phase::kStart;
+  }
+
+  // Records the bound of λ number i. Returns whether its result is the best so far.
+  MIGE_HOST_DEVICE bool record(int i, double bound_of_i) {
+    bound[i] = bound_of_i;
+    // A NaN is no gain: the comparison is false.
+    const bool gained = phase == Phase::kStart || bound_of_i < bound[at];
+    if (gained) at = i;
+    if (gained && phase == Phase::kLarger) moved_larger = 1;
+    return gained && bound_of_i < 0;
+  }
+
+  // The number of the λ to evaluate after number i, which has been recorded; −1 for none.
+  MIGE_HOST_DEVICE int after(int i) {
+    const bool gained = at == i;
+    const int larger = at - kDecade, smaller = at + kDecade;
+    if (phase == Phase::kHalf) return -1;
+    if (gained && phase != Phase::kSmaller && larger >= 0) {
+      phase = Phase::kLarger;
+      return larger;
+    }
+    if (!moved_larger && (gained || phase != Phase::kSmaller) && smaller < kLambdas) {
+      phase = Phase::kSmaller;
+      return smaller;
+    }
+    if (!(bound[at] < 0)) return -1;
+    // Every neighbor on the grid of decades has been tried: the walk ends only there.
+    phase = Phase::kHalf;
+    const bool to_smaller = larger < 0 || (smaller < kLambdas && bound[smaller] < bound[larger]);
+    return (at + (to_smaller ? smaller : larger)) / 2;
+  }
+
+  // How many λ the longest search from number `start` tries: the start, all λ of one side after one
+  // step to the other side, and half a decade.
+  static int most_rounds(int start) {
+    const int larger = start / kDecade, smaller = (kLambdas - 1 - start) / kDecade;
+    const int second = (larger > 0 ? 1 : 0) + smaller;
+    return 2 + (larger > second ? larger : second);
+  }
+};
+
+}  // namespace mige

@@ -1,0 +1,58 @@
+// Radix selection of an order statistic: the keys, the digits and the rank, for CPU and CUDA.
+//
+// The bits of a non-negative floating-point number, read as an unsigned integer (its key), have the
+// order of its value, and NaN comes after infinity. The selection counts one digit of the keys at a
+// time, from the top, and keeps the keys that share the digit of the wanted rank.
+#pragma once
+
+#include <cmath>
+
+#include "common/math.h"
+
+namespace mige {
+
+constexpr int kDigitBits = 11;
+constexpr int kDigits = 1 << kDigitBits;
+
+// The integer types are those that CUDA's atomics take.
+template <typename T>
+struct KeyOf;
+template <>
+struct KeyOf<float> {
+  using type = unsigned;
+  static constexpr type kInfinity = 0x7f800000u;
+};
+template <>
+struct KeyOf<double> {
+  using type = unsigned long long;
+  static constexpr type kInfinity = 0x7ff0000000000000ull;
+};
+template <typename T>
+using Key = typename KeyOf<T>::type;
+
+template <typename T>
+constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
+
+template <typename T>
+MIGE_HOST_DEVICE Key<T> key_of(T v) {
+  Key<T> key;
+  memcpy(&key, &v, sizeof(T));
+  return key;
+}
+
+template <typename T>
+MIGE_HOST_DEVICE T value_of(Key<T> key) {
+  T v;
+  memcpy(&v, &key, sizeof(T));
+  return v;
+}
+
+// The rank ceil(quantile n), at least 1, of n > 0 numbers; counted from 0.
+template <typename Count>
+MIGE_HOST_DEVICE Count quantile_rank(double quantile, Count n) {
+  const double position = ceil(quantile * static_cast<double>(n)) - 1;
+  const Count rank = position > 0 ? static_cast<Count>(position) : 0;
+  return rank < n ? rank : n - 1;
+}
+
+}  // namespace mige

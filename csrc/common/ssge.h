@@ -1,0 +1,49 @@
+// The options of the Spectral Stein Gradient Estimator and the rule of its rank J, for CPU and
+// CUDA.
+#pragma once
+
+#include <cstdint>
+
+#include "common/math.h"
+
+namespace mige {
+
+struct SsgeOptions {
+  double quantile;    // of the pairwise distances; it gives the bandwidth
+  double multiplier;  // bandwidth = multiplier × quantile
+  double threshold;   // fraction of the trace that the leading eigenvalues must reach
+  int64_t rank;       // if positive: number of leading eigenvalues, instead of the threshold
+  int64_t power;      // 1 for the score, 2 for the coefficients of the Nyström extension
+};
+
+// Counts the eigenvalues that are kept, one after another in descending order. J is the fixed rank,
+// or the smallest number whose sum reaches threshold × trace(K), with trace(K) = m. At least one
+// eigenvalue is kept, and none below m ε λ_max, which is rounding error.
+class SpectralRank {
+ public:
+  template <typename T>
+  MIGE_HOST_DEVICE static SpectralRank of(T largest, int64_t m, double threshold, int64_t fixed) {
+    const auto count = static_cast<double>(m);
+    SpectralRank rank;
+    rank.floor_ = static_cast<double>(largest) * count * static_cast<double>(kEpsilon<T>);
+    rank.target_ = threshold * count;
+    rank.fixed_ = fixed;
+    return rank;
+  }
+
+  // Counts the next eigenvalue if it is kept. Returns whether the one after it may be kept too.
+  MIGE_HOST_DEVICE bool add(double eigenvalue) {
+    if (rank_ > 0 && eigenvalue <= floor_) return false;
+    sum_ += eigenvalue;
+    ++rank_;
+    return fixed_ > 0 ? rank_ != fixed_ : !(sum_ >= target_);
+  }
+
+  MIGE_HOST_DEVICE int64_t rank() const { return rank_; }
+
+ private:
+  double floor_, target_, sum_ = 0;
+  int64_t fixed_, rank_ = 0;
+};
+
+}  // namespace mige

@@ -1,0 +1,211 @@
+// Eigendecomposition K = U diag(λ) Uᵀ of matrices that fit one warp (n <= 32) or one block: pivoted
+// Cholesky (cholesky.cuh), then one-sided Jacobi (jacobi.cuh), all in shared memory or registers.
+//
+// A symmetric matrix that may be indefinite is shifted by a multiple of the identity first, and its
+// eigenvalues are shifted back; eigenvectors do not change. The shift is a few rounding errors of
+// the matrix. If Cholesky then finds a pivot below it, the matrix is indefinite, and the shift
+// becomes a bound of the eigenvalues.
+#pragma once
+
+#include "cuda/linalg/jacobi.cuh"
+
+namespace mige::cuda {
+
+// The kind of matrix. kGram is positive semi-definite with a unit diagonal, and the vectors of its
+// null space are zeros. kSymmetric is any symmetric matrix; its lower triangle is read.
+enum class Spectrum { kGram, kSymmetric };
+
+template <typename T>
+struct EighArguments {
+  const T* k;  // [groups, n, n]
+  int64_t groups;
+  int n;
+  const Key<T>* largest;  // [groups]: magnitude of the lower triangle, or of what K was made from
+  T* values;              // [groups, n], ascending
+  T* vectors;             // [groups, n, n], a vector a row
+  int32_t* info;          // [groups] or nullptr
+};
+
+// The shift, for entries of magnitude 1 to 2: twice what rounding may do to a pivot.
+template <typename T>
+__host__ __device__ constexpr T small_shift(int64_t n) {
+  return 8 * static_cast<T>(n) * kEpsilon<T>;
+}
+
+// largest[g] = the magnitude of the lower triangle, as a key. A block takes every gridDim.x-th row,
+// a thread every 256th column, groups along y. Work: reads n²/2 values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kScaleThreads, 4)
+    lower_magnitude_kernel(const T* __restrict__ k,  // [groups, n, n]
+                           int64_t groups, int64_t n,
+                           Key<T>* __restrict__ largest) {  // [groups], zeroed
+  for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
+    Key<T> key = 0;
+    for (int64_t i = blockIdx.x; i < n; i += gridDim.x)
+      for (int64_t j = threadIdx.x; j <= i; j += kScaleThreads) {
+        const Key<T> magnitude = magnitude_key(k[(g * n + i) * n + j]);
+        key = magnitude > key ? magnitude : key;
+      }
+    take_largest_key(key, &largest[g]);
+  }
+}
+
+// The power of two that brings the entries of a symmetric matrix below 2; 1 for a Gram matrix.
+template <typename T>
+__device__ __forceinline__ T matrix_scale(Spectrum spectrum, T magnitude) {
+  return spectrum == Spectrum::kGram
+             ? T(1)
+             : power_of_two<T>(-exponent_of(static_cast<double>(magnitude)));
+}
+
+// s = scale K + shift I, from the lower triangle of K.
+template <typename Team, typename T>
+__device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shift) {
+  const int lane = Team::rank() % kWarp, n = a.n;
+  for (int i = Team::rank() / kWarp; i < n; i += Team::size() / kWarp)
+    for (int j = lane; j <= i; j += kWarp) {
+      const T value = scale * k[static_cast<int64_t>(i) * n + j];
+      a.s[i * a.pitch + j] = i == j ? value + shift : value;
+      a.s[j * a.pitch + i] = i == j ? value + shift : value;
+    }
+  Team::sync();
+}
+
+// A bound of the magnitude of the eigenvalues, √‖K²‖_∞. The rounding errors of a shift stay in the
+// results, so a small bound matters: for random entries this one grows with n^¾, the eigenvalues
+// with n^½ and Gershgorin's bound with n.
+template <typename Team, typename T>
+__device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
+  const int lane = Team::rank() % kWarp, n = a.n;
+  for (int i = Team::rank() / kWarp; i < n; i += Team::size() / kWarp) {
+    T sum = 0;
+    for (int j = lane; j < n; j += kWarp) {
+      T dot = 0;
+      for (int k = 0; k < n; ++k) dot += a.s[k * a.pitch + i] * a.s[k * a.pitch + j];
+      sum += dot < T(0) ? -dot : dot;
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) a.norm[i] = sum;
+  }
+  Team::sync();
+  T largest = 0;
+  for (int i = 0; i < n; ++i) largest = a.norm[i] > largest ? a.norm[i] : largest;
+  Team::sync();
+  return sqrt(largest);
+}
+
+// Loads K of one group and turns it into its Cholesky factor. Returns the rank, and sets `shift`.
+template <typename Team, Spectrum kSpectrum, typename T>
+__device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift) {
+  if (kSpectrum == Spectrum::kGram) {
+    load_matrix<Team>(a, k, scale, T(0));
+    return pivoted_cholesky<Team>(a, kGramStop<T>);
+  }
+  shift = small_shift<T>(a.n);
+  load_matrix<Team>(a, k, scale, shift);
+  // Every pivot of a semi-definite matrix is at least the shift, up to rounding.
+  const int rank = pivoted_cholesky<Team>(a, shift / 4);
+  if (rank == a.n) return rank;
+  load_matrix<Team>(a, k, scale, T(0));
+  shift += eigenvalue_bound<Team>(a);
+  load_matrix<Team>(a, k, scale, shift);
+  return pivoted_cholesky<Team>(a, T(0));
+}
+
+// Decomposes the matrix of group g. orthogonalize(rank) is the Jacobi iteration on the columns of
+// the Cholesky factor; it returns the number of sweeps or kNotConverged.
+template <typename Team, Spectrum kSpectrum, typename T, typename F>
+__device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const EighArguments<T>& p,
+                                          int64_t g, const F& orthogonalize) {
+  const int64_t size = static_cast<int64_t>(p.n) * p.n;
+  // Read twice rather than kept, because the Jacobi iteration needs all registers.
+  const auto scale = [&] { return matrix_scale(kSpectrum, magnitude_of<T>(p.largest[g])); };
+  T shift = 0;
+  int info = kNotFinite;
+  if (p.largest[g] < KeyOf<T>::kInfinity) {
+    info = orthogonalize(factorize<Team, kSpectrum>(a, p.k + g * size, scale(), shift));
+    column_norms<Team>(a);
+  } else {
+    for (int i = Team::rank(); i < p.n; i += Team::size()) {
+      a.norm[i] = 0;
+      a.row[i] = i;
+    }
+    Team::sync();
+  }
+  const Spectral<T> out{shift, scale(), info < 0, p.values + g * p.n, p.vectors + g * size};
+  for (int j = Team::rank() / kWarp; j < p.n; j += Team::size() / kWarp)
+    write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, [&](int i) { return a.row[i]; });
+  if (p.info && Team::rank() == 0) p.info[g] = info;
+  Team::sync();  // before the next matrix overwrites this one
+}
+
+// --- a warp a matrix, n <= 32 ---
+
+constexpr int kWarpsABlock = 4;
+constexpr int kWarpPitch = kWarp + 1;
+
+// Four matrices a block, a warp each, a column a lane. Work: see jacobi_in_registers. Shared
+// memory: 4.5 KiB in float and 8.8 KiB in double for a matrix. Registers: at most 168 in float, 255
+// in double.
+template <typename T, Spectrum kSpectrum>
+__global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
+    eigh_warp_kernel(EighArguments<T> p) {
+  __shared__ __align__(16) T memory[kWarpsABlock][kWarp * kWarpPitch + 2 * kWarp + 4];
+  static_assert(sizeof(memory) <= 48 * 1024, "static shared memory");
+  const int lane = threadIdx.x % kWarp;
+  const auto a = SharedMatrix<T>::at(memory[threadIdx.x / kWarp], p.n, kWarpPitch);
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarpsABlock;
+  for (int64_t g = blockIdx.x * int64_t(kWarpsABlock) + threadIdx.x / kWarp; g < p.groups;
+       g += stride)
+    decompose<WarpTeam, kSpectrum>(a, p, g, [&](int) {
+      T column[kWarp];
+#pragma unroll
+      for (int e = 0; e < kWarp; ++e)
+        column[e] = e < p.n && lane < p.n ? a.s[lane * kWarpPitch + e] : T(0);
+      const int sweeps = jacobi_in_registers(column);
+#pragma unroll
+      for (int e = 0; e < kWarp; ++e)
+        if (e < p.n && lane < p.n) a.s[lane * kWarpPitch + e] = column[e];
+      __syncwarp();
+      return sweeps;
+    });
+}
+
+// --- a block a matrix ---
+
+constexpr int kLargestInBlock = 32 * kRowsPerThread;
+
+template <int kLanes>
+constexpr int kEighThreads = kLanes == 8 ? 256 : 512;
+
+// The pitch: the columns of the 32 / kLanes pairs of a warp start on different banks.
+template <int kLanes>
+__host__ __device__ constexpr int shared_pitch(int n) {
+  if (kLanes == 32) return n | 1;  // a warp a column; odd, for the row swaps of Cholesky
+  const int pitch = n / 32 * 32 + kLanes;
+  return pitch >= n ? pitch : pitch + 32;
+}
+
+template <typename T>
+size_t shared_matrix_size(int n) {
+  const int pitch =
+      n <= 64 ? shared_pitch<8>(n) : (n <= 128 ? shared_pitch<16>(n) : shared_pitch<32>(n));
+  return SharedMatrix<T>::size(n, pitch);
+}
+
+template <typename T, int kLanes>
+constexpr int kEighBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 32 ? 2 : 1);
+
+// A block a matrix, kLanes threads a pair of columns. Work: see pivoted_cholesky and jacobi. Shared
+// memory: n × pitch values, where a pitch is less than n + 32: 227 KiB fit n = 239 in float. Float
+// up to n = 128 keeps to 64 registers, so that four blocks of 256 threads or two of 512 share a
+// multiprocessor. Registers: at most 128 in float and 128 in double.
+template <typename T, Spectrum kSpectrum, int kLanes>
+__global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
+    eigh_block_kernel(EighArguments<T> p) {
+  const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
+  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x)
+    decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });
+}
+
+}  // namespace mige::cuda
