@@ -1,5 +1,5 @@
-// The size of the samples and what is done about it: the largest magnitude, centering, and the
-// multiplication of rows or columns. Work: one or two passes over the matrix.
+// Range and offset of the samples: the largest magnitude, centering, and the multiplication of rows
+// or columns by factors. Work: one or two passes over the matrix.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace mige::cpu {
 // The largest |x_i|, or NaN where some x_i is NaN or infinite.
 template <int kBytes, typename T>
 MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
-  // x − x is 0 for a finite x and NaN otherwise; one sum of them tells without a branch.
+  // x − x is 0 for a finite x and NaN otherwise, so a sum of them finds a NaN without a branch.
   T largest[kLanes<T>] = {};
   T poison[kLanes<T>] = {};
   int64_t i = 0;
@@ -37,8 +37,8 @@ MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
   return bad == T(0) ? result : std::numeric_limits<T>::quiet_NaN();
 }
 
-// centerd = scale * x − scale * c, with c the column-wise median of five rows: an offset that all
-// samples share goes, and a far outlier, which would carry a mean away, does not matter.
+// centerd = scale * x − scale * c, with c the column-wise median of five rows. This removes an
+// offset common to all samples. A median, unlike a mean, is not moved by a far outlier.
 template <int kBytes, typename T>
 MIGE_INLINE void center_impl(const T* x,  // [m, d]
                              int64_t m, int64_t d, T scale,

@@ -14,9 +14,9 @@ from mige_ext.ops._call import call, real
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
 
-    Without cancellation: equal rows are at distance exactly 0, no value is negative, and close
-    points keep their digits (``‖x‖² + ‖y‖² − 2x·y`` loses them). Values that overflow are the
-    largest finite number. Differentiable in ``x`` and ``y``.
+    There is no cancellation: equal rows are at distance exactly 0, no value is negative, and close
+    points keep their digits (``‖x‖² + ‖y‖² − 2x·y`` loses them). A value that overflows becomes the
+    largest finite number. The result is differentiable in ``x`` and ``y``.
 
     Args:
         x: points, (..., M, d).
@@ -38,7 +38,7 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
     """The points in units of a power of two near the largest coordinate, and that unit.
 
-    Without the offset that they share, too, which would cancel in exact arithmetic only.
+    The common offset is subtracted too: it cancels in exact arithmetic only.
     """
     unit = unit_of(x) if y is None else torch.maximum(unit_of(x), unit_of(y))
     x, y = x / unit, None if y is None else y / unit
@@ -47,7 +47,7 @@ def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Ten
 
 
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Pulls a gradient with respect to the squared distances back to the points, normalised."""
+    """Pulls a gradient with respect to the squared distances back to the normalized points."""
     with no_autocast(grad):
         if y is None:
             grad = grad + grad.mT
@@ -80,10 +80,10 @@ torch.library.register_autograd(
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     """An exact quantile of the pairwise distances ``‖x_i − x_j‖``, i < j, of each group.
 
-    The value of rank ``ceil(quantile · M(M−1)/2)``, an element of the set and no interpolation
-    (``numpy.quantile(..., method="inverted_cdf")``), found by radix selection. Where it would be 0,
-    because at least that share of the pairs coincide, it is taken among the pairs at a positive
-    distance; it is 0 only if all points are equal. Not differentiable.
+    It is the value of rank ``ceil(quantile · M(M−1)/2)``, an element of the set without
+    interpolation (``numpy.quantile(..., method="inverted_cdf")``), found by radix selection. Where
+    it would be 0, because at least that fraction of the pairs coincide, it is taken among the pairs
+    at a positive distance. It is 0 only if all points are equal. The result is not differentiable.
 
     Args:
         x: points, (..., M, d) with M >= 2.
@@ -108,8 +108,8 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
 def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor:
     """RBF Gram matrix ``k_ij = exp(−‖x_i − y_j‖² / 2σ²)``.
 
-    Symmetric to the bit, with a diagonal of exactly 1, if ``y`` is not given. Differentiable in all
-    three arguments.
+    If ``y`` is not given, the matrix is symmetric to the bit and its diagonal is exactly 1. The
+    result is differentiable in all three arguments.
 
     Args:
         x: points, (..., M, d).

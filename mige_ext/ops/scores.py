@@ -9,11 +9,11 @@ from mige_ext.ops._call import call, real
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, groups in parallel.
 
-    On the CPU LAPACK's divide and conquer, called directly; ``torch.linalg.eigh`` works through a
-    batch one matrix after the other, here each thread takes its share. On CUDA pivoted Cholesky and
-    one-sided Jacobi (Veselić and Hari 1989), a warp, a block or many blocks a matrix, without
-    waiting for the device; above M = 2048 torch's solver, which does wait, and deals with NaN as
-    torch does. Not differentiable: use torch's for that.
+    The CPU uses LAPACK's divide and conquer, one matrix a thread; ``torch.linalg.eigh`` computes
+    the matrices of a batch one after the other. CUDA uses pivoted Cholesky and one-sided Jacobi
+    (Veselić and Hari 1989) with a warp, a block or many blocks for a matrix, and does not wait for
+    the device. Above M = 2048 it uses torch's solver, which waits and treats NaN as torch does. The
+    result is not differentiable; ``torch.linalg.eigh`` is.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
@@ -26,7 +26,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
         RuntimeError: NaN or infinity among the entries.
 
     Cost:
-        About 9M³ flop a matrix on the CPU, where one matrix runs on one thread, so that its bits do
+        About 9M³ flop a matrix on the CPU, where one matrix runs on one thread, so its bits do
         not depend on the number of threads; 6 to 8 sweeps of 5M³ flop on CUDA, 8M³ where
         many blocks share a matrix (M > 239 in float32 on an H100).
     """
@@ -47,18 +47,19 @@ def ssge(
 
     ``power=1`` gives the score ``∇ log q`` at the samples, ``power=2`` the coefficients W of its
     Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
-    samples are taken out first, so that neither costs accuracy nor range. A group whose samples are
-    all equal has score 0, and rank 0 unless ``bandwidth`` is given. Not differentiable.
+    samples are removed first, so they cost neither accuracy nor range. A group whose samples are
+    all equal has score 0, and rank 0 unless ``bandwidth`` is given. The result is not
+    differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
         bandwidth: σ > 0 of each group, (...); from ``quantile`` and ``multiplier`` if not given.
         quantile: of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
         multiplier: σ = multiplier × quantile of the distances.
-        threshold: J is the smallest number of leading eigenvalues whose share of trace(K) reaches
-            it; in (0, 1].
-        rank: J itself, in [1, M], instead of ``threshold``. Either way, eigenvalues below
-            M ε λ_max are rounding error and are not kept.
+        threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
+            of trace(K); in (0, 1].
+        rank: J itself, in [1, M], instead of ``threshold``. In both cases eigenvalues below
+            M ε λ_max are rounding errors and are not kept.
         power: 1 or 2.
 
     Returns:
@@ -81,9 +82,9 @@ def ssge(
 
 
 def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
-    """Whitening of the samples with a ridge that chooses itself: ``z = (x − mean) W``.
+    """Whitening of the samples with the ridge that fits them best: ``z = (x − mean) W``.
 
-    With V the standardised samples and R = VᵀV/M their correlations, ``W = D^{−1} (R + τI)^{−1/2}``
+    With V the standardized samples and R = VᵀV/M their correlations, ``W = D^{−1} (R + τI)^{−1/2}``
     with D the standard deviations, so that ``−z Wᵀ`` is the score of the Gaussian with covariance
     ``D (R + τI) D``. τ is ``factor`` times the minimiser of the leave-one-out Hyvärinen objective
     of that score, which has a closed form: with c₁ = M/(M−1), c₂ = M/(M−1)²,
@@ -91,10 +92,10 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 
         ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i)
 
-    over 26 values of τ from 1e-4 to 10, between which a parabola interpolates. A column that is
-    constant has a row of zeros in W, and does not count in the trace. Neither does a direction
-    without variance, if M − 1 is at least 5/4 of the columns that vary; it is mapped to 0. Not
-    differentiable.
+    over 26 values of τ from 1e-4 to 10; a parabola interpolates between them. A constant column has
+    a row of zeros in W and does not count in the trace. If M − 1 is at least 5/4 of the number of
+    varying columns, a direction without variance does not count either and is mapped to 0. The
+    results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -115,20 +116,21 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 
 
 def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A score without settings: Tikhonov's filter on whitened samples, which chooses itself.
+    """A score without settings: Tikhonov's filter on whitened samples, with the λ of least risk.
 
     The samples are whitened (:func:`ridge_whitening`). With the IMQ kernel φ(s) = (1 + s/σ²)^{−1/2}
     of the median bandwidth, K = φ and H its gradient sum, the candidates are
 
         F = s₀ − (K + λM I)^{−1} (K s₀ + H),   s₀ = −base · z
 
-    with base 1 (a correction of the Gaussian score) or 0. Their risk, ``E‖F − s‖²/2`` but for a
-    constant, follows from Stein's identity on the joint law of the batch as the mean of
-    ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z and the total divergence, through K, H and
-    the inverse. The candidate with the least mean + standard error is taken, and the Gaussian
-    score, R = 0, if none is below 0. λ climbs by decades from the one next to 1/M, and then half a
-    decade, within 0.1 … 1e-5. Directions without variance, constant columns among them, count for
-    nothing (:func:`ridge_whitening`). Not differentiable.
+    with base 1 (a correction of the Gaussian score) or 0. The risk of a candidate is
+    ``E‖F − s‖²/2`` up to a constant. By Stein's identity on the joint law of the batch it is the
+    mean of ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z; the divergence includes the
+    derivatives of K, H and the inverse. The result is the candidate with the least mean + standard
+    error, or the Gaussian score, R = 0, if no candidate is below 0. The search over λ starts at the
+    decade next to 1/M, goes by decades as long as the bound falls, and then tries half a decade,
+    within 0.1 … 1e-5. Directions without variance and constant columns do not count
+    (:func:`ridge_whitening`). The results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -143,7 +145,7 @@ def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, T
         RuntimeError: NaN or infinity among the coordinates.
 
     Cost:
-        M³ + 10M²r flop for each λ that is tried, 3 to 5 of them, with r = min(M, d), and one
+        M³ + 10M²r flop for each of the 3 to 5 λ that are tried, with r = min(M, d), and one
         eigendecomposition of r × r; memory about 4M² + O(Md).
     """
     return call("adaptive_score", x)

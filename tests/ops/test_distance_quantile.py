@@ -61,7 +61,7 @@ def test_distance_quantile_of_every_rank_walks_through_the_sorted_distances(
 ) -> None:
     x = normal(m, 2)
     i, j = torch.triu_indices(m, m, 1)
-    # NumPy's root is correctly rounded; torch's vectorised one need not be.
+    # NumPy's root is correctly rounded; torch's vectorized one need not be.
     ascending = np.sqrt(backend.squared_distances(x)[i, j].sort().values.numpy())
     pairs = len(ascending)
     for rank in range(1, pairs + 1, max(1, pairs // 40)):

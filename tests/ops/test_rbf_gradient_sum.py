@@ -21,9 +21,9 @@ def test_gradient_sum_matches_the_reference(
     sigma = bandwidth(x)
     exact = reference.rbf_gradient_sum(x.double(), bandwidth=sigma.double())
     eager = reference.rbf_gradient_sum(x, bandwidth=sigma)
-    # The two products of −(K X − diag(K 1) X) / σ² are what is rounded, with the samples centred.
+    # The two products of −(K X − diag(K 1) X) / σ² are what is rounded, with the samples centered.
     k = reference.rbf_gram(x.double(), bandwidth=sigma.double())
-    centred = (x.double() - x.double().mean(0)).abs()
-    magnitude = (k @ centred + k.sum(1, keepdim=True) * centred) / sigma.double() ** 2
+    centered = (x.double() - x.double().mean(0)).abs()
+    magnitude = (k @ centered + k.sum(1, keepdim=True) * centered) / sigma.double() ** 2
     got = backend.rbf_gradient_sum(x, bandwidth=sigma)
     assert_accurate(got, eager, exact, terms=m + d, magnitude=magnitude)

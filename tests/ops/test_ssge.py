@@ -59,9 +59,9 @@ def test_ssge_keeps_the_fewest_eigenvalues_that_reach_the_threshold(
 ) -> None:
     _, values, _, rank = backend.ssge(normal(m, d, dtype=dtype), threshold=threshold)
     descending = values.double().flip(0)
-    share = descending.cumsum(0) / m  # trace(K) = m
+    fraction = descending.cumsum(0) / m  # trace(K) = m
     above_rounding = int((descending > m * torch.finfo(dtype).eps * descending[0]).sum())
-    reached = int((share < threshold).sum()) + 1
+    reached = int((fraction < threshold).sum()) + 1
     assert rank == max(1, min(reached, above_rounding))
 
 
