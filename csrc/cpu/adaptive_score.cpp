@@ -232,10 +232,9 @@ void adaptive_score(const T* x, int64_t groups, int64_t m, int64_t d, T* scores,
   });
 }
 
-#define MIGE_INSTANTIATE(T) \
-  template void adaptive_score(const T*, int64_t, int64_t, int64_t, T*, T*, int64_t*, T*, T*, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void adaptive_score(const float*, int64_t, int64_t, int64_t, float*, float*, int64_t*,
+                             float*, float*, float*);
+template void adaptive_score(const double*, int64_t, int64_t, int64_t, double*, double*, int64_t*,
+                             double*, double*, double*);
 
 }  // namespace mige::cpu

@@ -24,10 +24,7 @@ void distance_quantile(const T* x, int64_t groups, int64_t m, int64_t d, double 
   });
 }
 
-#define MIGE_INSTANTIATE(T) \
-  template void distance_quantile(const T*, int64_t, int64_t, int64_t, double, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void distance_quantile(const float*, int64_t, int64_t, int64_t, double, float*);
+template void distance_quantile(const double*, int64_t, int64_t, int64_t, double, double*);
 
 }  // namespace mige::cpu

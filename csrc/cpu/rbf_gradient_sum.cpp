@@ -30,10 +30,7 @@ void rbf_gradient_sum(const T* x, const T* bandwidth, int64_t groups, int64_t m,
   });
 }
 
-#define MIGE_INSTANTIATE(T) \
-  template void rbf_gradient_sum(const T*, const T*, int64_t, int64_t, int64_t, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void rbf_gradient_sum(const float*, const float*, int64_t, int64_t, int64_t, float*);
+template void rbf_gradient_sum(const double*, const double*, int64_t, int64_t, int64_t, double*);
 
 }  // namespace mige::cpu

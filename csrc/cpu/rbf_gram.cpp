@@ -29,10 +29,9 @@ void rbf_gram(const T* x, const T* y, const T* bandwidth, int64_t groups, int64_
   });
 }
 
-#define MIGE_INSTANTIATE(T) \
-  template void rbf_gram(const T*, const T*, const T*, int64_t, int64_t, int64_t, int64_t, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void rbf_gram(const float*, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
+                       float*);
+template void rbf_gram(const double*, const double*, const double*, int64_t, int64_t, int64_t,
+                       int64_t, double*);
 
 }  // namespace mige::cpu

@@ -83,11 +83,9 @@ void rbf_product(const T* q, const T* x, const T* w, const T* bandwidth, int64_t
   });
 }
 
-#define MIGE_INSTANTIATE(T)                                                                    \
-  template void rbf_product(const T*, const T*, const T*, const T*, int64_t, int64_t, int64_t, \
-                            int64_t, int64_t, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void rbf_product(const float*, const float*, const float*, const float*, int64_t, int64_t,
+                          int64_t, int64_t, int64_t, float*);
+template void rbf_product(const double*, const double*, const double*, const double*, int64_t,
+                          int64_t, int64_t, int64_t, int64_t, double*);
 
 }  // namespace mige::cpu

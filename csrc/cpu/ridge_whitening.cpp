@@ -165,11 +165,11 @@ void ridge_whitening(const T* x, int64_t groups, int64_t m, int64_t d, double fa
   });
 }
 
-#define MIGE_INSTANTIATE(T)                                                \
-  template void whiten(const T*, int64_t, int64_t, double, Whitening<T>&); \
-  template void ridge_whitening(const T*, int64_t, int64_t, int64_t, double, T*, T*, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void whiten(const float*, int64_t, int64_t, double, Whitening<float>&);
+template void whiten(const double*, int64_t, int64_t, double, Whitening<double>&);
+template void ridge_whitening(const float*, int64_t, int64_t, int64_t, double, float*, float*,
+                              float*);
+template void ridge_whitening(const double*, int64_t, int64_t, int64_t, double, double*, double*,
+                              double*);
 
 }  // namespace mige::cpu

@@ -21,10 +21,9 @@ void squared_distances(const T* x, const T* y, int64_t groups, int64_t m, int64_
   });
 }
 
-#define MIGE_INSTANTIATE(T) \
-  template void squared_distances(const T*, const T*, int64_t, int64_t, int64_t, int64_t, T*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void squared_distances(const float*, const float*, int64_t, int64_t, int64_t, int64_t,
+                                float*);
+template void squared_distances(const double*, const double*, int64_t, int64_t, int64_t, int64_t,
+                                double*);
 
 }  // namespace mige::cpu

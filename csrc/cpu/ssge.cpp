@@ -85,11 +85,9 @@ void ssge(const T* x, const T* given_bandwidth, int64_t groups, int64_t m, int64
   });
 }
 
-#define MIGE_INSTANTIATE(T)                                                                     \
-  template void ssge(const T*, const T*, int64_t, int64_t, int64_t, const SsgeOptions&, T*, T*, \
-                     T*, int64_t*);
-MIGE_INSTANTIATE(float)
-MIGE_INSTANTIATE(double)
-#undef MIGE_INSTANTIATE
+template void ssge(const float*, const float*, int64_t, int64_t, int64_t, const SsgeOptions&,
+                   float*, float*, float*, int64_t*);
+template void ssge(const double*, const double*, int64_t, int64_t, int64_t, const SsgeOptions&,
+                   double*, double*, double*, int64_t*);
 
 }  // namespace mige::cpu

@@ -106,7 +106,8 @@ def _fake(name: str, *args: Any) -> Any:
     batch = first.shape[:-2]
     sizes: dict[str, int] = {}
     for description, value in zip(arguments, args, strict=False):
-        argument, (_, *letters) = description.split(" ")
+        argument, shape = description.split(" ")
+        letters = list(shape[1:])
         if value is None:  # the other points are x itself; a bandwidth has no sizes
             sizes.update({letter: sizes["M"] for letter in letters if letter not in sizes})
             continue
@@ -123,9 +124,9 @@ def _fake(name: str, *args: Any) -> Any:
                 )
     made = []
     for result in results:
-        (_, *letters), *notes = result.split(" ")
+        shape, *notes = result.split(" ")
         tensor = first.new_empty(
-            (*batch, *(sizes[letter] for letter in letters)),
+            (*batch, *(sizes[letter] for letter in shape[1:])),
             dtype=torch.int64 if "int64" in notes else first.dtype,
         )
         made.append(tensor.mT if "transposed" in notes else tensor)

@@ -179,7 +179,7 @@ def test_any_multiplier_gives_a_positive_bandwidth(multiplier: float) -> None:
 def test_shapes_that_do_not_fit_are_refused_without_values() -> None:
     x, y, b = (t.to("meta") for t in (X, Z, B))
     one = ONE.to("meta")
-    misfits = {
+    misfits: dict[str, tuple[Any, ...]] = {
         r"y must have shape \(..., N, d\) with d = 3, got \(6, 2\)": (ops.squared_distances, x, y),
         r"y must have the leading dimensions of x, \(\)": (ops.squared_distances, x, b),
         r"k must have shape \(..., M, M\) with M = 6": (ops.eigh, x),
