@@ -61,9 +61,9 @@ test: $(BUILT) emulator-plain emulator-faults
 # A sanitizer's reports do not hang on the schedule or on the numbers: one size, every kernel.
 emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
 	set -e; for schedule in descending shuffled; do MIGE_EMULATOR_SCHEDULE=$$schedule \
-	  $(RUN) -m pytest $(PARALLEL) tests/ops/test_operators.py tests/emulator/test_emulated_paths.py -k emulated; done
+	  $(RUN) -m pytest $(PARALLEL) tests/ops tests/emulator/test_emulated_paths.py -k emulated; done
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant \
-	  $(RUN) -m pytest $(PARALLEL) tests/ops/test_operators.py tests/emulator/test_emulated_paths.py -k $(SANITIZED); done
+	  $(RUN) -m pytest $(PARALLEL) tests/ops tests/emulator/test_emulated_paths.py -k $(SANITIZED); done
 
 bench: $(BUILT)
 	$(RUN) -m benchmarks end-to-end

@@ -1,14 +1,26 @@
-// Checks at the door of every operator. Messages name the argument, what was expected, what came.
+// The checks of every operator. A message names the argument, what was expected and what came.
+//
+// All errors are std::runtime_error, the one type that every version of torch passes on. An invalid
+// argument has a message that begins with "ValueError: " or "TypeError: "; mige_ext.ops raises that
+// type and removes the prefix. An error without a prefix is about values (NaN) or about the device.
 #pragma once
 
+#include <limits>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
-#include "bind/torch.h"
-#include "cpu/kernels.h"
+#include "bind/torch_compat.h"
+#include "cpu/operators.h"
 
 namespace mige::bind {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline int64_t rows(const Tensor& t) { return t.size(t.dim() - 2); }
+inline int64_t columns(const Tensor& t) { return t.size(t.dim() - 1); }
 
 template <typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
@@ -17,82 +29,102 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
-inline std::string shape_text(const Tensor& t) {
+// The sizes without the last `dropped`, as Python prints a tuple.
+inline std::string shape_text(const Tensor& t, int64_t dropped = 0) {
   std::ostringstream text;
+  const int64_t count = t.dim() - dropped;
   text << '(';
-  for (int64_t i = 0; i < t.dim(); ++i) text << (i ? ", " : "") << t.size(i);
-  text << (t.dim() == 1 ? ",)" : ")");
+  for (int64_t i = 0; i < count; ++i) text << (i ? ", " : "") << t.size(i);
+  text << (count == 1 ? ",)" : ")");
   return text.str();
+}
+
+inline std::string dtype_text(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return "torch.float32";
+    case ScalarType::Double:
+      return "torch.float64";
+    case ScalarType::Half:
+      return "torch.float16";
+    case ScalarType::BFloat16:
+      return "torch.bfloat16";
+    default:
+      return toString(t.scalar_type());
+  }
+}
+
+inline std::string device_text(const Tensor& t) {
+  return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "cpu";
 }
 
 // (..., rows, columns), float32 or float64.
 inline void check_matrix(const char* name, const Tensor& t, const char* expected, int64_t min_rows,
                          int64_t min_columns) {
-  const ScalarType dtype = t.scalar_type();
-  if (dtype != ScalarType::Float && dtype != ScalarType::Double)
-    fail(name, " must be float32 or float64, got scalar type number ", static_cast<int>(dtype));
-  if (t.dim() < 2 || t.size(t.dim() - 2) < min_rows || t.size(t.dim() - 1) < min_columns)
-    fail(name, " must have shape ", expected, ", got ", shape_text(t));
+  if (t.scalar_type() != ScalarType::Float && t.scalar_type() != ScalarType::Double)
+    fail("TypeError: ", name, " must be float32 or float64, got ", dtype_text(t));
+  if (t.dim() < 2 || rows(t) < min_rows || columns(t) < min_columns)
+    fail("ValueError: ", name, " must have shape ", expected, ", got ", shape_text(t));
 }
 
 inline void check_samples(const char* name, const Tensor& t, int64_t min_rows) {
-  check_matrix(name, t,
-               min_rows > 1 ? "(..., M, d) with M >= 2 and d >= 1" : "(..., M, d) with d >= 1",
-               min_rows, 1);
+  constexpr const char* kExpected[] = {"(..., M, d) with d >= 1",
+                                       "(..., M, d) with M >= 1 and d >= 1",
+                                       "(..., M, d) with M >= 2 and d >= 1"};
+  check_matrix(name, t, kExpected[min_rows], min_rows, 1);
 }
 
-// Same dtype, device and leading dimensions; `dropped` trailing dimensions of each are free.
-inline void check_like(const char* name, const Tensor& t, int64_t dropped, const char* other_name,
-                       const Tensor& other, int64_t other_dropped) {
-  if (t.scalar_type() != other.scalar_type() || t.is_cuda() != other.is_cuda() ||
-      t.get_device_index() != other.get_device_index())
-    fail(name, " must have the dtype and the device of ", other_name);
-  bool same = t.dim() - dropped == other.dim() - other_dropped;
-  for (int64_t i = 0; same && i + dropped < t.dim(); ++i) same = t.size(i) == other.size(i);
+// The dtype, the device and the leading dimensions of x (..., M, d); t has `dropped` dimensions
+// more.
+inline void check_like(const char* name, const Tensor& t, int64_t dropped, const char* x_name,
+                       const Tensor& x) {
+  if (t.scalar_type() != x.scalar_type())
+    fail("TypeError: ", name, " must have the dtype of ", x_name, ", ", dtype_text(x), ", got ",
+         dtype_text(t));
+  if (t.is_cuda() != x.is_cuda() || t.get_device_index() != x.get_device_index())
+    fail("ValueError: ", name, " must be on the device of ", x_name, ", ", device_text(x), ", got ",
+         device_text(t));
+  bool same = t.dim() - dropped == x.dim() - 2;
+  for (int64_t i = 0; same && i + dropped < t.dim(); ++i) same = t.size(i) == x.size(i);
   if (!same)
-    fail(name, " must have the leading dimensions of ", other_name, ", got ", shape_text(t),
-         " and ", shape_text(other));
+    fail("ValueError: ", name, " must have the leading dimensions of ", x_name, ", ",
+         shape_text(x, 2), ", got ", shape_text(t, dropped));
 }
 
-inline void check_columns(const char* name, const Tensor& t, const char* other_name,
-                          const Tensor& other) {
-  if (t.size(t.dim() - 1) != other.size(other.dim() - 1))
-    fail(name, " must have as many columns as ", other_name, ", got ", shape_text(t), " and ",
-         shape_text(other));
+// `what` is "rows" or "columns".
+inline void check_count(const char* name, int64_t got, const char* what, const char* other_name,
+                        int64_t expected) {
+  if (got != expected)
+    fail("ValueError: ", name, " must have as many ", what, " as ", other_name, ", ", expected,
+         ", got ", got);
 }
 
-// x against y (or against itself): the arguments of distances and Gram matrices.
-inline void check_pair(const Tensor& x, const std::optional<Tensor>& y) {
-  check_samples("x", x, 0);
-  if (!y) return;
-  check_samples("y", *y, 0);
-  check_like("y", *y, 2, "x", x, 2);
-  check_columns("y", *y, "x", x);
+inline void check_fraction(const char* name, double value) {
+  if (!(value > 0 && value <= 1)) fail("ValueError: ", name, " must lie in (0, 1], got ", value);
 }
 
-inline void check_quantile(double quantile) {
-  if (!(quantile > 0 && quantile <= 1)) fail("quantile must lie in (0, 1], got ", quantile);
+inline void check_positive(const char* name, double value) {
+  if (!(value > 0 && value <= std::numeric_limits<double>::max()))
+    fail("ValueError: ", name, " must be positive and finite, got ", value);
 }
 
 template <typename T>
-void check_bandwidth(const Tensor& bandwidth) {
-  const T* sigma = const_data<T>(bandwidth);
-  for (int64_t g = 0; g < bandwidth.numel(); ++g)
+void check_bandwidth(const T* sigma,  // [groups]
+                     int64_t groups) {
+  for (int64_t g = 0; g < groups; ++g)
     if (!(sigma[g] > T(0)) || sigma[g] - sigma[g] != T(0))
       fail("bandwidth must be positive and finite, got ", sigma[g]);
 }
 
-// The first NaN or infinity of x (..., M, d), contiguous on the CPU, as an error.
 template <typename T>
-void check_finite(const char* name, const Tensor& x) {
-  const T* values = const_data<T>(x);
-  const int64_t count = x.numel();
-  const T largest = cpu::largest_magnitude(values, count);
-  if (largest == largest) return;
-  int64_t i = 0;
-  while (i < count && values[i] - values[i] == T(0)) ++i;
-  fail(name, " must be finite, got ", values[i], " in row ", i / columns(x) % rows(x), ", column ",
-       i % columns(x), " of group ", i / columns(x) / rows(x));
+void check_finite(const char* name,
+                  const T* values,  // [groups, m, d]
+                  int64_t groups, int64_t m, int64_t d) {
+  const int64_t count = groups * m * d;
+  const int64_t i = cpu::first_not_finite(values, count);
+  if (i == count) return;
+  fail(name, " must be finite, got ", values[i], " in row ", i / d % m, ", column ", i % d,
+       " of group ", i / d / m);
 }
 
 }  // namespace mige::bind

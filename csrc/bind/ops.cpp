@@ -1,7 +1,7 @@
 // The schema of every operator. Shapes: x (..., M, d), y (..., N, d), q (..., Q, d), w (..., M, p),
-// bandwidth (...), one value for each group of leading indices. See mige_ext/ops.py for what they
+// bandwidth (...), one value for each group of leading indices. mige_ext.ops documents what they
 // do.
-#include "bind/torch.h"
+#include "bind/torch_compat.h"
 
 STABLE_TORCH_LIBRARY(mige_ext, m) {
   m.def("squared_distances(Tensor x, Tensor? y) -> Tensor");
@@ -12,7 +12,7 @@ STABLE_TORCH_LIBRARY(mige_ext, m) {
   m.def("eigh(Tensor k) -> (Tensor eigenvalues, Tensor eigenvectors)");
   m.def(
       "ssge(Tensor x, Tensor? bandwidth, float quantile, float multiplier, float threshold, "
-      "int rank, int power) -> (Tensor out, Tensor eigenvalues, Tensor bandwidth_out, Tensor "
+      "int? rank, int power) -> (Tensor out, Tensor eigenvalues, Tensor bandwidth_out, Tensor "
       "rank_out)");
   m.def("ridge_whitening(Tensor x, float factor) -> (Tensor mean, Tensor whitening, Tensor ridge)");
   m.def(

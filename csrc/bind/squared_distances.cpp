@@ -1,70 +1,19 @@
 // squared_distances: ‖x_i − y_j‖² for all pairs of rows.
-#include "bind/checks.h"
-#include "cpu/group.h"
-#ifdef MIGE_WITH_CUDA
-#include "bind/cuda.h"
-#endif
+#include "bind/operator.h"
 
 namespace mige::bind {
-namespace {
 
-Tensor squared_distances_cpu(const Tensor& x, const std::optional<Tensor>& y) {
-  check_pair(x, y);
-  const Tensor left = torch::stable::contiguous(x);
-  const Tensor right = y ? torch::stable::contiguous(*y) : left;
-  const int64_t m = rows(x), n = rows(right), d = columns(x);
-  const Tensor out = empty(x, batch_shape(x, 2, {m, n}));
-  dispatch(x, [&](auto zero) {
-    using T = decltype(zero);
-    check_finite<T>("x", left);
-    if (y) check_finite<T>("y", right);
-    torch::stable::parallel_for(0, batch_count(x, 2), 1, [&](int64_t begin, int64_t end) {
-      Runtime<T> runtime(left);
-      for (int64_t g = begin; g < end; ++g) {
-        const T* points = const_data<T>(left) + g * m * d;
-        T* target = data<T>(out) + g * m * n;
-        if (y) {
-          cpu::squared_distances(points, const_data<T>(right) + g * n * d, m, n, d, T(1), target,
-                                 runtime);
-        } else {
-          cpu::upper_squared_distances(points, m, d, T(1), target, runtime);
-          cpu::mirror(target, m, runtime);
-        }
-      }
-    });
-  });
-  return out;
+Tensor squared_distances(const Tensor& x, const std::optional<Tensor>& y) {
+  Operator op("squared_distances", "x", x, 0);
+  const Input others = op.points("y", y);
+  const Output out = op.output({op.rows, others.rows});
+  op.run(
+      MIGE_KERNELS(squared_distances),
+      [&](auto) { return cuda::squared_distances_work(op.groups); }, op.x, others, op.groups,
+      op.rows, others.rows, op.columns, out);
+  return out.tensor;
 }
 
-#ifdef MIGE_WITH_CUDA
-Tensor squared_distances_cuda(const Tensor& x, const std::optional<Tensor>& y) {
-  check_pair(x, y);
-  const CudaContext context(x);
-  const Tensor left = torch::stable::contiguous(x);
-  const Tensor right = y ? torch::stable::contiguous(*y) : left;
-  const int64_t groups = batch_count(x, 2), m = rows(x), n = rows(right);
-  const Tensor out = empty(x, batch_shape(x, 2, {m, n}));
-  const Tensor work = work_space(x, cuda::squared_distances_work(groups));
-  dispatch(x, [&](auto zero) {
-    using T = decltype(zero);
-    context.check(
-        "squared_distances",
-        cuda::squared_distances(const_data<T>(left), y ? const_data<T>(right) : nullptr, groups, m,
-                                n, columns(x), data<T>(out), data<char>(work), context.stream()));
-  });
-  return out;
-}
-#endif
-
-}  // namespace
 }  // namespace mige::bind
 
-STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) {
-  m.impl("squared_distances", TORCH_BOX(&mige::bind::squared_distances_cpu));
-}
-
-#ifdef MIGE_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) {
-  m.impl("squared_distances", TORCH_BOX(&mige::bind::squared_distances_cuda));
-}
-#endif
+MIGE_REGISTER(squared_distances)

@@ -13,8 +13,8 @@
 
 namespace mige {
 
-// Of namespace scope, because device code may use the values of constants and not call functions of
-// the standard library.
+// At namespace scope, because device code may use the values of constants but may not call
+// functions of the standard library.
 template <typename T>
 constexpr T kLargestFinite = std::numeric_limits<T>::max();
 template <typename T>
@@ -62,7 +62,7 @@ struct ExpTraits<double> {
 MIGE_HOST_DEVICE constexpr double factorial(int i) { return i < 2 ? 1.0 : i * factorial(i - 1); }
 
 // Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; from I = 0 the Taylor polynomial of e^f. Unrolled by
-// recursion, so that a loop over it vectorises.
+// recursion, so that a loop over it vectorizes.
 template <int I, int N, typename T>
 MIGE_HOST_DEVICE T taylor_exp(T f) {
   constexpr T kCoefficient = T(1.0 / factorial(I));
@@ -76,7 +76,7 @@ MIGE_HOST_DEVICE T taylor_exp(T f) {
 //
 // x = n ln 2 + f with |f| <= ln 2 / 2; e^f by its Taylor polynomial (remainder below a tenth of
 // an ulp), and 2^n by an addition to the exponent bits. Branch-free, so that loops over it
-// vectorise; the standard library's exp does not.
+// vectorize; the standard library's exp does not.
 template <typename T>
 MIGE_HOST_DEVICE T exp_nonpositive(T x) {
   using Traits = ExpTraits<T>;
@@ -132,8 +132,8 @@ MIGE_HOST_DEVICE T saturate(double v) {
 }
 
 // The power of two that brings a largest coordinate near the top of what can be squared and summed.
-// All that is up to 2^110 times smaller (float) keeps its square: one far outlier costs the others
-// nothing, and neither do data of size 1e30 or 1e-30.
+// A coordinate up to 2^110 times smaller (float) keeps its square, so one far outlier does not cost
+// the accuracy of the other samples. Data of size 1e30 or 1e-30 keep theirs too.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
   constexpr int kTop = sizeof(T) == 4 ? 50 : 500;

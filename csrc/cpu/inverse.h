@@ -1,31 +1,100 @@
 // Inverse of a symmetric positive definite matrix, by blocks: A = UᵀU, V = U^{−1}, A^{−1} = V Vᵀ.
 //
-// All three are updates of what is left by the product of two panels, one block of columns wide,
-// with T_k = U_kk^{−1} for the block on the diagonal:
+// Each of the three is a sequence of updates, one for each block of columns. An update adds the
+// product of two panels, one block wide, to the rest of the matrix. With T_k = U_kk^{−1}:
 //
 //   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     from the first block on
 //   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   from the last block on
 //                         B_ij += V_ik V_jkᵀ        for i, j <= k
 //
-// Work: m³ flop, all of it but m² times the block in the register tiles of tile.h: three times the
-// speed of LAPACK's potrf and potri for m = 256. Gauss-Jordan steps, one update in place of three,
-// were as fast and lost everything in float at condition numbers of 1e5, where this loses 6e-4.
+// Work: m³ flop in the register tiles of tile.h, and m² times the block width for the blocks on the
+// diagonal. It has three times the speed of LAPACK's potrf and potri for m = 256. Gauss-Jordan
+// steps are as fast, but lose all digits in float at condition numbers of 1e5, where this loses
+// 6e-4.
 #pragma once
 
-#include "cpu/group.h"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/product.h"
+#include "cpu/squared_distances.h"
 
 namespace mige::cpu {
 
-// Columns of a block: enough to read and write the matrix seldom, and few against it.
+// a_ij += Σ_r x_ir p_rj for j = 0 … n − 1, or with `upper` for j >= i only; the entries
+// below the diagonal are then not meaningful.
+template <int kBytes, typename T>
+MIGE_INLINE void add_product_rows_impl(const T* x,         // [rows, depth]
+                                       const T* p_panels,  // p [depth, n] packed by columns
+                                       int64_t n, int64_t depth, bool upper,
+                                       T* a,  // [rows, n], its rows `stride` apart
+                                       int64_t stride, int64_t begin, int64_t end) {
+  const auto first = [=](int64_t i) { return upper ? i / kLanes<T> : int64_t(0); };
+  const auto store = [=](int64_t i, int64_t rows, int64_t p, const Vector<T, kBytes>* acc) {
+    const int64_t j = p * kLanes<T>;
+    for (int64_t r = 0; r < rows; ++r) {
+      T* out = a + (i + r) * stride + j;
+      const T* lane = reinterpret_cast<const T*>(&acc[r]);
+      if (n - j >= kLanes<T>) {
+#pragma omp simd
+        for (int64_t l = 0; l < kLanes<T>; ++l) out[l] += lane[l];
+      } else {
+        for (int64_t l = 0; l < n - j; ++l) out[l] += lane[l];
+      }
+    }
+  };
+  for_each_tile<kBytes>(Rows<T>{x, depth}, p_panels, panel_count<T>(n), depth, begin, end,
+                        Multiply{}, first, store);
+}
+
+// U with UᵀU = A, in the upper triangle, and T = U^{−1} with zeros below the diagonal. A pivot that
+// rounding has made smaller than ε becomes ε.
+template <int kBytes, typename T>
+MIGE_INLINE void invert_factor_impl(
+    T* a,  // [n, n], positive definite, with a diagonal of at least 1
+    int64_t n,
+    T* t) {  // [n, n]
+  constexpr T kSmallest = std::numeric_limits<T>::epsilon();
+  for (int64_t k = 0; k < n; ++k) {
+    T* pivot = a + k * n;
+    const T root = std::sqrt(pivot[k] > kSmallest ? pivot[k] : kSmallest), inverse = T(1) / root;
+    pivot[k] = root;
+    for (int64_t j = k + 1; j < n; ++j) pivot[j] *= inverse;
+    for (int64_t i = k + 1; i < n; ++i) {
+      T* row = a + i * n;
+      const T factor = pivot[i];
+#pragma omp simd
+      for (int64_t j = i; j < n; ++j) row[j] -= factor * pivot[j];
+    }
+  }
+  // T_i = (e_i − Σ_{k>i} U_ik T_k) / U_ii, from the last row to the first.
+  for (int64_t i = n - 1; i >= 0; --i) {
+    T* row = t + i * n;
+    for (int64_t j = 0; j < n; ++j) row[j] = T(0);
+    for (int64_t k = i + 1; k < n; ++k) {
+      const T *other = t + k * n, factor = a[i * n + k];
+#pragma omp simd
+      for (int64_t j = k; j < n; ++j) row[j] -= factor * other[j];
+    }
+    const T inverse = T(1) / a[i * n + i];
+    for (int64_t j = i + 1; j < n; ++j) row[j] *= inverse;
+    row[i] = inverse;
+  }
+}
+
+MIGE_KERNEL(add_product_rows, add_product_rows_impl)
+MIGE_KERNEL(invert_factor, invert_factor_impl)
+
+// Columns of a block: many, so that the matrix is read and written few times, but few against m.
 constexpr int64_t kBlock = 32;
 constexpr int64_t kLargeBlock = 64;
 constexpr int64_t kLargeMatrix = 512;  // from here on
 
-template <typename T, typename Runtime>
+template <typename T>
 class Inverter {
  public:
-  Inverter(int64_t m, Runtime& runtime)
-      : m_(m), width_(m < kLargeMatrix ? kBlock : kLargeBlock), runtime_(runtime) {}
+  explicit Inverter(int64_t m) : m_(m), width_(m < kLargeMatrix ? kBlock : kLargeBlock) {}
 
   // A and its inverse. `v` is scratch memory.
   void invert(T* a,    // [m, m]: the upper triangle is read, both are written
@@ -42,11 +111,11 @@ class Inverter {
       pack_rows(left_.get(), k1, b, T(1), panels_.get());
       add(k1, k1, b, true, a);
     }
-    mirror(a, m, runtime_);
+    mirror(a, m);
   }
 
  private:
-  // Rows k0 … of U, in place, and what they leave of A.
+  // Rows k0 … of U, in place, and their update of the rest of A.
   void factor(T* a, int64_t k0) {
     const int64_t m = m_, b = std::min(width_, m - k0), k1 = k0 + b, n = m - k1;
     copy(a + k0 * m + k0, m, b, b, square_.get());
@@ -64,7 +133,7 @@ class Inverter {
     add(n, n, b, true, a + k1 * m + k1);
   }
 
-  // Rows k0 … of V, from the sums that are there, and what they add to the rows above.
+  // Rows k0 … of V, from their sums S, and their update of the rows above.
   void invert_rows(const T* a, int64_t k0, T* v) {
     const int64_t m = m_, b = std::min(width_, m - k0), n = m - k0;
     const T* const t = t_.get() + k0 * width_;
@@ -81,24 +150,23 @@ class Inverter {
     add(k0, n, b, false, v + k0);
   }
 
-  // a += left · panels, for `rows` rows and n columns.
+  // a += left_ · panels_, for `rows` rows and n columns.
   void add(int64_t rows, int64_t n, int64_t depth, bool upper, T* a) {
     const auto run = [&](int64_t begin, int64_t end) {
       add_product_rows(left_.get(), panels_.get(), n, depth, upper, a, m_, begin, end);
     };
     if (upper)
-      parallel_triangle(runtime_, rows, run);
+      parallel_triangle(rows, run);
     else
-      runtime_.parallel(rows, kRowGrain, run);
+      parallel(rows, kRowGrain, run);
   }
 
-  // A block of a larger matrix, on its own.
+  // Copies a block of a larger matrix to a matrix of its own.
   static void copy(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
     for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * stride, columns, to + i * columns);
   }
 
   const int64_t m_, width_;
-  Runtime& runtime_;
   const Buffer<T> t_{(m_ + width_) * width_};  // every T_k
   const Buffer<T> square_{width_ * width_}, rows_{width_ * m_}, left_{m_ * width_};
   const Buffer<T> panels_{panels_size<T>(width_, m_)};

@@ -1,5 +1,4 @@
-// What the CPU kernels share: vectors, a version of each kernel per instruction set, scratch
-// memory.
+// Vectors, one version of a kernel for each instruction set, and scratch memory.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +15,7 @@ namespace mige::cpu {
 
 // Tiles are 64 bytes wide: one AVX-512 register, two AVX2, four SSE2 or NEON ones. Kernels are
 // written for pieces of kBytes = 64, 32 or 16 and compiled for each; handing the compiler 64-byte
-// vectors where registers have 32 made the AVX2 version five times slower than need be.
+// vectors where registers have 32 made the AVX2 version five times slower than necessary.
 constexpr int64_t kVectorBytes = 64;
 
 template <typename T>
@@ -40,32 +39,30 @@ struct Vector {
 // other processor). The environment variable MIGE_CPU_LEVEL lowers it, so that tests reach all.
 int level();
 
-// Defines the kernel `name` of kernels.h for one T, from name_impl<kBytes>. `parameters` and
-// `arguments` are in parentheses.
+// Defines `name`, which calls impl<kBytes>(arguments...) as compiled for the processor's level.
 #ifdef MIGE_HAVE_X86_LEVELS
-#define MIGE_KERNEL(result, name, parameters, arguments)                         \
-  __attribute__((target("arch=x86-64-v4"))) static result name##_v4 parameters { \
-    return name##_impl<64> arguments;                                            \
-  }                                                                              \
-  __attribute__((target("arch=x86-64-v3"))) static result name##_v3 parameters { \
-    return name##_impl<32> arguments;                                            \
-  }                                                                              \
-  template <>                                                                    \
-  result name parameters {                                                       \
-    return level() >= 4   ? name##_v4 arguments                                  \
-           : level() >= 3 ? name##_v3 arguments                                  \
-                          : name##_impl<16>                                      \
-                                arguments;                                       \
+#define MIGE_KERNEL(name, impl)                                                              \
+  template <typename... A>                                                                   \
+  __attribute__((target("arch=x86-64-v4"))) auto name##_v4(A... a) {                         \
+    return impl<64>(a...);                                                                   \
+  }                                                                                          \
+  template <typename... A>                                                                   \
+  __attribute__((target("arch=x86-64-v3"))) auto name##_v3(A... a) {                         \
+    return impl<32>(a...);                                                                   \
+  }                                                                                          \
+  template <typename... A>                                                                   \
+  auto name(A... a) {                                                                        \
+    return level() >= 4 ? name##_v4(a...) : level() >= 3 ? name##_v3(a...) : impl<16>(a...); \
   }
 #else
-#define MIGE_KERNEL(result, name, parameters, arguments) \
-  template <>                                            \
-  result name parameters {                               \
-    return name##_impl<16> arguments;                    \
+#define MIGE_KERNEL(name, impl) \
+  template <typename... A>      \
+  auto name(A... a) {           \
+    return impl<16>(a...);      \
   }
 #endif
 
-// Uninitialised scratch memory on a vector boundary.
+// Uninitialized scratch memory on a vector boundary.
 template <typename T>
 class Buffer {
  public:
@@ -73,6 +70,7 @@ class Buffer {
       : data_(static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T),
                                              std::align_val_t(kVectorBytes)))) {}
   T* get() const { return data_.get(); }
+  T& operator[](int64_t i) const { return data_.get()[i]; }
 
  private:
   struct Free {

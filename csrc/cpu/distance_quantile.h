@@ -1,18 +1,20 @@
-// Order statistics of the pairwise distances by radix selection: exact, and linear in the number of
-// pairs where a sort of them is not.
+// The quantile of the pairwise distances of one group by radix selection, which is exact and linear
+// in the number of pairs.
 //
 // Each round counts one digit of the keys (common/radix_select.h) over the candidates, finds the
 // digit that holds the wanted rank, and keeps only the candidates with that digit. For distances
-// the first round leaves a fifth or less, so that the whole costs about two passes.
+// the first round leaves a fifth or less, so the selection costs about two passes over m² / 2
+// values.
+#pragma once
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "common/radix_select.h"
-#include "cpu/kernels.h"
+#include "cpu/simd.h"
 
 namespace mige::cpu {
-namespace {
 
 // The bucket that holds the element of the given rank, and the rank within it.
 struct Bucket {
@@ -21,7 +23,7 @@ struct Bucket {
   int64_t size;
 };
 
-Bucket find_bucket(const std::vector<int64_t>& count, int64_t rank) {
+inline Bucket find_bucket(const std::vector<int64_t>& count, int64_t rank) {
   size_t digit = 0;
   while (rank >= count[digit]) rank -= count[digit++];
   return {digit, rank, count[digit]};
@@ -61,11 +63,12 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
   return value_of<T>(candidates[0]);
 }
 
-// A zero quantile means that at least that share of the pairs coincide (repeated samples). It is no
-// bandwidth, so the quantile is then taken among the pairs at a positive distance; it is 0 only
-// where all points are equal.
+// The element of rank ceil(quantile · n), at least 1, among the n = m (m − 1) / 2 entries above the
+// diagonal. Where it would be 0, because at least that fraction of the pairs coincide, it is taken
+// among the positive entries, since 0 is no bandwidth. It is 0 only if all points are equal.
 template <int kBytes, typename T>
-MIGE_INLINE T upper_quantile_impl(const T* s, int64_t m, double quantile) {
+MIGE_INLINE T upper_quantile_impl(const T* s,  // [m, m], non-negative
+                                  int64_t m, double quantile) {
   const int64_t pairs = m * (m - 1) / 2;
   if (pairs == 0) return T(0);
   const T value = select(s, m, quantile_rank(quantile, pairs));
@@ -77,12 +80,6 @@ MIGE_INLINE T upper_quantile_impl(const T* s, int64_t m, double quantile) {
   return select(s, m, zeros + quantile_rank(quantile, pairs - zeros));
 }
 
-}  // namespace
-
-#define MIGE_DEFINE(T) \
-  MIGE_KERNEL(T, upper_quantile, (const T* s, int64_t m, double quantile), (s, m, quantile))
-MIGE_DEFINE(float)
-MIGE_DEFINE(double)
-#undef MIGE_DEFINE
+MIGE_KERNEL(upper_quantile, upper_quantile_impl)
 
 }  // namespace mige::cpu

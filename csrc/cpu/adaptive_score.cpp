@@ -1,8 +1,9 @@
-// The score that chooses its own regularisation, for one group of samples; mige_ext.ops says what
-// it is.
+// adaptive_score on the CPU: the score that chooses its own regularization λ; the formula of the
+// candidates F is in mige_ext.ops.adaptive_score.
 //
-// With z (m×r) the whitened samples, r = min(m, d), K the IMQ Gram matrix, p and q its derivatives
-// (kernels.h) and H = −2 (diag(p1) z − p z), one λ costs an inverse and three products:
+// With z [m, r] the whitened samples, r = min(m, d), K [m, m] the IMQ Gram matrix, p and q its
+// derivatives (adaptive_risk.h) and H = −2 (diag(p1) z − p z), one λ costs an inverse and three
+// products:
 //
 //   B = (K + λM I)^{−1},   [W Y] = B [H z],   p [W Y w·z y·z],   (B∘p) z
 //   F = −W − base · λM · Y
@@ -10,27 +11,22 @@
 //   div_i = b_i Σ q_il − Σ B_il q_il − 2 b_i (z_i·(pF)_i − Σ p_il F_l·z_l)
 //           − 2 (F_i·z_i Σ (B∘p)_il − F_i·((B∘p) z)_i) + d (1 − λM b_i)^base
 //
-// since K B = I − λM B. Everything is linear in (W, Y), so that both bases share all of it. Work
-// for one λ: m³ + (10 r + 4) m² flop; memory 4 m² + O(m (d + r)).
-#pragma once
-
+// The last term uses K B = I − λM B. Every product is linear in (W, Y), so both bases share them.
+// common/lambda_search.h decides which λ are evaluated. Work for one λ: m³ + (10 r + 4) m² flop;
+// memory 4 m² + O(m (d + r)).
+#include <algorithm>
 #include <limits>
 
 #include "common/lambda_search.h"
+#include "cpu/adaptive_risk.h"
+#include "cpu/distance_quantile.h"
 #include "cpu/inverse.h"
+#include "cpu/operators.h"
 #include "cpu/whitening.h"
 
 namespace mige::cpu {
 
-template <typename T>
-struct AdaptiveResult {
-  T* scores;      // [m, d]
-  T* lambda;      // [1], infinite for the Gaussian score
-  int64_t* base;  // [1]
-  T* risk;        // [1], less that of the Gaussian score
-  T* error;       // [1], its standard error
-  T* bandwidth;   // [1], in whitened units
-};
+namespace {
 
 struct Risk {
   double mean = 0, error = 0;
@@ -38,20 +34,21 @@ struct Risk {
   double bound() const { return mean + error; }
 };
 
-// The candidates F of one λ after another.
-template <typename T, typename Runtime>
+// The candidates F of one λ, and their risks.
+template <typename T>
 class Candidates {
  public:
-  Candidates(const T* z, int64_t m, int64_t r, int64_t d, Runtime& runtime)
-      : m_(m), r_(r), d_(d), n_(2 * r + 2), z_(z), runtime_(runtime) {
-    upper_squared_distances(z, m, r, T(1), k_.get(), runtime);
+  Candidates(const T* z,  // [m, r]
+             int64_t m, int64_t r, int64_t d)
+      : m_(m), r_(r), d_(d), n_(2 * r + 2), z_(z) {
+    upper_squared_distances(z, m, r, T(1), k_.get());
     square_ = upper_quantile(k_.get(), m, 0.5);
     if (!(square_ > T(0))) return;
     const T inverse_variance = T(1) / square_;
-    parallel_triangle(runtime, m, [&](int64_t begin, int64_t end) {
+    parallel_triangle(m, [&](int64_t begin, int64_t end) {
       imq_rows(k_.get(), m, inverse_variance, begin, end);
     });
-    mirror(k_.get(), m, runtime);
+    mirror(k_.get(), m);
     rows([&](int64_t begin, int64_t end) {
       imq_derivative_rows(k_.get(), m_, d_, inverse_variance, p_.get(), w_sum_.get(), q_sum_.get(),
                           begin, end);
@@ -69,7 +66,7 @@ class Candidates {
     pack_columns(hz, m, n_, T(1), hz_panels_.get());
   }
 
-  // 0 for equal samples, which have no candidates.
+  // 0 if all samples are equal; there are no candidates then.
   T bandwidth() const { return std::sqrt(square_); }
 
   // The risk of the better base at this λ.
@@ -89,25 +86,18 @@ class Candidates {
                  bq_sum_.get(), begin, end);
     });
     multiply(weighted_.get(), z_panels_.get(), r_, weighted_z_.get());
-    const RiskRows<T> of{m_,
-                         r_,
-                         d_,
-                         shift_,
-                         z_,
-                         wy_.get(),
-                         pwy_.get(),
-                         weighted_z_.get(),
-                         inverse_.get(),
-                         q_sum_.get(),
-                         w_sum_.get(),
-                         bq_sum_.get()};
+    const T *inverse = inverse_.get(), *weighted_z = weighted_z_.get();
+    const RiskRows<T> of{m_,      r_,           d_,           shift_,
+                         z_,      wy_.get(),    pwy_.get(),   weighted_z,
+                         inverse, q_sum_.get(), w_sum_.get(), bq_sum_.get()};
     rows([&](int64_t begin, int64_t end) { risk_rows(of, risks_.get(), begin, end); });
     const Risk without = mean_risk(0), with = mean_risk(1);
     return with.bound() < without.bound() ? with : without;
   }
 
-  // F of the λ that was evaluated last. An inverse times a matrix has errors that a solution of
-  // the equations has not, 1e-2 for the smallest λ in float; one step of refinement mends that.
+  // F of the λ that was evaluated last. The product with an inverse has larger errors than a
+  // solution of the equations, 1e-2 for the smallest λ in float; one step of refinement removes
+  // them.
   void residual(int64_t base,
                 T* f) {  // [m, r]
     const int64_t m = m_, n = n_;
@@ -129,16 +119,17 @@ class Candidates {
  private:
   template <typename F>
   void rows(const F& f) {
-    runtime_.parallel(m_, kRowGrain, f);
+    parallel(m_, kRowGrain, f);
   }
 
-  // out = a b for a [m, m] and packed b [m, columns].
-  void multiply(const T* a, const T* panels, int64_t columns, T* out) {
-    rows([&](int64_t begin, int64_t end) {
-      product_rows(a, false, panels, m_, m_, columns, out, begin, end);
-    });
+  void multiply(const T* a,       // [m, m]
+                const T* panels,  // [m, columns] packed by columns
+                int64_t columns,
+                T* out) {  // [m, columns]
+    panel_product(a, panels, m_, m_, columns, out);
   }
 
+  // Mean risk and its standard error.
   Risk mean_risk(int64_t base) const {
     const double* const r = risks_.get() + base;
     const double m = static_cast<double>(m_);
@@ -151,8 +142,7 @@ class Candidates {
 
   const int64_t m_, r_, d_, n_;
   const T* const z_;  // [m, r]
-  Runtime& runtime_;
-  Inverter<T, Runtime> inverter_{m_, runtime_};
+  Inverter<T> inverter_{m_};
   const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
   const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
   const Buffer<T> hz_{m_ * n_};  // H, z and two columns of zeros
@@ -166,8 +156,8 @@ class Candidates {
 // Drives the search over λ (common/lambda_search.h). Returns the risk of the best result, writes
 // its λ and its F; leaves both alone where the Gaussian score is at least as good as all that was
 // tried.
-template <typename T, typename Runtime>
-Risk search_lambda(Candidates<T, Runtime>& candidates, int64_t m,
+template <typename T>
+Risk search_lambda(Candidates<T>& candidates, int64_t m,
                    T* f,  // [m, r]
                    double& lambda) {
   Risk best;  // of the Gaussian score
@@ -183,50 +173,68 @@ Risk search_lambda(Candidates<T, Runtime>& candidates, int64_t m,
   return best;
 }
 
-template <typename T, typename Runtime>
-void adaptive_score(const T* x, int64_t m, int64_t d, const AdaptiveResult<T>& result,
-                    Runtime& runtime) {
+// One group.
+template <typename T>
+void score_group(const T* x, int64_t m, int64_t d, T* scores, T* lambda, int64_t* base, T* risk,
+                 T* standard_error, T* bandwidth) {
   const bool primal = d <= m;
   Whitening<T> w(m, d, primal);
-  whiten(x, m, d, kWeakRidge, w, runtime);
+  whiten(x, m, d, kWeakRidge, w);
   const int64_t r = w.rank;
   const Buffer<T> z(m * r), f(m * r), back(r);
-  for (int64_t k = 0; k < r; ++k) back.get()[k] = whitening_factor(w, k);
+  for (int64_t k = 0; k < r; ++k) back[k] = whitening_factor(w, k);
   for (int64_t i = 0; i < m; ++i)
     for (int64_t k = 0; k < r; ++k) {
-      z.get()[i * r + k] = w.rotated.get()[i * r + k] * back.get()[k];
-      f.get()[i * r + k] = -z.get()[i * r + k];
+      z[i * r + k] = w.rotated[i * r + k] * back[k];
+      f[i * r + k] = -z[i * r + k];
     }
 
-  Candidates<T, Runtime> candidates(z.get(), m, r, w.support.dimensions, runtime);
-  double lambda = std::numeric_limits<double>::infinity();
+  Candidates<T> candidates(z.get(), m, r, w.support.dimensions);
+  double best_lambda = std::numeric_limits<double>::infinity();
   Risk best;
-  *result.bandwidth = candidates.bandwidth();
+  *bandwidth = candidates.bandwidth();
   if (candidates.bandwidth() > T(0))
-    best = search_lambda(candidates, m, f.get(), lambda);
+    best = search_lambda(candidates, m, f.get(), best_lambda);
   else
     best.base = 0;
-  *result.lambda = static_cast<T>(lambda);
-  *result.base = best.base;
-  *result.risk = static_cast<T>(best.mean);
-  *result.error = static_cast<T>(best.error);
+  *lambda = static_cast<T>(best_lambda);
+  *base = best.base;
+  *risk = static_cast<T>(best.mean);
+  *standard_error = static_cast<T>(best.error);
 
-  // Back to x: F (Λ + τ)^{−1/2} Uᵀ D^{−1}, with Uᵀ = (M Λ)^{−1/2} Qᵀ V where Q is what there is.
+  // Back to x: F (Λ + τ)^{−1/2} Uᵀ D^{−1}. The dual form has the eigenvectors Q of VVᵀ / M, and
+  // Uᵀ = (M Λ)^{−1/2} Qᵀ V.
   const T floor =
       *std::max_element(w.values.get(), w.values.get() + r) * static_cast<T>(r) * kEpsilon<T>;
   for (int64_t k = 0; k < r; ++k) {
-    const T value = w.values.get()[k];
-    T factor = back.get()[k];
+    const T value = w.values[k];
+    T factor = back[k];
     if (!primal) factor = value > floor ? factor / std::sqrt(static_cast<T>(m) * value) : T(0);
-    for (int64_t i = 0; i < m; ++i) f.get()[i * r + k] *= factor;
+    for (int64_t i = 0; i < m; ++i) f[i * r + k] *= factor;
   }
   if (primal) {
-    product(f.get(), false, w.vectors.get(), m, d, d, result.scores, runtime);
+    product(f.get(), false, w.vectors.get(), m, d, d, scores);
   } else {
-    product(f.get(), false, w.vectors.get(), m, m, m, z.get(), runtime);
-    product(z.get(), false, w.v.get(), m, m, d, result.scores, runtime);
+    product(f.get(), false, w.vectors.get(), m, m, m, z.get());
+    product(z.get(), false, w.v.get(), m, m, d, scores);
   }
-  scale_columns(result.scores, m, d, w.inverse.get());
+  scale_columns(scores, m, d, w.inverse.get());
 }
+
+}  // namespace
+
+template <typename T>
+void adaptive_score(const T* x, int64_t groups, int64_t m, int64_t d, T* scores, T* lambda,
+                    int64_t* base, T* risk, T* standard_error, T* bandwidth) {
+  for_each_group(groups, [&](int64_t g) {
+    score_group(x + g * m * d, m, d, scores + g * m * d, lambda + g, base + g, risk + g,
+                standard_error + g, bandwidth + g);
+  });
+}
+
+template void adaptive_score(const float*, int64_t, int64_t, int64_t, float*, float*, int64_t*,
+                             float*, float*, float*);
+template void adaptive_score(const double*, int64_t, int64_t, int64_t, double*, double*, int64_t*,
+                             double*, double*, double*);
 
 }  // namespace mige::cpu

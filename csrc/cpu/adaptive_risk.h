@@ -1,12 +1,17 @@
-// The passes of the adaptive score over its M×M matrices.
+// The risk of the candidates of one λ, as passes over the rows of M×M matrices. adaptive_score.cpp
+// gives the formula of the risk and is the only file that includes this one.
+//
+// Layout: everything is row-major. Invariant: a sum over a row runs in fixed lanes, so it has the
+// same bits for every vector width.
+#pragma once
+
 #include <cmath>
 
-#include "cpu/kernels.h"
+#include "cpu/simd.h"
 
 namespace mige::cpu {
 namespace {
 
-// Sums of rows in fixed lanes: the same bits for every vector width.
 template <typename T>
 struct LaneSum {
   T lane[kLanes<T>] = {};
@@ -28,8 +33,10 @@ MIGE_INLINE void for_lanes(int64_t m, const F& f) {
   for (int64_t l = 0; j + l < m; ++l) f(j + l, l);
 }
 
+// In place k_ij = (1 + k_ij / σ²)^(−1/2) for j >= i.
 template <int kBytes, typename T>
-MIGE_INLINE void imq_rows_impl(T* k, int64_t m, T inverse_variance, int64_t begin, int64_t end) {
+MIGE_INLINE void imq_rows_impl(T* k,  // [m, m]
+                               int64_t m, T inverse_variance, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     T* row = k + i * m;
 #pragma omp simd
@@ -37,9 +44,15 @@ MIGE_INLINE void imq_rows_impl(T* k, int64_t m, T inverse_variance, int64_t begi
   }
 }
 
+// The derivative of the IMQ kernel, p = φ' = −k³ / 2σ², and Σ_l q_il of q = 2 (d p + 2 s φ'') =
+// k³ (3 − d − 3 k²) / σ² without the diagonal.
 template <int kBytes, typename T>
-MIGE_INLINE void imq_derivative_rows_impl(const T* k, int64_t m, int64_t d, T inverse_variance,
-                                          T* p, T* p_sum, T* q_sum, int64_t begin, int64_t end) {
+MIGE_INLINE void imq_derivative_rows_impl(const T* k,  // [m, m]
+                                          int64_t m, int64_t d, T inverse_variance,
+                                          T* p,      // [m, m]
+                                          T* p_sum,  // [m], Σ_l p_il
+                                          T* q_sum,  // [m]
+                                          int64_t begin, int64_t end) {
   const T half = inverse_variance / 2, constant = static_cast<T>(3 - d);
   for (int64_t i = begin; i < end; ++i) {
     const T* from = k + i * m;
@@ -57,9 +70,17 @@ MIGE_INLINE void imq_derivative_rows_impl(const T* k, int64_t m, int64_t d, T in
   }
 }
 
+// The inverse B = (K + λM I)^{−1} against p and q: w = B∘p, Σ_l w_il, and Σ_l B_il q_il without
+// the diagonal.
 template <int kBytes, typename T>
-MIGE_INLINE void weigh_rows_impl(const T* k, const T* p, const T* b, int64_t m, int64_t d, T* w,
-                                 T* w_sum, T* bq_sum, int64_t begin, int64_t end) {
+MIGE_INLINE void weigh_rows_impl(const T* k,  // [m, m]
+                                 const T* p,  // [m, m]
+                                 const T* b,  // [m, m]
+                                 int64_t m, int64_t d,
+                                 T* w,       // [m, m]
+                                 T* w_sum,   // [m]
+                                 T* bq_sum,  // [m]
+                                 int64_t begin, int64_t end) {
   const T constant = static_cast<T>(3 - d);
   for (int64_t i = begin; i < end; ++i) {
     const T *k_row = k + i * m, *p_row = p + i * m, *b_row = b + i * m;
@@ -83,8 +104,12 @@ MIGE_INLINE T dot(const T* x, const T* y, int64_t n) {
   return sum.total();
 }
 
+// The columns w·z and y·z of wy.
 template <int kBytes, typename T>
-MIGE_INLINE void dot_columns_impl(const T* z, int64_t r, T* wy, int64_t begin, int64_t end) {
+MIGE_INLINE void dot_columns_impl(const T* z,  // [m, r]
+                                  int64_t r,
+                                  T* wy,  // [m, 2 r + 2]
+                                  int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     T* row = wy + i * (2 * r + 2);
     row[2 * r] = dot(row, z + i * r, r);
@@ -92,8 +117,26 @@ MIGE_INLINE void dot_columns_impl(const T* z, int64_t r, T* wy, int64_t begin, i
   }
 }
 
+// The inputs of the risk of one λ; n = 2 r + 2 columns.
+template <typename T>
+struct RiskRows {
+  int64_t m, r, d;
+  T shift;              // λM
+  const T* z;           // [m, r]
+  const T* wy;          // [m, n]: W, Y, w·z, y·z
+  const T* pwy;         // [m, n]: p times wy
+  const T* weighted_z;  // [m, r]: (B∘p) z
+  const T* inverse;     // [m, m]: B, of which the diagonal is read
+  const T* q_sum;       // [m]
+  const T* w_sum;       // [m]
+  const T* bq_sum;      // [m]
+};
+
+// r_i for base 0 and base 1.
 template <int kBytes, typename T>
-MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of, double* risks, int64_t begin, int64_t end) {
+MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
+                                double* risks,  // [m, 2]
+                                int64_t begin, int64_t end) {
   const int64_t r = of.r, n = 2 * r + 2;
   for (int64_t i = begin; i < end; ++i) {
     const T *z = of.z + i * r, *w = of.wy + i * n, *y = w + r;
@@ -116,25 +159,11 @@ MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of, double* risks, int64_t be
   }
 }
 
+MIGE_KERNEL(imq_rows, imq_rows_impl)
+MIGE_KERNEL(imq_derivative_rows, imq_derivative_rows_impl)
+MIGE_KERNEL(weigh_rows, weigh_rows_impl)
+MIGE_KERNEL(dot_columns, dot_columns_impl)
+MIGE_KERNEL(risk_rows, risk_rows_impl)
+
 }  // namespace
-
-#define MIGE_DEFINE(T)                                                                             \
-  MIGE_KERNEL(void, imq_rows, (T * k, int64_t m, T inverse_variance, int64_t begin, int64_t end),  \
-              (k, m, inverse_variance, begin, end))                                                \
-  MIGE_KERNEL(void, imq_derivative_rows,                                                           \
-              (const T* k, int64_t m, int64_t d, T inverse_variance, T* p, T* p_sum, T* q_sum,     \
-               int64_t begin, int64_t end),                                                        \
-              (k, m, d, inverse_variance, p, p_sum, q_sum, begin, end))                            \
-  MIGE_KERNEL(void, weigh_rows,                                                                    \
-              (const T* k, const T* p, const T* b, int64_t m, int64_t d, T* w, T* w_sum,           \
-               T* bq_sum, int64_t begin, int64_t end),                                             \
-              (k, p, b, m, d, w, w_sum, bq_sum, begin, end))                                       \
-  MIGE_KERNEL(void, dot_columns, (const T* z, int64_t r, T* wy, int64_t begin, int64_t end),       \
-              (z, r, wy, begin, end))                                                              \
-  MIGE_KERNEL(void, risk_rows, (const RiskRows<T>& of, double* risks, int64_t begin, int64_t end), \
-              (of, risks, begin, end))
-MIGE_DEFINE(float)
-MIGE_DEFINE(double)
-#undef MIGE_DEFINE
-
 }  // namespace mige::cpu

@@ -1,0 +1,196 @@
+// What every operator does around its own computation: it takes contiguous inputs, allocates
+// outputs for all groups, and calls the CPU code or the CUDA launcher with typed pointers.
+//
+// An operator's file checks its arguments, states the shapes of its outputs and lists the arguments
+// of the computation, which are the same on both devices:
+//
+//   Operator op("rbf_gradient_sum", "x", x, 1);
+//   const Input sigma = op.bandwidth(bandwidth);
+//   const Output out = op.output({op.rows, op.columns});
+//   op.run(MIGE_KERNELS(rbf_gradient_sum), work, op.x, sigma, op.groups, op.rows, op.columns, out);
+#pragma once
+
+#include <initializer_list>
+#include <type_traits>
+#include <vector>
+
+#include "bind/checks.h"
+#include "cpu/operators.h"
+#include "cuda/launchers.h"
+
+namespace mige::bind {
+
+#ifdef MIGE_WITH_CUDA
+constexpr bool kWithCuda = true;
+#else
+constexpr bool kWithCuda = false;
+#endif
+
+// A contiguous tensor that is read: matrices [groups, rows, columns] or bandwidths [groups]. It is
+// passed as const T*, nullptr if it is not given.
+struct Input {
+  const char* name;
+  std::optional<Tensor> tensor;
+  int64_t rows, columns;  // 0 and 0 of a bandwidth
+};
+
+// A new tensor; it is passed as T*, or as int64_t* if it holds integers.
+struct Output {
+  Tensor tensor;
+};
+struct IntegerOutput {
+  Tensor tensor;
+};
+
+template <typename T, typename Argument>
+auto argument_of(const Argument& a) {
+  if constexpr (std::is_same_v<Argument, Input>) {
+    static constexpr T kEmpty{};  // an empty tensor has no memory, but is given
+    if (!a.tensor) return static_cast<const T*>(nullptr);
+    const auto* data = static_cast<const T*>(a.tensor->const_data_ptr());
+    return data ? data : &kEmpty;
+  } else if constexpr (std::is_same_v<Argument, Output>)
+    return static_cast<T*>(a.tensor.mutable_data_ptr());
+  else if constexpr (std::is_same_v<Argument, IntegerOutput>)
+    return static_cast<int64_t*>(a.tensor.mutable_data_ptr());
+  else
+    return a;
+}
+
+// The CPU code and the CUDA launcher of one name, as two function objects.
+#define MIGE_KERNELS(name)                                         \
+  [](const auto&... arguments) { mige::cpu::name(arguments...); }, \
+      [](const auto&... arguments) { return mige::cuda::name(arguments...); }
+
+class Operator {
+ public:
+  // The tensor `x` (..., rows, columns) gives dtype, device and groups of everything else.
+  Operator(const char* name, const char* x_name, const Tensor& x, int64_t min_rows)
+      : Operator(name, x_name, x, (check_samples(x_name, x, min_rows), std::true_type())) {}
+
+  // A tensor that the caller has checked.
+  Operator(const char* name, const char* x_name, const Tensor& x, std::true_type)
+      : rows(bind::rows(x)), columns(bind::columns(x)), name_(name), x_name_(x_name), like_(x) {
+    for (int64_t i = 0; i + 2 < x.dim(); ++i) {
+      batch_.push_back(x.size(i));
+      groups *= x.size(i);
+    }
+    this->x = read(x_name, x, rows, columns);
+  }
+
+  // Another matrix (..., rows, columns).
+  Input matrix(const char* name, const Tensor& t) {
+    check_like(name, t, 2, x_name_, like_);
+    return read(name, t, bind::rows(t), bind::columns(t));
+  }
+
+  // More points (..., N, d) in the space of x; x itself if they are not given.
+  Input points(const char* name, const std::optional<Tensor>& t) {
+    if (!t) return {name, std::nullopt, rows, columns};
+    check_samples(name, *t, 0);
+    check_like(name, *t, 2, x_name_, like_);
+    check_count(name, bind::columns(*t), "columns", x_name_, columns);
+    return read(name, *t, bind::rows(*t), columns);
+  }
+
+  // One positive σ a group.
+  Input bandwidth(const std::optional<Tensor>& t) {
+    if (!t) return {"bandwidth", std::nullopt, 0, 0};
+    check_like("bandwidth", *t, 0, x_name_, like_);
+    return read("bandwidth", *t, 0, 0);
+  }
+
+  // A tensor (..., tail).
+  Output output(std::initializer_list<int64_t> tail) const { return {allocate(tail)}; }
+  IntegerOutput integer_output() const { return {allocate({}, ScalarType::Long)}; }
+
+  // Calls on_cpu(arguments...) or on_cuda(arguments..., workspace, stream), with the tensors among
+  // the arguments as pointers. workspace(zero) is the number of bytes that the launcher needs for
+  // the type of `zero`. The values of the inputs are checked on the CPU only: a look at them would
+  // stall a CUDA stream.
+  template <typename Cpu, typename Cuda, typename Workspace, typename... Arguments>
+  void run(const Cpu& on_cpu, const Cuda& on_cuda, const Workspace& workspace,
+           const Arguments&... arguments) const {
+    const auto with_type = [&](auto zero) {
+      using T = decltype(zero);
+      if (!like_.is_cuda()) {
+        for (const Input& input : inputs_) check_values<T>(input);
+        on_cpu(argument_of<T>(arguments)...);
+      } else if constexpr (kWithCuda) {
+        const CudaStream stream(like_);
+        // Torch's allocator reuses this memory in the order of the same stream, so it may be freed
+        // while kernels still use it.
+        const Tensor memory = torch::stable::new_empty(like_, {workspace(zero)}, ScalarType::Byte);
+        const int status =
+            on_cuda(argument_of<T>(arguments)..., memory.mutable_data_ptr(), stream.get());
+        if (status != 0) fail(name_, ": CUDA error ", status, ": ", cuda::error_text(status));
+      } else {
+        fail("NotImplementedError: mige_ext.ops.", name_,
+             " cannot run on CUDA tensors: mige_ext was built without nvcc");
+      }
+    };
+    if (like_.scalar_type() == ScalarType::Float)
+      with_type(float());
+    else
+      with_type(double());
+  }
+
+  int64_t groups = 1;
+  const int64_t rows, columns;  // of x
+  Input x;
+
+ private:
+  // Makes the device of a tensor current while it lives, and gives the current stream.
+  class CudaStream {
+   public:
+    explicit CudaStream(const Tensor& t) {
+      if (!cuda_torch_found()) fail("this torch has no CUDA support, got a CUDA tensor");
+      // The guard comes last: a constructor that fails does not call the destructor.
+      STABLE_TORCH_ERROR_CODE_CHECK(
+          aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));
+    }
+    ~CudaStream() { aoti_torch_delete_cuda_guard(guard_); }
+    CudaStream(const CudaStream&) = delete;
+    CudaStream& operator=(const CudaStream&) = delete;
+
+    void* get() const { return stream_; }
+
+   private:
+    CUDAGuardOpaque* guard_ = nullptr;
+    void* stream_ = nullptr;
+  };
+
+  Input read(const char* name, const Tensor& t, int64_t t_rows, int64_t t_columns) {
+    inputs_.push_back({name, torch::stable::contiguous(t), t_rows, t_columns});
+    return inputs_.back();
+  }
+
+  Tensor allocate(std::initializer_list<int64_t> tail,
+                  std::optional<ScalarType> dtype = std::nullopt) const {
+    std::vector<int64_t> shape = batch_;
+    shape.insert(shape.end(), tail);
+    return torch::stable::new_empty(like_, shape, dtype);
+  }
+
+  template <typename T>
+  void check_values(const Input& input) const {
+    const T* values = argument_of<T>(input);
+    if (input.tensor->dim() < static_cast<int64_t>(batch_.size()) + 2)
+      check_bandwidth(values, groups);
+    else
+      check_finite(input.name, values, groups, input.rows, input.columns);
+  }
+
+  const char *name_, *x_name_;
+  const Tensor like_;
+  std::vector<int64_t> batch_;
+  std::vector<Input> inputs_;
+};
+
+// Registers the function of that name for both devices.
+#define MIGE_REGISTER(name)                                                                    \
+  STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) { m.impl(#name, TORCH_BOX(&mige::bind::name)); } \
+  STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) { m.impl(#name, TORCH_BOX(&mige::bind::name)); }
+
+}  // namespace mige::bind

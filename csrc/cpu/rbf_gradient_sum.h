@@ -1,0 +1,50 @@
+// The gradient sum H of one group from its Gram matrix: one product, K X, and the row sums K 1.
+// Work: 2 m² d flop.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/product.h"
+
+namespace mige::cpu {
+
+template <int kBytes, typename T>
+MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
+                                        T inverse_variance, T* h, int64_t begin, int64_t end) {
+  for (int64_t j = begin; j < end; ++j) {
+    // The row sum in fixed lanes: the same bits for every vector width.
+    T lane[kLanes<T>] = {};
+    const T* row = k + j * m;
+    int64_t i = 0;
+    for (; i + kLanes<T> <= m; i += kLanes<T>) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] += row[i + l];
+    }
+    T sum = 0;
+    for (; i < m; ++i) sum += row[i];
+    for (int64_t l = 0; l < kLanes<T>; ++l) sum += lane[l];
+
+    const T* point = x + j * d;
+    T* out = h + j * d;
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) out[c] = inverse_variance * (sum * point[c] - out[c]);
+  }
+}
+
+MIGE_KERNEL(gradient_sum_rows, gradient_sum_rows_impl)
+
+// H = −(K X − diag(K 1) X) / σ². Center x first: an offset common to all samples cancels in exact
+// arithmetic only.
+template <typename T>
+void gradient_sum(const T* k,  // [m, m]
+                  const T* x,  // [m, d]
+                  int64_t m, int64_t d, T inverse_variance,
+                  T* h) {  // [m, d]
+  product(k, false, x, m, m, d, h);
+  parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
+    gradient_sum_rows(k, x, m, d, inverse_variance, h, begin, end);
+  });
+}
+
+}  // namespace mige::cpu

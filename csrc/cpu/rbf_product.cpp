@@ -1,0 +1,91 @@
+// rbf_product on the CPU: out = k(q, X) W with k(q, x) = exp(−‖q − x‖² / 2σ²), the Nyström
+// extension.
+//
+// Layout: q [m, d] by rows against panels of x [n, d] and of w [n, p]. A tile of k, 48 rows by 256
+// columns, is formed in the cache and multiplied by the rows of w that meet it. Work: m n (3 d + 2
+// p) flop and m n exponentials; memory O(n (d + p)), because k itself is never stored.
+#include <algorithm>
+
+#include "cpu/operators.h"
+#include "cpu/panels.h"
+#include "cpu/runtime.h"
+#include "cpu/scaling.h"
+#include "cpu/tile.h"
+
+namespace mige::cpu {
+namespace {
+
+template <int kBytes, typename T>
+MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w_panels, int64_t n,
+                                       int64_t d, int64_t p, T scale, T gamma, T* out,
+                                       int64_t begin, int64_t end) {
+  // A tile of k: kBlockRows x kColumns values, 48 KiB of float at most, in the second-level cache.
+  constexpr int64_t kColumns = kChunk;
+  alignas(kVectorBytes) T tile[kBlockRows * kColumns];
+
+  for (int64_t block = begin; block < end; block += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, end - block);
+    std::fill(out + block * p, out + (block + rows) * p, T(0));
+    for (int64_t j0 = 0; j0 < n; j0 += kColumns) {
+      const int64_t columns = std::min(kColumns, n - j0);
+      const auto all = [](int64_t) { return int64_t(0); };
+      const auto store_k = [&](int64_t i, int64_t tile_rows, int64_t panel,
+                               const Vector<T, kBytes>* acc) {
+        for (int64_t r = 0; r < tile_rows; ++r) {
+          T* lane = tile + (i + r) * kColumns + panel * kLanes<T>;
+          std::memcpy(lane, &acc[r], kVectorBytes);
+#pragma omp simd
+          for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = rbf(lane[l], gamma);
+        }
+      };
+      for_each_tile<kBytes>(Rows<T>{q + block * d, d}, x_panels + j0 * d, panel_count<T>(columns),
+                            d, int64_t(0), rows, SquaredDifference<T>{scale}, all, store_k);
+
+      // The panels of w are n deep; this tile meets rows j0 .. j0 + columns of each.
+      for (int64_t panel = 0; panel < panel_count<T>(p); ++panel) {
+        const T* w = w_panels + (panel * n + j0) * kLanes<T>;
+        const int64_t width = std::min(kLanes<T>, p - panel * kLanes<T>);
+        for (int64_t i = 0; i < rows; i += kTileRows) {
+          Vector<T, kBytes> acc[kTileRows];
+          accumulate_tile(Rows<T>{tile, kColumns}, i, rows - 1, w, columns, Multiply{}, acc);
+          for (int64_t r = 0; r < std::min<int64_t>(kTileRows, rows - i); ++r) {
+            T* target = out + (block + i + r) * p + panel * kLanes<T>;
+            const T* lane = reinterpret_cast<const T*>(&acc[r]);
+            for (int64_t l = 0; l < width; ++l) target[l] += lane[l];
+          }
+        }
+      }
+    }
+  }
+}
+
+MIGE_KERNEL(rbf_product_rows, rbf_product_rows_impl)
+
+}  // namespace
+
+template <typename T>
+void rbf_product(const T* q, const T* x, const T* w, const T* bandwidth, int64_t groups, int64_t m,
+                 int64_t n, int64_t d, int64_t p, T* out) {
+  parallel(groups, 1, [&](int64_t first, int64_t last) {
+    const Buffer<T> x_panels(panels_size<T>(d, n)), w_panels(panels_size<T>(n, p));
+    for (int64_t g = first; g < last; ++g) {
+      const T *queries = q + g * m * d, *points = x + g * n * d;
+      const T largest =
+          std::max(largest_magnitude(queries, m * d), largest_magnitude(points, n * d));
+      const auto width = ScaledBandwidth<T>::of(bandwidth[g], largest);
+      pack_rows(points, n, d, width.scale, x_panels.get());
+      pack_columns(w + g * n * p, n, p, T(1), w_panels.get());
+      parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
+        rbf_product_rows(queries, x_panels.get(), w_panels.get(), n, d, p, width.scale, width.gamma,
+                         out + g * m * p, begin, end);
+      });
+    }
+  });
+}
+
+template void rbf_product(const float*, const float*, const float*, const float*, int64_t, int64_t,
+                          int64_t, int64_t, int64_t, float*);
+template void rbf_product(const double*, const double*, const double*, const double*, int64_t,
+                          int64_t, int64_t, int64_t, int64_t, double*);
+
+}  // namespace mige::cpu

@@ -1,0 +1,175 @@
+// ridge_whitening on the CPU: mean, W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ and τ of each group; formulas
+// and work are in whitening.h. The adaptive score uses the same whitening.
+//
+// Layout: samples [m, d], eigenvectors one a row. Invariant: sums are in double where they cancel
+// (means, deviations, the objective of τ).
+#include <algorithm>
+
+#include "cpu/operators.h"
+#include "cpu/whitening.h"
+
+namespace mige::cpu {
+namespace {
+
+// Standardized samples: v = (x − mean) / deviation by columns, with the sums in double. A column
+// that is constant becomes 0, with an inverse deviation of 0. Offsets are taken from the first row,
+// and every column is brought near 1 by a power of two, so that the sums neither cancel nor leave
+// the range.
+template <int kBytes, typename T>
+MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* v, T* mean,
+                                  T* inverse) {
+  const Buffer<double> buffer(4 * d);
+  double* const largest = buffer.get();
+  double* const unit = largest + d;
+  double* const sum = unit + d;
+  double* const square = sum + d;
+  const double exact = static_cast<double>(scale);
+  std::fill(largest, largest + 4 * d, 0.0);
+  const auto offset = [=](int64_t i, int64_t c) {
+    return exact * static_cast<double>(x[i * d + c]) - exact * static_cast<double>(x[c]);
+  };
+  for (int64_t i = 0; i < m; ++i) {
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) {
+      const double t = offset(i, c), magnitude = t < 0 ? -t : t;
+      largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+    }
+  }
+  for (int64_t c = 0; c < d; ++c) unit[c] = power_of_two<double>(-exponent_of(largest[c]));
+  for (int64_t i = 0; i < m; ++i) {
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) sum[c] += unit[c] * offset(i, c);
+  }
+  const double each = 1 / static_cast<double>(m);
+  for (int64_t c = 0; c < d; ++c) sum[c] *= each;
+  for (int64_t i = 0; i < m; ++i) {
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c) {
+      const double t = unit[c] * offset(i, c) - sum[c];
+      square[c] += t * t;
+    }
+  }
+  for (int64_t c = 0; c < d; ++c) {
+    const double deviation = std::sqrt(square[c] * each);
+    square[c] = largest[c] > 0 ? 1 / deviation : 0;
+    inverse[c] = saturate<T>(square[c] * unit[c] * exact);
+    mean[c] = saturate<T>(static_cast<double>(x[c]) + sum[c] / unit[c] / exact);
+  }
+  for (int64_t i = 0; i < m; ++i) {
+#pragma omp simd
+    for (int64_t c = 0; c < d; ++c)
+      v[i * d + c] = static_cast<T>((unit[c] * offset(i, c) - sum[c]) * square[c]);
+  }
+}
+
+MIGE_KERNEL(standardize, standardize_impl)
+
+// J of every τ of the grid, and its minimiser.
+template <typename T>
+double best_ridge(const Whitening<T>& w, int64_t m) {
+  const int64_t r = w.rank;
+  const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
+  const double c2 = c1 / static_cast<double>(m - 1);
+  const Buffer<T> squares(m * r), table(r * 2 * kRidges), sums(m * 2 * kRidges);
+  for (int64_t i = 0; i < m * r; ++i) squares[i] = w.rotated[i] * w.rotated[i];
+  double trace[kRidges], objective[kRidges];
+  for (int t = 0; t < kRidges; ++t) {
+    const double tau = std::pow(10.0, kRidgeLowest + kRidgeStep * t);
+    trace[t] = static_cast<double>(w.support.beyond(r)) / tau;
+    for (int64_t k = 0; k < r; ++k) {
+      const bool counts = k >= w.support.first(r);
+      const double shrunk = counts ? 1 / (c1 * static_cast<double>(w.values[k]) + tau) : 0;
+      trace[t] += shrunk;
+      table[k * 2 * kRidges + t] = static_cast<T>(shrunk);
+      table[k * 2 * kRidges + kRidges + t] = static_cast<T>(shrunk * shrunk);
+    }
+  }
+  product(squares.get(), false, table.get(), m, r, 2 * kRidges, sums.get());
+  for (int t = 0; t < kRidges; ++t) {
+    double sum = 0;
+    for (int64_t i = 0; i < m; ++i) {
+      const double q = static_cast<double>(sums[i * 2 * kRidges + t]);
+      const double q2 = static_cast<double>(sums[i * 2 * kRidges + kRidges + t]);
+      // Positive in exact arithmetic: 1 − q_i c₂ >= τ / (τ + c₂‖v_i‖²).
+      const double left = std::max(1 - c2 * q, static_cast<double>(kEpsilon<T>));
+      sum += c1 * c1 * q2 / (2 * left * left) - c2 * q2 / left;
+    }
+    objective[t] = sum / static_cast<double>(m) - trace[t];
+  }
+  return std::pow(10.0, lowest_ridge(objective));
+}
+
+// W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ, of a primal whitening.
+template <typename T>
+void whitening_matrix(const Whitening<T>& w, int64_t d,
+                      T* out) {  // [d, d]
+  const Buffer<T> scaled(d * d), factor(d);
+  std::copy_n(w.vectors.get(), d * d, scaled.get());
+  for (int64_t k = 0; k < d; ++k) factor[k] = whitening_factor(w, k);
+  scale_rows(scaled.get(), d, d, factor.get(), kLargestFinite<T>);
+  product(w.vectors.get(), true, scaled.get(), d, d, d, out);
+  scale_rows(out, d, d, w.inverse.get(), kLargestFinite<T>);
+}
+
+}  // namespace
+
+template <typename T>
+void whiten(const T* x, int64_t m, int64_t d, double factor, Whitening<T>& w) {
+  const bool primal = w.rank == d;
+  const int64_t r = w.rank;
+  standardize(x, m, d, normal_scale(largest_magnitude(x, m * d)), w.v.get(), w.mean.get(),
+              w.inverse.get());
+  T* const vectors = w.vectors.get();  // VᵀV / M or VVᵀ / M first
+  const Buffer<T> panels(panels_size<T>(d, primal ? d : m));
+  if (primal) {
+    product(w.v.get(), true, w.v.get(), d, m, d, vectors);
+  } else {
+    pack_rows(w.v.get(), m, d, T(1), panels.get());
+    panel_product(w.v.get(), panels.get(), m, d, m, vectors);
+  }
+  const T each = T(1) / static_cast<T>(m);
+  for (int64_t i = 0; i < r * r; ++i) vectors[i] *= each;
+  eigh(vectors, r, w.values.get());
+  const double floor = kRankFloor<T> * static_cast<double>(w.values[r - 1]);
+  int64_t rank = 0, varying = 0;
+  for (int64_t k = 0; k < r; ++k) {
+    if (static_cast<double>(w.values[k]) > floor) ++rank;
+    w.values[k] = std::max(w.values[k], T(0));
+  }
+  for (int64_t c = 0; c < d; ++c) varying += w.inverse[c] > T(0);
+  w.support = Support::of(rank, r, varying, m);
+
+  if (primal) {
+    pack_rows(vectors, d, d, T(1), panels.get());
+    panel_product(w.v.get(), panels.get(), m, d, d, w.rotated.get());
+  } else {
+    for (int64_t k = 0; k < r; ++k) {
+      const T length = std::sqrt(static_cast<T>(m) * w.values[k]);
+      for (int64_t i = 0; i < m; ++i) w.rotated[i * r + k] = length * vectors[k * r + i];
+    }
+  }
+  w.ridge = factor * best_ridge(w, m);
+}
+
+template <typename T>
+void ridge_whitening(const T* x, int64_t groups, int64_t m, int64_t d, double factor, T* mean,
+                     T* whitening, T* ridge) {
+  parallel(groups, 1, [&](int64_t begin, int64_t end) {
+    Whitening<T> w(m, d, true);
+    for (int64_t g = begin; g < end; ++g) {
+      whiten(x + g * m * d, m, d, factor, w);
+      whitening_matrix(w, d, whitening + g * d * d);
+      std::copy_n(w.mean.get(), d, mean + g * d);
+      ridge[g] = static_cast<T>(w.ridge);
+    }
+  });
+}
+
+template void whiten(const float*, int64_t, int64_t, double, Whitening<float>&);
+template void whiten(const double*, int64_t, int64_t, double, Whitening<double>&);
+template void ridge_whitening(const float*, int64_t, int64_t, int64_t, double, float*, float*,
+                              float*);
+template void ridge_whitening(const double*, int64_t, int64_t, int64_t, double, double*, double*,
+                              double*);
+
+}  // namespace mige::cpu

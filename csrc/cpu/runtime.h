@@ -1,0 +1,55 @@
+// What the CPU code needs from its surroundings; bind/runtime.cpp provides it with torch and
+// LAPACK.
+#pragma once
+
+#include <algorithm>
+
+#include "common/math.h"
+
+namespace mige::cpu {
+
+void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
+                     const void* f);
+
+// f(begin, end) over a partition of [0, n), on the threads of torch; a range has at least `grain`
+// elements. Inside another parallel call it runs on the calling thread.
+template <typename F>
+void parallel(int64_t n, int64_t grain, const F& f) {
+  const auto call = [](const void* g, int64_t begin, int64_t end) {
+    (*static_cast<const F*>(g))(begin, end);
+  };
+  parallel_ranges(n, grain, call, &f);
+}
+
+// f(g) for every group.
+template <typename F>
+void for_each_group(int64_t groups, const F& f) {
+  parallel(groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) f(g);
+  });
+}
+
+// Fewest rows of a thread: below this number, starting a thread costs more than it saves.
+constexpr int64_t kRowGrain = 48;
+
+// f(begin, end) over blocks of the rows of an upper triangle. A block of long rows goes to the
+// thread that takes a block of short ones, so all threads have the same work.
+template <typename F>
+void parallel_triangle(int64_t m, const F& f) {
+  const int64_t blocks = divide_up(m, kRowGrain);
+  const auto run = [&](int64_t b) { f(b * kRowGrain, std::min((b + 1) * kRowGrain, m)); };
+  parallel((blocks + 1) / 2, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      run(b);
+      if (blocks - 1 - b > b) run(blocks - 1 - b);
+    }
+  });
+}
+
+// K = U diag(λ) Uᵀ of one symmetric matrix, on the calling thread.
+template <typename T>
+void eigh(T* k,  // [m, m]: the lower triangle is read; becomes U, one vector a row
+          int64_t m,
+          T* values);  // [m], ascending
+
+}  // namespace mige::cpu

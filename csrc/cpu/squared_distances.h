@@ -1,0 +1,83 @@
+// Squared distances of one group: s_ij = ‖x_i − y_j‖² by direct differences.
+//
+// Layout: x [m, d] by rows against panels of y [n, d]. Work: 3 m n d flop, half of it where y = x
+// and only the upper triangle is computed. ‖x‖² + ‖y‖² − 2 x·y would take 2 m n d, but loses every
+// digit of close points. Invariants: equal rows are at distance exactly 0, no value is negative,
+// and a value that overflows is the largest finite number.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/panels.h"
+#include "cpu/runtime.h"
+#include "cpu/tile.h"
+
+namespace mige::cpu {
+
+template <int kBytes, typename T>
+MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64_t n, int64_t d,
+                                            T scale, bool upper, T* out, int64_t begin,
+                                            int64_t end) {
+  const auto first = [=](int64_t i) { return upper ? i / kLanes<T> : int64_t(0); };
+  const auto store = [=](int64_t i, int64_t rows, int64_t p, Vector<T, kBytes>* acc) {
+    const int64_t j = p * kLanes<T>;
+    constexpr T kLargest = std::numeric_limits<T>::max();
+    for (int r = 0; r < kTileRows; ++r)  // saturate: an infinite distance is no distance
+      for (auto& piece : acc[r].piece)
+        piece = piece > kLargest ? Piece<T, kBytes>{} + kLargest : piece;
+    store_tile<kBytes, T>(acc, rows, n - j, out + i * n + j, n);
+  };
+  for_each_tile<kBytes>(Rows<T>{x, d}, y_panels, panel_count<T>(n), d, begin, end,
+                        SquaredDifference<T>{scale}, first, store);
+}
+
+template <int kBytes, typename T>
+MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
+  constexpr int64_t kTile = 16;  // both tiles of a transposition stay in the first-level cache
+  for (int64_t i0 = begin; i0 < end; i0 += kTile) {
+    const int64_t i1 = std::min(i0 + kTile, end);
+    for (int64_t j0 = 0; j0 < i1; j0 += kTile)
+      for (int64_t i = i0; i < i1; ++i) {
+        const int64_t j1 = std::min(j0 + kTile, i);
+        for (int64_t j = j0; j < j1; ++j) k[i * m + j] = k[j * m + i];
+      }
+  }
+}
+
+MIGE_KERNEL(squared_distance_rows, squared_distance_rows_impl)
+MIGE_KERNEL(mirror_rows, mirror_rows_impl)
+
+// s_ij = scale² ‖x_i − x_j‖² for j >= i; the entries below the diagonal are not meaningful.
+template <typename T>
+void upper_squared_distances(const T* x,  // [m, d]
+                             int64_t m, int64_t d, T scale,
+                             T* s) {  // [m, m]
+  const Buffer<T> panels(panels_size<T>(d, m));
+  pack_rows(x, m, d, scale, panels.get());
+  parallel_triangle(m, [&](int64_t begin, int64_t end) {
+    squared_distance_rows(x, panels.get(), m, d, scale, true, s, begin, end);
+  });
+}
+
+// s_ij = scale² ‖x_i − y_j‖² for all pairs.
+template <typename T>
+void pair_squared_distances(const T* x,  // [m, d]
+                            const T* y,  // [n, d]
+                            int64_t m, int64_t n, int64_t d, T scale,
+                            T* s) {  // [m, n]
+  const Buffer<T> panels(panels_size<T>(d, n));
+  pack_rows(y, n, d, scale, panels.get());
+  parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
+    squared_distance_rows(x, panels.get(), n, d, scale, false, s, begin, end);
+  });
+}
+
+// k_ij = k_ji for j < i: the lower triangle from the upper one.
+template <typename T>
+void mirror(T* k,  // [m, m]
+            int64_t m) {
+  parallel_triangle(m, [&](int64_t begin, int64_t end) { mirror_rows(k, m, begin, end); });
+}
+
+}  // namespace mige::cpu

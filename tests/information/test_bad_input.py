@@ -1,0 +1,141 @@
+"""Bad and extreme input for the information functions; completeness of all such tables."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mige_ext as mige
+from mige_ext import compat, ops, projection
+from tests.ops import test_bad_input as ops_tables
+from tests.scores import test_bad_input as scores_tables
+from tests.support.bad_input import (
+    NAN,
+    ONE,
+    Argument,
+    B,
+    BadInputTests,
+    X,
+    Z,
+    fill,
+    with_value,
+)
+from tests.support.inputs import normal
+
+estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
+mutual = compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)
+
+ARGUMENTS = [
+    Argument(mige.entropy, "", "z", lambda z: mige.entropy(z)),
+    Argument(mige.mutual_information, "", "x",
+             lambda x: mige.mutual_information(x, fill(x, 16, 2)), paired=True),
+    Argument(mige.mutual_information, "", "z",
+             lambda z: mige.mutual_information(fill(z, 16, 2), z), paired=True),
+    Argument(mige.mutual_information, "projected", "x",
+             lambda x: mige.mutual_information(
+                 x, fill(x, 16, 2), projection=mige.RandomProjection(2)), paired=True),
+    Argument(mige.RandomProjection, "", "x", lambda x: mige.RandomProjection(2)(x), 0),
+    Argument(compat.entropy_surrogate, "", "samples",
+             lambda s: compat.entropy_surrogate(estimator, s)),
+    Argument(compat.MutualInformationGradientEstimator, "", "x",
+             lambda x: mutual(x, fill(x, 16, 2)), paired=True),
+    Argument(compat.MutualInformationGradientEstimator, "", "y",
+             lambda y: mutual(fill(y, 16, 2), y), paired=True),
+    Argument(mige.encoder_information, "", "conditional",
+             lambda c: mige.encoder_information(normal(5, 4, 3), conditional=c), paired=True,
+             samples=False),
+    Argument(mige.encoder_information, "", "z", lambda z: mige.encoder_information(z),
+             shape=(5, 4, 3), wrong_shapes=((16, 3), (1, 4, 3), (0, 4, 3))),
+]  # fmt: skip
+
+UNFIT: dict[str, tuple[Callable[[], Any], str]] = {
+    "mutual_information rows": (lambda: mige.mutual_information(X, Z[:4]),
+                                r"x and z must agree .*, got \(6, 3\) and \(4, 2\)"),
+    "mutual_information batch": (lambda: mige.mutual_information(B, Z),
+                                 r"x and z must agree .*, got \(2, 6, 3\) and \(6, 2\)"),
+    "encoder_information one draw": (lambda: mige.encoder_information(torch.zeros(6, 1, 3)),
+                                     r"z must have shape .*K >= 2.*, got \(6, 1, 3\)"),
+    "encoder_information no draw": (
+        lambda: mige.encoder_information(torch.zeros(6, 0, 3), conditional=ONE),
+        r"z must have shape .*K >= 1.*, got \(6, 0, 3\)"),
+    "encoder_information empty conditional": (
+        lambda: mige.encoder_information(torch.randn(6, 2, 3), conditional=torch.zeros(0)),
+        r"conditional must .*, got \(0,\)"),
+    "compat rows": (lambda: mutual(X, Z[:4]), r"x and y must .*, got \(6, 3\) and \(4, 2\)"),
+    "compat batch": (lambda: mutual(B, Z), r"x and y must .*, got \(2, 6, 3\) and \(6, 2\)"),
+}  # fmt: skip
+
+NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
+    (mige.RandomProjection, "k", lambda v: mige.RandomProjection(v), [0, -1, 2.5, "3", None],
+     r"must be a positive integer"),
+    (mige.RandomProjection, "normalize", lambda v: mige.RandomProjection(3, normalize=v),
+     ["columm", None, 1], r'must be "columns" or "rows"'),
+    (mige.RandomProjection, "seed", lambda v: mige.RandomProjection(3, seed=v).matrix(4),
+     ["one", 0.5, None], r"must be an integer"),
+    (mige.RandomProjection, "d", lambda v: mige.RandomProjection(3).matrix(v),
+     [0, -1, 2.5, "3", None], r"must be a positive integer"),
+    (mige.RandomProjection, "dtype", lambda v: mige.RandomProjection(3).matrix(4, v),
+     [torch.int64, torch.bool], r"must "),
+    (compat.MutualInformationGradientEstimator, "n_eigen",
+     lambda v: compat.MutualInformationGradientEstimator(v), [0, -1, 2.5, "3"], r"must be "),
+    (compat.MutualInformationGradientEstimator, "n_eigen_threshold",
+     lambda v: compat.MutualInformationGradientEstimator(n_eigen_threshold=v),
+     [0, 1.5, NAN], r"must lie in \(0, 1\]"),
+    (mige.entropy, "estimator", lambda v: mige.entropy(X, estimator=v),
+     ["SSGE", 0.99, mige.SSGE], r"must have a method score\(samples\)"),
+    (mige.mutual_information, "estimator", lambda v: mige.mutual_information(X, Z, estimator=v),
+     ["SSGE", 0.99], r"must have a method score\(samples\)"),
+    (mige.mutual_information, "marginal",
+     lambda v: mige.mutual_information(X, Z, marginal=v),
+     ["none", None, True], r"must be "),
+    (mige.encoder_information, "estimator", lambda v: mige.encoder_information(B, estimator=v),
+     ["SSGE", 0.99], r"must have a method score\(samples\)"),
+    (mige.mutual_information, "projection",
+     lambda v: mige.mutual_information(X, Z, projection=v), [2, "columns"], r"must be "),
+    (compat.entropy_surrogate, "estimator", lambda v: compat.entropy_surrogate(v, X),
+     ["SSGE", None], r"must have a method score\(samples\)"),
+]  # fmt: skip
+
+
+class TestBadInput(BadInputTests):
+    ARGUMENTS = ARGUMENTS
+    UNFIT = UNFIT
+    NUMBERS = NUMBERS
+
+
+def test_what_is_not_finite_is_named_whichever_estimator_is_used() -> None:
+    class Passive:
+        def score(self, samples: Tensor) -> Tensor:
+            return -samples
+
+    bad = with_value(X, torch.nan)
+    with pytest.raises(ValueError, match=r"^z must be finite, got 1"):
+        mige.entropy(bad, estimator=Passive())
+    with pytest.raises(ValueError, match=r"^x must be finite, got 1"):
+        mige.mutual_information(bad, Z, estimator=Passive())
+    with pytest.raises(ValueError, match=r"^z must be finite, got 1"):
+        mige.mutual_information(Z, bad, estimator=Passive())
+
+
+def test_everything_public_is_in_the_table() -> None:
+    # results, a protocol, and bases
+    records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
+               mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
+               mige.Fitted, mige.FittableEstimator, mige.DEFAULT_ESTIMATOR, mige.Kernel,
+               mige.SpectralFilter}  # fmt: skip
+    public = {getattr(mige, name) for name in mige.__all__}
+    for module in (ops, compat, projection):
+        public |= {
+            value
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and (inspect.isfunction(value) or inspect.isclass(value))
+            and value.__module__.startswith(module.__name__)
+        }
+    covered = {row[0] for row in [*NUMBERS, *scores_tables.NUMBERS, *ops_tables.NUMBERS]}
+    for table in (ARGUMENTS, scores_tables.ARGUMENTS, ops_tables.ARGUMENTS):
+        covered |= {argument.owner for argument in table}
+    assert public - records == covered

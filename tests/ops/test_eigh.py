@@ -1,0 +1,59 @@
+"""The symmetric eigendecomposition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mige_ext import reference
+from tests.ops.sizes import bandwidth
+from tests.support.accuracy import assert_accurate, same_bits
+from tests.support.backends import Backend, for_each_backend
+from tests.support.inputs import for_each_dtype, normal
+
+
+@pytest.mark.parametrize("kind", ["gram", "indefinite", "identity", "rank one"])
+@pytest.mark.parametrize("m", [1, 2, 31, 33, 65, 130])
+@for_each_dtype
+@for_each_backend("eigh")
+def test_eigendecomposition_is_as_good_as_torchs(
+    backend: Backend, dtype: torch.dtype, m: int, kind: str
+) -> None:
+    x = normal(m, 4, dtype=dtype)
+    g = normal(m, m, dtype=dtype, seed=1)
+    matrices = {
+        "gram": reference.rbf_gram(x, bandwidth=bandwidth(x)),
+        "indefinite": g + g.mT,
+        "identity": torch.eye(m, dtype=dtype),
+        "rank one": x[:, :1] @ x[:, :1].mT,
+    }
+    k = matrices[kind]
+    values, vectors = backend.eigh(k)
+    torch_values, torch_vectors = torch.linalg.eigh(k)
+    norm = torch.linalg.matrix_norm(k.double(), 2)
+    assert (values.diff() >= 0).all()
+    # Weyl: eigenvalues move by no more than the norm of the rounding errors of the matrix.
+    exact = torch.linalg.eigvalsh(k.double())
+    assert_accurate(values, torch_values, exact, terms=m, magnitude=norm)
+
+    def residual(values: Tensor, vectors: Tensor) -> Tensor:
+        return (vectors * values.unsqueeze(-2)) @ vectors.mT - k
+
+    def overlap(vectors: Tensor) -> Tensor:
+        return vectors.mT @ vectors - torch.eye(m, dtype=dtype)
+
+    zero = torch.zeros(m, m, dtype=torch.float64)
+    rebuilt = residual(values, vectors), residual(torch_values, torch_vectors)
+    assert_accurate(*rebuilt, zero, terms=m, magnitude=norm)
+    unit = torch.ones(())
+    assert_accurate(overlap(vectors), overlap(torch_vectors), zero, terms=m, magnitude=unit)
+
+
+@for_each_dtype
+@for_each_backend("eigh")
+def test_eigendecomposition_reads_the_lower_triangle_alone(
+    backend: Backend, dtype: torch.dtype
+) -> None:
+    x = normal(40, 4, dtype=dtype)
+    k = reference.rbf_gram(x, bandwidth=bandwidth(x))
+    spoiled = k.tril() + 100 * normal(40, 40, dtype=dtype).triu(1)
+    assert same_bits(backend.eigh(spoiled), backend.eigh(k))
