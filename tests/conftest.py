@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mige_ext.experiments.common.device import cpu_threads
+from tests.support.tiers import first_tier
 
 try:
     from hypothesis import settings
@@ -37,3 +38,20 @@ def _reproducible() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+# --- tiers ----------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="run the second tier of tests too, as `make check` does"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the second tier, except for tests that are named one by one."""
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    items[:], left = first_tier(items)
+    config.hook.pytest_deselected(items=left)

@@ -80,6 +80,7 @@ def test_the_reference_has_a_row_for_every_operator() -> None:
     assert sorted(rows) == sorted(ops.OPERATORS)
 
 
+@pytest.mark.thorough
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "dummy",

@@ -48,6 +48,7 @@ def lint(root: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_every_import_goes_to_a_lower_layer() -> None:
     result = lint(ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -74,6 +75,7 @@ def test_included_files_exist() -> None:
     assert not missing
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [

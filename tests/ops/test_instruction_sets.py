@@ -17,6 +17,7 @@ KERNEL_TESTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif("MIGE_CPU_LEVEL" in os.environ, reason="already one instruction set's run")
 @pytest.mark.parametrize("level", [level for level in (1, 3) if level < _C.cpu_level])
 def test_kernels_for_older_processors_pass_the_same_tests(level: int) -> None:
