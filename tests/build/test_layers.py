@@ -79,7 +79,7 @@ def test_included_files_exist() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("ops.py", "from mige_ext import information", "The package is layered"),
+        ("ops/__init__.py", "from mige_ext import information", "The package is layered"),
         ("scores/base.py", "from mige_ext.scores import landmarks", "Score estimators are layered"),
         ("bounds.py", "from mige_ext import reference", "The package is layered"),
         ("bounds.py", "import benchmarks", "neither benchmarks nor tests"),
