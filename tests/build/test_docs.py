@@ -8,12 +8,12 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import mige_ext
 from mige_ext import ops
+from tests.support.pages import BLOCK, run_blocks
 from tests.support.process import ROOT, environment
 
 DOCS = ROOT / "docs"
@@ -27,7 +27,8 @@ for_each_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: str(page.relative_to(ROOT).with_suffix(""))
 )
 
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Pages with blocks to run. test_tutorial.py runs the tutorial.
+EXAMPLES = [p for p in PAGES if BLOCK.search(p.read_text()) and p != DOCS / "tutorial.md"]
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
@@ -43,15 +44,9 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compiler's
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())],
-                         ids=lambda page: page.stem)  # fmt: skip
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_run_in_order(page: Path) -> None:
-    text = page.read_text()
-    namespace: dict[str, Any] = {"__name__": page.stem}
-    for block in BLOCK.finditer(text):
-        # Empty lines before the block make a traceback name the line of the page.
-        source = "\n" * text.count("\n", 0, block.start(1)) + block.group(1)
-        exec(compile(source, page, "exec"), namespace)
+    run_blocks(page)
 
 
 @for_each_page
