@@ -25,6 +25,7 @@ def test_a_missed_bound_is_named_and_fails(
     assert ("missed: some ratio" in result.output) == (status == 1)
 
 
+@pytest.mark.thorough
 def test_the_memory_of_a_score_is_measured_in_a_fresh_process() -> None:
     # The score of M = 1024 needs the Gram matrix, 4 MB, at least.
     assert 4 < in_fresh_process(end_to_end.memory_of, "mige") <= 64

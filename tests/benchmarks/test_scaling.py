@@ -30,6 +30,7 @@ def test_the_exponent_is_that_of_a_power_law_at_large_sizes() -> None:
     assert cost.exponent(sizes, values) == pytest.approx(3)
 
 
+@pytest.mark.thorough
 def test_cost_is_measured_in_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

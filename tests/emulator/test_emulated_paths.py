@@ -66,6 +66,7 @@ def test_many_blocks_decompose_a_matrix_as_well_as_one(dtype: torch.dtype, kind:
     assert 1 <= int(info) < 15
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sizes", [ONE_BLOCK, MANY_BLOCKS], ids=["one block", "many blocks"])
 @for_each_dtype
 def test_a_score_in_steps_is_the_score_in_one_launch(

@@ -167,6 +167,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 # --- tests ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("split", ["even", "empty", "uneven"])
 def test_gradients_of_several_processes_are_those_of_one(results: Results, split: str) -> None:
     x, network = inputs(), encoder()
@@ -179,6 +180,7 @@ def test_gradients_of_several_processes_are_those_of_one(results: Results, split
                 assert error <= 100 * rounding(x.dtype, len(x)), (name, way, rank, error)
 
 
+@pytest.mark.thorough
 def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
     first, last = results["invalid"]
     assert last["type"] == ("TypeError", "z must be a torch.Tensor, got str")
@@ -201,6 +203,7 @@ def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
         assert words in last[case][1], case
 
 
+@pytest.mark.thorough
 def test_statistics_of_several_processes_add_up(results: Results) -> None:
     x = inputs()
     exact = LANDMARKS.score(x)
@@ -208,6 +211,7 @@ def test_statistics_of_several_processes_add_up(results: Results) -> None:
         assert (found - exact).norm() <= 100 * rounding(x.dtype, len(x)) * exact.norm()
 
 
+@pytest.mark.thorough
 def test_a_group_may_contain_some_of_the_processes(results: Results) -> None:
     outside, *inside, _ = results["subgroup"]
     assert "group must be" in outside
@@ -229,6 +233,7 @@ def test_matched_marginals_with_a_group_raise() -> None:
         mige.mutual_information(x, x, marginal="matched", group=object())  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_the_example_trains_under_torchrun() -> None:
     # The address is given, because a machine that does not know its own name would wait for it.
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]

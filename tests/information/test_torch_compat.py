@@ -79,6 +79,7 @@ def test_the_mark_is_that_of_the_public_decorator() -> None:
     assert vars(marked) == vars(publicly_marked)
 
 
+@pytest.mark.thorough
 def test_marking_does_not_import_the_compiler() -> None:
     code = "import sys, mige_ext; assert 'torch._dynamo' not in sys.modules"
     result = subprocess.run(

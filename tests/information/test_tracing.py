@@ -221,6 +221,7 @@ def trained(
     return losses, [p.detach() for p in network.parameters()]
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_training_step_equals_the_eager_one(backend: str) -> None:

@@ -105,6 +105,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.thorough
 def test_the_first_call_of_a_process_gives_the_same_bits_batched_on_any_threads() -> None:
     # A worker thread that torch has not seen before would set MKL's own thread count, on which the
     # blocking of its eigensolver depends, at its first operation: in a fresh process only.
