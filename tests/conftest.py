@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mige_ext.experiments.common.device import cpu_threads
-from tests.support.tiers import first_tier
+from tests.support.tiers import split
 
 try:
     from hypothesis import settings
@@ -44,14 +44,14 @@ def _reproducible() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--all", action="store_true", help="run the second tier of tests too, as `make check` does"
-    )
+    parser.addoption("--all", action="store_true", help="the second tier of tests: `make check`")
+    parser.addoption("--product", action="store_true", help="all combinations of all parameters")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the second tier, except for tests that are named one by one."""
-    if config.getoption("--all") or any("::" in argument for argument in config.args):
+    """Leaves out what does not belong to the tier, except for tests that are named one by one."""
+    if config.getoption("--product") or any("::" in argument for argument in config.args):
         return
-    items[:], left = first_tier(items)
+    thorough = config.getoption("--all")
+    items[:], left = split(items, 2 if thorough else 1, thorough)
     config.hook.pytest_deselected(items=left)

@@ -1,9 +1,14 @@
-"""Which tests `make test` runs: every behavior once. `make check` (``--all``) runs the rest too.
+"""Which combinations of parameters run in which tier of tests.
 
 A parametrized test multiplies sizes, dtypes, back ends and operators. Most faults show at one value
-of one parameter, or at a pair of values. So of each test function the first tier takes the fewest
-combinations, in their own order, in which every pair of values appears, and the second tier takes
-all of them. Tests marked ``thorough`` belong to the second tier as a whole.
+of one parameter, and most others at a pair of values. So each test function runs with the fewest
+combinations in which
+
+- every value of every parameter appears: the first tier, `make test`;
+- every pair of values appears: the second tier, `make check`, which is ``pytest --all``;
+- everything appears: ``pytest --product``.
+
+Tests marked ``thorough`` take long, such as killed processes; they do not run in the first tier.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +26,7 @@ def _combinations(values: Values, strength: int) -> set[Combination]:
     return set(combinations(named, min(strength, len(named))))
 
 
-def covering(cases: Sequence[Values], strength: int = 1) -> list[int]:
+def covering(cases: Sequence[Values], strength: int) -> list[int]:
     """Numbers of a few cases in which every combination of ``strength`` values appears.
 
     Greedy: the case with the most combinations that are still missing comes next, the first of
@@ -44,19 +49,22 @@ def covering(cases: Sequence[Values], strength: int = 1) -> list[int]:
     return sorted(chosen)
 
 
-def first_tier(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """The tests of `make test`, and those that only `make check` runs."""
+def split(
+    items: Iterable[pytest.Item], strength: int, thorough: bool
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """The tests of a tier, and all others.
+
+    Args:
+        items: all tests.
+        strength: see :func:`covering`.
+        thorough: whether the tests marked ``thorough`` belong to the tier.
+    """
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept: list[pytest.Item] = []
-    left: list[pytest.Item] = []
+        if thorough or item.get_closest_marker("thorough") is None:
+            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen: set[pytest.Item] = set()
     for group in groups.values():
-        parametrized = [item for item in group if hasattr(item, "callspec")]
-        plain = [item for item in group if not hasattr(item, "callspec")]
-        chosen = covering([item.callspec.params for item in parametrized])  # type: ignore[attr-defined]
-        wanted = {id(parametrized[number]) for number in chosen} | set(map(id, plain))
-        for item in group:
-            quick = id(item) in wanted and item.get_closest_marker("thorough") is None
-            (kept if quick else left).append(item)
-    return kept, left
+        values = [item.callspec.params if hasattr(item, "callspec") else {} for item in group]
+        chosen |= {group[number] for number in covering(values, strength)} | set(group[:1])
+    return [i for i in items if i in chosen], [i for i in items if i not in chosen]
