@@ -24,10 +24,10 @@ TORCH = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
 SMOKE = ("tests/ops", "tests/scores")
 
 
-def run(command: Sequence[str | Path], cwd: Path = ROOT, **environment: str) -> None:
+def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None:
     """Runs a command and stops with its exit status where it fails."""
     print("+", *command, flush=True)
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, check=False)
+    done = subprocess.run([*map(str, command)], cwd=cwd, env={**os.environ, **environment}, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
