@@ -59,7 +59,7 @@ def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
     """
     averaged = any(not math.isnan(row.average_test_error) for row in tested)
     heads = ["method", "β", "test\nerror, %"]
-    heads += ["of averaged\nweights, %"] * averaged + ["the paper,\n%"] * published
+    heads += ["test error\nof average, %"] * averaged + ["the paper,\n%"] * published
     heads += ["I(z; x) ≤,\nnats", "time of the\npenalty,\n% of a step", "time,\ns"]
     lines = []
     for name, runs in by_method(tested).items():

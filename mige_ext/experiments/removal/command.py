@@ -42,7 +42,7 @@ from mige_ext.experiments.removal.training import Epoch, Model, Settings, Traine
 #: Accuracy that removal may cost.
 MARGIN = 0.005
 QUICK_METHODS = ("none", "mige", "hsic-whitened", "adversary-classifier")
-QUICK = Settings(data="structural", steps=200, codes=5000, test_codes=5000)
+QUICK = Settings(data="structural", steps=200, codes=2000, test_codes=2000)
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ class Settings:
     #: s gets a density by this noise.
     noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
-        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 5000"
+        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 2000"
     )
     test_codes: int = option(
-        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 5000"
+        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 2000"
     )
     attack_epochs: int = fixed(10, "Epochs of the attackers' perceptrons.", least=1)
 
