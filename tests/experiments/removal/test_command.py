@@ -197,7 +197,9 @@ def test_divergence_is_no_leak_of_nothing() -> None:
     [
         (["--nuisance", "colour"], "nuisance must be one of"),
         (["--method", "magic"], "method must be one of"),
-        (["--data", "nowhere"], "--data must be one of"),
+        (["--data", "nowhere"], "mnist, structural, got 'nowhere'"),
+        (["--data", "structural", "--nuisance", "rotation"], "--nuisance goes with images"),
+        (["--resume"], "--resume needs a folder with results"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
 )
