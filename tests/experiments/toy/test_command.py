@@ -73,6 +73,7 @@ def test_printed_error_is_that_of_the_numbers(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_resume_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     before = read(tmp_path)
@@ -110,6 +111,7 @@ def test_six_dimensions_fit_into_a_terminal(tmp_path: Path) -> None:
     assert max(map(len, module.format_table(rows).splitlines())) <= 100
 
 
+@pytest.mark.thorough
 def test_stopped_run_keeps_what_is_finished_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
