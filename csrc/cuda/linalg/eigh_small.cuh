@@ -204,8 +204,8 @@ template <typename T, Spectrum kSpectrum, int kLanes>
 __global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
     eigh_block_kernel(EighArguments<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
-  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x)
-    decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });
+  decompose<BlockTeam, kSpectrum>(a, p, blockIdx.x,
+                                  [&](int rank) { return jacobi<kLanes>(a, rank); });
 }
 
 }  // namespace mige::cuda
