@@ -199,8 +199,13 @@ template <typename T, Spectrum kSpectrum, int kLanes>
 __global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
     eigh_block_kernel(SpectralArguments<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
-  decompose<BlockTeam, kSpectrum>(a, p, blockIdx.x,
-                                  [&](int rank) { return jacobi<kLanes>(a, rank); });
+  // A block has one group. Without a loop kSymmetric in float fits 64 registers on compute
+  // capability 12.0, and kGram fits them with one.
+  const int64_t stride = kSpectrum == Spectrum::kGram ? gridDim.x : p.groups;
+  for (int64_t g = blockIdx.x; g < p.groups; g += stride) {
+    decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });
+    if (kSpectrum == Spectrum::kSymmetric) break;
+  }
 }
 
 }  // namespace mige::cuda
