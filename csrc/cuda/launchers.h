@@ -14,49 +14,23 @@ namespace mige::cuda {
 
 const char* error_text(int status);
 
-template <typename T>
-int squared_distances(const PairwiseArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t squared_distances_work(const PairwiseArguments<T>& p);
+// Declares the launcher of an operator, and <operator>_work, the bytes of its workspace.
+#define MIGE_LAUNCHER(name, Arguments)                       \
+  template <typename T>                                      \
+  int name(const Arguments<T>& p, void* work, void* stream); \
+  template <typename T>                                      \
+  int64_t name##_work(const Arguments<T>& p)
 
-template <typename T>
-int rbf_gram(const PairwiseArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t rbf_gram_work(const PairwiseArguments<T>& p);
+MIGE_LAUNCHER(squared_distances, PairwiseArguments);
+MIGE_LAUNCHER(rbf_gram, PairwiseArguments);
+MIGE_LAUNCHER(distance_quantile, DistanceQuantileArguments);
+MIGE_LAUNCHER(rbf_gradient_sum, RbfGradientSumArguments);
+MIGE_LAUNCHER(rbf_product, RbfProductArguments);
+MIGE_LAUNCHER(eigh, EighArguments);
+MIGE_LAUNCHER(ssge, SsgeArguments);
+MIGE_LAUNCHER(ridge_whitening, RidgeWhiteningArguments);
+MIGE_LAUNCHER(adaptive_score, AdaptiveScoreArguments);
 
-template <typename T>
-int distance_quantile(const DistanceQuantileArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t distance_quantile_work(const DistanceQuantileArguments<T>& p);
-
-template <typename T>
-int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t rbf_gradient_sum_work(const RbfGradientSumArguments<T>& p);
-
-template <typename T>
-int rbf_product(const RbfProductArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t rbf_product_work(const RbfProductArguments<T>& p);
-
-template <typename T>
-int eigh(const EighArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t eigh_work(const EighArguments<T>& p);
-
-template <typename T>
-int ssge(const SsgeArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t ssge_work(const SsgeArguments<T>& p);
-
-template <typename T>
-int ridge_whitening(const RidgeWhiteningArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t ridge_whitening_work(const RidgeWhiteningArguments<T>& p);
-
-template <typename T>
-int adaptive_score(const AdaptiveScoreArguments<T>& p, void* work, void* stream);
-template <typename T>
-int64_t adaptive_score_work(const AdaptiveScoreArguments<T>& p);
+#undef MIGE_LAUNCHER
 
 }  // namespace mige::cuda
