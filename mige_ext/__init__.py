@@ -35,12 +35,7 @@ except ImportError as error:
         "`pip install --no-build-isolation -e .` in the source tree to build it again."
     ) from error
 
-from mige_ext.information import (
-    DEFAULT_ESTIMATOR,
-    encoder_information,
-    entropy,
-    mutual_information,
-)
+from mige_ext.information import DEFAULT_ESTIMATOR, encoder_information, entropy, mutual_information
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
 from mige_ext.scores.base import (

@@ -29,16 +29,28 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
     """A positive integer."""
     if value is None and or_none:
         return
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+    if not is_integer(value, 1):
         raise ValueError(
             f"{name} must be a positive integer{' or None' if or_none else ''}, got {value!r}"
         )
 
 
+def is_integer(value: object, least: int) -> bool:
+    """Whether this is an integer of at least that size; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
 def require_seed(value: int) -> None:
     """An integer that is not negative."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+    if not is_integer(value, 0):
         raise ValueError(f"seed must be an integer, not negative, got {value!r}")
+
+
+def require_choice(name: str, value: object, *choices: str | None) -> None:
+    """One of the choices."""
+    if value not in choices:
+        *others, last = (f'"{choice}"' if choice else "None" for choice in choices)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
 # --- tensors --------------------------------------------------------------------------------------
@@ -106,7 +118,7 @@ def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.S
 
 
 def require_query(name: str, value: Tensor, other: Tensor, other_name: str = "samples") -> None:
-    """Points (..., Q, d) with the device, the leading dimensions and the columns of others."""
+    """Finite points (..., Q, d) with the device, leading dimensions and columns of others."""
     require_samples(name, value, 0)
     require_same_device(name, value, other_name, other)
     require_batch(name, value.shape[:-2], other_name, other.shape[:-2])
@@ -114,6 +126,7 @@ def require_query(name: str, value: Tensor, other: Tensor, other_name: str = "sa
         raise ValueError(
             f"{name} must have the {other.shape[-1]} columns of {other_name}, got {value.shape[-1]}"
         )
+    require_finite(**{name: value})
 
 
 def require_paired(
@@ -158,10 +171,10 @@ def naming(**tensors: Tensor) -> Iterator[None]:
 
 
 def looking_is_free(tensor: Tensor) -> bool:
-    """Whether values can be read without a stall: on the CPU, and not while being traced."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not _fake(tensor)
+    """Whether values can be read without a stall: on the CPU, and not while being traced.
 
-
-def _fake(tensor: Tensor) -> bool:
-    """Whether there is no one value to read: a subclass, or a tensor under torch.func.vmap."""
-    return type(tensor) not in (Tensor, torch.nn.Parameter) or is_batched(tensor)
+    A subclass of Tensor, and a tensor under torch.func.vmap, have no one value to read.
+    """
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not is_batched(tensor)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m mige_ext {toy,infomax,bottleneck,removal,data,info}``.
+"""The command line: ``python -m mige_ext {demo,toy,infomax,bottleneck,removal,data,info}``.
 
 Torch takes seconds to load, and matplotlib and scikit-learn take another second. The help needs
 none of them, so the module of a command is imported only when this command runs.
@@ -11,6 +11,7 @@ from typing import Any
 
 #: For each command: the module of its function, and its line in ``--help``.
 COMMANDS = {
+    "demo": ("experiments.demo", "The four experiments in small, and where their figures lie."),
     "toy": ("experiments.toy.command", "Correlated Gaussians: the paper's Figure 1."),
     "infomax": ("experiments.infomax.command", "Unsupervised InfoMax: the paper's Table 1."),
     "bottleneck": ("experiments.bottleneck.command", "Information Bottleneck: Table 2."),

@@ -55,14 +55,10 @@ def positive(x: Tensor) -> Tensor:
 
 
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns in units of powers of two and about their first entries, which costs no digits.
+    """``samples / unit − origin``, (..., M, d), with origin and unit of each column, (..., 1, d).
 
-    Args:
-        samples: (..., M, d).
-
-    Returns:
-        ``samples / unit − origin``, (..., M, d), origin and unit, (..., 1, d). Constant columns are
-        0 exactly.
+    The unit is a power of two and the origin is the first entry, which costs no digits. Constant
+    columns are 0 exactly.
     """
     unit = power_of_two(samples.abs().amax(-2, keepdim=True))
     x = samples / unit

@@ -26,20 +26,6 @@ from torch import Tensor, nn
 
 from mige_ext import _checks
 
-__all__ = [
-    "JointCritic",
-    "SeparableCritic",
-    "donsker_varadhan",
-    "infonce",
-    "jsd",
-    "mine",
-    "mine_f",
-    "split_pairs",
-]
-
-
-# Critics
-
 
 class JointCritic(nn.Module):
     """A perceptron on the concatenated pair, ``T(x, z) = MLP([x, z])``.
@@ -85,8 +71,7 @@ class JointCritic(nn.Module):
         # added, cost 2B rows for all pairs of a batch instead of B².
         x_weight, z_weight = self.first.weight.split([self.x_dim, self.z_dim], dim=1)
         x_half = nn.functional.linear(x, x_weight, self.first.bias)
-        scores: Tensor = self.rest(x_half + nn.functional.linear(z, z_weight)).squeeze(-1)
-        return scores
+        return self.rest(x_half + nn.functional.linear(z, z_weight)).squeeze(-1)
 
 
 class SeparableCritic(nn.Module):
@@ -144,9 +129,6 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
     return scores.diagonal(dim1=-2, dim2=-1), rows.narrow(-1, 0, batch).flatten(-2)
 
 
-# Bounds
-
-
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     """The Donsker-Varadhan bound, ``I ≥ E_joint[T] − log E_marginal[e^T]``.
 
@@ -158,7 +140,7 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
         marginal: scores of marginal pairs, (..., N) with N >= 2.
 
     Returns:
-        The bound in nats, (...).
+        The bound in nats, (...), to be maximized.
 
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
@@ -227,15 +209,7 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     number of the dtype (e^44 in float32), the exponential continues along its tangent. The value,
     the gradient, and the gradient's square in an optimizer therefore stay finite.
 
-    Args:
-        joint: scores of joint pairs, (..., B) with B >= 2.
-        marginal: scores of marginal pairs, (..., N) with N >= 2.
-
-    Returns:
-        The bound in nats, (...), to be maximized.
-
-    Raises:
-        TypeError, ValueError: as for :func:`donsker_varadhan`.
+    Arguments, result and errors are those of :func:`donsker_varadhan`.
 
     Nguyen, Wainwright and Jordan, *Estimating divergence functionals and the likelihood ratio by
     convex risk minimization*, 2010; Belghazi et al., ICML 2018, section 3.
@@ -268,14 +242,13 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
     maximization*, ICLR 2019, section 3.1; Poole et al., *On variational bounds of mutual
     information*, ICML 2019, section 2.
     """
+    _checks.require_choice("report", report, "jsd", "information")
     _check_pairs(joint, marginal)
     softplus = nn.functional.softplus
     objective = -softplus(-joint).mean(-1) - softplus(marginal).mean(-1)
     if report == "jsd":
         return objective
-    if report == "information":
-        return _with_gradient_of(objective, mine_f(joint + 1, marginal + 1))
-    raise ValueError(f'report must be "jsd" or "information", got {report!r}')
+    return _with_gradient_of(objective, mine_f(joint + 1, marginal + 1))
 
 
 def infonce(scores: Tensor) -> Tensor:
@@ -300,9 +273,6 @@ def infonce(scores: Tensor) -> Tensor:
     _check_finite(scores=scores)
     log_probability = scores.diagonal(dim1=-2, dim2=-1) - scores.logsumexp(-1)
     return math.log(scores.shape[-1]) + log_probability.mean(-1)
-
-
-# Helpers
 
 
 def _perceptron(sizes: Sequence[int]) -> list[nn.Module]:

@@ -13,6 +13,7 @@ whole spectrum where J was 0; here J is at least 1. Its ``eta`` worked on the CP
 """
 
 import math
+from dataclasses import dataclass
 from numbers import Real
 
 import torch
@@ -23,6 +24,7 @@ from mige_ext._precision import at_least_float32, in_units, no_autocast, saturat
 from mige_ext.scores.base import ScoreEstimator, require_estimator
 
 
+@dataclass(eq=False)
 class SpectralScoreEstimator:
     """SSGE with the conventions of the release.
 
@@ -35,25 +37,22 @@ class SpectralScoreEstimator:
         ValueError: an argument is not as described, or both numbers of eigenvalues are given.
     """
 
-    def __init__(
-        self,
-        n_eigen: int | None = None,
-        eta: float | None = None,
-        n_eigen_threshold: float | None = None,
-    ) -> None:
-        if n_eigen is not None and n_eigen_threshold is not None:
+    n_eigen: int | None = None
+    eta: float | None = None
+    n_eigen_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the arguments."""
+        n, eta, threshold = self.n_eigen, self.eta, self.n_eigen_threshold
+        if n is not None and threshold is not None:
             raise ValueError(
-                "n_eigen and n_eigen_threshold must not both be given, "
-                f"got {n_eigen} and {n_eigen_threshold}"
+                f"n_eigen and n_eigen_threshold must not both be given, got {n} and {threshold}"
             )
-        _checks.require_count("n_eigen", n_eigen, or_none=True)
+        _checks.require_count("n_eigen", n, or_none=True)
         if eta is not None and not (isinstance(eta, Real) and 0 <= eta < math.inf):
             raise ValueError(f"eta must be finite and not negative, got {eta!r}")
-        if n_eigen_threshold is not None:
-            _checks.require_share("n_eigen_threshold", n_eigen_threshold)
-        self.n_eigen = n_eigen
-        self.eta = eta
-        self.n_eigen_threshold = n_eigen_threshold
+        if threshold is not None:
+            _checks.require_share("n_eigen_threshold", threshold)
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples, as every :class:`~mige_ext.ScoreEstimator` has them."""
@@ -83,7 +82,6 @@ class SpectralScoreEstimator:
             raise ValueError(f"n_eigen must be at most M = {m}, got {self.n_eigen}")
         if x is not None:
             _checks.require_query("x", x, samples)
-            _checks.require_finite(x=x)
         _checks.require_finite(samples=samples)
         # The unit is a power of two near the largest coordinate, so that the division is exact and
         # squared distances stay in range.
@@ -164,9 +162,8 @@ class MutualInformationGradientEstimator:
 def _release_bandwidth(points: Tensor) -> Tensor:
     """The element of ascending index n² − ⌊n²/2⌋ among all n² distances, including the n zeros."""
     n = points.shape[-2]
-    index = (
-        n * n - n * n // 2 - n
-    )  # among the distances off the diagonal, each of which occurs twice
+    # The index among the distances off the diagonal, each of which occurs twice.
+    index = n * n - n * n // 2 - n
     pairs = n * (n - 1) // 2
     rank = max(index, 0) // 2 + 1
     sigma = ops.distance_quantile(points, (rank - 0.5) / pairs)

@@ -7,10 +7,8 @@ DDP, average the gradients of the parameters yourself.
 
 The estimator decides how the ranks cooperate:
 
-- **all-reduce**, for an estimator with the method ``score_distributed``, such as
-  :class:`~mige_ext.Landmarks`: the landmarks are the rows that one process would choose, and the
-  statistics of all ranks are summed. A rank sends and receives m·d values for the landmarks and
-  8·(m + 1)(m + d + 1) bytes for the statistics, whatever N is.
+- **all-reduce**, for an estimator with the method ``score_distributed``: the ranks add up sums over
+  their samples. :meth:`.Landmarks.score_distributed` says what it sends.
 - **all-gather**, for every other estimator: every rank receives all N samples and computes their
   scores, which are exactly those of one process. A rank receives N·d values of each tensor, and
   needs the time and the memory of N samples.
@@ -35,17 +33,11 @@ from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, 
 
 @dataclass(frozen=True, eq=False)
 class GlobalBatch:
-    """A batch of samples that is split over the ranks of a process group.
+    """A batch of samples that is split over the ranks of a process group."""
 
-    Attributes:
-        group: the process group.
-        sizes: N_r, the number of samples on every rank.
-        rank: r, the rank of this process in the group.
-    """
-
-    group: "dist.ProcessGroup"
-    sizes: tuple[int, ...]
-    rank: int
+    group: "dist.ProcessGroup"  #: the process group
+    sizes: tuple[int, ...]  #: N_r, the number of samples on every rank
+    rank: int  #: r, the rank of this process in the group
 
     @property
     def total(self) -> int:
@@ -67,8 +59,7 @@ class GlobalBatch:
 
         Its derivative takes this rank's rows and multiplies them by R, without communication.
         """
-        gathered: Tensor = _Gather.apply(samples, self)
-        return gathered
+        return _Gather.apply(samples, self)
 
 
 def global_batch(
@@ -130,12 +121,9 @@ def global_batch(
 def distribute(
     estimator: ScoreEstimator, batch: GlobalBatch | None, *tensors: Tensor
 ) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
-    """The estimator and the tensors whose surrogate is that of the global batch.
+    """The estimator and the tensors, (..., N_r, d), whose surrogate is that of the global batch.
 
-    Args:
-        estimator: the estimator that the caller of the information function chose.
-        batch: the global batch; None returns everything unchanged.
-        tensors: the samples of this rank, each (..., N_r, d).
+    Without a batch, both are those that are given.
     """
     if batch is None:
         return estimator, tensors

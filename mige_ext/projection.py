@@ -50,8 +50,7 @@ class RandomProjection:
         """Checks the arguments."""
         _checks.require_count("k", self.k)
         _checks.require_seed(self.seed)
-        if self.normalize not in ("columns", "rows"):
-            raise ValueError(f'normalize must be "columns" or "rows", got {self.normalize!r}')
+        _checks.require_choice("normalize", self.normalize, "columns", "rows")
 
     def matrix(
         self, d: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

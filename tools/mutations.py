@@ -47,7 +47,7 @@ MUTATIONS = {
         "spread += b * cube * (3 - d - 3 * k * k);",
     ),
     "cpu: the diagonal term of the kernel's gradient sum": Mutation(
-        "csrc/cpu/rbf_gradient_sum.h",
+        "csrc/cpu/rbf.h",
         "inverse_variance * (sum * point[c] - out[c])",
         "inverse_variance * (point[c] - out[c])",
     ),

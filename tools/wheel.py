@@ -27,7 +27,8 @@ SMOKE = ("tests/ops", "tests/scores")
 def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None:
     """Runs a command and stops with its exit status where it fails."""
     print("+", *command, flush=True)
-    done = subprocess.run([*map(str, command)], cwd=cwd, env={**os.environ, **environment}, check=False)
+    variables = {**os.environ, **environment}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=variables, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 

@@ -7,12 +7,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_score(const 
   Operator op("adaptive_score", "x", x, 2);
   const int64_t m = op.rows, d = op.columns;
   const Output scores = op.output({m, d}), lambda = op.output({});
-  const IntegerOutput base = op.integer_output();
+  const Output base = op.integer_output();
   const Output risk = op.output({}), error = op.output({}), bandwidth = op.output({});
-  op.run(
-      MIGE_KERNELS(adaptive_score),
-      [&](auto zero) { return cuda::adaptive_score_work<decltype(zero)>(op.groups, m, d); }, op.x,
-      op.groups, m, d, scores, lambda, base, risk, error, bandwidth);
+  op.run(MIGE_KERNELS(adaptive_score), [&](auto zero) {
+    return AdaptiveScoreArguments<decltype(zero)>{op.x,   op.groups, m,    d,     scores,
+                                                  lambda, base,      risk, error, bandwidth};
+  });
   return {scores.tensor, lambda.tensor, base.tensor, risk.tensor, error.tensor, bandwidth.tensor};
 }
 

@@ -7,10 +7,10 @@ Tensor distance_quantile(const Tensor& x, double quantile) {
   Operator op("distance_quantile", "x", x, 2);
   check_fraction("quantile", quantile);
   const Output out = op.output({});
-  op.run(
-      MIGE_KERNELS(distance_quantile),
-      [&](auto zero) { return cuda::distance_quantile_work<decltype(zero)>(op.groups, op.rows); },
-      op.x, op.groups, op.rows, op.columns, quantile, out);
+  op.run(MIGE_KERNELS(distance_quantile), [&](auto zero) {
+    return DistanceQuantileArguments<decltype(zero)>{op.x,       op.groups, op.rows,
+                                                     op.columns, quantile,  out};
+  });
   return out.tensor;
 }
 

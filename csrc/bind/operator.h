@@ -2,12 +2,14 @@
 // outputs for all groups, and calls the CPU code or the CUDA launcher with typed pointers.
 //
 // An operator's file checks its arguments, states the shapes of its outputs and lists the arguments
-// of the computation, which are the same on both devices:
+// of the computation (common/operators.h), which are the same on both devices:
 //
 //   Operator op("rbf_gradient_sum", "x", x, 1);
 //   const Input sigma = op.bandwidth(bandwidth);
 //   const Output out = op.output({op.rows, op.columns});
-//   op.run(MIGE_KERNELS(rbf_gradient_sum), work, op.x, sigma, op.groups, op.rows, op.columns, out);
+//   op.run(MIGE_KERNELS(rbf_gradient_sum), [&](auto zero) {
+//     return RbfGradientSumArguments<decltype(zero)>{op.x, sigma, op.groups, …, out};
+//   });
 #pragma once
 
 #include <initializer_list>
@@ -26,41 +28,37 @@ constexpr bool kWithCuda = true;
 constexpr bool kWithCuda = false;
 #endif
 
-// A contiguous tensor that is read: matrices [groups, rows, columns] or bandwidths [groups]. It is
-// passed as const T*, nullptr if it is not given.
+// A contiguous tensor that is read: matrices [groups, rows, columns] or bandwidths [groups]. It
+// becomes a pointer, nullptr if it is not given.
 struct Input {
   const char* name;
   std::optional<Tensor> tensor;
   int64_t rows, columns;  // 0 and 0 of a bandwidth
+
+  template <typename T>
+  operator const T*() const {
+    static constexpr T kEmpty{};  // an empty tensor has no memory, but is given
+    if (!tensor) return nullptr;
+    const auto* data = static_cast<const T*>(tensor->const_data_ptr());
+    return data ? data : &kEmpty;
+  }
 };
 
-// A new tensor; it is passed as T*, or as int64_t* if it holds integers.
+// A new tensor; it becomes a pointer.
 struct Output {
   Tensor tensor;
-};
-struct IntegerOutput {
-  Tensor tensor;
+
+  template <typename T>
+  operator T*() const {
+    return static_cast<T*>(tensor.mutable_data_ptr());
+  }
 };
 
-template <typename T, typename Argument>
-auto argument_of(const Argument& a) {
-  if constexpr (std::is_same_v<Argument, Input>) {
-    static constexpr T kEmpty{};  // an empty tensor has no memory, but is given
-    if (!a.tensor) return static_cast<const T*>(nullptr);
-    const auto* data = static_cast<const T*>(a.tensor->const_data_ptr());
-    return data ? data : &kEmpty;
-  } else if constexpr (std::is_same_v<Argument, Output>)
-    return static_cast<T*>(a.tensor.mutable_data_ptr());
-  else if constexpr (std::is_same_v<Argument, IntegerOutput>)
-    return static_cast<int64_t*>(a.tensor.mutable_data_ptr());
-  else
-    return a;
-}
-
-// The CPU code and the CUDA launcher of one name, as two function objects.
-#define MIGE_KERNELS(name)                                         \
-  [](const auto&... arguments) { mige::cpu::name(arguments...); }, \
-      [](const auto&... arguments) { return mige::cuda::name(arguments...); }
+// The CPU code, the CUDA launcher and the size of its workspace, as function objects.
+#define MIGE_KERNELS(name)                                                     \
+  [](const auto& arguments) { mige::cpu::name(arguments); },                   \
+      [](const auto&... arguments) { return mige::cuda::name(arguments...); }, \
+      [](const auto& arguments) { return mige::cuda::name##_work(arguments); }
 
 class Operator {
  public:
@@ -102,27 +100,26 @@ class Operator {
 
   // A tensor (..., tail).
   Output output(std::initializer_list<int64_t> tail) const { return {allocate(tail)}; }
-  IntegerOutput integer_output() const { return {allocate({}, ScalarType::Long)}; }
+  Output integer_output() const { return {allocate({}, ScalarType::Long)}; }
 
-  // Calls on_cpu(arguments...) or on_cuda(arguments..., workspace, stream), with the tensors among
-  // the arguments as pointers. workspace(zero) is the number of bytes that the launcher needs for
-  // the type of `zero`. The values of the inputs are checked on the CPU only: a look at them would
-  // stall a CUDA stream.
-  template <typename Cpu, typename Cuda, typename Workspace, typename... Arguments>
-  void run(const Cpu& on_cpu, const Cuda& on_cuda, const Workspace& workspace,
-           const Arguments&... arguments) const {
+  // Calls on_cpu(a) or on_cuda(a, workspace, stream) with a = arguments_of(zero), where `zero` has
+  // the type of the tensors' values. The values of the inputs are checked on the CPU only: a look
+  // at them would stall a CUDA stream.
+  template <typename Cpu, typename Cuda, typename Work, typename ArgumentsOf>
+  void run(const Cpu& on_cpu, const Cuda& on_cuda, const Work& work_of,
+           const ArgumentsOf& arguments_of) const {
     const auto with_type = [&](auto zero) {
-      using T = decltype(zero);
+      const auto arguments = arguments_of(zero);
       if (!like_.is_cuda()) {
-        for (const Input& input : inputs_) check_values<T>(input);
-        on_cpu(argument_of<T>(arguments)...);
+        for (const Input& input : inputs_) check_values<decltype(zero)>(input);
+        on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);
         // Torch's allocator reuses this memory in the order of the same stream, so it may be freed
         // while kernels still use it.
-        const Tensor memory = torch::stable::new_empty(like_, {workspace(zero)}, ScalarType::Byte);
-        const int status =
-            on_cuda(argument_of<T>(arguments)..., memory.mutable_data_ptr(), stream.get());
+        const Tensor memory =
+            torch::stable::new_empty(like_, {work_of(arguments)}, ScalarType::Byte);
+        const int status = on_cuda(arguments, memory.mutable_data_ptr(), stream.get());
         if (status != 0) fail(name_, ": CUDA error ", status, ": ", cuda::error_text(status));
       } else {
         fail("NotImplementedError: mige_ext.ops.", name_,
@@ -175,7 +172,7 @@ class Operator {
 
   template <typename T>
   void check_values(const Input& input) const {
-    const T* values = argument_of<T>(input);
+    const T* values = input;
     if (input.tensor->dim() < static_cast<int64_t>(batch_.size()) + 2)
       check_bandwidth(values, groups);
     else

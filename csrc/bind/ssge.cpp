@@ -19,11 +19,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ssge(const Tensor& x,
   if (power != 1 && power != 2) fail("ValueError: power must be 1 or 2, got ", power);
   const SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
   const Output out = op.output({m, d}), eigenvalues = op.output({m}), sigma = op.output({});
-  const IntegerOutput ranks = op.integer_output();
-  op.run(
-      MIGE_KERNELS(ssge),
-      [&](auto zero) { return cuda::ssge_work<decltype(zero)>(op.groups, m, d); }, op.x, given,
-      op.groups, m, d, options, out, eigenvalues, sigma, ranks);
+  const Output ranks = op.integer_output();
+  op.run(MIGE_KERNELS(ssge), [&](auto zero) {
+    return SsgeArguments<decltype(zero)>{op.x,    given, op.groups,   m,     d,
+                                         options, out,   eigenvalues, sigma, ranks};
+  });
   return {out.tensor, eigenvalues.tensor, sigma.tensor, ranks.tensor};
 }
 

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "cpu/simd.h"
+#include "cpu/scaling.h"
 
 namespace mige::cpu {
 namespace {
@@ -21,17 +21,6 @@ struct LaneSum {
     return sum;
   }
 };
-
-// f(j, l) for j = 0 … m − 1, with the lane l = j % kLanes.
-template <typename T, typename F>
-MIGE_INLINE void for_lanes(int64_t m, const F& f) {
-  int64_t j = 0;
-  for (; j + kLanes<T> <= m; j += kLanes<T>) {
-#pragma omp simd
-    for (int64_t l = 0; l < kLanes<T>; ++l) f(j + l, l);
-  }
-  for (int64_t l = 0; j + l < m; ++l) f(j + l, l);
-}
 
 // In place k_ij = (1 + k_ij / σ²)^(−1/2) for j >= i.
 template <int kBytes, typename T>

@@ -41,7 +41,7 @@ class Candidates {
   Candidates(const T* z,  // [m, r]
              int64_t m, int64_t r, int64_t d)
       : m_(m), r_(r), d_(d), n_(2 * r + 2), z_(z) {
-    upper_squared_distances(z, m, r, T(1), k_.get());
+    squared_distance_matrix<T>(z, nullptr, m, m, r, T(1), k_.get());
     square_ = upper_quantile(k_.get(), m, 0.5);
     if (!(square_ > T(0))) return;
     const T inverse_variance = T(1) / square_;
@@ -126,7 +126,7 @@ class Candidates {
                 const T* panels,  // [m, columns] packed by columns
                 int64_t columns,
                 T* out) {  // [m, columns]
-    panel_product(a, panels, m_, m_, columns, out);
+    panel_product(a, false, panels, m_, m_, columns, out);
   }
 
   // Mean risk and its standard error.
@@ -173,13 +173,14 @@ Risk search_lambda(Candidates<T>& candidates, int64_t m,
   return best;
 }
 
-// One group.
+// Group g.
 template <typename T>
-void score_group(const T* x, int64_t m, int64_t d, T* scores, T* lambda, int64_t* base, T* risk,
-                 T* standard_error, T* bandwidth) {
+void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
+  const int64_t m = p.m, d = p.d;
+  T* const scores = p.scores + g * m * d;
   const bool primal = d <= m;
-  Whitening<T> w(m, d, primal);
-  whiten(x, m, d, kWeakRidge, w);
+  Whitening<T> w{m, d, primal ? d : m};
+  whiten(p.x + g * m * d, kWeakRidge, w);
   const int64_t r = w.rank;
   const Buffer<T> z(m * r), f(m * r), back(r);
   for (int64_t k = 0; k < r; ++k) back[k] = whitening_factor(w, k);
@@ -190,17 +191,17 @@ void score_group(const T* x, int64_t m, int64_t d, T* scores, T* lambda, int64_t
     }
 
   Candidates<T> candidates(z.get(), m, r, w.support.dimensions);
-  double best_lambda = std::numeric_limits<double>::infinity();
+  double lambda = std::numeric_limits<double>::infinity();
   Risk best;
-  *bandwidth = candidates.bandwidth();
   if (candidates.bandwidth() > T(0))
-    best = search_lambda(candidates, m, f.get(), best_lambda);
+    best = search_lambda(candidates, m, f.get(), lambda);
   else
     best.base = 0;
-  *lambda = static_cast<T>(best_lambda);
-  *base = best.base;
-  *risk = static_cast<T>(best.mean);
-  *standard_error = static_cast<T>(best.error);
+  p.bandwidth[g] = candidates.bandwidth();
+  p.lambda[g] = static_cast<T>(lambda);
+  p.base[g] = best.base;
+  p.risk[g] = static_cast<T>(best.mean);
+  p.error[g] = static_cast<T>(best.error);
 
   // Back to x: F (Λ + τ)^{−1/2} Uᵀ D^{−1}. The dual form has the eigenvectors Q of VVᵀ / M, and
   // Uᵀ = (M Λ)^{−1/2} Qᵀ V.
@@ -218,23 +219,17 @@ void score_group(const T* x, int64_t m, int64_t d, T* scores, T* lambda, int64_t
     product(f.get(), false, w.vectors.get(), m, m, m, z.get());
     product(z.get(), false, w.v.get(), m, m, d, scores);
   }
-  scale_columns(scores, m, d, w.inverse.get());
+  scale_matrix(scores, m, d, w.inverse.get(), false, kLargestFinite<T>);
 }
 
 }  // namespace
 
 template <typename T>
-void adaptive_score(const T* x, int64_t groups, int64_t m, int64_t d, T* scores, T* lambda,
-                    int64_t* base, T* risk, T* standard_error, T* bandwidth) {
-  for_each_group(groups, [&](int64_t g) {
-    score_group(x + g * m * d, m, d, scores + g * m * d, lambda + g, base + g, risk + g,
-                standard_error + g, bandwidth + g);
-  });
+void adaptive_score(const AdaptiveScoreArguments<T>& p) {
+  for_each_group(p.groups, [&](int64_t g) { score_group(p, g); });
 }
 
-template void adaptive_score(const float*, int64_t, int64_t, int64_t, float*, float*, int64_t*,
-                             float*, float*, float*);
-template void adaptive_score(const double*, int64_t, int64_t, int64_t, double*, double*, int64_t*,
-                             double*, double*, double*);
+template void adaptive_score(const AdaptiveScoreArguments<float>&);
+template void adaptive_score(const AdaptiveScoreArguments<double>&);
 
 }  // namespace mige::cpu

@@ -11,20 +11,21 @@
 namespace mige::cpu {
 
 template <typename T>
-void distance_quantile(const T* x, int64_t groups, int64_t m, int64_t d, double quantile, T* out) {
-  parallel(groups, 1, [&](int64_t begin, int64_t end) {
+void distance_quantile(const DistanceQuantileArguments<T>& p) {
+  const int64_t m = p.m, d = p.d;
+  parallel(p.groups, 1, [&](int64_t begin, int64_t end) {
     const Buffer<T> s(m * m);
     for (int64_t g = begin; g < end; ++g) {
-      const T* points = x + g * m * d;
-      const T scale = normal_scale(largest_magnitude(points, m * d));
-      upper_squared_distances(points, m, d, scale, s.get());
-      const auto square = static_cast<double>(upper_quantile(s.get(), m, quantile));
-      out[g] = saturate<T>(std::sqrt(square) / static_cast<double>(scale));
+      const T* x = p.x + g * m * d;
+      const T scale = normal_scale(largest_magnitude(x, m * d));
+      squared_distance_matrix<T>(x, nullptr, m, m, d, scale, s.get());
+      const auto square = static_cast<double>(upper_quantile(s.get(), m, p.quantile));
+      p.out[g] = saturate<T>(std::sqrt(square) / static_cast<double>(scale));
     }
   });
 }
 
-template void distance_quantile(const float*, int64_t, int64_t, int64_t, double, float*);
-template void distance_quantile(const double*, int64_t, int64_t, int64_t, double, double*);
+template void distance_quantile(const DistanceQuantileArguments<float>&);
+template void distance_quantile(const DistanceQuantileArguments<double>&);
 
 }  // namespace mige::cpu

@@ -1,10 +1,6 @@
-// The quantile of the pairwise distances of one group by radix selection, which is exact and linear
-// in the number of pairs.
-//
-// Each round counts one digit of the keys (common/radix_select.h) over the candidates, finds the
-// digit that holds the wanted rank, and keeps only the candidates with that digit. For distances
-// the first round leaves a fifth or less, so the selection costs about two passes over m² / 2
-// values.
+// The quantile of the pairwise distances of one group by radix selection (common/radix_select.h),
+// which is exact and linear in the number of pairs. For distances the first round leaves a fifth of
+// the candidates or less, so the selection costs about two passes over m² / 2 values.
 #pragma once
 
 #include <algorithm>

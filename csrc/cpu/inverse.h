@@ -152,13 +152,9 @@ class Inverter {
 
   // a += left_ · panels_, for `rows` rows and n columns.
   void add(int64_t rows, int64_t n, int64_t depth, bool upper, T* a) {
-    const auto run = [&](int64_t begin, int64_t end) {
+    parallel_rows(rows, upper, [&](int64_t begin, int64_t end) {
       add_product_rows(left_.get(), panels_.get(), n, depth, upper, a, m_, begin, end);
-    };
-    if (upper)
-      parallel_triangle(rows, run);
-    else
-      parallel(rows, kRowGrain, run);
+    });
   }
 
   // Copies a block of a larger matrix to a matrix of its own.

@@ -40,29 +40,24 @@ MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] whe
 
 MIGE_KERNEL(product_rows, product_rows_impl)
 
-// c = a b.
+// c = a b, or aᵀ b with `transposed`.
 template <typename T>
-void panel_product(const T* a,         // [m, depth]
+void panel_product(const T* a,  // [m, depth], or [depth, m] when transposed
+                   bool transposed,
                    const T* b_panels,  // [depth, n] packed by columns
                    int64_t m, int64_t depth, int64_t n,
                    T* c) {  // [m, n]
   parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
-    product_rows(a, false, b_panels, m, depth, n, c, begin, end);
+    product_rows(a, transposed, b_panels, m, depth, n, c, begin, end);
   });
 }
 
-// c = a b, or aᵀ b with `transposed`.
+// The same of a matrix b [depth, n].
 template <typename T>
-void product(const T* a,  // [m, depth], or [depth, m] when transposed
-             bool transposed,
-             const T* b,  // [depth, n]
-             int64_t m, int64_t depth, int64_t n,
-             T* c) {  // [m, n]
+void product(const T* a, bool transposed, const T* b, int64_t m, int64_t depth, int64_t n, T* c) {
   const Buffer<T> panels(panels_size<T>(depth, n));
   pack_columns(b, depth, n, T(1), panels.get());
-  parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
-    product_rows(a, transposed, panels.get(), m, depth, n, c, begin, end);
-  });
+  panel_product(a, transposed, panels.get(), m, depth, n, c);
 }
 
 }  // namespace mige::cpu

@@ -3,34 +3,32 @@
 // Layout: K [m, m] is formed once, then multiplied by the centered samples [m, d]. Work: 3.5 m² d
 // flop; memory m² + O(m d). The samples are centered first, because an offset common to all of them
 // cancels in exact arithmetic only.
-#include "cpu/rbf_gradient_sum.h"
-
 #include "cpu/operators.h"
-#include "cpu/rbf_gram.h"
+#include "cpu/rbf.h"
 #include "cpu/scaling.h"
 
 namespace mige::cpu {
 
 template <typename T>
-void rbf_gradient_sum(const T* x, const T* bandwidth, int64_t groups, int64_t m, int64_t d,
-                      T* out) {
-  parallel(groups, 1, [&](int64_t first, int64_t last) {
+void rbf_gradient_sum(const RbfGradientSumArguments<T>& p) {
+  const int64_t m = p.m, d = p.d;
+  parallel(p.groups, 1, [&](int64_t first, int64_t last) {
     const Buffer<T> centered(m * d), k(m * m), factor(m);
     for (int64_t g = first; g < last; ++g) {
-      const T* points = x + g * m * d;
-      T* target = out + g * m * d;
-      const auto width = ScaledBandwidth<T>::of(bandwidth[g], largest_magnitude(points, m * d));
-      center(points, m, d, width.scale, centered.get());
-      upper_squared_distances(centered.get(), m, d, T(1), k.get());
-      upper_to_gram(k.get(), m, width.gamma);
-      gradient_sum(k.get(), centered.get(), m, d, width.inverse_variance, target);
+      const T* x = p.x + g * m * d;
+      T* out = p.out + g * m * d;
+      const auto width = ScaledBandwidth<T>::of(p.bandwidth[g], largest_magnitude(x, m * d));
+      center(x, m, d, width.scale, centered.get());
+      squared_distance_matrix<T>(centered.get(), nullptr, m, m, d, T(1), k.get());
+      to_gram(k.get(), m, m, true, width.gamma);
+      gradient_sum(k.get(), centered.get(), m, d, width.inverse_variance, out);
       std::fill(factor.get(), factor.get() + m, width.scale);
-      scale_rows(target, m, d, factor.get(), std::numeric_limits<T>::max());
+      scale_matrix(out, m, d, factor.get(), true, kLargestFinite<T>);
     }
   });
 }
 
-template void rbf_gradient_sum(const float*, const float*, int64_t, int64_t, int64_t, float*);
-template void rbf_gradient_sum(const double*, const double*, int64_t, int64_t, int64_t, double*);
+template void rbf_gradient_sum(const RbfGradientSumArguments<float>&);
+template void rbf_gradient_sum(const RbfGradientSumArguments<double>&);
 
 }  // namespace mige::cpu

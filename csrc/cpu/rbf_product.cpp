@@ -64,28 +64,25 @@ MIGE_KERNEL(rbf_product_rows, rbf_product_rows_impl)
 }  // namespace
 
 template <typename T>
-void rbf_product(const T* q, const T* x, const T* w, const T* bandwidth, int64_t groups, int64_t m,
-                 int64_t n, int64_t d, int64_t p, T* out) {
-  parallel(groups, 1, [&](int64_t first, int64_t last) {
+void rbf_product(const RbfProductArguments<T>& of) {
+  const int64_t m = of.m, n = of.n, d = of.d, p = of.p;
+  parallel(of.groups, 1, [&](int64_t first, int64_t last) {
     const Buffer<T> x_panels(panels_size<T>(d, n)), w_panels(panels_size<T>(n, p));
     for (int64_t g = first; g < last; ++g) {
-      const T *queries = q + g * m * d, *points = x + g * n * d;
-      const T largest =
-          std::max(largest_magnitude(queries, m * d), largest_magnitude(points, n * d));
-      const auto width = ScaledBandwidth<T>::of(bandwidth[g], largest);
-      pack_rows(points, n, d, width.scale, x_panels.get());
-      pack_columns(w + g * n * p, n, p, T(1), w_panels.get());
+      const T *q = of.q + g * m * d, *x = of.x + g * n * d;
+      const T largest = std::max(largest_magnitude(q, m * d), largest_magnitude(x, n * d));
+      const auto width = ScaledBandwidth<T>::of(of.bandwidth[g], largest);
+      pack_rows(x, n, d, width.scale, x_panels.get());
+      pack_columns(of.w + g * n * p, n, p, T(1), w_panels.get());
       parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
-        rbf_product_rows(queries, x_panels.get(), w_panels.get(), n, d, p, width.scale, width.gamma,
-                         out + g * m * p, begin, end);
+        rbf_product_rows(q, x_panels.get(), w_panels.get(), n, d, p, width.scale, width.gamma,
+                         of.out + g * m * p, begin, end);
       });
     }
   });
 }
 
-template void rbf_product(const float*, const float*, const float*, const float*, int64_t, int64_t,
-                          int64_t, int64_t, int64_t, float*);
-template void rbf_product(const double*, const double*, const double*, const double*, int64_t,
-                          int64_t, int64_t, int64_t, int64_t, double*);
+template void rbf_product(const RbfProductArguments<float>&);
+template void rbf_product(const RbfProductArguments<double>&);
 
 }  // namespace mige::cpu

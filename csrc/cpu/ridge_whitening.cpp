@@ -28,46 +28,41 @@ MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* 
   const auto offset = [=](int64_t i, int64_t c) {
     return exact * static_cast<double>(x[i * d + c]) - exact * static_cast<double>(x[c]);
   };
-  for (int64_t i = 0; i < m; ++i) {
+  const auto for_each = [=](const auto& f) {
+    for (int64_t i = 0; i < m; ++i) {
 #pragma omp simd
-    for (int64_t c = 0; c < d; ++c) {
-      const double t = offset(i, c), magnitude = t < 0 ? -t : t;
-      largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+      for (int64_t c = 0; c < d; ++c) f(i, c);
     }
-  }
+  };
+  for_each([=](int64_t i, int64_t c) {
+    const double t = offset(i, c), magnitude = t < 0 ? -t : t;
+    largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+  });
   for (int64_t c = 0; c < d; ++c) unit[c] = power_of_two<double>(-exponent_of(largest[c]));
-  for (int64_t i = 0; i < m; ++i) {
-#pragma omp simd
-    for (int64_t c = 0; c < d; ++c) sum[c] += unit[c] * offset(i, c);
-  }
+  for_each([=](int64_t i, int64_t c) { sum[c] += unit[c] * offset(i, c); });
   const double each = 1 / static_cast<double>(m);
   for (int64_t c = 0; c < d; ++c) sum[c] *= each;
-  for (int64_t i = 0; i < m; ++i) {
-#pragma omp simd
-    for (int64_t c = 0; c < d; ++c) {
-      const double t = unit[c] * offset(i, c) - sum[c];
-      square[c] += t * t;
-    }
-  }
+  for_each([=](int64_t i, int64_t c) {
+    const double t = unit[c] * offset(i, c) - sum[c];
+    square[c] += t * t;
+  });
   for (int64_t c = 0; c < d; ++c) {
     const double deviation = std::sqrt(square[c] * each);
     square[c] = largest[c] > 0 ? 1 / deviation : 0;
     inverse[c] = saturate<T>(square[c] * unit[c] * exact);
     mean[c] = saturate<T>(static_cast<double>(x[c]) + sum[c] / unit[c] / exact);
   }
-  for (int64_t i = 0; i < m; ++i) {
-#pragma omp simd
-    for (int64_t c = 0; c < d; ++c)
-      v[i * d + c] = static_cast<T>((unit[c] * offset(i, c) - sum[c]) * square[c]);
-  }
+  for_each([=](int64_t i, int64_t c) {
+    v[i * d + c] = static_cast<T>((unit[c] * offset(i, c) - sum[c]) * square[c]);
+  });
 }
 
 MIGE_KERNEL(standardize, standardize_impl)
 
 // J of every τ of the grid, and its minimiser.
 template <typename T>
-double best_ridge(const Whitening<T>& w, int64_t m) {
-  const int64_t r = w.rank;
+double best_ridge(const Whitening<T>& w) {
+  const int64_t m = w.m, r = w.rank;
   const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
   const double c2 = c1 / static_cast<double>(m - 1);
   const Buffer<T> squares(m * r), table(r * 2 * kRidges), sums(m * 2 * kRidges);
@@ -101,22 +96,23 @@ double best_ridge(const Whitening<T>& w, int64_t m) {
 
 // W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ, of a primal whitening.
 template <typename T>
-void whitening_matrix(const Whitening<T>& w, int64_t d,
+void whitening_matrix(const Whitening<T>& w,
                       T* out) {  // [d, d]
+  const int64_t d = w.d;
   const Buffer<T> scaled(d * d), factor(d);
   std::copy_n(w.vectors.get(), d * d, scaled.get());
   for (int64_t k = 0; k < d; ++k) factor[k] = whitening_factor(w, k);
-  scale_rows(scaled.get(), d, d, factor.get(), kLargestFinite<T>);
+  scale_matrix(scaled.get(), d, d, factor.get(), true, kLargestFinite<T>);
   product(w.vectors.get(), true, scaled.get(), d, d, d, out);
-  scale_rows(out, d, d, w.inverse.get(), kLargestFinite<T>);
+  scale_matrix(out, d, d, w.inverse.get(), true, kLargestFinite<T>);
 }
 
 }  // namespace
 
 template <typename T>
-void whiten(const T* x, int64_t m, int64_t d, double factor, Whitening<T>& w) {
-  const bool primal = w.rank == d;
-  const int64_t r = w.rank;
+void whiten(const T* x, double factor, Whitening<T>& w) {
+  const int64_t m = w.m, d = w.d, r = w.rank;
+  const bool primal = r == d;
   standardize(x, m, d, normal_scale(largest_magnitude(x, m * d)), w.v.get(), w.mean.get(),
               w.inverse.get());
   T* const vectors = w.vectors.get();  // VᵀV / M or VVᵀ / M first
@@ -125,7 +121,7 @@ void whiten(const T* x, int64_t m, int64_t d, double factor, Whitening<T>& w) {
     product(w.v.get(), true, w.v.get(), d, m, d, vectors);
   } else {
     pack_rows(w.v.get(), m, d, T(1), panels.get());
-    panel_product(w.v.get(), panels.get(), m, d, m, vectors);
+    panel_product(w.v.get(), false, panels.get(), m, d, m, vectors);
   }
   const T each = T(1) / static_cast<T>(m);
   for (int64_t i = 0; i < r * r; ++i) vectors[i] *= each;
@@ -141,35 +137,33 @@ void whiten(const T* x, int64_t m, int64_t d, double factor, Whitening<T>& w) {
 
   if (primal) {
     pack_rows(vectors, d, d, T(1), panels.get());
-    panel_product(w.v.get(), panels.get(), m, d, d, w.rotated.get());
+    panel_product(w.v.get(), false, panels.get(), m, d, d, w.rotated.get());
   } else {
     for (int64_t k = 0; k < r; ++k) {
       const T length = std::sqrt(static_cast<T>(m) * w.values[k]);
       for (int64_t i = 0; i < m; ++i) w.rotated[i * r + k] = length * vectors[k * r + i];
     }
   }
-  w.ridge = factor * best_ridge(w, m);
+  w.ridge = factor * best_ridge(w);
 }
 
 template <typename T>
-void ridge_whitening(const T* x, int64_t groups, int64_t m, int64_t d, double factor, T* mean,
-                     T* whitening, T* ridge) {
-  parallel(groups, 1, [&](int64_t begin, int64_t end) {
-    Whitening<T> w(m, d, true);
+void ridge_whitening(const RidgeWhiteningArguments<T>& p) {
+  const int64_t m = p.m, d = p.d;
+  parallel(p.groups, 1, [&](int64_t begin, int64_t end) {
+    Whitening<T> w{m, d, d};
     for (int64_t g = begin; g < end; ++g) {
-      whiten(x + g * m * d, m, d, factor, w);
-      whitening_matrix(w, d, whitening + g * d * d);
-      std::copy_n(w.mean.get(), d, mean + g * d);
-      ridge[g] = static_cast<T>(w.ridge);
+      whiten(p.x + g * m * d, p.factor, w);
+      whitening_matrix(w, p.whitening + g * d * d);
+      std::copy_n(w.mean.get(), d, p.mean + g * d);
+      p.ridge[g] = static_cast<T>(w.ridge);
     }
   });
 }
 
-template void whiten(const float*, int64_t, int64_t, double, Whitening<float>&);
-template void whiten(const double*, int64_t, int64_t, double, Whitening<double>&);
-template void ridge_whitening(const float*, int64_t, int64_t, int64_t, double, float*, float*,
-                              float*);
-template void ridge_whitening(const double*, int64_t, int64_t, int64_t, double, double*, double*,
-                              double*);
+template void whiten(const float*, double, Whitening<float>&);
+template void whiten(const double*, double, Whitening<double>&);
+template void ridge_whitening(const RidgeWhiteningArguments<float>&);
+template void ridge_whitening(const RidgeWhiteningArguments<double>&);
 
 }  // namespace mige::cpu

@@ -46,6 +46,15 @@ void parallel_triangle(int64_t m, const F& f) {
   });
 }
 
+// f(begin, end) over the rows of a matrix, or with `upper` of an upper triangle.
+template <typename F>
+void parallel_rows(int64_t m, bool upper, const F& f) {
+  if (upper)
+    parallel_triangle(m, f);
+  else
+    parallel(m, kRowGrain, f);
+}
+
 // K = U diag(λ) Uᵀ of one symmetric matrix, on the calling thread.
 template <typename T>
 void eigh(T* k,  // [m, m]: the lower triangle is read; becomes U, one vector a row

@@ -7,23 +7,16 @@
 namespace mige::cpu {
 
 template <typename T>
-void squared_distances(const T* x, const T* y, int64_t groups, int64_t m, int64_t n, int64_t d,
-                       T* out) {
-  for_each_group(groups, [&](int64_t g) {
-    const T* points = x + g * m * d;
-    T* target = out + g * m * n;
-    if (y) {
-      pair_squared_distances(points, y + g * n * d, m, n, d, T(1), target);
-    } else {
-      upper_squared_distances(points, m, d, T(1), target);
-      mirror(target, m);
-    }
+void squared_distances(const PairwiseArguments<T>& p) {
+  for_each_group(p.groups, [&](int64_t g) {
+    const T* x = p.x + g * p.m * p.d;
+    T* out = p.out + g * p.m * p.n;
+    squared_distance_matrix(x, p.y ? p.y + g * p.n * p.d : nullptr, p.m, p.n, p.d, T(1), out);
+    if (!p.y) mirror(out, p.m);
   });
 }
 
-template void squared_distances(const float*, const float*, int64_t, int64_t, int64_t, int64_t,
-                                float*);
-template void squared_distances(const double*, const double*, int64_t, int64_t, int64_t, int64_t,
-                                double*);
+template void squared_distances(const PairwiseArguments<float>&);
+template void squared_distances(const PairwiseArguments<double>&);
 
 }  // namespace mige::cpu

@@ -48,28 +48,17 @@ MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
 MIGE_KERNEL(squared_distance_rows, squared_distance_rows_impl)
 MIGE_KERNEL(mirror_rows, mirror_rows_impl)
 
-// s_ij = scale² ‖x_i − x_j‖² for j >= i; the entries below the diagonal are not meaningful.
+// s_ij = scale² ‖x_i − y_j‖² for all pairs. With y = nullptr y is x, and only the entries j >= i
+// are computed; those below the diagonal are then not meaningful.
 template <typename T>
-void upper_squared_distances(const T* x,  // [m, d]
-                             int64_t m, int64_t d, T scale,
-                             T* s) {  // [m, m]
-  const Buffer<T> panels(panels_size<T>(d, m));
-  pack_rows(x, m, d, scale, panels.get());
-  parallel_triangle(m, [&](int64_t begin, int64_t end) {
-    squared_distance_rows(x, panels.get(), m, d, scale, true, s, begin, end);
-  });
-}
-
-// s_ij = scale² ‖x_i − y_j‖² for all pairs.
-template <typename T>
-void pair_squared_distances(const T* x,  // [m, d]
-                            const T* y,  // [n, d]
-                            int64_t m, int64_t n, int64_t d, T scale,
-                            T* s) {  // [m, n]
+void squared_distance_matrix(const T* x,  // [m, d]
+                             const T* y,  // [n, d] or nullptr
+                             int64_t m, int64_t n, int64_t d, T scale,
+                             T* s) {  // [m, n]
   const Buffer<T> panels(panels_size<T>(d, n));
-  pack_rows(y, n, d, scale, panels.get());
-  parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
-    squared_distance_rows(x, panels.get(), n, d, scale, false, s, begin, end);
+  pack_rows(y ? y : x, n, d, scale, panels.get());
+  parallel_rows(m, !y, [&](int64_t begin, int64_t end) {
+    squared_distance_rows(x, panels.get(), n, d, scale, !y, s, begin, end);
   });
 }
 

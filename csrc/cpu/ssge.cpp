@@ -14,47 +14,48 @@
 
 #include "cpu/distance_quantile.h"
 #include "cpu/operators.h"
-#include "cpu/rbf_gradient_sum.h"
-#include "cpu/rbf_gram.h"
+#include "cpu/rbf.h"
 #include "cpu/scaling.h"
 
 namespace mige::cpu {
 namespace {
 
-// One group.
+// Group g.
 template <typename T>
-void score_group(const T* x, const T* given_bandwidth, int64_t m, int64_t d,
-                 const SsgeOptions& options, T* out, T* eigenvalues, T* bandwidth, int64_t* rank) {
+void score_group(const SsgeArguments<T>& p, int64_t g) {
+  const int64_t m = p.m, d = p.d;
+  const T* x = p.x + g * m * d;
+  T *out = p.out + g * m * d, *eigenvalues = p.values + g * m, *bandwidth = p.bandwidth + g;
   // A fixed size around 0: exact up to the rounding of the center, and undone at the end.
   const T scale = normal_scale(largest_magnitude(x, m * d));
   const Buffer<T> centered(m * d);
   center(x, m, d, scale, centered.get());
 
   const Buffer<T> k(m * m);
-  upper_squared_distances(centered.get(), m, d, T(1), k.get());
-  if (given_bandwidth) {
-    *bandwidth = *given_bandwidth;
+  squared_distance_matrix<T>(centered.get(), nullptr, m, m, d, T(1), k.get());
+  if (p.given) {
+    *bandwidth = p.given[g];
   } else {
-    const auto square = static_cast<double>(upper_quantile(k.get(), m, options.quantile));
-    const double sigma = options.multiplier * std::sqrt(square) / static_cast<double>(scale);
+    const auto square = static_cast<double>(upper_quantile(k.get(), m, p.options.quantile));
+    const double sigma = p.options.multiplier * std::sqrt(square) / static_cast<double>(scale);
     *bandwidth = square > 0 ? std::max(saturate<T>(sigma), kSmallestNormal<T>) : T(0);
   }
   if (!(*bandwidth > T(0))) {  // all samples are equal: there is no density, and the score is 0
     std::fill(out, out + m * d, T(0));
     std::fill(eigenvalues, eigenvalues + m, T(0));
-    *rank = 0;
+    p.rank[g] = 0;
     return;
   }
   const ScaledBandwidth<T> width(*bandwidth, scale);
-  upper_to_gram(k.get(), m, width.gamma);
+  to_gram(k.get(), m, m, true, width.gamma);
 
   const Buffer<T> h(m * d);
   gradient_sum(k.get(), centered.get(), m, d, width.inverse_variance, h.get());
 
   eigh(k.get(), m, eigenvalues);
-  auto kept = SpectralRank::of(eigenvalues[m - 1], m, options.threshold, options.rank);
+  auto kept = SpectralRank::of(eigenvalues[m - 1], m, p.options.threshold, p.options.rank);
   for (int64_t i = m - 1; i >= 0 && kept.add(static_cast<double>(eigenvalues[i]));) --i;
-  const int64_t j = *rank = kept.rank();
+  const int64_t j = p.rank[g] = kept.rank();
 
   // −U_J Λ_J^{−p} (U_Jᵀ H): the leading eigenvectors are the last J rows.
   const T* leading = k.get() + (m - j) * m;
@@ -63,31 +64,22 @@ void score_group(const T* x, const T* given_bandwidth, int64_t m, int64_t d,
   const Buffer<T> filter(m);
   for (int64_t i = 0; i < j; ++i) {
     const double value = static_cast<double>(eigenvalues[m - j + i]);
-    filter[i] = static_cast<T>(-1 / (options.power == 2 ? value * value : value));
+    filter[i] = static_cast<T>(-1 / (p.options.power == 2 ? value * value : value));
   }
-  scale_rows(projected.get(), j, d, filter.get(), kLargestFinite<T>);
+  scale_matrix(projected.get(), j, d, filter.get(), true, kLargestFinite<T>);
   product(leading, true, projected.get(), m, j, d, out);
   std::fill(filter.get(), filter.get() + m, scale);  // ∇ log q is in units of 1 / x
-  // The sum of m coefficients must stay finite.
-  const T bound =
-      options.power == 2 ? kLargestFinite<T> / static_cast<T>(2 * m) : kLargestFinite<T>;
-  scale_rows(out, m, d, filter.get(), bound);
+  scale_matrix(out, m, d, filter.get(), true, p.bound());
 }
 
 }  // namespace
 
 template <typename T>
-void ssge(const T* x, const T* given_bandwidth, int64_t groups, int64_t m, int64_t d,
-          const SsgeOptions& options, T* out, T* eigenvalues, T* bandwidth, int64_t* rank) {
-  for_each_group(groups, [&](int64_t g) {
-    score_group(x + g * m * d, given_bandwidth ? given_bandwidth + g : nullptr, m, d, options,
-                out + g * m * d, eigenvalues + g * m, bandwidth + g, rank + g);
-  });
+void ssge(const SsgeArguments<T>& p) {
+  for_each_group(p.groups, [&](int64_t g) { score_group(p, g); });
 }
 
-template void ssge(const float*, const float*, int64_t, int64_t, int64_t, const SsgeOptions&,
-                   float*, float*, float*, int64_t*);
-template void ssge(const double*, const double*, int64_t, int64_t, int64_t, const SsgeOptions&,
-                   double*, double*, double*, int64_t*);
+template void ssge(const SsgeArguments<float>&);
+template void ssge(const SsgeArguments<double>&);
 
 }  // namespace mige::cpu

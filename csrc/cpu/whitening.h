@@ -18,32 +18,24 @@
 
 namespace mige::cpu {
 
+// One group; rank = d for the primal form and m for the dual one.
 template <typename T>
 struct Whitening {
-  Whitening(int64_t m, int64_t d, bool primal)
-      : v(m * d),
-        mean(d),
-        inverse(d),
-        rotated(m * (primal ? d : m)),
-        values(primal ? d : m),
-        vectors((primal ? d : m) * (primal ? d : m)),
-        rank(primal ? d : m) {}
-
-  Buffer<T> v;        // [m, d], standardized samples
-  Buffer<T> mean;     // [d]
-  Buffer<T> inverse;  // [d], 1 / deviation; 0 where that is 0
-  Buffer<T> rotated;  // [m, rank], V U
-  Buffer<T> values;   // [rank], Λ
-  Buffer<T> vectors;  // [rank, rank], a row each: of VᵀV / M, or of VVᵀ / M
-  int64_t rank;
-  double ridge = 1;  // τ
+  int64_t m, d, rank;
+  Buffer<T> v{m * d};              // [m, d], standardized samples
+  Buffer<T> mean{d};               // [d]
+  Buffer<T> inverse{d};            // [d], 1 / deviation; 0 where that is 0
+  Buffer<T> rotated{m * rank};     // [m, rank], V U
+  Buffer<T> values{rank};          // [rank], Λ
+  Buffer<T> vectors{rank * rank};  // [rank, rank], a row each: of VᵀV / M, or of VVᵀ / M
+  double ridge = 1;                // τ
   Support support{};
 };
 
-// Everything of `w`.
+// Fills the arrays of `w`, τ and the support.
 template <typename T>
 void whiten(const T* x,  // [m, d]
-            int64_t m, int64_t d, double factor, Whitening<T>& w);
+            double factor, Whitening<T>& w);
 
 // 1 / √(λ_k + τ); 0 where there is no density.
 template <typename T>

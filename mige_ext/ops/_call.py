@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -71,15 +72,14 @@ def call(name: str, *args: Any) -> Any:
         raise _translated(name, args, error) from None
 
 
-def _tensors(name: str) -> list[str]:
+def _tensors(name: str) -> list[list[str]]:
     """Name and shape of every tensor argument."""
-    return _SHAPES[name].split(" -> ")[0].split(", ")
+    return [each.split(" ") for each in _SHAPES[name].split(" -> ")[0].split(", ")]
 
 
 def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
     """The error that ``mige_ext.ops`` documents: of a wrong type, or of what the operator says."""
-    for description, value in zip(_tensors(name), args, strict=False):
-        argument = description.split(" ")[0]
+    for (argument, _), value in zip(_tensors(name), args, strict=False):
         if value is not None or argument != _OPTIONAL.get(name):
             try:
                 _checks.require_tensor(argument, value)
@@ -102,11 +102,10 @@ def real(name: str, value: float) -> float:
 def _fake(name: str, *args: Any) -> Any:
     """The results of an operator as empty tensors, for tensors without values."""
     arguments, results = _tensors(name), _SHAPES[name].split(" -> ")[1].split(", ")
-    first_name, first = arguments[0].split(" ")[0], args[0]
+    first_name, first = arguments[0][0], args[0]
     batch = first.shape[:-2]
     sizes: dict[str, int] = {}
-    for description, value in zip(arguments, args, strict=False):
-        argument, shape = description.split(" ")
+    for (argument, shape), value in zip(arguments, args, strict=False):
         letters = list(shape[1:])
         if value is None:  # the other points are x itself; a bandwidth has no sizes
             sizes.update({letter: sizes["M"] for letter in letters if letter not in sizes})
@@ -133,9 +132,5 @@ def _fake(name: str, *args: Any) -> Any:
     return made[0] if len(made) == 1 else tuple(made)
 
 
-def _register_fake(name: str) -> None:
-    torch.library.register_fake(f"mige_ext::{name}", lambda *args: _fake(name, *args))
-
-
 for _name in OPERATORS:
-    _register_fake(_name)
+    torch.library.register_fake(f"mige_ext::{_name}", partial(_fake, _name))

@@ -8,8 +8,6 @@ from torch import Tensor
 from mige_ext._precision import no_autocast, positive, saturated, unit_of
 from mige_ext.ops._call import call, real
 
-# --- squared_distances ----------------------------------------------------------------------------
-
 
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
@@ -26,8 +24,7 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
         (..., M, N), of the dtype of ``x``.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        RuntimeError: NaN or infinity among the coordinates.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         3MNd flop (half without ``y``).
@@ -57,10 +54,6 @@ def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tenso
     return grad_x, grad_y
 
 
-def _squared_distances_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     x, y, unit = _normalized(*ctx.saved_tensors)
     grad_x, grad_y = _distance_backward(grad, x, y)
@@ -70,11 +63,8 @@ def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, 
 torch.library.register_autograd(
     "mige_ext::squared_distances",
     _squared_distances_backward,
-    setup_context=_squared_distances_setup,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
-
-
-# --- distance_quantile ----------------------------------------------------------------------------
 
 
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
@@ -93,16 +83,12 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
         (...), one distance for each group.
 
     Raises:
-        ValueError, TypeError: an argument that does not fit.
-        RuntimeError: NaN or infinity among the coordinates.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         1.5 M²d flop for the distances and about two passes over M²/2 values; M² values of memory.
     """
     return call("distance_quantile", x, real("quantile", quantile))
-
-
-# --- rbf_gram -------------------------------------------------------------------------------------
 
 
 def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor:
@@ -120,17 +106,12 @@ def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor
         (..., M, N), of the dtype of ``x``.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        RuntimeError: NaN or infinity among the coordinates, or a bandwidth that is not positive.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         3MNd flop (half without ``y``) and MN exponentials.
     """
     return call("rbf_gram", x, y, bandwidth)
-
-
-def _rbf_gram_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs, output)
 
 
 def _rbf_gram_backward(
@@ -159,18 +140,17 @@ def _rbf_gram_backward(
 
 
 torch.library.register_autograd(
-    "mige_ext::rbf_gram", _rbf_gram_backward, setup_context=_rbf_gram_setup
+    "mige_ext::rbf_gram",
+    _rbf_gram_backward,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output),
 )
-
-
-# --- rbf_gradient_sum -----------------------------------------------------------------------------
 
 
 def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
     """Gradient sum of the RBF kernel, ``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``.
 
     ``H = −(K X − diag(K1) X) / σ²``: two matrix products in place of an array of M×M×d. The samples
-    are centerd first, so that an offset common to all costs no accuracy. Not differentiable.
+    are centered first, so that an offset common to all costs no accuracy. Not differentiable.
 
     Args:
         x: samples, (..., M, d).
@@ -180,16 +160,12 @@ def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
         (..., M, d), of the dtype of ``x``.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        RuntimeError: NaN, infinity, or a bandwidth that is not positive.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         3.5 M²d flop, M² values of memory.
     """
     return call("rbf_gradient_sum", x, bandwidth)
-
-
-# --- rbf_product ----------------------------------------------------------------------------------
 
 
 def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor:
@@ -205,8 +181,7 @@ def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor
         (..., Q, p), of the dtype of ``q``. Not differentiable.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-        RuntimeError: NaN, infinity, or a bandwidth that is not positive.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         QM(3d + 2p) flop; memory O(M(d + p)), whatever Q.

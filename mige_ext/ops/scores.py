@@ -22,8 +22,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
         eigenvalues, (..., M), ascending, and eigenvectors, (..., M, M), in the columns.
 
     Raises:
-        ValueError, TypeError: an argument that does not fit.
-        RuntimeError: NaN or infinity among the entries.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         About 9M³ flop a matrix on the CPU, where one matrix runs on one thread, so its bits do
@@ -67,8 +66,7 @@ def ssge(
         int64.
 
     Raises:
-        ValueError, TypeError: an argument that does not fit.
-        RuntimeError: NaN, infinity, or a bandwidth that is not positive.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         3.5M²d + 4MJd + about 9M³ flop; memory about 4M² + O(Md). Shi, Sun, Zhu (ICML 2018).
@@ -106,8 +104,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
         the mean, (..., d); W, (..., d, d); τ, (...).
 
     Raises:
-        ValueError, TypeError: an argument that does not fit.
-        RuntimeError: NaN or infinity among the coordinates.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         4Md² + about 11d³ flop; memory O(Md + d²).
@@ -141,8 +138,7 @@ def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, T
         its standard error; σ, in whitened units.
 
     Raises:
-        ValueError, TypeError: an argument that does not fit.
-        RuntimeError: NaN or infinity among the coordinates.
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         M³ + 10M²r flop for each of the 3 to 5 λ that are tried, with r = min(M, d), and one

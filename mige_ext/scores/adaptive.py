@@ -7,39 +7,23 @@ from torch import Tensor
 
 from mige_ext import _checks, ops
 from mige_ext._precision import about_origin, no_autocast, per_group, saturated
-from mige_ext.scores.base import (
-    Calibrate,
-    FittableEstimator,
-    Fitted,
-    calibrated,
-    require_calibrate,
-    stein_calibration,
-)
-from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore, require_covariance
+from mige_ext.scores.base import Calibrate, FittableEstimator, Fitted, calibrated, stein_calibration
+from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore
 
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveDiagnostics:
-    """Diagnostics of an adaptive estimate, one value for each group of samples, (...).
+    """Diagnostics of an adaptive estimate, one value for each group of samples, (...)."""
 
-    Attributes:
-        lam: λ of Tikhonov's filter; infinite where the Gaussian score is used unchanged.
-        base: 1 where the filter corrects the Gaussian score, 0 where it starts from zero.
-        risk: estimate of ``E‖ŝ − s‖²/2`` minus the same for the Gaussian score, in whitened units.
-            It is negative where a kernel correction was found, and 0 where the Gaussian score is
-            used unchanged. It compares with the Gaussian score of the weak ridge for every value of
-            ``gaussian``.
-        standard_error: of the risk.
-        bandwidth: σ of the IMQ kernel, in whitened units.
-        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for the true score.
-    """
-
-    lam: Tensor
-    base: Tensor
+    lam: Tensor  #: λ of Tikhonov's filter; infinite where the Gaussian score is used unchanged
+    base: Tensor  #: 1 where the filter corrects the Gaussian score, 0 where it starts from zero
+    #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the Gaussian score, in whitened units. It is
+    #: negative where a kernel correction was found, and 0 where the Gaussian score is used
+    #: unchanged. It compares with the Gaussian score of the weak ridge for every ``gaussian``.
     risk: Tensor
-    standard_error: Tensor
-    bandwidth: Tensor
-    calibration: Tensor
+    standard_error: Tensor  #: of the risk
+    bandwidth: Tensor  #: σ of the IMQ kernel, in whitened units
+    calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for the true score
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,26 +32,17 @@ class FittedAdaptive(Fitted):
 
     The Gaussian part is ``s₀ = −base z(q) Wᵀ``, or that of ``gaussian``.
 
-    Attributes:
-        samples: (..., M, d); Z = (samples − mean) W.
-        scores: S, at the samples, (..., M, d), float64.
-        mean: (..., 1, d), float64.
-        whitening: W, (..., d, d), float64.
-        factor: of the calibration, (..., 1, 1).
-        gaussian: the Gaussian part, if its covariance is not the ridge.
-        diagnostics: λ, base, risk, its standard error, σ and calibration.
-
     Cost:
         A score takes 7QMd flop in float64, and 2QM values of memory for each group.
     """
 
-    samples: Tensor
-    scores: Tensor
-    mean: Tensor
-    whitening: Tensor
-    factor: Tensor
-    gaussian: FittedGaussian | None
-    diagnostics: AdaptiveDiagnostics
+    samples: Tensor  #: (..., M, d); Z = (samples − mean) W
+    scores: Tensor  #: S, at the samples, (..., M, d), float64
+    mean: Tensor  #: (..., 1, d), float64
+    whitening: Tensor  #: W, (..., d, d), float64
+    factor: Tensor  #: of the calibration, (..., 1, 1)
+    gaussian: FittedGaussian | None  #: the Gaussian part, if its covariance is not the ridge
+    diagnostics: AdaptiveDiagnostics  #: λ, base, risk, its standard error, σ and calibration
 
     def _score(self, points: Tensor) -> Tensor:
         z = (self.samples.double() - self.mean) @ self.whitening
@@ -132,14 +107,12 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        require_covariance("gaussian", self.gaussian)
-        require_calibrate(self.calibrate)
+        super().__post_init__()
+        _checks.require_choice("gaussian", self.gaussian, "ridge", "qis", "mle")
 
     def _score(self, samples: Tensor) -> Tensor:
         _, scores, _, diagnostics = self._estimate(samples)
-        if self.calibrate is None:
-            return scores
-        return calibrated(scores, diagnostics.calibration)
+        return calibrated(scores, diagnostics.calibration, self.calibrate)
 
     def _diagnose(self, samples: Tensor) -> AdaptiveDiagnostics:
         return self._estimate(samples)[-1]
@@ -148,9 +121,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         x = samples.double()
         scores, _, gaussian, diagnostics = self._estimate(x)
         mean, whitening, _ = ops.ridge_whitening(x)
-        factor = x.new_ones((*x.shape[:-2], 1, 1))
-        if self.calibrate is not None:
-            factor = calibrated(factor, diagnostics.calibration)
+        one = x.new_ones((*x.shape[:-2], 1, 1))
+        factor = calibrated(one, diagnostics.calibration, self.calibrate)
         mean = mean.unsqueeze(-2)
         return FittedAdaptive(samples, scores, mean, whitening, factor, gaussian, diagnostics)
 

@@ -55,13 +55,9 @@ class DistributedScoreEstimator(ScoreEstimator, Protocol):
 
 
 class AdditiveStatistics(Protocol):
-    """Sums over samples: the sums of two processes may be added.
+    """Sums over samples: the sums of two processes may be added."""
 
-    Attributes:
-        moments: the sums, one tensor.
-    """
-
-    moments: Tensor
+    moments: Tensor  #: the sums, one tensor
 
 
 def require_estimator(estimator: object) -> None:
@@ -126,8 +122,7 @@ class Fitted:
             KeyError: a name that is missing.
             ValueError: a kernel that is not defined.
         """
-        fitted: F = unpack(cls, state)
-        return fitted
+        return unpack(cls, state)
 
     def __repr__(self) -> str:
         """The class, shape, dtype, device, settings and diagnostics, in one line."""
@@ -138,7 +133,6 @@ class Fitted:
         if query is None:
             return self.samples
         _checks.require_query("query", query, self.samples)
-        _checks.require_finite(query=query)
         return self._in_units(query.detach().to(self.samples.dtype))
 
     def _in_units(self, query: Tensor) -> Tensor:
@@ -149,6 +143,30 @@ class Fitted:
         raise NotImplementedError
 
 
+class FittedGradient(Fitted):
+    """A fitted score that is the gradient of an energy."""
+
+    def energy(self, query: Tensor | None = None) -> Tensor:
+        """The log-density whose gradient is the score, up to a constant for each group.
+
+        Args:
+            query: as for :meth:`score`.
+
+        Returns:
+            (..., Q), without a gradient.
+
+        Raises:
+            ValueError, TypeError: as for :meth:`score`; a kernel fit that is not curl-free, whose
+                score is no gradient.
+        """
+        points = self._points(query)
+        with no_autocast(points):
+            return saturated(self._energy(points))
+
+    def _energy(self, points: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 class FittableEstimator(ABC, Generic[F]):
     """An estimator whose score can be fitted to samples and then evaluated at any points.
 
@@ -156,6 +174,10 @@ class FittableEstimator(ABC, Generic[F]):
     dimensions of the samples are groups: each is estimated independently of the others. The class
     of the estimator names the cost.
     """
+
+    def __post_init__(self) -> None:
+        """Checks the settings; here the one that most estimators have."""
+        _checks.require_choice("calibrate", getattr(self, "calibrate", None), "stein", None)
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples, ``∇ log q(samples)``.
@@ -173,16 +195,9 @@ class FittableEstimator(ABC, Generic[F]):
         return self._score(prepared(samples))
 
     def fit(self, samples: Tensor) -> F:
-        """Fits the score, so that it can be evaluated at any points.
+        """The score at any points, with the arguments and errors of :meth:`score`.
 
-        Args:
-            samples: as for :meth:`score`.
-
-        Returns:
-            The fit, which keeps its own copy of what it needs of the samples.
-
-        Raises:
-            ValueError, TypeError: as for :meth:`score`.
+        The fit keeps its own copy of what it needs of the samples.
         """
         return self._fit(prepared(samples))
 
@@ -202,21 +217,15 @@ class FittableEstimator(ABC, Generic[F]):
 
 @dataclass(frozen=True, eq=False)
 class Diagnostics:
-    """Diagnostics of a kernel estimate, one value for each group of samples, (...).
+    """Diagnostics of a kernel estimate, one value for each group of samples, (...)."""
 
-    Attributes:
-        rank: J, the number of eigenvalues kept. A smooth filter keeps all M (Md if curl-free). 0
-            where all samples are equal and σ is not given.
-        bandwidth: σ, in the units of the samples.
-        energy: share of trace(K) that the kept eigenvalues hold.
-        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction, see
-            :func:`stein_calibration`. Kernel estimates are shrunk and stay below 1, the more so the
-            fewer samples there are for the dimension.
-    """
-
+    #: J, the number of eigenvalues kept. A smooth filter keeps all M (Md if curl-free). 0 where all
+    #: samples are equal and σ is not given.
     rank: Tensor
-    bandwidth: Tensor
-    energy: Tensor
+    bandwidth: Tensor  #: σ, in the units of the samples
+    energy: Tensor  #: fraction of trace(K) that belongs to the kept eigenvalues
+    #: ``−mean(Σ s·(z − m)) / d`` before any correction. Kernel estimates are shrunk and stay below
+    #: 1, the more so the fewer samples there are for the dimension.
     calibration: Tensor
 
 
@@ -224,16 +233,9 @@ class Diagnostics:
 
 
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
-    """``−mean(Σ s·(z − m)) / d`` for each group: 1 for the true score, by Stein's identity.
+    """``−mean(Σ s·(z − m)) / d`` of each group, (..., M, d) twice -> (...); 1 for the true score.
 
-    d counts the columns that vary, because a constant column has no density.
-
-    Args:
-        samples: (..., M, d).
-        scores: (..., M, d), at the samples.
-
-    Returns:
-        (...).
+    This is Stein's identity. d counts the columns that vary, because others have no density.
     """
     d = (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
     return -stein_sum(samples, scores) / samples.shape[-2] / d
@@ -248,23 +250,14 @@ def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
     return ((samples / 2 - half_mean) * scores * 2).sum((-2, -1))
 
 
-def require_calibrate(calibrate: object) -> None:
-    """Refuses a value of ``calibrate`` other than "stein" and None."""
-    if calibrate is not None and calibrate != "stein":
-        raise ValueError(f'calibrate must be "stein" or None, got {calibrate!r}')
-
-
-def calibrated(values: Tensor, calibration: Tensor) -> Tensor:
+def calibrated(values: Tensor, calibration: Tensor, calibrate: Calibrate = "stein") -> Tensor:
     """Scores or coefficients (..., *, *) divided by the calibration of their group, (...)."""
-    return saturated(values / calibration_factor(calibration))
+    return values if calibrate is None else saturated(values / calibration_factor(calibration))
 
 
 def calibration_factor(calibration: Tensor) -> Tensor:
     """The calibration as a positive divisor, (...) -> (..., 1, 1); 1 for equal samples."""
     return per_group(torch.where(calibration > 0, calibration, 1.0))
-
-
-# --- arguments ------------------------------------------------------------------------------------
 
 
 def prepared(samples: Tensor) -> Tensor:

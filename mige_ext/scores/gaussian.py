@@ -22,9 +22,8 @@ from mige_ext._precision import (
 from mige_ext.scores.base import (
     Calibrate,
     FittableEstimator,
-    Fitted,
+    FittedGradient,
     calibration_factor,
-    require_calibrate,
     stein_calibration,
 )
 
@@ -33,56 +32,33 @@ Covariance = Literal["ridge", "qis", "mle"]
 
 @dataclass(frozen=True, eq=False)
 class GaussianDiagnostics:
-    """Diagnostics of a Gaussian estimate, one value for each group of samples, (...).
+    """Diagnostics of a Gaussian estimate, one value for each group of samples, (...)."""
 
-    Attributes:
-        calibration: ``−mean(Σ s·(z − m)) / d`` before any correction. It is 1 for "mle" with a
-            regular covariance, and smaller the more the covariance is shrunk.
-    """
-
+    #: ``−mean(Σ s·(z − m)) / d`` before any correction. It is 1 for "mle" with a regular
+    #: covariance, and smaller the more the covariance is shrunk.
     calibration: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FittedGaussian(Fitted):
-    """A fitted Gaussian score, ``g(q) = −(q − m) W Wᵀ``.
+class FittedGaussian(FittedGradient):
+    """A fitted Gaussian score, ``g(q) = −(q − m) W Wᵀ``, with the energy ``−‖(q − m) W‖²/2``.
 
     All tensors but the diagnostics are in units of length that are powers of two, and about an
     origin. Neither the size nor the offset of the samples then costs accuracy.
-
-    Attributes:
-        samples: (..., M, d).
-        mean: m, (..., 1, d).
-        whitening: W, (..., d, d), with ``W Wᵀ`` the precision.
-        origin: (..., 1, d).
-        unit: of each column, (..., 1, d).
-        diagnostics: of the estimate.
 
     Cost:
         A score takes 4Qd² flop, an energy 2Qd².
     """
 
-    samples: Tensor
-    mean: Tensor
-    whitening: Tensor
-    origin: Tensor
-    unit: Tensor
-    diagnostics: GaussianDiagnostics
+    samples: Tensor  #: (..., M, d)
+    mean: Tensor  #: m, (..., 1, d)
+    whitening: Tensor  #: W, (..., d, d), with ``W Wᵀ`` the precision
+    origin: Tensor  #: (..., 1, d)
+    unit: Tensor  #: of each column, (..., 1, d)
+    diagnostics: GaussianDiagnostics  #: of the estimate
 
-    def energy(self, query: Tensor | None = None) -> Tensor:
-        """The log-density up to a constant for each group, ``−‖(q − m) W‖²/2``.
-
-        Args:
-            query: as for :meth:`score`.
-
-        Returns:
-            (..., Q), without a gradient.
-
-        Raises:
-            ValueError, TypeError: as for :meth:`score`.
-        """
-        with no_autocast(self.samples):
-            return saturated(self._whitened(self._points(query)).square().sum(-1) / -2)
+    def _energy(self, points: Tensor) -> Tensor:
+        return self._whitened(points).square().sum(-1) / -2
 
     def _in_units(self, query: Tensor) -> Tensor:
         return in_units(query, self.unit) - self.origin
@@ -129,8 +105,8 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        require_covariance("covariance", self.covariance)
-        require_calibrate(self.calibrate)
+        super().__post_init__()
+        _checks.require_choice("covariance", self.covariance, "ridge", "qis", "mle")
 
     def _fit(self, samples: Tensor) -> FittedGaussian:
         _checks.require_finite(samples=samples)
@@ -151,12 +127,6 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
         return FittedGaussian(x, mean, whitening, origin, unit, diagnostics)
 
 
-def require_covariance(name: str, covariance: object) -> None:
-    """Refuses what is no name of an estimate of the covariance."""
-    if covariance not in ("ridge", "qis", "mle"):
-        raise ValueError(f'{name} must be "ridge", "qis" or "mle", got {covariance!r}')
-
-
 # --- whitening ------------------------------------------------------------------------------------
 #
 # Each function takes samples (..., M, d) near 1 in size and returns the mean m, (..., 1, d), and W,
@@ -174,7 +144,8 @@ def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     mean, v, deviation = standardized(x)
     values, vectors = _spectrum(v)
     scales = torch.where(values > _noise(v, values), values, torch.inf).rsqrt()
-    return mean, _rows(deviation) * vectors * scales.unsqueeze(-2)
+    rows = torch.where(deviation > 0, 1 / deviation, 0.0).mT  # of D^{−1}, 0 for constant columns
+    return mean, rows * vectors * scales.unsqueeze(-2)
 
 
 def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,17 +160,9 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     For d <= n, ``1/δ_i = l_i((1 − c)² + 2c(1 − c)θ_i + c²(θ_i² + ϑ_i²))``, and directions without
     variance are excluded. For d > n, ``1/δ_i = l_i(θ_i² + ϑ_i²)``, and ``1/δ = (c − 1) mean l`` for
     the d − n eigenvalues that are 0. δ is then scaled to the trace of λ.
+    The cost is 4Md² + 9d³ flop, in float64, and memory for a few min(n, d)².
 
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
-
-    Args:
-        x: (..., M, d) with M >= 2, float32 or float64.
-
-    Returns:
-        m, (..., 1, d), and W, (..., d, d).
-
-    Cost:
-        4Md² + 9d³ flop, in float64; memory a few min(n, d)².
     """
     mean, v, deviation = standardized(x)
     # In float64, because columns may differ in size, and eigenvalues below ε times the largest one
@@ -247,8 +210,3 @@ def _noise(v: Tensor, values: Tensor) -> Tensor:
     """Bound of the rounding error of an eigenvalue that is 0, (..., 1)."""
     m, d = v.shape[-2:]
     return max(m, d) * torch.finfo(v.dtype).eps * values.narrow(-1, d - 1, 1)
-
-
-def _rows(deviation: Tensor) -> Tensor:
-    """``D^{−1}`` as a column, with 0 for constant columns: (..., 1, d) -> (..., d, 1)."""
-    return torch.where(deviation > 0, 1 / deviation, 0.0).mT

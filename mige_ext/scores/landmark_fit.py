@@ -65,7 +65,6 @@ class LandmarkStatistics:
             Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of a tile.
         """
         _checks.require_query("samples", samples, self.landmarks, "landmarks")
-        _checks.require_finite(samples=samples)
         m, d = self.landmarks.shape[-2:]
         # A flat batch of groups, to tile it. An operator computes each group independently.
         n = samples.shape[:-2].numel()
@@ -128,8 +127,7 @@ class LandmarkStatistics:
 
         # −mean Σ s·(x − mean) / d with s = k(x, Z) C, from the same sums.
         calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / d
-        if e.calibrate is not None:
-            coefficients = calibrated(coefficients, calibration)
+        coefficients = calibrated(coefficients, calibration, e.calibrate)
         kept, dtype = weights > 0, self.landmarks.dtype
         energy = torch.where(kept, values, 0.0).sum(-1).to(dtype)
         diagnostics = Diagnostics(kept.sum(-1), self.bandwidth, energy, calibration.to(dtype))
@@ -147,22 +145,15 @@ class LandmarkStatistics:
 class FittedLandmarks(Fitted):
     """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``, in units of a power of two near σ.
 
-    Attributes:
-        landmarks: Z, (..., m, d).
-        coefficients: C, (..., m, d).
-        bandwidth: σ, (...); 1 for a group of equal landmarks, whose coefficients are 0.
-        unit: the unit of length, (..., 1, 1).
-        diagnostics: rank, bandwidth, energy and calibration, in the units of the caller.
-
     Cost:
         A score takes 5Qmd flop, and memory for the result and a tile.
     """
 
-    landmarks: Tensor
-    coefficients: Tensor
-    bandwidth: Tensor
-    unit: Tensor
-    diagnostics: Diagnostics
+    landmarks: Tensor  #: Z, (..., m, d)
+    coefficients: Tensor  #: C, (..., m, d)
+    bandwidth: Tensor  #: σ, (...); 1 for a group of equal landmarks, whose coefficients are 0
+    unit: Tensor  #: the unit of length, (..., 1, 1)
+    diagnostics: Diagnostics  #: rank, bandwidth, energy and calibration, in the caller's units
 
     def score(self, query: Tensor | None = None, *, progress: Progress | None = None) -> Tensor:
         """Scores at any points; see :meth:`.Fitted.score`.
@@ -175,7 +166,6 @@ class FittedLandmarks(Fitted):
         if query is None:
             query = self.landmarks * self.unit
         _checks.require_query("query", query, self.landmarks, "landmarks")
-        _checks.require_finite(query=query)
         result = self.coefficients.new_zeros(query.shape)
         groups = max(query.shape[:-2].numel(), 1)
         tiles = _tiles(1, query.shape[-2], groups * query.shape[-1])

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
-from mige_ext.scores.base import Calibrate, FittableEstimator, require_calibrate
+from mige_ext.scores.base import Calibrate, FittableEstimator
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Progress
 
@@ -51,7 +51,9 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
     The landmarks are a random subset of the samples, the same for the same M, m and seed, and each
     group takes the same rows. All statistics are kept and solved in float64, because A squares the
-    condition of the kernel matrix. Scores are in the dtype of the samples, float32 at least.
+    condition of the kernel matrix. Scores are in the dtype of the samples, float32 at least. Every
+    method raises ValueError or TypeError for samples or landmarks that are not floating-point
+    tensors of the shapes below, or not finite.
 
     Args:
         m: number of landmarks, at least 2. Where there are fewer samples, all are landmarks.
@@ -79,6 +81,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
+        super().__post_init__()
         _checks.require_count("m", self.m)
         if self.m < 2:
             raise ValueError(f"m must be at least 2, got {self.m!r}")
@@ -91,7 +94,6 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             if self.rank is not None:
                 raise ValueError(f"lam and rank exclude each other, got {self.lam} and {self.rank}")
         bandwidth_rule(self.bandwidth)
-        require_calibrate(self.calibrate)
         _checks.require_seed(self.seed)
 
     def score(self, samples: Tensor, *, progress: Progress | None = None) -> Tensor:
@@ -104,11 +106,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         return self.fit(samples, progress=progress).score(samples, progress=progress)
 
     def fit(
-        self,
-        samples: Tensor,
-        landmarks: Tensor | None = None,
-        *,
-        progress: Progress | None = None,
+        self, samples: Tensor, landmarks: Tensor | None = None, *, progress: Progress | None = None
     ) -> FittedLandmarks:
         """Fits the coefficients C, which give scores at any points.
 
@@ -116,9 +114,6 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             samples: (..., M, d), floating point, M >= 2 (M >= 1 with ``landmarks``).
             landmarks: Z, (..., m, d) with m >= 2; chosen among the samples if not given.
             progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
-
-        Raises:
-            ValueError, TypeError: arguments that are not such tensors or not finite.
         """
         statistics = self.start(samples) if landmarks is None else self.start_with(landmarks)
         return statistics.partial_fit(samples, progress=progress).solve()
@@ -132,9 +127,6 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         Args:
             samples: (..., M, d) with M >= 2, such as the first batch. They are not counted
                 yet: give them to :meth:`LandmarkStatistics.partial_fit` too.
-
-        Raises:
-            ValueError, TypeError: samples that are not such a tensor or not finite.
         """
         _checks.require_samples("samples", samples)
         landmarks = samples.index_select(-2, self.chosen(samples.shape[-2], samples.device))
@@ -146,9 +138,6 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Args:
             landmarks: Z, (..., m, d) with m >= 2; this m replaces that of the estimator.
-
-        Raises:
-            ValueError, TypeError: landmarks that are not such a tensor or not finite.
         """
         _checks.require_samples("landmarks", landmarks)
         _checks.require_finite(landmarks=landmarks)

@@ -12,50 +12,37 @@ from mige_ext import _checks
 from mige_ext._precision import about_origin, in_units, no_autocast, saturated, standardized
 from mige_ext.scores.base import FittableEstimator, Fitted, stein_calibration
 
+Layers = tuple[Tensor, ...]  # one tensor for each layer
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkDiagnostics:
-    """Diagnostics of a trained score, one value for each group of samples, (...).
+    """Diagnostics of a trained score, one value for each group of samples, (...)."""
 
-    Attributes:
-        loss: the objective over d in the last step. It is −1/2 for a normal distribution and the
-            true score, and far below for a network that has memorized the samples.
-        calibration: ``−mean(Σ s·(z − m)) / d``; 1 for the true score.
-    """
-
+    #: The objective over d in the last step. It is −1/2 for a normal distribution and the true
+    #: score, and far below for a network that has memorized the samples.
     loss: Tensor
-    calibration: Tensor
+    calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d``; 1 for the true score
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedNetwork(Fitted):
     """A trained score, ``g(q) = s((q − m)/D)/D`` with ``s(z) = −z + network(z)``.
 
-    All tensors but the diagnostics are in units of length that are powers of two, and about an
-    origin.
-
-    Attributes:
-        samples: (..., M, d).
-        mean: m, (..., 1, d).
-        deviation: D, (..., 1, d); columns where it is 0 have score 0.
-        weights: of the layers, (..., inputs, outputs) each.
-        biases: of the layers, (..., 1, outputs) each.
-        origin: (..., 1, d).
-        unit: of each column, (..., 1, d).
-        diagnostics: of the estimate.
+    All tensors but the diagnostics are in units that are powers of two, and about an origin.
 
     Cost:
         A score takes 2Q flop a weight.
     """
 
-    samples: Tensor
-    mean: Tensor
-    deviation: Tensor
-    weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...]
-    origin: Tensor
-    unit: Tensor
-    diagnostics: NetworkDiagnostics
+    samples: Tensor  #: (..., M, d)
+    mean: Tensor  #: m, (..., 1, d)
+    deviation: Tensor  #: D, (..., 1, d); columns where it is 0 have score 0
+    weights: Layers  #: (..., inputs, outputs) each
+    biases: Layers  #: (..., 1, outputs) each
+    origin: Tensor  #: (..., 1, d)
+    unit: Tensor  #: of each column, (..., 1, d)
+    diagnostics: NetworkDiagnostics  #: of the estimate
 
     def _in_units(self, query: Tensor) -> Tensor:
         return in_units(query, self.unit) - self.origin
@@ -142,7 +129,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         diagnostics = NetworkDiagnostics(loss, calibration)
         return FittedNetwork(x, mean, deviation, weights, biases, origin, unit, diagnostics)
 
-    def _train(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    def _train(self, z: Tensor) -> tuple[Layers, Layers, Tensor]:
         """Weights, biases, and the last loss over d of each group, for standardized samples."""
         weights, biases = self._start(z)
         optimizer = torch.optim.Adam([*weights, *biases], lr=float(self.learning_rate))
@@ -162,7 +149,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         weights, biases = (tuple(t.detach() for t in layers) for layers in (weights, biases))
         return weights, biases, loss.detach() / z.shape[-1]
 
-    def _start(self, z: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _start(self, z: Tensor) -> tuple[Layers, Layers]:
         """He's normal weights, equal for every group, with 0 in the last layer: s(z) = −z."""
         generator = torch.Generator().manual_seed(int(self.seed))
         sizes = [z.shape[-1], *[int(self.hidden)] * self.layers, z.shape[-1]]
@@ -175,16 +162,14 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
             biases.append(z.new_zeros((*z.shape[:-2], 1, outputs)).requires_grad_())
         return tuple(weights), tuple(biases)
 
-    def _objective(
-        self, z: Tensor, v: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]
-    ) -> Tensor:
+    def _objective(self, z: Tensor, v: Tensor, weights: Layers, biases: Layers) -> Tensor:
         """The mean over the samples of each group, (...)."""
         s, slope = _network_and_slope(z, v.expand_as(z), weights, biases)
         square = s.square().sum(-1) if self.variance_reduced else (s * v).sum(-1).square()
         return ((slope * v).sum(-1) + square / 2).mean(-1)
 
 
-def _network(z: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]) -> Tensor:
+def _network(z: Tensor, weights: Layers, biases: Layers) -> Tensor:
     """``−z + network(z)``."""
     h = z
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
@@ -193,7 +178,7 @@ def _network(z: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...])
 
 
 def _network_and_slope(
-    z: Tensor, v: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]
+    z: Tensor, v: Tensor, weights: Layers, biases: Layers
 ) -> tuple[Tensor, Tensor]:
     """s(z) and its derivative along v, in one forward pass."""
     h, dh = z, v

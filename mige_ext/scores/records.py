@@ -15,15 +15,9 @@ T = TypeVar("T")
 def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
     """All tensors and numbers of a record as tensors by name, such as ``diagnostics.rank``.
 
-    A subclass of the annotated class is stored by its name in UTF-8, beside its fields.
-
-    Args:
-        value: a tensor, a number, None, or a tuple or dataclass of such values.
-        hint: the annotated type of the value.
-        name: of the value in the record.
-
-    Raises:
-        TypeError: a value that is none of these.
+    A value is a tensor, a number, None, or a tuple or dataclass of such values; others raise
+    TypeError. ``hint`` is its annotated type and ``name`` its name in the record. A subclass of the
+    annotated class is stored by its name in UTF-8, beside its fields.
     """
     if value is None:
         return {}
@@ -52,9 +46,7 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
 def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
     """The value of the annotated type that :func:`pack` converted.
 
-    Raises:
-        KeyError: a name that is missing.
-        ValueError: a subclass that is not defined here.
+    A missing name raises KeyError, and a subclass that is not defined here raises ValueError.
     """
     choices, prefix = get_args(hint), f"{name}." if name else ""
     if NoneType in choices:

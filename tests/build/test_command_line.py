@@ -60,7 +60,7 @@ def test_info_says_why_there_is_no_cuda(
     assert expected in cuda_status()
 
 
-COMMANDS = ("toy", "infomax", "bottleneck", "removal", "data", "info")
+COMMANDS = ("demo", "toy", "infomax", "bottleneck", "removal", "data", "info")
 
 
 def test_help_lists_the_commands_without_torch(tmp_path: Path) -> None:

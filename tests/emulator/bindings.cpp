@@ -8,32 +8,36 @@
 namespace mige::emulator {
 namespace {
 
-// Scratch memory of a launcher.
-Buffer<char> work(int64_t bytes) { return Buffer<char>(Shape{bytes}); }
+// Calls a launcher with its workspace, and throws its error.
+template <typename Launcher, typename Work, typename Arguments>
+void launch(const char* name, const Launcher& launcher, const Work& work_of,
+            const Arguments& arguments) {
+  const Buffer<char> work(Shape{work_of(arguments)});
+  check(name, launcher(arguments, work.data(), nullptr));
+}
+
+// The name, the launcher and the size of the workspace of an operator.
+#define MIGE_LAUNCHER(name) #name, cuda::name<T>, cuda::name##_work<T>
 
 py::object squared_distances(const py::array& x, const std::optional<py::array>& y) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), n = size_of(y ? *y : x, 2);
   return for_type_of(x, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const Buffer<T> left(x), right(y);
-    const Buffer<T> out(batch_shape(x, 2, {m, n}));
-    check(
-        "squared_distances",
-        cuda::squared_distances(left.data(), right.data(), groups, m, n, size_of(x, 1), out.data(),
-                                work(cuda::squared_distances_work(groups)).data(), nullptr));
+    const Buffer<T> left(x), right(y), out(batch_shape(x, 2, {m, n}));
+    launch(MIGE_LAUNCHER(squared_distances),
+           PairwiseArguments<T>{left.data(), right.data(), nullptr, groups, m, n, size_of(x, 1),
+                                out.data()});
     return out.array();
   });
 }
 
 py::object distance_quantile(const py::array& x, double quantile) {
-  const int64_t groups = batch_count(x, 2), m = size_of(x, 2);
   return for_type_of(x, [&](auto zero) -> py::object {
     using T = decltype(zero);
     const Buffer<T> points(x), out(batch_shape(x, 2));
-    check(
-        "distance_quantile",
-        cuda::distance_quantile(points.data(), groups, m, size_of(x, 1), quantile, out.data(),
-                                work(cuda::distance_quantile_work<T>(groups, m)).data(), nullptr));
+    launch(MIGE_LAUNCHER(distance_quantile),
+           DistanceQuantileArguments<T>{points.data(), batch_count(x, 2), size_of(x, 2),
+                                        size_of(x, 1), quantile, out.data()});
     return out.array();
   });
 }
@@ -43,11 +47,9 @@ py::object rbf_gram(const py::array& x, const std::optional<py::array>& y,
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), n = size_of(y ? *y : x, 2);
   return for_type_of(x, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const Buffer<T> left(x), right(y), sigma(bandwidth);
-    const Buffer<T> out(batch_shape(x, 2, {m, n}));
-    check("rbf_gram",
-          cuda::rbf_gram(left.data(), right.data(), sigma.data(), groups, m, n, size_of(x, 1),
-                         out.data(), work(cuda::rbf_gram_work(groups)).data(), nullptr));
+    const Buffer<T> left(x), right(y), sigma(bandwidth), out(batch_shape(x, 2, {m, n}));
+    launch(MIGE_LAUNCHER(rbf_gram), PairwiseArguments<T>{left.data(), right.data(), sigma.data(),
+                                                         groups, m, n, size_of(x, 1), out.data()});
     return out.array();
   });
 }
@@ -56,12 +58,9 @@ py::object rbf_gradient_sum(const py::array& x, const py::array& bandwidth) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
   return for_type_of(x, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const Buffer<T> points(x), sigma(bandwidth);
-    const Buffer<T> out(batch_shape(x, 2, {m, d}));
-    check(
-        "rbf_gradient_sum",
-        cuda::rbf_gradient_sum(points.data(), sigma.data(), groups, m, d, out.data(),
-                               work(cuda::rbf_gradient_sum_work<T>(groups, m, d)).data(), nullptr));
+    const Buffer<T> points(x), sigma(bandwidth), out(batch_shape(x, 2, {m, d}));
+    launch(MIGE_LAUNCHER(rbf_gradient_sum),
+           RbfGradientSumArguments<T>{points.data(), sigma.data(), groups, m, d, out.data()});
     return out.array();
   });
 }
@@ -73,10 +72,9 @@ py::object rbf_product(const py::array& q, const py::array& x, const py::array& 
     using T = decltype(zero);
     const Buffer<T> queries(q), points(x), weights(w), sigma(bandwidth);
     const Buffer<T> out(batch_shape(q, 2, {m, p}));
-    check("rbf_product",
-          cuda::rbf_product(queries.data(), points.data(), weights.data(), sigma.data(), groups, m,
-                            size_of(x, 2), size_of(q, 1), p, out.data(),
-                            work(cuda::rbf_product_work(groups)).data(), nullptr));
+    launch(MIGE_LAUNCHER(rbf_product),
+           RbfProductArguments<T>{queries.data(), points.data(), weights.data(), sigma.data(),
+                                  groups, m, size_of(x, 2), size_of(q, 1), p, out.data()});
     return out.array();
   });
 }
@@ -88,8 +86,8 @@ py::tuple eigh_with_info(const py::array& k) {
     using T = decltype(zero);
     const Buffer<T> matrices(k), values(batch_shape(k, 2, {n})), vectors(batch_shape(k, 2, {n, n}));
     const Buffer<int32_t> info(batch_shape(k, 2));
-    check("eigh", cuda::eigh(matrices.data(), groups, n, values.data(), vectors.data(), info.data(),
-                             work(cuda::eigh_work<T>(groups, n)).data(), nullptr));
+    launch(MIGE_LAUNCHER(eigh), EighArguments<T>{matrices.data(), groups, static_cast<int>(n),
+                                                 values.data(), vectors.data(), info.data()});
     const auto columns = py::object(vectors.array()).attr("swapaxes")(-2, -1);
     return py::make_tuple(values.array(), columns, info.array());
   });
@@ -109,9 +107,9 @@ py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, do
     const Buffer<T> points(x), given(bandwidth), out(batch_shape(x, 2, {m, d}));
     const Buffer<T> values(batch_shape(x, 2, {m})), sigma(batch_shape(x, 2));
     const Buffer<int64_t> ranks(batch_shape(x, 2));
-    check("ssge", cuda::ssge(points.data(), given.data(), groups, m, d, options, out.data(),
-                             values.data(), sigma.data(), ranks.data(),
-                             work(cuda::ssge_work<T>(groups, m, d)).data(), nullptr));
+    launch(MIGE_LAUNCHER(ssge),
+           SsgeArguments<T>{points.data(), given.data(), groups, m, d, options, out.data(),
+                            values.data(), sigma.data(), ranks.data()});
     return py::make_tuple(out.array(), values.array(), sigma.array(), ranks.array());
   });
 }
@@ -122,10 +120,9 @@ py::tuple ridge_whitening(const py::array& x, double factor) {
     using T = decltype(zero);
     const Buffer<T> points(x), mean(batch_shape(x, 2, {d})), whitening(batch_shape(x, 2, {d, d}));
     const Buffer<T> ridge(batch_shape(x, 2));
-    check("ridge_whitening",
-          cuda::ridge_whitening(points.data(), groups, m, d, factor, mean.data(), whitening.data(),
-                                ridge.data(),
-                                work(cuda::ridge_whitening_work<T>(groups, m, d)).data(), nullptr));
+    launch(MIGE_LAUNCHER(ridge_whitening),
+           RidgeWhiteningArguments<T>{points.data(), groups, m, d, factor, mean.data(),
+                                      whitening.data(), ridge.data()});
     return py::make_tuple(mean.array(), whitening.array(), ridge.array());
   });
 }
@@ -137,10 +134,9 @@ py::tuple adaptive_score(const py::array& x) {
     const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
     const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
     const Buffer<int64_t> base(batch_shape(x, 2));
-    check("adaptive_score",
-          cuda::adaptive_score(points.data(), groups, m, d, scores.data(), lambda.data(),
-                               base.data(), risk.data(), error.data(), sigma.data(),
-                               work(cuda::adaptive_score_work<T>(groups, m, d)).data(), nullptr));
+    launch(MIGE_LAUNCHER(adaptive_score),
+           AdaptiveScoreArguments<T>{points.data(), groups, m, d, scores.data(), lambda.data(),
+                                     base.data(), risk.data(), error.data(), sigma.data()});
     return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
                           sigma.array());
   });

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mige_ext import reference
 from mige_ext.reference import imq
+from tests.support import oracles
 from tests.support.accuracy import rounding
 from tests.support.backends import Backend, for_each_backend
 from tests.support.inputs import for_each_dtype, normal
@@ -121,7 +122,7 @@ def test_the_ridge_minimises_the_objective_of_scores_that_leave_a_sample_out(
     v = normal(m, d)
 
     def objective(tau: float) -> Tensor:
-        return reference.left_out_objective(v, torch.tensor(tau, dtype=v.dtype)).mean()
+        return oracles.left_out_objective(v, torch.tensor(tau, dtype=v.dtype)).mean()
 
     tau = float(reference.ridge_whitening(v, factor=1.0)[2])
     step = 10**0.2

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
-from mige_ext import FittedGaussian, GaussianScore, reference
+from mige_ext import FittedGaussian, GaussianScore
 from mige_ext.scores.gaussian import mle_whitening, qis_whitening, ridge_whitening
+from tests.support import oracles
 from tests.support.accuracy import rounding, same_bits
 from tests.support.inputs import for_each_dtype, normal
 
@@ -71,7 +72,7 @@ def test_more_samples_want_less_of_a_ridge() -> None:
 def test_qis_is_the_shrinkage_as_written(m: int, d: int) -> None:
     x = skewed(m, d)
     _, whitening = qis_whitening(x)
-    expected = reference.quadratic_inverse_shrinkage(x)
+    expected = oracles.quadratic_inverse_shrinkage(x)
     values = torch.linalg.eigvalsh(x.T.cov().reshape(d, d))
     condition = (values[-1] / values[max(0, d - m + 1)]).item()
     error = precision_of(whitening) @ expected - torch.eye(d, dtype=x.dtype)

@@ -13,7 +13,7 @@
 // In the sums of a risk the term of a sample with itself cancels, so no sum leaves it out.
 #pragma once
 
-#include "cuda/adaptive/lambda_search.cuh"
+#include "common/lambda_search.h"
 #include "cuda/adaptive/whitening.cuh"
 #include "cuda/core/radix_selection.cuh"
 #include "cuda/linalg/inverse.cuh"
@@ -22,31 +22,38 @@ namespace mige::cuda {
 
 constexpr int kBases = 2;
 
+// The search over λ in one group. The host enqueues as many rounds as the longest search can need.
+// In each round a group evaluates the λ that its state names; a group whose search has stopped does
+// nothing.
+struct GroupSearch : LambdaSearch {
+  double mu;       // λM of this round
+  double kept_mu;  // λM of the round before
+  int32_t kept;    // the base of this round's result if it is the best so far, −1 otherwise
+};
+
 template <typename T>
-struct Adaptive {
-  int64_t groups, m, d, r;
-  InverseArguments<T> inversion;
-  Key<T>* unit;  // [groups]: magnitudes for coordinates that are in no unit; NaN where x is
-  T* ridge;      // [groups]
-  const Support* support;  // [groups]
-  T* z;                    // [groups, m, r]
-  T* k;                    // [groups, m, m]: s, then K
-  T* inverse;              // [groups, m, m]: B
-  T* cubes;                // [groups, m]: Σ_l K³_il
-  T* hz;                   // [groups, m, 2r]: H and z
-  T* wy;                   // [groups, m, 2r]: W and Y
-  T* kwy;                  // [groups, m, 2r]: K³ W and K³ Y
-  T* bz;                   // [groups, m, r]: (B∘K³) z
-  T* along;                // [groups, m, 2]: z_i·W_i and z_i·Y_i
-  double* risks;           // [groups, kBases, m]
-  T* best;                 // [groups, m, r]: F of the lowest bound so far
-  GroupSearch* search;     // [groups]
-  int32_t* next;           // [groups]: number of the λ of this round, −1 for a group that is done
-  T* lambda;               // [groups]
-  int64_t* base;           // [groups]
-  T* risk;                 // [groups]
-  T* error;                // [groups]
-  T* bandwidth;            // [groups]
+struct Adaptive : Workspace {
+  Whitening<T> w;
+  AdaptiveScoreArguments<T> to;
+  int64_t groups = to.groups, m = to.m, d = to.d, r = w.r();
+  Key<T>* unit = take<Key<T>>(groups);  // magnitudes for coordinates in no unit; NaN where x is
+  T* ridge = take<T>(groups);
+  T* z = w.y;                            // [groups, m, r]
+  T* k = take<T>(groups * m * m);        // s, then K
+  T* cubes = take<T>(groups * m);        // Σ_l K³_il
+  T* hz = take<T>(groups * m * 2 * r);   // H and z
+  T* wy = take<T>(groups * m * 2 * r);   // W and Y
+  T* kwy = take<T>(groups * m * 2 * r);  // K³ W and K³ Y
+  T* bz = take<T>(groups * m * r);       // (B∘K³) z
+  T* along = take<T>(groups * m * 2);    // z_i·W_i and z_i·Y_i
+  T* best = take<T>(groups * m * r);     // F of the lowest bound so far
+  T* s = take<T>(groups * r * d);        // filtered eigenvectors
+  double* risks = take<double>(groups * kBases * m);
+  GroupSearch* search = take<GroupSearch>(groups);
+  int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 for a group that is done
+  Selection<T>* selections = take<Selection<T>>(groups);
+  Count* counts = take<Count>(groups * kDigits);
+  InverseArguments<T> inversion{Workspace(*this), groups, m, next};  // of A = K + μI
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
   __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
@@ -54,18 +61,18 @@ struct Adaptive {
     return static_cast<T>(search[g].kept * search[g].kept_mu);
   }
   __device__ __forceinline__ double inverse_variance(int64_t g) const {
-    const auto sigma = static_cast<double>(bandwidth[g]);
+    const auto sigma = static_cast<double>(to.bandwidth[g]);
     return 1 / (sigma * sigma);
   }
 };
 
 // --- before the search over λ ---
 
-// z = Y (Λ + τ)^{-1/2}, in place. A thread takes every (256 gridDim.x)-th element, groups along y.
-// Work: reads and writes m r values. Registers: at most 64.
+// z = Y (Λ + τ)^{-1/2}, in place, elementwise. Work: reads and writes m r values. Registers: at
+// most 64.
 template <typename T>
-__global__ void __launch_bounds__(kElementThreads, 4)
-    whitened_kernel(Whitening<T> w, Adaptive<T> p) {
+__global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T> p) {
+  const Whitening<T>& w = p.w;
   const int64_t r = p.r, count = p.m * r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     const T tau = p.ridge[g];
@@ -88,17 +95,17 @@ template <typename T>
 __global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int start) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
        g += int64_t(gridDim.x) * 256) {
-    const T sigma = p.bandwidth[g], poison = sigma - sigma;
+    const T sigma = p.to.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
     p.next[g] = usable ? start : -1;
     p.search[g].start();
     p.search[g].mu = lambda_at(start) * static_cast<double>(p.m);
     p.search[g].kept_mu = 0;
     p.search[g].kept = -1;
-    p.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
-    p.base[g] = usable ? 1 : 0;
-    p.risk[g] = poison;
-    p.error[g] = poison;
+    p.to.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
+    p.to.base[g] = usable ? 1 : 0;
+    p.to.risk[g] = poison;
+    p.to.error[g] = poison;
   }
 }
 
@@ -110,7 +117,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p)
   const int lane = threadIdx.x % kWarp;
   const int64_t m = p.m, r = p.r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
-    const T sigma = p.bandwidth[g];
+    const T sigma = p.to.bandwidth[g];
     for_each_row(m, [&](int64_t i) {
       T* const row = p.k + (g * m + i) * m;
       double sum = 0;
@@ -151,8 +158,7 @@ struct ImqGradientSum {
 
 // --- one λ ---
 
-// A = K + μI. A thread takes every (256 gridDim.x)-th element, groups along y. Work: reads and
-// writes m² values. Registers: at most 64.
+// A = K + μI, elementwise. Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive<T> p) {
   const int64_t m = p.m;
@@ -168,13 +174,12 @@ __global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive
 
 // K³ of a stored K, or K³ ∘ B, as an operand of the tile engine.
 template <typename T, bool kTimesB>
-struct CubedOperand {
-  Operand<T, true> k, b;
-  int64_t depth;
+struct CubedOperand : Operand<T, true> {
+  Operand<T, true> b;
 
   template <int kThreadTile>
   __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&values)[kThreadTile]) const {
-    k.template fetch<kThreadTile>(row0, k0, values);
+    Operand<T, true>::template fetch<kThreadTile>(row0, k0, values);
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) values[e] *= values[e] * values[e];
     if constexpr (kTimesB) {
@@ -184,10 +189,6 @@ struct CubedOperand {
       for (int e = 0; e < kThreadTile; ++e) values[e] *= factors[e];
     }
   }
-  template <int kThreadTile>
-  static __device__ __forceinline__ void store(const T (&values)[kThreadTile], T* slices) {
-    Operand<T, true>::template store<kThreadTile>(values, slices);
-  }
 };
 
 // Value (i, l) is K_il³, or K_il³ B_il.
@@ -196,21 +197,7 @@ struct Cubed {
   Rows<T> k, b{};
 
   __device__ auto at(int64_t g, int64_t row0) const {
-    return CubedOperand<T, kTimesB>{k.at(g, row0), b.at(g, row0), k.depth};
-  }
-};
-
-// The scores F S D⁻¹, with S the filtered eigenvectors, from the sums F S.
-template <typename T>
-struct StoreScore {
-  using Sum = T;
-  T* out;            // [groups, m, d]
-  const T* inverse;  // [groups, d]
-
-  __device__ auto of(int64_t g, int64_t m, int64_t d) const {
-    T* const target = out + g * m * d;
-    const T* const factors = inverse + g * d;
-    return [=](int64_t i, int64_t j, T sum) { target[i * d + j] = clamped(factors[j] * sum); };
+    return CubedOperand<T, kTimesB>{k.at(g, row0), b.at(g, row0)};
   }
 };
 

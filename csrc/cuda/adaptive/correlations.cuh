@@ -18,45 +18,27 @@ namespace mige::cuda {
 constexpr int kRidgeRows = kWarp;  // samples that a block of the ridge's objective takes
 
 template <typename T>
-struct Whitening {
+struct Whitening : Workspace {
   const T* x;  // [groups, m, d]
   int64_t groups, m, d;
   double factor;
-  Key<T>* largest;    // [groups], magnitudes of x
-  T* inverse;         // [groups, d]: 1 / standard deviations, 0 for constant columns
-  T* v;               // [groups, m, d]
-  T* gram;            // [groups, r, r]: R or G; free afterwards
-  T* values;          // [groups, r], ascending
-  T* vectors;         // [groups, r, r], a vector a row
-  Support* support;   // [groups]
-  T* y;               // [groups, m, r]
-  double* objective;  // [groups, blocks, kWarp]: sums over 32 samples, for every τ
-  void* spectral;
 
   __host__ __device__ __forceinline__ bool dual() const { return d > m; }
   __host__ __device__ __forceinline__ int64_t r() const { return dual() ? m : d; }
   __host__ __device__ __forceinline__ int64_t blocks() const { return divide_up(m, kRidgeRows); }
-};
 
-template <typename T>
-Whitening<T> whitening_layout(Workspace& space, int64_t groups, int64_t m, int64_t d) {
-  Whitening<T> w{};
-  w.groups = groups;
-  w.m = m;
-  w.d = d;
-  const int64_t r = w.r();
-  w.largest = space.take<Key<T>>(groups);
-  w.inverse = space.take<T>(groups * d);
-  w.v = space.take<T>(groups * m * d);
-  w.gram = space.take<T>(groups * r * r);
-  w.values = space.take<T>(groups * r);
-  w.vectors = space.take<T>(groups * r * r);
-  w.support = space.take<Support>(groups);
-  w.y = space.take<T>(groups * m * r);
-  w.objective = space.take<double>(groups * w.blocks() * kWarp);
-  w.spectral = space.take<char>(eigh_work<T>(groups, r));
-  return w;
-}
+  Key<T>* largest = take<Key<T>>(groups);  // magnitudes of x
+  T* inverse = take<T>(groups * d);        // 1 / standard deviations, 0 for constant columns
+  T* v = take<T>(groups * m * d);
+  T* gram = take<T>(groups * r() * r());     // R or G; free afterwards
+  T* values = take<T>(groups * r());         // ascending
+  T* vectors = take<T>(groups * r() * r());  // a vector a row
+  Support* support = take<Support>(groups);
+  T* y = take<T>(groups * m * r());
+  double* objective = take<double>(groups * blocks() * kWarp);  // sums over 32 samples, for every τ
+  EighArguments<T> eigh{gram, groups, static_cast<int>(r()), values, vectors, nullptr};
+  char* eigh_space = take<char>(eigh_work(eigh));
+};
 
 // λ_j of the dual, 0 where it is rounding error. At least one is, because the samples' mean has
 // been subtracted.
@@ -131,8 +113,7 @@ struct Mean {
   }
 };
 
-// Y = Q (mΛ)^{1/2}. A thread takes every (256 gridDim.x)-th element, groups along y. Work: reads
-// and writes m² values. Registers: at most 64.
+// Y = Q (mΛ)^{1/2}, elementwise. Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) dual_coordinates_kernel(Whitening<T> w) {
   const int64_t m = w.m;

@@ -46,13 +46,13 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   if (i >= m) return;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     if (p.idle(g)) continue;
-    const auto d = static_cast<double>(p.support[g].dimensions);
+    const auto d = static_cast<double>(p.w.support[g].dimensions);
     const int64_t row = g * m + i;
-    const auto b = static_cast<double>(p.inverse[row * m + i]);
+    const auto b = static_cast<double>(p.inversion.out[row * m + i]);
     double spread = 0, b_cubes = 0, cubes_w = 0, cubes_y = 0;
     for (int64_t l = lane; l < m; l += kWarp) {
       const auto k = static_cast<double>(p.k[row * m + l]);
-      const auto b_l = static_cast<double>(p.inverse[row * m + l]);
+      const auto b_l = static_cast<double>(p.inversion.out[row * m + l]);
       const double cube = k * k * k;
       spread += (b - b_l) * cube * (3 - d - 3 * k * k);
       b_cubes += b_l * cube;
@@ -133,10 +133,10 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
       const int next = search.after(i);
       search.kept_mu = search.mu;
       if (search.kept >= 0) {
-        p.lambda[g] = static_cast<T>(lambda_at(i));
-        p.base[g] = base;
-        p.risk[g] = static_cast<T>(mean);
-        p.error[g] = static_cast<T>(error);
+        p.to.lambda[g] = static_cast<T>(lambda_at(i));
+        p.to.base[g] = base;
+        p.to.risk[g] = static_cast<T>(mean);
+        p.to.error[g] = static_cast<T>(error);
       }
       if (next >= 0) search.mu = lambda_at(next) * static_cast<double>(m);
       p.next[g] = next;
@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   }
 }
 
-// best = F of this round, where it is kept. A thread takes every (256 gridDim.x)-th element, groups
-// along y. Work: reads 2 m r values and writes m r. Registers: at most 64.
+// best = F of this round, where it is kept, elementwise. Work: reads 2 m r values and writes m r.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p) {
   const int64_t r = p.r, count = p.m * r;

@@ -1,9 +1,8 @@
 // Ridge whitening: the choice of the ridge τ, and the eigenvectors filtered with it.
 //
 // τ is `factor` times the minimizer of the leave-one-out Hyvärinen objective of the Gaussian score
-// (mige_ext.ops.ridge_whitening). The minimum is that of a parabola through the lowest point of a
-// grid in log10 τ and its neighbors. The objective is a difference of large terms, so it is
-// computed in double precision.
+// (mige_ext.ops.ridge_whitening, common/whitening_rule.h). The objective is a difference of large
+// terms, so it is computed in double precision.
 #pragma once
 
 #include "common/whitening_rule.h"
@@ -165,8 +164,8 @@ __device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64
   }
 }
 
-// out_jc = filter(λ_j) vectors_jc. A thread takes every (256 gridDim.x)-th element, groups along y.
-// Work: reads and writes r² values. Registers: at most 64.
+// out_jc = filter(λ_j) vectors_jc, elementwise. Work: reads and writes r² values. Registers: at
+// most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     filter_vectors_kernel(Whitening<T> w, RidgeFilter filter,
@@ -188,7 +187,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 // Fills the arrays of `w`, the means and τ.
 template <typename T>
 void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
-  const int64_t groups = w.groups, m = w.m, d = w.d, r = w.r(), z = group_blocks(groups);
+  const int64_t groups = w.groups, m = w.m, d = w.d, z = group_blocks(groups);
   largest_magnitudes<T>(w.x, m * d, nullptr, 0, groups, w.largest, stream);
   stream.launch(standardize_kernel<T>, {{divide_up(d, kWarp), 1, z}, kScaleThreads}, w, means);
   const Rows<T> v{w.v, m, d};
@@ -198,7 +197,7 @@ void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
     contract<T>(v, v, correlations, {groups, m, m}, stream);
   else
     contract<T>(v_transposed, v_transposed, correlations, {groups, d, d}, stream);
-  stream.call(eigh<T>, w.gram, groups, r, w.values, w.vectors, nullptr, w.spectral);
+  stream.call(eigh<T>, w.eigh, w.eigh_space);
   stream.launch(support_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, w);
   if (w.dual())
     stream.launch(dual_coordinates_kernel<T>, elementwise(m * m, groups), w);

@@ -126,7 +126,8 @@ __device__ __forceinline__ void grid_stride(int64_t count, const F& f) {
 
 constexpr int kElementThreads = 256;
 
-// The shape of a kernel with a thread for every gridDim.x-th element of a group, groups along y.
+// The shape of an elementwise kernel: a thread takes every (256 gridDim.x)-th element of a group,
+// groups along y.
 inline LaunchShape elementwise(int64_t count, int64_t groups) {
   return {{at_most(divide_up(count, kElementThreads), 4096), group_blocks(groups)},
           kElementThreads};

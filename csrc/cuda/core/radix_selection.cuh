@@ -1,11 +1,10 @@
-// Quantiles of the pairwise distances by radix selection. The result is an exact order statistic,
-// the work is linear in the number of pairs, and no step waits for the host.
+// Quantiles of the pairwise distances by radix selection (common/radix_select.h). The result is an
+// exact order statistic, the work is linear in the number of pairs, and no step waits for the host.
 //
-// Non-negative numbers have the order of their bits. Each round finds one digit of 11 bits, from
-// the top: it counts this digit over the pairs that match the digits found so far (a histogram),
-// and picks the bucket that holds the wanted rank. Float takes three rounds and double six. The
-// first round also counts the pairs at distance zero. Zero is not a bandwidth: if the quantile were
-// zero, it is taken among the pairs at a positive distance.
+// Each round counts one digit over the pairs that match the digits found so far (a histogram), and
+// picks the bucket that holds the wanted rank. Float takes three rounds and double six. The first
+// round also counts the pairs at distance zero. Zero is not a bandwidth: if the quantile were zero,
+// it is taken among the pairs at a positive distance.
 #pragma once
 
 #include "cuda/core/scale.cuh"

@@ -1,4 +1,7 @@
 // The workspace of an operator: arrays cut from one allocation.
+//
+// A layout derives from Workspace and takes its arrays in its members' initializers, so that each
+// array has one line. A layout that continues from another one begins with a copy of it.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +9,7 @@
 
 namespace mige::cuda {
 
-// Over nullptr it only counts, so the function that lays out a workspace also gives its size.
+// Over nullptr it only counts, so the layout of a workspace also gives its size.
 class Workspace {
  public:
   explicit Workspace(void* start) : start_(static_cast<char*>(start)) {}

@@ -22,52 +22,37 @@ constexpr int kProductTile = Tile<kProductThreadTile>::kSize;
 
 // --- operands ---
 
-// Value (i, k) is p_ik.
-template <typename T>
+// Value (i, k) is p_ik. With kTriangle p is lower triangular, and the columns that are zero in the
+// rows of a tile are left out.
+template <typename T, bool kTriangle = false>
 struct Rows {
   const T* p;  // [groups, rows, depth]
   int64_t rows, depth;
 
-  __device__ auto at(int64_t g, int64_t) const {
-    return Operand<T, true>{p + g * rows * depth, rows, depth, depth, T(1)};
+  __device__ auto at(int64_t g, int64_t row0) const {
+    const bool shorter = kTriangle && row0 + kProductTile < depth;
+    return Operand<T, true>{p + g * rows * depth, rows, shorter ? row0 + kProductTile : depth,
+                            depth, T(1)};
   }
 };
-
-// Value (i, k) is p_ki.
 template <typename T>
+using LowerTriangle = Rows<T, true>;
+
+// Value (i, k) is p_ki. With kBelow the first row0 values of k are left out; with a triangular p on
+// the left side, these are the zeros of its transpose.
+template <typename T, bool kBelow = false>
 struct Columns {
   const T* p;  // [groups, depth, columns]
   int64_t depth, columns;
 
-  __device__ auto at(int64_t g, int64_t) const {
-    return Operand<T, false>{p + g * depth * columns, columns, depth, columns, T(1)};
-  }
-};
-
-// Value (i, k) is l_ik of a lower triangular L, without the columns that are zero in these rows.
-template <typename T>
-struct LowerTriangle {
-  const T* l;  // [groups, n, n]
-  int64_t n;
-
   __device__ auto at(int64_t g, int64_t row0) const {
-    const int64_t depth = row0 + kProductTile < n ? row0 + kProductTile : n;
-    return Operand<T, true>{l + g * n * n, n, depth, n, T(1)};
-  }
-};
-
-// Value (i, k) is p_ki, without the first row0 values of k; with a triangular p on the left side,
-// these are the zeros of its transpose.
-template <typename T>
-struct ColumnsBelow {
-  const T* p;  // [groups, depth, columns]
-  int64_t depth, columns;
-
-  __device__ auto at(int64_t g, int64_t row0) const {
-    return Operand<T, false>{p + (g * depth + row0) * columns, columns, depth - row0, columns,
+    const int64_t first = kBelow ? row0 : 0;
+    return Operand<T, false>{p + (g * depth + first) * columns, columns, depth - first, columns,
                              T(1)};
   }
 };
+template <typename T>
+using ColumnsBelow = Columns<T, true>;
 
 // --- finishes ---
 
@@ -111,6 +96,22 @@ template <typename T>
 __device__ __forceinline__ T clamped(T value, T bound = kLargestFinite<T>) {
   return value > bound ? bound : (value < -bound ? -bound : value);
 }
+
+// Stores the sums times a factor of their row (kByRow) or of their column, within the range.
+template <typename T, bool kByRow>
+struct StoreScaled {
+  using Sum = T;
+  T* out;           // [groups, m, n]
+  const T* factor;  // [groups, m] or [groups, n]
+
+  __device__ auto of(int64_t g, int64_t m, int64_t n) const {
+    T* const target = out + g * m * n;
+    const T* const factors = factor + g * (kByRow ? m : n);
+    return [=](int64_t i, int64_t j, T sum) {
+      target[i * n + j] = clamped(factors[kByRow ? i : j] * sum);
+    };
+  }
+};
 
 // --- the product ---
 

@@ -16,16 +16,14 @@ bool fits_a_block(int64_t n) {
 template <typename T>
 int64_t spectral_work(int64_t groups, int64_t n) {
   if (fits_a_block<T>(n)) return 0;
-  Workspace space(nullptr);
-  EighArguments<T> e{};
+  SpectralArguments<T> e{};
   e.groups = groups;
   e.n = static_cast<int>(n);
-  LargeArguments<T>(e, space);
-  return space.size();
+  return LargeArguments<T>{Workspace(nullptr), e}.size();
 }
 
 template <typename T, Spectrum kSpectrum>
-void spectral(const EighArguments<T>& e, void* work, Stream& stream) {
+void spectral(const SpectralArguments<T>& e, void* work, Stream& stream) {
   const auto in_a_block = [&](auto kernel, int threads) {
     stream.launch(kernel, {{e.groups}, threads, shared_matrix_size<T>(e.n)}, e);
   };

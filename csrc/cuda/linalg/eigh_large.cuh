@@ -43,9 +43,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArgumen
 }
 
 template <typename T, Spectrum kSpectrum>
-void eigh_large(const EighArguments<T>& e, void* work, Stream& stream) {
-  Workspace space(work);
-  const LargeArguments<T> p(e, space);
+void eigh_large(const SpectralArguments<T>& e, void* work, Stream& stream) {
+  const LargeArguments<T> p{Workspace(work), e};
   stream.zero(p.state, e.groups);
   stream.zero(p.a, p.a_size());
   cholesky_large<T, kSpectrum>(p, stream);

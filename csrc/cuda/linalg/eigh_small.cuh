@@ -7,6 +7,7 @@
 // becomes a bound of the eigenvalues.
 #pragma once
 
+#include "common/operators.h"
 #include "cuda/linalg/jacobi.cuh"
 
 namespace mige::cuda {
@@ -16,14 +17,8 @@ namespace mige::cuda {
 enum class Spectrum { kGram, kSymmetric };
 
 template <typename T>
-struct EighArguments {
-  const T* k;  // [groups, n, n]
-  int64_t groups;
-  int n;
+struct SpectralArguments : EighArguments<T> {
   const Key<T>* largest;  // [groups]: magnitude of the lower triangle, or of what K was made from
-  T* values;              // [groups, n], ascending
-  T* vectors;             // [groups, n, n], a vector a row
-  int32_t* info;          // [groups] or nullptr
 };
 
 // The shift, for entries of magnitude 1 to 2: twice what rounding may do to a pivot.
@@ -115,7 +110,7 @@ __device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift
 // Decomposes the matrix of group g. orthogonalize(rank) is the Jacobi iteration on the columns of
 // the Cholesky factor; it returns the number of sweeps or kNotConverged.
 template <typename Team, Spectrum kSpectrum, typename T, typename F>
-__device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const EighArguments<T>& p,
+__device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const SpectralArguments<T>& p,
                                           int64_t g, const F& orthogonalize) {
   const int64_t size = static_cast<int64_t>(p.n) * p.n;
   // Read twice rather than kept, because the Jacobi iteration needs all registers.
@@ -149,7 +144,7 @@ constexpr int kWarpPitch = kWarp + 1;
 // in double.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
-    eigh_warp_kernel(EighArguments<T> p) {
+    eigh_warp_kernel(SpectralArguments<T> p) {
   __shared__ __align__(16) T memory[kWarpsABlock][kWarp * kWarpPitch + 2 * kWarp + 4];
   static_assert(sizeof(memory) <= 48 * 1024, "static shared memory");
   const int lane = threadIdx.x % kWarp;
@@ -202,10 +197,15 @@ constexpr int kEighBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 
 // multiprocessor. Registers: at most 128 in float and 128 in double.
 template <typename T, Spectrum kSpectrum, int kLanes>
 __global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
-    eigh_block_kernel(EighArguments<T> p) {
+    eigh_block_kernel(SpectralArguments<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
-  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x)
+  // A block has one group. Without a loop kSymmetric in float fits 64 registers on compute
+  // capability 12.0, and kGram fits them with one.
+  const int64_t stride = kSpectrum == Spectrum::kGram ? gridDim.x : p.groups;
+  for (int64_t g = blockIdx.x; g < p.groups; g += stride) {
     decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });
+    if (kSpectrum == Spectrum::kSymmetric) break;
+  }
 }
 
 }  // namespace mige::cuda

@@ -30,31 +30,19 @@ namespace mige::cuda {
 constexpr int kPivots = kProductTile;  // at a time
 
 template <typename T>
-struct InverseArguments {
-  T* a;       // [groups, n, n]: the lower triangle of A; becomes X
-  T* out;     // [groups, n, n]: A⁻¹
-  T* pivot;   // [groups, kPivots, kPivots]: X_KK
-  T* column;  // [groups, n, kPivots]: L_IK
+struct InverseArguments : Workspace {
   int64_t groups, n;
-  const int32_t* next;  // [groups] or nullptr: a group with a negative value is skipped
+  const int32_t* next;             // [groups] or nullptr: a group with a negative value is skipped
+  T* a = take<T>(groups * n * n);  // the lower triangle of A; becomes X
+  T* out = take<T>(groups * n * n);                // A⁻¹
+  T* pivot = take<T>(groups * kPivots * kPivots);  // X_KK
+  T* column = take<T>(groups * n * kPivots);       // L_IK
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next != nullptr && next[g] < 0; }
   __device__ __forceinline__ int pivots(int64_t k0) const {
     return n - k0 < kPivots ? static_cast<int>(n - k0) : kPivots;
   }
 };
-
-template <typename T>
-InverseArguments<T> inverse_layout(Workspace& space, int64_t groups, int64_t n) {
-  InverseArguments<T> p{};
-  p.groups = groups;
-  p.n = n;
-  p.a = space.take<T>(groups * n * n);
-  p.out = space.take<T>(groups * n * n);
-  p.pivot = space.take<T>(groups * kPivots * kPivots);
-  p.column = space.take<T>(groups * n * kPivots);
-  return p;
-}
 
 // X_KK = L_KK⁻¹ by the steps above with single pivots. A_KK is in the registers of a block, as the
 // tile engine distributes it, and zero beyond the matrix. Row k, [X_kj for j < k, A_kj for j >= k],
@@ -92,13 +80,10 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < kThreadTile; ++i)
-#pragma unroll
-    for (int j = 0; j < kThreadTile; ++j) {
-      const int r = kThreadTile * ty + i, c = kThreadTile * tx + j;
-      inverse[r * kPivots + c] = c > r ? T(0) : a[i][j];
-    }
+  for_each_sum<kThreadTile>([&](int i, int j) {
+    const int r = kThreadTile * ty + i, c = kThreadTile * tx + j;
+    inverse[r * kPivots + c] = c > r ? T(0) : a[i][j];
+  });
 }
 
 // X_KK of the first pivots. A block takes a group, a thread 4×4 elements. Work: 64³ flop. Shared

@@ -43,9 +43,7 @@ __device__ __forceinline__ bool pair_of_round(const LargeArguments<T>& p, int64_
 
 // An operand (see tile.cuh) of the 64 columns of a pair, over a piece of their rows.
 template <typename T>
-struct PairOperand {
-  const T* a;  // [columns, n], from the first row of the piece
-  int64_t n, depth;
+struct PairOperand : Operand<T, true> {
   ColumnPair pair;
 
   template <int kThreadTile>
@@ -54,12 +52,9 @@ struct PairOperand {
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) {
       const int64_t k = k0 + Rows::template slice<kThreadTile>(e);
-      values[e] = k < depth ? a[pair.of(Rows::template row<kThreadTile>(e)) * n + k] : T(0);
+      const int64_t row = pair.of(Rows::template row<kThreadTile>(e));
+      values[e] = k < this->depth ? this->p[row * this->stride + k] : T(0);
     }
-  }
-  template <int kThreadTile>
-  static __device__ __forceinline__ void store(const T (&values)[kThreadTile], T* slices) {
-    Operand<T, true>::template store<kThreadTile>(values, slices);
   }
 };
 
@@ -77,7 +72,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
   for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
     ColumnPair pair;
     if (!pair_of_round(p, g, sweep, r, pair)) continue;
-    const PairOperand<T> columns{p.columns(g) + row0, n, rows, pair};
+    const PairOperand<T> columns{{p.columns(g) + row0, kPairColumns, rows, n, T(1)}, pair};
     T sum[4][4] = {};
     accumulate<T, 4>(columns, 0, columns, 0, slices, sum, Multiply{});
     T* const gram = p.grams + ((g * p.pairs + blockIdx.x) * p.pieces + blockIdx.y) * kPairColumns *

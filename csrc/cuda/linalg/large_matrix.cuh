@@ -22,29 +22,17 @@ struct LargeState {
 };
 
 template <typename T>
-struct LargeArguments {
-  EighArguments<T> e;
-  int blocks;            // column blocks: n / 32, rounded up
-  int pairs;             // pairs of column blocks in a round
-  int pieces;            // pieces of rows: n / 256, rounded up
-  LargeState<T>* state;  // [groups]
-  T* rest;               // [groups, n, n]: K minus the product of the columns of L so far
-  T* diagonal;           // [groups, n]: the diagonal of `rest`; −1 where a row has been the pivot
-  T* a;                  // [groups, 32 blocks, n]: columns of L, then of A, a column a row; zeroed
-  T* grams;              // [groups, pairs, pieces, 64, 64]
-  T* norm;               // [groups, n]
-
-  LargeArguments(const EighArguments<T>& eigh, Workspace& space)
-      : e(eigh),
-        blocks(static_cast<int>(divide_up(e.n, kPanel))),
-        pairs(power_of_two_above(blocks) / 2),
-        pieces(static_cast<int>(divide_up(e.n, kPiece))),
-        state(space.take<LargeState<T>>(e.groups)),
-        rest(space.take<T>(e.groups * e.n * e.n)),
-        diagonal(space.take<T>(e.groups * e.n)),
-        a(space.take<T>(a_size())),
-        grams(space.take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns)),
-        norm(space.take<T>(e.groups * e.n)) {}
+struct LargeArguments : Workspace {
+  SpectralArguments<T> e;
+  int blocks = static_cast<int>(divide_up(e.n, kPanel));  // column blocks
+  int pairs = power_of_two_above(blocks) / 2;             // pairs of column blocks in a round
+  int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
+  LargeState<T>* state = take<LargeState<T>>(e.groups);
+  T* rest = take<T>(e.groups * e.n * e.n);  // K minus the product of the columns of L so far
+  T* diagonal = take<T>(e.groups * e.n);    // of `rest`; −1 where a row has been the pivot
+  T* a = take<T>(a_size());                 // columns of L, then of A, a column a row; zeroed
+  T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
+  T* norm = take<T>(e.groups * e.n);
 
   int64_t a_size() const { return e.groups * blocks * kPanel * e.n; }
   __device__ __forceinline__ T* columns(int64_t g) const { return a + g * blocks * kPanel * e.n; }

@@ -141,6 +141,15 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
   }
 }
 
+// f(i, j) for the sums of a thread, unrolled, so that they stay in registers.
+template <int kThreadTile, typename F>
+__device__ __forceinline__ void for_each_sum(const F& f) {
+#pragma unroll
+  for (int i = 0; i < kThreadTile; ++i)
+#pragma unroll
+    for (int j = 0; j < kThreadTile; ++j) f(i, j);
+}
+
 // f(i, j, r, c) for each element (r, c) of this thread, sum_ij in its registers, that lies inside
 // m rows and n columns; the tile begins at (row0, column0).
 template <int kThreadTile, typename F>
@@ -166,13 +175,10 @@ struct SquaredDifference {
   __device__ __forceinline__ void operator()(T (&sum)[kThreadTile][kThreadTile],
                                              const T (&a)[kThreadTile],
                                              const T (&b)[kThreadTile]) const {
-#pragma unroll
-    for (int i = 0; i < kThreadTile; ++i)
-#pragma unroll
-      for (int j = 0; j < kThreadTile; ++j) {
-        const T difference = a[i] - b[j];
-        sum[i][j] += difference * difference;
-      }
+    for_each_sum<kThreadTile>([&](int i, int j) {
+      const T difference = a[i] - b[j];
+      sum[i][j] += difference * difference;
+    });
   }
 };
 
@@ -182,11 +188,8 @@ struct Multiply {
   __device__ __forceinline__ void operator()(Sum (&sum)[kThreadTile][kThreadTile],
                                              const T (&a)[kThreadTile],
                                              const T (&b)[kThreadTile]) const {
-#pragma unroll
-    for (int i = 0; i < kThreadTile; ++i)
-#pragma unroll
-      for (int j = 0; j < kThreadTile; ++j)
-        sum[i][j] += static_cast<Sum>(a[i]) * static_cast<Sum>(b[j]);
+    for_each_sum<kThreadTile>(
+        [&](int i, int j) { sum[i][j] += static_cast<Sum>(a[i]) * static_cast<Sum>(b[j]); });
   }
 };
 

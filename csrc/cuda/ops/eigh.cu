@@ -6,36 +6,29 @@ namespace mige::cuda {
 namespace {
 
 template <typename T>
-struct Layout {
-  Workspace space;
-  Key<T>* largest;
-  void* rest;
-
-  Layout(void* work, int64_t groups, int64_t n)
-      : space(work),
-        largest(space.take<Key<T>>(groups)),
-        rest(space.take<char>(spectral_work<T>(groups, n))) {}
+struct Layout : Workspace {
+  int64_t groups, n;
+  Key<T>* largest = take<Key<T>>(groups);
+  char* spectral = take<char>(spectral_work<T>(groups, n));
 };
 
 }  // namespace
 
 template <typename T>
-int64_t eigh_work(int64_t groups, int64_t n) {
-  return Layout<T>(nullptr, groups, n).space.size();
+int64_t eigh_work(const EighArguments<T>& p) {
+  return Layout<T>{Workspace(nullptr), p.groups, p.n}.size();
 }
 
 template <typename T>
-int eigh(const T* k, int64_t groups, int64_t n, T* values, T* vectors, int32_t* info, void* work,
-         void* cuda_stream) {
-  if (groups == 0) return 0;
+int eigh(const EighArguments<T>& p, void* work, void* cuda_stream) {
+  if (p.groups == 0) return 0;
   Stream stream(cuda_stream);
-  const Layout<T> at(work, groups, n);
-  stream.zero(at.largest, groups);
+  const Layout<T> at{Workspace(work), p.groups, p.n};
+  stream.zero(at.largest, p.groups);
   stream.launch(lower_magnitude_kernel<T>,
-                {{at_most(divide_up(n, 8), 256), group_blocks(groups)}, kScaleThreads}, k, groups,
-                n, at.largest);
-  const EighArguments<T> e{k, groups, static_cast<int>(n), at.largest, values, vectors, info};
-  spectral<T, Spectrum::kSymmetric>(e, at.rest, stream);
+                {{at_most(divide_up(p.n, 8), 256), group_blocks(p.groups)}, kScaleThreads}, p.k,
+                p.groups, p.n, at.largest);
+  spectral<T, Spectrum::kSymmetric>({p, at.largest}, at.spectral, stream);
   return stream.status();
 }
 

@@ -7,37 +7,31 @@ namespace mige::cuda {
 namespace {
 
 template <typename T>
-struct Layout {
-  Workspace space;
-  Key<T>* largest;
-  T* centered;  // [groups, m, d]
-  T* k;         // [groups, m, m]
-
-  Layout(void* work, int64_t groups, int64_t m, int64_t d)
-      : space(work),
-        largest(space.take<Key<T>>(groups)),
-        centered(space.take<T>(groups * m * d)),
-        k(space.take<T>(groups * m * m)) {}
+struct Layout : Workspace {
+  int64_t groups, m, d;
+  Key<T>* largest = take<Key<T>>(groups);
+  T* centered = take<T>(groups * m * d);
+  T* k = take<T>(groups * m * m);
 };
 
 }  // namespace
 
 template <typename T>
-int64_t rbf_gradient_sum_work(int64_t groups, int64_t m, int64_t d) {
-  return Layout<T>(nullptr, groups, m, d).space.size();
+int64_t rbf_gradient_sum_work(const RbfGradientSumArguments<T>& p) {
+  return Layout<T>{Workspace(nullptr), p.groups, p.m, p.d}.size();
 }
 
 template <typename T>
-int rbf_gradient_sum(const T* x, const T* bandwidth, int64_t groups, int64_t m, int64_t d, T* out,
-                     void* work, void* cuda_stream) {
+int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda_stream) {
+  const int64_t groups = p.groups, m = p.m, d = p.d;
   if (groups == 0 || m == 0) return 0;
   Stream stream(cuda_stream);
-  const Layout<T> at(work, groups, m, d);
-  largest_magnitudes<T>(x, m * d, nullptr, 0, groups, at.largest, stream);
-  center(x, groups, m, d, at.largest, bandwidth, at.centered, stream);
-  pairwise<T, Pairwise::kScaledRbf>(at.centered, nullptr, groups, m, m, d, at.largest, bandwidth,
-                                    at.k, stream);
-  gradient_sum<T>(at.k, {at.centered, out, at.largest, bandwidth, true}, groups, m, d, stream);
+  const Layout<T> at{Workspace(work), groups, m, d};
+  largest_magnitudes<T>(p.x, m * d, nullptr, 0, groups, at.largest, stream);
+  center(p.x, groups, m, d, at.largest, p.bandwidth, at.centered, stream);
+  pairwise<T, Pairwise::kScaledRbf>({at.centered, nullptr, p.bandwidth, groups, m, m, d, at.k},
+                                    at.largest, stream);
+  gradient_sum<T>(at.k, {at.centered, p.out, at.largest, p.bandwidth, true}, groups, m, d, stream);
   return stream.status();
 }
 

@@ -5,16 +5,16 @@ namespace mige::cuda {
 namespace {
 
 template <typename T>
-struct Layout {
-  Workspace space;
+struct Layout : Workspace {
   Whitening<T> whitening;
-  T* s;  // [groups, r, d]
-
-  Layout(void* work, int64_t groups, int64_t m, int64_t d)
-      : space(work),
-        whitening(whitening_layout<T>(space, groups, m, d)),
-        s(space.take<T>(groups * whitening.r() * d)) {}
+  T* s = take<T>(whitening.groups * whitening.r() * whitening.d);  // [groups, r, d]
 };
+
+template <typename T>
+Layout<T> layout(const RidgeWhiteningArguments<T>& p, void* work) {
+  const Whitening<T> w{Workspace(work), p.x, p.groups, p.m, p.d, p.factor};
+  return {w, w};
+}
 
 // W = D⁻¹ SᵀS. For the dual without excluded directions W = D⁻¹ (τ^{-1/2} I − SᵀS).
 template <typename T>
@@ -39,24 +39,21 @@ struct StoreWhitening {
 }  // namespace
 
 template <typename T>
-int64_t ridge_whitening_work(int64_t groups, int64_t m, int64_t d) {
-  return Layout<T>(nullptr, groups, m, d).space.size();
+int64_t ridge_whitening_work(const RidgeWhiteningArguments<T>& p) {
+  return layout(p, nullptr).size();
 }
 
 template <typename T>
-int ridge_whitening(const T* x, int64_t groups, int64_t m, int64_t d, double factor, T* mean,
-                    T* whitening, T* ridge, void* work, void* cuda_stream) {
-  if (groups == 0) return 0;
+int ridge_whitening(const RidgeWhiteningArguments<T>& p, void* work, void* cuda_stream) {
+  if (p.groups == 0) return 0;
   Stream stream(cuda_stream);
-  Layout<T> at(work, groups, m, d);
-  Whitening<T>& w = at.whitening;
-  w.x = x;
-  w.factor = factor;
-  whiten(w, mean, ridge, stream);
-  filter_vectors(w, w.dual() ? RidgeFilter::kDualWhitening : RidgeFilter::kWhitening, ridge, at.s,
+  const Layout<T> at = layout(p, work);
+  const Whitening<T>& w = at.whitening;
+  whiten(w, p.mean, p.ridge, stream);
+  filter_vectors(w, w.dual() ? RidgeFilter::kDualWhitening : RidgeFilter::kWhitening, p.ridge, at.s,
                  stream);
-  const Columns<T> s{at.s, w.r(), d};
-  contract<T>(s, s, StoreWhitening<T>{w, ridge, whitening}, {groups, d, d}, stream);
+  const Columns<T> s{at.s, w.r(), p.d};
+  contract<T>(s, s, StoreWhitening<T>{w, p.ridge, p.whitening}, {p.groups, p.d, p.d}, stream);
   return stream.status();
 }
 

@@ -4,19 +4,17 @@
 
 namespace mige::cuda {
 
-int64_t squared_distances_work(int64_t groups) { return magnitudes_work(groups); }
-
 template <typename T>
-int squared_distances(const T* x, const T* y, int64_t groups, int64_t m, int64_t n, int64_t d,
-                      T* out, void* work, void* cuda_stream) {
-  if (groups == 0 || m == 0 || n == 0) return 0;
-  Stream stream(cuda_stream);
-  auto* const largest = static_cast<Key<T>*>(work);
-  largest_magnitudes(x, m * d, y, n * d, groups, largest, stream);
-  pairwise<T, Pairwise::kSquaredDistance>(x, y, groups, m, n, d, largest, nullptr, out, stream);
-  return stream.status();
+int64_t squared_distances_work(const PairwiseArguments<T>& p) {
+  return magnitudes_work(p.groups);
 }
 
+template <typename T>
+int squared_distances(const PairwiseArguments<T>& p, void* work, void* stream) {
+  return pairwise_of_samples<T, Pairwise::kSquaredDistance>(p, work, stream);
+}
+
+MIGE_INSTANTIATE(squared_distances_work);
 MIGE_INSTANTIATE(squared_distances);
 
 }  // namespace mige::cuda

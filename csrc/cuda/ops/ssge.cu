@@ -9,29 +9,17 @@ namespace mige::cuda {
 namespace {
 
 template <typename T>
-struct Layout {
-  Workspace space;
-  Key<T>* largest;
-  Selection<T>* selections;
-  Count* counts;
-  T* centered;  // [groups, m, d]; later the projection Uᵀ H
-  T* h;         // [groups, m, d]
-  T* k;         // [groups, m, m]
-  T* vectors;   // [groups, m, m]
-  T* factor;    // [groups, m]
-  void* spectral;
-
-  Layout(void* work, int64_t groups, int64_t m, int64_t d)
-      : space(work),
-        largest(space.take<Key<T>>(groups)),
-        selections(space.take<Selection<T>>(groups)),
-        counts(space.take<Count>(groups * kDigits)),
-        centered(space.take<T>(groups * m * d)),
-        h(space.take<T>(groups * m * d)),
-        k(space.take<T>(groups * m * m)),
-        vectors(space.take<T>(groups * m * m)),
-        factor(space.take<T>(groups * m)),
-        spectral(space.take<char>(spectral_work<T>(groups, m))) {}
+struct Layout : Workspace {
+  int64_t groups, m, d;
+  Key<T>* largest = take<Key<T>>(groups);
+  Selection<T>* selections = take<Selection<T>>(groups);
+  Count* counts = take<Count>(groups * kDigits);
+  T* centered = take<T>(groups * m * d);  // later the projection Uᵀ H
+  T* h = take<T>(groups * m * d);
+  T* k = take<T>(groups * m * m);
+  T* vectors = take<T>(groups * m * m);
+  T* factor = take<T>(groups * m);
+  char* spectral = take<char>(spectral_work<T>(groups, m));
 };
 
 template <typename T>
@@ -50,11 +38,11 @@ template <typename T>
 void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, d = p.d;
   const SsgeOptions& o = p.options;
-  const Layout<T> at(work, groups, m, d);
+  const Layout<T> at{Workspace(work), groups, m, d};
   largest_magnitudes<T>(p.x, m * d, nullptr, 0, groups, at.largest, stream);
   center<T>(p.x, groups, m, d, at.largest, nullptr, at.centered, stream);
-  pairwise<T, Pairwise::kSquaredDistance>(at.centered, nullptr, groups, m, m, d, at.largest,
-                                          nullptr, at.k, stream);
+  pairwise<T, Pairwise::kSquaredDistance>({at.centered, nullptr, nullptr, groups, m, m, d, at.k},
+                                          at.largest, stream);
   if (p.given)
     stream.launch(given_bandwidth_kernel<T>, elementwise(groups, 1), p.given, groups, p.bandwidth);
   else
@@ -63,46 +51,31 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   stream.launch(gram_in_place_kernel<T>, elementwise(m * m, groups), at.k, groups, m, at.largest,
                 p.bandwidth);
   gradient_sum<T>(at.k, {at.centered, at.h, at.largest, p.bandwidth, false}, groups, m, d, stream);
-  const EighArguments<T> e{at.k, groups, p.m, at.largest, p.values, at.vectors, nullptr};
-  spectral<T, Spectrum::kGram>(e, at.spectral, stream);
+  const EighArguments<T> e{at.k, groups, static_cast<int>(m), p.values, at.vectors, nullptr};
+  spectral<T, Spectrum::kGram>({e, at.largest}, at.spectral, stream);
   stream.launch(rank_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, groups, m, o.threshold,
                 o.rank, o.power, at.largest, p.bandwidth, p.values, at.factor, p.rank);
   T* const projected = at.centered;
-  contract<T>(Rows<T>{at.vectors, m, m}, Columns<T>{at.h, m, d}, ScaleRows<T>{projected, at.factor},
-              {groups, m, d}, stream);
+  contract<T>(Rows<T>{at.vectors, m, m}, Columns<T>{at.h, m, d},
+              StoreScaled<T, true>{projected, at.factor}, {groups, m, d}, stream);
   contract<T>(Columns<T>{at.vectors, m, m}, Columns<T>{projected, m, d},
-              ScaleScore<T>{p.out, at.largest, p.bandwidth, p.bound}, {groups, m, d}, stream);
+              ScaleScore<T>{p.out, at.largest, p.bandwidth, p.bound()}, {groups, m, d}, stream);
 }
 
 }  // namespace
 
 template <typename T>
-int64_t ssge_work(int64_t groups, int64_t m, int64_t d) {
-  return fits_fused<T>(m) ? 0 : Layout<T>(nullptr, groups, m, d).space.size();
+int64_t ssge_work(const SsgeArguments<T>& p) {
+  return fits_fused<T>(p.m) ? 0 : Layout<T>{Workspace(nullptr), p.groups, p.m, p.d}.size();
 }
 
 template <typename T>
-int ssge(const T* x, const T* given_bandwidth, int64_t groups, int64_t m, int64_t d,
-         const SsgeOptions& options, T* out, T* eigenvalues, T* bandwidth, int64_t* rank,
-         void* work, void* cuda_stream) {
-  if (groups == 0) return 0;
+int ssge(const SsgeArguments<T>& p, void* work, void* cuda_stream) {
+  if (p.groups == 0) return 0;
   Stream stream(cuda_stream);
-  SsgeArguments<T> p{};
-  p.x = x;
-  p.given = given_bandwidth;
-  p.groups = groups;
-  p.d = d;
-  p.m = static_cast<int>(m);
-  p.options = options;
-  // Coefficients leave room for the sum of m of them.
-  p.bound = options.power == 2 ? kLargestFinite<T> / static_cast<T>(2 * m) : kLargestFinite<T>;
-  p.out = out;
-  p.values = eigenvalues;
-  p.bandwidth = bandwidth;
-  p.rank = rank;
-  if (!fits_fused<T>(m))
+  if (!fits_fused<T>(p.m))
     ssge_in_steps(p, work, stream);
-  else if (m <= 64)
+  else if (p.m <= 64)
     ssge_fused<T, 8>(p, stream);
   else
     ssge_fused<T, 16>(p, stream);

@@ -13,6 +13,7 @@
 // multiprocessor.
 #pragma once
 
+#include "common/operators.h"
 #include "cuda/core/scale.cuh"
 #include "cuda/linalg/tile.cuh"
 
@@ -84,17 +85,12 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
       const T gamma = is_bandwidth(sigma, magnitude)
                           ? ScaledBandwidth<T>::of(sigma, magnitude).gamma
                           : not_a_number<T>();
-#pragma unroll
-      for (int i = 0; i < kThreadTile; ++i)
-#pragma unroll
-        for (int j = 0; j < kThreadTile; ++j) sum[i][j] = rbf(sum[i][j], gamma);
+      for_each_sum<kThreadTile>([&](int i, int j) { sum[i][j] = rbf(sum[i][j], gamma); });
     } else {
       const T poison = magnitude - magnitude;  // 0, or NaN
-#pragma unroll
-      for (int i = 0; i < kThreadTile; ++i)
-#pragma unroll
-        for (int j = 0; j < kThreadTile; ++j)
-          sum[i][j] = (sum[i][j] > kLargestFinite<T> ? kLargestFinite<T> : sum[i][j]) + poison;
+      for_each_sum<kThreadTile>([&](int i, int j) {
+        sum[i][j] = (sum[i][j] > kLargestFinite<T> ? kLargestFinite<T> : sum[i][j]) + poison;
+      });
     }
 
 #pragma unroll
@@ -115,18 +111,29 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
 
 // Chooses the tile by the size of the matrix alone, and the bits do not depend on the tile.
 template <typename T, Pairwise kKind>
-void pairwise(const T* x, const T* y, int64_t groups, int64_t m, int64_t n, int64_t d,
-              const Key<T>* largest, const T* bandwidth, T* out, Stream& stream) {
-  if (groups == 0 || m == 0 || n == 0) return;
+void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stream) {
+  if (p.groups == 0 || p.m == 0 || p.n == 0) return;
   const auto launch = [&](auto kernel, int64_t tile) {
-    const Grid grid{divide_up(n, tile) * divide_up(m, tile), 1, group_blocks(groups)};
-    stream.launch(kernel, {grid, kTileThreads}, x, y, groups, m, n, d, largest, bandwidth, out);
+    const Grid grid{divide_up(p.n, tile) * divide_up(p.m, tile), 1, group_blocks(p.groups)};
+    stream.launch(kernel, {grid, kTileThreads}, p.x, p.y, p.groups, p.m, p.n, p.d, largest,
+                  p.bandwidth, p.out);
   };
   if constexpr (sizeof(T) == 4) {
-    if (m > kSmallPairwise && n > kSmallPairwise)
+    if (p.m > kSmallPairwise && p.n > kSmallPairwise)
       return launch(pairwise_kernel<T, 8, kKind>, Tile<8>::kSize);
   }
   launch(pairwise_kernel<T, 4, kKind>, Tile<4>::kSize);
+}
+
+// The launcher of squared_distances and rbf_gram: the magnitudes of x and y first.
+template <typename T, Pairwise kKind>
+int pairwise_of_samples(const PairwiseArguments<T>& p, void* work, void* cuda_stream) {
+  if (p.groups == 0) return 0;
+  Stream stream(cuda_stream);
+  auto* const largest = static_cast<Key<T>*>(work);
+  largest_magnitudes(p.x, p.m * p.d, p.y, p.n * p.d, p.groups, largest, stream);
+  pairwise<T, kKind>(p, largest, stream);
+  return stream.status();
 }
 
 }  // namespace mige::cuda

@@ -8,20 +8,6 @@
 
 namespace mige::cuda {
 
-template <typename T>
-struct SsgeArguments {
-  const T* x;      // [groups, m, d]
-  const T* given;  // [groups] or nullptr
-  int64_t groups, d;
-  int m;
-  SsgeOptions options;
-  T bound;        // of the results, in magnitude
-  T* out;         // [groups, m, d]
-  T* values;      // [groups, m]
-  T* bandwidth;   // [groups]
-  int64_t* rank;  // [groups]
-};
-
 // γ of a group whose coordinates are in units of normal_scale. Equal samples have σ = 0; with γ = 0
 // all later steps stay finite, and the score is 0.
 template <typename T>
@@ -70,8 +56,8 @@ __global__ void __launch_bounds__(kElementThreads, 4)
                                [&](int64_t g) { bandwidth[g] = checked_bandwidth(given[g]); });
 }
 
-// k_ij = exp(−γ s_ij), in place. A thread takes every (256 gridDim.x)-th element, groups along y.
-// Work: reads and writes m² values. Registers: at most 64.
+// k_ij = exp(−γ s_ij), in place, elementwise. Work: reads and writes m² values. Registers: at most
+// 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     gram_in_place_kernel(T* __restrict__ s,  // [groups, m, m]
@@ -113,20 +99,6 @@ __global__ void __launch_bounds__(kWarp, 16)
     if (lane == 0) rank[g] = j;
   }
 }
-
-// out_ij = factor_i × the sum.
-template <typename T>
-struct ScaleRows {
-  using Sum = T;
-  T* out;           // [groups, m, n]
-  const T* factor;  // [groups, m]
-
-  __device__ auto of(int64_t g, int64_t m, int64_t n) const {
-    T* const target = out + g * m * n;
-    const T* const factors = factor + g * m;
-    return [=](int64_t i, int64_t j, T sum) { target[i * n + j] = clamped(factors[i] * sum); };
-  }
-};
 
 // out_ij = scale × the sum, within ±bound: back from the units of normal_scale.
 template <typename T>

@@ -23,45 +23,39 @@ constexpr int kFusedSlice = 16;
 // Rows of a slice, padded so that fours of them are aligned.
 __host__ __device__ constexpr int fused_rows(int m) { return (m + 3) / 4 * 4 + 4; }
 
-template <typename T, int kLanes>
-struct FusedMemory {
-  T* s;                     // the arrays of SharedMatrix
-  T* slice;                 // [kFusedSlice, rows]
-  T* other;                 // [kFusedSlice, rows]
-  T* row_sum;               // [m]
-  T* factor;                // [m]
-  Count* sums;              // [kSelectThreads]
-  unsigned* counts;         // [kDigits]
-  Selection<T>* selection;  // [1]
-  Key<T>* largest;          // [1]
-  int64_t* rank;            // [1]
-  size_t size;
+// Arrays cut from shared memory, aligned to 16 bytes.
+struct SharedSpace {
+  char* memory;
+  size_t size;  // taken so far
 
-  __host__ __device__ FusedMemory(void* start, int m) : size(0) {
-    const int rows = fused_rows(m);
-    char* const memory = static_cast<char*>(start);
-    const auto take = [&](size_t bytes) {
-      char* const at = memory + size;
-      size += (bytes + 15) / 16 * 16;
-      return at;
-    };
-    s = reinterpret_cast<T*>(take(SharedMatrix<T>::size(m, shared_pitch<kLanes>(m))));
-    slice = reinterpret_cast<T*>(take(sizeof(T) * kFusedSlice * rows));
-    other = reinterpret_cast<T*>(take(sizeof(T) * kFusedSlice * rows));
-    row_sum = reinterpret_cast<T*>(take(sizeof(T) * m));
-    factor = reinterpret_cast<T*>(take(sizeof(T) * m));
-    sums = reinterpret_cast<Count*>(take(sizeof(Count) * kSelectThreads));
-    counts = reinterpret_cast<unsigned*>(take(sizeof(unsigned) * kDigits));
-    selection = reinterpret_cast<Selection<T>*>(take(sizeof(Selection<T>)));
-    largest = reinterpret_cast<Key<T>*>(take(sizeof(Key<T>)));
-    rank = reinterpret_cast<int64_t*>(take(sizeof(int64_t)));
+  template <typename U>
+  __host__ __device__ U* take(size_t count) {
+    char* const at = memory + size;
+    size += (count * sizeof(U) + 15) / 16 * 16;
+    return reinterpret_cast<U*>(at);
   }
+};
+
+template <typename T, int kLanes>
+struct FusedMemory : SharedSpace {
+  int m;
+  T* s = reinterpret_cast<T*>(take<char>(SharedMatrix<T>::size(m, shared_pitch<kLanes>(m))));
+  T* slice = take<T>(kFusedSlice * fused_rows(m));
+  T* other = take<T>(kFusedSlice * fused_rows(m));
+  T* row_sum = take<T>(m);
+  T* factor = take<T>(m);
+  Count* sums = take<Count>(kSelectThreads);
+  unsigned* counts = take<unsigned>(kDigits);
+  Selection<T>* selection = take<Selection<T>>(1);
+  Key<T>* largest = take<Key<T>>(1);
+  int64_t* rank = take<int64_t>(1);
 };
 
 template <typename T>
 size_t ssge_fused_size(int m) {
   alignas(16) static char nowhere;
-  return m <= 64 ? FusedMemory<T, 8>(&nowhere, m).size : FusedMemory<T, 16>(&nowhere, m).size;
+  return m <= 64 ? FusedMemory<T, 8>{{&nowhere, 0}, m}.size
+                 : FusedMemory<T, 16>{{&nowhere, 0}, m}.size;
 }
 
 // slice[c, i] = value(i, c0 + c); zero outside.
@@ -82,22 +76,18 @@ __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
     const int i0 = e % fours * 4, j0 = e / fours * 4;
     if (i0 > j0) continue;
     T sum[4][4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        sum[i][j] = i0 + i < m && j0 + j < m ? s[(j0 + j) * pitch + i0 + i] : T(0);
+    for_each_sum<4>([&](int i, int j) {
+      sum[i][j] = i0 + i < m && j0 + j < m ? s[(j0 + j) * pitch + i0 + i] : T(0);
+    });
 #pragma unroll 2
     for (int c = 0; c < kFusedSlice; ++c) {
       const auto a = *reinterpret_cast<const Quad<T>*>(slice + c * rows + i0);
       const auto b = *reinterpret_cast<const Quad<T>*>(slice + c * rows + j0);
       SquaredDifference{}(sum, a.v, b.v);
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (i0 + i < m && j0 + j < m) s[(j0 + j) * pitch + i0 + i] = sum[i][j];
+    for_each_sum<4>([&](int i, int j) {
+      if (i0 + i < m && j0 + j < m) s[(j0 + j) * pitch + i0 + i] = sum[i][j];
+    });
   }
 }
 
@@ -169,47 +159,47 @@ struct FusedGroup {
   int64_t g;
   T magnitude, scale;
 
-  __device__ const T* x() const { return p.x + g * p.m * p.d; }
-  __device__ T* out() const { return p.out + g * p.m * p.d; }
-  __device__ T* values() const { return p.values + g * p.m; }
+  __device__ const T* x() const { return p.x + g * a.n * p.d; }
+  __device__ T* out() const { return p.out + g * a.n * p.d; }
+  __device__ T* values() const { return p.values + g * a.n; }
 
   // slice[c, i] = the centered, scaled samples.
   __device__ __forceinline__ void load_samples(int64_t c0) const {
-    fill_slice(at.slice, p.m, c0, p.d, [&](int i, int64_t c) {
-      return scale * x()[i * p.d + c] - column_center(x(), p.m, p.d, c, scale);
+    fill_slice(at.slice, a.n, c0, p.d, [&](int i, int64_t c) {
+      return scale * x()[i * p.d + c] - column_center(x(), a.n, p.d, c, scale);
     });
     __syncthreads();
   }
 
   // S = the squared distances.
   __device__ __forceinline__ void distances() const {
-    for (int e = threadIdx.x; e < p.m * a.pitch; e += blockDim.x) a.s[e] = 0;
+    for (int e = threadIdx.x; e < a.n * a.pitch; e += blockDim.x) a.s[e] = 0;
     __syncthreads();
     for (int64_t c0 = 0; c0 < p.d; c0 += kFusedSlice) {
       load_samples(c0);
-      add_distances(a.s, a.pitch, at.slice, p.m);
+      add_distances(a.s, a.pitch, at.slice, a.n);
       __syncthreads();
     }
   }
 
   __device__ __forceinline__ T bandwidth() const {
     if (p.given) return checked_bandwidth(p.given[g]);
-    const T square = select_square(at, p.m, a.pitch, p.options.quantile);
+    const T square = select_square(at, a.n, a.pitch, p.options.quantile);
     return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>, magnitude);
   }
 
   // The results of equal samples (0), or of a group without a bandwidth (NaN).
   __device__ __forceinline__ void write_constant(T value) const {
-    for (int64_t i = threadIdx.x; i < p.m * p.d; i += blockDim.x) out()[i] = value;
-    for (int i = threadIdx.x; i < p.m; i += blockDim.x) values()[i] = value;
+    for (int64_t i = threadIdx.x; i < a.n * p.d; i += blockDim.x) out()[i] = value;
+    for (int i = threadIdx.x; i < a.n; i += blockDim.x) values()[i] = value;
     if (threadIdx.x == 0) p.rank[g] = 0;
     __syncthreads();
   }
 
   // S = K, on both sides of the diagonal.
   __device__ __forceinline__ void gram(T gamma) const {
-    for (int e = threadIdx.x; e < p.m * p.m; e += blockDim.x) {
-      const int i = e % p.m, j = e / p.m;
+    for (int e = threadIdx.x; e < a.n * a.n; e += blockDim.x) {
+      const int i = e % a.n, j = e / a.n;
       if (i > j) continue;
       const T value = rbf(a.s[j * a.pitch + i], gamma);
       a.s[j * a.pitch + i] = value;
@@ -220,7 +210,7 @@ struct FusedGroup {
 
   // out = H = −(K X − diag(K 1) X) / σ².
   __device__ __forceinline__ void gradient_sum(T sigma) const {
-    const int m = p.m, rows = fused_rows(m), lane = threadIdx.x % kWarp;
+    const int m = a.n, rows = fused_rows(m), lane = threadIdx.x % kWarp;
     for (int j = threadIdx.x / kWarp; j < m; j += blockDim.x / kWarp) {
       T sum = 0;
       for (int i = lane; i < m; i += kWarp) sum += a.s[j * a.pitch + i];
@@ -241,7 +231,7 @@ struct FusedGroup {
 
   // S = A, and the eigenvalues, J and the filter.
   __device__ __forceinline__ void decompose() const {
-    const int m = p.m, lane = threadIdx.x % kWarp;
+    const int m = a.n, lane = threadIdx.x % kWarp;
     const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
     const int columns = pivoted_cholesky<BlockTeam>(a, kGramStop<T>);
     const bool failed = jacobi<kLanes>(a, columns) < 0;
@@ -269,7 +259,8 @@ struct FusedGroup {
 
   // out = scale A (factor ∘ Aᵀ H), a slice of columns at a time.
   __device__ __forceinline__ void score() const {
-    const int m = p.m, rows = fused_rows(m);
+    const T bound = p.bound();
+    const int m = a.n, rows = fused_rows(m);
     for (int64_t c0 = 0; c0 < p.d; c0 += kFusedSlice) {
       fill_slice(at.slice, m, c0, p.d, [&](int i, int64_t c) { return out()[a.row[i] * p.d + c]; });
       __syncthreads();
@@ -281,7 +272,7 @@ struct FusedGroup {
       }
       __syncthreads();
       multiply_slice(a.s, at.other, m, a.pitch, [&](int i, int c, T sum) {
-        if (c0 + c < p.d) out()[a.row[i] * p.d + c0 + c] = clamped(scale * sum, p.bound);
+        if (c0 + c < p.d) out()[a.row[i] * p.d + c0 + c] = clamped(scale * sum, bound);
       });
       __syncthreads();
     }
@@ -295,10 +286,11 @@ constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes> : 256;
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
     ssge_fused_kernel(SsgeArguments<T> p) {
-  const FusedMemory<T, kLanes> at(dynamic_smem<T>(), p.m);
-  const auto a = SharedMatrix<T>::at(at.s, p.m, shared_pitch<kLanes>(p.m));
+  const int m = static_cast<int>(p.m);
+  const FusedMemory<T, kLanes> at{{dynamic_smem<char>(), 0}, m};
+  const auto a = SharedMatrix<T>::at(at.s, m, shared_pitch<kLanes>(m));
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
-    const T magnitude = block_magnitude(p.x + g * p.m * p.d, p.m * p.d, at.largest);
+    const T magnitude = block_magnitude(p.x + g * m * p.d, m * p.d, at.largest);
     const FusedGroup<T, kLanes> group{p, at, a, g, magnitude, normal_scale(magnitude)};
     group.distances();
     const T sigma = group.bandwidth(), gamma = gamma_of(sigma, magnitude);

@@ -51,7 +51,7 @@ class Settings:
     """
 
     data: str = data_option("digits")
-    epochs: int = option(100, "Passes over the images.", least=1, shown="digits 100; 20; quick 60")
+    epochs: int = option(100, "Passes over the images.", least=1, shown="digits 100; 20; quick 40")
     batch: int = option(100, "Images in a step. Scores depend on this number.", least=2)
     draws: int = option(4, "Draws of z for each image.", least=1, shown="digits 4; 16")
     latent: int = option(16, "Dimensions of z.", least=1, shown="digits 16; 256")

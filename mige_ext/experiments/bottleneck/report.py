@@ -1,9 +1,9 @@
 """Table and figures of the Information Bottleneck."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +21,9 @@ from mige_ext.experiments.common.statistics import (
     finished,
     format_mean,
     mean_and_error,
+    spread_of,
 )
+from mige_ext.experiments.common.tables import format_columns, format_number
 
 
 @dataclass(frozen=True)
@@ -56,30 +58,25 @@ def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
         The table.
     """
     averaged = any(not math.isnan(row.average_test_error) for row in tested)
-    columns = [f"{'method':16}{'β':>8}{'test error, %':>17}"]
-    columns += [f"{'of average, %':>17}"] * averaged + [f"{'paper, %':>10}"] * published
-    columns += [f"{'I(z; x) ≤, nats':>18}{'penalty, %':>12}{'seconds':>10}"]
-    lines = ["".join(columns)]
+    heads = ["method", "β", "test\nerror, %"]
+    heads += ["test error\nof average, %"] * averaged + ["the paper,\n%"] * published
+    heads += ["I(z; x) ≤,\nnats", "time of the\npenalty,\n% of a step", "time,\ns"]
+    lines = []
     for name, runs in by_method(tested).items():
         method, measured = METHODS[name], finished(runs)
-        information = np.mean([row.information for row in measured])
-        overhead = np.median([row.overhead for row in measured])
-        cells = [
-            f"{method.label:16}",
-            f"{f'{runs[0].beta:g}' if runs[0].beta else '–':>8}",
-            f"{format_mean([100 * row.test_error for row in runs], 2):>17}",
-        ]
-        if averaged:
-            cells.append(f"{format_mean([100 * row.average_test_error for row in runs], 2):>17}")
-        if published:
-            cells.append(f"{'–' if method.published is None else f'{method.published:.2f}':>10}")
-        cells += [
-            f"{'∞' if math.isinf(information) else f'{information:.1f}':>18}",
-            f"{'–' if method.penalty is None else f'{100 * overhead:.0f}':>12}",
-            f"{np.mean([row.seconds for row in measured]):10.1f}{divergence_note(runs)}",
-        ]
-        lines.append("".join(cells))
-    return "\n".join(lines)
+        errors = ["test_error", *["average_test_error"] * averaged]
+        overhead = float(np.median([row.overhead for row in measured]))
+        lines.append([
+            method.label,
+            format_number(runs[0].beta or None, "g"),
+            *(format_mean([100 * getattr(row, name) for row in runs], 2) for name in errors),
+            *[format_number(method.published, ".2f")] * published,
+            format_number(float(np.mean([row.information for row in measured])), ".1f"),
+            format_number(100 * overhead if method.penalty else None, ".0f"),
+            format_number(float(np.mean([row.seconds for row in measured])), ".1f"),
+            divergence_note(runs),
+        ])  # fmt: skip
+    return format_columns(heads, lines)
 
 
 def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
@@ -108,7 +105,7 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     methods = by_method(shown)
     for name, rows in by_method(results).items():
         if name in methods:
-            _draw_trade_off(trade_off, rows, plots.PALETTE[METHODS[name].label])
+            _draw_trade_off(trade_off, rows, METHODS[name].label)
     trade_off.set(xlabel=labels["information"], ylabel=labels["val_error"])
     scales = {ax.yaxis: ax.set_yscale for ax in panels.flat} | {
         trade_off.xaxis: trade_off.set_xscale
@@ -123,18 +120,16 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     plots.legend(fig, columns=min(len(methods), 5))
     at_beta = {METHODS[run.method].label: f"β = {run.value:g}" for run in shown if run.value}
     betas = ", ".join(" ".join(item) for item in at_beta.items()) or "no β"
-    seeds = len({run.seed for run in shown})
-    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    note = (
-        f"{textwrap.fill(betas, 100)}; {spread}.\n"
-        "Below right: every β, mean ± standard error. A deterministic code has infinite "
-        "information: a dashed line at its best β."
+    plots.caption(
+        fig,
+        f"{betas}; {spread_of(len({run.seed for run in shown}), 'standard deviation')}.",
+        "Below right: every β, mean ± standard error. A dashed line is the least mean error of a "
+        "method whose code is deterministic: its information is infinite.",
     )
-    fig.supxlabel(note, fontsize=8, color="#555555")
     return fig
 
 
-def _draw_trade_off(ax: Axes, rows: Sequence[Result], color: str) -> None:
+def _draw_trade_off(ax: Axes, rows: Sequence[Result], label: str) -> None:
     points = []
     for beta in sorted({row.beta for row in rows}):
         of_beta = [row for row in rows if row.beta == beta]
@@ -142,9 +137,9 @@ def _draw_trade_off(ax: Axes, rows: Sequence[Result], color: str) -> None:
         points.append([information, *mean_and_error([100 * row.val_error for row in of_beta])])
     at, error, uncertainty = np.array(points).T
     if np.isinf(at).all():
-        ax.axhline(error.min(), color=color, linestyle="--")
+        ax.axhline(error.min(), color=plots.PALETTE[label], linestyle="--")
     else:
-        ax.errorbar(at, error, np.nan_to_num(uncertainty), color=color, marker="o", markersize=4)
+        plots.errorbar(ax, at, error, label, yerr=uncertainty, markersize=4)
 
 
 def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
@@ -160,23 +155,15 @@ def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
     methods = by_method(tested)
     fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + 0.3 * len(methods)))
     for at, (name, runs) in enumerate(methods.items()):
-        color = plots.PALETTE[METHODS[name].label]
-        for column, shift, filled in (
-            ("test_error", -0.12, True),
-            ("average_test_error", 0.12, False),
+        label = METHODS[name].label
+        average: dict[str, Any] = {"label": "averaged weights", "markerfacecolor": "white"}
+        for column, below, drawn in (
+            ("test_error", 0.0, {"label": "last weights"}),
+            ("average_test_error", 0.2, average),
         ):
             mean, error = mean_and_error([100 * getattr(row, column) for row in runs])
-            if math.isnan(mean):  # no averaged weights
-                continue
-            ax.errorbar(
-                mean,
-                at + shift,
-                xerr=np.nan_to_num(error),
-                color=color,
-                marker="o",
-                markerfacecolor=color if filled else "white",
-                label="last weights" if filled else "averaged weights",
-            )
+            if not math.isnan(mean):  # NaN without averaged weights
+                plots.errorbar(ax, mean, at + below, label, xerr=error, **drawn)
         paper = METHODS[name].published
         if published and paper is not None:
             ax.plot(paper, at, "x", color="#000000", label="the paper")

@@ -146,6 +146,7 @@ class Comparison(Experiment):
         missing = [run for run in runs if run not in done]
         if not missing:
             return
+        self.complete = False
         # Drop metrics of unfinished runs: a run that resumes writes them again from its checkpoint.
         self.metrics.replace([row for row in self.metrics.rows if row.run in done])
         steps = [self.steps_of(run, epochs[run.method]) for run in missing]

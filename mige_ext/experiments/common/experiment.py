@@ -19,6 +19,9 @@ from mige_ext.experiments.common.folder import open_folder
 from mige_ext.experiments.common.interrupt import exit_on_interrupt
 from mige_ext.experiments.common.options import Options, filled, parameters
 
+#: Line that ``--quick`` prints under its table.
+QUICK_NOTE = "The small version shows that everything runs. Its numbers do not rank the methods."
+
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
@@ -32,6 +35,11 @@ class Experiment(ABC):
 
     #: Line that ``--quick`` prints first.
     quick_note: ClassVar[str]
+    #: What the experiment measures, and the command to run next, for the last line of its output.
+    measured: ClassVar[str]
+    following: ClassVar[str]
+    #: Whether every result was there already, so that nothing was computed.
+    complete = True
 
     def __init__(self, options: Any, settings: Any) -> None:
         self.options, self.settings = options, settings
@@ -108,8 +116,15 @@ def command(
                 exit_on_interrupt(experiment.save_interrupted, options.out),
             ):
                 experiment.run()
+            if experiment.complete:
+                typer.echo(f"Nothing was computed: {options.out} has every result already.")
             files = "\n".join(map(str, experiment.save_figures()))
-            typer.echo(f"\n{experiment.summary()}\n\n{files}")
+            quick, following = "", experiment.following
+            if options.quick:
+                quick = f"\n\n{QUICK_NOTE}"
+                following = f"python -m mige_ext {make.__name__}, the whole experiment"
+            typer.echo(f"\n{experiment.summary()}{quick}\n\n{files}")
+            typer.echo(f"{experiment.measured}: see {options.out}. Next: {following}.")
 
         run.__name__, run.__doc__ = make.__name__, make.__doc__
         declared = [*parameters(settings_type, "Settings"), *parameters(options_type, "Options")]

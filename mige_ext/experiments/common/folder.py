@@ -100,13 +100,21 @@ def open_folder(
         settings: Values on which the numbers depend, as JSON. They must agree with the results
             that the folder holds.
         about: Values that may change when the experiment is continued, as JSON.
-        resume: Whether the folder may hold results.
+        resume: Whether the folder holds results that are continued.
 
     Raises:
-        ValueError: The folder holds results and ``resume`` is false, or its results were made with
-            other settings.
+        ValueError: The path cannot be a folder; the folder holds results and ``resume`` is false;
+            it holds none and ``resume`` is true; or its results were made with other settings.
     """
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"--out must be a folder, got {path}: {part} is a file")
     config = path / "config.json"
+    if resume and not config.exists():
+        raise ValueError(
+            f"--resume needs a folder with results, and {path} has none: leave --resume out, or "
+            "name the folder with --out"
+        )
     if config.exists() and not resume:
         raise ValueError(
             f"--out must be a folder without results, got {path}: continue there with --resume, "

@@ -1,9 +1,16 @@
-"""A network that is trained beside the encoder, inside a penalty."""
+"""Networks that are trained beside the encoder."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def perceptron(*sizes: int) -> nn.Sequential:
+    """Linear layers of these sizes, from the inputs to the outputs, with ReLU between them."""
+    layers = [layer for size in pairwise(sizes) for layer in (nn.Linear(*size), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 class Learner(nn.Module):

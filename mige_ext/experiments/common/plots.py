@@ -3,6 +3,7 @@
 Figures are made without pyplot, so there is no global state and no display is needed.
 """
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,28 @@ def legend(fig: Figure, columns: int | None = None) -> None:
     ncols = next((n for n in range(most, 1, -1) if count % n != 1), most)
     with mpl.rc_context(_STYLE):
         fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=ncols)
+
+
+def errorbar(ax: Axes, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> None:
+    """Draw points with bars in the color of a method.
+
+    Args:
+        ax: axes to draw in.
+        x: positions.
+        y: values.
+        name: key of ``PALETTE``, and the label in the legend unless ``style`` has another.
+        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. An error of NaN, that
+            of a single seed, has no bar.
+    """
+    errors = {bar: np.nan_to_num(style.pop(bar)) for bar in ("xerr", "yerr") if bar in style}
+    style = {"color": PALETTE[name], "marker": "o", "label": name} | style
+    ax.errorbar(x, y, **errors, **style)
+
+
+def caption(fig: Figure, *sentences: str) -> None:
+    """Put a caption of at most 100 characters a line below the figure."""
+    text = textwrap.fill(" ".join(sentences), 100)
+    fig.supxlabel(text, fontsize=8, color="#555555")
 
 
 def save(fig: Figure, stem: str | Path) -> tuple[Path, Path]:

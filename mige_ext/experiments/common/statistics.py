@@ -54,9 +54,14 @@ def settings_without_divergence(rows: Sequence[Any], setting: str) -> list[float
 
 
 def divergence_note(rows: Sequence[Any]) -> str:
-    """End of a table's line: how many of its runs diverged, or nothing."""
+    """Note of a table's line: how many of its runs diverged, or nothing."""
     number = sum(row.diverged for row in rows)
-    return f"  {number} of {len(rows)} diverged" if number else ""
+    return f"{number} of {len(rows)} diverged" if number else ""
+
+
+def spread_of(seeds: int, deviation: str = "standard error") -> str:
+    """What the values of a table or figure are: a mean over seeds with its ``deviation``."""
+    return f"mean ± {deviation} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
 def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:

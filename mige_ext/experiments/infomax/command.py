@@ -56,6 +56,8 @@ class Encoders(ImageComparison):
     """Runs of InfoMax."""
 
     quick_note = "The small version: digits of 8×8 pixels, small layers, fewer methods, one seed."
+    measured = "Test accuracy of probes on every layer"
+    following = "python -m mige_ext bottleneck, the paper's Table 2"
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "learning_rate", "rate "
     stem = "{method}-rate{value}-seed{seed}-{images}"

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, infonce, jsd, split_pairs
+from mige_ext.experiments.common.learner import perceptron
 from mige_ext.experiments.infomax.encoders import Features
 from mige_ext.scores.base import ScoreEstimator
 
@@ -110,9 +111,7 @@ class PriorMatching(nn.Module):
     def __init__(self, problem: Problem, objective: nn.Module) -> None:
         super().__init__()
         self.objective, self.weight = objective, problem.prior
-        self.discriminator = nn.Sequential(
-            nn.Linear(problem.latent, 1000), nn.ReLU(), nn.Linear(1000, 200), nn.ReLU()
-        ).append(nn.Linear(200, 1))
+        self.discriminator = perceptron(problem.latent, 1000, 200, 1)
 
     def forward(self, images: Tensor, features: Features) -> Tensor:
         """The loss of discriminator and encoder."""

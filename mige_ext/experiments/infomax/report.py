@@ -1,6 +1,5 @@
 """Table and figure of InfoMax."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,9 @@ from mige_ext.experiments.common.statistics import (
     finished,
     format_mean,
     mean_and_error,
+    spread_of,
 )
+from mige_ext.experiments.common.tables import format_columns, format_number
 from mige_ext.experiments.infomax.methods import METHODS
 from mige_ext.experiments.infomax.training import Epoch
 
@@ -58,26 +59,29 @@ def format_table(tested: Sequence[Result], data: str) -> str:
     Returns:
         The table.
     """
-    heads = "".join(f"{f'{label}, %':>15}" for label in LAYERS.values())
-    lines = [f"{'method':18}{'rate':>8}{heads}{'rank':>7}{'objective, %':>14}{'seconds':>10}"]
+    heads = ["method", "rate", *(f"{label}, %" for label in LAYERS.values()), "rank"]
+    heads += ["time of the\nobjective,\n% of a step", "time,\ns"]
+    lines = []
     for name, rows in by_method(tested).items():
-        method, rate = METHODS[name], rows[0].learning_rate
-        cells = [f"{method.label:18}{f'{rate:g}' if rate else '–':>8}"]
-        for layer in LAYERS:
-            values = [100 * row.accuracy for row in rows if row.layer == layer]
-            cells.append(f"{format_mean(values, 1):>15}")
+        method = METHODS[name]
+        layers = [[row for row in rows if row.layer == layer] for layer in LAYERS]
         rank, overhead, seconds = (
             float(np.mean([getattr(row, column) for row in finished(rows)]))
             for column in ("rank", "overhead", "seconds")
         )
-        cells.append(f"{'–' if math.isnan(rank) else f'{rank:.1f}':>7}")
-        cells.append(f"{f'{100 * overhead:.0f}' if method.objective else '–':>14}")
-        runs = [row for row in rows if row.layer == rows[0].layer]
-        lines.append("".join(cells) + f"{seconds:10.1f}{divergence_note(runs)}")
+        lines.append([
+            method.label,
+            format_number(rows[0].learning_rate or None, "g"),
+            *(format_mean([100 * row.accuracy for row in layer], 1) for layer in layers),
+            format_number(rank, ".1f"),
+            format_number(100 * overhead if method.objective else None, ".0f"),
+            format_number(seconds, ".0f"),
+            divergence_note([row for row in rows if row.layer == rows[0].layer]),
+        ])  # fmt: skip
     if data in PUBLISHED:
-        published = (f"{PUBLISHED[data].get(layer, '–'):>15}" for layer in LAYERS)
-        lines.append(f"{'MIGE, the paper':26}{''.join(published)}")
-    return "\n".join(lines)
+        published = (format_number(PUBLISHED[data].get(layer), ".2f") for layer in LAYERS)
+        lines.append(["MIGE, the paper", "", *published])
+    return format_columns(heads, lines)
 
 
 def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run]) -> Figure:
@@ -102,28 +106,28 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
     )
     layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]
     for name, rows in by_method(tested).items():
-        label, values = METHODS[name].label, dict[int, tuple[float, float]]()
+        points = []
         for at, layer in enumerate(layers):
             accuracies = [100 * row.accuracy for row in rows if row.layer == layer]
             if accuracies:
-                values[at] = mean_and_error(accuracies)
-        means, errors = zip(*values.values(), strict=True)
-        right.errorbar(
-            list(values),
-            means,
-            np.nan_to_num(errors),
-            color=plots.PALETTE[label],
-            marker="o",
-            markersize=4,
-            label=label,
-        )
-    left.set(xlabel="epoch", ylabel="linear accuracy of Y, %")
+                points.append((at, *mean_and_error(accuracies)))
+        x, means, errors = zip(*points, strict=True)
+        plots.errorbar(right, x, means, METHODS[name].label, yerr=errors, markersize=4)
+    left.set(title="least squares, validation", xlabel="epoch", ylabel="accuracy from Y, %")
     middle.set(xlabel="epoch", ylabel="effective rank of Y")
     for ax in (left, middle):
         ax.set_xlim(left=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set(ylabel="test accuracy, %")
+    right.set(title="probes, test", ylabel="accuracy, %")
     right.set_xticks(range(len(layers)), [LAYERS[layer] for layer in layers])
     if shown or tested:
         plots.legend(fig, columns=4)
+    plots.caption(
+        fig,
+        "Left: least squares from Y to the classes, on validation images after each epoch; dotted: "
+        "methods without training. Right: networks that were trained on each frozen layer, on test "
+        "images. The two accuracies therefore differ.",
+        f"Lines and points: {spread_of(len({row.seed for row in tested}))}; bands: standard "
+        "deviation.",
+    )
     return fig

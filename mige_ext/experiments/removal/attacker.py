@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from mige_ext.experiments.common.learner import perceptron
 from mige_ext.experiments.common.training import seeded
 from mige_ext.experiments.removal.nuisances import BINS
 
@@ -125,13 +126,7 @@ def _whitener(z: Tensor) -> tuple[Tensor, Tensor]:
 def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) -> list[_Prediction]:
     """Train one network for the bin and s; use its best epoch on the first target."""
     outputs = BINS + fit.s.shape[1]
-    network = nn.Sequential(
-        nn.Linear(fit.z.shape[1], size),
-        nn.ReLU(),
-        nn.Linear(size, size),
-        nn.ReLU(),
-        nn.Linear(size, outputs),
-    ).to(fit.z.device)
+    network = perceptron(fit.z.shape[1], size, size, outputs).to(fit.z.device)
     adam = torch.optim.Adam(network.parameters(), _LEARNING_RATE, fused=True)
     steps = epochs * math.ceil(len(fit.z) / _BATCH)
     decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / (steps + 1))

@@ -32,7 +32,7 @@ from mige_ext.experiments.common.options import (
     seeds_option,
 )
 from mige_ext.experiments.common.runs import Run, row_of
-from mige_ext.experiments.common.statistics import settings_without_divergence
+from mige_ext.experiments.common.statistics import settings_without_divergence, spread_of
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import Images, Problem, Structural
@@ -42,7 +42,7 @@ from mige_ext.experiments.removal.training import Epoch, Model, Settings, Traine
 #: Accuracy that removal may cost.
 MARGIN = 0.005
 QUICK_METHODS = ("none", "mige", "hsic-whitened", "adversary-classifier")
-QUICK = Settings(data="structural", steps=300, codes=5000, test_codes=5000)
+QUICK = Settings(data="structural", steps=200, codes=2000, test_codes=2000)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Removals(Comparison):
     """Runs of information removal."""
 
     quick_note = "The small version: fewer methods, steps, seeds and values of β."
+    measured = "Accuracy, and what z reveals about the nuisance"
+    following = "mige_ext.information has the recipe for an encoder of your own"
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "beta", "β="
     stem = "{method}-{value:g}-{seed}"
@@ -74,7 +76,9 @@ class Removals(Comparison):
 
     def load_problem(self) -> Problem:
         """Load the images under the nuisance, or the structural table."""
-        name = self.settings.data
+        name, known = self.settings.data, sorted(["structural", *data.names()])
+        if name not in known:
+            raise ValueError(f"--data must be one of {', '.join(known)}, got {name!r}")
         if name == "structural":
             return Structural(self.device)
         images = data.load(name, self.options.data_dir).to(self.device)
@@ -155,12 +159,12 @@ class Removals(Comparison):
 
     def summary(self) -> str:
         """The conditions of the test, and its table."""
-        seeds = self.options.seeds
-        spread = f"means over {seeds} seeds ± standard error" if seeds > 1 else "one seed"
         return (
-            f"{self.settings.data}, {self.settings.nuisance}: test data, {spread}. β is chosen on "
-            f"the validation data: the least leak within {100 * MARGIN:g} points of the accuracy "
-            f"without removal.\n\n{format_table(self.tested)}"
+            f"{self.settings.data}, {self.settings.nuisance}: test data, "
+            f"{spread_of(self.options.seeds)}.\n"
+            "β is chosen on the validation data: the least leak within "
+            f"{100 * MARGIN:g} points of the accuracy\nwithout removal.\n\n"
+            f"{format_table(self.tested)}"
         )
 
 
@@ -205,6 +209,11 @@ def removal(options: Options, given: dict[str, Any]) -> Removals:
     """Information removal: what z still reveals about a nuisance, and what its removal costs."""
     settings = replace(QUICK if options.quick else Settings(), **given)
     if settings.data == "structural":
+        if given.get("nuisance", "attribute") != "attribute":
+            raise ValueError(
+                "--nuisance goes with images, and --data structural has a nuisance of its own, "
+                f"its attribute; got {settings.nuisance!r}"
+            )
         settings = replace(settings, nuisance="attribute")
     names = options.method or (QUICK_METHODS if options.quick else METHODS)
     options = replace(options, method=list(dict.fromkeys(["none", *names])))

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 import mige_ext as mige
 from mige_ext import ops
 from mige_ext.bounds import JointCritic, mine
-from mige_ext.experiments.common.learner import Learner
+from mige_ext.experiments.common.learner import Learner, perceptron
 from mige_ext.experiments.removal.nuisances import BINS, Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
@@ -119,24 +119,12 @@ class Learned(Learner):
             self.optimizer.step()
         return self.penalty(z, batch)
 
-    @classmethod
-    def perceptron(cls, inputs: int, outputs: int) -> nn.Module:
-        """A network with two hidden layers."""
-        hidden = cls.HIDDEN
-        return nn.Sequential(
-            nn.Linear(inputs, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, outputs),
-        )
-
 
 class Regressor(Learned):
     """An adversary that predicts s; the penalty is minus its mean squared error."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
-        super().__init__(self.perceptron(latent, problem.nuisance_dim))
+        super().__init__(perceptron(latent, self.HIDDEN, self.HIDDEN, problem.nuisance_dim))
 
     def loss(self, z: Tensor, batch: Batch) -> Tensor:
         """E‖f(z) − s‖² / dim s."""
@@ -147,7 +135,7 @@ class Classifier(Learned):
     """An adversary that predicts the bin of s; the penalty is minus its cross-entropy."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
-        super().__init__(self.perceptron(latent, BINS))
+        super().__init__(perceptron(latent, self.HIDDEN, self.HIDDEN, BINS))
 
     def loss(self, z: Tensor, batch: Batch) -> Tensor:
         """E[−log p(bin | z)]."""
@@ -158,7 +146,7 @@ class Club(Learned):
     """CLUB: I ≤ E_joint[log q(s|z)] − E_marginal[log q(s|z)], with a Gaussian q fitted to pairs."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
-        super().__init__(self.perceptron(latent, 2 * problem.nuisance_dim))
+        super().__init__(perceptron(latent, self.HIDDEN, self.HIDDEN, 2 * problem.nuisance_dim))
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(s|z), each (N, dim s); |log σ²| < 5."""

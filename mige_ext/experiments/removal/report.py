@@ -16,7 +16,9 @@ from mige_ext.experiments.common.statistics import (
     finished,
     format_mean,
     mean_and_error,
+    spread_of,
 )
+from mige_ext.experiments.common.tables import format_columns, format_number
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.training import Epoch
 
@@ -45,22 +47,22 @@ class Result(Row):
 
 def format_table(tested: Sequence[Result]) -> str:
     """A line for each method at its β: means over the seeds ± standard error, on test data."""
-    lines = [
-        f"{'method':26}{'β':>7}{'accuracy, %':>16}{'leak, nats':>17}{'leak, R²':>10}"
-        f"{'ms a step':>11}  strongest attacker"
-    ]
+    heads = ["method", "β", "accuracy, %", "leak, nats", "leak,\nR²", "ms a\nstep"]
+    lines = []
     for method, rows in by_method(tested).items():
         measured = finished(rows)
         attackers = [row.attacker for row in measured]
-        lines.append(
-            f"{METHODS[method].label:26}{f'{rows[0].beta:g}' if rows[0].beta else '–':>7}"
-            f"{format_mean([100 * row.accuracy for row in rows], 2):>16}"
-            f"{format_mean([row.leak_nats for row in measured], 3):>17}"
-            f"{np.mean([row.leak_r2 for row in measured]):>10.3f}"
-            f"{np.median([row.ms_per_step for row in measured]):>11.1f}"
-            f"  {max(attackers, key=attackers.count)}{divergence_note(rows)}"
-        )
-    return "\n".join(lines)
+        lines.append([
+            METHODS[method].label,
+            format_number(rows[0].beta or None, "g"),
+            format_mean([100 * row.accuracy for row in rows], 2),
+            format_mean([row.leak_nats for row in measured], 3),
+            format_number(float(np.mean([row.leak_r2 for row in measured])), ".3f"),
+            format_number(float(np.median([row.ms_per_step for row in measured])), ".1f"),
+            max(attackers, key=attackers.count),
+            divergence_note(rows),
+        ])  # fmt: skip
+    return format_columns([*heads, "strongest attacker"], lines, left=(0, len(heads)))
 
 
 def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> Figure:
@@ -90,14 +92,7 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
         accuracy, error = mean_and_error([100 * row.accuracy for row in of_method])
         for ax, column in ((middle, "leak_nats"), (right, "leak_r2")):
             leak, leak_error = mean_and_error([getattr(row, column) for row in of_method])
-            ax.errorbar(
-                leak,
-                accuracy,
-                xerr=np.nan_to_num(leak_error),
-                yerr=np.nan_to_num(error),
-                color=plots.PALETTE[label],
-                marker="o",
-            )
+            plots.errorbar(ax, leak, accuracy, label, xerr=leak_error, yerr=error)
     if left.get_ylim()[0] < shown:
         left.set_ylim(bottom=shown)
     left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
@@ -105,15 +100,14 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     right.set(title="the chosen β, test", xlabel="leak, R²")
     plots.legend(fig, columns=6)
     data, nuisance = (results[0].data, results[0].nuisance) if results else ("", "")
-    seeds = len({row.seed for row in tested})
-    spread = f"mean ± standard error of {seeds} seeds" if seeds > 1 else "one seed"
-    fig.supxlabel(
+    plots.caption(
+        fig,
         f"{data}, {nuisance}. The leak in nats, log 16 − cross-entropy of the strongest attacker, "
-        f"is a lower bound.\nLeft: seeds of the search, at most {100 * CUT * margin:g} points "
-        f"below no removal; dotted: {100 * margin:g} points below. Middle and right: {spread}. "
-        "Better is up and left.",
-        fontsize=8,
-        color="#555555",
+        "is a lower bound. Better is up and left.",
+        f"Left: mean over the seeds of the search; a β that costs more than {100 * CUT * margin:g} "
+        f"points of accuracy is outside the panel; the dotted line is {100 * margin:g} points "
+        "below no removal.",
+        f"Middle and right: {spread_of(len({row.seed for row in tested}))}.",
     )
     return fig
 

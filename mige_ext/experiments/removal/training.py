@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mige_ext.experiments.common.checkpoint import RandomState
+from mige_ext.experiments.common.learner import perceptron
 from mige_ext.experiments.common.options import check, data_option, fixed, option
 from mige_ext.experiments.common.runs import Row, Run, row_of
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
@@ -27,7 +28,7 @@ class Settings:
 
     data: str = data_option("mnist", "; or structural, a table", "mnist; quick structural")
     nuisance: str = option("rotation", f"What is removed from images: {', '.join(NUISANCES)}.")
-    steps: int = option(800, "Training steps.", least=1, shown="800; quick 300")
+    steps: int = option(800, "Training steps.", least=1, shown="800; quick 200")
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
     latent: int = option(8, "Dimensions of z.", least=1)
     hidden: int = fixed(512, "Units of the encoder's first layer; the second has half.", least=2)
@@ -36,10 +37,10 @@ class Settings:
     #: s gets a density by this noise.
     noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
-        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 5000"
+        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 2000"
     )
     test_codes: int = option(
-        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 5000"
+        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 2000"
     )
     attack_epochs: int = fixed(10, "Epochs of the attackers' perceptrons.", least=1)
 
@@ -72,15 +73,9 @@ class Model(nn.Module):
     def __init__(self, problem: Problem, settings: Settings) -> None:
         super().__init__()
         hidden, latent = settings.hidden, settings.latent
-        self.encoder = nn.Sequential(
-            nn.Linear(problem.inputs, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden // 2),
-            nn.ReLU(),
-            nn.Linear(hidden // 2, latent),
-            nn.BatchNorm1d(latent, affine=False),
-        )
-        self.head = nn.Sequential(nn.Linear(latent, 64), nn.ReLU(), nn.Linear(64, problem.classes))
+        self.encoder = perceptron(problem.inputs, hidden, hidden // 2, latent)
+        self.encoder.append(nn.BatchNorm1d(latent, affine=False))
+        self.head = perceptron(latent, 64, problem.classes)
 
 
 class Trainer(CommonTrainer):

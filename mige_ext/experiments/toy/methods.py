@@ -63,7 +63,7 @@ class Settings:
     points: int = fixed(32, "Number of values of ρ in ±0.8.", least=1)
     samples: int = option(256, "Samples M, also the size of a training batch.", least=2)
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
-    steps: int = option(8000, "Steps of a critic.", least=1, shown="8000; authors 200; quick 250")
+    steps: int = option(8000, "Steps of a critic.", least=1, shown="8000; authors 200; quick 150")
     rate: float = fixed(2e-3, "Learning rate of Adam.", positive=True)
     anneal: bool = fixed(True, "Whether the learning rate falls to 0 as a cosine.")
     #: Otherwise the critic is a perceptron on the pair.
@@ -78,7 +78,7 @@ class Settings:
 
 
 #: A short training needs a larger learning rate, and an average that forgets sooner.
-QUICK = Settings(seeds=2, points=16, steps=250, rate=5e-3, decay=0.9)
+QUICK = Settings(seeds=2, points=10, steps=150, rate=5e-3, decay=0.9)
 #: The critics of the authors' notebook; decay 0 is the plain gradient.
 AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=512, decay=0.0)
 

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Kernel(ABC):
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
         """The derivative of φ of the given order, ``ψ^(order)(s/σ²) σ^(−2 order)``; finite."""
-        if not isinstance(order, Integral) or isinstance(order, bool) or order < 0:
+        if not _checks.is_integer(order, 0):
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)
         factor = saturated((1 / sigma / sigma) ** order)
@@ -58,8 +58,8 @@ class Kernel(ABC):
         Raises:
             ValueError, TypeError: arguments that are not such tensors or not finite.
         """
-        _require_points(x, y)
-        sigma = _of_groups(bandwidth, x)
+        _require_arguments(x, y, bandwidth)
+        sigma = bandwidth_tensor(bandwidth, x)
         # Division by a power of two near σ is exact, and keeps squares and 1/σ² in range.
         unit = per_group(power_of_two(sigma))
         s = ops.squared_distances(in_units(x, unit), None if y is None else in_units(y, unit))
@@ -169,28 +169,19 @@ def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
     return torch.full(x.shape[:-2], _number(bandwidth, x), dtype=x.dtype, device=x.device)
 
 
-def _of_groups(bandwidth: Tensor | float, x: Tensor) -> Tensor:
-    """σ for each group of x, checked."""
+def _require_arguments(x: Tensor, y: Tensor | None, bandwidth: Tensor | float) -> None:
+    """Refuses what is not finite, native, and of equal groups and columns."""
+    _checks.require_samples("x", x, 0)
+    _checks.require_native("x", x)
+    _checks.require_finite(x=x)
+    if y is not None:
+        _checks.require_query("y", y, x, "x")
+        _checks.require_like("y", y, "x", x)
     if isinstance(bandwidth, Tensor):
         _checks.require_like("bandwidth", bandwidth, "x", x)
         _checks.require_batch("bandwidth", bandwidth.shape, "x", x.shape[:-2])
         if _checks.looking_is_free(bandwidth) and not (bandwidth > 0).all():
             raise ValueError(f"bandwidth must be positive, got {bandwidth.min().item():g}")
-    return bandwidth_tensor(bandwidth, x)
-
-
-def _require_points(x: Tensor, y: Tensor | None) -> None:
-    """Refuses points that are not finite, native, and of equal groups and columns."""
-    _checks.require_samples("x", x, 0)
-    _checks.require_native("x", x)
-    _checks.require_finite(x=x)
-    if y is not None:
-        _checks.require_samples("y", y, 0)
-        _checks.require_like("y", y, "x", x)
-        _checks.require_batch("y", y.shape[:-2], "x", x.shape[:-2])
-        if y.shape[-1] != x.shape[-1]:
-            raise ValueError(f"y must have as many columns as x, {x.shape[-1]}, got {y.shape[-1]}")
-        _checks.require_finite(y=y)
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Solvers of ``L g = ζ`` with L = K/M: a shifted solve, and iterations from 0.
 
-No solver reads a value from a CUDA device.
+A right-hand side is (..., M, d), and K is the gram of the M samples with themselves. No solver
+reads a value from a CUDA device.
 """
 
 import math
@@ -16,22 +17,13 @@ LARGEST_DENSE = 4096  # rows of a curl-free K that is factorized: 128 MiB in flo
 
 
 def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
-    """``(K/M + shift I)^{−1} rhs`` for the gram of samples with themselves.
+    """``(K/M + shift I)^{−1} rhs`` with a positive shift.
 
-    The solver is Cholesky's, or conjugate gradients for a curl-free K where they take fewer
-    operations. The choice depends on the shapes, the dtype and the shift alone.
-
-    Args:
-        gram: of M samples in d dimensions.
-        shift: positive.
-        rhs: (..., M, d).
-
-    Returns:
-        (..., M, d), with the relative error of :func:`conjugate_gradients`, or rounding / shift.
-
-    Raises:
-        ValueError: on the CPU, a shift below the rounding errors of K, with which the sum is not
-            positive definite. On CUDA such a group is NaN.
+    The solver is Cholesky's, with the relative error rounding / shift. It is
+    :func:`conjugate_gradients` for a curl-free K where they take fewer operations. The choice
+    depends on the shapes, the dtype and the shift alone. A shift below the rounding errors of K,
+    with which the sum is not positive definite, raises ValueError on the CPU. On CUDA such a group
+    is NaN.
     """
     m, d = rhs.shape[-2:]
     if isinstance(gram, DiagonalGram):
@@ -75,19 +67,8 @@ def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
 
     The relative error of each group is at most ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
     rounding / shift, whichever is larger. A group that is accurate does not change any more. On the
-    CPU the iteration stops when all groups are accurate. Elsewhere it takes all steps, because
-    reading the residual would stall the device.
-
-    Args:
-        gram: of M samples in d dimensions.
-        shift: positive.
-        rhs: (..., M, d).
-
-    Returns:
-        (..., M, d).
-
-    Cost:
-        At most :func:`conjugate_gradient_steps` products.
+    CPU the iteration stops when all groups are accurate. Elsewhere it takes all
+    :func:`conjugate_gradient_steps`, because reading the residual would stall the device.
     """
     m = rhs.shape[-2]
     solution, residual, direction = torch.zeros_like(rhs), rhs, rhs
@@ -117,15 +98,8 @@ def iterate(
     """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from 0, at any points.
 
     At other points ``g_t(q) = a_t ζ(q) + K(q, X) c_t``, where (a, c) follow the same recurrence: ζ
-    adds ω to a, and ``L g = K(q, X) g(X)/M`` adds −ω g(X)/M to c.
-
-    Args:
-        gram: of M samples with themselves.
-        source: ζ at the samples, (..., M, d).
-        steps: (u, ω) of each step.
-
-    Returns:
-        g at the samples, (..., M, d); c, (..., M, d); a.
+    adds ω to a, and ``L g = K(q, X) g(X)/M`` adds −ω g(X)/M to c. ``steps`` has (u, ω) of each
+    step. The result is g at the samples, (..., M, d), c, (..., M, d), and a.
     """
     m = source.shape[-2]
     g = c = torch.zeros_like(source)

@@ -41,18 +41,11 @@ from mige_ext.scores.base import (
     Calibrate,
     Diagnostics,
     FittableEstimator,
-    Fitted,
+    FittedGradient,
     calibrated,
-    require_calibrate,
     stein_calibration,
 )
-from mige_ext.scores.kernel.gram import (
-    CurlFreeGram,
-    Gram,
-    gram_of,
-    has_native_product,
-    rbf_score,
-)
+from mige_ext.scores.kernel.gram import CurlFreeGram, Gram, gram_of, has_native_product, rbf_score
 from mige_ext.scores.kernel.kernels import (
     RBF,
     Bandwidth,
@@ -72,55 +65,31 @@ def _rbf() -> Kernel:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FittedFilter(Fitted):
+class FittedFilter(FittedGradient):
     """A fitted kernel score, ``g(q) = K(q, X) w + b ζ(q)``.
 
     All tensors but the diagnostics are in a unit of length that is a power of two, so that the
     coefficients are in range for samples of any size.
-
-    Attributes:
-        samples: X, (..., M, d).
-        coefficients: w, (..., M, d).
-        bandwidth: σ, (...); 1 for a group of equal samples, whose coefficients are 0.
-        unit: the unit of length, (..., 1, 1).
-        diagnostics: rank, bandwidth, energy and calibration, in the units of the caller.
-        source_coefficient: b, (..., 1, 1); None for 0.
-        kernel: φ.
-        curl_free: whether K is the curl-free kernel of φ, or ``φ I``.
 
     Cost:
         A score takes O(QMd) time and O(QM) memory. The diagonal RBF kernel never forms its Q×M
         matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
     """
 
-    samples: Tensor
-    coefficients: Tensor
-    bandwidth: Tensor
-    unit: Tensor
-    diagnostics: Diagnostics
-    source_coefficient: Tensor | None = None
-    kernel: Kernel = field(default_factory=_rbf)
-    curl_free: bool = False
+    samples: Tensor  #: X, (..., M, d)
+    coefficients: Tensor  #: w, (..., M, d)
+    bandwidth: Tensor  #: σ, (...); 1 for a group of equal samples, whose coefficients are 0
+    unit: Tensor  #: the unit of length, (..., 1, 1)
+    diagnostics: Diagnostics  #: rank, bandwidth, energy and calibration, in the caller's units
+    source_coefficient: Tensor | None = None  #: b, (..., 1, 1); None for 0
+    kernel: Kernel = field(default_factory=_rbf)  #: φ
+    curl_free: bool = False  #: whether K is the curl-free kernel of φ, or ``φ I``
 
-    def energy(self, query: Tensor | None = None) -> Tensor:
-        """The log-density whose gradient is the score, up to a constant for each group.
-
-        Args:
-            query: as for :meth:`score`.
-
-        Returns:
-            (..., Q), without a gradient.
-
-        Raises:
-            ValueError, TypeError: as for :meth:`score`; a fit that is not curl-free, whose score is
-                no gradient.
-        """
+    def _energy(self, points: Tensor) -> Tensor:
         if not self.curl_free:
             raise ValueError("energy needs a fit with curl_free=True, got curl_free=False")
-        points = self._points(query)
-        with no_autocast(points):
-            gram = CurlFreeGram(self.kernel, self.bandwidth, self.samples, points)
-            return saturated(gram.energy(self.coefficients, self.source_coefficient))
+        gram = CurlFreeGram(self.kernel, self.bandwidth, self.samples, points)
+        return gram.energy(self.coefficients, self.source_coefficient)
 
     def _in_units(self, query: Tensor) -> Tensor:
         return in_units(query, self.unit)
@@ -138,21 +107,13 @@ class FittedFilter(Fitted):
 
 @dataclass(frozen=True)
 class Solution:
-    """A filter applied to one batch of samples, in the unit of the samples.
+    """A filter applied to one batch of samples, in the unit of the samples."""
 
-    Attributes:
-        scores: at the samples, (..., M, d).
-        coefficients: w, (..., M, d).
-        source_coefficient: b, a number; None for 0.
-        rank: J, (...).
-        energy: share of trace(K) that the kept eigenvalues hold, (...).
-    """
-
-    scores: Tensor
-    coefficients: Tensor
-    source_coefficient: float | None
-    rank: Tensor
-    energy: Tensor
+    scores: Tensor  # at the samples, (..., M, d)
+    coefficients: Tensor  # w, (..., M, d)
+    source_coefficient: float | None  # b; None for 0
+    rank: Tensor  # J, (...)
+    energy: Tensor  # fraction of trace(K) that belongs to the kept eigenvalues, (...)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +143,11 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
+        super().__post_init__()
         require_kernel(self.kernel)
         bandwidth_rule(self.bandwidth)
         if not isinstance(self.curl_free, bool):
             raise TypeError(f"curl_free must be True or False, got {self.curl_free!r}")
-        require_calibrate(self.calibrate)
 
     def _score(self, samples: Tensor) -> Tensor:
         x, unit, _, _, solution = self._solution(samples)
@@ -202,13 +163,12 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
     def _fit(self, samples: Tensor) -> FittedFilter:
         x, unit, bandwidth, absolute, solution = self._solution(samples)
         diagnostics = _diagnostics(x, absolute, solution)
-        w, b = solution.coefficients, None
+        b = None
         if solution.source_coefficient is not None:
             known = per_group(absolute > 0)
             b = torch.where(known, solution.source_coefficient, torch.zeros_like(unit))
-        if self.calibrate is not None:
-            w = calibrated(w, diagnostics.calibration)
-            b = None if b is None else calibrated(b, diagnostics.calibration)
+            b = calibrated(b, diagnostics.calibration, self.calibrate)
+        w = calibrated(solution.coefficients, diagnostics.calibration, self.calibrate)
         record = x, w, bandwidth, unit, diagnostics, b
         return self._fitted(*record, self.kernel, self.curl_free)
 
@@ -253,12 +213,9 @@ def _calibration(x: Tensor, scores: Tensor) -> Tensor:
 
 
 def leading(values: Tensor, rank: int | None, enough: Tensor | float) -> Tensor:
-    """Marks the J largest of ascending eigenvalues, (..., n).
+    """Marks the J largest of ascending eigenvalues, (..., n); J is ``rank``, cut at n.
 
-    Args:
-        values: eigenvalues, (..., n).
-        rank: J, at most n; J is the smallest number whose sum reaches ``enough`` if not given.
-        enough: a number, or (..., 1).
+    Without a rank, J is the smallest number whose sum reaches ``enough``, a number or (..., 1).
     """
     n = values.shape[-1]
     if rank is not None:

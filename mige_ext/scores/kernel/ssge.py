@@ -76,8 +76,7 @@ class SSGE(SpectralFilter):
         if given is None:
             given = torch.where(bandwidth > 0, positive(bandwidth * unit.squeeze((-2, -1))), 0.0)
         diagnostics = _diagnostics(samples, scores, values, given, rank)
-        if self.calibrate is not None:
-            coefficients = calibrated(coefficients, diagnostics.calibration)
+        coefficients = calibrated(coefficients, diagnostics.calibration, self.calibrate)
         return FittedSSGE(samples, coefficients, sigma, unit, diagnostics)
 
     def _diagnose(self, samples: Tensor) -> Diagnostics:

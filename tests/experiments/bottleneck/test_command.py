@@ -117,6 +117,7 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names | figures
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverges_counts_as_never_right_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_run_that_diverges_counts_as_never_right_and_the_others_go_on(
     assert (tmp_path / "all" / "bottleneck.png").exists()
 
 
+@pytest.mark.thorough
 def test_any_idx_set_is_trained_with_the_network_of_the_paper(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +177,7 @@ def test_test_set_is_read_once_at_the_end_by_the_chosen_runs(
     assert len({(row["method"], row["beta"]) for row in tested}) == 3
 
 
+@pytest.mark.thorough
 def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
     tmp_path: Path,
 ) -> None:
@@ -195,6 +198,7 @@ def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
         assert int(row["epochs"]) == mean.index(min(mean)) + 1
 
 
+@pytest.mark.thorough
 def test_retraining_takes_as_many_epochs_and_seeds_as_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +219,7 @@ def test_retraining_takes_as_many_epochs_and_seeds_as_asked(
 # --- stop and resume ------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_stopped_command_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +252,7 @@ def test_stopped_command_resumes_to_the_same_numbers(
         assert numbers(tmp_path / "stopped" / name) == numbers(tmp_path / "straight" / name)
 
 
+@pytest.mark.thorough
 def test_command_stopped_before_the_first_epoch_leaves_a_folder_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +268,7 @@ def test_command_stopped_before_the_first_epoch_leaves_a_folder_to_continue(
     assert len(read(tmp_path / "results.csv")) == 10
 
 
+@pytest.mark.thorough
 def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path) -> None:
     run(tmp_path, method=["baseline"], seeds=1)
     run(tmp_path, method=["baseline", "vib"], seeds=2, beta=[0.1], resume=True)

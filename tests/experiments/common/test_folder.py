@@ -85,7 +85,7 @@ def test_folder_records_settings_and_is_not_reused_by_accident(tmp_path: Path) -
 
 
 def test_resume_needs_the_same_settings_and_names_what_differs(tmp_path: Path) -> None:
-    open_folder(tmp_path, asdict(ROWS[0]), {"seeds": 2}, resume=True)
+    open_folder(tmp_path, asdict(ROWS[0]), {"seeds": 2}, resume=False)
     open_folder(tmp_path, asdict(ROWS[0]), {"seeds": 3}, resume=True)
     with pytest.raises(
         ValueError, match=r"count is 0 now and was -3; value is inf now and was 0\.1"
@@ -96,3 +96,16 @@ def test_resume_needs_the_same_settings_and_names_what_differs(tmp_path: Path) -
     ):
         open_folder(tmp_path, {"name": "a, b", "count": -3, "new": 1}, {}, resume=True)
     assert json.loads((tmp_path / "config.json").read_text())["settings"] == asdict(ROWS[0])
+
+
+def test_resume_needs_results(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--resume needs a folder with results, and .*new has"):
+        open_folder(tmp_path / "new", {}, {}, resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("below", ["", "below/it"])
+def test_a_file_is_no_folder(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"--out must be a folder, got .*file is a file"):
+        open_folder(tmp_path / "file" / below, {}, {}, resume=False)

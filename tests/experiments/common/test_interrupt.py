@@ -77,6 +77,7 @@ def tensors(state: Any) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("command", "sign"),
     [

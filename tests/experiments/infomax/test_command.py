@@ -49,6 +49,7 @@ def invoke(
     return CliRunner().invoke(app, [*options, "--out", str(out), *more])
 
 
+@pytest.mark.thorough
 def test_the_command_stops_and_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

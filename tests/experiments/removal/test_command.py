@@ -96,6 +96,7 @@ def read(out: Path, timed: bool = True) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.thorough
 def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_grid_grows_beyond_the_end_that_was_chosen() -> None:
     assert longer([0.0, 1.0], 0.0) == longer([0.0, 1.0], 1.0) == [0.0, 1.0]
 
 
+@pytest.mark.thorough
 def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--seeds", "1", "--extend", "2")
     assert result.exit_code == 0, result.output
@@ -197,7 +199,9 @@ def test_divergence_is_no_leak_of_nothing() -> None:
     [
         (["--nuisance", "colour"], "nuisance must be one of"),
         (["--method", "magic"], "method must be one of"),
-        (["--data", "nowhere"], "--data must be one of"),
+        (["--data", "nowhere"], "mnist, structural, got 'nowhere'"),
+        (["--data", "structural", "--nuisance", "rotation"], "--nuisance goes with images"),
+        (["--resume"], "--resume needs a folder with results"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
 )
@@ -208,6 +212,7 @@ def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_the_structural_table_is_a_problem_of_its_own(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--data", "structural", "--method", "none", "--seeds", "1")
     assert result.exit_code == 0, result.output

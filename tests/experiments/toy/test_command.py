@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from mige_ext.experiments.toy import command as module
 from mige_ext.experiments.toy.methods import (
     METHODS,
+    QUICK,
     relative_rmse,
     run_bound,
 )
@@ -44,7 +45,7 @@ def test_command_writes_table_numbers_and_figure(tmp_path: Path) -> None:
 
     rows = read(tmp_path)
     assert list(rows[0]) == ["dim", "rho", "seed", "method", "mi", "mi_true", "dmi", "dmi_true"]
-    assert len(rows) == 2 * len(METHODS) * 2 * 16
+    assert len(rows) == 2 * len(METHODS) * 2 * QUICK.points
     for row in rows:
         rho, dim = float(row["rho"]), int(row["dim"])
         assert float(row["dmi_true"]) == pytest.approx(dim * rho / (1 - rho**2))
@@ -61,12 +62,18 @@ def test_printed_error_is_that_of_the_numbers(tmp_path: Path) -> None:
     line = next(line for line in run(tmp_path).splitlines() if line.startswith("MIGE "))
     rows = [row for row in read(tmp_path) if row["method"] == "MIGE"]
     dmi, truth = (
-        np.array([float(row[name]) for row in rows]).reshape(2, 16) for name in ("dmi", "dmi_true")
+        np.array([float(row[name]) for row in rows]).reshape(2, QUICK.points)
+        for name in ("dmi", "dmi_true")
     )
     errors = relative_rmse(dmi, truth)
-    assert line.split()[1:] == [f"{errors.mean():.3f}", "±", f"{np.ptp(errors) / 2:.3f}"]
+    assert line.split()[1:] == [
+        f"{errors.mean():.3f}".lstrip("0"),
+        "±",
+        f"{np.ptp(errors) / 2:.3f}".lstrip("0"),
+    ]
 
 
+@pytest.mark.thorough
 def test_resume_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path)
     before = read(tmp_path)
@@ -85,6 +92,26 @@ def test_resume_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(after) == 2 * len(before)
 
 
+def test_a_finished_folder_says_that_nothing_was_computed(tmp_path: Path) -> None:
+    run(tmp_path)
+    output = run(tmp_path, "--resume")
+    assert f"Nothing was computed: {tmp_path} has every result already." in output
+    assert "0step" not in output
+    assert f"see {tmp_path}. Next: python -m mige_ext toy" in output
+
+
+def test_six_dimensions_fit_into_a_terminal(tmp_path: Path) -> None:
+    rows = [
+        module.Estimate(dim, rho, seed, method, 0.0, 1.0, 0.1 * seed, 1.0)
+        for dim in (5, 8, 10, 16, 20, 32)
+        for method in METHODS
+        for seed in range(2)
+        for rho in (0.1, 0.2)
+    ]
+    assert max(map(len, module.format_table(rows).splitlines())) <= 100
+
+
+@pytest.mark.thorough
 def test_stopped_run_keeps_what_is_finished_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

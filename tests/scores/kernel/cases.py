@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import IMQ, RBF, SSGE, Landweber, NuMethod, SpectralFilter, Stein, Tikhonov, reference
+from tests.support import oracles
 from tests.support.inputs import normal
 
 M, D = 30, 3
@@ -34,10 +35,10 @@ FILTERS = {
     "stein": Filter(lambda **k: Stein(eta=ETA, **k), lambda mu: 1 / (mu + ETA / M)),
     "landweber": Filter(
         lambda **k: Landweber(steps=40, step_size=0.7, **k),
-        lambda mu: reference.landweber_filter(mu, 40, 0.7),
+        lambda mu: oracles.landweber_filter(mu, 40, 0.7),
     ),
     "nu": Filter(
-        lambda **k: NuMethod(steps=6, nu=1.5, **k), lambda mu: reference.nu_filter(mu, 6, 1.5)
+        lambda **k: NuMethod(steps=6, nu=1.5, **k), lambda mu: oracles.nu_filter(mu, 6, 1.5)
     ),
 }
 for_each_filter = pytest.mark.parametrize("kind", FILTERS.values(), ids=FILTERS.keys())
@@ -53,7 +54,7 @@ def from_matrices(kind: Filter, kernel: Any, curl_free: bool, x: Tensor, q: Any)
         def function(mu: Tensor) -> Tensor:
             return torch.where(torch.arange(len(mu)) >= len(mu) - 12 * D, 1 / mu, 0.0)
 
-    return reference.filtered(
+    return oracles.filtered(
         function, x, q, kernel=type(kernel).__name__, curl_free=curl_free,
         bandwidth=reference.distance_quantile(x), cut_off=kind.cut_off,
     )  # fmt: skip
@@ -62,7 +63,7 @@ def from_matrices(kind: Filter, kernel: Any, curl_free: bool, x: Tensor, q: Any)
 def spectrum(kernel: Any, curl_free: bool, x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues of L, (Md,) ascending, and ζ, (M, d)."""
     sigma = reference.distance_quantile(x)
-    k, divergence = reference.matrix_kernel(type(kernel).__name__, curl_free, x, x, sigma)
+    k, divergence = oracles.matrix_kernel(type(kernel).__name__, curl_free, x, x, sigma)
     n = x.numel()
     return torch.linalg.eigvalsh(k.transpose(1, 2).reshape(n, n) / len(x)), divergence.mean(1)
 

@@ -1,13 +1,23 @@
-// The gradient sum H of one group from its Gram matrix: one product, K X, and the row sums K 1.
-// Work: 2 m² d flop.
+// The RBF kernel of one group: the Gram matrix in place of the squared distances, and the gradient
+// sum H from it. Work: one exponential an entry, half as many where only the upper triangle is
+// computed; 2 m² d flop for the product K X of H, and the row sums K 1.
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
 #include "cpu/product.h"
+#include "cpu/squared_distances.h"
 
 namespace mige::cpu {
+
+template <int kBytes, typename T>
+MIGE_INLINE void rbf_rows_impl(T* k, int64_t n, T gamma, bool upper, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    T* row = k + i * n;
+#pragma omp simd
+    for (int64_t j = upper ? i : 0; j < n; ++j) row[j] = rbf(row[j], gamma);
+  }
+}
 
 template <int kBytes, typename T>
 MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
@@ -32,7 +42,18 @@ MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64
   }
 }
 
+MIGE_KERNEL(rbf_rows, rbf_rows_impl)
 MIGE_KERNEL(gradient_sum_rows, gradient_sum_rows_impl)
+
+// The Gram matrix exp(−γ k_ij) from squared distances, in place. With `upper` from those above the
+// diagonal of a symmetric matrix.
+template <typename T>
+void to_gram(T* k,  // [m, n]
+             int64_t m, int64_t n, bool upper, T gamma) {
+  parallel_rows(m, upper,
+                [&](int64_t begin, int64_t end) { rbf_rows(k, n, gamma, upper, begin, end); });
+  if (upper) mirror(k, m);
+}
 
 // H = −(K X − diag(K 1) X) / σ². Center x first: an offset common to all samples cancels in exact
 // arithmetic only.

@@ -1,0 +1,28 @@
+// eigh on the CPU: LAPACK's decomposition of each group (bind/runtime.cpp), groups in parallel.
+#include "cpu/operators.h"
+#include "cpu/runtime.h"
+#include "cpu/simd.h"
+
+namespace mige::cpu {
+
+template <typename T>
+void eigh(const EighArguments<T>& p) {
+  const int64_t m = p.n;
+  parallel(p.groups, 1, [&](int64_t begin, int64_t end) {
+    // MKL's bits depend on the alignment of a matrix, so every group is computed in the same place.
+    const Buffer<T> matrix(m * m);
+    for (int64_t g = begin; g < end; ++g) {
+      T* values = p.values + g * m;
+      std::copy_n(p.k + g * m * m, m * m, matrix.get());
+      eigh(matrix.get(), m, values);
+      std::copy_n(matrix.get(), m * m, p.vectors + g * m * m);
+      for (int64_t i = 0; i < m; ++i)  // an eigenvalue of a finite matrix may be out of range
+        values[i] = saturate<T>(static_cast<double>(values[i]));
+    }
+  });
+}
+
+template void eigh(const EighArguments<float>&);
+template void eigh(const EighArguments<double>&);
+
+}  // namespace mige::cpu
