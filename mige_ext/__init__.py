@@ -56,7 +56,7 @@ from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics
 from mige_ext.scores.landmarks import Landmarks
 from mige_ext.scores.network import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Public modules; ``mige_ext.bounds`` and the like are imported when they are first used.
 _MODULES = (

@@ -47,7 +47,7 @@ class Settings:
     paper. Without ``calibrate`` the score of H(z) by SSGE is shrunk and the score of H(z|x) is not:
     their difference is then no information, and σ is driven up. Fewer ``marginals`` are cheaper and
     change only the variance of the gradient: on MNIST the penalty adds 53 % to a step with 16
-    draws, and 17 % with 4 (one thread).
+    draws, and 18 % with 4 (one thread).
     """
 
     data: str = data_option("digits")
