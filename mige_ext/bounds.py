@@ -1,7 +1,8 @@
 """Variational lower bounds on mutual information: the baselines of gradient estimation.
 
-A *critic* T(x, z) scores pairs. A *bound* compares its scores on joint pairs, from p(x, z), with
-its scores on marginal pairs, from p(x) p(z), and is maximized over the critic's parameters:
+A *critic* T(x, z) gives each pair a score. A *bound* compares the scores of joint pairs, drawn from
+p(x, z), with the scores of marginal pairs, drawn from p(x) p(z). The critic's parameters are
+trained to maximize the bound:
 
     >>> import torch
     >>> from mige_ext.bounds import SeparableCritic, mine_f, split_pairs
@@ -9,10 +10,10 @@ its scores on marginal pairs, from p(x) p(z), and is maximized over the critic's
     >>> joint, marginal = split_pairs(critic(x[:, None], z[None, :]))  # all 64² pairs of a batch
     >>> (-mine_f(joint, marginal)).backward()
 
-Bounds are functions of scores. They reduce the last dimension and keep the leading ones, so that an
-ensemble of critics trains at once: apply :func:`torch.func.vmap` to critic and bound, or to the
-critic alone and the bound to the stacked scores. Only :func:`mine` has a state, a moving average,
-which it takes and returns.
+Bounds are functions of scores. They reduce the last dimension and keep the leading ones. An
+ensemble of critics can therefore be trained at once: apply :func:`torch.func.vmap` to critic and
+bound, or apply it to the critic alone and give the stacked scores to the bound. Only :func:`mine`
+has a state, a moving average, which it takes and returns.
 """
 
 import math
@@ -145,9 +146,9 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal does not have this shape or is not finite, or they differ in
-            their leading dimensions or devices. Values are not checked on CUDA, where reading them
-            stalls the stream, and inside ``torch.func.vmap`` and ``torch.compile``, which forbid
-            it; the result is NaN there.
+            their leading dimensions or devices. Values are not read on CUDA, where reading stalls
+            the stream, or inside ``torch.func.vmap`` and ``torch.compile``, which forbid it. If a
+            score is not finite there, the result is NaN.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -161,14 +162,14 @@ def mine(
 ) -> tuple[Tensor, Tensor]:
     """MINE: the Donsker-Varadhan bound with the bias-corrected gradient.
 
-    The gradient of the bound, ``E_joint[∇T] − E_marginal[e^T ∇T] / E_marginal[e^T]``, has a ratio
-    of two estimates from one batch, which is biased. MINE replaces the denominator by its
+    The gradient of the bound is ``E_joint[∇T] − E_marginal[e^T ∇T] / E_marginal[e^T]``. The ratio
+    of two estimates from one batch is biased. MINE therefore replaces the denominator by its
     exponential moving average over the batches:
 
         Z ← decay · Z + (1 − decay) · mean e^T,    gradient = mean ∇T − mean(e^T ∇T) / Z
 
-    The average is kept as log Z. The current batch has at least the weight 1 − decay in it, so that
-    no weight in the gradient exceeds 1 / (1 − decay).
+    The average is kept as log Z. The current batch has at least the weight 1 − decay in Z.
+    Therefore no weight in the gradient exceeds 1 / (1 − decay).
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -205,9 +206,9 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     """MINE-f: the f-divergence bound (NWJ), ``I ≥ E_joint[T] − E_marginal[e^(T − 1)]``.
 
     It is tight where T is ``1 + log p(x, z) / p(x) p(z)``. Value and gradient are unbiased, with a
-    variance that grows like e^I. Where the expectation exceeds the square root of the largest
-    number of the dtype (e^44 in float32), the exponential continues along its tangent. The value,
-    the gradient, and the gradient's square in an optimizer therefore stay finite.
+    variance that grows like e^I. Above the square root of the largest number of the dtype (e^44 in
+    float32), the exponential is continued along its tangent. The value, the gradient, and the
+    gradient's square in an optimizer therefore stay finite.
 
     Arguments, result and errors are those of :func:`donsker_varadhan`.
 
@@ -223,8 +224,8 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
 
     For the optimal critic, ``T = log p(x, z) / p(x) p(z)``, it is 2 JSD − log 4, with the
     Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). It is stable to maximize, but does not
-    estimate the mutual information. :func:`mine_f` of T + 1 does for this critic, and
-    ``report="information"`` gives that value with the gradient of the objective.
+    estimate the mutual information. With this critic, :func:`mine_f` of T + 1 estimates the mutual
+    information. ``report="information"`` returns that estimate with the gradient of the objective.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -257,7 +258,8 @@ def infonce(scores: Tensor) -> Tensor:
     It has a low variance, and never exceeds log B.
 
     Args:
-        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. Each x is to find its z.
+        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. The diagonal has the joint
+            pairs.
 
     Returns:
         The bound in nats, (...), to be maximized.
@@ -331,6 +333,6 @@ def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
 
 
 def _check_finite(**scores: Tensor) -> None:
-    # Below another transform inside vmap, a tensor has no single value to read.
+    # If another transform runs inside vmap, a tensor has no single value to read.
     with suppress(RuntimeError):
         _checks.require_finite(**scores)

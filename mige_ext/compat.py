@@ -8,8 +8,11 @@ Where the release differs from the paper, this module follows the release:
   points it is the median of the distances among samples and query points together.
 - An entropy surrogate has the sign of −H.
 
-Three defects of the release are fixed. It forgot ``n_eigen`` after the first call. It kept the
-whole spectrum where J was 0; here J is at least 1. Its ``eta`` worked on the CPU only.
+Three defects of the release are fixed:
+
+- The release used ``n_eigen`` in the first call only.
+- It kept the whole spectrum if J was 0. Here J is at least 1.
+- Its ``eta`` worked on the CPU only.
 """
 
 import math
@@ -29,8 +32,10 @@ class SpectralScoreEstimator:
     """SSGE with the conventions of the release.
 
     Args:
-        n_eigen: number of eigenvalues; by default all, or those that ``n_eigen_threshold`` selects.
-        eta: added to the diagonal of the Gram matrix before its eigendecomposition.
+        n_eigen: J, the number of eigenvalues. By default ``n_eigen_threshold`` selects J; without a
+            threshold, all eigenvalues are kept.
+        eta: a number that is added to the diagonal of the Gram matrix before its
+            eigendecomposition.
         n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
 
     Raises:

@@ -1,21 +1,23 @@
 """The samples of several processes as one batch, for ``group=`` of the information functions.
 
-With R ranks, where rank r has N_r of the N samples, every rank computes its rows of the gradient of
-the surrogate of all N samples, times R. DistributedDataParallel (DDP) averages gradients over the
-ranks, ``1/R Σ_r``, so that parameters get the gradient of the surrogate of all samples. Without
-DDP, average the gradients of the parameters yourself.
+R ranks have N samples together, and rank r has N_r of them. The surrogate of all N samples has one
+row of its gradient for each sample. Each rank computes the rows of its own samples and multiplies
+them by R. DistributedDataParallel (DDP) averages gradients over the ranks, ``1/R Σ_r``. Parameters
+therefore get the gradient of the surrogate of all samples. Without DDP, average the gradients of
+the parameters yourself.
 
 The estimator decides how the ranks cooperate:
 
-- **all-reduce**, for an estimator with the method ``score_distributed``: the ranks add up sums over
-  their samples. :meth:`.Landmarks.score_distributed` says what it sends.
+- **all-reduce**, for an estimator with the method ``score_distributed``: each rank sums over its
+  samples, and the sums of all ranks are added. :meth:`.Landmarks.score_distributed` says how much
+  it sends.
 - **all-gather**, for every other estimator: every rank receives all N samples and computes their
   scores, which are exactly those of one process. A rank receives N·d values of each tensor, and
   needs the time and the memory of N samples.
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
 therefore have different numbers of samples, and an invalid argument raises on every rank. The host
-waits for these collectives, so that ``group=`` works neither in CUDA graphs nor under
+waits for these collectives. Therefore ``group=`` works neither in CUDA graphs nor under
 ``torch.compile(fullgraph=True)``.
 """
 
@@ -57,7 +59,8 @@ class GlobalBatch:
     def gather(self, samples: Tensor) -> Tensor:
         """The samples of all ranks, (..., N_r, d) -> (..., N, d), in the order of the ranks.
 
-        Its derivative takes this rank's rows and multiplies them by R, without communication.
+        The backward pass takes this rank's rows of the gradient and multiplies them by R. It does
+        not communicate.
         """
         return _Gather.apply(samples, self)
 
@@ -68,12 +71,11 @@ def global_batch(
     axis: int = -2,
     **tensors: Tensor,
 ) -> GlobalBatch | None:
-    """Check the arguments of an information function and, with a group, those of all its ranks.
+    """Check the arguments of an information function, on all ranks if there is a group.
 
     Args:
         group: the process group, every rank of which must call; None for this process alone.
-        check: raises if the arguments of this process are invalid or have fewer samples than the
-            number it is given.
+        check: ``check(n)`` raises if an argument is invalid or has fewer than n samples.
         axis: the dimension along which the samples are counted.
         tensors: the arguments, by name.
 
@@ -82,8 +84,9 @@ def global_batch(
 
     Raises:
         TypeError: ``group`` is not a process group, or this process does not belong to it.
-        ValueError: on every rank, if an argument is invalid on one of them, if the arguments of two
-            ranks differ in more than the number of samples, or if there are fewer than two samples.
+        ValueError, TypeError: an argument of this process is invalid; the error of ``check``.
+        ValueError: an argument is invalid on another rank, the arguments of two ranks differ in
+            more than the number of samples, or all ranks together have fewer than two samples.
     """
     if group is None:
         check(2)
@@ -121,9 +124,10 @@ def global_batch(
 def distribute(
     estimator: ScoreEstimator, batch: GlobalBatch | None, *tensors: Tensor
 ) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
-    """The estimator and the tensors, (..., N_r, d), whose surrogate is that of the global batch.
+    """Prepare an estimator and tensors, (..., N_r, d), for the surrogate of the global batch.
 
-    Without a batch, both are those that are given.
+    Without a batch, both are returned unchanged. An estimator with ``score_distributed`` is
+    wrapped; for every other estimator the samples of all ranks are gathered.
     """
     if batch is None:
         return estimator, tensors
@@ -135,8 +139,9 @@ def distribute(
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
     """Sum the statistics of all ranks, in place, so that each rank can solve for all samples.
 
-    This serves fits that are split over processes: give every rank the same landmarks
-    (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this once.
+    Use it for a fit that is split over processes: give every rank the same landmarks
+    (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this function
+    once.
 
     Args:
         statistics: the statistics of this rank; every rank has the same landmarks.
@@ -157,7 +162,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, samples: Tensor, batch: GlobalBatch) -> Tensor:
         ctx.batch = batch
         rows = samples.shape[-2]
-        # The collective needs tensors of one size, so that the samples are padded to the largest.
+        # The collective needs tensors of one size. The samples are padded to the largest N_r.
         padded = samples.new_zeros((*samples.shape[:-2], max(batch.sizes), samples.shape[-1]))
         padded.narrow(-2, 0, rows).copy_(samples)
         parts = [torch.empty_like(padded) for _ in batch.sizes]
@@ -196,7 +201,8 @@ class _GlobalEstimator:
 def _described(tensor: Tensor, axis: int) -> tuple[int, str]:
     """The number of samples, and what must be equal on all ranks.
 
-    The need for a gradient is part of it, because only the marginals that need one are estimated.
+    All ranks must agree on which tensors require a gradient, because each of those tensors adds a
+    marginal score, which is a collective operation.
     """
     sizes = [str(size) for size in tensor.shape]
     sizes[axis] = "M"

@@ -33,7 +33,8 @@ from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import ScoreEstimator, require_estimator, stein_sum
 
-#: Its gradients of information are less biased than with the Gaussian part of the best scores.
+#: The default uses gaussian="ridge": its gradients of information are less biased than those of
+#: "qis", which gives the best scores.
 DEFAULT_ESTIMATOR = AdaptiveScore()
 
 
@@ -91,15 +92,17 @@ def mutual_information(
         z: samples, (..., M, d_z). Leading dimensions are independent groups, over which the result
             is the mean.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
-        projection: a map that is applied to an x of high dimension first ("scalable SSGE").
+        projection: a map that is applied first to an x of high dimension (called scalable SSGE in
+            the paper).
         marginal: where the scores of the marginals come from.
 
             - "own": x alone and z alone. An estimator shrinks the score of the joint, which has
-              more dimensions, more than the scores of the marginals. The difference acts like an
-              entropy.
-            - "matched": pairs (x, z) with x permuted at random, a sample of the product of the
-              marginals with the joint's size and dimensions. Joint and marginals are then shrunk
-              alike: for independent x and z the expected gradient is 0 with any estimator.
+              more dimensions, more than the scores of the marginals. The difference between the
+              two shrinkages adds a term like an entropy to the gradient.
+            - "matched": pairs (x, z) with x permuted at random. They are samples of the product of
+              the marginals, with the size and the dimensions of the joint. Joint and marginals are
+              then shrunk alike: for independent x and z the expected gradient is 0 with any
+              estimator.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
@@ -109,9 +112,9 @@ def mutual_information(
         ValueError, TypeError: an argument is not as described or not finite.
 
     Cost:
-        The score of (x, z), and of each argument that requires a gradient or, if matched, a second
-        score of (x, z): O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by a
-        scalar.
+        One score of (x, z). "own" adds one score for each argument that requires a gradient;
+        "matched" adds one score of permuted pairs. A score takes O(M³ + M²(d_x + d_z)) for each
+        group. The backward pass multiplies by a scalar.
     """
     _checks.require_choice("marginal", marginal, "own", "matched")
     if marginal == "matched" and group is not None:
@@ -140,23 +143,27 @@ def encoder_information(
 ) -> Tensor:
     """Surrogate of ``I(x; z) = H(z) − H(z | x)`` of a stochastic encoder (circumstance III).
 
-    H(z) is the mean over the K draws of the entropy of N samples of the marginal, one from each
-    input. H(z | x) is the mean over the N inputs of the entropy of their K draws. Kernel scores
-    shrink with fewer samples, so that two terms from different sample sizes do not subtract to I.
-    Choose K = N, or give ``conditional`` where the encoder's entropy is known in closed form, with
-    an estimator that calibrates (``SSGE(calibrate="stein")``).
+    Draw k of all N inputs is a sample of the marginal. H(z) is the mean of the K entropies.
+    H(z | x) is the mean over the N inputs of the entropy of their K draws.
+
+    Estimated scores are too small, and more so with fewer samples. If the two entropies come from
+    different numbers of samples, their difference is therefore not I. Choose K = N to estimate both
+    from equally many. If the entropy of the encoder is known in closed form, give it as
+    ``conditional``, and use a calibrated estimator such as ``SSGE(calibrate="stein")``.
 
         >>> import torch, mige_ext as mige
         >>> mean, sigma = torch.randn(2, 64, 1, 3, requires_grad=True).exp()
         >>> z = mean + sigma * torch.randn(64, 4, 3)               # 4 draws for each of 64 inputs
         >>> gaussian_entropy = sigma.log().sum((-2, -1))           # up to a constant
-        >>> information = mige.encoder_information(z, conditional=gaussian_entropy)
+        >>> information = mige.encoder_information(
+        ...     z, estimator=mige.SSGE(calibrate="stein"), conditional=gaussian_entropy
+        ... )
 
     Args:
         z: K reparameterized draws for each of N inputs, (..., N, K, d) with N >= 2.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
-        conditional: H(z | x) up to a constant, differentiable, of any shape; its mean is taken. By
-            default it is estimated from the draws, which needs K >= 2.
+        conditional: H(z | x) up to a constant, differentiable, of any shape; the function takes its
+            mean. By default H(z | x) is estimated from the draws, which needs K >= 2.
         group: a process group whose ranks' inputs form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
@@ -217,9 +224,10 @@ def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) ->
 def _entropy_and_gradient(
     estimator: ScoreEstimator, z: Tensor, /, **arguments: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The surrogate's value, ``−mean s·(z − m)``, and its gradient ``−s / (number of samples)``.
+    """The surrogate's value, ``−mean s·(z − m)`` with m = mean z, and its gradient ``−s / M``.
 
-    ``arguments`` are the tensors that z is made of, by the names that an error message gives them.
+    M counts the samples of all groups. ``arguments`` are the tensors that z is made of, by the
+    names that an error message gives them.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -280,14 +288,18 @@ def _matched_information(
 
 
 def _surrogate(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
-    """The value that ``compute`` gives, differentiable in the inputs with its gradients."""
+    """The value that ``compute`` returns; its backward pass returns the gradients of ``compute``.
+
+    ``compute`` takes the inputs, and returns a value and one gradient for each input.
+    """
     return _apply(_Surrogate, compute, *inputs)[0]
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply``, with a separate ``setup_context`` only where torch.func needs it.
 
-    torch binds the arguments of that style by their signature, which costs a call 25 µs.
+    With ``setup_context``, torch matches the arguments to the signature of ``forward`` in each
+    call, which takes 25 µs.
     """
     if torch.compiler.is_compiling() or is_transforming():
         return function.apply(*args)
@@ -310,7 +322,7 @@ def _with_combined_forward(function: Any) -> type[torch.autograd.Function]:
 
 
 class _Surrogate(torch.autograd.Function):
-    """A value whose gradients are computed with it.
+    """A scalar whose gradients are computed in the forward pass.
 
     The gradients are outputs too, because torch.func lets a context save only inputs and outputs.
     """

@@ -26,8 +26,8 @@ class RandomProjection:
     norms in expectation, and only rows of unit length need the factor √(d/k). Both conventions are
     available here, and ``E‖R x‖² = ‖x‖²`` holds for each.
 
-    Gradients reach x through the map. R depends only on the arguments and on d; it is drawn at its
-    first use and kept.
+    The map is differentiable in x. R depends only on the arguments and on d. It is drawn at its
+    first use and kept for later calls.
 
         >>> import torch, mige_ext as mige
         >>> mige.RandomProjection(k=16)(torch.randn(32, 3072)).shape
@@ -65,7 +65,7 @@ class RandomProjection:
         d, dtype, device = x.shape[-1], x.dtype, x.device
         if (
             torch.compiler.is_compiling()  # The compiled graph keeps R as a constant.
-            or is_transforming()  # In these cases R is a tensor that is valid in this call only.
+            or is_transforming()  # Here and below, R is valid in this call only.
             or torch.is_inference_mode_enabled()
             or type(x) is not Tensor
         ):

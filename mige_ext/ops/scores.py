@@ -1,4 +1,4 @@
-"""Scores and what they are made of: eigendecomposition, whitening, SSGE, the adaptive score."""
+"""Operators that compute scores: eigendecomposition, whitening, SSGE, and the adaptive score."""
 
 from torch import Tensor
 
@@ -25,9 +25,9 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        About 9M³ flop a matrix on the CPU, where one matrix runs on one thread, so its bits do
-        not depend on the number of threads; 6 to 8 sweeps of 5M³ flop on CUDA, 8M³ where
-        many blocks share a matrix (M > 239 in float32 on an H100).
+        On the CPU, about 9M³ flop a matrix. A matrix runs on one thread, and its result does not
+        depend on the number of threads. On CUDA, 6 to 8 sweeps of 5M³ flop. A sweep takes 8M³ flop
+        if many blocks work on one matrix (M > 239 in float32 on an H100).
     """
     return call("eigh", k)
 
@@ -53,7 +53,7 @@ def ssge(
     Args:
         x: samples, (..., M, d) with M >= 2.
         bandwidth: σ > 0 of each group, (...); from ``quantile`` and ``multiplier`` if not given.
-        quantile: of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
+        quantile: a quantile of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
         multiplier: σ = multiplier × quantile of the distances.
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
             of trace(K); in (0, 1].
@@ -69,7 +69,11 @@ def ssge(
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        3.5M²d + 4MJd + about 9M³ flop; memory about 4M² + O(Md). Shi, Sun, Zhu (ICML 2018).
+        3.5M²d + 4MJd flop, and one :func:`eigh`, which takes about 9M³ flop on the CPU; memory
+        about 4M² + O(Md).
+
+    Shi, Sun and Zhu, "A spectral approach to gradient estimation for implicit distributions" (ICML
+    2018).
     """
     if rank is not None:
         require_count("rank", rank, or_none=True)
@@ -82,23 +86,26 @@ def ssge(
 def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
     """Whitening of the samples with the ridge that fits them best: ``z = (x − mean) W``.
 
-    With V the standardized samples and R = VᵀV/M their correlations, ``W = D^{−1} (R + τI)^{−1/2}``
-    with D the standard deviations, so that ``−z Wᵀ`` is the score of the Gaussian with covariance
-    ``D (R + τI) D``. τ is ``factor`` times the minimiser of the leave-one-out Hyvärinen objective
-    of that score, which has a closed form: with c₁ = M/(M−1), c₂ = M/(M−1)²,
-    ``A = (c₁R + τI)^{−1}``, q_i = v_iᵀ A v_i and q2_i = v_iᵀ A² v_i it is the mean of
+    Let V be the standardized samples, D the diagonal matrix of the standard deviations, and
+    R = VᵀV/M the correlations. Then ``W = D^{−1} (R + τI)^{−1/2}``, and ``−z Wᵀ`` is the score of
+    the Gaussian with covariance ``D (R + τI) D``.
 
-        ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i)
+    τ is ``factor`` times the minimizer of the leave-one-out Hyvärinen objective of that score. Let
+    c₁ = M/(M−1), c₂ = M/(M−1)², ``A = (c₁R + τI)^{−1}``, q_i = v_iᵀ A v_i and q2_i = v_iᵀ A² v_i.
+    The objective is the mean over the samples of
 
-    over 26 values of τ from 1e-4 to 10; a parabola interpolates between them. A constant column has
-    a row of zeros in W and does not count in the trace. If M − 1 is at least 5/4 of the number of
-    varying columns, a direction without variance does not count either and is mapped to 0. The
-    results are not differentiable.
+        ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i).
+
+    It is evaluated for 26 values of τ from 1e-4 to 10, and a parabola interpolates its minimum.
+
+    A constant column has a row of zeros in W and does not count in the trace. If M − 1 is at least
+    5/4 of the number of varying columns, a direction without variance does not count either and is
+    mapped to 0. The results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        factor: positive; 1 gives the best Gaussian score, 0.1, a weaker shrinkage, the coordinates
-            of :func:`adaptive_score`.
+        factor: positive. 1 gives the best Gaussian score. 0.1 shrinks less, and
+            :func:`adaptive_score` uses it.
 
     Returns:
         the mean, (..., d); W, (..., d, d); τ, (...).
@@ -113,35 +120,40 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 
 
 def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A score without settings: Tikhonov's filter on whitened samples, with the λ of least risk.
+    """A score without settings: Tikhonov's filter on whitened samples, which chooses its own λ.
 
-    The samples are whitened (:func:`ridge_whitening`). With the IMQ kernel φ(s) = (1 + s/σ²)^{−1/2}
-    of the median bandwidth, K = φ and H its gradient sum, the candidates are
+    The samples are whitened (:func:`ridge_whitening`). Let K be the Gram matrix of the IMQ kernel
+    φ(s) = (1 + s/σ²)^{−1/2} with the median bandwidth, and H its gradient sum. The candidates are
 
         F = s₀ − (K + λM I)^{−1} (K s₀ + H),   s₀ = −base · z
 
     with base 1 (a correction of the Gaussian score) or 0. The risk of a candidate is
-    ``E‖F − s‖²/2`` up to a constant. By Stein's identity on the joint law of the batch it is the
-    mean of ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z; the divergence includes the
-    derivatives of K, H and the inverse. The result is the candidate with the least mean + standard
-    error, or the Gaussian score, R = 0, if no candidate is below 0. The search over λ starts at the
-    decade next to 1/M, goes by decades as long as the bound falls, and then tries half a decade,
-    within 0.1 … 1e-5. Directions without variance and constant columns do not count
-    (:func:`ridge_whitening`). The results are not differentiable.
+    ``E‖F − s‖²/2`` minus the same for the Gaussian score −z. Stein's identity, for F as a function
+    of all samples of the batch, gives the estimate: the mean of
+    ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z. The divergence includes the derivatives of
+    K, H and the inverse.
+
+    The bound of a candidate is its risk plus the standard error of the risk. The result is the
+    candidate with the lowest bound, or the Gaussian score, R = 0, if no bound is below 0. The
+    search over λ stays within 0.1 … 1e-5. It starts at the power of ten next to 1/M, goes on by
+    factors of 10 as long as the bound falls, and then tries one value halfway to a neighbor.
+
+    Directions without variance and constant columns do not count (:func:`ridge_whitening`). The
+    results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
 
     Returns:
         scores, (..., M, d), zero for a group of equal samples; and for each group, (...): λ,
-        infinite for the Gaussian score; base, int64; the risk less that of the Gaussian score and
-        its standard error; σ, in whitened units.
+        infinite for the Gaussian score; base, int64; the risk, which is 0 for the Gaussian score;
+        the standard error of the risk; σ, in whitened units.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        M³ + 10M²r flop for each of the 3 to 5 λ that are tried, with r = min(M, d), and one
+        (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
         eigendecomposition of r × r; memory about 4M² + O(Md).
     """
     return call("adaptive_score", x)

@@ -17,11 +17,12 @@ class AdaptiveDiagnostics:
 
     lam: Tensor  #: λ of Tikhonov's filter; infinite where the Gaussian score is used unchanged
     base: Tensor  #: 1 where the filter corrects the Gaussian score, 0 where it starts from zero
-    #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the Gaussian score, in whitened units. It is
-    #: negative where a kernel correction was found, and 0 where the Gaussian score is used
-    #: unchanged. It compares with the Gaussian score of the weak ridge for every ``gaussian``.
+    #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the reference, in whitened units. The
+    #: reference is the Gaussian score with a tenth of the chosen ridge τ, whatever ``gaussian`` is.
+    #: The risk is negative if a kernel correction was found, and 0 if the Gaussian score is used
+    #: unchanged.
     risk: Tensor
-    standard_error: Tensor  #: of the risk
+    standard_error: Tensor  #: standard error of ``risk``
     bandwidth: Tensor  #: σ of the IMQ kernel, in whitened units
     calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for the true score
 
@@ -40,8 +41,8 @@ class FittedAdaptive(Fitted):
     scores: Tensor  #: S, at the samples, (..., M, d), float64
     mean: Tensor  #: (..., 1, d), float64
     whitening: Tensor  #: W, (..., d, d), float64
-    factor: Tensor  #: of the calibration, (..., 1, 1)
-    gaussian: FittedGaussian | None  #: the Gaussian part, if its covariance is not the ridge
+    factor: Tensor  #: the number that calibration multiplies scores by, (..., 1, 1)
+    gaussian: FittedGaussian | None  #: the Gaussian part for "qis" and "mle"; None for "ridge"
     diagnostics: AdaptiveDiagnostics  #: λ, base, risk, its standard error, σ and calibration
 
     def _score(self, points: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class FittedAdaptive(Fitted):
         q = (points.double() - self.mean) @ self.whitening
         d = self.diagnostics
         lam, base, sigma = (per_group(value) for value in (d.lam, d.base, d.bandwidth))
-        # Equal samples have σ = 0 and an infinite λ, with which the correction is 0 for any k.
+        # Equal samples have σ = 0 and an infinite λ. The correction is then 0 for any k.
         inverse_variance = torch.where(sigma > 0, sigma, 1.0) ** -2
         k = (1 + inverse_variance * ops.squared_distances(q, z)).rsqrt()
         p = -inverse_variance / 2 * k**3
@@ -63,14 +64,14 @@ class FittedAdaptive(Fitted):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveScore(FittableEstimator[FittedAdaptive]):
-    """Score without a threshold, a bandwidth or a λ to set, from Tikhonov's filter.
+    """Score from Tikhonov's filter, which chooses its bandwidth and its λ from the samples.
 
-    The samples are whitened with a ridge that minimizes a leave-one-out objective. A Tikhonov
-    filter with the IMQ kernel then corrects the Gaussian score, ``F = s₀ − (K + λM I)^{−1}
-    (K s₀ + H)``, or starts from s₀ = 0. λ and s₀ are those with the least risk, which Stein's
-    identity estimates from the same samples. If no correction reduces the risk by more than its
-    standard error, the Gaussian score is used unchanged. :func:`mige_ext.ops.adaptive_score` has
-    the formulas.
+    The samples are whitened with a ridge. It is a tenth of the ridge τ that minimizes a
+    leave-one-out objective. A Tikhonov filter with the IMQ kernel then corrects the Gaussian score,
+    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``, or starts from s₀ = 0. Stein's identity estimates the
+    risk of each candidate from the same samples. The estimator uses the λ and the s₀ with the least
+    risk plus standard error. If no correction reduces the risk by more than its standard error, the
+    Gaussian score is used unchanged. :func:`mige_ext.ops.adaptive_score` has the formulas.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -79,27 +80,26 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         True
 
     ``AdaptiveScore()`` is the default of the information functions. It is made for **gradients of
-    information**: its weak ridge biases them little, by 3.5 % on Gaussians with d = 40, where
-    "qis" biases them by 21 %. Where the **scores themselves** are wanted, use
-    ``AdaptiveScore(gaussian="qis")``: over the densities of the accuracy benchmark at M = 256, its
-    mean squared error is 1.18 times that of the best setting in hindsight, and 1.35 times with
-    "ridge".
+    information**: its weak ridge biases them by 3.5 % on Gaussians with d = 40, and "qis" biases
+    them by 21 %. For the **scores themselves**, use ``AdaptiveScore(gaussian="qis")``. Over the
+    densities of the accuracy benchmark at M = 256, the mean squared error of its scores is 1.18
+    times that of the best setting in hindsight; with "ridge" it is 1.35 times.
 
-    A fit evaluates the score in float64, because away from the samples the filter is a difference
-    of the order of λ, divided by λ. Where two choices are nearly tied, a fit may therefore choose
-    another λ than :meth:`score`.
+    A fit evaluates the score in float64. Away from the samples the filter divides a small
+    difference, of the order of λ, by λ, which magnifies rounding errors in float32. If two values
+    of λ are nearly tied, a fit may therefore choose another λ than :meth:`score`.
 
     Args:
         gaussian: covariance of the Gaussian part: "ridge", "qis" or "mle", as in
-            :class:`GaussianScore`, but with a tenth of that ridge. "mle" does not bias gradients of
-            information, and makes the worst scores.
+            :class:`GaussianScore`, except that "ridge" is a tenth of the τ used there. On
+            Gaussians, "mle" does not bias gradients of information. It gives the worst scores.
         calibrate: "stein" divides the scores of each group by
             :attr:`AdaptiveDiagnostics.calibration`; None does not.
 
     Cost:
-        3 to 5 times M³ + 10M²r flop with r = min(M, d), and an eigendecomposition of r × r; memory
-        4M² + O(Md) for each group. "qis" and "mle" add two eigendecompositions of d × d, which
-        dominate where d > M. A fit does all of this in float64.
+        (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
+        eigendecomposition of r × r; memory 4M² + O(Md) for each group. "qis" and "mle" add two
+        eigendecompositions of d × d, which dominate if d > M. A fit does all of this in float64.
     """
 
     gaussian: Covariance = "ridge"
@@ -129,7 +129,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     def _estimate(
         self, x: Tensor
     ) -> tuple[Tensor, Tensor, FittedGaussian | None, AdaptiveDiagnostics]:
-        """Scores with the ridge, scores with the wanted Gaussian part, that part, diagnostics."""
+        """Scores with "ridge", scores with ``gaussian``, the Gaussian part, and diagnostics."""
         with _checks.naming(samples=x):
             ridge_scores, lam, base, risk, error, sigma = ops.adaptive_score(x)
         scores, gaussian = ridge_scores, None
@@ -139,7 +139,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             mean, whitening, _ = ops.ridge_whitening(z)
             with no_autocast(x):
                 ridge = -((z - mean.unsqueeze(-2)) @ whitening) @ whitening.mT / unit
-            # Both saturate: scores of tiny samples reach the end of the range.
+            # Both values saturate, because scores of tiny samples may exceed the range.
             scores = saturated(scores + per_group(base) * saturated(gaussian.score() - ridge))
         calibration = stein_calibration(x, scores)
         diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)

@@ -1,9 +1,9 @@
 """Score estimation with landmarks: millions of samples, in memory that does not grow with them.
 
 With M samples x and m landmarks z, the score is sought in the span of the kernels of the landmarks,
-``∇ log q(y) ≈ k(y, Z) C``. The operator of a spectral estimator and its right-hand side,
-``L = 1/M Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and ``ζ = 1/M Σ_i ∇_{x_i} k(x_i, ·)``, become on that span
-(Galerkin's method)
+``∇ log q(y) ≈ k(y, Z) C``. A spectral estimator has the operator
+``L = 1/M Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and the right-hand side ``ζ = 1/M Σ_i ∇_{x_i} k(x_i, ·)``.
+Galerkin's method replaces them by a matrix A and a matrix h on that span:
 
     A = K_zx K_xz / M   (m×m),     h_j = 1/M Σ_i ∇_{x_i} k(x_i, z_j)   (m×d).
 
@@ -11,11 +11,12 @@ The basis ``W = V S^{−1/2}`` with ``K_zz = V S Vᵀ`` is orthonormal in the sp
 
     Wᵀ A W = Q diag(μ) Qᵀ,     C = −W Q f(μ) Qᵀ Wᵀ h.
 
-f is the filter of the estimator: for SSGE the cut-off, 1/μ for the J largest μ, and for Tikhonov
-1/(μ + λ), which minimizes ``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. For Z = X
-this is the full estimator at the samples, because then μ are the eigenvalues of K/M.
+f is the filter of the estimator. For SSGE, f(μ) is 1/μ for the J largest μ and 0 for the others.
+For Tikhonov, f(μ) is 1/(μ + λ); its g minimizes ``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²``
+over the span. If all samples are landmarks, Z = X, the μ are the eigenvalues of K/M, and the scores
+at the samples are those of the full estimator.
 
-A and h are sums over samples, which tiles of a large array, batches and ranks add up.
+A and h are sums over samples. The sums of several tiles, batches or ranks can therefore be added.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,8 +36,8 @@ from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Pr
 class Landmarks(FittableEstimator[FittedLandmarks]):
     """SSGE or Tikhonov with the RBF kernel, restricted to the span of m landmarks.
 
-    As an ``estimator=`` of the information functions it makes large batches affordable. By itself
-    it fits millions of samples, at once or batch by batch:
+    As ``estimator=`` of the information functions, it makes large batches affordable. It can also
+    be fitted to millions of samples, at once or batch by batch:
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(20_000, 8)
@@ -50,21 +51,22 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         >>> fitted = statistics.solve()
 
     The landmarks are a random subset of the samples, the same for the same M, m and seed, and each
-    group takes the same rows. All statistics are kept and solved in float64, because A squares the
-    condition of the kernel matrix. Scores are in the dtype of the samples, float32 at least. Every
-    method raises ValueError or TypeError for samples or landmarks that are not floating-point
-    tensors of the shapes below, or not finite.
+    group takes the same rows. All statistics are kept and solved in float64, because the condition
+    number of A is the square of that of the kernel matrix. Scores are in the dtype of the samples,
+    float32 at least. Every method raises ValueError or TypeError if the samples or landmarks are
+    not finite floating-point tensors of the shapes below.
 
     Args:
-        m: number of landmarks, at least 2. Where there are fewer samples, all are landmarks.
-        threshold: J is the smallest number of leading eigenvalues μ whose share of the sum of all μ
-            reaches the threshold, in (0, 1].
+        m: number of landmarks, at least 2. If there are fewer samples, all samples are landmarks.
+        threshold: J is the smallest number of leading eigenvalues μ whose sum reaches this fraction
+            of the sum of all μ; in (0, 1].
         rank: J itself, instead of ``threshold``; at most m.
-        lam: Tikhonov's λ > 0, instead of a cut-off: relative to a kernel with k(x, x) = 1.
+        lam: Tikhonov's λ > 0 for a kernel with k(x, x) = 1; Tikhonov's filter then replaces the
+            cut-off of SSGE.
         bandwidth: "median", a number, or a :class:`Bandwidth` rule. A rule is applied to the
             landmarks, at a cost that does not depend on M.
         calibrate: "stein" divides the scores by :attr:`Diagnostics.calibration`; None does not.
-        seed: of the choice of landmarks.
+        seed: seed of the random choice of landmarks.
 
     Cost:
         A fit takes Mm(2m + 8d) flop and two eigendecompositions of m×m in float64, O(m² + md)
@@ -125,8 +127,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         """Begins a fit in batches: chooses landmarks among the samples, and a bandwidth.
 
         Args:
-            samples: (..., M, d) with M >= 2, such as the first batch. They are not counted
-                yet: give them to :meth:`LandmarkStatistics.partial_fit` too.
+            samples: (..., M, d) with M >= 2, such as the first batch. They are not added to the
+                sums: give them to :meth:`LandmarkStatistics.partial_fit` too.
         """
         _checks.require_samples("samples", samples)
         landmarks = samples.index_select(-2, self.chosen(samples.shape[-2], samples.device))

@@ -12,18 +12,21 @@ nearly singular, so a filter g_λ replaces its inverse, ``g = −g_λ(L) ζ``:
 | ``Landweber(steps)`` | ``landweber``   | (1 − (1 − αμ)^t)/μ                    | 2M²d a step  |
 | ``NuMethod(steps)``  | ``nu_method``   | a polynomial of degree t − 1          | 2M²d a step  |
 
-The curl-free kernel takes 9(Md)³ for SSGE, the less of (Md)³/3 and conjugate gradients for Tikhonov
-and Stein, and 6M²d a step for the iterations. Distances and ζ take 5M²d more. Memory is a few M×M,
-and (Md)² for the curl-free SSGE and the curl-free Cholesky factor (``solvers.py``).
+Distances and ζ take 5M²d flop more. Memory is O(M²). The curl-free kernel takes
 
-**Other points.** ``L f = Σ_j K(·, x_j) f(x_j)/M``, so that every filter extends to any q as
+- for ``SSGE``, 9(Md)³ flop and (Md)² values of memory;
+- for ``Tikhonov`` and ``Stein``, (Md)³/3 flop and (Md)² values with a Cholesky factor, or 6M²d flop
+  a step and O(M²) values with conjugate gradients (``solvers.py`` chooses);
+- for ``Landweber`` and ``NuMethod``, 6M²d flop a step.
+
+**Other points.** ``L f = Σ_j K(·, x_j) f(x_j)/M``. Every filter therefore extends to any q as
 ``g(q) = K(q, X) w + b ζ(q)``. b is 0 for SSGE and −1/λ for Tikhonov.
 
 **Units.** Kernels are I at r = 0 here. Hence ‖L‖ <= 1, and λ, the number of steps and the step size
 have no unit: the score of ax is 1/a times the score of x. A kernel c·k needs λ' = cλ, η' = cη, the
 step size α' = α/c and the same number of steps. The diagonal kernels of the paper have c = 1, and
-its curl-free kernels have c = 1/σ². Its λ stands for ⌊1/λ⌋ + 1 steps of Landweber's iteration and
-⌊1/√λ⌋ + 1 steps of the ν-method.
+its curl-free kernels have c = 1/σ². The paper writes the number of steps as a function of λ:
+⌊1/λ⌋ + 1 steps of Landweber's iteration, and ⌊1/√λ⌋ + 1 steps of the ν-method.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 """
@@ -60,7 +63,7 @@ _RBF = RBF()
 
 
 def _rbf() -> Kernel:
-    """The default kernel, as a global that torch.compile finds when it makes an estimator."""
+    """The default kernel. It is a global, which torch.compile can find."""
     return _RBF
 
 
@@ -68,8 +71,8 @@ def _rbf() -> Kernel:
 class FittedFilter(FittedGradient):
     """A fitted kernel score, ``g(q) = K(q, X) w + b ζ(q)``.
 
-    All tensors but the diagnostics are in a unit of length that is a power of two, so that the
-    coefficients are in range for samples of any size.
+    All tensors except the diagnostics are in a unit of length that is a power of two. The
+    coefficients are then in range for samples of any magnitude.
 
     Cost:
         A score takes O(QMd) time and O(QM) memory. The diagonal RBF kernel never forms its Q×M
@@ -83,7 +86,7 @@ class FittedFilter(FittedGradient):
     diagnostics: Diagnostics  #: rank, bandwidth, energy and calibration, in the caller's units
     source_coefficient: Tensor | None = None  #: b, (..., 1, 1); None for 0
     kernel: Kernel = field(default_factory=_rbf)  #: φ
-    curl_free: bool = False  #: whether K is the curl-free kernel of φ, or ``φ I``
+    curl_free: bool = False  #: True if K is the curl-free kernel of φ, False if K is ``φ I``
 
     def _energy(self, points: Tensor) -> Tensor:
         if not self.curl_free:
@@ -124,10 +127,10 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         kernel: φ, such as ``RBF()`` or ``IMQ()``.
         bandwidth: "median", a number, or a :class:`Bandwidth` rule, which each group applies to its
             own samples.
-        curl_free: whether K is the curl-free kernel of φ, whose score is the gradient of
-            :meth:`FittedFilter.energy`, in place of ``φ I``.
+        curl_free: if True, K is the curl-free kernel of φ, and the score is the gradient of
+            :meth:`FittedFilter.energy`. If False, K is ``φ I``.
         calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`, one
-            scalar that undoes the shrinkage; None does not.
+            scalar that corrects the mean shrinkage; None does not.
 
     Cost:
         The table of :mod:`mige_ext.scores.kernel.spectral` has the flop of each filter. A fit keeps
@@ -176,7 +179,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
         _checks.require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
-        # Division by a power of two near σ is exact, and keeps the squares that matter in range.
+        # Division by a power of two near σ is exact, and keeps squared distances near σ² in range.
         unit = per_group(power_of_two(absolute))
         bandwidth = torch.where(absolute > 0, absolute / unit.squeeze((-2, -1)), 1.0)
         x = in_units(samples, unit)
@@ -208,14 +211,15 @@ def _diagnostics(x: Tensor, bandwidth: Tensor, solution: Solution) -> Diagnostic
 
 
 def _calibration(x: Tensor, scores: Tensor) -> Tensor:
-    """The calibration, with samples about one of them, because an offset would cost digits."""
+    """The calibration. The first sample is subtracted, because an offset costs accuracy."""
     return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
 
 
 def leading(values: Tensor, rank: int | None, enough: Tensor | float) -> Tensor:
-    """Marks the J largest of ascending eigenvalues, (..., n); J is ``rank``, cut at n.
+    """A mask of the J largest of ascending eigenvalues, (..., n); J is the least of ``rank`` and n.
 
-    Without a rank, J is the smallest number whose sum reaches ``enough``, a number or (..., 1).
+    Without a rank, J is the smallest number of largest eigenvalues whose sum reaches ``enough``,
+    a number or (..., 1).
     """
     n = values.shape[-1]
     if rank is not None:
