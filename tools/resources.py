@@ -4,10 +4,10 @@
 
 Prints registers, shared memory and theoretical occupancy of every kernel on every architecture.
 Exits with 1 if a kernel breaks a rule: it uses local memory (spills and stack frames), uses more
-registers than the budget above it, has no budget or no ``__launch_bounds__``, or uses more static
-shared memory than a block may have. No GPU is needed, because the machine code holds the numbers.
+registers than its budget, has no budget or no ``__launch_bounds__``, or uses more static shared
+memory than a block may have. No GPU is needed, because the machine code states the numbers.
 
-The budget is a sentence in the comment above the kernel:
+The budget of a kernel is a sentence in the comment above it:
 
     // Registers: at most 80 in float and 128 in double.
 
@@ -54,13 +54,15 @@ class Usage:
     """One kernel in the machine code of one architecture.
 
     Attributes:
-        name: of the kernel, without namespaces and arguments.
-        parameters: its template arguments, as the demangler writes them; "" without.
+        name: name of the kernel, without namespaces and arguments.
+        parameters: template arguments of the kernel, as the demangler writes them; "" if it has
+            none.
         architecture: 90 for sm_90.
-        registers: of a thread.
+        registers: number of registers of a thread.
         local: bytes of local memory of a thread: stack frame and spilled registers.
-        shared: bytes of static shared memory, without what the system reserves.
-        threads: of the largest block that ``__launch_bounds__`` allows; None without.
+        shared: bytes of static shared memory, without the part that the system reserves.
+        threads: number of threads of the largest block that ``__launch_bounds__`` allows; None if
+            the kernel has no launch bounds.
     """
 
     name: str
@@ -81,7 +83,7 @@ class Usage:
 
 
 def cuobjdump() -> str | None:
-    """The path of NVIDIA's disassembler: the CUDA toolkit's or that of nvidia-cuda-cuobjdump."""
+    """The path of cuobjdump, from the CUDA toolkit or the package nvidia-cuda-cuobjdump."""
     packages = [Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "cuobjdump"]
     return shutil.which("cuobjdump") or next((str(p) for p in packages if p.is_file()), None)
 
@@ -128,7 +130,7 @@ def parse(resources: str, elf: str) -> list[Usage]:
     usages = []
     for architecture, function, number in found_kernels:
         name, parameters = names[function]
-        # From compute capability 9.0 on, the figure holds what the system reserves for a block.
+        # From compute capability 9.0 on, SHARED includes the bytes that the system reserves.
         reserved = RESERVED if architecture >= 90 and number["SHARED"] >= RESERVED else 0
         usages.append(
             Usage(
@@ -141,7 +143,7 @@ def parse(resources: str, elf: str) -> list[Usage]:
                 threads=bounds.get((architecture, function)),
             )
         )
-    # A template that several files instantiate the same way stands in the library several times.
+    # If several files instantiate a template the same way, the library contains it several times.
     return sorted(dict.fromkeys(usages), key=lambda u: (u.name, u.parameters, u.architecture))
 
 
@@ -176,7 +178,7 @@ _SENTENCE = re.compile(
 
 
 def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
-    """For each kernel in the sources, its budget by type ("" where there is one for all types)."""
+    """For each kernel in the sources, its budgets by type; the type "" means all types."""
     found: dict[str, dict[str, int]] = {}
     for path in sorted(folder.rglob("*.cu*")):
         found.update(budgets_of(path.read_text()))
@@ -220,7 +222,7 @@ def _kernel_name(declaration: str) -> str | None:
 
 
 def limit_of(usage: Usage, budget: dict[str, int]) -> int | None:
-    """The budget of the first template arguments that fit, or the one of all others."""
+    """The budget for the kernel's template arguments, else the budget for all types, else None."""
     for kind, limit in budget.items():
         if kind and f"{usage.parameters},".startswith(f"{kind},"):
             return limit
@@ -280,7 +282,7 @@ def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
 
 
 def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
-    """The numbers as Markdown. Occupancy: resident threads / the most that there can be."""
+    """The numbers as a Markdown table. Occupancy is resident threads / the architecture's limit."""
     rows = [
         "| kernel | sm | registers | budget | shared, bytes | threads | blocks | occupancy |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,7 +1,7 @@
 """Times an operator and its baselines, and places it on the roofline.
 
-A file ``problems/<operator>.py`` says which sizes are measured and how much work they are; this
-file does everything else.
+A file ``problems/<operator>.py`` has the sizes to measure, and the number of operations and of
+values at each size. This file does everything else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,8 +35,8 @@ class Problem:
         arguments: Arguments of the operator and of the baselines by name.
         flop: Floating-point operations.
         values: Numbers that are read and written, in the measured dtype.
-        published: The algorithm as public implementations have it, where it differs, and how many
-            numbers its largest array has.
+        published: The algorithm of public implementations, and the number of values in its largest
+            array; None if no public algorithm differs from the eager baselines.
     """
 
     arguments: dict[str, Any]
@@ -56,8 +56,8 @@ class Benchmark:
         operator: The measured function.
         eager: Variants in eager PyTorch. The fastest counts, and the first is compiled. The name of
             a variant that takes only a single group ends in ``pdist``.
-        library: For a device, the name and the function of a library's own routine, or the reason
-            why there is none.
+        library: Takes a device, and returns the name and the function of a library's own routine.
+            If the library has none, returns the reason and None.
         fields: Names of the numbers of a size; the first is the number of groups.
     """
 
@@ -70,7 +70,7 @@ class Benchmark:
     fields: tuple[str, ...] = ("groups", "M", "d")
 
     def describe(self, size: Size) -> str:
-        """The size as text, ``groups=128 M=64 d=64``; a single group is not mentioned."""
+        """The size as text, ``groups=128 M=64 d=64``; a single group is left out."""
         pairs = list(zip(self.fields, size, strict=True))
         return " ".join(f"{name}={n}" for name, n in (pairs[1:] if size[0] == 1 else pairs))
 
@@ -96,15 +96,15 @@ class Samples:
 
 @dataclass
 class Meter:
-    """Measures benchmarks under one setting, and collects notes on what was left out.
+    """Measures benchmarks under one setting, and collects notes on baselines that were left out.
 
     Attributes:
         device: "cpu" or "cuda".
         dtype: Dtype of the samples.
         ceilings: Ceilings of the roofline.
         compiled: Whether the first eager baseline is also measured under ``torch.compile``.
-        seconds: Approximate time at each size.
-        notes: What was left out, and why.
+        seconds: Approximate time that the timing of one size takes.
+        notes: Baselines that were left out, and the reasons.
     """
 
     device: str
@@ -199,7 +199,8 @@ class Meter:
         self, function: Callable[..., object], arguments: dict[str, Any], label: str
     ) -> Callable[..., object] | None:
         """The function compiled for this size and called once; None, with a note, if that fails."""
-        torch.compiler.reset()  # else it generalizes over sizes, and gives up after eight
+        # Without a reset, torch.compile generalizes over sizes, and stops compiling after eight.
+        torch.compiler.reset()
         try:
             compiled = torch.compile(function, dynamic=False)
             compiled(**arguments)

@@ -1,14 +1,15 @@
-"""Which combinations of parameters run in which tier of tests.
+"""Selects the combinations of parameters that each tier of tests runs.
 
-A parametrized test multiplies sizes, dtypes, back ends and operators. Most faults show at one value
-of one parameter, and most others at a pair of values. So each test function runs with the fewest
-combinations in which
+A parametrized test multiplies sizes, dtypes, back ends and operators. Most faults appear at one
+value of one parameter, and most of the others at one pair of values. There are three tiers:
 
-- every value of every parameter appears: the first tier, `make test`;
-- every pair of values appears: the second tier, `make check`, which is ``pytest --all``;
-- everything appears: ``pytest --product``.
+- ``make test``: each test function runs with a few cases that contain every value of every
+  parameter.
+- ``make check``, which is ``pytest --all``: the cases contain every pair of values.
+- ``pytest --product``: all combinations run.
 
-Tests marked ``thorough`` take long, such as killed processes; they do not run in the first tier.
+Tests marked ``thorough`` take long, for example because they kill processes. The first tier leaves
+them out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,16 +22,17 @@ Combination = tuple[tuple[str, int], ...]
 
 
 def _combinations(values: Values, strength: int) -> set[Combination]:
-    # By identity: parametrized tests share the objects of one list, which need not be hashable.
+    # Values are compared by identity, because they need not be hashable. The cases of one
+    # parametrized test have the same objects.
     named = sorted((name, id(value)) for name, value in values.items())
     return set(combinations(named, min(strength, len(named))))
 
 
 def covering(cases: Sequence[Values], strength: int) -> list[int]:
-    """Numbers of a few cases in which every combination of ``strength`` values appears.
+    """Positions of a few cases in which every combination of ``strength`` values appears.
 
-    Greedy: the case with the most combinations that are still missing comes next, the first of
-    equals. The result is the same in every process.
+    The algorithm is greedy: the next case is the one with the most combinations that are still
+    missing, and the first one of equals. The result is the same in every process.
 
     Args:
         cases: the values of the parameters of each case.
@@ -52,7 +54,7 @@ def covering(cases: Sequence[Values], strength: int) -> list[int]:
 def split(
     items: Iterable[pytest.Item], strength: int, thorough: bool
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """The tests of a tier, and all others.
+    """Split the tests into those of a tier and all others.
 
     Args:
         items: all tests.

@@ -44,10 +44,10 @@ class Settings:
     """Everything on which the numbers of a run depend, besides method, β and seed.
 
     The defaults were chosen on the validation part of digits; ``PAPER`` has the settings of the
-    paper. Without ``calibrate`` the score of H(z) by SSGE is shrunk and the score of H(z|x) is not:
-    their difference is then no information, and σ is driven up. Fewer ``marginals`` are cheaper and
-    change only the variance of the gradient: on MNIST the penalty adds 53 % to a step with 16
-    draws, and 18 % with 4 (one thread).
+    paper. Without ``calibrate``, SSGE shrinks the score of H(z), and H(z|x) in closed form is not
+    shrunk. The difference is then not the gradient of I, and training increases σ. Fewer
+    ``marginals`` are cheaper and change only the variance of the gradient: on MNIST the penalty
+    adds 53 % to the time of a step with 16 draws, and 18 % with 4 (one thread).
     """
 
     data: str = data_option("digits")
@@ -56,7 +56,7 @@ class Settings:
     draws: int = option(4, "Draws of z for each image.", least=1, shown="digits 4; 16")
     latent: int = option(16, "Dimensions of z.", least=1, shown="digits 16; 256")
     hidden: int = option(256, "Units of each hidden layer.", least=1, shown="digits 256; 1024")
-    #: Multiplied by 0.96 every 2 epochs.
+    #: The learning rate is multiplied by 0.96 every 2 epochs.
     learning_rate: float = option(
         1e-3, "First learning rate of Adam.", positive=True, shown="digits 1e-3; 1e-4"
     )
@@ -135,8 +135,9 @@ class Classifier(nn.Module):
         self.spread = nn.Linear(hidden, latent)
         self.norm = nn.BatchNorm1d(latent, affine=False) if settings.normalize else nn.Identity()
         self.decoder = nn.Linear(latent, classes)
-        # Glorot initialization, as in Alemi et al. PyTorch's default weights are smaller: z starts
-        # near a point, and the entropy, whose gradient grows as 1 / scale, collapses z to it.
+        # Glorot initialization, as in Alemi et al. PyTorch's default weights are smaller. With them
+        # z starts near one point, and the penalty on the entropy makes z collapse to that point,
+        # because the gradient of the entropy grows as 1 / scale.
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -192,9 +193,9 @@ def information_gradient(settings: Settings, inputs: int) -> Penalty:
 def drawn_information(settings: Settings, inputs: int) -> Penalty:
     """The paper's MIGE: both entropies by uncalibrated scores of the draws.
 
-    SSGE shrinks the score of M samples, the more so the larger d/M. An input has few draws, so the
-    gradient of H(z|x) is far smaller than the gradient of H(z): the penalty acts on H(z) almost
-    alone.
+    SSGE shrinks the score of M samples, and it shrinks more at a larger d/M. An input has few
+    draws. Therefore the gradient of H(z|x) is far smaller than the gradient of H(z), and the
+    penalty acts almost only on H(z).
     """
     return information_gradient(replace(settings, calibrate=False, conditional="draws"), inputs)
 
@@ -218,10 +219,10 @@ def entropy(settings: Settings, inputs: int) -> Penalty:
 
 
 class TrainedBound(Learner):
-    """MINE: I(z; x) ≥ E_joint[T] − log E_marginal[e^T], with a critic T(x, z) of its own.
+    """MINE: I(z; x) ≥ E_joint[T] − log E_marginal[e^T], with a trained critic T(x, z).
 
     Each call takes one step of the critic, which raises the bound, and returns the bound for the
-    encoder to lower. Pairs are all pairs of the batch, with the first draw of each z.
+    encoder to lower. The bound uses all pairs of the batch, with the first draw of each z.
 
     Args:
         settings: Sizes and the learning rate.
@@ -258,7 +259,10 @@ def confidence(out: Output, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def smoothing(out: Output, x: Tensor, labels: Tensor) -> Tensor:
-    """Label smoothing: with β of the target spread over all classes, CE + β (mean_k CE_k − CE)."""
+    """Label smoothing: the penalty in the loss CE + β (mean_k CE_k − CE).
+
+    The target gives the label the probability 1 − β, and spreads β evenly over all classes.
+    """
     every_class = -out.logits.log_softmax(-1).mean(-1).mean()
     return every_class - cross_entropy(out, labels)
 
@@ -272,12 +276,12 @@ class Method:
 
     label: str  # in tables and figures
     strengths: tuple[float, ...] = (0.0,)  # grid of β
-    #: Makes what β multiplies, from the settings and the number of pixels.
+    #: Makes the penalty, which β multiplies, from the settings and the number of pixels.
     penalty: Callable[[Settings, int], Penalty] | None = None
     stochastic: bool = False  # whether the encoder draws z
     dropout: bool = False  # whether β is the rate of dropout
-    free_scale: bool = False  # whether z skips the BatchNorm, which makes this penalty constant
-    #: Test error on MNIST in %, in the paper's Table 2; the first five are of Alemi et al.
+    free_scale: bool = False  # whether z skips BatchNorm, under which ‖z‖² would be constant
+    #: Test error on MNIST in % in the paper's Table 2, which takes the first five from Alemi et al.
     published: float | None = None
 
 
@@ -285,7 +289,8 @@ def _always(penalty: Penalty) -> Callable[[Settings, int], Penalty]:
     return lambda settings, inputs: penalty
 
 
-#: From no effect to too strong, on digits and on MNIST.
+#: Grid of β for most methods. On digits and on MNIST, the least β has no effect and the largest is
+#: too strong.
 BETAS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)

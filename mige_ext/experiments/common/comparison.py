@@ -1,4 +1,4 @@
-"""Comparing methods: search a setting of each, choose it, train the final runs, test them.
+"""Comparing methods: search one setting of each, choose its value, train the final runs, test them.
 
 An experiment adds its methods, its trainer, the results of a trained run, and its figures.
 """
@@ -24,7 +24,10 @@ from mige_ext.experiments.common.training import DivergedError, OnStep, Trainer,
 
 
 class Comparison(Experiment):
-    """Methods that are trained over a grid of one setting, chosen by validation, and tested.
+    """A comparison of methods, each with one setting whose value is searched.
+
+    Each method is trained at every value of its grid. The validation results choose one value. The
+    final runs are trained at that value and tested.
 
     Args:
         options: A ``ComparisonOptions``, with a list of values named like ``setting``.
@@ -38,18 +41,22 @@ class Comparison(Experiment):
     methods: ClassVar[Mapping[str, Any]]
     #: Methods of ``--quick``.
     quick_methods: ClassVar[Sequence[str]]
-    #: Column of the setting that is searched, and how the progress bar writes it.
+    #: Column of the setting that is searched.
     setting: ClassVar[str]
+    #: Name of that setting in the progress bar.
     symbol: ClassVar[str]
     #: Name of the file of a run in models/, without the suffix.
     stem: ClassVar[str]
+    #: Dataclass of a row of results.csv.
     result_type: ClassVar[type[Any]]
+    #: Trainer of a run.
     trainer_type: ClassVar[type[Trainer]]
-    #: Attribute of the trainer, and name in checkpoints and in models/, of the trained network.
+    #: Name of the trained network: an attribute of the trainer, and a key in checkpoints and in the
+    #: files of models/.
     network_name: ClassVar[str] = "model"
-    #: Columns of metrics.csv that the progress bar shows, by their names there.
+    #: For each name in the progress bar, the column of metrics.csv that it shows.
     progress: ClassVar[Mapping[str, str]]
-    #: Numbers of training images, in an experiment whose final runs may have more.
+    #: Numbers of training images of a search run and of a final run; 0 if the two do not differ.
     search_images = final_images = 0
 
     def __init__(self, options: Any, settings: Any) -> None:
@@ -73,7 +80,7 @@ class Comparison(Experiment):
 
     @abstractmethod
     def default_values(self, method: str) -> list[float]:
-        """The grid of a method unless one is given; 0 alone if the method lacks the setting."""
+        """The grid of a method if the options give none; [0] if the method lacks the setting."""
 
     @abstractmethod
     def load_problem(self) -> Any:
@@ -116,7 +123,7 @@ class Comparison(Experiment):
     def search(self) -> None:
         """Train every method at every value of its grid, and choose one value for each method."""
         seeds = self.options.seeds
-        # Seed by seed, so that an interrupted search has whole seeds.
+        # The runs are ordered by seed. An interrupted search then has all runs of its first seeds.
         self.search_runs = [
             Run(method, value, seed, self.search_images)
             for seed in range(min(self.options.grid_seeds or seeds, seeds))
@@ -211,7 +218,7 @@ class Comparison(Experiment):
         """Number of steps in this many epochs."""
 
     def written(self, run: Run, metrics: Any) -> Any:
-        """The metrics of an epoch as metrics.csv shall have them."""
+        """The metrics of an epoch as a row of metrics.csv."""
         return metrics
 
     def name_of(self, run: Run) -> str:
@@ -239,7 +246,10 @@ class Comparison(Experiment):
 
     @abstractmethod
     def never_right(self) -> dict[str, float]:
-        """Test results of a diverged run; a NaN in the first of these columns means untested."""
+        """Test results of a diverged run, by column, as if no prediction were right.
+
+        A run with NaN in the first of these columns has not been tested yet.
+        """
 
     @abstractmethod
     def test(self, run: Run, rows: Sequence[Any]) -> list[Any]:
@@ -270,7 +280,7 @@ class Comparison(Experiment):
         return [run for run in runs if run not in diverged]
 
     def is_final(self, run: Run) -> bool:
-        """Whether a run is trained on the validation part, and cannot be measured on it."""
+        """Whether a run trains on the validation part too, and so cannot be measured on it."""
         return run.images != self.search_images
 
     # Files
@@ -297,7 +307,7 @@ class Comparison(Experiment):
         self._save(self.figures(self.without_divergence(self._latest())))
 
     def _latest(self) -> list[Run]:
-        """The runs of the search with the latest value of each method."""
+        """For each method, the runs of the search at the value that was trained last."""
         runs = dict.fromkeys(row.run for row in self.metrics.rows if not self.is_final(row.run))
         last = {run.method: run._replace(seed=0) for run in runs}
         return [run for run in runs if run._replace(seed=0) == last[run.method]]

@@ -6,14 +6,15 @@ cross-entropy on codes that it has not seen bounds the mutual information from b
     I(z; s) ≥ I(z; bin) ≥ log 16 − cross-entropy
 
 A second measure is R², the fraction of the variance of s that the attacker explains. A weak
-attacker underestimates both. For example, an attacker on standardized z that is not whitened misses
-what z encodes in directions of little variance. So five attackers are trained:
+attacker underestimates both. For example, an attacker that takes standardized but not whitened z
+misses what z encodes in directions of little variance. Therefore five attackers are trained:
 
 * perceptrons of two sizes, stopped early, on standardized z and on whitened z;
 * the nearest neighbors of whitened z.
 
-The strongest attacker has the best result on a part of the training codes that no attacker was
-fitted to. Only its results on the codes under attack are used, so the bound is not inflated.
+A part of the training codes, the ranking codes, is not used to fit any attacker. The strongest
+attacker is the one with the best result on the ranking codes. Only its result on the codes under
+attack is reported, so the choice does not inflate the bound.
 """
 
 import copy
@@ -71,7 +72,8 @@ def attack(
     """Measure the leak of frozen codes by the strongest of five attackers.
 
     Args:
-        train: codes for training. A fifth of them serves to stop attackers early and to rank them.
+        train: codes for training. The first fifth are the ranking codes, which choose the epoch of
+            each perceptron and the strongest attacker. The attackers are fitted to the others.
         targets: the codes under attack.
         epochs: epochs of the perceptrons.
         seed: seed of the weights and batches of the perceptrons.
@@ -80,8 +82,8 @@ def attack(
         The leak of each target.
 
     Cost:
-        About epochs × N × 0.9 Mflop for N training codes, and N N' (d + 1) flop for the neighbors
-        of N' codes.
+        For N training codes in d dimensions, the perceptrons take about epochs × N × (800 + 3d)
+        kflop. The neighbors of N' codes take about 2 N N' d flop.
     """
     ranking_size = len(train.z) // 5
     fit, ranking = _rows(train, slice(ranking_size, None)), _rows(train, slice(ranking_size))
@@ -124,7 +126,10 @@ def _whitener(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) -> list[_Prediction]:
-    """Train one network for the bin and s; use its best epoch on the first target."""
+    """Train one network to predict the bin and s, and predict the targets.
+
+    The prediction uses the weights of the epoch with the best result on the first target.
+    """
     outputs = BINS + fit.s.shape[1]
     network = perceptron(fit.z.shape[1], size, size, outputs).to(fit.z.device)
     adam = torch.optim.Adam(network.parameters(), _LEARNING_RATE, fused=True)
