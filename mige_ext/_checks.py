@@ -36,7 +36,7 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether this is an integer of at least that size; True and False are none."""
+    """Whether this is an integer of at least ``least``; True and False are not integers here."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -118,7 +118,7 @@ def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.S
 
 
 def require_query(name: str, value: Tensor, other: Tensor, other_name: str = "samples") -> None:
-    """Finite points (..., Q, d) with the device, leading dimensions and columns of others."""
+    """Finite points (..., Q, d) with the device, leading dimensions and columns of ``other``."""
     require_samples(name, value, 0)
     require_same_device(name, value, other_name, other)
     require_batch(name, value.shape[:-2], other_name, other.shape[:-2])
@@ -147,7 +147,7 @@ def require_paired(
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """No NaN and no infinity in those of the named tensors whose values can be read freely."""
+    """No NaN and no infinity in a named tensor, if its values can be read without a stall."""
     for name, tensor in tensors.items():
         if not looking_is_free(tensor):
             continue
@@ -162,7 +162,7 @@ def require_finite(**tensors: Tensor) -> None:
 
 @contextmanager
 def naming(**tensors: Tensor) -> Iterator[None]:
-    """An operator's complaint about values names the caller's arguments, not its own."""
+    """An operator's error about values names the caller's arguments, not those of the operator."""
     try:
         yield
     except RuntimeError:
@@ -173,7 +173,7 @@ def naming(**tensors: Tensor) -> Iterator[None]:
 def looking_is_free(tensor: Tensor) -> bool:
     """Whether values can be read without a stall: on the CPU, and not while being traced.
 
-    A subclass of Tensor, and a tensor under torch.func.vmap, have no one value to read.
+    A subclass of Tensor, and a tensor under torch.func.vmap, have no single value to read.
     """
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return False

@@ -1,8 +1,8 @@
 """The operators of :mod:`mige_ext.ops` in plain torch, in any dtype: the oracle of the tests.
 
-Tests compare the operators with these functions in float64. They follow the formulas as the papers
-write them, with every intermediate, and share no code with the operators. They are slow, and only
-tests and benchmarks import them.
+Tests compare the operators with these functions in float64. The functions follow the formulas as
+the papers write them, with every intermediate, and use no code of the operators. They are slow, and
+only tests and benchmarks import them.
 """
 
 import math
@@ -21,7 +21,7 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     """The distance of rank ``ceil(quantile · n)`` among the n pairs, (..., M, d) -> (...).
 
-    If it is 0, the distance of that rank among the pairs at a positive distance.
+    If that distance is 0, the result is the quantile of the pairs at a positive distance.
     """
     m = x.shape[-2]
     i, j = torch.triu_indices(m, m, 1)
@@ -136,9 +136,9 @@ def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 def _dimensions(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """The number of dimensions that count and of directions that are excluded, (...) each.
 
-    With M − 1 >= 1.25 × (varying columns) the numerical rank of the correlations, whose eigenvalues
-    are given, is trusted: directions without variance are excluded. With fewer samples the rank
-    only reflects M, so that every varying column counts.
+    ``values`` are the eigenvalues of the correlations. With M − 1 >= 1.25 × (varying columns) their
+    numerical rank is trusted, and directions without variance are excluded. With fewer samples the
+    rank only reflects M, and every varying column counts.
     """
     rank = (values > 8 * torch.finfo(x.dtype).eps * values[..., -1:]).sum(-1)
     varying = (x != x[..., :1, :]).any(-2).sum(-1)
@@ -210,7 +210,7 @@ def _adaptive_score(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def adaptive_start(m: int) -> int:
-    """The index of the λ that is tried first: the power of ten on the grid nearest to 1/M."""
+    """The index of the λ that is tried first: the power of ten on the grid next to 1/M."""
     return min(max(2 * round(math.log10(m)) - 2, 0), len(LAMBDA_GRID) - 1)
 
 
@@ -235,7 +235,7 @@ def adaptive_risk(
 ) -> Tensor:
     """``r_i = ½|R_i|² − z_i·R_i + div_i R`` with R = F + z and the total derivative of R, (M,).
 
-    ``dimensions`` is the number of dimensions that count; by default that of z.
+    ``dimensions`` is the number of dimensions that count; by default all d.
     """
     m, d = z.shape[0], z.shape[1] if dimensions is None else dimensions
     s = squared_distances(z)

@@ -5,10 +5,10 @@ or float64, and any strides, on the CPU and on CUDA. Results are bitwise the sam
 and for a group alone and in a batch. On the CPU, with the MKL of torch for x86-64, they are also
 the same for any number of threads.
 
-Shapes, devices and numbers that do not fit raise ValueError, and other types and dtypes raise
-TypeError. NaN, infinity, and bandwidths that are not positive raise RuntimeError on the CPU. On
-CUDA a check of values would stall the stream; there they make all results of their group NaN, and J
-is 0. ``reference.py`` contains the same operators in plain torch.
+A wrong shape, device or number raises ValueError, and a wrong type or dtype raises TypeError. NaN,
+infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA a check of
+values would stall the stream. There such a value makes all results of its group NaN, and J is 0.
+``reference.py`` contains the same operators in plain torch.
 """
 
 from mige_ext.ops._call import OPERATORS

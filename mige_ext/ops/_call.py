@@ -78,7 +78,7 @@ def _tensors(name: str) -> list[list[str]]:
 
 
 def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
-    """The error that ``mige_ext.ops`` documents: of a wrong type, or of what the operator says."""
+    """The documented error: TypeError for a wrong type, or the error that the message names."""
     for (argument, _), value in zip(_tensors(name), args, strict=False):
         if value is not None or argument != _OPTIONAL.get(name):
             try:

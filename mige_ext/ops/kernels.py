@@ -70,14 +70,15 @@ torch.library.register_autograd(
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     """An exact quantile of the pairwise distances ``‖x_i − x_j‖``, i < j, of each group.
 
-    It is the value of rank ``ceil(quantile · M(M−1)/2)``, an element of the set without
-    interpolation (``numpy.quantile(..., method="inverted_cdf")``), found by radix selection. Where
-    it would be 0, because at least that fraction of the pairs coincide, it is taken among the pairs
-    at a positive distance. It is 0 only if all points are equal. The result is not differentiable.
+    It is the distance of rank ``ceil(quantile · M(M−1)/2)``, without interpolation, as in
+    ``numpy.quantile(..., method="inverted_cdf")``. Radix selection finds it. If at least that
+    fraction of the pairs coincide, the distance would be 0. The quantile is then taken over the
+    pairs at a positive distance. It is 0 only if all points are equal. The result is not
+    differentiable.
 
     Args:
         x: points, (..., M, d) with M >= 2.
-        quantile: in (0, 1].
+        quantile: the quantile, in (0, 1]; 0.5 is the median.
 
     Returns:
         (...), one distance for each group.
@@ -120,7 +121,7 @@ def _rbf_gram_backward(
     x, y, bandwidth, gram = ctx.saved_tensors
     weighted = grad * gram
     x, y, unit = _normalized(x, y)
-    # Distances in units of σ: neither its square nor its inverse has to be in range.
+    # Distances are in units of σ, because σ² and 1/σ may be out of range.
     absolute = bandwidth.unsqueeze(-1).unsqueeze(-1)
     sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
@@ -184,6 +185,6 @@ def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        QM(3d + 2p) flop; memory O(M(d + p)), whatever Q.
+        QM(3d + 2p) flop; memory O(M(d + p)), independent of Q.
     """
     return call("rbf_product", q, x, w, bandwidth)

@@ -42,7 +42,7 @@ class FittedAdaptive(Fitted):
     mean: Tensor  #: (..., 1, d), float64
     whitening: Tensor  #: W, (..., d, d), float64
     factor: Tensor  #: the number that calibration multiplies scores by, (..., 1, 1)
-    gaussian: FittedGaussian | None  #: the Gaussian part for "qis" and "mle"; None for "ridge"
+    gaussian: FittedGaussian | None  #: Gaussian part of "qis" and "mle"; None for "ridge"
     diagnostics: AdaptiveDiagnostics  #: λ, base, risk, its standard error, σ and calibration
 
     def _score(self, points: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every score estimator has in common: protocols, base classes, and Stein's calibration."""
+"""The common parts of all score estimators: protocols, base classes, and Stein's calibration."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ Calibrate = Literal["stein"] | None
 
 @runtime_checkable
 class ScoreEstimator(Protocol):
-    """What the information functions need of an estimator."""
+    """The interface of an estimator that the information functions use."""
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples themselves: (..., M, d) -> (..., M, d), without a gradient."""
@@ -30,22 +30,22 @@ class ScoreEstimator(Protocol):
 class DistributedScoreEstimator(ScoreEstimator, Protocol):
     """A score estimator that reduces the samples of several processes to sums.
 
-    The information functions call :meth:`score_distributed` where an estimator has it. They gather
-    the samples of all processes for every other estimator.
+    The information functions call :meth:`score_distributed` if an estimator has it. For every other
+    estimator, they gather the samples of all processes.
     """
 
     def score_distributed(
         self, samples: Tensor, *, offset: int, total: int, all_reduce: Callable[[Tensor], object]
     ) -> Tensor:
-        """Scores at the samples of this process, of the density of the samples of all processes.
+        """Scores at the samples of this process, estimated from the samples of all processes.
 
         Args:
             samples: the samples of this process, (..., M_r, d) with M_r >= 0: rows ``offset`` to
-                ``offset + M_r`` of the (..., M, d) that all processes hold together.
+                ``offset + M_r`` of the (..., M, d) samples of all processes.
             offset: number of samples on the processes before this one.
             total: M, the number of samples on all processes.
-            all_reduce: sums a tensor over all processes, in place. Every process calls it equally
-                often, with tensors of the same shapes and dtypes.
+            all_reduce: sums a tensor over all processes, in place. Every process must call it the
+                same number of times, with tensors of the same shapes and dtypes.
 
         Returns:
             (..., M_r, d), without a gradient: the rows of the scores that one process would compute
@@ -55,7 +55,7 @@ class DistributedScoreEstimator(ScoreEstimator, Protocol):
 
 
 class AdditiveStatistics(Protocol):
-    """Sums over samples: the sums of two processes may be added."""
+    """Sums over samples. The sums of two processes may be added."""
 
     moments: Tensor  #: the sums, one tensor
 
@@ -72,7 +72,7 @@ F = TypeVar("F", bound="Fitted")
 
 
 class Fitted:
-    """A fitted score, which scores any points of the same groups at the cost that its class names.
+    """A fitted score, which gives scores at any points. The class of a fit documents the cost.
 
     A fit is a frozen record of tensors. It can be pickled, moved by :meth:`to`, and converted for
     ``torch.save(fitted.state_dict(), ...)`` and ``torch.load(..., weights_only=True)``.
@@ -92,7 +92,7 @@ class Fitted:
             (..., Q, d), without a gradient, in the dtype of the fit.
 
         Raises:
-            ValueError, TypeError: a query that is not such a tensor or not finite.
+            ValueError, TypeError: ``query`` is not as described or not finite.
         """
         points = self._points(query)
         with no_autocast(points):
@@ -106,8 +106,8 @@ class Fitted:
         """All tensors and settings of the fit as tensors by name, such as ``diagnostics.rank``.
 
         Raises:
-            TypeError: a setting that cannot be stored, such as a kernel with a field that is no
-                number.
+            TypeError: a setting cannot be stored, such as a kernel with a field that is neither a
+                number nor a tensor.
         """
         return pack(self, type(self))
 
@@ -119,8 +119,8 @@ class Fitted:
             state: tensors by name, on any device.
 
         Raises:
-            KeyError: a name that is missing.
-            ValueError: a kernel that is not defined.
+            KeyError: a name is missing.
+            ValueError: the state names a kernel that is not defined.
         """
         return unpack(cls, state)
 
@@ -129,14 +129,14 @@ class Fitted:
         return summary(self)
 
     def _points(self, query: Tensor | None) -> Tensor:
-        """The query as :meth:`_score` takes it, or the samples of the fit."""
+        """The query in the units that :meth:`_score` takes, or the samples of the fit."""
         if query is None:
             return self.samples
         _checks.require_query("query", query, self.samples)
         return self._in_units(query.detach().to(self.samples.dtype))
 
     def _in_units(self, query: Tensor) -> Tensor:
-        """A query in the units, and about the origin, of the samples of the fit."""
+        """A query in the units of the samples of the fit, relative to their origin."""
         return query
 
     def _score(self, points: Tensor) -> Tensor:
@@ -156,8 +156,8 @@ class FittedGradient(Fitted):
             (..., Q), without a gradient.
 
         Raises:
-            ValueError, TypeError: as for :meth:`score`; a kernel fit that is not curl-free, whose
-                score is no gradient.
+            ValueError, TypeError: as for :meth:`score`.
+            ValueError: the fit is a kernel fit that is not curl-free. Its score is not a gradient.
         """
         points = self._points(query)
         with no_autocast(points):
@@ -172,11 +172,11 @@ class FittableEstimator(ABC, Generic[F]):
 
     Scores are computed on detached inputs, in float32 at least, also under autocast. Leading
     dimensions of the samples are groups: each is estimated independently of the others. The class
-    of the estimator names the cost.
+    of an estimator documents the cost.
     """
 
     def __post_init__(self) -> None:
-        """Checks the settings; here the one that most estimators have."""
+        """Checks ``calibrate``, which most estimators have."""
         _checks.require_choice("calibrate", getattr(self, "calibrate", None), "stein", None)
 
     def score(self, samples: Tensor) -> Tensor:
@@ -190,19 +190,20 @@ class FittableEstimator(ABC, Generic[F]):
             group whose samples are all equal.
 
         Raises:
-            ValueError, TypeError: samples that are not such a tensor or not finite.
+            ValueError, TypeError: ``samples`` is not as described or not finite.
         """
         return self._score(prepared(samples))
 
     def fit(self, samples: Tensor) -> F:
-        """The score at any points, with the arguments and errors of :meth:`score`.
+        """Fits the score, to evaluate it at any points.
 
-        The fit keeps its own copy of what it needs of the samples.
+        Argument and errors are those of :meth:`score`. The fit keeps a copy of the values that it
+        needs.
         """
         return self._fit(prepared(samples))
 
     def diagnose(self, samples: Tensor) -> Any:
-        """The diagnostics of :meth:`score`, which has the same arguments, errors and cost."""
+        """The diagnostics of :meth:`score`, with the same argument, errors and cost."""
         return self._diagnose(prepared(samples))
 
     @abstractmethod
@@ -219,13 +220,14 @@ class FittableEstimator(ABC, Generic[F]):
 class Diagnostics:
     """Diagnostics of a kernel estimate, one value for each group of samples, (...)."""
 
-    #: J, the number of eigenvalues kept. A smooth filter keeps all M (Md if curl-free). 0 where all
-    #: samples are equal and σ is not given.
+    #: J, the number of eigenvalues kept. A smooth filter keeps all M (Md if curl-free). J is 0 if
+    #: all samples are equal and σ is not given.
     rank: Tensor
     bandwidth: Tensor  #: σ, in the units of the samples
     energy: Tensor  #: fraction of trace(K) that belongs to the kept eigenvalues
-    #: ``−mean(Σ s·(z − m)) / d`` before any correction. Kernel estimates are shrunk and stay below
-    #: 1, the more so the fewer samples there are for the dimension.
+    #: ``−mean(Σ s·(z − m)) / d`` before any correction, with m the mean of the samples. It is 1 for
+    #: the true score. Kernel estimates are shrunk: the value is below 1, and it falls with fewer
+    #: samples or more dimensions.
     calibration: Tensor
 
 
@@ -235,7 +237,8 @@ class Diagnostics:
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     """``−mean(Σ s·(z − m)) / d`` of each group, (..., M, d) twice -> (...); 1 for the true score.
 
-    This is Stein's identity. d counts the columns that vary, because others have no density.
+    This is Stein's identity with m the mean of the samples. d counts the columns that vary, because
+    a constant column has no density.
     """
     d = (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
     return -stein_sum(samples, scores) / samples.shape[-2] / d

@@ -34,8 +34,8 @@ Covariance = Literal["ridge", "qis", "mle"]
 class GaussianDiagnostics:
     """Diagnostics of a Gaussian estimate, one value for each group of samples, (...)."""
 
-    #: ``−mean(Σ s·(z − m)) / d`` before any correction. It is 1 for "mle" with a regular
-    #: covariance, and smaller the more the covariance is shrunk.
+    #: ``−mean(Σ s·(z − m)) / d`` before any correction, with m the mean of the samples. It is 1 for
+    #: "mle" with a regular covariance, and smaller for a stronger shrinkage.
     calibration: Tensor
 
 
@@ -43,8 +43,8 @@ class GaussianDiagnostics:
 class FittedGaussian(FittedGradient):
     """A fitted Gaussian score, ``g(q) = −(q − m) W Wᵀ``, with the energy ``−‖(q − m) W‖²/2``.
 
-    All tensors but the diagnostics are in units of length that are powers of two, and about an
-    origin. Neither the size nor the offset of the samples then costs accuracy.
+    All tensors except the diagnostics are in units of length that are powers of two, relative to an
+    origin. The magnitude and the offset of the samples then do not cost accuracy.
 
     Cost:
         A score takes 4Qd² flop, an energy 2Qd².
@@ -87,12 +87,12 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
     Args:
         covariance: the estimate of the covariance.
 
-            - "ridge": ``R + τI`` for the correlation matrix R, with τ chosen by leaving one out
-              (:func:`ridge_whitening`). Equivariant to shifts and to scales of each column.
+            - "ridge": ``R + τI`` for the correlation matrix R, with τ chosen by leave-one-out
+              (:func:`ridge_whitening`). It is equivariant to shifts and to scales of each column.
             - "qis": quadratic-inverse shrinkage of the eigenvalues, for any M and d
-              (:func:`qis_whitening`). Equivariant to shifts, rotations and one scale.
-            - "mle": maximum likelihood, the covariance over M. Where it is singular, as for M <= d,
-              its pseudo-inverse is taken. Equivariant to affine maps where it is regular.
+              (:func:`qis_whitening`). It is equivariant to shifts, rotations and one scale.
+            - "mle": maximum likelihood, the covariance over M. If it is singular, as for M <= d,
+              its pseudo-inverse is used. If it is regular, it is equivariant to affine maps.
         calibrate: "stein" divides the scores of each group by
             :attr:`GaussianDiagnostics.calibration`; None does not.
 
@@ -134,7 +134,7 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
 
 
 def ridge_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``W = D^{−1} (R + τI)^{−1/2}`` with τ by leaving one out: :func:`.ops.ridge_whitening`."""
+    """``W = D^{−1} (R + τI)^{−1/2}`` with τ by leave-one-out: :func:`.ops.ridge_whitening`."""
     mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
     return mean.unsqueeze(-2), whitening
 

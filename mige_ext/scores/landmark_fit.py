@@ -39,8 +39,9 @@ class LandmarkStatistics:
         self.estimator = estimator
         self.landmarks = landmarks = at_least_float32(landmarks.detach())
         self.bandwidth = bandwidth_of(estimator.bandwidth, landmarks)
-        # In units of a power of two near σ, about a median row: neither size, offset nor outliers
-        # cost accuracy. Any positive σ keeps k defined where all landmarks are equal.
+        # The unit is a power of two near σ, and coordinates are relative to a median row. Then
+        # magnitude, offset and outliers do not cost accuracy. If all landmarks are equal, any
+        # positive σ keeps k defined.
         self._unit = unit_of(per_group(self.bandwidth)).double()
         sigma = self.bandwidth.double() / self._unit.squeeze((-2, -1))
         self._sigma = torch.where(sigma > 0, sigma, 1.0)
@@ -59,14 +60,15 @@ class LandmarkStatistics:
             progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
 
         Raises:
-            ValueError, TypeError: samples that are not such a tensor or not finite.
+            ValueError, TypeError: ``samples`` is not as described or not finite.
 
         Cost:
             Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of a tile.
         """
         _checks.require_query("samples", samples, self.landmarks, "landmarks")
         m, d = self.landmarks.shape[-2:]
-        # A flat batch of groups, to tile it. An operator computes each group independently.
+        # The groups become one batch dimension, which is tiled. An operator computes each group
+        # independently.
         n = samples.shape[:-2].numel()
         x, z = samples.detach().reshape(n, samples.shape[-2], d), self._z.reshape(n, m, d)
         unit, center = self._unit.reshape(n, 1, 1), self._center.reshape(n, 1, d)
@@ -75,7 +77,7 @@ class LandmarkStatistics:
         for groups, rows in tiles if progress is None else progress(tiles):
             g, r = (groups.start, groups.stop - groups.start), (rows.start, rows.stop - rows.start)
             tile = x.narrow(0, *g).narrow(1, *r).double()
-            # Infinite samples stay an error (NaN on CUDA); only a quotient may saturate.
+            # An infinite sample stays an error (NaN on CUDA). Only the quotient may saturate.
             tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
             points, s = z.narrow(0, *g), sigma.narrow(0, *g)
             gram = ops.rbf_gram(tile, points, bandwidth=s)
@@ -121,11 +123,11 @@ class LandmarkStatistics:
             weights = torch.where(kept, _inverse(values, floor), 0.0)
         else:
             weights = 1 / (values.clamp_min(0.0) + e.lam)
-        # Equal landmarks have no bandwidth, so that their score is unknown; it is set to 0.
+        # Equal landmarks have no bandwidth. Their score is unknown and is set to 0.
         weights = torch.where(self.bandwidth.unsqueeze(-1) > 0, weights, 0.0)
         coefficients = -basis @ (weights.unsqueeze(-1) * (basis.mT @ h))
 
-        # −mean Σ s·(x − mean) / d with s = k(x, Z) C, from the same sums.
+        # −mean Σ s·(x − mean) / d with s = k(x, Z) C follows from the same sums.
         calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / d
         coefficients = calibrated(coefficients, calibration, e.calibrate)
         kept, dtype = weights > 0, self.landmarks.dtype

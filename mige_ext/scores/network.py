@@ -19,8 +19,8 @@ Layers = tuple[Tensor, ...]  # one tensor for each layer
 class NetworkDiagnostics:
     """Diagnostics of a trained score, one value for each group of samples, (...)."""
 
-    #: The objective over d in the last step. It is −1/2 for a normal distribution and the true
-    #: score, and far below for a network that has memorized the samples.
+    #: The objective divided by d, in the last step. It is −1/2 for the true score of a normal
+    #: distribution, and far lower for a network that has memorized the samples.
     loss: Tensor
     calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d``; 1 for the true score
 
@@ -29,7 +29,7 @@ class NetworkDiagnostics:
 class FittedNetwork(Fitted):
     """A trained score, ``g(q) = s((q − m)/D)/D`` with ``s(z) = −z + network(z)``.
 
-    All tensors but the diagnostics are in units that are powers of two, and about an origin.
+    All tensors except the diagnostics are in units that are powers of two, relative to an origin.
 
     Cost:
         A score takes 2Q flop a weight.
@@ -59,31 +59,33 @@ class FittedNetwork(Fitted):
 class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     """Sliced score matching with a small network (Song, Garg, Shi, Ermon, UAI 2019).
 
-    Minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. Its expectation is Hyvärinen's objective up
-    to a constant, and ``½‖s‖²`` in place of the second term has less variance. The score is that of
-    standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on all
-    samples at once. The objective has no lower bound on finitely many samples, so that a network
-    that trains for too many steps memorizes them: some hundred samples need few steps.
+    The network minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The expectation of this
+    objective is Hyvärinen's objective up to a constant. With ``½‖s‖²`` in place of the second term
+    the variance is smaller. The score is that of standardized samples, ``s(z) = −z + network(z)``
+    with softplus units, trained by Adam on all samples at once. On finitely many samples the
+    objective has no lower bound. A network that trains for too many steps therefore memorizes the
+    samples; for a few hundred samples, use few steps.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)
         >>> mige.SlicedScoreMatching(steps=10).score(x).shape
         torch.Size([64, 2])
 
-    Each group trains its own network. The start and every v depend on the seed alone, so that
-    groups are independent, and torch's random state is neither read nor changed. Training also
-    works under ``torch.no_grad`` and ``torch.inference_mode``. ``torch.compile`` cannot trace it,
-    which raises RuntimeError.
+    Each group trains its own network. The first weights and every v depend only on the seed. Groups
+    are therefore independent, and torch's random state is neither read nor changed. Training also
+    works under ``torch.no_grad`` and ``torch.inference_mode``. It raises RuntimeError under
+    ``torch.compile``, which cannot trace it.
+
     The score is zero in a column whose values are all equal.
 
     Args:
         hidden: units of a hidden layer.
         layers: number of hidden layers.
         steps: number of steps of Adam.
-        learning_rate: of Adam, at the start; it decays to 0 as a half cosine.
+        learning_rate: first learning rate of Adam; it decays to 0 as a half cosine.
         projections: number of v for each sample and step, uniform on {−1, 1}^d.
-        variance_reduced: whether the second term is ``½‖s‖²`` or ``½(s·v)²``.
-        seed: of the start and of v.
+        variance_reduced: if True, the second term is ``½‖s‖²``, otherwise ``½(s·v)²``.
+        seed: seed of the first weights and of v.
 
     Cost:
         About 12 flop for each step, sample, projection and weight.

@@ -96,7 +96,7 @@ def summary(record: Any) -> str:
     return f"{type(record).__name__}({', '.join(parts)})"
 
 
-# A float is stored as float64, which holds it exactly.
+# A float is stored as float64, which represents it exactly.
 _NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 

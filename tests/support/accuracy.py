@@ -1,4 +1,4 @@
-"""The one definition of "accurate enough"."""
+"""The tolerances of all tests of accuracy."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,10 @@ FLOOR = 4  # rounding errors of one unit in the last place that any order of ope
 
 
 def rounding(dtype: torch.dtype, terms: int = 1) -> float:
-    """The relative error that rounding may leave in a sum of so many terms.
+    """The relative rounding error that is allowed in a sum of this many terms.
 
-    ``FLOOR`` ε for the operations on a term, times √terms: errors of a sum add like a random walk.
+    It is ``FLOOR`` ε √terms. ``FLOOR`` ε allows for the operations on a term, and √terms for the
+    sum, whose errors add like a random walk.
     """
     return FLOOR * torch.finfo(dtype).eps * float(max(terms, 1)) ** 0.5
 
@@ -24,14 +25,14 @@ def assert_accurate(
     terms: int = 1,
     magnitude: Tensor | None = None,
 ) -> None:
-    """The error of ``got`` is at most twice that of torch itself, plus rounding.
+    """Assert that the error of ``got`` is at most twice the error of torch, plus rounding.
 
     Args:
-        got: what is tested.
-        eager: the same in plain torch, in the same dtype and on the same input.
-        exact: the same in float64 from the same (rounded) input.
-        terms: length of the sums behind an element.
-        magnitude: size of the numbers that are added up; of the result itself if not given.
+        got: the result under test.
+        eager: the result of plain torch, in the same dtype and on the same input.
+        exact: the result in float64 from the same (rounded) input.
+        terms: number of terms in the sums that give an element.
+        magnitude: magnitude of the terms; by default that of the result.
     """
     assert got.dtype == eager.dtype
     assert got.shape == eager.shape == exact.shape
@@ -44,9 +45,9 @@ def assert_accurate(
 
 
 def assert_ssge_accurate(got: Tensor, x: Tensor, sigma: Tensor, rank: int, power: int) -> None:
-    """``−U_J Λ_J^{−p} U_Jᵀ H`` within what rounding errors of K may do to it.
+    """Assert that ``−U_J Λ_J^{−p} U_Jᵀ H`` is within the error that rounding errors of K cause.
 
-    A perturbation of size ‖E‖ of K turns the space of the leading J eigenvectors by
+    A perturbation of size ‖E‖ of K rotates the space of the leading J eigenvectors by
     ‖E‖ / (λ_J − λ_{J+1}) (Davis and Kahan) and changes 1/λ_J by ‖E‖ / λ_J relatively. With ‖E‖ of
     the order of ε √M λ_1, that bounds the error by the norm of H / λ_J^p times the sum of the two.
 

@@ -30,8 +30,9 @@ def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
 class Backend:
     """Operators by name, as callables on CPU tensors with the signatures of ``mige_ext.ops``.
 
-    Another back end says which operators it has and, in ``operator``, takes the tensors to where
-    it computes and the results back; added to ``BACKENDS``, it runs the whole conformance suite.
+    A subclass for another back end lists its operators. Its ``operator`` moves the tensors to the
+    device and the results back. If it is added to ``BACKENDS``, the whole conformance suite runs on
+    it.
     """
 
     name = "cpu"
@@ -55,11 +56,11 @@ class Emulated(Backend):
         self._emulator: Emulator | None = None  # started when first needed
 
     def settings(self, name: str, *args: Any) -> None:
-        """Calls a function of the emulator that is about the device."""
+        """Calls a function of the emulator that changes a setting of the device."""
         self._call(name, *args)
 
     def call(self, name: str, *args: Any) -> Any:
-        """Calls a function of the emulator, tensors in and out."""
+        """Calls a function of the emulator; arguments and results are tensors."""
         arrays = (a.contiguous().numpy() if isinstance(a, Tensor) else a for a in args)
         result = self._call(name, *arrays)
         if isinstance(result, tuple):
@@ -73,7 +74,7 @@ class Emulated(Backend):
         try:
             return self._emulator.call(name, *args)
         except CrashError:
-            self._emulator = None  # the report is of this call alone; the next gets a new process
+            self._emulator = None  # the next call starts a new process
             raise
 
     def operator(self, name: str) -> Callable[..., Any]:
@@ -106,6 +107,6 @@ if torch.cuda.is_available():
 
 
 def for_each_backend(*operators: str) -> pytest.MarkDecorator:
-    """Parametrises ``backend`` over the back ends that have the operators."""
+    """Parametrizes ``backend`` over the back ends that have the operators."""
     have_them = [b for b in BACKENDS if set(operators) <= set(b.operators)]
     return pytest.mark.parametrize("backend", have_them, ids=lambda backend: backend.name)

@@ -1,7 +1,7 @@
-"""The frame of the tests of bad and extreme input: what holds for every tensor argument.
+"""Tests of bad and extreme input that apply to every tensor argument.
 
-Whatever comes, the outcome is a finite result or an error that names the argument, says what was
-expected and what came. It is never a silent NaN.
+Every input gives a finite result or an error. The error names the argument, what was expected and
+what came. No input gives NaN without an error.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ DIFFERENTIABLE = {"squared_distances", "rbf_gram", "RBF", "IMQ", "entropy", "enc
 
 
 def fill(like: Any, *tail: int) -> Tensor:
-    """A good companion: the leading dimensions and the dtype of an argument where it has some."""
+    """Valid values for another argument, with the leading dimensions and the dtype of ``like``."""
     if not isinstance(like, Tensor):
         return normal(*tail, dtype=torch.float32)
     dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
@@ -38,7 +38,7 @@ def fill(like: Any, *tail: int) -> Tensor:
 
 
 def sigma(like: Any) -> Tensor:
-    """A good bandwidth."""
+    """A valid bandwidth."""
     return torch.ones_like(fill(like))
 
 
@@ -47,19 +47,19 @@ def sigma(like: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Argument:
-    """One tensor argument of something public, with all others good.
+    """One tensor argument of a public function or method; all other arguments are valid.
 
     Attributes:
         owner: the function or class.
-        method: of the class, for the name of the test.
-        name: the argument, as the signature and error messages call it.
-        call: the call, given this argument.
+        method: name of the method of a class, for the name of the test.
+        name: name of the argument in the signature and in error messages.
+        call: calls the function with a value of this argument.
         rows: fewest samples allowed.
-        native: whether only float32 and float64 are taken.
+        native: whether only float32 and float64 are allowed.
         paired: whether there are other tensors, which must be on the same device.
-        shape: of a good one.
+        shape: a valid shape.
         samples: whether the last two dimensions are samples and their coordinates.
-        wrong_shapes: more shapes that are refused.
+        wrong_shapes: further shapes that raise an error.
     """
 
     owner: Any
@@ -87,7 +87,7 @@ class Argument:
 
 
 def tensors_of(result: Any) -> Iterator[Tensor]:
-    """Every tensor in a result, also in records and in what a fit gives at its samples."""
+    """Every tensor in a result, also in records, and the scores of a fit at its samples."""
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, tuple):
@@ -95,7 +95,7 @@ def tensors_of(result: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
     elif dataclasses.is_dataclass(result):
         for field in dataclasses.fields(result):
-            if field.name == "lam":  # infinite, where the Gaussian score is taken as it is
+            if field.name == "lam":  # infinite if the Gaussian score is used unchanged
                 continue
             yield from tensors_of(getattr(result, field.name))
         if isinstance(result, mige.Fitted):
@@ -170,7 +170,7 @@ CHANGES_THE_SHAPE = {"one coordinate"}
 
 
 def fixed_columns(argument: Argument) -> bool:
-    """Whether the other arguments of the call dictate the number of columns."""
+    """Whether the other arguments of the call determine the number of columns."""
     return argument.paired and (argument.owner.__name__, argument.name) in {
         ("squared_distances", "y"), ("rbf_gram", "y"), ("RBF", "y"), ("IMQ", "y"),
         ("rbf_product", "q"), ("rbf_product", "x"), ("FittedSSGE", "query"),
@@ -279,7 +279,7 @@ class BadInputTests:
         if kind in CHANGES_THE_SHAPE and (argument.owner is ops.eigh or fixed_columns(argument)):
             return
         if argument.name == "conditional" and "empty" in kind:
-            return  # the mean of nothing: among the errors
+            return  # An empty tensor has no mean and raises an error.
         assert_finite(argument.call(EXTREME[kind](argument.good())))
 
     @only(lambda a: a.differentiable)
@@ -300,7 +300,8 @@ class BadInputTests:
         x = argument.good().requires_grad_()
         expected = list(tensors_of(argument.call(x.detach())))
         got = list(tensors_of(argument.call(x)))
-        if argument.owner is not mige.mutual_information:  # which adds the marginals that it needs
+        # The value of mutual_information depends on which arguments require a gradient.
+        if argument.owner is not mige.mutual_information:
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
         if argument.differentiable:
             assert all(t.requires_grad for t in got)

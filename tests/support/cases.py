@@ -1,4 +1,4 @@
-"""Every operator in every way that takes another path through the code, with its arguments."""
+"""Calls of every operator, one for each path through the code, with their arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tests.support.inputs import DTYPES, normal
 
 @dataclass(frozen=True)
 class Case:
-    """An operator, and how its arguments come from x, y, w and bandwidths σ."""
+    """An operator, and a function that makes its arguments from x, y, w and bandwidths σ."""
 
     operator: str
     arguments: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -33,12 +33,12 @@ class Case:
         )
 
     def run(self, backend: Backend, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """The results as a tuple, whether there is one or several."""
+        """The results as a tuple, also if there is only one."""
         result = backend.operator(self.operator)(*args, **kwargs)
         return result if isinstance(result, tuple) else (result,)
 
 
-# Every operator in every way that takes another path through the code.
+# One case for each operator and each path through its code.
 CASES = {
     "squared_distances": Case("squared_distances", lambda x, y, w, s: ((x, y), {})),
     "squared_distances-self": Case("squared_distances", lambda x, y, w, s: ((x,), {})),
@@ -57,12 +57,12 @@ CASES = {
 
 
 def for_each_case(*operators: str) -> pytest.MarkDecorator:
-    """Parametrises ``case`` over the cases of the named operators, of all if none is named."""
+    """Parametrizes ``case`` over the cases of the named operators, by default of all."""
     chosen = {k: c for k, c in CASES.items() if not operators or c.operator in operators}
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
 
 
-# Every case on every back end that has its operator.
+# Every case on every back end that has the operator of the case.
 for_each_case_and_backend = pytest.mark.parametrize(
     ("case", "backend"),
     [

@@ -1,7 +1,7 @@
-"""The CUDA emulator from Python: a process of its own that speaks NumPy.
+"""The CUDA emulator from Python. It runs in a separate process, with NumPy arrays.
 
-In its own process because a sanitizer has to be loaded before everything else, and ends the process
-where it finds something. That process runs this file, which therefore must not import torch.
+A sanitizer must be loaded before everything else in a process, and it ends the process if it finds
+an error. The separate process runs this file. Therefore this file must not import torch.
 """
 
 import contextlib
@@ -21,16 +21,17 @@ SCHEDULES = ("ascending", "descending", "shuffled")
 
 
 class CrashError(RuntimeError):
-    """The emulator's process ended; the message is what it, or a sanitizer, wrote last."""
+    """The emulator's process ended; the message is its last output, or that of the sanitizer."""
 
 
 class Emulator:
-    """A module of the emulator, in a process of its own.
+    """A module of the emulator, in a separate process.
 
     Args:
-        variant: ``plain``, or with a sanitizer ``asan`` or ``tsan``.
+        variant: ``plain``, or ``asan`` or ``tsan`` for a sanitizer.
         module: the module's name.
-        schedule: the order in which the threads of a block take turns; the environment's if none.
+        schedule: the order in which the threads of a block run, one of ``SCHEDULES``; "" keeps the
+            order that the environment sets.
     """
 
     def __init__(self, variant: str, module: str = "mige_emulator", schedule: str = "") -> None:
@@ -42,15 +43,16 @@ class Emulator:
             environment["MIGE_EMULATOR_SCHEDULE"] = schedule
         command = [sys.executable, str(Path(__file__).resolve()), str(path.parent), module]
         if variant != "plain":
-            # With libstdc++, or the sanitizer does not find what throws exceptions.
+            # Without libstdc++, the sanitizer does not find the function that throws exceptions.
             preloaded = (_library(f"lib{variant}.so"), _library("libstdc++.so"))
             environment["LD_PRELOAD"] = " ".join(preloaded)
-            # Python itself leaks, by design; a race must end the process to be noticed.
+            # Python itself leaks memory, so leaks are not reported. A race must end the process,
+            # because a test notices only the end of the process.
             environment["ASAN_OPTIONS"] = "detect_leaks=0"
             environment["TSAN_OPTIONS"] = "halt_on_error=1:ignore_noninstrumented_modules=1"
             environment["UBSAN_OPTIONS"] = "print_stacktrace=1"
         if variant == "tsan":
-            command = ["setarch", "-R", *command]  # its shadow memory wants fixed addresses
+            command = ["setarch", "-R", *command]  # tsan's shadow memory needs fixed addresses
         self._report = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
@@ -62,9 +64,9 @@ class Emulator:
         self.functions: tuple[str, ...] = self._receive()
 
     def call(self, name: str, *args: Any) -> Any:
-        """The function of the module, with NumPy arrays and plain values."""
+        """Call a function of the module with NumPy arrays and plain values."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # _receive() says why
+        with contextlib.suppress(BrokenPipeError):  # _receive() reports the reason
             pickle.dump((name, args), self._process.stdin)
             self._process.stdin.flush()
         return self._receive()
@@ -73,7 +75,7 @@ class Emulator:
         """Ends the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # Not yet sent, if the process died before it could read.
+        # If the process died before it read its input, closing the pipe raises BrokenPipeError.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.stdout.close()
@@ -125,7 +127,7 @@ def _serve(requests: IO[bytes], replies: IO[bytes], module: Any) -> None:
 if __name__ == "__main__":
     import importlib
 
-    # A kernel that prints must not disturb the replies.
+    # Output that a kernel prints must not mix with the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.path.insert(0, sys.argv[1])

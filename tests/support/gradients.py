@@ -12,7 +12,7 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tens
 
 
 def gradient(value: Tensor, *inputs: Tensor) -> Tensor:
-    """The gradients of the value in the inputs, flattened and concatenated."""
+    """The gradients of the value with respect to the inputs, flattened and concatenated."""
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, inputs)])
 
 

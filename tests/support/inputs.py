@@ -1,4 +1,4 @@
-"""Inputs that tests share."""
+"""Inputs for several tests."""
 
 import pytest
 import torch
@@ -10,6 +10,6 @@ for_each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """Standard normal numbers, the same in every dtype but for rounding."""
+    """Standard normal numbers, which are the same in every dtype up to rounding."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)

@@ -1,7 +1,7 @@
 """Oracles of the spectral filters and of the Gaussian scores, in plain torch and float64.
 
-They follow the formulas as the papers write them, with every intermediate, and share no code with
-the library. ``mige_ext.reference`` has the oracles of the operators.
+They follow the formulas as the papers write them, with every intermediate, and use no code of the
+library. ``mige_ext.reference`` has the oracles of the operators.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 # --- spectral filters -----------------------------------------------------------------------------
 #
-# For one group of samples. Both kinds of kernels have matrices of (Md)² elements here.
+# These functions take one group of samples. Both kinds of kernels have (Md)² elements here.
 
 
 def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:

@@ -1,8 +1,10 @@
-"""Every operator on CUDA, on sizes around those of tiles, for compute-sanitizer.
+"""Runs every operator on CUDA, on sizes near the sizes of tiles, for compute-sanitizer.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python tests/sanitize.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck \\
+        python tests/support/sanitize.py
 
-Without torch's cache every tensor is an allocation of its own, and an access beyond it is seen.
+Without torch's cache every tensor is a separate allocation. The sanitizer then detects an access
+outside a tensor.
 """
 
 import sys
@@ -17,7 +19,7 @@ SIZES = [(2, 3, 1), (33, 17, 5), (65, 130, 17), (97, 64, 40), (150, 3, 5), (257,
 
 
 def main() -> None:
-    """Runs them; the sanitizer reports."""
+    """Runs the operators; the sanitizer reports errors."""
     sys.path.insert(0, str(ROOT))
     from mige_ext import ops
 
@@ -31,7 +33,7 @@ def main() -> None:
 
             x, y, w = made(2, m, d, seed=1), made(2, n, d, seed=2), made(2, m, 7, seed=3)
             sigma = 1 + made(2, seed=4).abs()
-            on_cpu = x.cpu()  # no kernels of a library
+            on_cpu = x.cpu()  # The sanitizer should not see the kernels of a library.
             k = torch.exp(-torch.cdist(on_cpu, on_cpu).square() / 2).cuda()
             calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
                 ("squared_distances", (x,), {}),
@@ -46,8 +48,8 @@ def main() -> None:
                 ("ssge", (x,), {}),
                 ("ssge", (x, sigma), {"rank": 2, "power": 2}),
                 ("ridge_whitening", (x,), {}),
-                ("adaptive_score", (x**3,), {}),  # which climbs
-                ("adaptive_score", (made(2, d + 1, m, seed=5),), {}),  # by the dual
+                ("adaptive_score", (x**3,), {}),  # several steps of the search over λ
+                ("adaptive_score", (made(2, d + 1, m, seed=5),), {}),  # d > M
             ]
             for name, args, kwargs in calls:
                 getattr(ops, name)(*args, **kwargs)

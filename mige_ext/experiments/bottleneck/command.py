@@ -1,11 +1,11 @@
 """The Information Bottleneck as a command: methods over their grids of β, with several seeds.
 
 * β is chosen by validation error over the seeds. ``--choice one-se`` takes the strongest bottleneck
-  that does no measurable harm, ``--choice least`` the least error.
-* ``--retrain`` trains the chosen settings again on training and validation images: for that many
-  epochs, or with 0 for the number of epochs with the least validation error.
-* The test set is read once, after the last training, by the final runs alone.
-* Everything is on disk after each epoch: ``--resume`` continues an interrupted command.
+  that does no measurable harm. ``--choice least`` takes the least error.
+* ``--retrain N`` trains the chosen settings again on training and validation images for N epochs.
+  ``--retrain 0`` takes the number of epochs with the least validation error.
+* The test set is read once, after the last training, and only for the final runs.
+* Everything is on disk after each epoch. ``--resume`` continues an interrupted command.
 """
 
 import math
@@ -96,7 +96,7 @@ class Bottlenecks(ImageComparison):
     def evaluate(
         self, run: Run, epochs: int, trainer: Trainer, rows: Sequence[Epoch]
     ) -> list[Result]:
-        """Save a classifier and its averaged weights; its result is that of the last epoch."""
+        """Save a classifier and its averaged weights; the result is that of the last epoch."""
         averaged = trainer.averaged and trainer.averaged.state_dict()
         self.save(run, model=trainer.model.state_dict(), average=averaged)
         last = self.written(run, rows[-1])
@@ -159,7 +159,7 @@ class Bottlenecks(ImageComparison):
 
     @property
     def published(self) -> bool:
-        """Whether the paper's numbers are of these images."""
+        """Whether the paper has numbers for these images."""
         return bool(self.settings.data == "mnist")
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
@@ -183,7 +183,7 @@ class Bottlenecks(ImageComparison):
 
 
 def choose_beta(errors: Mapping[float, Sequence[float]], choice: str) -> float:
-    """β by its validation errors over seeds; of equal errors, the largest β."""
+    """Choose β by its validation errors over seeds; of equal errors, the largest β."""
     if len(errors) == 1:
         return next(iter(errors))
     if choice == "one-se":

@@ -37,18 +37,18 @@ class Result(Row):
     epochs: int
     val_error: float  # fraction of wrong predictions on the validation part after the last epoch
     test_error: float  # the same on the test part; NaN before the test
-    average_val_error: float  # the same two with the averaged weights; NaN without them
+    average_val_error: float  # this and the next with averaged weights; NaN without them
     average_test_error: float
     information: float  # nats, upper bound of I(z; x) on the validation part
     test_cross_entropy: float  # nats, of the last weights; NaN before the test
-    rank: float  # this and the next of the last epoch, as in metrics.csv
+    rank: float  # this and the next are those of the last epoch in metrics.csv
     calibration: float
     overhead: float  # time that the penalty adds to a step, as a fraction of the step without it
     seconds: float  # training time, without the measurements; NaN for a diverged run
 
 
 def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
-    """A line for each method at its β: means over the seeds, errors with their standard error.
+    """A line for each method at its β: means over the seeds; test errors have standard errors.
 
     Args:
         tested: Results of the final runs.

@@ -1,12 +1,13 @@
 """Training and measuring one classifier of the Information Bottleneck.
 
-All methods share three conditions, so that they can be compared:
+Three conditions are the same for all methods, to make a fair comparison:
 
-* On digits μ passes a BatchNorm without an affine part. I(z; x) does not change when z is rescaled,
-  so the loss leaves the scale of z free. The errors of an estimated gradient add up in that
-  direction, and a prior gains by fixing the scale alone. ``--no-normalize`` is the paper's network,
-  without BatchNorm.
-* A seed fixes the first weights and the batches. All runs have equal epochs, and the last counts.
+* On digits, μ passes a BatchNorm without an affine part. I(z; x) does not change when z is
+  rescaled. Without BatchNorm the loss therefore leaves the scale of z free. The errors of an
+  estimated gradient would add up in that direction, and a method with a prior would gain because
+  the prior fixes the scale. ``--no-normalize`` is the paper's network, without BatchNorm.
+* A seed fixes the first weights and the batches. All runs have the same number of epochs, and the
+  weights of the last epoch are measured.
 * Predictions are made from z = μ(x).
 """
 
@@ -46,13 +47,13 @@ class Epoch(Row):
     seed: int
     images: int
     epoch: int  # from 1
-    loss: float  # mean of the training loss; for MIGE only its gradient has a meaning
+    loss: float  # mean of the training loss; for MIGE only the gradient of it has a meaning
     cross_entropy: float  # nats, on the validation part
     val_error: float  # fraction of wrong predictions on the validation part
     average_error: float  # the same with the averaged weights; NaN without averaged weights
     information: float  # nats, ``information_bound`` on the validation part
     rank: float  # eigenvalues that the score estimator keeps for the last batch; NaN if it has none
-    calibration: float  # −E s·(z − m) / d of its scores there, uncorrected; 1 means no shrinkage
+    calibration: float  # −E s·(z − m) / d of uncorrected scores there; 1 means no shrinkage
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
@@ -129,7 +130,7 @@ def build(images: ImageData, run: Run, settings: Settings) -> Classifier:
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average that forgets its beginning sooner.
+    """Exponential moving average whose decay is smaller for the first values.
 
     After n values the old average has the weight ``min(decay, (1 + n) / (10 + n))``.
     """

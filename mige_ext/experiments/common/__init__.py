@@ -1,1 +1,1 @@
-"""What the experiments share: training, checkpoints, folders, tables, figures."""
+"""The common parts of the experiments: training, checkpoints, folders, tables, figures."""

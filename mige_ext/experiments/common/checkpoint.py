@@ -1,7 +1,8 @@
 """Checkpoints: a run continues from its last whole epoch to the same numbers, bit for bit.
 
-After each epoch one file holds everything that has a state: network, optimizer, schedule, random
-numbers, and the metrics so far. ``interrupt.py`` lists the other files of a stopped experiment.
+After each epoch, everything that has a state is written to one file: network, optimizer, schedule,
+random numbers, and the metrics so far. ``interrupt.py`` lists the other files of a stopped
+experiment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,9 @@ from mige_ext.experiments.common.folder import atomic
 
 
 class RandomState:
-    """The random numbers of a run: of the CPU, of its device, and of the order of its batches.
+    """The random generators of a run: the CPU's, its device's, and one for the order of batches.
 
-    Batches have a generator of their own, because methods draw different amounts of noise.
+    Batches have a separate generator, because methods draw different amounts of noise.
 
     Args:
         device: Device on which the run computes.
@@ -45,10 +46,10 @@ class RandomState:
 
 
 class Checkpoint:
-    """A run in a file, as of its last whole epoch.
+    """A file with the state of a run after its last whole epoch.
 
     Args:
-        path: File; None writes nothing.
+        path: File; with None, nothing is written.
         run: Plain values that identify the run. The checkpoint of another run is not restored.
         parts: Everything that has a state, by name.
     """

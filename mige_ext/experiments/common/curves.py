@@ -1,4 +1,4 @@
-"""Learning curves, drawn alike for all experiments."""
+"""Learning curves, drawn in the same way for all experiments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Score estimators by the names that the commands know them by."""
+"""Score estimators by their names in the commands."""
 
 import inspect
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from mige_ext.scores.base import ScoreEstimator
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,
-    # The default of the information functions: "qis" would bias the gradients of information.
+    # This is the default of the information functions. "qis" would bias gradients of information.
     "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
     "gaussian": mige.GaussianScore,
     "landweber": mige.Landweber,

@@ -1,8 +1,8 @@
 """The life cycle of an experiment's command, the same for all experiments.
 
-A command declares its options and returns an ``Experiment``; ``command`` does everything else: the
-options become a typer command, mistakes become error messages, the folder is opened, the experiment
-runs and is saved when it is interrupted, and its summary is printed.
+A command declares its options and returns an ``Experiment``. ``command`` does everything else. It
+turns the options into a typer command and mistakes into error messages, opens the folder, runs the
+experiment, saves it if it is interrupted, and prints its summary.
 """
 
 from abc import ABC, abstractmethod
@@ -26,19 +26,20 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Experiment(ABC):
-    """What ``command`` needs of an experiment.
+    """The interface of an experiment that ``command`` uses.
 
     Args:
         options: Options that may change when the experiment is continued.
-        settings: Dataclass of everything on which the numbers depend.
+        settings: Dataclass of every value on which the numbers depend.
     """
 
     #: Line that ``--quick`` prints first.
     quick_note: ClassVar[str]
-    #: What the experiment measures, and the command to run next, for the last line of its output.
+    #: Name of the measured quantity, for the last line of the output.
     measured: ClassVar[str]
+    #: The command to run next, for the last line of the output.
     following: ClassVar[str]
-    #: Whether every result was there already, so that nothing was computed.
+    #: True if every result existed already and nothing was computed.
     complete = True
 
     def __init__(self, options: Any, settings: Any) -> None:
@@ -58,15 +59,15 @@ class Experiment(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Compute every result that the tables lack; may be interrupted at any time."""
+        """Compute every result that the tables lack. Ctrl-C may interrupt it at any time."""
 
     @abstractmethod
     def save_interrupted(self) -> None:
-        """Write what can be shown of an unfinished experiment."""
+        """Write the results of an unfinished experiment."""
 
     @abstractmethod
     def summary(self) -> str:
-        """What the results are of, and their table."""
+        """The conditions of the results, and their table."""
 
     @abstractmethod
     def save_figures(self) -> Sequence[Path]:
@@ -83,7 +84,7 @@ def command(
 
     Args:
         options_type: Dataclass of options that may change when the experiment is continued.
-        settings_type: Dataclass of settings, which may not.
+        settings_type: Dataclass of settings, which must stay the same when it is continued.
 
     Returns:
         A decorator. The command takes the fields of both dataclasses as keywords. It raises

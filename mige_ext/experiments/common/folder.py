@@ -1,7 +1,7 @@
 """The folder of an experiment: its settings in config.json, its tables in CSV files.
 
-Every file is appended to line by line or replaced as a whole, so that a killed process leaves a
-folder that ``--resume`` can continue.
+A file is either extended line by line or replaced as a whole. Therefore ``--resume`` can continue
+in the folder also after the process is killed.
 """
 
 import csv
@@ -23,9 +23,9 @@ Row = TypeVar("Row", bound="DataclassInstance")
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Write a file as a whole: yields a draft that replaces ``path`` at the end.
+    """Write a file as a whole: yields the path of a draft that replaces ``path`` at the end.
 
-    A reader sees the old file or the new file, also when the writer is killed. An error removes the
+    A reader sees the old file or the new file, also if the writer is killed. An error removes the
     draft and keeps the old file.
     """
     draft = path.with_name(f".{path.name}.tmp")
@@ -39,7 +39,7 @@ def atomic(path: Path) -> Iterator[Path]:
 class Table(Generic[Row]):
     """A CSV file of dataclass rows whose fields are str, int or float; NaN is an empty cell.
 
-    A killed writer may leave a last line without an end. Such a line is dropped.
+    If a writer is killed, the last line may lack its end. Such a line is dropped.
 
     Args:
         path: File. Its rows are read if it exists.
@@ -97,14 +97,14 @@ def open_folder(
 
     Args:
         path: Folder.
-        settings: Values on which the numbers depend, as JSON. They must agree with the results
-            that the folder holds.
+        settings: Values on which the numbers depend, as JSON. They must agree with those of the
+            results in the folder.
         about: Values that may change when the experiment is continued, as JSON.
-        resume: Whether the folder holds results that are continued.
+        resume: Whether to continue with the results in the folder.
 
     Raises:
-        ValueError: The path cannot be a folder; the folder holds results and ``resume`` is false;
-            it holds none and ``resume`` is true; or its results were made with other settings.
+        ValueError: The path cannot be a folder; the folder has results and ``resume`` is false; the
+            folder has no results and ``resume`` is true; or its results have other settings.
     """
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():

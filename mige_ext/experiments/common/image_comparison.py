@@ -45,7 +45,7 @@ class ImageComparison(Comparison):
         return self.epochs(self.options.retrain or self.settings.epochs)
 
     def train_missing(self, runs: Iterable[Run], epochs: Mapping[str, int]) -> None:
-        """Train every run that has no result, or a result of another number of epochs."""
+        """Train every run that has no result for this number of epochs."""
         wanted = set(runs := list(runs))
         rows = self.results.rows
         stale = [r for r in rows if r.run in wanted and r.epochs != epochs[r.method]]
@@ -68,7 +68,7 @@ class ImageComparison(Comparison):
         return replace(self.settings, epochs=epochs)
 
     def written(self, run: Run, metrics: Any) -> Any:
-        """The metrics of an epoch, NaN where a final run cannot be measured."""
+        """The metrics of an epoch, with NaN in the columns that a final run cannot measure."""
         if self.is_final(run):
             return replace(metrics, **dict.fromkeys(self.validated, math.nan))
         return metrics

@@ -1,18 +1,18 @@
 """What an experiment writes when it is interrupted.
 
-Ctrl-C ends a command with exit status 130. Its folder then holds:
+Ctrl-C ends a command with exit status 130. The folder then contains:
 
-* ``config.json``, the settings, since the start;
+* ``config.json``, the settings, written at the start;
 * ``results.csv`` (``toy.csv``), a row for every finished run;
 * ``metrics.csv``, a row for every whole epoch, also of the run that was stopped;
 * ``checkpoint.pt``, the state of the stopped run after its last whole epoch (``checkpoint.py``);
 * ``models/``, the weights of every finished run and of the stopped run;
-* the figures, drawn from the tables as they are.
+* the figures, drawn from the rows of the tables so far.
 
-``Experiment.save_interrupted`` writes the last two. A process that is killed writes neither; the
-other files are whole at any time. In both cases ``--resume`` continues from the checkpoint to the
-same numbers, bit for bit. The toy has no checkpoint: it continues after the last finished
-method of a dimension.
+``Experiment.save_interrupted`` writes the weights of the stopped run and the figures. A process
+that is killed does not write them; the other files are complete at any time. In both cases
+``--resume`` continues from the checkpoint to the same numbers, bit for bit. The toy has no
+checkpoint: it continues after the last finished method of a dimension.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def exit_on_interrupt(save: Callable[[], object], folder: Path) -> Iterator[None
     """Turn Ctrl-C into a saved folder, a message and exit status 130.
 
     Args:
-        save: Writes what can be shown of an unfinished experiment.
+        save: Writes the results of an unfinished experiment.
         folder: Folder of the results, named in the message.
 
     Raises:

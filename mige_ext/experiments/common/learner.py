@@ -30,7 +30,7 @@ class Learner(nn.Module):
         self.optimizer = torch.optim.Adam(network.parameters(), learning_rate, fused=True)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The optimizer and the moving average, which ``state_dict`` would miss."""
+        """The optimizer and the moving average, which ``state_dict`` would not include."""
         return {"optimizer": self.optimizer.state_dict(), "average": self.average}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

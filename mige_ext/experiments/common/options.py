@@ -38,7 +38,7 @@ def option(
     Args:
         default: Value if the option is not given.
         help: Sentence for ``--help``.
-        *flags: Names on the command line, if other than the field's.
+        *flags: Names on the command line, if they differ from the name of the field.
         least: Smallest value.
         positive: Whether the value must be greater than 0.
         below: Bound that the value must be below.
@@ -81,7 +81,7 @@ def check(options: "DataclassInstance") -> None:
 
 
 def _violated(item: "Field[Any]", value: Any) -> str | None:
-    """What the value should have been, or None if it is in range."""
+    """Description of the allowed values, or None if the value is in range."""
     limits = item.metadata
     if limits["choices"]:
         return None if value in limits["choices"] else f"one of {limits['choices']}"
@@ -147,7 +147,7 @@ def data_option(default: str, more: str = "", shown: str | None = None) -> Any:
 
 
 def method_option(methods: Iterable[str], quick: Iterable[str]) -> Any:
-    """The methods, of which ``--quick`` has fewer."""
+    """The methods to compare; ``--quick`` compares fewer."""
     sentence = f"Method to compare: {', '.join(methods)}. Give the option once for each method."
     return option(None, sentence, shown=f"all; quick {', '.join(quick)}")
 

@@ -122,7 +122,7 @@ def legend(fig: Figure, columns: int | None = None) -> None:
     Args:
         fig: the figure.
         columns: largest number of columns, by default one for each label. A smaller number is used
-            if the last row would hold a single label.
+            if the last row would contain a single label.
     """
     handles: dict[str, Any] = {}
     for ax in fig.axes:
@@ -142,9 +142,9 @@ def errorbar(ax: Axes, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> N
         ax: axes to draw in.
         x: positions.
         y: values.
-        name: key of ``PALETTE``, and the label in the legend unless ``style`` has another.
-        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. An error of NaN, that
-            of a single seed, has no bar.
+        name: key of ``PALETTE``, and the label in the legend if ``style`` has no label.
+        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. An error of NaN, as for
+            a single seed, is drawn without a bar.
     """
     errors = {bar: np.nan_to_num(style.pop(bar)) for bar in ("xerr", "yerr") if bar in style}
     style = {"color": PALETTE[name], "marker": "o", "label": name} | style

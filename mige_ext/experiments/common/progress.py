@@ -21,14 +21,14 @@ class Progress:
         self.metrics: dict[str, float] = {}
 
     def step(self, scalars: Mapping[str, Tensor]) -> None:
-        """Count a step; show its scalars twice a second, because reading them waits for a GPU."""
+        """Count a step. Show its scalars only twice a second, because each read waits for a GPU."""
         self.bar.update()
         if time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
             self.show(**{name: value.item() for name, value in scalars.items()})
 
     def show(self, **metrics: float) -> None:
-        """Put metrics beside the bar; metrics that are not given stay."""
+        """Show metrics beside the bar. Metrics that are not given keep their values."""
         self.metrics |= metrics
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in self.metrics.items()}, refresh=False)
 

@@ -1,4 +1,4 @@
-"""What identifies a run, and the rows of the tables that belong to it."""
+"""The identity of a run, and the rows of the tables that belong to it."""
 
 import math
 from dataclasses import fields
@@ -6,11 +6,11 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class Run(NamedTuple):
-    """Identity of a run, besides the settings that all runs share."""
+    """Identity of a run among all runs of an experiment, which have the same settings."""
 
     method: str
-    value: float  # of the setting that is searched: β or a learning rate; 0 without one
-    seed: int  # of weights, batches and noise
+    value: float  # value of the setting that is searched, β or a learning rate; 0 without one
+    seed: int  # seed of weights, batches and noise
     images: int = 0  # number of training images, if a run may train on the validation part
 
 

@@ -1,4 +1,4 @@
-"""Means over seeds, their errors, and the settings that may be chosen by them."""
+"""Means over seeds, their errors, and the choice of a setting by them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def format_mean(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard error with this many decimals; one value has no error, no value is "–"."""
+    """Mean ± standard error with this many decimals. One value has no error; no value gives "–"."""
     if not values:
         return "–"
     mean, error = mean_and_error(values)
@@ -31,7 +31,7 @@ def by_method(rows: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def finished(rows: Sequence[Any]) -> list[Any]:
-    """Results that did not diverge, for columns that a diverged run has no value in.
+    """Results that did not diverge, for columns in which a diverged run has no value.
 
     Returns all rows if every run diverged, so that a table prints NaN.
     """
@@ -54,13 +54,13 @@ def settings_without_divergence(rows: Sequence[Any], setting: str) -> list[float
 
 
 def divergence_note(rows: Sequence[Any]) -> str:
-    """Note of a table's line: how many of its runs diverged, or nothing."""
+    """Note of a table's line: the number of its runs that diverged, or "" if none did."""
     number = sum(row.diverged for row in rows)
     return f"{number} of {len(rows)} diverged" if number else ""
 
 
 def spread_of(seeds: int, deviation: str = "standard error") -> str:
-    """What the values of a table or figure are: a mean over seeds with its ``deviation``."""
+    """Description of the values of a table or figure: a mean over seeds with its ``deviation``."""
     return f"mean ± {deviation} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
@@ -71,8 +71,8 @@ def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:
         errors: Validation errors over seeds, by strength of the regularization.
 
     Returns:
-        The largest strength whose mean error is within one standard error of the least mean. With
-        one seed there is no standard error: the largest strength with the least error.
+        The largest strength whose mean error is within one standard error of the least mean. One
+        seed has no standard error; the result is then the largest strength with the least error.
     """
     summary = {strength: mean_and_error(values) for strength, values in errors.items()}
     least, error = min(summary.values())

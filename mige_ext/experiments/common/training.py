@@ -24,7 +24,7 @@ class DivergedError(ArithmeticError):
 
 
 class Trainer(ABC):
-    """Everything that a run changes while it trains.
+    """The state of a run that training changes.
 
     Args:
         problem: Data, on its ``device``.
@@ -35,16 +35,17 @@ class Trainer(ABC):
 
     #: Dataclass of the metrics of an epoch.
     epoch_type: ClassVar[type[Any]]
-    #: Attributes that a checkpoint holds. An attribute without a state is skipped.
+    #: Attributes that a checkpoint contains. An attribute without a state is skipped.
     stateful: ClassVar[Sequence[str]]
-    #: Attribute without which a step is that of the plain network, or None.
+    #: Name of the attribute that a method adds to the plain network. It is None for a method that
+    #: adds nothing, and ``overhead`` measures its time.
     extra: ClassVar[str] = "penalty"
 
     def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
         self.problem, self.run, self.settings, self.random = problem, run, settings, random
 
     def batches(self) -> Iterable[Tensor]:
-        """Rows of each batch of the next epoch, (batch) each: all rows in a random order.
+        """Rows of each batch of the next epoch, (batch) each, in a random order.
 
         An incomplete last batch is dropped.
         """
@@ -91,7 +92,7 @@ def train(
         problem: Data, on the device on which the run computes.
         run: Method, setting and seed. The global random state is left as it was.
         settings: Settings of all runs.
-        checkpoint: File that holds the run after each epoch.
+        checkpoint: File to which the run is saved after each epoch.
         on_epoch: Called with the metrics of each epoch after its checkpoint is written, first with
             the metrics of the checkpoint.
         on_step: Called after each step with its scalars.
@@ -101,7 +102,7 @@ def train(
 
     Raises:
         DivergedError: At the end of an epoch a scalar or a weight is not finite, or a step or a
-            measurement fails because of one.
+            measurement fails because of a number that is not finite.
     """
     with seeded(run.seed, problem.device):
         random = RandomState(problem.device, run.seed)
@@ -145,9 +146,10 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 
 @contextmanager
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
-    """Raise errors that numbers which are not finite cause as a ``DivergedError``.
+    """Raise ``DivergedError`` in place of an error that comes from numbers that are not finite.
 
-    These are errors of mige_ext about its samples, and every error while weights are not finite.
+    Such errors are an error of mige_ext about samples that are not finite, and every error that is
+    raised while weights are not finite.
     """
     try:
         yield
@@ -167,8 +169,8 @@ def overhead(
 ) -> float:
     """Time that a trainer's ``extra`` adds to a step, as a fraction of the step without it.
 
-    Takes the fastest of alternating steps with and without it, on a trainer of its own: whatever
-    disturbs a measurement makes it slower. A method without ``extra`` adds 0.
+    Steps with and without ``extra`` alternate, on a separate trainer, and the fastest of each kind
+    counts, because every disturbance makes a step slower. A method without ``extra`` adds 0.
     """
     device = problem.device
     with seeded(run.seed, device):

@@ -1,14 +1,14 @@
-"""InfoMax as a command: encoders trained without labels, and what probes find in their layers.
+"""InfoMax as a command: encoders trained without labels, and the accuracy of probes on each layer.
 
-* The probes learn on the frozen encoder, by one protocol for all methods.
-* Each trained method takes the learning rate whose probes do best on the validation images, mean
-  over layers and seeds. All methods choose from the same grid.
+* Probes are trained on the frozen encoder, by one protocol for all methods.
+* For each trained method, the learning rate with the best validation accuracy of the probes is
+  chosen. The accuracy is the mean over layers and seeds. All methods choose from the same grid.
 * ``--retrain`` trains the chosen settings again on training and validation images.
-* The test set is read once, after the last training, by the final runs alone.
-* Everything is on disk after each epoch: ``--resume`` continues an interrupted command.
+* The test set is read once, after the last training, and only for the final runs.
+* Everything is on disk after each epoch. ``--resume`` continues an interrupted command.
 
 ``--quick`` takes scikit-learn's digits, of 8×8 pixels and one channel, and small layers. It shows
-that everything runs, and nothing about the methods.
+that everything runs. Its numbers do not rank the methods.
 """
 
 import math
@@ -73,7 +73,7 @@ class Encoders(ImageComparison):
         return list(LEARNING_RATES[-1 if self.options.quick else 0 :])
 
     def epochs(self, number: int) -> dict[str, int]:
-        """Epochs of each method: 0 without an encoder, 1 for a random encoder."""
+        """Epochs of each method: 0 for a method without an encoder, 1 for a random encoder."""
         return {
             name: 0 if not METHODS[name].encoder else number if METHODS[name].objective else 1
             for name in self.values
@@ -90,7 +90,7 @@ class Encoders(ImageComparison):
     def evaluate(
         self, run: Run, epochs: int, trainer: Trainer | None, rows: Sequence[Epoch]
     ) -> list[Result]:
-        """Train probes on the frozen encoder and save both; a result for each probe."""
+        """Train probes on the frozen encoder and save both; returns a result for each probe."""
         images, settings, added = self.problem_of(run), self.settings, 0.0
         encoder: Any = self._encoder(run) if trainer is None else trainer.encoder
         if trainer is None:
@@ -130,7 +130,7 @@ class Encoders(ImageComparison):
         return [replace(row, layer=layer) for layer in Features._fields]
 
     def _encoder(self, run: Run) -> Any:
-        """An untrained encoder, or what takes its place if the method has none."""
+        """An untrained encoder, or the pixels or principal components of a method without one."""
         if METHODS[run.method].encoder:
             return network(self.problem, self.settings).to(self.device)
         if run.method == "pixels":
@@ -139,11 +139,11 @@ class Encoders(ImageComparison):
         return PrincipalComponents(inputs, self.settings.latent).to(self.device)
 
     def _features(self, encoder: nn.Module, part: Split) -> dict[str, Tensor]:
-        """What the probes read of a part, by layer."""
+        """The features of a part that the probes read, by layer."""
         return frozen(encoder, self.problem, part.images, bf16=self.settings.bf16)
 
     def choose(self) -> dict[str, float]:
-        """The learning rate of each method with the best mean accuracy; of equals, the lowest."""
+        """The learning rate with the best mean accuracy, by method; of equals, the lowest."""
         return {
             method: max(values, key=lambda rate: (sum(values[rate]) / len(values[rate]), -rate))
             for method, values in self.by_value("val_accuracy").items()

@@ -19,7 +19,7 @@ NORMALIZATIONS = {
 class Features(NamedTuple):
     """The layers of the encoder for N images, one row an image."""
 
-    conv: Tensor  # (N, 4096), h in the paper
+    conv: Tensor  # (N, 4096), called h in the paper
     fc: Tensor  # (N, 1024)
     y: Tensor  # (N, 64), the representation z
 

@@ -1,10 +1,10 @@
-"""InfoMax objectives: what an encoder without labels minimizes. A method is a row of ``METHODS``.
+"""InfoMax objectives, which an encoder minimizes without labels. A method is a row of ``METHODS``.
 
 * **MIGE** ascends I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et al.,
   ICLR 2020, circumstance I). **MIGE II** ascends I(h; z), where h are the encoder's own
-  convolutional features. z is a function of x, so the pair has no density: its score acts as a
-  penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty needs two
-  blocks of similar size: ``balanced`` scales the first.
+  convolutional features. z is a function of x, so the pair has no density. The score of the pair
+  acts as a penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty
+  needs two blocks of similar magnitude, and ``balanced`` scales the first one.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
   objective). With **prior matching** a discriminator pushes z towards N(0, I). That prior fits z
   under BatchNorm, as the uniform prior of Hjelm et al. fits z under a sigmoid.
@@ -28,13 +28,13 @@ from mige_ext.scores.base import ScoreEstimator
 
 
 class Problem(NamedTuple):
-    """What an objective is made for."""
+    """The quantities from which an objective is made."""
 
     conv: int  # dimensions of h
     latent: int  # dimensions of z
-    estimator: ScoreEstimator | None  # of scores; None for the default of the library
-    projection: mige.RandomProjection  # of x or h
-    alpha: float  # size of the first block, see ``balanced``
+    estimator: ScoreEstimator | None  # score estimator; None for the default of the library
+    projection: mige.RandomProjection  # projection of x or h
+    alpha: float  # magnitude of the first block, see ``balanced``
     prior: float  # weight of prior matching
 
 
@@ -43,7 +43,7 @@ Objective = Callable[[Tensor, Features], Tensor]
 
 
 def balanced(x: Tensor, z: Tensor, alpha: float) -> Tensor:
-    """Scale x so that its mean squared pair distance is α times the one of z.
+    """Scale x so that its mean squared pair distance is α times the mean squared distance of z.
 
     Args:
         x: First block, (M, d_x).
@@ -81,7 +81,7 @@ class Critic(nn.Module):
     """Minus a bound of I(h; z), which a separable critic and the encoder raise together.
 
     Args:
-        problem: What the objective is made for.
+        problem: Sizes of h and z.
         bound: Takes the scores of all pairs, (N, N).
     """
 
@@ -101,10 +101,11 @@ class PriorMatching(nn.Module):
     """Prior matching: a discriminator D plays against the encoder (Hjelm et al., section 3.3).
 
     D minimizes ``softplus(−D(n)) + softplus(D(z))`` with n from N(0, I), and the encoder minimizes
-    ``γ softplus(−D(z))``. The loss is the sum, in which each sees the other as constant.
+    ``γ softplus(−D(z))``. The loss is the sum of both terms. In the first term z is constant, and
+    in the second term the weights of D are constant.
 
     Args:
-        problem: What the objective is made for.
+        problem: Size of z, and the weight γ.
         objective: Objective to which prior matching is added.
     """
 
@@ -135,7 +136,7 @@ class Method:
     """A row of the comparison."""
 
     label: str  # in tables and figures
-    #: Makes what the encoder minimizes; None for a method without training.
+    #: Makes the objective of the encoder; None for a method without training.
     objective: Callable[[Problem], Objective] | None = None
     encoder: bool = True  # otherwise the probe reads pixels, or their principal components
 

@@ -39,7 +39,7 @@ class Result(Row):
     seed: int
     images: int
     epochs: int  # of the encoder
-    layer: str  # that the probe reads
+    layer: str  # layer that the probe reads
     val_accuracy: float  # fraction of right labels on the validation part; NaN if trained on it
     accuracy: float  # the same on the test part; NaN before the test
     rank: float  # effective rank of z on the validation part; NaN without an encoder
@@ -85,7 +85,7 @@ def format_table(tested: Sequence[Result], data: str) -> str:
 
 
 def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run]) -> Figure:
-    """Learning curves of the read-out and of the rank of z, and what probes find in each layer.
+    """Learning curves of the read-out and of the rank of z, and the accuracy of each probe.
 
     Args:
         metrics: Rows of metrics.csv.

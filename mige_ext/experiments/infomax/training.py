@@ -18,7 +18,7 @@ from mige_ext.experiments.infomax.methods import METHODS, Objective, Problem
 from mige_ext.experiments.infomax.probes import effective_rank, linear_accuracy
 from mige_ext.scores.base import ScoreEstimator
 
-LINEAR_IMAGES = 10_000  # images from which the linear read-out after each epoch learns, at most
+LINEAR_IMAGES = 10_000  # most images to which the linear read-out after each epoch is fitted
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Settings:
     #: The next two have twice and four times as many.
     width: int = option(64, "Channels of the first layer.", least=1, shown="64; quick 16")
     hidden: int = option(1024, "Units of the layer fc.", least=1, shown="1024; quick 128")
-    #: Without normalization z grows without bound under the entropy.
+    #: Without normalization, the maximized entropy makes z grow without bound.
     normalize: str = option("batch", "Normalization of z.", choices=NORMALIZATIONS)
     projection: int = option(64, "Dimensions to which x or h is projected.", least=1)
     alpha: float = option(1.0, "Mean squared distances of x over those of z.", positive=True)
@@ -65,7 +65,7 @@ class Epoch(Row):
     seed: int
     images: int
     epoch: int  # from 1
-    loss: float  # mean over the epoch; with scores only its gradient has a meaning
+    loss: float  # mean over the epoch; with scores only the gradient of it has a meaning
     rank: float  # effective rank of z on the validation part, see ``effective_rank``
     linear_accuracy: float  # on the validation part, of least squares from z to the classes
     seconds: float = field(compare=False)  # training time, without the measurements
@@ -122,7 +122,7 @@ class Trainer(CommonTrainer):
         """Descend the objective on training images."""
         pixels = self.problem.train.images[rows]
         x, features = encode(self.encoder, self.problem, pixels, bf16=self.settings.bf16)
-        # Without an objective the step costs what the encoder costs, and learns nothing.
+        # Without an objective, a step computes the features and does not train the encoder.
         loss = 0 * features.y.sum() if self.objective is None else self.objective(x, features)
         self.optimizer.zero_grad()
         loss.backward()

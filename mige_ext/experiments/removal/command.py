@@ -2,14 +2,14 @@
 
 An encoder minimizes the cross-entropy of the label plus β times a penalty on the information that z
 has about s. ``removal/methods.py`` has the penalties: the gradient of I(z; s) by scores (MIGE), and
-the methods in use. Attackers that learn on the frozen z measure the information that remains
-(``removal/attacker.py``).
+penalties of other methods. Attackers are trained on the frozen z, and measure the information that
+remains (``removal/attacker.py``).
 
-* β is chosen on the validation part. Of the values that cost at most half a point of accuracy, the
-  one with the least leak is chosen; if every value costs more, the most accurate one.
-* All methods have grids of the same size. ``--extend`` lets a grid grow beyond its end if the end
-  was chosen, by one rule for all methods.
-* The test part is read once, after the last training, by the final runs alone.
+* β is chosen on the validation part, among the values that cost at most half a point of accuracy.
+  The value with the least leak is chosen. If every value costs more, the most accurate is chosen.
+* All methods have grids of the same size. With ``--extend``, a grid grows beyond its end if the end
+  was chosen. The rule is the same for all methods.
+* The test part is read once, after the last training, and only for the final runs.
 
 ``mige_ext.information`` has the recipe for an encoder of your own.
 """
@@ -70,7 +70,7 @@ class Removals(Comparison):
     problem: Problem
 
     def default_values(self, method: str) -> list[float]:
-        """The grid of β of a method; its third value alone with ``--quick``."""
+        """The grid of β of a method; with ``--quick``, only its third value."""
         strengths = METHODS[method].strengths
         return list(strengths[2:3] if self.options.quick and len(strengths) > 1 else strengths)
 
@@ -89,7 +89,7 @@ class Removals(Comparison):
         return {**super().about(), "extend": self.options.extend}
 
     def search(self) -> None:
-        """Search, and search again in grids that grew beyond an end that was chosen."""
+        """Search, then extend each grid whose end was chosen, and search again."""
         super().search()
         for _ in range(self.options.extend):
             self.values = {
@@ -169,10 +169,10 @@ class Removals(Comparison):
 
 
 def choose_beta(rows: Sequence[Result], method: str) -> float:
-    """The β with the least leak whose accuracy is at most ``MARGIN`` below the one of "none".
+    """The β with the least leak whose accuracy is at most ``MARGIN`` below that of "none".
 
-    All values are of the validation part. If no β is that accurate, the most accurate is chosen; of
-    equal values, the largest. A β with a diverged run is left out, see
+    Leak and accuracy are those on the validation part. If no β is that accurate, the most accurate
+    β is chosen. Of equal values, the largest β is chosen. A β with a diverged run is left out, see
     ``settings_without_divergence``.
     """
     whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
@@ -190,9 +190,9 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
 
 
 def longer(strengths: Sequence[float], chosen: float) -> list[float]:
-    """A grid of β, with a further value at the same ratio if an end was chosen.
+    """Extend a grid of β by one value, at the same ratio, if an end of the grid was chosen.
 
-    A grid stays as it is at an end without a ratio: beside 0, or with one value.
+    The grid stays unchanged at an end without a ratio: next to 0, or in a grid of one value.
     """
     betas = sorted(strengths)
     if len(betas) < 2:

@@ -11,8 +11,8 @@ shift     move in 2-D by up to 1/7 of the size     √12 (u − ½)             
 thickness erode or dilate strokes by up to a pixel √12 (u − ½)                  16 intervals
 ========= ======================================== ============================ ===============
 
-The nuisance of images is independent of the label. The nuisance of :class:`Structural`, a synthetic
-table, is not: removal of s costs accuracy there.
+The nuisance of images is independent of the label. :class:`Structural` is a synthetic table whose
+nuisance affects the label. There, removal of s costs accuracy.
 """
 
 import math
@@ -173,8 +173,8 @@ class Images:
 class Structural:
     """A synthetic table from a structural model, with a sensitive attribute that affects the label.
 
-    It stands for credit or hiring records with an age, and its distribution is known. With the
-    attribute a, uniform with unit variance, and the merit w ~ N(0, I₄)::
+    It is like credit or hiring records with an age, and its distribution is known. The attribute a
+    is uniform with unit variance, and the merit is w ~ N(0, I₄)::
 
         x = tanh(A (w, a, a² − 1, sin 3a, cos 3a) + .5 ε),   x in 20 columns, ε ~ N(0, I)
         P(y = 1) = σ(2 (w₁ + w₂ w₃) + a)

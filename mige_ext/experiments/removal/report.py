@@ -22,7 +22,7 @@ from mige_ext.experiments.common.tables import format_columns, format_number
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.training import Epoch
 
-#: How far below the accuracy without removal the figure shows every β, in margins.
+#: The figure shows accuracies down to this many margins below the accuracy without removal.
 CUT = 8
 
 
@@ -38,7 +38,7 @@ class Result(Row):
     val_accuracy: float  # fraction of right labels on the validation part
     val_leak_nats: float  # lower bound of I(z; s) there, by the strongest attacker
     val_leak_r2: float  # fraction of the variance of s that is explained there
-    accuracy: float  # these three on the test part; NaN before the test
+    accuracy: float  # this and the next two are those on the test part; NaN before the test
     leak_nats: float
     leak_r2: float
     attacker: str  # the strongest attacker in nats
@@ -87,7 +87,7 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
             left.axhline(curve[0][1] - 100 * margin, color="#999999", linestyle=":")
             shown = curve[0][1] - 100 * CUT * margin
         of_method = final.get(method, [])
-        if not of_method or any(row.diverged for row in of_method):  # the table names those
+        if not of_method or any(row.diverged for row in of_method):  # the table lists diverged runs
             continue
         accuracy, error = mean_and_error([100 * row.accuracy for row in of_method])
         for ax, column in ((middle, "leak_nats"), (right, "leak_r2")):
@@ -133,7 +133,7 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
 
 
 def _means_of_the_grid(rows: Sequence[Result]) -> list[tuple[float, float]]:
-    """Leak in nats and accuracy in % for each β, over the seeds that every β of a method has."""
+    """Mean leak in nats and accuracy in % for each β, over the seeds of all β of a method."""
     seeds = {row.beta: {r.seed for r in rows if r.beta == row.beta} for row in rows}
     shared = set.intersection(*seeds.values())
     means = []

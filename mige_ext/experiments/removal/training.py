@@ -19,7 +19,7 @@ from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
 
 EPOCH = 100  # steps between checkpoints and measurements
-EPOCH_ROWS = 2000  # rows of the validation part that an epoch is measured on
+EPOCH_ROWS = 2000  # rows of the validation part on which an epoch is measured
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Settings:
     hidden: int = fixed(512, "Units of the encoder's first layer; the second has half.", least=2)
     learning_rate: float = fixed(2e-3, "Of Adam; falls to 0 in a straight line.", positive=True)
     ramp: int = fixed(150, "Steps in which β grows to its value.", least=1)
-    #: s gets a density by this noise.
+    #: With this noise, s has a density.
     noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
         20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 2000"
@@ -81,7 +81,7 @@ class Model(nn.Module):
 class Trainer(CommonTrainer):
     """A model, its penalty, optimizer and schedule.
 
-    Batches and nuisances come from the generator of the order, so that they are the same for all
+    Batches and nuisances come from the generator of the order. They are therefore the same for all
     methods.
     """
 

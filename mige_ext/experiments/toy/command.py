@@ -1,20 +1,20 @@
 """The paper's Figure 1: mutual information and its gradient for correlated Gaussians.
 
-``y = ρ x + √(1 − ρ²) ε`` with x, ε ~ N(0, I_d), so that in nats
+The variables are x ~ N(0, I_d) and ``y = ρ x + √(1 − ρ²) ε`` with ε ~ N(0, I_d). In nats,
 
     I(x; y) = −d/2 · log(1 − ρ²),        dI/dρ = d ρ / (1 − ρ²).
 
 All methods are compared on the same M samples of x and ε for each ρ and seed:
 
 * **MIGE** takes dI/dρ from the scores of these samples, and needs no training. It never estimates
-  I: its curve of I is the integral of its dI/dρ from ρ = 0, where I = 0. **MIGE** has the scores of
-  SSGE, as in the paper, **MIGE-default** the default estimator of ``mutual_information``.
+  I: its curve of I is the integral of its dI/dρ from ρ = 0, where I = 0. **MIGE** uses the scores
+  of SSGE, as in the paper. **MIGE-default** uses the default estimator of ``mutual_information``.
 * **MINE** and **MINE-f** first train a critic for each ρ and seed, on fresh samples in every step.
   I is their bound on all pairs of the M samples, and dI/dρ its pathwise derivative through y.
 * **Gaussian** is a control: MIGE with the score of a fitted Gaussian. It knows the family of the
   data, so no method without that knowledge should be expected to beat it here.
-* **MIGE-Stein**, in the table and the CSV alone, is SSGE with ``calibrate="stein"``, which undoes
-  the shrinkage of kernel scores.
+* **MIGE-Stein** is SSGE with ``calibrate="stein"``, which corrects the shrinkage of kernel scores.
+  It is in the table and the CSV file, not in the figure.
 """
 
 import re
@@ -49,7 +49,7 @@ from mige_ext.experiments.toy.methods import (
     true_information,
 )
 
-#: Dimensions of the figure, if they were run.
+#: Dimensions that the figure shows, if they were run.
 FIGURE_DIMS = (5, 10, 20)
 #: Lines of the figure: label and color, a key of ``plots.PALETTE``.
 LINES = {
@@ -212,7 +212,7 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
                 if len(curves):
                     plots.band(ax, rho, curves, label=label, color=plots.PALETTE[color])
             plots.band(ax, fine, truth[None], label="truth", linestyle="--")
-            # A bound that diverges must not flatten the others.
+            # The range of the axis leaves out a bound that diverges, which would flatten the others.
             span = truth.max() or true_derivative(dim, fine).max() / 2
             low, high = truth.min() - 0.15 * span, truth.max() + 0.15 * span
             if column == "error":

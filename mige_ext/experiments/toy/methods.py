@@ -1,7 +1,7 @@
 """The methods of the toy experiment, on correlated Gaussians.
 
-First the problem with its closed forms, then a function for each kind of method, which gives its
-curves of I and dI/dρ.
+The first part has the problem and its closed forms. The other parts have a function for each kind
+of method, which returns the curves of I and dI/dρ.
 """
 
 import math
@@ -40,8 +40,9 @@ MARGINALS = 3  # marginal pairs for each joint pair, if every pair costs a pass 
 class Settings:
     """Everything on which the numbers of a dimension depend.
 
-    The default of ``steps`` was chosen by the relative RMSE of dI/dρ (8 values of ρ, 2 seeds). MIGE
-    has .066 for d = 10 and .168 for d = 20, on the same samples and without training:
+    The default of ``steps`` was chosen by the relative RMSE of dI/dρ (8 values of ρ, 2 seeds), as
+    in this table. On the same samples, MIGE has .066 for d = 10 and .168 for d = 20, and needs no
+    training.
 
     ============== ===== ===== ===== ===== ======
     training steps  1000  2000  4000  8000  16000
@@ -66,7 +67,7 @@ class Settings:
     steps: int = option(8000, "Steps of a critic.", least=1, shown="8000; authors 200; quick 150")
     rate: float = fixed(2e-3, "Learning rate of Adam.", positive=True)
     anneal: bool = fixed(True, "Whether the learning rate falls to 0 as a cosine.")
-    #: Otherwise the critic is a perceptron on the pair.
+    #: If False, the critic is a perceptron on the pair.
     separable: bool = fixed(False, "Whether the critic multiplies embeddings in 20 dimensions.")
     hidden: int = fixed(64, "Units of each of the two hidden layers of a critic.", least=1)
     decay: float = fixed(0.99, "Decay of MINE's moving average.", least=0, below=1)
@@ -77,7 +78,7 @@ class Settings:
         mige.SSGE(threshold=self.threshold)  # checks the threshold
 
 
-#: A short training needs a larger learning rate, and an average that forgets sooner.
+#: A short training needs a larger learning rate, and a moving average with a smaller decay.
 QUICK = Settings(seeds=2, points=10, steps=150, rate=5e-3, decay=0.9)
 #: The critics of the authors' notebook; decay 0 is the plain gradient.
 AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=512, decay=0.0)
@@ -238,8 +239,8 @@ def run_bound(
 ) -> Curves:
     """Train critics, then take the bound and its derivative through y on the common samples.
 
-    The critics of all ρ are trained together, seed after seed. The critics of all seeds together
-    exceed the cache, and take twice the time each.
+    The critics of all ρ are trained together, for one seed after another. The critics of all seeds
+    together would exceed the cache, and training would take twice as long.
     """
     curves = np.empty((2, settings.seeds, settings.points))
     streams = _streams(dim, settings, method)

@@ -22,7 +22,7 @@ from mige_ext.scores.kernel.kernels import RBF, Kernel
 
 
 class Gram(ABC):
-    """A matrix-valued kernel on the points q and x; memory a few Q×M.
+    """A matrix-valued kernel on the points q and x. It needs O(QM) memory.
 
     Args:
         kernel: φ.
@@ -38,7 +38,7 @@ class Gram(ABC):
     ) -> None:
         self._kernel, self._square = kernel, per_group(bandwidth).square()
         squares = ops.squared_distances(x) if q is None else ops.squared_distances(q, x)
-        # u = s/σ², in place: the pages of another M×M cost more than the division.
+        # u = s/σ² is computed in place: to allocate another M×M costs more than the division.
         self._u = squares.div_(self._square)
         self._psi = {order: kernel.psi(self._u, order) for order in self._orders}
         self._x, self._q = _centered(x, q)
@@ -152,12 +152,12 @@ def has_native_product(kernel: Kernel, curl_free: bool) -> bool:
 
 
 def _centered(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
-    """X and q about the medians of the coordinates of some of x.
+    """X and q relative to the coordinate medians of at most 31 of the samples.
 
     The formulas subtract products of coordinates, which lose digits if an offset makes them large.
     An outlier does not move a median, and the median of equal samples makes them exactly 0. The
-    fourth root of the largest number bounds the result, so that no product overflows: at that many
-    bandwidths kernels are 0 up to rounding.
+    result is clamped to the fourth root of the largest number. No product then overflows, and at
+    that many bandwidths kernels are 0 up to rounding.
     """
     some = min(x.shape[-2], 31)
     middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)

@@ -56,7 +56,7 @@ class Kernel(ABC):
             bandwidth: σ > 0, a number or one value for each group, (...).
 
         Raises:
-            ValueError, TypeError: arguments that are not such tensors or not finite.
+            ValueError, TypeError: an argument is not as described or not finite.
         """
         _require_arguments(x, y, bandwidth)
         sigma = bandwidth_tensor(bandwidth, x)
@@ -115,7 +115,7 @@ class Bandwidth:
     def __call__(self, samples: Tensor) -> Tensor:
         """σ of each group of samples: (..., M, d) -> (...), in float32 at least.
 
-        Positive and finite, whatever the multiplier; 0 where all samples of a group are equal.
+        σ is positive and finite for any multiplier. It is 0 if all samples of a group are equal.
         """
         _checks.require_samples("samples", samples)
         samples = at_least_float32(samples.detach())
@@ -125,9 +125,10 @@ class Bandwidth:
 
 
 def require_kernel(kernel: object) -> None:
-    """Refuses what is no :class:`Kernel`, and a kernel that is not normalized.
+    """Refuses a value that is not a :class:`Kernel`, and a kernel that is not normalized.
 
-    ψ is evaluated at 0, unless the kernel is one of this module or the code is being compiled.
+    ψ is evaluated at 0 to check this. The check is left out for the kernels of this module, and
+    while the code is being compiled.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel such as IMQ(), got {kernel!r}")
@@ -170,7 +171,7 @@ def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
 
 
 def _require_arguments(x: Tensor, y: Tensor | None, bandwidth: Tensor | float) -> None:
-    """Refuses what is not finite, native, and of equal groups and columns."""
+    """Requires finite arguments of one native dtype, with equal groups and columns."""
     _checks.require_samples("x", x, 0)
     _checks.require_native("x", x)
     _checks.require_finite(x=x)

@@ -19,11 +19,11 @@ LARGEST_DENSE = 4096  # rows of a curl-free K that is factorized: 128 MiB in flo
 def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` with a positive shift.
 
-    The solver is Cholesky's, with the relative error rounding / shift. It is
-    :func:`conjugate_gradients` for a curl-free K where they take fewer operations. The choice
-    depends on the shapes, the dtype and the shift alone. A shift below the rounding errors of K,
-    with which the sum is not positive definite, raises ValueError on the CPU. On CUDA such a group
-    is NaN.
+    The solver is Cholesky's factorization, with the relative error rounding / shift. For a
+    curl-free K it is :func:`conjugate_gradients` if they take fewer operations, or if K has more
+    than ``LARGEST_DENSE`` rows. The choice depends only on the shapes, the dtype and the shift. If
+    the shift is below the rounding errors of K, the sum is not positive definite. This raises
+    ValueError on the CPU, and gives NaN for such a group on CUDA.
     """
     m, d = rhs.shape[-2:]
     if isinstance(gram, DiagonalGram):
@@ -67,7 +67,7 @@ def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
 
     The relative error of each group is at most ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
     rounding / shift, whichever is larger. A group that is accurate does not change any more. On the
-    CPU the iteration stops when all groups are accurate. Elsewhere it takes all
+    CPU the iteration stops when all groups are accurate. On other devices it takes all
     :func:`conjugate_gradient_steps`, because reading the residual would stall the device.
     """
     m = rhs.shape[-2]

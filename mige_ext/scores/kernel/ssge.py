@@ -34,12 +34,13 @@ class SSGE(SpectralFilter):
         torch.Size([5, 8])
 
     With the diagonal RBF kernel, which is the default and the paper's kernel, this is the native
-    operator :func:`mige_ext.ops.ssge`. Other kernels take an eigendecomposition of M×M, or, if
-    curl-free, of Md×Md, with (Md)² values and above 2048 rows a wait for the device on CUDA.
+    operator :func:`mige_ext.ops.ssge`. Other diagonal kernels take an eigendecomposition of M×M. A
+    curl-free kernel takes one of Md×Md, and (Md)² values of memory. On CUDA, an eigendecomposition
+    of more than 2048 rows waits for the device.
 
     Args:
-        threshold: J is the smallest number of leading eigenvalues whose share of the trace reaches
-            the threshold, in (0, 1].
+        threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
+            of trace(K); in (0, 1].
         rank: J itself, instead of ``threshold``.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
@@ -70,7 +71,8 @@ class SSGE(SpectralFilter):
         samples = samples / unit
         scaled = None if given is None else positive(given / unit.squeeze((-2, -1)))
         coefficients, values, bandwidth, rank = self._native(samples, 2, scaled)
-        # A group of equal samples has bandwidth and coefficients 0; any positive σ keeps k defined.
+        # A group of equal samples has bandwidth 0 and coefficients 0. Any positive σ keeps k
+        # defined.
         sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
         scores = ops.rbf_product(samples, samples, coefficients, bandwidth=sigma)
         if given is None:

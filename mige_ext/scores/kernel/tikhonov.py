@@ -19,12 +19,12 @@ class Tikhonov(SpectralFilter):
         >>> mige.Tikhonov(lam=1e-3, kernel=mige.IMQ()).score(torch.randn(64, 3)).shape
         torch.Size([64, 3])
 
-    On the CPU a score raises ValueError for a λ below the rounding errors of L, of the order of
-    M ε, with which L + λI is indefinite. On CUDA the scores of such a group are NaN.
+    If λ is below the rounding errors of L, which are of the order of M ε, L + λI may be indefinite.
+    A score then raises ValueError on the CPU. On CUDA the scores of such a group are NaN.
 
     Args:
-        lam: λ > 0, relative to 1, the bound of the eigenvalues of L. For some hundreds of samples
-            1e-3 to 3e-3 is best, and 3e-3 to 1e-2 for the curl-free kernels.
+        lam: λ > 0; the eigenvalues of L are at most 1. For a few hundred samples 1e-3 to 3e-3 is
+            best, and 3e-3 to 1e-2 for the curl-free kernels.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
@@ -43,8 +43,8 @@ class Tikhonov(SpectralFilter):
 class Stein(SpectralFilter):
     """Stein gradient estimator, ``g = −(K + ηI)^{−1} H`` (Li and Turner, ICLR 2018).
 
-    It is :class:`Tikhonov` with ``λ = η/M``, which raises the same errors. The paper defines it at
-    the samples only.
+    It is :class:`Tikhonov` with ``λ = η/M``, and raises the same errors. The paper defines the
+    estimator at the samples only.
 
     Args:
         eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). The default
