@@ -1,7 +1,7 @@
 """The SSGE score end to end: parity, accuracy, time and memory in one run.
 
-Every ratio divides medians of interleaved calls in this run. The last table has the measured values
-beside the bounds that the project promises to keep.
+Every ratio is a ratio of medians of interleaved calls in this run. The last table compares the
+measured values with the bounds that the project promises to keep.
 """
 
 import json
@@ -107,7 +107,7 @@ def score_time(bounds: Bounds) -> None:
                 }
             )
             eager = min(times["eager"], times["eager_pdist"])
-            # The published algorithm takes seconds and gigabytes, so it gets fewer rounds.
+            # The published algorithm takes seconds and gigabytes. It therefore runs fewer rounds.
             slow = time_each(
                 {
                     "published": partial(baselines.published, x),

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-#: Columns of a CSV file that say where a row was measured; see :func:`setting`.
+#: Columns of a CSV file that describe the machine of a measurement; see :func:`setting`.
 SETTING = ("machine", "threads", "torch")
 
 Result = TypeVar("Result")
@@ -52,7 +52,7 @@ def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Res
 def peak_megabytes() -> float:
     """Peak resident memory of this process in MB (2²⁰ bytes).
 
-    ``getrusage`` would not do: a child process starts there with the peak of its parent.
+    ``getrusage`` is not used, because its peak in a child process starts at the peak of the parent.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -1,4 +1,4 @@
-"""What the benchmarks print and write: tables, CSV files, and bounds that must be kept."""
+"""The output of the benchmarks: tables, CSV files, and bounds that must be kept."""
 
 import csv
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Bounds:
-    """Measured values beside the bounds that the project promises.
+    """Measured values with the bounds that the project promises.
 
     Attributes:
         rows: Name, measured value, bound, and "ok" or "MISSED".
@@ -36,7 +36,7 @@ class Bounds:
 def print_table(
     title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, markdown: bool = False
 ) -> None:
-    """Prints a table in Markdown or in aligned columns, the first of them to the left."""
+    """Prints a table in Markdown or in aligned columns; the first column is aligned to the left."""
     text = [[_cell(value) for value in row] for row in rows]
     if markdown:
         print(f"\n### {title}\n")

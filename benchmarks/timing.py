@@ -1,4 +1,4 @@
-"""How the benchmarks take times: medians of interleaved calls."""
+"""The timing of the benchmarks: medians of interleaved calls."""
 
 import math
 import statistics
@@ -11,9 +11,9 @@ import torch
 def time_call(function: Callable[[], object], device: str = "cpu") -> float:
     """Calls a function twice and returns the seconds of the second call.
 
-    On CUDA the time is that between two events on the current stream. The first call is still in
-    the queue when the second is launched, so the launch overhead counts only where the GPU waits
-    for it. The final synchronization keeps the next measurement out of this one.
+    On CUDA the time is measured between two events on the current stream. The first call is still
+    in the queue when the second call is launched. The launch overhead therefore counts only if the
+    GPU waits for it. The final synchronization separates this measurement from the next one.
     """
     if device == "cpu":
         function()
@@ -38,9 +38,9 @@ def time_each(
 ) -> dict[str, float]:
     """Median time of each function in seconds; the calls are interleaved.
 
-    The functions run in the order A B C A B C, so a machine that slows down slows all of them, and
-    the ratio of two medians stays fair. Each function is called twice in a row and the second call
-    counts: its caches and its allocator are then warm, as in a training loop.
+    The functions run in the order A B C A B C. If the machine slows down, it slows all of them, and
+    the ratio of two medians stays fair. Each function is called twice in a row, and the second call
+    counts. Caches and the allocator are then warm, as in a training loop.
 
     Args:
         functions: The functions by name.

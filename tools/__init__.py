@@ -1,1 +1,1 @@
-"""Gates that developers run: a check on a GPU, and the CUDA kernels' resources."""
+"""Checks that developers run: tests on a GPU, resources of CUDA kernels, wheels, mutations."""

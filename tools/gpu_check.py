@@ -5,9 +5,9 @@
 It needs nvcc, cmake, pytest and a CUDA build of torch in the Python that runs it. It needs no
 network and creates no environment. The steps are the build for this GPU, the conformance suite, the
 tests that need a GPU, the microbenchmarks, and compute-sanitizer. A step that fails or exceeds its
-time does not stop the others. ``benchmarks/results`` gets ``<gpu>.csv`` with the benchmarks and
-``<gpu>.md`` with the steps. The exit status is 1 unless every step passed. A run takes at most
-eight minutes.
+time does not stop the others. The results of the benchmarks are written to
+``benchmarks/results/<gpu>.csv``, and the results of the steps to ``benchmarks/results/<gpu>.md``.
+The exit status is 0 if every step passed, otherwise 1. A run takes at most eight minutes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu-check"
 TOTAL = 480.0  # seconds for all steps
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# Not `python -m benchmarks`, which needs typer.
+# `python -m benchmarks` is not used, because it needs typer.
 BENCHMARKS = """
 import pathlib, sys
 from benchmarks.operators.run import OPERATORS, Options, run
@@ -58,12 +58,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a step.
+    """The result of a step.
 
     Attributes:
         name: Name of the step.
         status: "passed", "failed", "timed out" or "not run".
-        seconds: Time that it took.
+        seconds: Time that the step took.
         note: The last line of its output, or the reason of the failure.
     """
 
@@ -109,7 +109,7 @@ def run(step: Step, limit: float, log: Path) -> Result:
 
 
 def run_all(steps: Sequence[Step], logs: Path, total: float = TOTAL) -> list[Result]:
-    """Runs one step after the other within the total time, also after failures."""
+    """Runs one step after another within the total time. A failed step does not stop the run."""
     logs.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + total
     results: list[Result] = []
@@ -147,7 +147,7 @@ def summary(title: str, facts: Mapping[str, str], results: Sequence[Result]) -> 
 
 
 def slug(name: str) -> str:
-    """A name as a file name."""
+    """A name in a form that is safe as a file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -161,7 +161,7 @@ def find(program: str) -> str | None:
 
 
 def missing() -> list[str]:
-    """The missing requirements, a sentence for each with the remedy."""
+    """A sentence for each missing requirement, with the remedy."""
     found = []
     if importlib.util.find_spec("torch") is None:
         found.append(f"torch is missing in {sys.executable}: make gpu-check PYTHON=...")

@@ -1,11 +1,12 @@
-"""Breaks the library in ten places, one after another, and asks which tier of tests notices.
+"""Breaks the library in ten places, one after another, and reports which tier of tests fails.
 
     python tools/mutations.py [--all] [NAME ...]
 
-Each mutation removes a barrier, swaps an index or drops a term in a copy of the tree. The copy is
-built again where it must be, and its tests run until the first failure. With ``--all`` a mutation
-that the first tier (`make test`) misses meets the second tier (`make check`) too. Exit status 1: a
-mutation survived every tier that ran. The whole list takes about half an hour on two cores.
+Each mutation removes a barrier, swaps an index or drops a term in a copy of the tree. If necessary,
+the copy is built again. Its tests run until the first failure. With ``--all``, the second tier
+(`make check`) runs for each mutation that the first tier (`make test`) does not detect. The exit
+status is 1 if no tier that ran detected a mutation. All mutations take about half an hour on two
+cores.
 """
 
 import argparse
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text of a source file that must occur in it once, and what replaces it."""
+    """A text that occurs once in a source file, and the text that replaces it."""
 
     path: str
     old: str
@@ -79,14 +80,14 @@ MUTATIONS = {
 
 
 def run(command: list[str], tree: Path) -> bool:
-    """Whether a command succeeds in the tree."""
+    """Runs a command in the tree, and returns whether it succeeds."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "MIGE_CUDA": "off"}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False)
     return done.returncode == 0
 
 
 def build(tree: Path, path: str) -> None:
-    """Builds what a changed file belongs to: the library, the emulator, or nothing."""
+    """Builds the library or the emulator again, if the changed file belongs to one of them."""
     python = sys.executable
     emulator = tree / "build" / "emulator"
     commands: list[list[str]] = []
@@ -103,12 +104,12 @@ def build(tree: Path, path: str) -> None:
 
 
 def tests(tree: Path, *options: str) -> bool:
-    """Whether all tests of a tier pass."""
+    """Runs the tests of a tier, and returns whether all pass."""
     return run([sys.executable, "-m", "pytest", "-x", "-n", "2", *options], tree)
 
 
 def verdict(tree: Path, mutation: Mutation, thorough: bool) -> str:
-    """Which tier notices a mutation: "make test", "make check" or "none"."""
+    """The tier that detects a mutation: "make test", "make check" or "none"."""
     file = tree / mutation.path
     text = file.read_text()
     if text.count(mutation.old) != 1:
@@ -143,7 +144,7 @@ def main() -> None:
             found = verdict(tree, mutation, options.all)
             survivors += found == "none"
             print(f"{name:60} {found:10} {time.monotonic() - started:5.0f} s", flush=True)
-            build(tree, mutation.path)  # as it was
+            build(tree, mutation.path)  # builds the original again
     print(f"{len(chosen) - survivors} of {len(chosen)} mutations were noticed.")
     sys.exit(1 if survivors else 0)
 

@@ -2,10 +2,10 @@
 
     make wheel                     # or: python tools/wheel.py [--out FOLDER]
 
-The wheel is repaired by auditwheel, which names the oldest glibc that it runs on. The libraries of
-torch stay outside: a user brings them. abi3audit checks that it uses nothing outside of Python's
-limited API. Then the wheel is installed away from the source tree, and a part of the tests runs
-against it from there.
+auditwheel repairs the wheel, and labels it with the oldest glibc on which it runs. The wheel does
+not contain the libraries of torch, which the user's torch provides. abi3audit checks that the wheel
+uses only Python's limited API. Then the wheel is installed outside the source tree, and some of the
+tests run against it there.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Come with the user's torch.
+#: Libraries that the user's torch provides.
 TORCH = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
 #: Tests that need nothing but the wheel, torch and pytest.
 SMOKE = ("tests/ops", "tests/scores")
 
 
 def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None:
-    """Runs a command and stops with its exit status where it fails."""
+    """Runs a command. If it fails, ends this program with the exit status of the command."""
     print("+", *command, flush=True)
     variables = {**os.environ, **environment}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=variables, check=False)
@@ -34,7 +34,7 @@ def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None
 
 
 def build(out: Path) -> Path:
-    """The repaired wheel in ``out``, beside the source distribution that it was built from."""
+    """Builds the source distribution in ``out`` and the wheel from it; returns the wheel's path."""
     shutil.rmtree(out, ignore_errors=True)
     python = sys.executable
     run([python, "-m", "build", "--sdist", "--no-isolation", "--outdir", out])
@@ -73,7 +73,7 @@ def check(wheel: Path) -> None:
 
 
 def main() -> None:
-    """Builds and checks; prints where the files are."""
+    """Builds and checks the wheel, and prints the paths of the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="Folder of both files.")
     out = parser.parse_args().out.resolve()

@@ -115,7 +115,7 @@ class Transform:
     """A monotone function of each coordinate, ``z = t(v)``, with the inverse ``v = r(z)``.
 
     The transforms that grow like powers are smooth at 0. The score of a pure power |v|^p would have
-    a pole there, and no finite Fisher information.
+    a pole at 0, and the Fisher information would be infinite.
 
     Attributes:
         forward: t.
@@ -292,7 +292,7 @@ class Student(Distribution):
 
 
 class Banana(Distribution):
-    """Standard normal v with a bent second coordinate, ``z₂ = v₂ + b (v₁² − 1)``.
+    """Standard normal v with a shifted second coordinate, ``z₂ = v₂ + b (v₁² − 1)``.
 
     With ``v₂ = z₂ − b (z₁² − 1)``, ``s₁ = −z₁ + 2 b z₁ v₂``, ``s₂ = −v₂``, and ``s_i = −z_i``
     in the other coordinates.
@@ -302,7 +302,7 @@ class Banana(Distribution):
         self.d, self.b = d, b
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws bent normal vectors."""
+        """Draws normal vectors and shifts their second coordinate."""
         z = normal(m, self.d, generator=generator)
         z[:, 1] += self.b * (z[:, 0].square() - 1)
         return _without_encoder(z)

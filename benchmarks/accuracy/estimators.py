@@ -24,7 +24,8 @@ class Candidate:
         name: Name in the tables.
         estimator: A public estimator or a setting of the grid.
         in_grid: Whether the oracle may choose it.
-        control: Name of the candidate that it should never be much worse than.
+        control: Name of a simpler candidate. The error should never be much larger than the error
+            of the control.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Candidate:
 class GaussianPart:
     """The Gaussian score that ``AdaptiveScore(gaussian="ridge")`` corrects.
 
-    Its ridge is a tenth of the one that :class:`GaussianScore` chooses.
+    The ridge is a tenth of the ridge that :class:`GaussianScore` chooses.
     """
 
     def score(self, samples: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class GaussianPart:
         return -((samples - mean) @ whitening) @ whitening.mT
 
     def __str__(self) -> str:
-        """The operator that it uses."""
+        """The name of the operator that gives the score."""
         return "ops.ridge_whitening"
 
 

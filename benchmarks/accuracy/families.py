@@ -1,8 +1,8 @@
 """The families of the accuracy benchmark: distributions by name, in two halves.
 
-Rules that choose settings may be designed on the half "chosen"; the half "held-out" only judges
-them. Both halves have the same kinds of distributions in alternating dimensions, so they are about
-equally hard. No family has the parameters of a family in the other half.
+Rules that choose settings may be designed on the half "chosen". The half "held-out" only tests
+them. Both halves have the same kinds of distributions in alternating dimensions, and are therefore
+about equally hard. No family has the same parameters as a family in the other half.
 """
 
 import math

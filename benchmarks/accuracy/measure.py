@@ -1,8 +1,8 @@
 """Measures all estimators and the oracle on one family of distributions at one M.
 
-All of them see the same data sets. The oracle is the setting of ``oracle.py``, or the Gaussian
-score, with the lowest mean NMSE. It has seen the truth, and it was lucky where data sets are few.
-A ratio of 1 to the oracle is therefore out of reach.
+All estimators see the same data sets. The oracle is the setting of ``oracle.py``, or the Gaussian
+score, with the lowest mean NMSE. The choice of the oracle uses the true score, and with few data
+sets it also fits their noise. Therefore no estimator can be expected to reach a ratio of 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,6 +106,6 @@ def _describe(estimator: object) -> str:
 
 
 def _stream(name: str, m: int, seed: int) -> torch.Generator:
-    """The random numbers of one data set, independent of those of the others."""
+    """The random numbers of one data set, independent of all other data sets."""
     state = np.random.SeedSequence([seed, m, *name.encode()]).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))

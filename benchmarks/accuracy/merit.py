@@ -1,10 +1,10 @@
 """The figures of merit of a score estimator: NMSE, bias of the gradient, error of dI/dθ.
 
 - **NMSE** is ``Σ‖ŝ − s‖² / Σ‖s‖²`` at the samples, mean over the data sets.
-- **Bias of the gradient matrix** that reaches an encoder ``v = A u + noise`` is ``‖E Ĝ − G‖ / ‖G‖``
-  with G = dI/dA, or dH/dA where nothing is encoded. SGD averages variance away, but not bias. G is
-  known exactly. The square of the mean over data sets contains the variance of that mean, which is
-  subtracted.
+- **Bias of the gradient** of an encoder ``v = A u + noise`` is ``‖E Ĝ − G‖ / ‖G‖`` with the matrix
+  G = dI/dA. Without an encoder, G is dH/dA at A = I. SGD averages variance away, but not bias. G is
+  known exactly. The squared norm of a mean over data sets includes the variance of that mean, which
+  is subtracted.
 - **Error of dI/dθ** is the root of the mean square error over the data sets, relative to the truth.
   θ is ρ of the correlated Gaussians and their transforms, and a of the bimodal ``aB + ε``.
 

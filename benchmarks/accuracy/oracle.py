@@ -5,9 +5,9 @@ U diag(μ) Uᵀ and ζ = H/M,
 
     ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖².
 
-One eigendecomposition for each kernel and bandwidth therefore serves every filter, and a further
-filter costs O(M). Curl-free kernels have matrices of Md rows. Where these are too large, the
-ν-method replaces all filters: its iterates need only products, and each iterate is a setting.
+All filters therefore use one eigendecomposition for each kernel and bandwidth, and a further filter
+costs O(M). Curl-free kernels have matrices of Md rows. If such a matrix is too large, the ν-method
+replaces all filters: its iterates need only products, and each iterate is a setting.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,7 @@ class Setting:
 
     Attributes:
         kernel: "RBF" or "IMQ".
-        curl_free: Whether the kernel is the curl-free one of that φ.
+        curl_free: Whether the kernel is the curl-free kernel of φ.
         multiplier: σ relative to the median distance.
         filter: One of ``NUMBERS``.
         number: Fraction of the trace, λ, or number of steps. The ν-method has ν = 1, Landweber has
@@ -69,7 +69,7 @@ class Setting:
         return (spectrum.vectors @ scaled).view_as(samples)
 
     def iterated(self, m: int, d: int) -> bool:
-        """Whether the matrix is too large to decompose, so that the ν-method iterates."""
+        """Whether the matrix is too large to decompose, and the ν-method is used."""
         return self.curl_free and m * d > LARGEST
 
 

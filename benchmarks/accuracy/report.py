@@ -10,12 +10,12 @@ from benchmarks.tables import Bounds, print_table
 from benchmarks.timing import geometric_mean
 from mige_ext.experiments.common import plots
 
-#: The estimator of the bounds; the information functions use "adaptive ridge".
+#: The estimator to which the bounds apply. The information functions use "adaptive ridge".
 BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
-#: Largest ratio of its NMSE to that of the oracle, geometric mean over all families, by M.
+#: For each M, the largest NMSE relative to the oracle, as a geometric mean over all families.
 RATIOS = {64: 1.35, 256: 1.25}
-#: Largest fraction of data sets on which an estimator may be worse than its control.
+#: The largest fraction of data sets on which an estimator may be worse than its control.
 WORSE = 0.02
 
 
@@ -59,7 +59,7 @@ def report(rows: Sequence[Row], *, complete: bool, markdown: bool = False) -> li
 
     Args:
         rows: Rows of one run.
-        complete: Whether the run has all families. The bounds are about all of them.
+        complete: Whether the run has all families. Only then are the bounds checked.
         markdown: Whether the tables are printed in Markdown.
     """
     for m in dict.fromkeys(row.samples for row in rows):
@@ -112,7 +112,7 @@ def _print_ratios(m: int, rows: Sequence[Row], markdown: bool) -> None:
 
 
 def _print_column(m: int, rows: Sequence[Row], column: str, title: str, markdown: bool) -> None:
-    """Prints one column of the rows, families × estimators, where it is defined."""
+    """Prints one column of the rows as a table, families × estimators, without undefined values."""
     values = {(row.family, row.estimator): getattr(row, column) for row in rows}
     defined = {key: value for key, value in values.items() if value == value}
     names = [name for name in (*_names(rows), "oracle") if any(key[1] == name for key in defined)]

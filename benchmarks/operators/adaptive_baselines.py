@@ -1,7 +1,7 @@
 """The baselines of the adaptive score: our best versions in plain PyTorch.
 
 No public implementation exists. ``adaptive_score`` tries every λ of the grid for all groups at once
-and then searches among the bounds; it has no branch on a value, so it compiles.
+and then searches among the bounds. It has no branch on a value, so torch.compile can compile it.
 ``adaptive_score_pdist`` takes one group and tries only the λ that the search needs. Unlike
 ``mige_ext.reference``, both take K and its derivatives from one root, form no array of M×M×d, and
 use one Cholesky factorization of each λ for both bases.

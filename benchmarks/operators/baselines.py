@@ -2,13 +2,13 @@
 
 ``published`` is the score as public implementations have it, with arrays of M×M×d. ``eager`` and
 ``eager_pdist`` are our best versions in torch operations: no array of M×M×d, one selection for the
-median, ``torch.linalg.eigh``. They differ in how the median gets its pairs. The faster one depends
-on the size, and the benchmarks count the faster one.
+median, ``torch.linalg.eigh``. They select the pairs of the median in different ways. Which one is
+faster depends on the size, and the benchmarks report the faster one.
 
 Every other function is our best eager PyTorch for the operator of the same name in
-``mige_ext.ops``; a second variant stands beside it where the best depends on the size. These
-functions form distances as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the
-differences that the operators take.
+``mige_ext.ops``. If the best version depends on the size, there are two. These functions form
+distances as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the differences that the
+operators take.
 """
 
 from functools import lru_cache
@@ -143,8 +143,8 @@ def _filter(x: Tensor, distances: Tensor, sigma: Tensor, threshold: float) -> Te
     h = -(gram @ x - gram.sum(-1, keepdim=True) * x) / variance
     values, vectors = torch.linalg.eigh(gram)
     rank = (values.flip(-1).cumsum(-1) < threshold * m).sum(-1, keepdim=True) + 1
-    # One group needs only the J leading columns. Under torch.compile, a size that depends on values
-    # would split the graph.
+    # One group needs only the J leading columns. Under torch.compile all columns are used, because
+    # a size that depends on values would split the graph.
     if x.dim() == 2 and not torch.compiler.is_compiling():
         j = int(rank)
         values, vectors = values[m - j :], vectors[:, m - j :]

@@ -19,7 +19,7 @@ TYPES = {torch.float32: 0, torch.float64: 1}  # CUDA_R_32F, CUDA_R_64F
 
 
 def batched_eigh(device: str) -> tuple[str, Callable[..., object] | None]:
-    """The best available batched routine and its name, or the reason why there is none."""
+    """The name and the function of the best batched routine, or the reason and None."""
     if device == "cpu":
         return "none on the CPU, where the eager baseline is LAPACK itself", None
     try:
@@ -79,7 +79,7 @@ def syev_batched(k: Tensor) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def _solver() -> tuple[ctypes.CDLL, ctypes.c_void_p, ctypes.c_void_p]:
-    """The library, a handle and default parameters, all of them for the life of the process."""
+    """The library, a handle and default parameters, which are kept until the process ends."""
     torch.linalg.eigh(torch.eye(2, device="cuda"))  # makes torch load the library
     for name in SONAMES:
         try:

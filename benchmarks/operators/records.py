@@ -12,11 +12,11 @@ RATIOS = ("x_published", "x_eager", "x_compiled", "x_library")
 
 @dataclass(frozen=True)
 class Record:
-    """One operator at one size: where it ran, its time, and its ratios to the baselines."""
+    """One operator at one size: the machine, the time, and the ratios to the baselines."""
 
     machine: str  # the processor, or the GPU
     device: str  # cpu or cuda
-    threads: str  # "-" on CUDA, where they do not matter
+    threads: str  # "-" on CUDA
     torch: str  # version
     operator: str
     size: str

@@ -39,10 +39,11 @@ class Ceilings:
 def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     """Measures both ceilings: products of large matrices, and copies of a large array.
 
-    A product (2n³ flop) consists of fused multiply-adds; on the CPU a convolution is tried as well.
-    A squared difference takes a subtraction and a multiply-add for its 3 flop, and the same two
-    instructions could do 4. Distances therefore cannot exceed 75 % of this ceiling. A copy counts
-    its reads and writes; lines that a processor reads before it overwrites them do not count.
+    A product (2n³ flop) consists of fused multiply-adds. On the CPU a convolution is tried too. The
+    3 flop of a squared difference take two instructions, a subtraction and a multiply-add, and two
+    multiply-adds would do 4 flop. Distances therefore cannot exceed 75 % of this ceiling. The bytes
+    of a copy are those it reads and writes. Cache lines that a processor reads before it overwrites
+    them do not count.
     """
     product = _product(MATMUL[device], device, dtype)
     if device == "cpu":
@@ -119,14 +120,14 @@ def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
 
 
 def _number(axes: "Axes", points: Sequence[tuple[float, float]], colors: Sequence[str]) -> None:
-    """Writes a number beside each point, on the side with the most room."""
+    """Writes a number beside each point, on the side with the largest distance to neighbors."""
     spots = axes.transData.transform(points)  # in pixels
     sides = np.array(SIDES) * axes.figure.dpi / 72
     taken = list(spots)
     for number, (point, spot, color) in enumerate(zip(points, spots, colors, strict=True), 1):
         others = np.array([other for other in taken if (other != spot).any()] or [spot + ENOUGH])
         gaps = np.linalg.norm((spot + sides)[:, None] - others, axis=-1).min(1)
-        best = int(gaps.clip(max=ENOUGH).argmax())  # more room than that is no better
+        best = int(gaps.clip(max=ENOUGH).argmax())  # a larger distance is not better
         taken.append(spot + sides[best])
         axes.annotate(
             str(number), point, SIDES[best], textcoords="offset points", ha="center", va="center",
@@ -135,7 +136,7 @@ def _number(axes: "Axes", points: Sequence[tuple[float, float]], colors: Sequenc
 
 
 def _draw_ceilings(axes: "Axes", ceilings: Ceilings, records: Sequence[Record]) -> None:
-    """Draws the roof over all points, and enough of its slope to be seen."""
+    """Draws the ceilings over all points, with a visible part of the slope."""
     ridge = ceilings.gflops / ceilings.gbs
     intensities = [record.gflops / record.gbs for record in records]
     left, right = min([ridge / 4, *intensities]) / 2, max([ridge, *intensities]) * 3

@@ -1,6 +1,6 @@
 """A run of the microbenchmarks: measure, print, keep the results, compare them with older ones.
 
-This file imports no command framework, so that it also runs where torch is all there is.
+This file imports no command framework. It therefore runs also if only torch is installed.
 """
 
 import sys
@@ -34,8 +34,8 @@ class Options:
         seconds: Time at each size; at least five rounds are measured.
         compiled: Whether the eager baseline is also measured under ``torch.compile``.
         markdown: Whether the tables are printed in Markdown.
-        csv: File that takes the results. Rows of other machines, operators and sizes stay.
-        figure: File that takes the roofline.
+        csv: File to which the results are added. Rows of other machines, operators and sizes stay.
+        figure: File of the roofline figure.
         save: Whether both files are also written to ``benchmarks/results``, named by the machine.
         compare: File of older results to compare with.
         tolerance: Slowdown in percent above which a row counts as slower.
@@ -57,7 +57,7 @@ class Options:
     tolerance: float = 25.0
 
     def __post_init__(self) -> None:
-        """Checks that the device and the file are there."""
+        """Checks that the device and the file exist."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"--device cuda: {cuda_status()}")
         if self.compare is not None and not self.compare.is_file():

@@ -55,7 +55,7 @@ class Cost:
 
 
 def sweeps(quick: bool) -> list[list[Work]]:
-    """Lists of growing work; :func:`cost` ends a list where its time runs out."""
+    """Lists of growing work; :func:`cost` stops in a list when its time is used up."""
     m = 256 if quick else 1024
     many = [10**3, 10**4, 10**5] if quick else [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6]
     dimensions = [16, 64, 256, 1024]
@@ -71,7 +71,7 @@ def sweeps(quick: bool) -> list[list[Work]]:
 
 
 def measure(work: Work, threads: int) -> Cost:
-    """Time and memory of one score in this process, which has computed nothing else."""
+    """Time and memory of one score in this process, which must not have computed anything else."""
     torch.set_num_threads(threads)
     x = torch.randn(work.groups, work.M, work.d, generator=torch.Generator().manual_seed(0))
     x = x.squeeze(0)
@@ -91,7 +91,7 @@ def measure(work: Work, threads: int) -> Cost:
 
 
 def cost(out: Path, quick: bool, seconds: float) -> None:
-    """Runs the sweeps as far as their seconds reach, and writes the table and the figure."""
+    """Runs the sweeps within their time limits, and writes the table and the figure."""
     found: list[tuple[Work, Cost]] = []
     for sweep in sweeps(quick):
         spent, last = 0.0, (0.0, 1)
@@ -135,7 +135,7 @@ def _draw(path: Path, found: Sequence[tuple[Work, Cost]]) -> None:
                 sizes = [work.size for work, _ in line]
                 values = [max(getattr(measured, quantity), 1e-5) for _, measured in line]
                 grows = f"p = {exponent(sizes, values):.2f}" if len(sizes) > 1 else ""
-                # Below 0.1 MB, memory is noise of the allocator.
+                # Values below 0.1 MB are noise of the allocator.
                 shown = [max(v, 0.1) for v in values] if quantity == "megabytes" else values
                 axes.plot(sizes, shown, "os"[i % 2] + "-", color=f"C{i}", label=f"{name}, {grows}")
             axes.set_xscale("log", base=2 if sweep != "samples" else 10)
@@ -152,7 +152,7 @@ def _draw(path: Path, found: Sequence[tuple[Work, Cost]]) -> None:
 
 
 def _fixed(works: Sequence[Work]) -> str:
-    """The sizes that a sweep does not change, by estimator where they differ."""
+    """The sizes that a sweep does not change, for each estimator if they differ."""
     fixed = {}
     for work in works:
         sizes = {"samples": f"d = {work.d}", "dimensions": f"M = {work.M}",

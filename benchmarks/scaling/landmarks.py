@@ -1,4 +1,4 @@
-"""The error of landmarks: against SSGE with all samples, and against the true score."""
+"""The error of landmarks, relative to SSGE with all samples and relative to the true score."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -11,7 +11,7 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": x, "bandwidth": samples.bandwidth(x)},
         # A difference, a product and a sum for each coordinate; by symmetry half of the pairs.
-        # On CUDA each difference is also scaled against overflow, which does not count.
+        # On CUDA each difference is also scaled against overflow. These operations do not count.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m + 1),  # x and σ read, K written
         published=(reference.rbf_gram, groups * m * m * d),

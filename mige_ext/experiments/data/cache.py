@@ -49,7 +49,7 @@ def store(folder: Path, arrays: Arrays) -> None:
 def open_arrays(folder: Path) -> Arrays:
     """Map the arrays of a set into memory, copy on write.
 
-    Processes share the pages, and torch may treat the memory as its own.
+    Several processes use the same pages of memory. Torch may write to its copy.
 
     Raises:
         ValueError: the set is damaged.

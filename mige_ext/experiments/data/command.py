@@ -1,4 +1,4 @@
-"""The command ``data``: load an image set, verify it, and print what it holds."""
+"""The command ``data``: load an image set, verify it, and print its contents."""
 
 from pathlib import Path
 from typing import Annotated

@@ -80,7 +80,7 @@ def decode_idx(content: bytes) -> Bytes:
     The number of dimensions is one byte, and the sizes are big-endian 32-bit integers.
 
     Raises:
-        ValueError: the content has another format, or another length than the sizes say.
+        ValueError: the content has another format, or a length that does not match the sizes.
     """
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"not an IDX file of unsigned bytes, it begins with {content[:4]!r}")
@@ -152,7 +152,7 @@ def unpickle(content: bytes) -> Any:
     """Load a pickle of dictionaries, lists, numbers, byte strings and arrays of bytes.
 
     Raises:
-        ValueError: the pickle is damaged, or holds anything else.
+        ValueError: the pickle is damaged, or contains other objects.
     """
     try:
         return _Unpickler(io.BytesIO(content), encoding="bytes").load()

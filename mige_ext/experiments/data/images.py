@@ -61,7 +61,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A labeled image set in three parts, and how its pixels become network input."""
+    """A labeled image set in three parts, with the scale that makes its pixels network input."""
 
     name: str
     train: Split  # for gradients
@@ -80,7 +80,7 @@ class ImageData:
 
     @property
     def device(self) -> torch.device:
-        """Where the images lie."""
+        """Device of the images."""
         return self.train.images.device
 
     def checksum(self) -> str:
@@ -215,7 +215,10 @@ def _load_digits() -> ImageData:
 def _with_validation(
     name: str, arrays: Arrays, center: tuple[float, ...], scale: tuple[float, ...]
 ) -> ImageData:
-    """Split off 10,000 training images, at most a fifth, for validation: stratified, seed 0."""
+    """Split off 10,000 training images, or a fifth if that is less, for validation.
+
+    The split is stratified, with seed 0.
+    """
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
     validation_size = min(10_000, len(labels) // 5)
     sizes = (len(labels) - validation_size, validation_size)

@@ -212,7 +212,7 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
                 if len(curves):
                     plots.band(ax, rho, curves, label=label, color=plots.PALETTE[color])
             plots.band(ax, fine, truth[None], label="truth", linestyle="--")
-            # The range of the axis leaves out a bound that diverges, which would flatten the others.
+            # The range of the axis is limited: a bound that diverges would flatten other curves.
             span = truth.max() or true_derivative(dim, fine).max() / 2
             low, high = truth.min() - 0.15 * span, truth.max() + 0.15 * span
             if column == "error":
