@@ -3,7 +3,8 @@
 Where the release differs from the paper, this module follows the release:
 
 - J is the number of leading eigenvalues whose cumulative fraction of the trace stays *below* the
-  threshold, one fewer than in the paper. A batch has one J, from its mean spectrum.
+  threshold. It is one less than in the paper. All groups of a batch have the same J, which follows
+  from their mean spectrum.
 - The bandwidth is the median of all M² distances, including the M zeros of the diagonal. With query
   points it is the median of the distances among samples and query points together.
 - An entropy surrogate has the sign of −H.
@@ -60,7 +61,7 @@ class SpectralScoreEstimator:
             _checks.require_share("n_eigen_threshold", threshold)
 
     def score(self, samples: Tensor) -> Tensor:
-        """Scores at the samples, as every :class:`~mige_ext.ScoreEstimator` has them."""
+        """Scores at the samples, with the interface of :class:`~mige_ext.ScoreEstimator`."""
         return self.compute_gradients(samples)
 
     def compute_gradients(self, samples: Tensor, x: Tensor | None = None) -> Tensor:
@@ -88,7 +89,7 @@ class SpectralScoreEstimator:
         if x is not None:
             _checks.require_query("x", x, samples)
         _checks.require_finite(samples=samples)
-        # The unit is a power of two near the largest coordinate, so that the division is exact and
+        # The unit is a power of two near the largest coordinate. The division is then exact, and
         # squared distances stay in range.
         unit = unit_of(samples)
         samples = points = samples / unit

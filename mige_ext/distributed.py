@@ -137,7 +137,7 @@ def distribute(
 
 
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
-    """Sum the statistics of all ranks, in place, so that each rank can solve for all samples.
+    """Sum the statistics of all ranks, in place. Each rank can then solve for all samples.
 
     Use it for a fit that is split over processes: give every rank the same landmarks
     (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this function
@@ -199,7 +199,7 @@ class _GlobalEstimator:
 
 
 def _described(tensor: Tensor, axis: int) -> tuple[int, str]:
-    """The number of samples, and what must be equal on all ranks.
+    """The number of samples, and a description of the tensor that must be equal on all ranks.
 
     All ranks must agree on which tensors require a gradient, because each of those tensors adds a
     marginal score, which is a collective operation.

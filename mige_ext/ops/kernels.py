@@ -12,9 +12,10 @@ from mige_ext.ops._call import call, real
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
 
-    There is no cancellation: equal rows are at distance exactly 0, no value is negative, and close
-    points keep their digits (``‖x‖² + ‖y‖² − 2x·y`` loses them). A value that overflows becomes the
-    largest finite number. The result is differentiable in ``x`` and ``y``.
+    There is no cancellation: equal rows are at distance exactly 0, no value is negative, and the
+    distances of close points are accurate. (``‖x‖² + ‖y‖² − 2x·y`` is inaccurate for close points.)
+    A value that overflows becomes the largest finite number. The result is differentiable in ``x``
+    and ``y``.
 
     Args:
         x: points, (..., M, d).
@@ -35,7 +36,7 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
     """The points in units of a power of two near the largest coordinate, and that unit.
 
-    The common offset is subtracted too: it cancels in exact arithmetic only.
+    The common offset is subtracted too, because it cancels only in exact arithmetic.
     """
     unit = unit_of(x) if y is None else torch.maximum(unit_of(x), unit_of(y))
     x, y = x / unit, None if y is None else y / unit
@@ -127,7 +128,7 @@ def _rbf_gram_backward(
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
     grad_sigma = None
     if ctx.needs_input_grad[2]:
-        # K depends on x / σ alone, so that σ ∂/∂σ = −Σ x·∂/∂x (Euler).
+        # K depends only on x / σ. Therefore σ ∂/∂σ = −Σ x·∂/∂x (Euler).
         moment = (grad_x * x).sum((-2, -1))
         if grad_y is not None and y is not None:
             moment = moment + (grad_y * y).sum((-2, -1))
@@ -150,8 +151,9 @@ torch.library.register_autograd(
 def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
     """Gradient sum of the RBF kernel, ``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``.
 
-    ``H = −(K X − diag(K1) X) / σ²``: two matrix products in place of an array of M×M×d. The samples
-    are centered first, so that an offset common to all costs no accuracy. Not differentiable.
+    ``H = −(K X − diag(K1) X) / σ²`` takes two matrix products in place of an array of M×M×d. The
+    samples are centered first, and a common offset then costs no accuracy. The result is not
+    differentiable.
 
     Args:
         x: samples, (..., M, d).
@@ -179,7 +181,7 @@ def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor
         bandwidth: σ > 0 of each group, (...), of the dtype of ``q``.
 
     Returns:
-        (..., Q, p), of the dtype of ``q``. Not differentiable.
+        (..., Q, p), of the dtype of ``q``. The result is not differentiable.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.

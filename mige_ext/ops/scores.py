@@ -9,11 +9,12 @@ from mige_ext.ops._call import call, real
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, groups in parallel.
 
-    The CPU uses LAPACK's divide and conquer, one matrix a thread; ``torch.linalg.eigh`` computes
-    the matrices of a batch one after the other. CUDA uses pivoted Cholesky and one-sided Jacobi
-    (Veselić and Hari 1989) with a warp, a block or many blocks for a matrix, and does not wait for
-    the device. Above M = 2048 it uses torch's solver, which waits and treats NaN as torch does. The
-    result is not differentiable; ``torch.linalg.eigh`` is.
+    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. (With
+    ``torch.linalg.eigh``, the matrices of a batch follow one after another.) CUDA uses pivoted
+    Cholesky and one-sided Jacobi (Veselić and Hari 1989). A warp, a block or many blocks compute a
+    matrix, and the call does not wait for the device. Above M = 2048, CUDA uses torch's solver,
+    which waits and treats NaN as torch does. The result is not differentiable;
+    ``torch.linalg.eigh`` is.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
@@ -46,9 +47,8 @@ def ssge(
 
     ``power=1`` gives the score ``∇ log q`` at the samples, ``power=2`` the coefficients W of its
     Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
-    samples are removed first, so they cost neither accuracy nor range. A group whose samples are
-    all equal has score 0, and rank 0 unless ``bandwidth`` is given. The result is not
-    differentiable.
+    samples are removed first, and cost neither accuracy nor range. A group of equal samples has
+    score 0. If ``bandwidth`` is not given, its rank is 0. The result is not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.

@@ -1,7 +1,7 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
-It is the control for every other estimator: on data that are Gaussian to second order no kernel
-estimator has a smaller error. It needs no M×M matrix.
+It is the control for every other estimator: on Gaussian data no kernel estimator has a smaller
+error. It needs no M×M matrix.
 """
 
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
 # --- whitening ------------------------------------------------------------------------------------
 #
 # Each function takes samples (..., M, d) near 1 in size and returns the mean m, (..., 1, d), and W,
-# (..., d, d), with the precision W Wᵀ, so that (x − m) W is white. Rows of constant columns are 0.
+# (..., d, d), with the precision W Wᵀ. Then (x − m) W is white. Rows of constant columns are 0.
 
 
 def ridge_whitening(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -155,7 +155,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Cost:
             That of :meth:`score` for the samples of this process. It sends and receives md values
-            for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums, whatever M is.
+            for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums, independent of M.
         """
         samples = at_least_float32(samples.detach())
         rows = self.chosen(total, samples.device) - offset

