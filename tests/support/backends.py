@@ -106,6 +106,6 @@ if torch.cuda.is_available():
 
 
 def for_each_backend(*operators: str) -> pytest.MarkDecorator:
-    """Parametrises ``backend`` over the back ends that have the operators."""
+    """Parametrizes ``backend`` over the back ends that have the operators."""
     have_them = [b for b in BACKENDS if set(operators) <= set(b.operators)]
     return pytest.mark.parametrize("backend", have_them, ids=lambda backend: backend.name)

@@ -57,7 +57,7 @@ CASES = {
 
 
 def for_each_case(*operators: str) -> pytest.MarkDecorator:
-    """Parametrises ``case`` over the cases of the named operators, of all if none is named."""
+    """Parametrizes ``case`` over the cases of the named operators, of all if none is named."""
     chosen = {k: c for k, c in CASES.items() if not operators or c.operator in operators}
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
 
