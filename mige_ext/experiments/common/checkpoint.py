@@ -1,7 +1,7 @@
 """Checkpoints: a run continues from its last whole epoch to the same numbers, bit for bit.
 
 After each epoch one file holds everything that has a state: network, optimizer, schedule, random
-numbers, and the metrics so far. ``interrupt.py`` lists the other files of a stopped experiment.
+numbers, and the metrics so far. ``interrupted.py`` lists the other files of a stopped experiment.
 """
 
 from collections.abc import Mapping, Sequence
