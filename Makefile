@@ -72,7 +72,7 @@ emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
 	set -e; for schedule in descending shuffled; do MIGE_EMULATOR_SCHEDULE=$$schedule \
 	  $(RUN) -m pytest $(PARALLEL) $(EMULATED) -k emulated; done
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant \
-	  $(RUN) -m pytest $(PARALLEL) $(EMULATED) -k $(SANITIZED); done
+	  $(RUN) -m pytest $(PARALLEL) --all $(EMULATED) -k $(SANITIZED); done
 
 benchmark: $(BUILT)
 	$(RUN) -m benchmarks end-to-end

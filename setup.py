@@ -33,7 +33,7 @@ def check_environment() -> None:
         sys.exit(
             "mige_ext is compiled against your torch, and there is no torch in this build "
             "environment. (pip builds in an environment of its own unless told otherwise.) "
-            f"Install it with\n{INSTALL}"
+            f"Install mige_ext with\n{INSTALL}"
         )
 
 

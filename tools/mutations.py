@@ -86,18 +86,29 @@ def run(command: list[str], tree: Path) -> bool:
     return done.returncode == 0
 
 
-def build(tree: Path, path: str) -> None:
-    """Builds the library or the emulator again, if the changed file belongs to one of them."""
+def copy(tree: Path) -> None:
+    """Copies the files that git tracks into an empty folder and builds them."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in listed.stdout.decode().rstrip("\0").split("\0"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    build(tree, "csrc/common", "plain", "faults")
+
+
+def build(tree: Path, path: str, *targets: str) -> None:
+    """Builds the library or targets of the emulator, if the changed file belongs to one of them."""
     python = sys.executable
-    emulator = tree / "build" / "emulator"
+    emulator = str(tree / "build" / "emulator")
     commands: list[list[str]] = []
     if path.startswith(("csrc/cpu", "csrc/common", "csrc/bind")):
         commands.append([python, "setup.py", "--quiet", "build_ext", "--inplace"])
     if path.startswith(("csrc/cuda", "csrc/common")):
         cmake = str(Path(python).with_name("cmake"))
-        commands.append([cmake, "-S", str(tree / "tests" / "emulator"), "-B", str(emulator)])
+        commands.append([cmake, "-S", str(tree / "tests" / "emulator"), "-B", emulator])
         commands[-1] += ["-G", "Ninja", f"-DPython_EXECUTABLE={python}"]
-        commands.append([cmake, "--build", str(emulator), "--target", "plain"])
+        commands += [
+            [cmake, "--build", emulator, "--target", target] for target in targets or ("plain",)
+        ]
     for command in commands:
         if not run(command, tree):
             sys.exit(f"failed: {' '.join(command)}")
@@ -138,7 +149,7 @@ def main() -> None:
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "cmake"))
+        copy(tree)
         for name, mutation in chosen.items():
             started = time.monotonic()
             found = verdict(tree, mutation, options.all)

@@ -168,7 +168,7 @@ __global__ void static_overrun(const float* x, float* out) {
 
 // A second block finds the values of the first, unless the emulator overwrites them.
 template <bool kMended>
-__global__ void uninitialised_static(const float* x, float* out) {
+__global__ void uninitialized_static(const float* x, float* out) {
   __shared__ float s[kN];
   const int t = threadIdx.x;
   if (kMended || blockIdx.x == 0) s[t] = x[t];
@@ -177,7 +177,7 @@ __global__ void uninitialised_static(const float* x, float* out) {
 }
 
 template <bool kMended>
-__global__ void uninitialised_dynamic(const float* x, float* out) {
+__global__ void uninitialized_dynamic(const float* x, float* out) {
   float* const s = dynamic_smem<float>();  // [kN]
   const int t = threadIdx.x;
   if (kMended || blockIdx.x == 0) s[t] = x[t];
@@ -258,9 +258,9 @@ const std::map<std::string, Fault>& faults() {
       {"global_overrun", {global_overrun<false>, global_overrun<true>}},
       {"dynamic_overrun", {dynamic_overrun<false>, dynamic_overrun<true>, 1, kBytes}},
       {"static_overrun", {static_overrun<false>, static_overrun<true>}},
-      {"uninitialised_static", {uninitialised_static<false>, uninitialised_static<true>, 2}},
-      {"uninitialised_dynamic",
-       {uninitialised_dynamic<false>, uninitialised_dynamic<true>, 2, kBytes}},
+      {"uninitialized_static", {uninitialized_static<false>, uninitialized_static<true>, 2}},
+      {"uninitialized_dynamic",
+       {uninitialized_dynamic<false>, uninitialized_dynamic<true>, 2, kBytes}},
       {"unwritten_output", {unwritten_output<false>, unwritten_output<true>}},
   };
   return table;

@@ -33,8 +33,8 @@ EXPECTED = {
     "global_overrun": np.roll(X, -1),
     "dynamic_overrun": X,
     "static_overrun": X,
-    "uninitialised_static": X,
-    "uninitialised_dynamic": X,
+    "uninitialized_static": X,
+    "uninitialized_dynamic": X,
     "unwritten_output": X,
 }
 
@@ -48,8 +48,8 @@ WRONG = {
 NAN = (
     "write_then_read",
     "within_a_warp",
-    "uninitialised_static",
-    "uninitialised_dynamic",
+    "uninitialized_static",
+    "uninitialized_dynamic",
     "unwritten_output",
 )
 
@@ -151,7 +151,7 @@ def test_a_missing_barrier_shows_under_some_schedule(
 def test_what_was_never_written_is_nan(plain: Emulator, name: str, schedule: str) -> None:
     got = run(plain, schedule, name, False)
     assert np.isnan(got).any()
-    if name.startswith("uninitialised"):
+    if name.startswith("uninitialized"):
         assert np.isnan(got).all()  # also where an earlier block has written
 
 

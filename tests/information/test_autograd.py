@@ -67,9 +67,9 @@ def test_a_training_step_through_a_module_moves_its_parameters() -> None:
     encoder = torch.nn.Sequential(torch.nn.Linear(10, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     x = torch.randn(64, 10)
     before = [p.detach().clone() for p in encoder.parameters()]
-    optimiser = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
     (-mutual_information(x, encoder(x))).backward()
-    optimiser.step()
+    optimizer.step()
     assert all((a != b).any() for a, b in zip(encoder.parameters(), before, strict=True))
 
 

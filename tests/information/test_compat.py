@@ -186,7 +186,7 @@ def test_eta_takes_the_dtype_of_the_samples(dtype: torch.dtype) -> None:
     assert (got.double() - exact).norm() <= rounding(dtype, 20) * 20.1 / 0.1 * exact.norm()
 
 
-# --- behaviour ------------------------------------------------------------------------------------
+# --- behavior -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -116,7 +116,7 @@ def test_the_risk_has_the_total_divergence_that_autograd_finds(
 
 
 @pytest.mark.parametrize(("m", "d"), [(12, 3), (9, 12)])
-def test_the_ridge_minimises_the_objective_of_scores_that_leave_a_sample_out(
+def test_the_ridge_minimizes_the_objective_of_scores_that_leave_a_sample_out(
     m: int, d: int
 ) -> None:
     v = normal(m, d)

@@ -8,6 +8,8 @@ value of one parameter, and most of the others at one pair of values. There are 
 - ``make check``, which is ``pytest --all``: the cases contain every pair of values.
 - ``pytest --product``: all combinations run.
 
+Each back end (the CPU, the emulator, a GPU) is covered by itself, because each has its own code.
+
 Tests marked ``thorough`` take long, for example because they kill processes. The first tier leaves
 them out.
 """
@@ -51,6 +53,11 @@ def covering(cases: Sequence[Values], strength: int) -> list[int]:
     return sorted(chosen)
 
 
+def _values(item: pytest.Item) -> Values:
+    values: Values = item.callspec.params if hasattr(item, "callspec") else {}
+    return values
+
+
 def split(
     items: Iterable[pytest.Item], strength: int, thorough: bool
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
@@ -61,12 +68,13 @@ def split(
         strength: see :func:`covering`.
         thorough: whether the tests marked ``thorough`` belong to the tier.
     """
-    groups: dict[str, list[pytest.Item]] = {}
+    groups: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
         if thorough or item.get_closest_marker("thorough") is None:
-            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+            key = item.nodeid.partition("[")[0], id(_values(item).get("backend"))
+            groups.setdefault(key, []).append(item)
     chosen: set[pytest.Item] = set()
     for group in groups.values():
-        values = [item.callspec.params if hasattr(item, "callspec") else {} for item in group]
-        chosen |= {group[number] for number in covering(values, strength)} | set(group[:1])
+        numbers = covering([_values(item) for item in group], strength)
+        chosen |= {group[number] for number in numbers}
     return [i for i in items if i in chosen], [i for i in items if i not in chosen]

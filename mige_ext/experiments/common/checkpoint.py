@@ -1,7 +1,7 @@
 """Checkpoints: a run continues from its last whole epoch to the same numbers, bit for bit.
 
 After each epoch, everything that has a state is written to one file: network, optimizer, schedule,
-random numbers, and the metrics so far. ``interrupt.py`` lists the other files of a stopped
+random numbers, and the metrics so far. ``interrupted.py`` lists the other files of a stopped
 experiment.
 """
 

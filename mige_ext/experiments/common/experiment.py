@@ -16,7 +16,7 @@ import typer
 
 from mige_ext.experiments.common.device import cpu_threads
 from mige_ext.experiments.common.folder import open_folder
-from mige_ext.experiments.common.interrupt import exit_on_interrupt
+from mige_ext.experiments.common.interrupted import exit_on_interrupt
 from mige_ext.experiments.common.options import Options, filled, parameters
 
 #: Line that ``--quick`` prints under its table.

@@ -197,7 +197,7 @@ def test_divergence_is_no_leak_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--nuisance", "colour"], "nuisance must be one of"),
+        (["--nuisance", "color"], "nuisance must be one of"),
         (["--method", "magic"], "method must be one of"),
         (["--data", "nowhere"], "mnist, structural, got 'nowhere'"),
         (["--data", "structural", "--nuisance", "rotation"], "--nuisance goes with images"),

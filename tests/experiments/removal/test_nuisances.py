@@ -74,5 +74,5 @@ def test_the_attribute_of_the_structural_table_depends_on_the_label() -> None:
 
 
 def test_an_unknown_nuisance_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"nuisance must be one of .*'rotation'.* got 'colour'"):
-        Images(data.load("digits"), "colour")
+    with pytest.raises(ValueError, match=r"nuisance must be one of .*'rotation'.* got 'color'"):
+        Images(data.load("digits"), "color")
