@@ -47,7 +47,7 @@ MIGE_HOST_DEVICE T value_of(Key<T> key) {
   return v;
 }
 
-// The rank ceil(quantile n), at least 1, of n > 0 numbers; counted from 0.
+// The index max(ceil(quantile n), 1) − 1 of the quantile among n > 0 sorted numbers.
 template <typename Count>
 MIGE_HOST_DEVICE Count quantile_rank(double quantile, Count n) {
   const double position = ceil(quantile * static_cast<double>(n)) - 1;

@@ -1,4 +1,4 @@
-// Which instruction set the kernels use.
+// Chooses the instruction set of the kernels.
 #include <cstdlib>
 
 #include "cpu/simd.h"
