@@ -17,9 +17,9 @@ struct SsgeOptions {
 };
 
 // Counts the leading eigenvalues, which come one after another in descending order. J is the fixed
-// rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K), with trace(K)
-// = m. At least one eigenvalue is kept. Later eigenvalues up to m ε λ_max are rounding errors and
-// are dropped.
+// rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K), with
+// trace(K) = m. At least one eigenvalue is kept. Later eigenvalues up to m ε λ_max are rounding
+// errors and are dropped.
 class SpectralRank {
  public:
   template <typename T>

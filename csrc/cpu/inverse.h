@@ -8,8 +8,8 @@
 //                         B_ij += V_ik V_jkᵀ        for i, j <= k
 //
 // Here S collects the sums of V before they are multiplied by T_k, and B = A^{−1}. Work: m³ flop in
-// the register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For m
-// = 256 this is three times as fast as LAPACK's potrf and potri. Gauss-Jordan elimination is as
+// the register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
+// m = 256 this is three times as fast as LAPACK's potrf and potri. Gauss-Jordan elimination is as
 // fast, but loses all digits in float at a condition number of 1e5. The relative error of this
 // algorithm is 6e-4 there.
 #pragma once

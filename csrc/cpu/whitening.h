@@ -6,8 +6,8 @@
 //
 // J is the leave-one-out Hyvärinen objective of the Gaussian score (mige_ext.ops.ridge_whitening).
 // The primal form decomposes R, [d, d]. The dual form decomposes VVᵀ / M, [m, m], which has the
-// same nonzero eigenvalues. It is used for d > m and does not give the matrix W. Work: 4 m d r + 11
-// r³ flop, r = min(m, d).
+// same nonzero eigenvalues. It is used for d > m and does not give the matrix W. Work:
+// 4 m d r + 11 r³ flop, r = min(m, d).
 #pragma once
 
 #include <cmath>

@@ -56,11 +56,11 @@ __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
   return 1 / (c1 * (lambda > 0 ? lambda : (lambda == lambda ? 0 : lambda)) + tau);
 }
 
-// Sums ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) over 32 samples i for every τ, with q_i
-// = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ), c₁ = m / (m − 1) and c₂ = c₁ / (m −
-// 1). A thread block takes 32 samples, a thread one sample and four values of τ, groups along z.
-// Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in float, 16.3 KiB in
-// double. Registers: at most 128.
+// Sums ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) over 32 samples i for every τ, with
+// q_i = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ), c₁ = m / (m − 1) and c₂ = c₁
+// / (m − 1). A thread block takes 32 samples, a thread one sample and four values of τ, groups
+// along z. Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in float,
+// 16.3 KiB in double. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(Whitening<T> w) {
   __shared__ T squares[kRidgeRows][kWarp + 1];

@@ -8,8 +8,8 @@
 
 namespace mige::cuda {
 
-// γ of a group whose coordinates were multiplied by normal_scale. Equal samples have σ = 0. With γ
-// = 0 all later steps stay finite, and the score is 0.
+// γ of a group whose coordinates were multiplied by normal_scale. Equal samples have σ = 0. With
+// γ = 0 all later steps stay finite, and the score is 0.
 template <typename T>
 __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
   if (sigma == T(0)) return T(0);

@@ -5,13 +5,13 @@
 //   H_j = Σ_i ∇_{x_i} k(x_i, x_j).
 //
 // A thread block takes a group. A matrix S [m, pitch] in shared memory holds one after another the
-// squared distances, K, its Cholesky factor L and its scaled eigenvectors A = U √Λ. The samples [m,
-// d] and H pass through shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H
+// squared distances, K, its Cholesky factor L and its scaled eigenvectors A = U √Λ. The samples
+// [m, d] and H pass through shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H
 // until the last step.
 //
-// Work: about 1.5 m² d (distances) + 2 m² d (H) + 7 × 5 m³ (eigendecomposition in 7 sweeps) + 4 m²
-// d (score) flop. Reads about 3 m d values of the samples, and reads or writes 3 m d values of
-// `out`. Shared memory: ssge_fused_size.
+// Work: about 1.5 m² d (distances) + 2 m² d (H) + 7 × 5 m³ (eigendecomposition in 7 sweeps)
+// + 4 m² d (score) flop. Reads about 3 m d values of the samples, and reads or writes 3 m d values
+// of `out`. Shared memory: ssge_fused_size.
 #pragma once
 
 #include "cuda/linalg/eigh_small.cuh"
