@@ -56,7 +56,7 @@ struct Output {
   }
 };
 
-// The CPU code, the CUDA launcher and the size of its workspace, as function objects.
+// Function objects for the CPU code, the CUDA launcher and the size of its workspace.
 #define MIGE_KERNELS(name)                                                     \
   [](const auto& arguments) { mige::cpu::name(arguments); },                   \
       [](const auto&... arguments) { return mige::cuda::name(arguments...); }, \
@@ -136,7 +136,7 @@ class Operator {
   }
 
   int64_t groups = 1;
-  const int64_t rows, columns;  // of x
+  const int64_t rows, columns;  // sizes of x
   Input x;
 
  private:

@@ -2,7 +2,7 @@
 // search stops, and which result is the best.
 //
 // The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ has a bound, the risk plus its standard error; the
-// Gaussian score has the bound 0. The search starts at the decade next to 1/M and moves by decades
+// Gaussian score has the bound 0. The search starts at the decade next to 1/M and walks by decades
 // as long as the bound falls. It tries larger λ first. If the first step to a larger λ does not
 // lower the bound, it tries smaller λ. If the lowest bound is below 0 at the end, the search also
 // evaluates the λ half a decade towards the neighbor with the lower bound.
@@ -19,7 +19,7 @@
 namespace mige {
 
 constexpr int kLambdas = 9;
-constexpr int kDecade = 2;  // steps of the grid in a decade
+constexpr int kDecade = 2;  // grid steps in a decade
 
 // λ number i, correctly rounded.
 MIGE_HOST_DEVICE double lambda_at(int i) {

@@ -1,4 +1,5 @@
-// Per-element formulas, shared by the CPU and the CUDA kernels. No torch headers.
+// Formulas for single elements, which the CPU and the CUDA kernels both use. This file includes no
+// torch headers.
 #pragma once
 
 #include <cstdint>
@@ -141,13 +142,14 @@ MIGE_HOST_DEVICE T normal_scale(T largest) {
   return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest)));
 }
 
-// How an RBF kernel of bandwidth σ is evaluated: coordinates are first multiplied by `scale`, a
+// The constants for an RBF kernel of bandwidth σ. Coordinates are first multiplied by `scale`, a
 // power of two, so that neither their squares nor σ² leave the range of T.
 template <typename T>
 struct ScaledBandwidth {
   T scale, gamma, inverse_variance;
 
-  // A scale near 1 / σ, if coordinates of magnitude up to `largest` allow it.
+  // Chooses a scale near 1 / σ, or a smaller one if coordinates of magnitude `largest` would
+  // otherwise leave the range.
   static MIGE_HOST_DEVICE ScaledBandwidth of(T sigma, T largest) {
     const T near_one = power_of_two<T>(-exponent_of(static_cast<double>(sigma)));
     const T allowed = normal_scale(largest);

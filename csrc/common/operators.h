@@ -56,10 +56,11 @@ struct EighArguments {
   const T* k;  // [groups, n, n]
   int64_t groups;
   int n;
-  T* values;      // [groups, n], ascending
-  T* vectors;     // [groups, n, n], one eigenvector per row
-  int32_t* info;  // [groups] or nullptr, by CUDA: number of sweeps; −1: input not finite; −2: no
-                  // convergence
+  T* values;   // [groups, n], ascending
+  T* vectors;  // [groups, n, n], one eigenvector per row
+  // [groups] or nullptr. Only CUDA writes it: the number of sweeps, −1 if the input is not finite,
+  // or −2 if the iteration did not converge.
+  int32_t* info;
 };
 
 // out = −U_J Λ_J^{−power} U_Jᵀ H, computed from the samples.

@@ -16,7 +16,7 @@ namespace mige {
 constexpr int kRidges = 26;
 constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
 constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
-// The fraction of the chosen τ that whitens the samples of the adaptive score.
+// The adaptive score whitens its samples with this fraction of the minimizer of the objective.
 constexpr double kWeakRidge = 0.1;
 
 // Returns log₁₀ τ at the vertex of the parabola through the lowest value of the objective and its

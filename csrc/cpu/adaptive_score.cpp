@@ -151,7 +151,7 @@ class Candidates {
   Inverter<T> inverter_{m_};
   const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
   const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
-  const Buffer<T> hz_{m_ * n_};  // H, z and two columns of zeros
+  const Buffer<T> hz_{m_ * n_};  // [H z] and two columns of zeros
   const Buffer<T> wy_{m_ * n_}, pwy_{m_ * n_}, weighted_z_{m_ * r_};
   const Buffer<T> hz_panels_{panels_size<T>(m_, n_)}, wy_panels_{panels_size<T>(m_, n_)};
   const Buffer<T> z_panels_{panels_size<T>(m_, r_)};

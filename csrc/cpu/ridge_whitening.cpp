@@ -85,7 +85,7 @@ double best_ridge(const Whitening<T>& w) {
     for (int64_t i = 0; i < m; ++i) {
       const double q = static_cast<double>(sums[i * 2 * kRidges + t]);
       const double q2 = static_cast<double>(sums[i * 2 * kRidges + kRidges + t]);
-      // Positive in exact arithmetic: 1 − q_i c₂ >= τ / (τ + c₂‖v_i‖²).
+      // In exact arithmetic this is positive: 1 − q_i c₂ >= τ / (τ + c₂‖v_i‖²).
       const double left = std::max(1 - c2 * q, static_cast<double>(kEpsilon<T>));
       sum += c1 * c1 * q2 / (2 * left * left) - c2 * q2 / left;
     }

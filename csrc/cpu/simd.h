@@ -36,7 +36,8 @@ struct Vector {
 };
 
 // The x86-64 level whose instructions are used: 4 (AVX-512), 3 (AVX2 and FMA) or 1 (SSE2; also any
-// other processor). The environment variable MIGE_CPU_LEVEL lowers it, so that tests reach all.
+// other processor). The environment variable MIGE_CPU_LEVEL lowers it, so that tests reach all
+// levels.
 int level();
 
 // Defines `name`, which calls the version of impl<kBytes> that was compiled for the processor's

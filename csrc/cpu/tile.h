@@ -42,7 +42,7 @@ struct Rows {
   int64_t stride;
 };
 
-// Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows past `last` repeat the last one.
+// Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows after row `last` repeat it.
 template <int kBytes, typename T, typename Op>
 MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, const T* panel,
                                  int64_t depth, const Op& op, Vector<T, kBytes>* acc) {

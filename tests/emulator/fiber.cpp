@@ -109,7 +109,7 @@ void Fiber::prepare(Entry entry, void* argument, int color) {
   // the alignment of the stack at the entry of a function.
   const size_t top = kStack - static_cast<size_t>(color % kColors) * kColor;
   void** frame = reinterpret_cast<void**>(static_cast<char*>(stack_) + top);
-  *--frame = nullptr;  // where begin() would return to
+  *--frame = nullptr;  // the return address of begin(), which never returns
   *--frame = reinterpret_cast<void*>(&Fiber::begin);
   for (int i = 0; i < kSavedRegisters; ++i) *--frame = nullptr;
   stack_pointer_ = frame;

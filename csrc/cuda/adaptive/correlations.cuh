@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
         means[g * d + c] =
             saturate<T>((static_cast<double>(center) + mean) / static_cast<double>(scale)) + poison;
     }
-    __syncthreads();  // before the next group's sums
+    __syncthreads();  // before the sums of the next group overwrite these
   }
 }
 

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   __shared__ double sums[kRowWarps];
   const int64_t m = p.m;
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
-    __syncthreads();  // the previous group has been written
+    __syncthreads();  // the state of the previous group has been written
     const int i = p.next[g];
     __syncthreads();
     if (i < 0) {

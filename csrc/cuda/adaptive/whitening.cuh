@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
       const T magnitude = magnitude_of<T>(w.largest[g]);
       ridge[g] = saturate<T>(w.factor * ridge_at(lowest_ridge(parts[0]))) + (magnitude - magnitude);
     }
-    __syncthreads();  // before the next group's sums
+    __syncthreads();  // before the sums of the next group overwrite these
   }
 }
 

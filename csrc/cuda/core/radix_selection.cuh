@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
     __syncthreads();
     for (int i = threadIdx.x; i < kDigits; i += kSelectThreads)
       if (mine[i] > 0) atomicAdd(&counts[g * kDigits + i], static_cast<Count>(mine[i]));
-    __syncthreads();  // before the next group's counts
+    __syncthreads();  // before the counts of the next group overwrite these
   }
 }
 

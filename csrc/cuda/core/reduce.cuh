@@ -38,7 +38,7 @@ struct Largest {
       index = other_index;
     }
   }
-  // For indices that come in ascending order: a tie never replaces the index.
+  // The same as take() if indices come in ascending order: of equal values the first one is kept.
   __device__ __forceinline__ void take_next(T other, int other_index) {
     if (other > value) {
       value = other;

@@ -137,7 +137,7 @@ __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const Spectr
   Team::sync();  // before the next matrix overwrites this one
 }
 
-// --- a warp a matrix, n <= 32 ---
+// --- one warp per matrix, n <= 32 ---
 
 constexpr int kWarpsABlock = 4;
 constexpr int kWarpPitch = kWarp + 1;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
     });
 }
 
-// --- a block a matrix ---
+// --- one thread block per matrix ---
 
 constexpr int kLargestInBlock = 32 * kRowsPerThread;
 

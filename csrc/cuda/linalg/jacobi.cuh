@@ -114,10 +114,10 @@ __device__ void column_norms(const SharedMatrix<T>& a) {
 constexpr int kRowsPerThread = 8;
 
 // Makes the first `rank` columns orthogonal and returns the number of sweeps, or kNotConverged.
-// kLanes threads work on a pair of columns, 32 / kLanes pairs a warp. Norms are computed once per
-// sweep and updated by the rotations, so a pair takes one sum over the lanes instead of three. Work
-// of a sweep: rank²/2 pairs, each with 10 n flop and 4 n values read or written in shared memory,
-// and one barrier per round.
+// kLanes threads work on a pair of columns, so a warp works on 32 / kLanes pairs. Norms are
+// computed once per sweep and updated by the rotations, so a pair takes one sum over the lanes
+// instead of three. Work of a sweep: rank²/2 pairs, each with 10 n flop and 4 n values read or
+// written in shared memory, and one barrier per round.
 template <int kLanes, typename T>
 __device__ int jacobi(const SharedMatrix<T>& a, int rank) {
   const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
@@ -234,7 +234,7 @@ __device__ __forceinline__ void write_eigenpair(const T* column,  // [n]
                                                 const T* norm,    // [n]: squared norms
                                                 Index n, Index j, const Spectral<T>& out,
                                                 const RowOf& row_of) {
-  const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaN has no order
+  const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaNs cannot be sorted
   const T lambda = norm[j];
   const T inverse = lambda > T(0) ? T(1) / sqrt(lambda) : T(0);
   const double value = static_cast<double>(lambda - out.shift) / static_cast<double>(out.scale);

@@ -45,7 +45,7 @@ __device__ __forceinline__ void write_quad(T* out, int64_t m, int64_t n, int64_t
   }
 }
 
-// Registers: at most 128 in <float, 4>, otherwise 255.
+// Computes tiles of `out`. Registers: at most 128 in <float, 4>, otherwise 255.
 template <typename T, int kThreadTile, Pairwise kKind>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
     pairwise_kernel(const T* __restrict__ x,  // [groups, m, d]

@@ -22,14 +22,15 @@
 
 namespace mige::cuda {
 
-constexpr int64_t kProductBlocks = 264;  // two on each multiprocessor of the largest device
+// Two thread blocks on each multiprocessor of the largest device.
+constexpr int64_t kProductBlocks = 264;
 template <typename T>
 constexpr size_t kRbfProductSmem =
     (Tile<kProductThreadTile>::kSlices + kProductTile * Tile<kProductThreadTile>::kPitch) *
     sizeof(T);
 static_assert(kRbfProductSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
 
-// Registers: at most 128 in float, 255 in double.
+// Computes `out` for 64 queries per thread block. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
     rbf_product_kernel(const T* __restrict__ q,             // [groups, m, d]

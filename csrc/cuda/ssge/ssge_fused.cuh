@@ -256,7 +256,7 @@ struct FusedGroup {
     __syncthreads();
     for (int j = warp; j < m; j += warps) {
       const bool kept = position_of(a.norm, m, j) < *at.rank;
-      // A = U √Λ takes one more power of Λ than U.
+      // A = U √Λ replaces U on both sides of the filter, so the exponent is larger by one.
       const T filter = kept ? filter_of(a.norm[j], p.options.power + 1) : T(0);
       if (lane == 0) at.factor[j] = failed ? not_a_number<T>() : filter;
     }
