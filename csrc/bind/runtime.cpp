@@ -12,8 +12,8 @@ namespace {
 
 using bind::Tensor;
 
-constexpr int64_t kLargestSyevd =
-    32000;  // LAPACK stores the size of its workspace, 2 m², in an int
+// LAPACK stores the size of its workspace, 2 m², in an int.
+constexpr int64_t kLargestSyevd = 32000;
 
 // Limits MKL to one thread, for the calling thread only. MKL's blocking, and with it its rounding,
 // depends on the number of threads that it may use. With one thread the bits do not depend on the

@@ -37,8 +37,7 @@ struct Adaptive : Workspace {
   Whitening<T> w;
   AdaptiveScoreArguments<T> to;
   int64_t groups = to.groups, m = to.m, d = to.d, r = w.r();
-  Key<T>* unit = take<Key<T>>(
-      groups);  // magnitudes that give z the scale 1; NaN for a group that is not finite
+  Key<T>* unit = take<Key<T>>(groups);  // magnitudes that give z the scale 1, or NaN
   T* ridge = take<T>(groups);
   T* z = w.y;                            // [groups, m, r]
   T* k = take<T>(groups * m * m);        // squared distances s, then K
@@ -52,8 +51,7 @@ struct Adaptive : Workspace {
   T* s = take<T>(groups * r * d);        // filtered eigenvectors
   double* risks = take<double>(groups * kBases * m);
   GroupSearch* search = take<GroupSearch>(groups);
-  int32_t* next =
-      take<int32_t>(groups);  // number of this round's λ, −1 after the search has stopped
+  int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 once the search stops
   Selection<T>* selections = take<Selection<T>>(groups);
   Count* counts = take<Count>(groups * kDigits);
   InverseArguments<T> inversion{Workspace(*this), groups, m, next};  // of A = K + μI

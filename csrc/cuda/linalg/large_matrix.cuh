@@ -29,9 +29,8 @@ struct LargeArguments : Workspace {
   int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
   LargeState<T>* state = take<LargeState<T>>(e.groups);
   T* rest = take<T>(e.groups * e.n * e.n);  // K minus the product of the columns of L so far
-  T* diagonal =
-      take<T>(e.groups * e.n);  // the diagonal of `rest`; −1 for a row that has been a pivot
-  T* a = take<T>(a_size());     // Lᵀ, then Aᵀ: each row is a column of L or A; zeroed
+  T* diagonal = take<T>(e.groups * e.n);    // of `rest`; −1 for a row that has been a pivot
+  T* a = take<T>(a_size());                 // Lᵀ, then Aᵀ: each row is a column of L or A; zeroed
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
   T* norm = take<T>(e.groups * e.n);
 
