@@ -108,14 +108,15 @@ MIGE_HOST_DEVICE T rbf(T squared_distance, T gamma) {
 }
 
 // The exponent e with 2^e <= |v| < 2^(e+1). Kernels multiply their data by a power of two to bring
-// it near 1. The product is exact, and the squares of data of size 1e30 or 1e-30 then stay in the
-// range of float.
+// it near 1. The product is exact, so no accuracy is lost, and the squares of data of size 1e30 or
+// 1e-30 then stay in the range of float.
 MIGE_HOST_DEVICE int exponent_of(double v) {
   int64_t bits;
   std::memcpy(&bits, &v, sizeof(v));
   return static_cast<int>((bits >> 52) & 0x7ff) - 1023;
 }
 
+// 2^e, with e limited to the exponents for which 2^e and 2^-e are both normal numbers of T.
 template <typename T>
 MIGE_HOST_DEVICE T power_of_two(int e) {
   constexpr int kBound = sizeof(T) == 4 ? 126 : 1022;

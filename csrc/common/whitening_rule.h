@@ -1,8 +1,8 @@
 // The rules of ridge whitening, for CPU and CUDA: the grid of the ridge τ, the interpolation
 // between its values, and the number of dimensions in which the risk is measured.
 //
-// Let V [M, d] be the standardized samples and R = VᵀV/M [d, d] their correlations. Below, r =
-// min(M, d) is the number of eigenvalues that are computed: those of R, or for d > M those of VVᵀ/M
+// Let V [M, d] be the standardized samples and R = VᵀV/M [d, d] their correlations. Below, r is the
+// number of eigenvalues that are computed, min(M, d): those of R, or for d > M those of VVᵀ/M
 // [M, M]. The other d − r eigenvalues of R are 0.
 #pragma once
 
@@ -20,7 +20,8 @@ constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
 constexpr double kWeakRidge = 0.1;
 
 // Returns log₁₀ τ at the vertex of the parabola through the lowest value of the objective and its
-// two neighbors on the grid. A lowest value at an end of the grid is returned as it is.
+// two neighbors on the grid. If the lowest value is at an end of the grid, the log₁₀ τ of this end
+// is returned.
 MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
   int least = 0;
   for (int t = 1; t < kRidges; ++t) least = objective[t] < objective[least] ? t : least;
