@@ -3,7 +3,8 @@
 //   K = L Lᵀ,   A = L V with orthogonal columns a_j,
 //   K = Σ_j a_j a_jᵀ,   λ_j = ‖a_j‖²,   u_j = a_j / √λ_j
 //
-// (Veselić and Hari 1989). A overwrites L. Small λ keep their relative accuracy.
+// The method is that of Veselić and Hari (1989). A overwrites L. Small λ keep their relative
+// accuracy.
 //
 // A sweep visits every pair of columns once, in rounds r = 1, 2, … of disjoint pairs (i, i ^ r).
 // For Gram matrices of n = 32 to 128 in float32, 6-8 sweeps were measured. The usual round robin
@@ -15,8 +16,8 @@
 namespace mige::cuda {
 
 constexpr int kMaxSweeps = 30;
-constexpr int kNotFinite = -1,
-              kNotConverged = -2;  // values of `info`, which otherwise is the number of sweeps
+// Values of `info`, which otherwise is the number of sweeps.
+constexpr int kNotFinite = -1, kNotConverged = -2;
 
 // Columns with a cosine up to this limit count as orthogonal. A sweep that finds only such columns
 // is the last one.

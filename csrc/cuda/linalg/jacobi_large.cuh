@@ -23,8 +23,8 @@ namespace mige::cuda {
 template <typename T>
 constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 
-// The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. Columns c
-// < 32 belong to the first column block, the others to the second.
+// The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. The first
+// 32 columns belong to the first column block, the others to the second.
 struct ColumnPair {
   int first, second;
   __device__ __forceinline__ int of(int c) const {
