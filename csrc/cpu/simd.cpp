@@ -19,8 +19,7 @@ int detect() {
 #endif
   const char* asked = std::getenv("MIGE_CPU_LEVEL");
   const int bound = asked ? std::atoi(asked) : best;
-  if (bound <= 0 || bound >= best)
-    return best;  // the variable is not a number or does not lower the level
+  if (bound <= 0 || bound >= best) return best;  // not a number, or not a lower level
   return bound >= 3 ? 3 : 1;
 }
 

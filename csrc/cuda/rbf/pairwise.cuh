@@ -62,8 +62,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   const bool symmetric = y == nullptr;
   const int64_t across = divide_up(n, Shape::kSize);
   const int64_t tile_row = blockIdx.x / across, tile_column = blockIdx.x % across;
-  if (symmetric && tile_column < tile_row)
-    return;  // the thread block of the mirrored tile writes it
+  if (symmetric && tile_column < tile_row) return;  // the mirrored tile writes it
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
   const int64_t row0 = tile_row * Shape::kSize;
   const int64_t column0 = tile_column * Shape::kSize;
