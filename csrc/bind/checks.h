@@ -1,8 +1,10 @@
-// The checks of every operator. A message names the argument, what was expected and what came.
+// The checks of every operator. A message names the argument, the expected value and the actual
+// value.
 //
-// All errors are std::runtime_error, the one type that every version of torch passes on. An invalid
+// All errors are std::runtime_error, because every version of torch passes this type on. An invalid
 // argument has a message that begins with "ValueError: " or "TypeError: "; mige_ext.ops raises that
-// type and removes the prefix. An error without a prefix is about values (NaN) or about the device.
+// type and removes the prefix. An error without a prefix concerns the values of a tensor (NaN) or
+// the device.
 #pragma once
 
 #include <limits>
@@ -29,7 +31,7 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
-// The sizes without the last `dropped`, as Python prints a tuple.
+// The sizes of t without the last `dropped`, as Python prints a tuple.
 inline std::string shape_text(const Tensor& t, int64_t dropped = 0) {
   std::ostringstream text;
   const int64_t count = t.dim() - dropped;
@@ -58,7 +60,7 @@ inline std::string device_text(const Tensor& t) {
   return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "cpu";
 }
 
-// (..., rows, columns), float32 or float64.
+// Checks that t has shape (..., rows, columns) and dtype float32 or float64.
 inline void check_matrix(const char* name, const Tensor& t, const char* expected, int64_t min_rows,
                          int64_t min_columns) {
   if (t.scalar_type() != ScalarType::Float && t.scalar_type() != ScalarType::Double)
@@ -74,8 +76,8 @@ inline void check_samples(const char* name, const Tensor& t, int64_t min_rows) {
   check_matrix(name, t, kExpected[min_rows], min_rows, 1);
 }
 
-// The dtype, the device and the leading dimensions of x (..., M, d); t has `dropped` dimensions
-// more.
+// Checks that t has the dtype, the device and the leading dimensions of x (..., M, d), followed by
+// `dropped` dimensions of its own.
 inline void check_like(const char* name, const Tensor& t, int64_t dropped, const char* x_name,
                        const Tensor& x) {
   if (t.scalar_type() != x.scalar_type())
@@ -91,7 +93,7 @@ inline void check_like(const char* name, const Tensor& t, int64_t dropped, const
          shape_text(x, 2), ", got ", shape_text(t, dropped));
 }
 
-// `what` is "rows" or "columns".
+// Checks the number of rows or columns; `what` is "rows" or "columns".
 inline void check_count(const char* name, int64_t got, const char* what, const char* other_name,
                         int64_t expected) {
   if (got != expected)

@@ -1,4 +1,4 @@
-// distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
+// distance_quantile: a quantile of the pairwise distances, which gives the bandwidth.
 #include "bind/operator.h"
 
 namespace mige::bind {

@@ -1,5 +1,5 @@
-// eigh: symmetric eigendecomposition. On the CPU LAPACK, groups in parallel; on CUDA the Jacobi
-// kernels, or torch's solver for large matrices.
+// eigh: symmetric eigendecomposition. The CPU uses LAPACK with groups in parallel. CUDA uses the
+// Jacobi kernels, or torch's solver for large matrices.
 #include "bind/operator.h"
 
 namespace mige::bind {

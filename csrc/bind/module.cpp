@@ -1,5 +1,6 @@
-// The Python module mige_ext._C. Importing it registers the operators, by the static initializers
-// of the other files here. It contains only facts about the build.
+// The Python module mige_ext._C. Importing it registers the operators, because the other files of
+// this folder register them in static initializers. The module itself contains only facts about the
+// build.
 #include <Python.h>
 
 #include "bind/operator.h"

@@ -1,8 +1,8 @@
-// What every operator does around its own computation: it takes contiguous inputs, allocates
-// outputs for all groups, and calls the CPU code or the CUDA launcher with typed pointers.
+// The frame of every operator. It makes inputs contiguous, allocates outputs for all groups, and
+// calls the CPU code or the CUDA launcher with typed pointers.
 //
-// An operator's file checks its arguments, states the shapes of its outputs and lists the arguments
-// of the computation (common/operators.h), which are the same on both devices:
+// The file of an operator checks its arguments, gives the shapes of its outputs and lists the
+// arguments of the computation (common/operators.h), which are the same on both devices:
 //
 //   Operator op("rbf_gradient_sum", "x", x, 1);
 //   const Input sigma = op.bandwidth(bandwidth);
@@ -28,23 +28,25 @@ constexpr bool kWithCuda = true;
 constexpr bool kWithCuda = false;
 #endif
 
-// A contiguous tensor that is read: matrices [groups, rows, columns] or bandwidths [groups]. It
-// becomes a pointer, nullptr if it is not given.
+// A contiguous input tensor: matrices [groups, rows, columns] or bandwidths [groups]. It converts
+// to a pointer, which is nullptr if the tensor is not given.
 struct Input {
   const char* name;
   std::optional<Tensor> tensor;
-  int64_t rows, columns;  // 0 and 0 of a bandwidth
+  int64_t rows, columns;  // both 0 for a bandwidth
 
   template <typename T>
   operator const T*() const {
-    static constexpr T kEmpty{};  // an empty tensor has no memory, but is given
+    // An empty tensor has a null data pointer. nullptr would mean "not given", so another address
+    // is passed.
+    static constexpr T kEmpty{};
     if (!tensor) return nullptr;
     const auto* data = static_cast<const T*>(tensor->const_data_ptr());
     return data ? data : &kEmpty;
   }
 };
 
-// A new tensor; it becomes a pointer.
+// A new tensor, which converts to a pointer.
 struct Output {
   Tensor tensor;
 
@@ -54,7 +56,7 @@ struct Output {
   }
 };
 
-// The CPU code, the CUDA launcher and the size of its workspace, as function objects.
+// Function objects for the CPU code, the CUDA launcher and the size of its workspace.
 #define MIGE_KERNELS(name)                                                     \
   [](const auto& arguments) { mige::cpu::name(arguments); },                   \
       [](const auto&... arguments) { return mige::cuda::name(arguments...); }, \
@@ -62,11 +64,12 @@ struct Output {
 
 class Operator {
  public:
-  // The tensor `x` (..., rows, columns) gives dtype, device and groups of everything else.
+  // The tensor `x` (..., rows, columns) determines the dtype, the device and the groups of all
+  // other tensors.
   Operator(const char* name, const char* x_name, const Tensor& x, int64_t min_rows)
       : Operator(name, x_name, x, (check_samples(x_name, x, min_rows), std::true_type())) {}
 
-  // A tensor that the caller has checked.
+  // The same, without checks, for a tensor that the caller has already checked.
   Operator(const char* name, const char* x_name, const Tensor& x, std::true_type)
       : rows(bind::rows(x)), columns(bind::columns(x)), name_(name), x_name_(x_name), like_(x) {
     for (int64_t i = 0; i + 2 < x.dim(); ++i) {
@@ -76,13 +79,13 @@ class Operator {
     this->x = read(x_name, x, rows, columns);
   }
 
-  // Another matrix (..., rows, columns).
+  // Another input matrix (..., rows, columns).
   Input matrix(const char* name, const Tensor& t) {
     check_like(name, t, 2, x_name_, like_);
     return read(name, t, bind::rows(t), bind::columns(t));
   }
 
-  // More points (..., N, d) in the space of x; x itself if they are not given.
+  // More points (..., N, d) with the columns of x. If they are not given, they stand for x itself.
   Input points(const char* name, const std::optional<Tensor>& t) {
     if (!t) return {name, std::nullopt, rows, columns};
     check_samples(name, *t, 0);
@@ -91,20 +94,20 @@ class Operator {
     return read(name, *t, bind::rows(*t), columns);
   }
 
-  // One positive σ a group.
+  // One positive σ per group.
   Input bandwidth(const std::optional<Tensor>& t) {
     if (!t) return {"bandwidth", std::nullopt, 0, 0};
     check_like("bandwidth", *t, 0, x_name_, like_);
     return read("bandwidth", *t, 0, 0);
   }
 
-  // A tensor (..., tail).
+  // A new tensor (..., tail), with the leading dimensions of x.
   Output output(std::initializer_list<int64_t> tail) const { return {allocate(tail)}; }
   Output integer_output() const { return {allocate({}, ScalarType::Long)}; }
 
   // Calls on_cpu(a) or on_cuda(a, workspace, stream) with a = arguments_of(zero), where `zero` has
-  // the type of the tensors' values. The values of the inputs are checked on the CPU only: a look
-  // at them would stall a CUDA stream.
+  // the type of the tensors' values. The values of the inputs are checked on the CPU only: reading
+  // them would synchronize the CUDA stream.
   template <typename Cpu, typename Cuda, typename Work, typename ArgumentsOf>
   void run(const Cpu& on_cpu, const Cuda& on_cuda, const Work& work_of,
            const ArgumentsOf& arguments_of) const {
@@ -133,11 +136,12 @@ class Operator {
   }
 
   int64_t groups = 1;
-  const int64_t rows, columns;  // of x
+  const int64_t rows, columns;  // sizes of x
   Input x;
 
  private:
-  // Makes the device of a tensor current while it lives, and gives the current stream.
+  // Makes the device of a tensor the current device for its lifetime, and gives the current stream
+  // of that device.
   class CudaStream {
    public:
     explicit CudaStream(const Tensor& t) {
@@ -185,7 +189,8 @@ class Operator {
   std::vector<Input> inputs_;
 };
 
-// Registers the function of that name for both devices.
+// Registers the function mige::bind::name as the implementation of the operator `name` on both
+// devices.
 #define MIGE_REGISTER(name)                                                                    \
   STABLE_TORCH_LIBRARY_IMPL(mige_ext, CPU, m) { m.impl(#name, TORCH_BOX(&mige::bind::name)); } \
   STABLE_TORCH_LIBRARY_IMPL(mige_ext, CUDA, m) { m.impl(#name, TORCH_BOX(&mige::bind::name)); }

@@ -1,4 +1,4 @@
-// rbf_product: k(q, X) W without k in memory, the Nyström extension.
+// rbf_product: the Nyström extension k(q, X) W, without k in memory.
 #include "bind/operator.h"
 
 namespace mige::bind {

@@ -1,4 +1,4 @@
-// ssge: samples to a score in one call.
+// ssge: the score of the Spectral Stein Gradient Estimator, in one call.
 #include "bind/operator.h"
 
 namespace mige::bind {

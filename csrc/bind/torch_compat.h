@@ -1,5 +1,5 @@
-// Every interface of torch, and of what torch links, that is not part of its public stable ABI.
-// Each names the public alternative that it waits for.
+// Every interface of torch and of its libraries that is not part of torch's public stable ABI. The
+// comment of each names the public alternative that can replace it.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -12,16 +12,17 @@
 #include <string>
 #include <utility>
 
-// Torch 2.11 and 2.12 have the macro under its older name. It waits for a stable ABI of torch 2.13
-// as the oldest one that is supported.
+// Torch 2.11 and 2.12 have the macro under its older name. This definition can go when torch 2.13
+// is the oldest supported version.
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK
 #define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
 #endif
 
 extern "C" {
 // The current CUDA stream and the device guard. `_C` is built against any torch, the CPU wheel
-// included, so these symbols of libtorch_cuda are weak: they are NULL under a CPU torch. They wait
-// for torch::stable::accelerator to work in a library that is built without libtorch_cuda.
+// included, so these symbols of libtorch_cuda are weak: they are NULL under a CPU torch.
+// torch::stable::accelerator can replace them when it works in a library that is built without
+// libtorch_cuda.
 __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                         void** ret_stream);
 struct CUDAGuardOpaque;
@@ -29,8 +30,8 @@ __attribute__((weak)) AOTITorchError aoti_torch_create_cuda_guard(int32_t device
                                                                   CUDAGuardOpaque** ret_guard);
 __attribute__((weak)) AOTITorchError aoti_torch_delete_cuda_guard(CUDAGuardOpaque* guard);
 
-// LAPACK and MKL as libtorch_cpu contains or links them; NULL in a torch that hides them. They wait
-// for a batched torch.linalg.eigh that runs matrices in parallel.
+// The LAPACK and MKL that libtorch_cpu contains or links. The symbols are NULL in a torch that
+// hides them. A batched torch.linalg.eigh that runs matrices in parallel can replace them.
 __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 __attribute__((weak)) void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a,
                                    const int* lda, float* w, float* work, const int* lwork,
@@ -47,12 +48,12 @@ inline bool cuda_torch_found() {
          aoti_torch_delete_cuda_guard;
 }
 
-// torch.linalg.eigh: eigenvalues ascending, eigenvectors in the columns (in memory one vector after
-// the other). It waits for torch::stable::linalg_eigh.
+// torch.linalg.eigh: ascending eigenvalues, and eigenvectors in the columns of a column-major
+// matrix. A function torch::stable::linalg_eigh can replace it.
 //
 // Every call leaks 48 bytes, because torch's conversion of "U" does not free its copy. The leak
-// keeps freed memory from being used again, and a training loop grew by 1.6 MB a step; so this is
-// used only where LAPACK is not found and for large matrices.
+// fragments the heap: the memory of a training loop grew by 1.6 MB per step. Therefore this
+// function is used only if LAPACK is not found, and for large matrices.
 inline std::pair<torch::stable::Tensor, torch::stable::Tensor> linalg_eigh(
     const torch::stable::Tensor& k) {
   namespace detail = torch::stable::detail;

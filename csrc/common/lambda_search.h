@@ -3,13 +3,13 @@
 //
 // The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ has a bound, the risk plus its standard error; the
 // Gaussian score has the bound 0. The search starts at the decade next to 1/M and walks by decades
-// as long as the bound falls: to larger λ first, and to smaller λ if the first step to a larger λ
-// gains nothing. If the lowest bound is then below 0, half a decade towards the better neighbor is
-// evaluated too.
+// as long as the bound falls. It tries larger λ first. If the first step to a larger λ does not
+// lower the bound, it tries smaller λ. If the lowest bound is below 0 at the end, the search also
+// evaluates the λ half a decade towards the neighbor with the lower bound.
 //
 // Invariant: `at` is the λ with the lowest bound tried so far. A result is the best so far if its
-// bound is the new lowest and below 0. When the search stops, the best result is the last one of
-// them, and the Gaussian score if there is none. So one result has to be kept.
+// bound is the new lowest and below 0. Each new best result replaces the previous one, so one
+// buffer suffices. If there is none, the Gaussian score is used.
 #pragma once
 
 #include <cmath>
@@ -19,17 +19,17 @@
 namespace mige {
 
 constexpr int kLambdas = 9;
-constexpr int kDecade = 2;  // steps of the grid in a decade
+constexpr int kDecade = 2;  // grid steps in a decade
 
-// λ number i, the double next to it.
+// λ number i, correctly rounded.
 MIGE_HOST_DEVICE double lambda_at(int i) {
   double power = 10;
   for (int k = 1; k <= i; k += kDecade) power *= 10;
   return (i % kDecade == 0 ? 1 : 3) / power;
 }
 
-// The number of the λ that is tried first, the decade next to 1/m. 10^k lies between the decades'
-// borders, so no m is halfway.
+// The number of the λ that is tried first: the decade next to 1/m. log10 m is never exactly k + 1/2
+// for an integer m, so rounding is unambiguous.
 inline int first_lambda(int64_t m) {
   const long start = kDecade * (std::lround(std::log10(static_cast<double>(m))) - 1);
   const long last = kLambdas - 1;
@@ -39,7 +39,7 @@ inline int first_lambda(int64_t m) {
 struct LambdaSearch {
   enum class Phase : int32_t { kStart, kLarger, kSmaller, kHalf };
 
-  double bound[kLambdas];  // of the λ tried
+  double bound[kLambdas];  // of each λ tried so far
   int32_t at;
   int32_t moved_larger;  // whether a larger λ had a lower bound than the start
   Phase phase;
@@ -52,14 +52,15 @@ struct LambdaSearch {
   // Records the bound of λ number i. Returns whether its result is the best so far.
   MIGE_HOST_DEVICE bool record(int i, double bound_of_i) {
     bound[i] = bound_of_i;
-    // A NaN is no gain: the comparison is false.
+    // A NaN does not lower the bound, because the comparison is false.
     const bool gained = phase == Phase::kStart || bound_of_i < bound[at];
     if (gained) at = i;
     if (gained && phase == Phase::kLarger) moved_larger = 1;
     return gained && bound_of_i < 0;
   }
 
-  // The number of the λ to evaluate after number i, which has been recorded; −1 for none.
+  // The number of the λ to evaluate after number i, or −1 if the search stops. Number i must have
+  // been recorded.
   MIGE_HOST_DEVICE int after(int i) {
     const bool gained = at == i;
     const int larger = at - kDecade, smaller = at + kDecade;
@@ -73,14 +74,14 @@ struct LambdaSearch {
       return smaller;
     }
     if (!(bound[at] < 0)) return -1;
-    // Every neighbor on the grid of decades has been tried: the walk ends only there.
+    // The walk ends only when both neighboring decades of `at` have been tried.
     phase = Phase::kHalf;
     const bool to_smaller = larger < 0 || (smaller < kLambdas && bound[smaller] < bound[larger]);
     return (at + (to_smaller ? smaller : larger)) / 2;
   }
 
-  // How many λ the longest search from number `start` tries: the start, all λ of one side after one
-  // step to the other side, and half a decade.
+  // The largest number of λ that a search from number `start` tries. It counts the start, every
+  // decade on one side, one step to a larger λ if that side is the smaller one, and half a decade.
   static int most_rounds(int start) {
     const int larger = start / kDecade, smaller = (kLambdas - 1 - start) / kDecade;
     const int second = (larger > 0 ? 1 : 0) + smaller;

@@ -1,4 +1,5 @@
-// Per-element formulas, shared by the CPU and the CUDA kernels. No torch headers.
+// Formulas for single elements, which the CPU and the CUDA kernels both use. This file includes no
+// torch headers.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@
 
 namespace mige {
 
-// At namespace scope, because device code may use the values of constants but may not call
+// These are constants, because device code may use the values of constants but may not call
 // functions of the standard library.
 template <typename T>
 constexpr T kLargestFinite = std::numeric_limits<T>::max();
@@ -61,8 +62,8 @@ struct ExpTraits<double> {
 
 MIGE_HOST_DEVICE constexpr double factorial(int i) { return i < 2 ? 1.0 : i * factorial(i - 1); }
 
-// Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; from I = 0 the Taylor polynomial of e^f. Unrolled by
-// recursion, so that a loop over it vectorizes.
+// Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; for I = 0 this is the Taylor polynomial of e^f. The
+// recursion unrolls the sum, so that a loop that calls the function vectorizes.
 template <int I, int N, typename T>
 MIGE_HOST_DEVICE T taylor_exp(T f) {
   constexpr T kCoefficient = T(1.0 / factorial(I));
@@ -72,11 +73,12 @@ MIGE_HOST_DEVICE T taylor_exp(T f) {
     return kCoefficient + f * taylor_exp<I + 1, N>(f);
 }
 
-// e^x for x <= 0, to 2 ulp; 0 below the logarithm of the smallest normal number, NaN for NaN.
+// e^x for x <= 0, with an error of at most 2 ulp. The result is 0 below the logarithm of the
+// smallest normal number, and NaN for NaN.
 //
-// x = n ln 2 + f with |f| <= ln 2 / 2; e^f by its Taylor polynomial (remainder below a tenth of
-// an ulp), and 2^n by an addition to the exponent bits. Branch-free, so that loops over it
-// vectorize; the standard library's exp does not.
+// Let x = n ln 2 + f with |f| <= ln 2 / 2. The Taylor polynomial gives e^f with a remainder below a
+// tenth of an ulp, and an addition to the exponent bits multiplies by 2^n. The function has no
+// branch, so loops that call it vectorize. Loops that call the standard library's exp do not.
 template <typename T>
 MIGE_HOST_DEVICE T exp_nonpositive(T x) {
   using Traits = ExpTraits<T>;
@@ -87,7 +89,7 @@ MIGE_HOST_DEVICE T exp_nonpositive(T x) {
 
   T p = taylor_exp<0, Traits::kDegree>(f);
 
-  // The low bits of `shifted` hold n; moved to the exponent field they multiply by 2^n.
+  // The low bits of `shifted` hold n. Adding them to the exponent field multiplies by 2^n.
   typename Traits::Bits exponent, result;
   std::memcpy(&exponent, &shifted, sizeof(T));
   std::memcpy(&result, &p, sizeof(T));
@@ -95,7 +97,7 @@ MIGE_HOST_DEVICE T exp_nonpositive(T x) {
   result = static_cast<typename Traits::Bits>(
       static_cast<Unsigned>(result) + (static_cast<Unsigned>(exponent) << Traits::kMantissa));
   std::memcpy(&p, &result, sizeof(T));
-  // The addition to the bits of a NaN need not leave one.
+  // The addition to the bits of a NaN may give a number, so NaN is returned explicitly.
   return x < Traits::kLowest ? T(0) : (x == x ? p : x);
 }
 
@@ -105,15 +107,16 @@ MIGE_HOST_DEVICE T rbf(T squared_distance, T gamma) {
   return exp_nonpositive(-gamma * squared_distance);
 }
 
-// e with 2^e <= |v| < 2^(e+1), kept inside the exponents for which 2^e and 2^-e are both normal
-// numbers of T. Multiplying by a power of two is exact, so kernels bring their data near 1 with it
-// and neither squares of 1e30 nor of 1e-30 leave the range.
+// The exponent e with 2^e <= |v| < 2^(e+1). Kernels multiply their data by a power of two to bring
+// it near 1. The product is exact, so no accuracy is lost, and the squares of data of size 1e30 or
+// 1e-30 then stay in the range of float.
 MIGE_HOST_DEVICE int exponent_of(double v) {
   int64_t bits;
   std::memcpy(&bits, &v, sizeof(v));
   return static_cast<int>((bits >> 52) & 0x7ff) - 1023;
 }
 
+// 2^e, with e limited to the exponents for which 2^e and 2^-e are both normal numbers of T.
 template <typename T>
 MIGE_HOST_DEVICE T power_of_two(int e) {
   constexpr int kBound = sizeof(T) == 4 ? 126 : 1022;
@@ -124,7 +127,7 @@ MIGE_HOST_DEVICE T power_of_two(int e) {
   return static_cast<T>(v);
 }
 
-// v as a T, the largest finite number where it is beyond the range.
+// v as a T, or ± the largest finite number if v is beyond the range of T.
 template <typename T>
 MIGE_HOST_DEVICE T saturate(double v) {
   constexpr double kBound = kLargestFinite<T>;
@@ -133,20 +136,21 @@ MIGE_HOST_DEVICE T saturate(double v) {
 
 // The power of two that brings a largest coordinate near the top of what can be squared and summed.
 // A coordinate up to 2^110 times smaller (float) keeps its square, so one far outlier does not cost
-// the accuracy of the other samples. Data of size 1e30 or 1e-30 keep theirs too.
+// the accuracy of the other samples. Data of size 1e30 or 1e-30 keep their accuracy too.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
   constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
   return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest)));
 }
 
-// How an RBF kernel of bandwidth σ is evaluated: coordinates are first multiplied by `scale`, a
+// The constants for an RBF kernel of bandwidth σ. Coordinates are first multiplied by `scale`, a
 // power of two, so that neither their squares nor σ² leave the range of T.
 template <typename T>
 struct ScaledBandwidth {
   T scale, gamma, inverse_variance;
 
-  // A scale near 1 / σ, if coordinates of magnitude up to `largest` allow it.
+  // Chooses a scale near 1 / σ, or a smaller one if coordinates of magnitude `largest` would
+  // otherwise leave the range.
   static MIGE_HOST_DEVICE ScaledBandwidth of(T sigma, T largest) {
     const T near_one = power_of_two<T>(-exponent_of(static_cast<double>(sigma)));
     const T allowed = normal_scale(largest);

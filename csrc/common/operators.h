@@ -1,5 +1,6 @@
 // The arguments of every operator. The CPU code (cpu/operators.h) and the CUDA launcher
-// (cuda/launchers.h) take the same ones; mige_ext.ops documents what the operators compute.
+// (cuda/launchers.h) of an operator take the same arguments. mige_ext.ops documents what the
+// operators compute.
 //
 // All matrices are row-major and contiguous; T is float or double.
 #pragma once
@@ -8,19 +9,19 @@
 
 namespace mige {
 
-// squared_distances, out_ij = ‖x_i − y_j‖², or the largest finite number if it overflows; and
-// rbf_gram, out_ij = exp(−‖x_i − y_j‖² / 2σ²).
+// squared_distances gives out_ij = ‖x_i − y_j‖², or the largest finite number where that overflows.
+// rbf_gram gives out_ij = exp(−‖x_i − y_j‖² / 2σ²).
 template <typename T>
 struct PairwiseArguments {
   const T* x;          // [groups, m, d]
   const T* y;          // [groups, n, d], or nullptr for y = x, which takes half the work
-  const T* bandwidth;  // [groups], of rbf_gram
+  const T* bandwidth;  // [groups]; only rbf_gram reads it
   int64_t groups, m, n, d;
   T* out;  // [groups, m, n]
 };
 
-// The distance of rank ceil(quantile m (m − 1) / 2) among the pairs; if it is 0, the quantile of
-// the positive distances.
+// The distance of rank ceil(quantile m (m − 1) / 2) among the pairs. If that distance is 0, the
+// quantile is taken among the positive distances.
 template <typename T>
 struct DistanceQuantileArguments {
   const T* x;  // [groups, m, d], m >= 2
@@ -38,7 +39,7 @@ struct RbfGradientSumArguments {
   T* out;  // [groups, m, d]
 };
 
-// out = k(q, x) w without storing k.
+// out = k(q, x) w, without k in memory.
 template <typename T>
 struct RbfProductArguments {
   const T* q;          // [groups, m, d]
@@ -49,19 +50,20 @@ struct RbfProductArguments {
   T* out;  // [groups, m, p]
 };
 
-// K = U diag(λ) Uᵀ of symmetric matrices; only the lower triangle is read.
+// The eigendecomposition K = U diag(λ) Uᵀ of symmetric matrices. Only the lower triangle is read.
 template <typename T>
 struct EighArguments {
   const T* k;  // [groups, n, n]
   int64_t groups;
   int n;
-  T* values;      // [groups, n], ascending
-  T* vectors;     // [groups, n, n], a vector a row
-  int32_t* info;  // [groups] or nullptr, by CUDA: number of sweeps; −1: input not finite; −2: no
-                  // convergence
+  T* values;   // [groups, n], ascending
+  T* vectors;  // [groups, n, n], one eigenvector per row
+  // [groups] or nullptr. Only CUDA writes it: the number of sweeps, −1 if the input is not finite,
+  // or −2 if the iteration did not converge.
+  int32_t* info;
 };
 
-// −U_J Λ_J^{−power} U_Jᵀ H, from samples to result.
+// out = −U_J Λ_J^{−power} U_Jᵀ H, computed from the samples.
 template <typename T>
 struct SsgeArguments {
   const T* x;      // [groups, m, d], m >= 2
@@ -73,13 +75,14 @@ struct SsgeArguments {
   T* bandwidth;   // [groups]
   int64_t* rank;  // [groups]
 
-  // The largest magnitude of a result. Coefficients leave room for the sum of m of them.
+  // The largest magnitude of an element of `out`. For power 2 it is smaller, so that the sum of m
+  // coefficients does not overflow.
   MIGE_HOST_DEVICE T bound() const {
     return options.power == 2 ? kLargestFinite<T> / static_cast<T>(2 * m) : kLargestFinite<T>;
   }
 };
 
-// Mean, W = D⁻¹ (R + τI)^{−1/2} and τ.
+// The mean, W = D⁻¹ (R + τI)^{−1/2} and τ, with D the standard deviations and R the correlations.
 template <typename T>
 struct RidgeWhiteningArguments {
   const T* x;  // [groups, m, d], m >= 2
@@ -90,7 +93,7 @@ struct RidgeWhiteningArguments {
   T* ridge;      // [groups]
 };
 
-// The score of the adaptive estimator, without settings.
+// The score of the adaptive estimator, which has no settings.
 template <typename T>
 struct AdaptiveScoreArguments {
   const T* x;  // [groups, m, d], m >= 2
@@ -98,7 +101,7 @@ struct AdaptiveScoreArguments {
   T* scores;      // [groups, m, d]
   T* lambda;      // [groups], infinite for the Gaussian score
   int64_t* base;  // [groups]
-  T* risk;        // [groups], less the risk of the Gaussian score
+  T* risk;        // [groups], minus the risk of the Gaussian score
   T* error;       // [groups], standard error of the risk
   T* bandwidth;   // [groups], in whitened units
 };

@@ -2,7 +2,7 @@
 //
 // The bits of a non-negative floating-point number, read as an unsigned integer (its key), have the
 // order of its value, and NaN comes after infinity. The selection counts one digit of the keys at a
-// time, from the top, and keeps the keys that share the digit of the wanted rank.
+// time, from the top, and keeps the keys in the bucket that contains the wanted rank.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@ namespace mige {
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 
-// The integer types are those that CUDA's atomics take.
+// The integer types are those of CUDA's atomic functions.
 template <typename T>
 struct KeyOf;
 template <>
@@ -47,7 +47,7 @@ MIGE_HOST_DEVICE T value_of(Key<T> key) {
   return v;
 }
 
-// The rank ceil(quantile n), at least 1, of n > 0 numbers; counted from 0.
+// The index max(ceil(quantile n), 1) − 1 of the quantile among n > 0 sorted numbers.
 template <typename Count>
 MIGE_HOST_DEVICE Count quantile_rank(double quantile, Count n) {
   const double position = ceil(quantile * static_cast<double>(n)) - 1;

@@ -9,16 +9,17 @@
 namespace mige {
 
 struct SsgeOptions {
-  double quantile;    // of the pairwise distances; it gives the bandwidth
+  double quantile;    // which quantile of the pairwise distances gives the bandwidth
   double multiplier;  // bandwidth = multiplier × quantile
   double threshold;   // fraction of the trace that the leading eigenvalues must reach
   int64_t rank;       // if positive: number of leading eigenvalues, instead of the threshold
   int64_t power;      // 1 for the score, 2 for the coefficients of the Nyström extension
 };
 
-// Counts the eigenvalues that are kept, one after another in descending order. J is the fixed rank,
-// or the smallest number whose sum reaches threshold × trace(K), with trace(K) = m. At least one
-// eigenvalue is kept, and none below m ε λ_max, which is rounding error.
+// Counts the leading eigenvalues, which come one after another in descending order. J is the fixed
+// rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K), with
+// trace(K) = m. At least one eigenvalue is kept. Later eigenvalues up to m ε λ_max are rounding
+// errors and are dropped.
 class SpectralRank {
  public:
   template <typename T>

@@ -1,5 +1,9 @@
-// The rules of ridge whitening, for CPU and CUDA: the grid of the ridge τ and the interpolation
-// between its values, and the number of dimensions that count.
+// The rules of ridge whitening, for CPU and CUDA: the grid of the ridge τ, the interpolation
+// between its values, and the number of dimensions in which the risk is measured.
+//
+// Let V [M, d] be the standardized samples and R = VᵀV/M [d, d] their correlations. Below, r is the
+// number of eigenvalues that are computed, min(M, d): those of R, or for d > M those of VVᵀ/M
+// [M, M]. The other d − r eigenvalues of R are 0.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +16,12 @@ namespace mige {
 constexpr int kRidges = 26;
 constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
 constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
-// The fraction of the chosen τ that whitens the samples of the adaptive score.
+// The adaptive score whitens its samples with this fraction of the minimizer of the objective.
 constexpr double kWeakRidge = 0.1;
 
-// The exponent log₁₀ τ of the minimum, from the objective of every τ of the grid: the minimum of
-// the parabola through the lowest value and its two neighbors.
+// Returns log₁₀ τ at the vertex of the parabola through the lowest value of the objective and its
+// two neighbors on the grid. If the lowest value is at an end of the grid, the log₁₀ τ of this end
+// is returned.
 MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
   int least = 0;
   for (int t = 1; t < kRidges; ++t) least = objective[t] < objective[least] ? t : least;
@@ -29,14 +34,15 @@ MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
   return kRidgeLowest + kRidgeStep * at;
 }
 
-// Eigenvalues of the correlations below this multiple of the largest are rounding errors of 0.
-// Errors up to 4 ε have been measured (d = 4 … 256).
+// Eigenvalues of the correlations below this multiple of the largest one are treated as 0. Rounding
+// errors up to 4 ε of the largest one have been measured (d = 4 … 256).
 template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
-// Number of dimensions that count. With M − 1 ≥ 1.25 × (varying columns) the numerical rank is
-// trusted, and directions without variance are excluded. With fewer samples the rank only reflects
-// M, so every varying column counts.
+// The number of dimensions in which the risk is measured, and of eigenvalues that are excluded from
+// it. With M − 1 ≥ 1.25 × (varying columns) the numerical rank is trusted, and directions without
+// variance are excluded. With fewer samples the rank only reflects M, so `dimensions` is the number
+// of varying columns.
 struct Support {
   int32_t dimensions, excluded;
 
@@ -45,9 +51,10 @@ struct Support {
     return {static_cast<int32_t>(few_samples ? varying : rank),
             static_cast<int32_t>(few_samples ? 0 : r - rank)};
   }
-  // The first of the r ascending eigenvalues that counts.
+  // The index of the first of the r ascending eigenvalues that belongs to `dimensions`.
   MIGE_HOST_DEVICE int64_t first(int64_t r) const { return r > dimensions ? r - dimensions : 0; }
-  // How many dimensions count beyond the r eigenvalues; their eigenvalues are 0.
+  // How many of `dimensions` lie beyond the r computed eigenvalues. The eigenvalues of R are 0
+  // there.
   MIGE_HOST_DEVICE int64_t beyond(int64_t r) const { return dimensions > r ? dimensions - r : 0; }
 };
 

@@ -1,8 +1,9 @@
-// The risk of the candidates of one λ, as passes over the rows of M×M matrices. adaptive_score.cpp
-// gives the formula of the risk and is the only file that includes this one.
+// The risk of the two candidates of one λ, computed in passes over the rows of M×M matrices.
+// adaptive_score.cpp gives the formulas and the notation, and is the only file that includes this
+// one.
 //
-// Layout: everything is row-major. Invariant: a sum over a row runs in fixed lanes, so it has the
-// same bits for every vector width.
+// Layout: everything is row-major. Invariant: a sum over a row has the same lanes for every vector
+// width, and therefore the same bits.
 #pragma once
 
 #include <cmath>
@@ -22,7 +23,7 @@ struct LaneSum {
   }
 };
 
-// In place k_ij = (1 + k_ij / σ²)^(−1/2) for j >= i.
+// Replaces squared distances by the IMQ kernel: k_ij becomes (1 + k_ij / σ²)^(−1/2) for j >= i.
 template <int kBytes, typename T>
 MIGE_INLINE void imq_rows_impl(T* k,  // [m, m]
                                int64_t m, T inverse_variance, int64_t begin, int64_t end) {
@@ -33,8 +34,8 @@ MIGE_INLINE void imq_rows_impl(T* k,  // [m, m]
   }
 }
 
-// The derivative of the IMQ kernel, p = φ' = −k³ / 2σ², and Σ_l q_il of q = 2 (d p + 2 s φ'') =
-// k³ (3 − d − 3 k²) / σ² without the diagonal.
+// Writes p = φ' = −k³ / 2σ² and the sums over l of p_il and q_il, with q = 2 (d p + 2 s φ'') = k³
+// (3 − d − 3 k²) / σ². The sums of q leave out the diagonal.
 template <int kBytes, typename T>
 MIGE_INLINE void imq_derivative_rows_impl(const T* k,  // [m, m]
                                           int64_t m, int64_t d, T inverse_variance,
@@ -59,8 +60,8 @@ MIGE_INLINE void imq_derivative_rows_impl(const T* k,  // [m, m]
   }
 }
 
-// The inverse B = (K + λM I)^{−1} against p and q: w = B∘p, Σ_l w_il, and Σ_l B_il q_il without
-// the diagonal.
+// Writes w = B∘p and the sums over l of w_il and B_il q_il, with B = (K + λM I)^{−1}. The sums of
+// B_il q_il leave out the diagonal.
 template <int kBytes, typename T>
 MIGE_INLINE void weigh_rows_impl(const T* k,  // [m, m]
                                  const T* p,  // [m, m]
@@ -93,7 +94,7 @@ MIGE_INLINE T dot(const T* x, const T* y, int64_t n) {
   return sum.total();
 }
 
-// The columns w·z and y·z of wy.
+// Writes the last two columns of wy: W_i·z_i and Y_i·z_i.
 template <int kBytes, typename T>
 MIGE_INLINE void dot_columns_impl(const T* z,  // [m, r]
                                   int64_t r,
@@ -106,22 +107,22 @@ MIGE_INLINE void dot_columns_impl(const T* z,  // [m, r]
   }
 }
 
-// The inputs of the risk of one λ; n = 2 r + 2 columns.
+// The inputs of the risk of one λ. Matrices with W and Y have n = 2 r + 2 columns.
 template <typename T>
 struct RiskRows {
   int64_t m, r, d;
   T shift;              // λM
   const T* z;           // [m, r]
-  const T* wy;          // [m, n]: W, Y, w·z, y·z
+  const T* wy;          // [m, n]: W, Y, W_i·z_i, Y_i·z_i
   const T* pwy;         // [m, n]: p times wy
   const T* weighted_z;  // [m, r]: (B∘p) z
-  const T* inverse;     // [m, m]: B, of which the diagonal is read
+  const T* inverse;     // [m, m]: B; only the diagonal is read
   const T* q_sum;       // [m]
   const T* w_sum;       // [m]
   const T* bq_sum;      // [m]
 };
 
-// r_i for base 0 and base 1.
+// Writes r_i for base 0 and base 1.
 template <int kBytes, typename T>
 MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
                                 double* risks,  // [m, 2]
@@ -132,7 +133,7 @@ MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
     const T *pw = of.pwy + i * n, *py = pw + r, *bz = of.weighted_z + i * r;
     const double zz = dot(z, z, r), ww = dot(w, w, r), wy = dot(w, y, r), yy = dot(y, y, r);
     const double zw = w[2 * r], zy = w[2 * r + 1];
-    // What W and Y add to Σ p_il (F_l·z_i − F_l·z_l) and to Σ (B∘p)_il (F_i·z_i − F_i·z_l).
+    // The terms of W and of Y in Σ p_il (F_l·z_i − F_l·z_l) and in Σ (B∘p)_il (F_i·z_i − F_i·z_l).
     const double across_w = dot(z, pw, r) - pw[2 * r], across_y = dot(z, py, r) - pw[2 * r + 1];
     const double along_w = zw * of.w_sum[i] - dot(w, bz, r);
     const double along_y = zy * of.w_sum[i] - dot(y, bz, r);

@@ -1,9 +1,14 @@
-// adaptive_score on the CPU: the score that chooses its own regularization λ; the formula of the
-// candidates F is in mige_ext.ops.adaptive_score.
+// adaptive_score on the CPU: the score that chooses its own regularization λ.
+// mige_ext.ops.adaptive_score explains the formulas.
 //
-// With z [m, r] the whitened samples, r = min(m, d), K [m, m] the IMQ Gram matrix, p and q its
-// derivatives (adaptive_risk.h) and H = −2 (diag(p1) z − p z), one λ costs an inverse and three
-// products:
+// Notation: z [m, r] are the whitened samples with r = min(m, d). K = φ(s) [m, m] is the IMQ Gram
+// matrix of their squared distances s. Its derivatives are p = φ' and q = 2 (d p + 2 s φ'') without
+// the diagonal (adaptive_risk.h). 1 is the vector of ones, ∘ the elementwise product, b_i = B_ii,
+// and H = −2 (diag(p1) z − p z). In q and in div_i, d is the number of dimensions in which the risk
+// is measured (common/whitening_rule.h). Sums run over l.
+//
+// A λ has two candidates, base 0 and base 1, with scores F and risks r_i. It costs one inverse and
+// three products:
 //
 //   B = (K + λM I)^{−1},   [W Y] = B [H z],   p [W Y w·z y·z],   (B∘p) z
 //   F = −W − base · λM · Y
@@ -11,9 +16,9 @@
 //   div_i = b_i Σ q_il − Σ B_il q_il − 2 b_i (z_i·(pF)_i − Σ p_il F_l·z_l)
 //           − 2 (F_i·z_i Σ (B∘p)_il − F_i·((B∘p) z)_i) + d (1 − λM b_i)^base
 //
-// The last term uses K B = I − λM B. Every product is linear in (W, Y), so both bases share them.
-// common/lambda_search.h decides which λ are evaluated. Work for one λ: m³ + (10 r + 4) m² flop;
-// memory 4 m² + O(m (d + r)).
+// The last term uses K B = I − λM B. F is linear in W and Y, so both bases use the same products.
+// common/lambda_search.h decides which λ are evaluated. Work for one λ: m³ + (10 r + 4) m² flop.
+// Memory: 4 m² + O(m (d + r)) values.
 #include <algorithm>
 #include <limits>
 
@@ -34,7 +39,7 @@ struct Risk {
   double bound() const { return mean + error; }
 };
 
-// The candidates F of one λ, and their risks.
+// The two candidates F of one λ, and their risks.
 template <typename T>
 class Candidates {
  public:
@@ -66,10 +71,11 @@ class Candidates {
     pack_columns(hz, m, n_, T(1), hz_panels_.get());
   }
 
-  // 0 if all samples are equal; there are no candidates then.
+  // The bandwidth σ of the IMQ kernel. It is 0 if all samples are equal, and there are no
+  // candidates then.
   T bandwidth() const { return std::sqrt(square_); }
 
-  // The risk of the better base at this λ.
+  // The risk at this λ of the base with the lower bound.
   Risk evaluate(double lambda) {
     shift_ = static_cast<T>(lambda * static_cast<double>(m_));
     for (int64_t i = 0; i < m_; ++i) {
@@ -95,9 +101,9 @@ class Candidates {
     return with.bound() < without.bound() ? with : without;
   }
 
-  // F of the λ that was evaluated last. The product with an inverse has larger errors than a
-  // solution of the equations, 1e-2 for the smallest λ in float; one step of refinement removes
-  // them.
+  // Writes F of the λ that was evaluated last. A product with an inverse has larger errors than a
+  // solution of the equations: in float the relative error is 1e-2 for the smallest λ. One step of
+  // iterative refinement removes these errors.
   void residual(int64_t base,
                 T* f) {  // [m, r]
     const int64_t m = m_, n = n_;
@@ -129,7 +135,7 @@ class Candidates {
     panel_product(a, false, panels, m_, m_, columns, out);
   }
 
-  // Mean risk and its standard error.
+  // The mean of r_i and its standard error, for one base.
   Risk mean_risk(int64_t base) const {
     const double* const r = risks_.get() + base;
     const double m = static_cast<double>(m_);
@@ -145,7 +151,7 @@ class Candidates {
   Inverter<T> inverter_{m_};
   const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
   const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
-  const Buffer<T> hz_{m_ * n_};  // H, z and two columns of zeros
+  const Buffer<T> hz_{m_ * n_};  // [H z] and two columns of zeros
   const Buffer<T> wy_{m_ * n_}, pwy_{m_ * n_}, weighted_z_{m_ * r_};
   const Buffer<T> hz_panels_{panels_size<T>(m_, n_)}, wy_panels_{panels_size<T>(m_, n_)};
   const Buffer<T> z_panels_{panels_size<T>(m_, r_)};
@@ -153,14 +159,13 @@ class Candidates {
   T square_ = 0, shift_ = 0;
 };
 
-// Drives the search over λ (common/lambda_search.h). Returns the risk of the best result, writes
-// its λ and its F; leaves both alone where the Gaussian score is at least as good as all that was
-// tried.
+// Drives the search over λ (common/lambda_search.h). Returns the risk of the best result, and
+// writes its λ and its F. λ and F keep their initial values if no λ has a bound below 0.
 template <typename T>
 Risk search_lambda(Candidates<T>& candidates, int64_t m,
                    T* f,  // [m, r]
                    double& lambda) {
-  Risk best;  // of the Gaussian score
+  Risk best;  // starts as the risk of the Gaussian score, 0
   LambdaSearch search;
   search.start();
   for (int i = first_lambda(m); i >= 0; i = search.after(i)) {
@@ -173,7 +178,7 @@ Risk search_lambda(Candidates<T>& candidates, int64_t m,
   return best;
 }
 
-// Group g.
+// The score of group g.
 template <typename T>
 void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;
@@ -203,8 +208,8 @@ void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
   p.risk[g] = static_cast<T>(best.mean);
   p.error[g] = static_cast<T>(best.error);
 
-  // Back to x: F (Λ + τ)^{−1/2} Uᵀ D^{−1}. The dual form has the eigenvectors Q of VVᵀ / M, and
-  // Uᵀ = (M Λ)^{−1/2} Qᵀ V.
+  // Back to x: F (Λ + τ)^{−1/2} Uᵀ D^{−1}. For d > m the eigenvectors Q of VVᵀ/M are used (dual
+  // form): Uᵀ = (M Λ)^{−1/2} Qᵀ V.
   const T floor =
       *std::max_element(w.values.get(), w.values.get() + r) * static_cast<T>(r) * kEpsilon<T>;
   for (int64_t k = 0; k < r; ++k) {

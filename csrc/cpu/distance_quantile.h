@@ -12,7 +12,7 @@
 
 namespace mige::cpu {
 
-// The bucket that holds the element of the given rank, and the rank within it.
+// The bucket that holds the element of the wanted rank, and the rank of this element in the bucket.
 struct Bucket {
   size_t digit;
   int64_t rank;
@@ -39,7 +39,7 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = i + 1; j < m; ++j) {
       const Key<T> key = key_of(s[i * m + j]);
-      candidates[kept] = key;  // always written, kept by the next line: no branch to mispredict
+      candidates[kept] = key;  // without a branch: the next line decides whether it is kept
       kept += (key >> shift) == bucket.digit;
     }
 
@@ -60,8 +60,8 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
 }
 
 // The element of rank ceil(quantile · n), at least 1, among the n = m (m − 1) / 2 entries above the
-// diagonal. Where it would be 0, because at least that fraction of the pairs coincide, it is taken
-// among the positive entries, since 0 is no bandwidth. It is 0 only if all points are equal.
+// diagonal. If this element is 0, because many pairs coincide, the quantile is taken among the
+// positive entries, since 0 is not a bandwidth. The result is 0 only if all points are equal.
 template <int kBytes, typename T>
 MIGE_INLINE T upper_quantile_impl(const T* s,  // [m, m], non-negative
                                   int64_t m, double quantile) {

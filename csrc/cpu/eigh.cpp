@@ -1,4 +1,4 @@
-// eigh on the CPU: LAPACK's decomposition of each group (bind/runtime.cpp), groups in parallel.
+// eigh on the CPU: LAPACK decomposes each group (bind/runtime.cpp). Groups run in parallel.
 #include "cpu/operators.h"
 #include "cpu/runtime.h"
 #include "cpu/simd.h"
@@ -9,7 +9,8 @@ template <typename T>
 void eigh(const EighArguments<T>& p) {
   const int64_t m = p.n;
   parallel(p.groups, 1, [&](int64_t begin, int64_t end) {
-    // MKL's bits depend on the alignment of a matrix, so every group is computed in the same place.
+    // MKL's results depend on the alignment of the matrix, so every group is computed in the same
+    // buffer.
     const Buffer<T> matrix(m * m);
     for (int64_t g = begin; g < end; ++g) {
       T* values = p.values + g * m;

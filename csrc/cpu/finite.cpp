@@ -1,5 +1,5 @@
-// The search for a NaN or an infinity, which the operators do not take. Work: one pass over the
-// values without a branch; a second pass only if there is such a value.
+// The search for a NaN or an infinity, which the operators reject. Work: one pass over the values
+// without a branch, and a second pass only if there is such a value.
 #include "cpu/operators.h"
 #include "cpu/scaling.h"
 

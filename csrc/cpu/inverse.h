@@ -1,16 +1,17 @@
 // Inverse of a symmetric positive definite matrix, by blocks: A = UᵀU, V = U^{−1}, A^{−1} = V Vᵀ.
 //
-// Each of the three is a sequence of updates, one for each block of columns. An update adds the
-// product of two panels, one block wide, to the rest of the matrix. With T_k = U_kk^{−1}:
+// Each of the three steps is a sequence of updates, one for each block of columns. An update adds
+// the product of two panels, one block wide, to the rest of the matrix. With T_k = U_kk^{−1}:
 //
 //   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     from the first block on
 //   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   from the last block on
 //                         B_ij += V_ik V_jkᵀ        for i, j <= k
 //
-// Work: m³ flop in the register tiles of tile.h, and m² times the block width for the blocks on the
-// diagonal. It has three times the speed of LAPACK's potrf and potri for m = 256. Gauss-Jordan
-// steps are as fast, but lose all digits in float at condition numbers of 1e5, where this loses
-// 6e-4.
+// Here S collects the sums of V before they are multiplied by T_k, and B = A^{−1}. Work: m³ flop in
+// the register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
+// m = 256 this is three times as fast as LAPACK's potrf and potri. Gauss-Jordan elimination is as
+// fast, but loses all digits in float at a condition number of 1e5. The relative error of this
+// algorithm is 6e-4 there.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +23,8 @@
 
 namespace mige::cpu {
 
-// a_ij += Σ_r x_ir p_rj for j = 0 … n − 1, or with `upper` for j >= i only; the entries
-// below the diagonal are then not meaningful.
+// a_ij += Σ_r x_ir p_rj for j = 0 … n − 1. With `upper` this holds for j >= i only, and entries
+// below the diagonal are undefined.
 template <int kBytes, typename T>
 MIGE_INLINE void add_product_rows_impl(const T* x,         // [rows, depth]
                                        const T* p_panels,  // p [depth, n] packed by columns
@@ -48,8 +49,8 @@ MIGE_INLINE void add_product_rows_impl(const T* x,         // [rows, depth]
                         Multiply{}, first, store);
 }
 
-// U with UᵀU = A, in the upper triangle, and T = U^{−1} with zeros below the diagonal. A pivot that
-// rounding has made smaller than ε becomes ε.
+// Overwrites the upper triangle of A with U, UᵀU = A, and writes T = U^{−1} with zeros below the
+// diagonal. A pivot that rounding has made smaller than ε is replaced by ε.
 template <int kBytes, typename T>
 MIGE_INLINE void invert_factor_impl(
     T* a,  // [n, n], positive definite, with a diagonal of at least 1
@@ -86,18 +87,20 @@ MIGE_INLINE void invert_factor_impl(
 MIGE_KERNEL(add_product_rows, add_product_rows_impl)
 MIGE_KERNEL(invert_factor, invert_factor_impl)
 
-// Columns of a block: many, so that the matrix is read and written few times, but few against m.
+// Columns of a block. Wide blocks read and write the matrix fewer times; narrow blocks leave less
+// work in the blocks on the diagonal, which are slower.
 constexpr int64_t kBlock = 32;
 constexpr int64_t kLargeBlock = 64;
-constexpr int64_t kLargeMatrix = 512;  // from here on
+constexpr int64_t kLargeMatrix = 512;  // the smallest m that uses kLargeBlock
 
 template <typename T>
 class Inverter {
  public:
   explicit Inverter(int64_t m) : m_(m), width_(m < kLargeMatrix ? kBlock : kLargeBlock) {}
 
-  // A and its inverse. `v` is scratch memory.
-  void invert(T* a,    // [m, m]: the upper triangle is read, both are written
+  // Replaces A by its inverse. Reads the upper triangle, writes both triangles. `v` is scratch
+  // memory.
+  void invert(T* a,    // [m, m]: A, then A^{−1}
               T* v) {  // [m, m]
     const int64_t m = m_;
     const int64_t last = (divide_up(m, width_) - 1) * width_;
@@ -115,7 +118,7 @@ class Inverter {
   }
 
  private:
-  // Rows k0 … of U, in place, and their update of the rest of A.
+  // Computes the block of rows of U that starts at k0, in place, and updates the rest of A.
   void factor(T* a, int64_t k0) {
     const int64_t m = m_, b = std::min(width_, m - k0), k1 = k0 + b, n = m - k1;
     copy(a + k0 * m + k0, m, b, b, square_.get());
@@ -133,7 +136,8 @@ class Inverter {
     add(n, n, b, true, a + k1 * m + k1);
   }
 
-  // Rows k0 … of V, from their sums S, and their update of the rows above.
+  // Computes the block of rows of V that starts at k0 from their sums S, and updates the rows
+  // above.
   void invert_rows(const T* a, int64_t k0, T* v) {
     const int64_t m = m_, b = std::min(width_, m - k0), n = m - k0;
     const T* const t = t_.get() + k0 * width_;
@@ -157,13 +161,13 @@ class Inverter {
     });
   }
 
-  // Copies a block of a larger matrix to a matrix of its own.
+  // Copies a block of a matrix to contiguous memory.
   static void copy(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
     for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * stride, columns, to + i * columns);
   }
 
   const int64_t m_, width_;
-  const Buffer<T> t_{(m_ + width_) * width_};  // every T_k
+  const Buffer<T> t_{(m_ + width_) * width_};  // T_k of every block
   const Buffer<T> square_{width_ * width_}, rows_{width_ * m_}, left_{m_ * width_};
   const Buffer<T> panels_{panels_size<T>(width_, m_)};
 };

@@ -1,16 +1,16 @@
-// The operators on the CPU, one file an operator.
+// The operators on the CPU. Each operator has one file.
 //
-// A CUDA launcher of the same name takes the same arguments (cuda/launchers.h). The input is finite
-// and a bandwidth positive: bind/operator.h has checked it. Groups run in parallel and, where there
-// are fewer groups than threads, the rows of a group. Results have the same bits for any number of
-// groups and threads.
+// A CUDA launcher of the same name takes the same arguments (cuda/launchers.h). Inputs must be
+// finite and bandwidths positive; bind/operator.h checks both. Groups run in parallel and, where
+// there are fewer groups than threads, the rows of a group. Results have the same bits for any
+// number of groups and threads.
 #pragma once
 
 #include "common/operators.h"
 
 namespace mige::cpu {
 
-// The index of the first NaN or infinity; count if there is none.
+// The index of the first NaN or infinity, or `count` if there is none.
 template <typename T>
 int64_t first_not_finite(const T* x, int64_t count);
 

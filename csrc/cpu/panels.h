@@ -1,6 +1,6 @@
-// Panels, the layout of the right-hand operand of the tile kernels: [ceil(n / L)][depth][L], with
-// L = 64 bytes of columns side by side, zero-padded, so that the inner loop reads one whole vector
-// a step. Work: reads and writes n · depth values.
+// Panels, the layout of the right-hand operand of the tile kernels: [ceil(n / L)][depth][L], where
+// L columns fill 64 bytes and missing columns are zero. The inner loop then reads one whole vector
+// per step. Work: reads and writes n · depth values.
 #pragma once
 
 #include <algorithm>

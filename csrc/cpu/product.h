@@ -18,8 +18,9 @@ MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] whe
                                    T* c,  // [m, n]
                                    int64_t begin, int64_t end) {
   const auto all = [](int64_t) { return int64_t(0); };
-  // Rows of aᵀ are columns of a, m apart: 4 KiB at m = 1024, where they evict each other from the
-  // cache. A block of them is copied out first, and read by every panel.
+  // Rows of aᵀ are columns of a, whose elements are m apart. At m = 1024 that is 4 KiB, and the
+  // elements evict each other from the cache. A block of these rows is therefore copied first, and
+  // every panel reads the copy.
   const Buffer<T> block_rows(transposed ? kBlockRows * depth : 0);
   for (int64_t block = begin; block < end; block += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - block);
@@ -52,7 +53,7 @@ void panel_product(const T* a,  // [m, depth], or [depth, m] when transposed
   });
 }
 
-// The same of a matrix b [depth, n].
+// c = a b, or aᵀ b with `transposed`, from a row-major b [depth, n].
 template <typename T>
 void product(const T* a, bool transposed, const T* b, int64_t m, int64_t depth, int64_t n, T* c) {
   const Buffer<T> panels(panels_size<T>(depth, n));

@@ -1,6 +1,6 @@
-// rbf_gram on the CPU: k_ij = exp(−‖x_i − y_j‖² / 2σ²), the squared distances first, then the
-// exponential in place. Work: 3 m n d flop and m n exponentials, half of both where y = x.
-// Invariant: where y = x the matrix is symmetric to the bit and its diagonal exactly 1.
+// rbf_gram on the CPU: k_ij = exp(−‖x_i − y_j‖² / 2σ²). The squared distances are computed first,
+// then replaced by the exponential. Work: 3 m n d flop and m n exponentials, half of both where y =
+// x. Invariant: for y = x the matrix is exactly symmetric and its diagonal is exactly 1.
 #include "cpu/operators.h"
 #include "cpu/rbf.h"
 #include "cpu/scaling.h"

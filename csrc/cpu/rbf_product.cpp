@@ -1,9 +1,10 @@
 // rbf_product on the CPU: out = k(q, X) W with k(q, x) = exp(−‖q − x‖² / 2σ²), the Nyström
 // extension.
 //
-// Layout: q [m, d] by rows against panels of x [n, d] and of w [n, p]. A tile of k, 48 rows by 256
-// columns, is formed in the cache and multiplied by the rows of w that meet it. Work: m n (3 d + 2
-// p) flop and m n exponentials; memory O(n (d + p)), because k itself is never stored.
+// Layout: q [m, d] is read by rows, x [n, d] and w [n, p] in panels (panels.h). A tile of k, 48
+// rows by 256 columns, is formed in the cache and multiplied by the corresponding 256 rows of w.
+// Work: m n (3 d + 2 p) flop and m n exponentials. Memory: O(n (d + p)) values, because k itself is
+// never stored.
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -19,7 +20,8 @@ template <int kBytes, typename T>
 MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w_panels, int64_t n,
                                        int64_t d, int64_t p, T scale, T gamma, T* out,
                                        int64_t begin, int64_t end) {
-  // A tile of k: kBlockRows x kColumns values, 48 KiB of float at most, in the second-level cache.
+  // A tile of k has kBlockRows x kColumns values. It takes at most 48 KiB in float, which fits the
+  // second-level cache.
   constexpr int64_t kColumns = kChunk;
   alignas(kVectorBytes) T tile[kBlockRows * kColumns];
 
@@ -41,7 +43,7 @@ MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w
       for_each_tile<kBytes>(Rows<T>{q + block * d, d}, x_panels + j0 * d, panel_count<T>(columns),
                             d, int64_t(0), rows, SquaredDifference<T>{scale}, all, store_k);
 
-      // The panels of w are n deep; this tile meets rows j0 .. j0 + columns of each.
+      // Each panel of w has n rows. This tile is multiplied by its rows j0 to j0 + columns − 1.
       for (int64_t panel = 0; panel < panel_count<T>(p); ++panel) {
         const T* w = w_panels + (panel * n + j0) * kLanes<T>;
         const int64_t width = std::min(kLanes<T>, p - panel * kLanes<T>);

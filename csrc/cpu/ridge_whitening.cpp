@@ -1,8 +1,8 @@
-// ridge_whitening on the CPU: mean, W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ and τ of each group; formulas
-// and work are in whitening.h. The adaptive score uses the same whitening.
+// ridge_whitening on the CPU: the mean, W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ and τ of each group.
+// whitening.h gives the formulas and the work. The adaptive score uses the same whitening.
 //
-// Layout: samples [m, d], eigenvectors one a row. Invariant: sums are in double where they cancel
-// (means, deviations, the objective of τ).
+// Layout: samples are [m, d], and each row of a matrix of eigenvectors is one eigenvector.
+// Invariant: sums are in double where they cancel (means, deviations, the objective of τ).
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -11,9 +11,9 @@
 namespace mige::cpu {
 namespace {
 
-// Standardized samples: v = (x − mean) / deviation by columns, with the sums in double. A column
-// that is constant becomes 0, with an inverse deviation of 0. Offsets are taken from the first row,
-// and every column is brought near 1 by a power of two, so that the sums neither cancel nor leave
+// Standardizes the samples: v = (x − mean) / deviation by columns, with sums in double. A constant
+// column becomes 0 and gets an inverse deviation of 0. The first row is subtracted before the sums,
+// so that they do not cancel. A power of two scales every column near 1, so that the sums stay in
 // the range.
 template <int kBytes, typename T>
 MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* v, T* mean,
@@ -59,7 +59,7 @@ MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* 
 
 MIGE_KERNEL(standardize, standardize_impl)
 
-// J of every τ of the grid, and its minimiser.
+// Evaluates J at every τ of the grid, and finds its minimizer.
 template <typename T>
 double best_ridge(const Whitening<T>& w) {
   const int64_t m = w.m, r = w.rank;
@@ -85,7 +85,7 @@ double best_ridge(const Whitening<T>& w) {
     for (int64_t i = 0; i < m; ++i) {
       const double q = static_cast<double>(sums[i * 2 * kRidges + t]);
       const double q2 = static_cast<double>(sums[i * 2 * kRidges + kRidges + t]);
-      // Positive in exact arithmetic: 1 − q_i c₂ >= τ / (τ + c₂‖v_i‖²).
+      // In exact arithmetic this is positive: 1 − q_i c₂ >= τ / (τ + c₂‖v_i‖²).
       const double left = std::max(1 - c2 * q, static_cast<double>(kEpsilon<T>));
       sum += c1 * c1 * q2 / (2 * left * left) - c2 * q2 / left;
     }
@@ -94,7 +94,7 @@ double best_ridge(const Whitening<T>& w) {
   return std::pow(10.0, lowest_ridge(objective));
 }
 
-// W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ, of a primal whitening.
+// W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ from a primal whitening.
 template <typename T>
 void whitening_matrix(const Whitening<T>& w,
                       T* out) {  // [d, d]
@@ -115,7 +115,7 @@ void whiten(const T* x, double factor, Whitening<T>& w) {
   const bool primal = r == d;
   standardize(x, m, d, normal_scale(largest_magnitude(x, m * d)), w.v.get(), w.mean.get(),
               w.inverse.get());
-  T* const vectors = w.vectors.get();  // VᵀV / M or VVᵀ / M first
+  T* const vectors = w.vectors.get();  // VᵀV / M or VVᵀ / M before the decomposition
   const Buffer<T> panels(panels_size<T>(d, primal ? d : m));
   if (primal) {
     product(w.v.get(), true, w.v.get(), d, m, d, vectors);

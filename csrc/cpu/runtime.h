@@ -1,5 +1,5 @@
-// What the CPU code needs from its surroundings; bind/runtime.cpp provides it with torch and
-// LAPACK.
+// The threads and the eigendecomposition that the CPU code uses. bind/runtime.cpp implements them
+// with torch and LAPACK.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@ namespace mige::cpu {
 void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
                      const void* f);
 
-// f(begin, end) over a partition of [0, n), on the threads of torch; a range has at least `grain`
-// elements. Inside another parallel call it runs on the calling thread.
+// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch. A range has
+// at least `grain` elements. Inside another parallel call, everything runs on the calling thread.
 template <typename F>
 void parallel(int64_t n, int64_t grain, const F& f) {
   const auto call = [](const void* g, int64_t begin, int64_t end) {
@@ -21,7 +21,7 @@ void parallel(int64_t n, int64_t grain, const F& f) {
   parallel_ranges(n, grain, call, &f);
 }
 
-// f(g) for every group.
+// Calls f(g) for every group.
 template <typename F>
 void for_each_group(int64_t groups, const F& f) {
   parallel(groups, 1, [&](int64_t begin, int64_t end) {
@@ -29,11 +29,11 @@ void for_each_group(int64_t groups, const F& f) {
   });
 }
 
-// Fewest rows of a thread: below this number, starting a thread costs more than it saves.
+// The smallest number of rows for one thread. Below it, starting a thread costs more than it saves.
 constexpr int64_t kRowGrain = 48;
 
-// f(begin, end) over blocks of the rows of an upper triangle. A block of long rows goes to the
-// thread that takes a block of short ones, so all threads have the same work.
+// Calls f(begin, end) for blocks of rows of an upper triangle. A thread that takes a block of long
+// rows also takes a block of short rows, so all threads have the same work.
 template <typename F>
 void parallel_triangle(int64_t m, const F& f) {
   const int64_t blocks = divide_up(m, kRowGrain);
@@ -46,7 +46,7 @@ void parallel_triangle(int64_t m, const F& f) {
   });
 }
 
-// f(begin, end) over the rows of a matrix, or with `upper` of an upper triangle.
+// Calls f(begin, end) for blocks of rows of a matrix, or with `upper` of an upper triangle.
 template <typename F>
 void parallel_rows(int64_t m, bool upper, const F& f) {
   if (upper)
@@ -55,9 +55,9 @@ void parallel_rows(int64_t m, bool upper, const F& f) {
     parallel(m, kRowGrain, f);
 }
 
-// K = U diag(λ) Uᵀ of one symmetric matrix, on the calling thread.
+// Decomposes one symmetric matrix, K = U diag(λ) Uᵀ, on the calling thread.
 template <typename T>
-void eigh(T* k,  // [m, m]: the lower triangle is read; becomes U, one vector a row
+void eigh(T* k,  // [m, m]: K, of which the lower triangle is read; becomes Uᵀ
           int64_t m,
           T* values);  // [m], ascending
 

@@ -9,7 +9,7 @@
 
 namespace mige::cpu {
 
-// f(j, l) for j = 0 … m − 1, with the lane l = j % kLanes.
+// Calls f(j, l) for j = 0 … m − 1, with the lane l = j % kLanes.
 template <typename T, typename F>
 MIGE_INLINE void for_lanes(int64_t m, const F& f) {
   int64_t j = 0;
@@ -20,10 +20,11 @@ MIGE_INLINE void for_lanes(int64_t m, const F& f) {
   for (int64_t l = 0; j + l < m; ++l) f(j + l, l);
 }
 
-// The largest |x_i|, or NaN where some x_i is NaN or infinite.
+// The largest |x_i|, or NaN if some x_i is NaN or infinite.
 template <int kBytes, typename T>
 MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
-  // x − x is 0 for a finite x and NaN otherwise, so a sum of them finds a NaN without a branch.
+  // x − x is 0 for a finite x and NaN otherwise, so the sum of x − x detects such values without a
+  // branch.
   T largest[kLanes<T>] = {}, poison[kLanes<T>] = {};
   for_lanes<T>(count, [&](int64_t i, int64_t l) {
     const T v = x[i], magnitude = v < T(0) ? -v : v;
@@ -59,7 +60,8 @@ MIGE_INLINE void center_impl(const T* x,  // [m, d]
   }
 }
 
-// x_ij times a factor of its row (by_row) or of its column, kept within ±bound.
+// Multiplies x_ij by the factor of its row (by_row) or of its column, and clamps the result to
+// ±bound.
 template <int kBytes, typename T>
 MIGE_INLINE void scale_matrix_impl(T* x,  // [m, d]
                                    int64_t m, int64_t d,

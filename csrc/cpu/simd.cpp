@@ -1,4 +1,4 @@
-// Which instruction set the kernels use.
+// Chooses the instruction set of the kernels.
 #include <cstdlib>
 
 #include "cpu/simd.h"
@@ -19,7 +19,7 @@ int detect() {
 #endif
   const char* asked = std::getenv("MIGE_CPU_LEVEL");
   const int bound = asked ? std::atoi(asked) : best;
-  if (bound <= 0 || bound >= best) return best;  // not a number, or no restriction
+  if (bound <= 0 || bound >= best) return best;  // not a number, or not a lower level
   return bound >= 3 ? 3 : 1;
 }
 

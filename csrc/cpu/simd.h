@@ -13,9 +13,9 @@
 
 namespace mige::cpu {
 
-// Tiles are 64 bytes wide: one AVX-512 register, two AVX2, four SSE2 or NEON ones. Kernels are
-// written for pieces of kBytes = 64, 32 or 16 and compiled for each; handing the compiler 64-byte
-// vectors where registers have 32 made the AVX2 version five times slower than necessary.
+// Tiles are 64 bytes wide: one AVX-512 register, two AVX2, four SSE2 or NEON ones. Kernels take the
+// size of a register, kBytes = 64, 32 or 16, as a template parameter and are compiled for each.
+// (With 64-byte vectors on registers of 32 bytes the AVX2 version was five times slower.)
 constexpr int64_t kVectorBytes = 64;
 
 template <typename T>
@@ -28,7 +28,7 @@ struct PieceOf {
 template <typename T, int kBytes>
 using Piece = typename PieceOf<T, kBytes>::type;
 
-// kLanes<T> numbers side by side.
+// kLanes<T> numbers, in as many registers of kBytes as they need.
 template <typename T, int kBytes>
 struct Vector {
   static constexpr int kPieces = kVectorBytes / kBytes;
@@ -36,10 +36,12 @@ struct Vector {
 };
 
 // The x86-64 level whose instructions are used: 4 (AVX-512), 3 (AVX2 and FMA) or 1 (SSE2; also any
-// other processor). The environment variable MIGE_CPU_LEVEL lowers it, so that tests reach all.
+// other processor). The environment variable MIGE_CPU_LEVEL lowers it, so that tests reach all
+// levels.
 int level();
 
-// Defines `name`, which calls impl<kBytes>(arguments...) as compiled for the processor's level.
+// Defines `name`, which calls the version of impl<kBytes> that was compiled for the processor's
+// level.
 #ifdef MIGE_HAVE_X86_LEVELS
 #define MIGE_KERNEL(name, impl)                                                              \
   template <typename... A>                                                                   \
@@ -62,7 +64,7 @@ int level();
   }
 #endif
 
-// Uninitialized scratch memory on a vector boundary.
+// Uninitialized scratch memory, aligned to a vector.
 template <typename T>
 class Buffer {
  public:

@@ -1,9 +1,10 @@
 // Squared distances of one group: s_ij = ‖x_i − y_j‖² by direct differences.
 //
-// Layout: x [m, d] by rows against panels of y [n, d]. Work: 3 m n d flop, half of it where y = x
-// and only the upper triangle is computed. ‖x‖² + ‖y‖² − 2 x·y would take 2 m n d, but loses every
-// digit of close points. Invariants: equal rows are at distance exactly 0, no value is negative,
-// and a value that overflows is the largest finite number.
+// Layout: x [m, d] is read by rows, y [n, d] in panels (panels.h). Work: 3 m n d flop, or half as
+// many for y = x, where only the upper triangle is computed. The form ‖x‖² + ‖y‖² − 2 x·y would
+// take 2 m n d flop, but it loses all digits of the distances of close points. Invariants: equal
+// rows are at distance exactly 0, no value is negative, and a value that overflows is the largest
+// finite number.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,7 @@ MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64
   const auto store = [=](int64_t i, int64_t rows, int64_t p, Vector<T, kBytes>* acc) {
     const int64_t j = p * kLanes<T>;
     constexpr T kLargest = std::numeric_limits<T>::max();
-    for (int r = 0; r < kTileRows; ++r)  // saturate: an infinite distance is no distance
+    for (int r = 0; r < kTileRows; ++r)  // an overflow becomes the largest finite number
       for (auto& piece : acc[r].piece)
         piece = piece > kLargest ? Piece<T, kBytes>{} + kLargest : piece;
     store_tile<kBytes, T>(acc, rows, n - j, out + i * n + j, n);
@@ -48,8 +49,8 @@ MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
 MIGE_KERNEL(squared_distance_rows, squared_distance_rows_impl)
 MIGE_KERNEL(mirror_rows, mirror_rows_impl)
 
-// s_ij = scale² ‖x_i − y_j‖² for all pairs. With y = nullptr y is x, and only the entries j >= i
-// are computed; those below the diagonal are then not meaningful.
+// s_ij = scale² ‖x_i − y_j‖² for all pairs. With y = nullptr, y is x and only the entries j >= i
+// are computed. The entries below the diagonal are then undefined.
 template <typename T>
 void squared_distance_matrix(const T* x,  // [m, d]
                              const T* y,  // [n, d] or nullptr

@@ -3,11 +3,11 @@
 //   K_ij = exp(−‖x_i − x_j‖² / 2σ²) = U Λ Uᵀ,   H = −(K X − diag(K 1) X) / σ²
 //   out  = −U_J Λ_J^{−p} U_Jᵀ H
 //
-// p = 1 gives the score ∇ log q at the samples, p = 2 the coefficients W of its Nyström extension
-// ∇ log q(z) = k(z, X) W. Layout: x, H and out are [m, d]; the eigenvectors are the rows of an
-// [m, m] matrix, in ascending order, so the leading J of them are its last rows. Work: m² d
-// (distances) + 2 m² d (H) + 4 m J d (filter) flop and one eigendecomposition, about 9 m³ flop;
-// memory about 4 m² + O(m d), LAPACK's workspace included.
+// p = 1 gives the score ∇ log q at the samples, p = 2 the coefficients W of its Nyström extension ∇
+// log q(z) = k(z, X) W. Layout: x, H and out are [m, d]. The eigenvectors are the rows of an [m, m]
+// matrix in ascending order of the eigenvalues, so the leading J eigenvectors are its last rows.
+// Work: 1.5 m² d (distances) + 2 m² d (H) + 4 m J d (filter) flop, and one eigendecomposition of
+// about 9 m³ flop. Memory: about 4 m² + O(m d) values, including LAPACK's workspace.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -20,13 +20,14 @@
 namespace mige::cpu {
 namespace {
 
-// Group g.
+// The result of group g.
 template <typename T>
 void score_group(const SsgeArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;
   const T* x = p.x + g * m * d;
   T *out = p.out + g * m * d, *eigenvalues = p.values + g * m, *bandwidth = p.bandwidth + g;
-  // A fixed size around 0: exact up to the rounding of the center, and undone at the end.
+  // Samples are centered and scaled to a fixed magnitude. A power of two scales exactly, and the
+  // end of this function scales back.
   const T scale = normal_scale(largest_magnitude(x, m * d));
   const Buffer<T> centered(m * d);
   center(x, m, d, scale, centered.get());

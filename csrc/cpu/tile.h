@@ -1,10 +1,11 @@
-// The register tile under every product and distance: six rows against one panel of 64 bytes.
+// The register tile of every product and distance: six rows of the left operand and one panel of 64
+// bytes of the right operand.
 //
 //   acc[r] = Σ_c f(a[r][c], panel[c])        f(a, b) = a b   or   (a − b)²
 //
-// Six accumulators of two AVX2 registers each, one operand and one factor fill the sixteen of them;
-// on AVX-512 six hide the latency of a fused multiply-add. Sums run over kChunk terms at a time,
-// which keeps the rounding error of a long sum near that of a pairwise one.
+// On AVX2 six accumulators of two registers each, one operand and one factor fill the sixteen
+// registers. On AVX-512 six accumulators hide the latency of a fused multiply-add. Sums run over
+// kChunk terms at a time, which keeps the rounding error of a long sum near that of a pairwise one.
 #pragma once
 
 #include "cpu/simd.h"
@@ -14,7 +15,7 @@ namespace mige::cpu {
 constexpr int kTileRows = 6;
 constexpr int64_t kChunk = 256;
 
-// Rows that share a panel while it is in the first-level cache.
+// The number of rows that use a panel while it is in the first-level cache.
 constexpr int64_t kBlockRows = 8 * kTileRows;
 
 struct Multiply {
@@ -26,7 +27,7 @@ struct Multiply {
 
 template <typename T>
 struct SquaredDifference {
-  T scale;  // on a; the panels hold b already scaled
+  T scale;  // multiplies a; the panels already contain scaled b
   template <typename V>
   MIGE_INLINE void operator()(V& acc, T a, const V& b) const {
     const V difference = scale * a - b;
@@ -41,7 +42,7 @@ struct Rows {
   int64_t stride;
 };
 
-// Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows past `last` repeat the last one.
+// Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows after row `last` repeat it.
 template <int kBytes, typename T, typename Op>
 MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, const T* panel,
                                  int64_t depth, const Op& op, Vector<T, kBytes>* acc) {

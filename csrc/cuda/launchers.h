@@ -1,6 +1,7 @@
-// Host launchers of the CUDA kernels, one an operator. No CUDA headers are needed to call them.
+// Host launchers of the CUDA kernels. Each operator has one. No CUDA headers are needed to call
+// them.
 //
-// All pointers are on the device of `stream`. A launcher enqueues its kernels, does not wait for
+// All pointers are on the device of `stream`. A launcher enqueues its kernels without waiting for
 // the device, and returns a cudaError_t (0 for success). `work` is a workspace of at least
 // <operator>_work bytes, aligned to 256; its contents do not matter before or after the call.
 // Results are bitwise the same from run to run and for any number of groups. A group with a NaN or
@@ -14,7 +15,8 @@ namespace mige::cuda {
 
 const char* error_text(int status);
 
-// Declares the launcher of an operator, and <operator>_work, the bytes of its workspace.
+// Declares the launcher of an operator, and <operator>_work, which returns the bytes of its
+// workspace.
 #define MIGE_LAUNCHER(name, Arguments)                       \
   template <typename T>                                      \
   int name(const Arguments<T>& p, void* work, void* stream); \

@@ -1,5 +1,5 @@
-// The launchers of csrc/cuda as functions of NumPy arrays. The arguments are those of the function
-// of the same name in mige_ext/ops.py, in its order.
+// The launchers of csrc/cuda as functions of NumPy arrays. A function has the same arguments, in
+// the same order, as the function of the same name in mige_ext/ops.py.
 #include "bindings.h"
 
 #include "common/lambda_search.h"
@@ -8,7 +8,7 @@
 namespace mige::emulator {
 namespace {
 
-// Calls a launcher with its workspace, and throws its error.
+// Calls a launcher with its workspace, and throws if it returns an error.
 template <typename Launcher, typename Work, typename Arguments>
 void launch(const char* name, const Launcher& launcher, const Work& work_of,
             const Arguments& arguments) {
@@ -16,7 +16,7 @@ void launch(const char* name, const Launcher& launcher, const Work& work_of,
   check(name, launcher(arguments, work.data(), nullptr));
 }
 
-// The name, the launcher and the size of the workspace of an operator.
+// The name of an operator, its launcher, and the function that gives the size of its workspace.
 #define MIGE_LAUNCHER(name) #name, cuda::name<T>, cuda::name##_work<T>
 
 py::object squared_distances(const py::array& x, const std::optional<py::array>& y) {
@@ -79,7 +79,7 @@ py::object rbf_product(const py::array& q, const py::array& x, const py::array& 
   });
 }
 
-// Eigenvalues, eigenvectors in columns, and what became of each matrix.
+// Returns eigenvalues, eigenvectors in columns, and `info` of each matrix (EighArguments).
 py::tuple eigh_with_info(const py::array& k) {
   const int64_t groups = batch_count(k, 2), n = size_of(k, 1);
   return for_type_of(k, [&](auto zero) -> py::tuple {
@@ -142,7 +142,8 @@ py::tuple adaptive_score(const py::array& x) {
   });
 }
 
-// The search over λ with given bounds: the numbers tried, in their order, and the best, or −1.
+// Runs the search over λ with given bounds. Returns the numbers of the λ tried, in order; the
+// number of the best one, or −1 if there is none; and the largest number of rounds.
 py::tuple lambda_search(const py::array_t<double>& bounds, int start) {
   LambdaSearch search{};
   search.start();

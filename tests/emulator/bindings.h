@@ -1,4 +1,5 @@
-// How a launcher is bound: arrays go to memory like a GPU's and results come back.
+// Helpers to bind a launcher: they copy arrays to memory that is aligned as on a GPU, and results
+// back to arrays.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -22,12 +23,12 @@ namespace mige::emulator {
 namespace py = pybind11;
 using Shape = std::vector<py::ssize_t>;
 
-// Memory of exactly the size of an array, so that AddressSanitizer sees the first byte beyond it,
-// aligned as cudaMalloc aligns.
+// Memory with exactly the size of an array, so that AddressSanitizer detects an access to the first
+// byte beyond it. It is aligned as by cudaMalloc.
 template <typename T>
 class Buffer {
  public:
-  // A copy of the array; without one data() is nullptr.
+  // A copy of the array. Without an array, data() is nullptr.
   explicit Buffer(const std::optional<py::array>& array) {
     if (!array) return;
     const auto dense = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(*array);
@@ -36,7 +37,8 @@ class Buffer {
     std::memcpy(memory_.get(), dense.data(), bytes());
   }
   explicit Buffer(const py::array& array) : Buffer(std::optional<py::array>(array)) {}
-  // Not initialised, or so it looks: NaN, −1.
+  // Memory for results. It is filled with NaN or −1, so that a test detects an element that is not
+  // written.
   explicit Buffer(Shape shape) {
     allocate(std::move(shape));
     std::memset(memory_.get(), 0xff, bytes());
@@ -72,7 +74,7 @@ class Buffer {
   std::unique_ptr<T, Free> memory_;
 };
 
-// The shape without its last `inner` sizes, and with others in their place.
+// The shape of the array without its last `inner` sizes, followed by `rest`.
 inline Shape batch_shape(const py::array& array, int inner, Shape rest = {}) {
   Shape shape(array.shape(), array.shape() + array.ndim() - inner);
   shape.insert(shape.end(), rest.begin(), rest.end());
@@ -85,12 +87,12 @@ inline int64_t batch_count(const py::array& array, int inner) {
   return count;
 }
 
-// The size along an axis, counted from the end.
+// The size along an axis, which is counted from the end: 1 is the last axis.
 inline int64_t size_of(const py::array& array, int axis) {
   return array.shape(array.ndim() - axis);
 }
 
-// f(T()) with the type of the array's elements.
+// Calls f(T()) with the type T of the array's elements.
 template <typename F>
 auto for_type_of(const py::array& array, F f) {
   if (py::isinstance<py::array_t<float>>(array)) return f(float());
@@ -98,7 +100,7 @@ auto for_type_of(const py::array& array, F f) {
   throw py::type_error("arrays must be float32 or float64");
 }
 
-// Throws where a launcher returned an error.
+// Throws if a launcher returned an error.
 inline void check(const char* name, int status) {
   if (status != 0)
     throw std::runtime_error(std::string(name) + ": " +

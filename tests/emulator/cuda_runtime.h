@@ -1,5 +1,5 @@
-// Stands in for NVIDIA's <cuda_runtime.h>: what the kernels of csrc/cuda use of the CUDA language
-// and of the runtime, for g++. See README.md for what is emulated and what is not.
+// Replaces NVIDIA's <cuda_runtime.h> for g++. It defines the parts of the CUDA language and of the
+// runtime that the kernels of csrc/cuda use. README.md lists what is emulated and what is not.
 #pragma once
 
 #include <math.h>
@@ -17,10 +17,10 @@
 
 // --- qualifiers ---
 
-// Kernels get internal linkage, and with it their __shared__ arrays: g++ gives no redzones to
-// variables that the linker may merge. Those arrays are statics, since blocks run one after
-// another. `noinit` gives them a section of their own, which a section attribute would not do in
-// templates, and `used` keeps the compiler from reasoning about who may see them.
+// __shared__ arrays are static variables, since blocks run one after another. Kernels have internal
+// linkage, and so do their arrays, because g++ gives no redzones to variables that the linker may
+// merge. `noinit` places the arrays in a section of their own, which a section attribute would not
+// do in templates. `used` keeps the compiler from assuming that nothing else accesses them.
 #define __global__ static __attribute__((unused))
 #define __device__
 #define __host__
@@ -30,7 +30,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
-// --- built-in variables: those of the thread that runs ---
+// --- built-in variables of the running thread ---
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -38,7 +38,7 @@ constexpr int warpSize = 32;
 
 // --- barriers and warp primitives ---
 
-// A default argument is evaluated where the kernel calls: errors name that line.
+// A default argument is evaluated at the line of the call, so errors name the line of the kernel.
 #define MIGE_EMULATOR_SITE mige::emulator::Site site = mige::emulator::Site::here()
 
 inline void __syncthreads(MIGE_EMULATOR_SITE) { mige::emulator::meet_block("__syncthreads", site); }
@@ -116,7 +116,8 @@ inline void __threadfence_block() {}
 
 namespace mige::emulator {
 
-// Relaxed, as on the GPU: ThreadSanitizer takes them for atomic, but not for synchronization.
+// Atomics are relaxed, as on the GPU: for ThreadSanitizer they are atomic, but they do not
+// synchronize threads.
 template <typename T, typename F>
 T atomic_update(T* address, F f) {
   T seen, wanted;
@@ -130,7 +131,7 @@ T atomic_update(T* address, F f) {
 
 }  // namespace mige::emulator
 
-// `v` must not decide T, so that atomicAdd(unsigned*, 1) works as in CUDA.
+// T is not deduced from `v`, so that atomicAdd(unsigned*, 1) works as in CUDA.
 template <typename T>
 T atomicAdd(T* address, std::common_type_t<T> v) {
   return mige::emulator::atomic_update(address, [v](T old) { return static_cast<T>(old + v); });
@@ -148,7 +149,7 @@ T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> v)
   return mige::emulator::atomic_update(address, [=](T old) { return old == expected ? v : old; });
 }
 
-// CUDA has the others for integers only.
+// CUDA has the other atomics for integers only.
 template <typename T>
 std::enable_if_t<std::is_integral_v<T>, T> atomicMax(T* address, std::common_type_t<T> v) {
   return mige::emulator::atomic_update(address, [v](T old) { return old < v ? v : old; });
@@ -186,7 +187,8 @@ T __ldg(const T* address) {
   return *address;
 }
 
-// As in CUDA: of two types the wider one, unsigned if one is; of NaN and a number the number.
+// min and max as in CUDA. The result has the wider of the two types, and is unsigned if one of them
+// is. Of NaN and a number, the result is the number.
 template <typename A, typename B>
 std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>> min(
     A a, B b) {
@@ -202,7 +204,7 @@ std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common
   return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(b) : static_cast<T>(a);
 }
 
-// --- the host's side ---
+// --- host functions ---
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -228,7 +230,7 @@ const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
-// Holds for the next launch, which device.cuh makes right after it.
+// The attribute applies to the next launch, which device.cuh makes directly afterwards.
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream = nullptr);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,

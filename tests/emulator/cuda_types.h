@@ -1,4 +1,4 @@
-// The vector types of CUDA, with its alignments, and the bit casts between numbers.
+// The vector types of CUDA with the alignments of CUDA, and the bit casts between numbers.
 #pragma once
 
 #include <cstring>

@@ -1,7 +1,7 @@
-// Kernels with one fault each, and the same kernels without it: the emulator must report the first
-// and not the second.
+// Kernels with one fault each, and the same kernels without the fault (kMended). The emulator must
+// report the faults, and must accept the kernels without them.
 //
-// test_emulator.py looks for the comment `here: NAME`, whose line the report must name.
+// A comment `here: NAME` marks a line that the report must name. test_emulator.py searches for it.
 #include "faults.h"
 
 #include <map>
@@ -23,7 +23,7 @@ __global__ void write_then_read(const float* x, float* out) {
   out[t] = s[kN - 1 - t];  // here: write_then_read
 }
 
-// Right in ascending order, where the neighbor has not written yet.
+// The fault has no effect in ascending order, because the neighbor has not written yet.
 template <bool kMended>
 __global__ void read_then_write(const float* x, float* out) {
   __shared__ float s[kN];
@@ -37,7 +37,8 @@ __global__ void read_then_write(const float* x, float* out) {
   out[t] = s[t];
 }
 
-// The barrier at the end of a loop's body, which keeps the next round from overwriting this one.
+// The fault is a missing barrier at the end of a loop body. Without it the next round overwrites
+// values of this one.
 template <bool kMended>
 __global__ void between_rounds(const float* x, float* out) {
   __shared__ float s[kN];
@@ -52,7 +53,7 @@ __global__ void between_rounds(const float* x, float* out) {
   out[t] = sum;
 }
 
-// No schedule shows this one: threads are not interrupted within an addition.
+// No schedule reveals this fault, because threads are not interrupted within an addition.
 template <bool kMended>
 __global__ void plain_addition(const float* x, float* out) {
   __shared__ float sum;
@@ -129,7 +130,8 @@ __global__ void reads_a_lane_outside_the_mask(const float* x, float* out) {
     out[t] = __shfl_sync(kHalfWarp, x[t], source);  // here: reads_a_lane_outside_the_mask
 }
 
-// One half of the warp waits for all lanes, the other for its own and one of the first half.
+// One half of the warp waits for all lanes. The other half waits for its own lanes and one lane of
+// the first half.
 template <bool kMended>
 __global__ void masks_that_differ(const float* x, float* out) {
   const int t = threadIdx.x;
@@ -166,7 +168,8 @@ __global__ void static_overrun(const float* x, float* out) {
   out[t] = s[t] + neighbor[t];
 }
 
-// A second block finds the values of the first, unless the emulator overwrites them.
+// The second block would find the values of the first one in memory, but the emulator overwrites
+// them.
 template <bool kMended>
 __global__ void uninitialized_static(const float* x, float* out) {
   __shared__ float s[kN];

@@ -1,4 +1,4 @@
-// Launches the kernels of faults.cu; names as in its table.
+// Launches the kernels of faults.cu. A table there gives their names.
 #pragma once
 
 #include <cstddef>
@@ -7,18 +7,20 @@
 
 namespace mige::cuda {
 
-constexpr int kFaultThreads = 64;  // two warps, and as many numbers
+constexpr int kFaultThreads = 64;  // two warps; arrays have as many elements
 
 std::vector<std::string> fault_names();
 
-// Returns a cudaError_t; std::out_of_range for an unknown name.
+// Runs the kernel `name`, with its fault or `mended`. Returns a cudaError_t, and throws
+// std::out_of_range for an unknown name.
 int run_fault(const std::string& name, bool mended, const float* x,  // [kFaultThreads]
               float* out);                                           // [kFaultThreads]
 
-// One launch of a kernel that does nothing, for what the launch itself refuses.
+// Launches an empty kernel, to test which launch shapes are refused.
 int launch_nothing(unsigned grid_x, unsigned grid_y, unsigned block, size_t smem);
 
-// out[i]: a shuffle, a vote or an atomic by every thread; see faults.cu.
+// Writes the results of shuffles, votes and atomics to out[i], one primitive per row (see
+// faults.cu).
 int run_primitives(const float* x,  // [kFaultThreads]
                    float* out);     // [kPrimitives, kFaultThreads]
 constexpr int kPrimitives = 12;

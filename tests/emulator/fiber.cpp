@@ -1,10 +1,10 @@
-// Fibers by a hand-written switch: ucontext makes two system calls a switch, and costs five times
-// as much as everything else about a barrier.
+// Fibers with a switch in assembly. ucontext makes two system calls per switch, which take five
+// times as long as the rest of a barrier.
 //
-// The sanitizers must know every switch. Their functions are weak symbols here, which exist where
-// the kernels were compiled with the sanitizer, so one object file serves all variants. This file
-// itself must not be instrumented: ThreadSanitizer would take accesses of the runtime for the
-// kernel's.
+// The sanitizers must be notified of every switch. Their functions are weak symbols, which are
+// defined only if the kernels were compiled with the sanitizer, so one object file serves all
+// variants. This file itself must not be instrumented, because ThreadSanitizer would attribute the
+// accesses of the runtime to the kernel.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -30,7 +30,8 @@ WEAK void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom,
 WEAK void __asan_unpoison_memory_region(const volatile void* address, size_t size);
 #undef WEAK
 
-// Saves the registers that a call must preserve and the stack pointer, and continues from another.
+// Saves the registers that a call must preserve and the stack pointer in `save`, and continues at
+// the stack pointer `load`.
 void mige_emulator_switch(void** save, void* load);
 }
 
@@ -64,14 +65,14 @@ mige_emulator_switch:
 namespace mige::emulator {
 namespace {
 
-constexpr size_t kStack = 256 * 1024;  // address space; memory is used as far as it is touched
+constexpr size_t kStack = 256 * 1024;  // address space; only pages in use take memory
 constexpr size_t kPage = 4096;
-constexpr size_t kColor = 192;  // bytes between the frames of neighbors, three cache lines
+constexpr size_t kColor = 192;  // bytes between the frames of consecutive fibers: three cache lines
 constexpr int kColors = 61;
 constexpr int kSavedRegisters = 6;
 constexpr unsigned kWithoutSynchronization = 1;  // __tsan_switch_to_fiber_no_sync
 
-// The main stack while a fiber runs.
+// The state of the main stack while a fiber runs.
 Fiber* running = nullptr;
 void* main_stack_pointer = nullptr;
 const void* main_bottom = nullptr;
@@ -99,16 +100,16 @@ void Fiber::prepare(Entry entry, void* argument, int color) {
     stack_ = memory;
     if (mprotect(stack_, kPage, PROT_NONE) != 0) throw std::bad_alloc();
   }
-  // Where the fiber was abandoned, redzones and shadow frames are left.
+  // If the fiber was suspended for good, its frames have left redzones on the stack.
   if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(stack_, kStack);
   if (identity_) __tsan_destroy_fiber(identity_);
   if (__tsan_create_fiber) identity_ = __tsan_create_fiber(0);
 
-  // As mige_emulator_switch leaves a stack: registers, the address to return to, and then the
-  // alignment that a function finds at its entry.
+  // Prepares the stack as mige_emulator_switch leaves it: the registers, the return address, and
+  // the alignment of the stack at the entry of a function.
   const size_t top = kStack - static_cast<size_t>(color % kColors) * kColor;
   void** frame = reinterpret_cast<void**>(static_cast<char*>(stack_) + top);
-  *--frame = nullptr;  // where begin() would return to
+  *--frame = nullptr;  // the return address of begin(), which never returns
   *--frame = reinterpret_cast<void*>(&Fiber::begin);
   for (int i = 0; i < kSavedRegisters; ++i) *--frame = nullptr;
   stack_pointer_ = frame;

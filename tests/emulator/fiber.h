@@ -1,4 +1,4 @@
-// A stack of its own that the thread of the process can run on, and go back from.
+// Fibers: functions with a stack of their own, between which one thread of the process switches.
 #pragma once
 
 #include <cstddef>
@@ -15,19 +15,19 @@ class Fiber {
   Fiber& operator=(const Fiber&) = delete;
 
   // Makes the next resume() begin with entry(argument), which must not return. `color` shifts the
-  // frames, so that those of many fibers do not fall into the same lines of the cache.
+  // frames, so that the frames of many fibers do not map to the same cache lines.
   void prepare(Entry entry, void* argument, int color);
 
-  // From the main stack: runs the fiber until it suspends.
+  // Called on the main stack: runs the fiber until it suspends.
   void resume();
 
-  // From the fiber: back to resume().
+  // Called on the fiber: returns to the caller of resume().
   void suspend();
 
-  // What ThreadSanitizer knows this fiber by.
+  // The handle of this fiber in ThreadSanitizer.
   void* identity() const { return identity_; }
 
-  // The same of the main stack.
+  // The handle of the main stack in ThreadSanitizer.
   static void* main_identity();
 
  private:
@@ -35,13 +35,13 @@ class Fiber {
 
   Entry entry_ = nullptr;
   void* argument_ = nullptr;
-  void* stack_ = nullptr;          // lowest address, where a guard page is
-  void* stack_pointer_ = nullptr;  // while suspended
+  void* stack_ = nullptr;          // lowest address; its first page is a guard page
+  void* stack_pointer_ = nullptr;  // valid while the fiber is suspended
   void* identity_ = nullptr;
 };
 
-// For ThreadSanitizer: all that each of the fibers has done comes before all that any of them will
-// do. Nothing else orders them; switching does not.
+// Tells ThreadSanitizer that everything that these fibers have done happens before everything that
+// they will do. A switch between fibers does not order them.
 void order(void* const* identities, int count, void* edge);
 
 }  // namespace mige::emulator

@@ -1,4 +1,4 @@
-// The host's side of the CUDA runtime: errors, attributes, copies.
+// The host functions of the emulated CUDA runtime: errors, attributes, copies.
 #include "host.h"
 
 #include <cstring>

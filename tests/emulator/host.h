@@ -1,4 +1,4 @@
-// What the scheduler asks of the host's side of the emulated CUDA runtime.
+// The part of the host functions of the emulated CUDA runtime that the scheduler uses.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@ namespace mige::emulator {
 
 constexpr int kLargestBlock = 1024;  // threads
 
-// Whether a GPU would start this; if not, cudaGetLastError() says why.
+// Whether a GPU would accept this launch. If not, cudaGetLastError() returns the reason.
 bool accept_launch(dim3 grid, dim3 block, size_t smem);
 
 Schedule schedule_named(const std::string& name);

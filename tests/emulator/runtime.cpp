@@ -1,6 +1,7 @@
-// The scheduler. In each round every thread of the block that is ready runs, without interruption,
-// up to a barrier, a warp primitive or its end. Then the threads whose barrier or primitive is
-// complete become ready. A thread whose barrier or primitive can never complete is an error.
+// The scheduler of the emulator. A thread is ready, waits at a barrier or at a warp primitive, or
+// has returned. In each round every ready thread of the block runs, without interruption, up to its
+// next barrier, its next warp primitive or its end. Then the threads whose barrier or primitive is
+// complete become ready. A barrier or primitive that can never complete is an error.
 #include "runtime.h"
 
 #include <algorithm>
@@ -29,8 +30,9 @@ namespace {
 constexpr int kWarp = 32;
 constexpr uint64_t kSeed = 20;
 
-// NaN as a float and as a double, -1 as an integer. Not by memset, which AddressSanitizer would
-// stop at the redzones between the arrays.
+// Fills memory with a pattern that is NaN as a float and as a double, and -1 as an integer. The
+// arrays of a section have redzones between them, where AddressSanitizer would report memset as an
+// error. The instruction in assembly is not checked.
 void poison(void* begin, size_t bytes) {
   asm volatile("rep stosb" : "+D"(begin), "+c"(bytes) : "a"(0xff) : "memory");
 }
@@ -58,22 +60,23 @@ struct Thread {
   Fiber fiber;
   uint3 index;
   State state = State::kReturned;
-  // What it waits at.
+  // The barrier or primitive at which the thread waits.
   const char* primitive = nullptr;
   Site site = {};
   unsigned mask = 0;
   Vote vote = Vote::kCount;
-  uint64_t value = 0;  // handed in, and then the outcome
-  int source = 0;      // of a shuffle: the lane to read; of others -1
+  uint64_t value = 0;  // the value that the thread passes, later the result
+  int source = 0;      // the lane that a shuffle reads; -1 for other primitives
   bool prepared = false;
-  char edge = 0;  // ThreadSanitizer's name for the meetings of which this is the first lane
+  // ThreadSanitizer identifies a synchronization of lanes by this address in its lowest lane.
+  char edge = 0;
 };
 
 class Scheduler {
  public:
   void run(dim3 grid, dim3 block, size_t smem, Body body, void* context);
 
-  // Called on fibers.
+  // The following functions are called on fibers.
   Thread& current() { return *current_; }
   int lane() const { return static_cast<int>(current_ - threads_.get()) % kWarp; }
   void wait(State state, const char* primitive, Site site) {
@@ -107,7 +110,7 @@ class Scheduler {
   std::string where(const Thread& thread) const {
     return "block " + text(blockIdx) + ", thread " + text(thread.index);
   }
-  // On the main stack.
+  // Called on the main stack.
   [[noreturn]] void stop(const std::string& what, const Thread& thread) const {
     throw std::runtime_error(what + "; " + where(thread));
   }
@@ -122,11 +125,13 @@ class Scheduler {
   void* context_ = nullptr;
   std::string error_;
   uint64_t random_ = kSeed;
-  char edge_ = 0;  // ThreadSanitizer's name for what orders all threads of the block
+  // ThreadSanitizer identifies a synchronization of all threads of the block by this address.
+  char edge_ = 0;
   bool busy_ = false;
 };
 
-// A thread of all blocks, one after another: a fiber that has returned is ready for the next.
+// The entry of a fiber. It runs the thread with the same index in each block, one block after
+// another.
 void Scheduler::live(void* self) {
   Scheduler& scheduler = *static_cast<Scheduler*>(self);
   for (;;) {
@@ -142,7 +147,8 @@ void Scheduler::run(dim3 grid, dim3 block, size_t smem, Body body, void* context
   context_ = context;
   random_ = kSeed;
   error_.clear();
-  smem_.reset(std::malloc(smem));  // exactly so much: AddressSanitizer guards its ends
+  // The allocation has exactly this size, so that AddressSanitizer reports accesses beyond its end.
+  smem_.reset(std::malloc(smem));
   if (!smem_) throw std::bad_alloc();
   gridDim = grid;
   blockDim = block;
@@ -171,7 +177,8 @@ void Scheduler::run(dim3 grid, dim3 block, size_t smem, Body body, void* context
           run_block();
         }
   } catch (...) {
-    // The others are left where they are: kernels own nothing that must be given back.
+    // The other fibers stay suspended and never continue. Kernels own no resources that must be
+    // released.
     order_all();
     for (int i = 0; i < count_; ++i) threads_[i].prepared = false;
     busy_ = false;
@@ -202,7 +209,7 @@ void Scheduler::run_block() {
   order_all();
 }
 
-// Fisher-Yates over xorshift numbers, the same on every machine.
+// A Fisher-Yates shuffle with xorshift numbers, which are the same on every machine.
 void Scheduler::arrange() {
   if (schedule != Schedule::kShuffled) return;
   for (int i = count_ - 1; i > 0; --i) {
@@ -217,7 +224,7 @@ void Scheduler::order_all() {
   order(identities_.data(), static_cast<int>(identities_.size()), &edge_);
 }
 
-// All have run up to where they wait. Lets those go on that have met.
+// Runs when no thread is ready. Makes the threads ready whose barrier or primitive is complete.
 void Scheduler::meet() {
   bool any = meet_all();
   if (!any)
@@ -302,14 +309,15 @@ bool Scheduler::has_met(int warp, const Thread& thread) const {
     if (other.state == State::kReturned) stop(what + ", which has returned", thread);
     if (other.state == State::kAtBlock)
       stop(what + ", which waits at " + text(other.primitive, other.site), thread);
-    // Lanes may come to a __syncwarp from different lines; a value is exchanged at one.
+    // Lanes may reach a __syncwarp at different lines of the kernel, but a shuffle at one line
+    // only.
     all &= other.mask == thread.mask && other.primitive == thread.primitive &&
            (thread.source < 0 || other.site.line == thread.site.line);
   }
   return all;
 }
 
-// Gives every lane of the mask the value that it is to read, or the votes of all.
+// Gives every lane of the mask the value that it reads by a shuffle, or the votes of all lanes.
 void Scheduler::exchange(int warp, unsigned mask) {
   Thread* const lanes = &threads_[warp * kWarp];
   uint64_t values[kWarp] = {};
@@ -341,7 +349,7 @@ Schedule schedule_of_environment() {
 
 Scheduler& scheduler() {
   static Scheduler* const instance = [] {
-    auto* const s = new Scheduler;  // never destroyed: nothing of it needs to be
+    auto* const s = new Scheduler;  // never destroyed, because it holds only memory
     s->schedule = schedule_of_environment();
     return s;
   }();
@@ -408,13 +416,14 @@ uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value
     s.fail(text(primitive, site) + ": width must be a power of two up to 32, got " +
            std::to_string(width));
   const int lane = s.lane();
-  const int first = lane & ~(width - 1);  // of the section of the warp that the lane is in
+  const int first = lane & ~(width - 1);  // the first lane of the section that contains this lane
   int source = lane;
   if (how == Shuffle::kIndex) source = first + (operand & (width - 1));
   if (how == Shuffle::kUp) source = lane - operand;
   if (how == Shuffle::kDown) source = lane + operand;
   if (how == Shuffle::kXor) source = lane ^ operand;
-  // Beyond the section a lane gets its own value; xor may read the sections before.
+  // A lane that would read beyond its section gets its own value. Only xor may read an earlier
+  // section.
   const bool inside = source < first + width && (source >= first || how == Shuffle::kXor);
   return meet_lanes(primitive, site, mask, value, inside && source >= 0 ? source : lane);
 }

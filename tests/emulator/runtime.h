@@ -1,4 +1,5 @@
-// The runtime under cuda_runtime.h: threads of a block as fibers, and the places where they meet.
+// The runtime of the emulator's cuda_runtime.h. Each thread of a block is a fiber, and fibers wait
+// for each other at barriers and warp primitives.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace mige::emulator {
 
-// Where a kernel calls a primitive; as a default argument, where its caller stands.
+// The file and line at which a kernel calls a primitive. here() as a default argument gives the
+// line of the caller.
 struct Site {
   const char* file;
   int line;
@@ -21,8 +23,8 @@ struct Site {
 
 using Body = void (*)(void* context);
 
-// Runs the body once for every thread of the grid, blocks one after another. A launch
-// that a GPU would refuse sets cudaGetLastError(); a fault of a kernel throws std::runtime_error.
+// Runs the body once for every thread of the grid, one block after another. A launch that a GPU
+// would refuse sets cudaGetLastError(). A fault of a kernel throws std::runtime_error.
 void run(dim3 grid, dim3 block, size_t smem, Body body, void* context);
 
 template <typename F>
@@ -36,19 +38,19 @@ void* dynamic_smem();
 
 enum class Vote { kCount, kAnd, kOr };
 
-// Waits for all threads of the block; returns the outcome of their vote.
+// Waits for all threads of the block. Returns the result of their vote.
 int meet_block(const char* primitive, Site site, Vote vote = Vote::kCount, int predicate = 0);
 
 // Waits for the lanes of the mask.
 void meet_warp(const char* primitive, Site site, unsigned mask);
 
-// Waits for the lanes of the mask; returns those whose predicate is true.
+// Waits for the lanes of the mask. Returns the mask of those lanes whose predicate is true.
 unsigned ballot(const char* primitive, Site site, unsigned mask, bool predicate);
 
-// How a shuffle names the lane it reads from.
+// How a shuffle selects the lane that it reads.
 enum class Shuffle { kIndex, kUp, kDown, kXor };
 
-// Waits for the lanes of the mask; returns the value of the lane that `how` and `operand` name.
+// Waits for the lanes of the mask. Returns the value of the lane that `how` and `operand` select.
 uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value, Shuffle how,
                  int operand, int width);
 
@@ -59,9 +61,9 @@ uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value
 enum class Schedule { kAscending, kDescending, kShuffled };
 void set_schedule(Schedule schedule);
 
-// The emulated device; the values of the H100 by default.
+// The emulated device. The default values are those of the H100.
 struct Device {
-  int shared_memory_per_block = 227 * 1024;  // with opting in
+  int shared_memory_per_block = 227 * 1024;  // with cudaFuncSetAttribute
   int multiprocessors = 132;
 };
 Device& device();

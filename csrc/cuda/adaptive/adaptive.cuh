@@ -1,8 +1,8 @@
-// The steps of the adaptive score in whitened coordinates z [m, r]; see
-// mige_ext.ops.adaptive_score.
+// The steps of the adaptive score in whitened coordinates z [m, r]. mige_ext.ops.adaptive_score
+// explains the method.
 //
-// The IMQ kernel is K = (1 + s/σ²)^{-1/2} with s_il = ‖z_i − z_l‖² and a = 1/σ². Its derivatives
-// follow from K itself, so only K [m, m] is stored:
+// The IMQ kernel is K = φ(s) = (1 + s/σ²)^{-1/2} with s_il = ‖z_i − z_l‖². Let a = 1/σ². The
+// derivatives of φ are functions of K, so only K [m, m] is stored:
 //
 //   φ' = −½ a K³,   q = 2(d φ' + 2 s φ'') = a K³ (3 − d − 3K²),   H = a (diag(K³1) z − K³ z).
 //
@@ -10,7 +10,8 @@
 //
 //   B = (K + μI)⁻¹,   W = B H,   Y = B z,   F = −W − base μ Y for both bases.
 //
-// In the sums of a risk the term of a sample with itself cancels, so no sum leaves it out.
+// 1 is the vector of ones. In the risk of a sample the terms of the sample with itself cancel, so
+// the sums include them.
 #pragma once
 
 #include "common/lambda_search.h"
@@ -23,8 +24,8 @@ namespace mige::cuda {
 constexpr int kBases = 2;
 
 // The search over λ in one group. The host enqueues as many rounds as the longest search can need.
-// In each round a group evaluates the λ that its state names; a group whose search has stopped does
-// nothing.
+// In each round a group evaluates the λ with the number next[g]. A group whose search has stopped
+// does nothing.
 struct GroupSearch : LambdaSearch {
   double mu;       // λM of this round
   double kept_mu;  // λM of the round before
@@ -36,28 +37,28 @@ struct Adaptive : Workspace {
   Whitening<T> w;
   AdaptiveScoreArguments<T> to;
   int64_t groups = to.groups, m = to.m, d = to.d, r = w.r();
-  Key<T>* unit = take<Key<T>>(groups);  // magnitudes for coordinates in no unit; NaN where x is
+  Key<T>* unit = take<Key<T>>(groups);  // magnitudes that give z the scale 1, or NaN
   T* ridge = take<T>(groups);
   T* z = w.y;                            // [groups, m, r]
-  T* k = take<T>(groups * m * m);        // s, then K
+  T* k = take<T>(groups * m * m);        // squared distances s, then K
   T* cubes = take<T>(groups * m);        // Σ_l K³_il
   T* hz = take<T>(groups * m * 2 * r);   // H and z
   T* wy = take<T>(groups * m * 2 * r);   // W and Y
   T* kwy = take<T>(groups * m * 2 * r);  // K³ W and K³ Y
   T* bz = take<T>(groups * m * r);       // (B∘K³) z
   T* along = take<T>(groups * m * 2);    // z_i·W_i and z_i·Y_i
-  T* best = take<T>(groups * m * r);     // F of the lowest bound so far
+  T* best = take<T>(groups * m * r);     // F with the lowest bound so far
   T* s = take<T>(groups * r * d);        // filtered eigenvectors
   double* risks = take<double>(groups * kBases * m);
   GroupSearch* search = take<GroupSearch>(groups);
-  int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 for a group that is done
+  int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 once the search stops
   Selection<T>* selections = take<Selection<T>>(groups);
   Count* counts = take<Count>(groups * kDigits);
   InverseArguments<T> inversion{Workspace(*this), groups, m, next};  // of A = K + μI
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
   __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
-  __device__ __forceinline__ T kept_shift(int64_t g) const {  // base μ
+  __device__ __forceinline__ T kept_shift(int64_t g) const {  // base × μ
     return static_cast<T>(search[g].kept * search[g].kept_mu);
   }
   __device__ __forceinline__ double inverse_variance(int64_t g) const {
@@ -68,8 +69,8 @@ struct Adaptive : Workspace {
 
 // --- before the search over λ ---
 
-// z = Y (Λ + τ)^{-1/2}, in place, elementwise. Work: reads and writes m r values. Registers: at
-// most 64.
+// Computes z = Y (Λ + τ)^{-1/2} in place, elementwise. Work: reads and writes m r values.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T> p) {
   const Whitening<T>& w = p.w;
@@ -89,8 +90,8 @@ __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T
   }
 }
 
-// The Gaussian score as the result, and the first λ to try; nothing to try for equal samples and
-// for input that is not finite. A thread a group. Registers: at most 64.
+// Starts with the Gaussian score as the result, and sets the first λ to try. For equal samples and
+// for input that is not finite, no λ is tried. A thread takes a group. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int start) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int
   }
 }
 
-// K from the squared distances in place, the sums of cubes of its rows, and F of the Gaussian
+// Replaces the squared distances by K, sums the cubes of its rows, and writes F of the Gaussian
 // score. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers: at
 // most 64.
 template <typename T>
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p)
       T* const row = p.k + (g * m + i) * m;
       double sum = 0;
       for (int64_t l = lane; l < m; l += kWarp) {
-        // Two divisions, because σ² may be too small a number.
+        // There are two divisions, because σ² may underflow.
         const T k = 1 / sqrt(1 + row[l] / sigma / sigma);
         row[l] = k;
         sum += static_cast<double>(k * k * k);
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p)
   }
 }
 
-// [H z] with H = a (diag(K³1) z − K³ z), from the sums K³ z.
+// Stores [H z] with H = a (diag(K³1) z − K³ z), from the sums K³ z. K³ is the elementwise cube.
 template <typename T>
 struct ImqGradientSum {
   using Sum = T;
@@ -158,7 +159,7 @@ struct ImqGradientSum {
 
 // --- one λ ---
 
-// A = K + μI, elementwise. Work: reads and writes m² values. Registers: at most 64.
+// Computes A = K + μI, elementwise. Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive<T> p) {
   const int64_t m = p.m;
@@ -172,7 +173,8 @@ __global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive
   }
 }
 
-// K³ of a stored K, or K³ ∘ B, as an operand of the tile engine.
+// The elementwise cube K³, or K³ ∘ B, as an operand of the tile engine. It is computed from K when
+// it is read.
 template <typename T, bool kTimesB>
 struct CubedOperand : Operand<T, true> {
   Operand<T, true> b;

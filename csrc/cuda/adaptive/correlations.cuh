@@ -1,11 +1,10 @@
-// Correlations of samples: the standardized samples V [m, d], the eigenvalues and eigenvectors of
-// their correlations, and the coordinates Y [m, r] of the samples in the eigenvectors, r = min(m,
-// d).
+// The standardized samples V [m, d], the eigenvalues and eigenvectors of their correlations, and
+// the coordinates Y [m, r] of the samples in the basis of the eigenvectors, with r = min(m, d).
 //
 //   d <= m:  R = VᵀV/m = U Λ Uᵀ [d, d],   Y = V U.
 //   d > m:   the dual G = VVᵀ/m = Q Λ Qᵀ [m, m],   U = Vᵀ Q (mΛ)^{-1/2},   Y = Q (mΛ)^{1/2}.
 //
-// G has the nonzero eigenvalues of R; the other d − m eigenvalues of R are zero.
+// G has the nonzero eigenvalues of R. The other d − m eigenvalues of R are zero.
 #pragma once
 
 #include "common/whitening_rule.h"
@@ -15,7 +14,7 @@
 
 namespace mige::cuda {
 
-constexpr int kRidgeRows = kWarp;  // samples that a block of the ridge's objective takes
+constexpr int kRidgeRows = kWarp;  // samples that a thread block of ridge_objective_kernel takes
 
 template <typename T>
 struct Whitening : Workspace {
@@ -28,11 +27,11 @@ struct Whitening : Workspace {
   __host__ __device__ __forceinline__ int64_t blocks() const { return divide_up(m, kRidgeRows); }
 
   Key<T>* largest = take<Key<T>>(groups);  // magnitudes of x
-  T* inverse = take<T>(groups * d);        // 1 / standard deviations, 0 for constant columns
+  T* inverse = take<T>(groups * d);        // 1 / standard deviation, 0 for constant columns
   T* v = take<T>(groups * m * d);
-  T* gram = take<T>(groups * r() * r());     // R or G; free afterwards
+  T* gram = take<T>(groups * r() * r());     // R or G; later scratch memory
   T* values = take<T>(groups * r());         // ascending
-  T* vectors = take<T>(groups * r() * r());  // a vector a row
+  T* vectors = take<T>(groups * r() * r());  // one vector per row
   Support* support = take<Support>(groups);
   T* y = take<T>(groups * m * r());
   double* objective = take<double>(groups * blocks() * kWarp);  // sums over 32 samples, for every τ
@@ -40,8 +39,8 @@ struct Whitening : Workspace {
   char* eigh_space = take<char>(eigh_work(eigh));
 };
 
-// λ_j of the dual, 0 where it is rounding error. At least one is, because the samples' mean has
-// been subtracted.
+// λ_j of the dual form, or 0 if it is rounding error. At least one eigenvalue is rounding error,
+// because the mean of the samples has been subtracted.
 template <typename T>
 __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
                                              int64_t m, int64_t j) {
@@ -52,10 +51,11 @@ __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
 
 constexpr int kColumnRows = kScaleThreads / kWarp;
 
-// v = (x − mean) / deviation, the mean, and 1 / deviation. Exactly constant columns have v = 0 and
-// an inverse of 0, because the center that is subtracted first is one of their values. A block
-// takes 32 columns, a lane one of them and a warp every eighth row, groups along z. Work: reads m d
-// values three times, writes them once. Shared memory: 4 KiB. Registers: at most 64.
+// Computes v = (x − mean) / deviation, the mean, and 1 / deviation. Exactly constant columns get v
+// = 0 and an inverse deviation of 0, because the center that is subtracted first is one of their
+// values. A thread block takes 32 columns, a lane one column and a warp every eighth row, groups
+// along z. Work: reads m d values three times and writes m d values. Shared memory: 4 KiB.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     standardize_kernel(Whitening<T> p, T* __restrict__ means) {  // [groups, d] or nullptr
@@ -90,14 +90,14 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
         means[g * d + c] =
             saturate<T>((static_cast<double>(center) + mean) / static_cast<double>(scale)) + poison;
     }
-    __syncthreads();  // before the next group's sums
+    __syncthreads();  // before the sums of the next group overwrite these
   }
 }
 
 // --- products ---
 
-// out = the sums / m, summed in double. With m near d the smallest eigenvalues have the size of the
-// rounding errors of long sums, and W is their inverse root.
+// Stores the sums / m. The sums are in double, because for m near d the smallest eigenvalues are as
+// small as the rounding errors of long sums in float, and W contains their inverse roots.
 template <typename T>
 struct Mean {
   using Sum = double;
@@ -113,7 +113,7 @@ struct Mean {
   }
 };
 
-// Y = Q (mΛ)^{1/2}, elementwise. Work: reads and writes m² values. Registers: at most 64.
+// Computes Y = Q (mΛ)^{1/2}, elementwise. Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) dual_coordinates_kernel(Whitening<T> w) {
   const int64_t m = w.m;

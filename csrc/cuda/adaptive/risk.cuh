@@ -1,13 +1,13 @@
 // The risk of the two candidates of one λ by Stein's identity, the next step of the search over λ,
-// and the best candidate so far. The notation is that of adaptive.cuh.
+// and the best candidate so far. adaptive.cuh explains the notation.
 #pragma once
 
 #include "cuda/adaptive/adaptive.cuh"
 
 namespace mige::cuda {
 
-// z_i·W_i and z_i·Y_i. A warp takes a row, groups along y. Work: 4 m r flop in double; reads 3 m r
-// values. Registers: at most 64.
+// Computes z_i·W_i and z_i·Y_i. A warp takes a row, groups along y. Work: 4 m r flop in double;
+// reads 3 m r values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -31,14 +31,15 @@ __global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
   }
 }
 
-// The risk of sample i for both bases, r_i = ½|R_i|² − z_i·R_i + div_i R with R = F + z. The
-// divergence is
+// Computes the risk of sample i for both bases, r_i = ½|R_i|² − z_i·R_i + div_i R with R = F + z.
+// With b_i = B_ii the divergence is
 //
 //   Σ_l (b_i − B_il) q_il − 2b_i [z_i·(φ'F)_i − Σ_l φ'_il F_l·z_l]
-//   − 2 [F_i·z_i Σ_l B_il φ'_il − F_i·((B∘φ')z)_i] + d (1 − μ b_i)^base,  b_i = B_ii.
+//   − 2 [F_i·z_i Σ_l B_il φ'_il − F_i·((B∘φ')z)_i] + d (1 − μ b_i)^base,
 //
-// A warp takes a row, groups along y. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r
-// values. Registers: at most 128.
+// where d is the number of dimensions in which the risk is measured (Support). A warp takes a row,
+// groups along y. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r values. Registers:
+// at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
       w_bz += w * bz;
       y_bz += y * bz;
     }
-    // Terms of W and, with base 1, of μY. Only their sums over the lanes are needed.
+    // These are the terms of W and, for base 1, of μY. Only their sums over the lanes are needed.
     const double a = p.inverse_variance(g);
     spread = warp_sum(spread);
     b_cubes = warp_sum(b_cubes);
@@ -97,14 +98,15 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   }
 }
 
-// Mean and standard error of the risks, the better base, and the next step of the search. A block
-// takes a group. Work: reads 4 m values. Registers: at most 128.
+// Computes the mean and the standard error of the risks, chooses the better base, and takes the
+// next step of the search. A thread block takes a group. Work: reads 4 m values. Registers: at most
+// 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   __shared__ double sums[kRowWarps];
   const int64_t m = p.m;
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
-    __syncthreads();  // the previous group has been written
+    __syncthreads();  // the state of the previous group has been written
     const int i = p.next[g];
     __syncthreads();
     if (i < 0) {
@@ -144,8 +146,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   }
 }
 
-// best = F of this round, where it is kept, elementwise. Work: reads 2 m r values and writes m r.
-// Registers: at most 64.
+// Copies F of this round to `best` if it is the best so far, elementwise. Work: reads 2 m r values
+// and writes m r. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p) {
   const int64_t r = p.r, count = p.m * r;

@@ -1,4 +1,4 @@
-// Ridge whitening: the choice of the ridge τ, and the eigenvectors filtered with it.
+// Ridge whitening: the choice of the ridge τ, and the eigenvectors scaled by functions of τ.
 //
 // τ is `factor` times the minimizer of the leave-one-out Hyvärinen objective of the Gaussian score
 // (mige_ext.ops.ridge_whitening, common/whitening_rule.h). The objective is a difference of large
@@ -16,8 +16,8 @@ static_assert(kRidgeThreads / kWarp * kRidgesPerThread >= kRidges && kRidges <= 
 
 // --- the ridge ---
 
-// The support of every group (see Support). A warp takes a group. Work: reads d + r values.
-// Registers: at most 128.
+// Computes the support of every group (see Support). A warp takes a group. Work: reads d + r
+// values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16) support_kernel(Whitening<T> w) {
   const int lane = threadIdx.x % kWarp;
@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kWarp, 16) support_kernel(Whitening<T> w) {
   }
 }
 
-// 10^exponent, from a power of ten and a small exponent: otherwise the error would grow with the
-// exponent.
+// 10^exponent, as the product of a power of ten and a factor in (0.1, 1]. (The error of a single
+// exponential would grow with the exponent.)
 __device__ __forceinline__ double ridge_at(double exponent) {
   constexpr double kLn10 = 2.302585092994045684;
   const double whole = ceil(exponent);
@@ -45,7 +45,7 @@ __device__ __forceinline__ double ridge_at(double exponent) {
   return whole < 0 ? rest / power : rest * power;
 }
 
-// τ number t of the grid; t may lie between two of them.
+// τ number t of the grid, or between two of its values if t is not an integer.
 __device__ __forceinline__ double ridge_number(double t) {
   return ridge_at(kRidgeLowest + kRidgeStep * t);
 }
@@ -56,10 +56,11 @@ __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
   return 1 / (c1 * (lambda > 0 ? lambda : (lambda == lambda ? 0 : lambda)) + tau);
 }
 
-// Σ over 32 samples of ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) for every τ, with
-// q_i = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ). A block takes 32 samples, a thread
-// one of them and four τ, groups along z. Work: 4 × 32 m r flop in double; reads m r values. Shared
-// memory: 12.2 KiB in float, 16.3 KiB in double. Registers: at most 128.
+// Sums ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) over 32 samples i for every τ, with
+// q_i = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ), c₁ = m / (m − 1) and c₂ = c₁
+// / (m − 1). A thread block takes 32 samples, a thread one sample and four values of τ, groups
+// along z. Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in float,
+// 16.3 KiB in double. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(Whitening<T> w) {
   __shared__ T squares[kRidgeRows][kWarp + 1];
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
     const double c1 = static_cast<double>(m) / left_out, c2 = c1 / left_out;
 #pragma unroll
     for (int e = 0; e < kRidgesPerThread; ++e) {
-      // Positive in exact arithmetic: at least τ / (τ + c₂‖v_i‖²).
+      // In exact arithmetic this is positive: at least τ / (τ + c₂‖v_i‖²).
       const double exact = 1 - c2 * q[e];
       const double rest = exact < kEpsilon<T> ? static_cast<double>(kEpsilon<T>) : exact;
       const double value = (c1 * c1 * q2[e] / (2 * rest) - c2 * q2[e]) / rest;
@@ -105,9 +106,9 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
   }
 }
 
-// τ of every group. A block takes a group; a lane takes one τ of the grid, a warp every eighth sum
-// over samples and eigenvalue. Work: reads m + r values. Shared memory: 4 KiB. Registers: at most
-// 64.
+// Chooses τ of every group. A thread block takes a group, a lane one τ of the grid, and a warp
+// every eighth of the sums over samples and every eighth eigenvalue. Work: reads m + r values.
+// Shared memory: 4 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 4)
     ridge_choice_kernel(Whitening<T> w, T* __restrict__ ridge) {  // [groups]
@@ -131,13 +132,13 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
       const T magnitude = magnitude_of<T>(w.largest[g]);
       ridge[g] = saturate<T>(w.factor * ridge_at(lowest_ridge(parts[0]))) + (magnitude - magnitude);
     }
-    __syncthreads();  // before the next group's sums
+    __syncthreads();  // before the sums of the next group overwrite these
   }
 }
 
 // --- filtered eigenvectors ---
 
-// The factor of a row of eigenvectors.
+// The factor that multiplies an eigenvector.
 enum class RidgeFilter {
   kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
   kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, computed without cancellation; if
@@ -164,8 +165,8 @@ __device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64
   }
 }
 
-// out_jc = filter(λ_j) vectors_jc, elementwise. Work: reads and writes r² values. Registers: at
-// most 64.
+// Computes out_jc = filter(λ_j) vectors_jc, elementwise. Work: reads and writes r² values.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     filter_vectors_kernel(Whitening<T> w, RidgeFilter filter,
@@ -184,7 +185,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 
 // --- launchers ---
 
-// Fills the arrays of `w`, the means and τ.
+// Fills the arrays of `w` and writes the means and τ.
 template <typename T>
 void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
   const int64_t groups = w.groups, m = w.m, d = w.d, z = group_blocks(groups);
@@ -207,8 +208,8 @@ void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
   stream.launch(ridge_choice_kernel<T>, {{z}, kRidgeThreads}, w, ridge);
 }
 
-// out = the filtered eigenvectors, a vector a row: those of R, [r, r], or those of G times V, [m,
-// d].
+// Writes the filtered eigenvectors, one per row: those of R, [d, d], or in the dual form those of G
+// times V, [m, d].
 template <typename T>
 void filter_vectors(const Whitening<T>& w, RidgeFilter filter, const T* ridge, T* out,
                     Stream& stream) {

@@ -1,8 +1,8 @@
-// How a kernel is launched, and its dynamic shared memory.
+// Launches of kernels, and their dynamic shared memory.
 //
-// Kernels use only thread indices, barriers, warp shuffles and atomics of the CUDA runtime. g++ can
-// therefore compile them too, against the stand-in for <cuda_runtime.h> in tests/emulator, and run
-// them without a GPU.
+// Kernels use only thread indices, barriers, warp shuffles, votes, atomics and bit intrinsics
+// (__clz, __ffs) of CUDA. Therefore g++ can also compile them, against the replacement of
+// <cuda_runtime.h> in tests/emulator, and run them without a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,9 +17,10 @@ constexpr int kWarp = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
 constexpr int64_t kLargestGridX = 2147483647;
 constexpr int64_t kLargestGridYZ = 65535;
-constexpr size_t kDefaultSmem = 48 * 1024;  // dynamic shared memory that needs no opting in
+// Largest dynamic shared memory without cudaFuncSetAttribute.
+constexpr size_t kDefaultSmem = 48 * 1024;
 
-// The dynamic shared memory of the running block, as an array of T.
+// The dynamic shared memory of the current thread block, as an array of T.
 template <typename T>
 __device__ __forceinline__ T* dynamic_smem() {
 #ifdef __CUDACC__
@@ -30,7 +31,8 @@ __device__ __forceinline__ T* dynamic_smem() {
 #endif
 }
 
-// Bytes of dynamic shared memory that a block may have on the current device, after opting in.
+// The largest dynamic shared memory of a thread block on the current device with
+// cudaFuncSetAttribute, in bytes.
 inline size_t largest_smem() {
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
@@ -40,8 +42,8 @@ inline size_t largest_smem() {
   return static_cast<size_t>(bytes);
 }
 
-// Blocks of a grid. A kernel that loops over groups takes at most group_blocks of them along y or
-// z.
+// The number of thread blocks along each axis. A kernel that loops over groups takes at most
+// group_blocks(groups) along y or z.
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
@@ -61,7 +63,7 @@ class Stream {
  public:
   explicit Stream(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
 
-  // The cudaError_t of the first step that failed; 0 without one.
+  // The cudaError_t of the first step that failed, or 0 if none failed.
   int status() const { return static_cast<int>(status_); }
 
   // Calls another launcher, which takes a stream as its last argument and returns a status.
@@ -90,7 +92,7 @@ class Stream {
     remember(cudaGetLastError());
   }
 
-  // Sets count values to zero bytes.
+  // Sets all bytes of `count` values to zero.
   template <typename T>
   void zero(T* values, int64_t count) {
     if (status_ == cudaSuccess)
@@ -102,9 +104,10 @@ class Stream {
     if (status_ == cudaSuccess) status_ = status;
   }
 
-  // Always asks for all that the device has: the attribute belongs to the kernel and is shared by
-  // the threads of the host, so a smaller value could come between another thread's call and its
-  // launch. cudaGetLastError also clears the error, which the next launch would report otherwise.
+  // Allows the kernel the largest dynamic shared memory of the device, whatever `smem` is. The
+  // attribute belongs to the kernel, so with a smaller value one host thread could lower the limit
+  // between another thread's call and its launch. cudaGetLastError also clears the error, which the
+  // next launch would otherwise report.
   void opt_in(const void* kernel, size_t smem) {
     const size_t limit = largest_smem() > smem ? largest_smem() : smem;
     if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -116,7 +119,7 @@ class Stream {
   cudaError_t status_ = cudaSuccess;
 };
 
-// f(i) for every i < count, shared out over the threads of the grid along x.
+// Calls f(i) for every i < count, distributed over the threads of the grid along x.
 template <int kThreads, typename F>
 __device__ __forceinline__ void grid_stride(int64_t count, const F& f) {
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count;
@@ -126,22 +129,22 @@ __device__ __forceinline__ void grid_stride(int64_t count, const F& f) {
 
 constexpr int kElementThreads = 256;
 
-// The shape of an elementwise kernel: a thread takes every (256 gridDim.x)-th element of a group,
-// groups along y.
+// The launch shape of an elementwise kernel. A thread takes every (256 gridDim.x)-th element of a
+// group, groups along y.
 inline LaunchShape elementwise(int64_t count, int64_t groups) {
   return {{at_most(divide_up(count, kElementThreads), 4096), group_blocks(groups)},
           kElementThreads};
 }
 
-constexpr int kRowThreads = 256;  // of kernels with a warp a row
+constexpr int kRowThreads = 256;  // threads of kernels in which a warp takes a row
 constexpr int kRowWarps = kRowThreads / kWarp;
 
-// The shape of a kernel with a warp a row or column, groups along y.
+// The launch shape of a kernel in which a warp takes a row or a column, groups along y.
 inline LaunchShape row_warps(int64_t rows, int64_t groups) {
   return {{divide_up(rows, kRowWarps), group_blocks(groups)}, kRowThreads};
 }
 
-// f(i) for every i < rows, a warp each.
+// Calls f(i) for every i < rows. A warp takes an i.
 template <typename F>
 __device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
   for (int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp; i < rows;
@@ -149,7 +152,7 @@ __device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
     f(i);
 }
 
-// Compiles a launcher, a template in T, for both types.
+// Instantiates a launcher, which is a template in T, for float and double.
 #define MIGE_INSTANTIATE(launcher)                    \
   template decltype(launcher<float>) launcher<float>; \
   template decltype(launcher<double>) launcher<double>

@@ -1,4 +1,4 @@
-// The text of a launcher's status.
+// The error message for the status that a launcher returns.
 #include <cuda_runtime.h>
 
 #include "cuda/launchers.h"

@@ -1,10 +1,11 @@
 // Quantiles of the pairwise distances by radix selection (common/radix_select.h). The result is an
-// exact order statistic, the work is linear in the number of pairs, and no step waits for the host.
+// exact order statistic, and the work is linear in the number of pairs. The host does not wait for
+// the device.
 //
 // Each round counts one digit over the pairs that match the digits found so far (a histogram), and
 // picks the bucket that holds the wanted rank. Float takes three rounds and double six. The first
-// round also counts the pairs at distance zero. Zero is not a bandwidth: if the quantile were zero,
-// it is taken among the pairs at a positive distance.
+// round also counts the pairs at distance zero. Zero is not a bandwidth, so if the quantile is
+// zero, it is taken among the pairs at a positive distance instead.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -29,11 +30,12 @@ __host__ __device__ constexpr int digit_shift(int round) {
 template <typename T>
 struct Selection {
   Key<T> prefix;  // the digits found so far
-  Count rank;     // of the wanted pair among the pairs that match the prefix, from 0
+  Count rank;     // index of the wanted pair among the pairs that match the prefix
   Count zeros;    // pairs at distance zero
 };
 
-// Whether a key belongs to the histogram of a round: it has the prefix in its higher digits.
+// Whether a key belongs to the histogram of a round, that is whether its higher digits equal the
+// prefix.
 template <typename T>
 __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
   return round == 0 || (key ^ prefix) >> digit_shift<T>(round - 1) == 0;
@@ -41,14 +43,15 @@ __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
 
 template <typename T>
 __device__ __forceinline__ int digit_of(Key<T> key, int round) {
-  // The last digit is narrower where the digits do not divide the key.
+  // The last digit has fewer bits if kDigitBits does not divide the bits of the key.
   const int above = round == 0 ? kKeyBits<T> : digit_shift<T>(round - 1);
   const int shift = digit_shift<T>(round);
   return static_cast<int>(key >> shift) & ((1 << (above - shift)) - 1);
 }
 
-// One round of the selection in one group, by all threads of a block: finds the digit that holds
-// the rank. The first round initializes `selection`. The caller puts a barrier before and after.
+// One round of the selection in one group: finds the digit that contains the rank. All threads of a
+// thread block must call it. The first round initializes `selection`. The caller must synchronize
+// before and after the call.
 template <typename T, typename Counter>
 __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; shared or global memory
                            Selection<T>* selection,
@@ -70,7 +73,8 @@ __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; share
     selection->rank = rank;
   }
   __syncthreads();
-  // A warp takes eight sums a lane. The lane whose sums hold the rank then searches its counts.
+  // Each lane of the first warp takes eight sums. The lane whose sums contain the rank then
+  // searches its counts.
   if (t < kWarp) {
     constexpr int kSums = kSelectThreads / kWarp;
     Count mine = 0;
@@ -82,7 +86,7 @@ __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; share
     }
     Count rank = selection->rank;
     const unsigned reached = __ballot_sync(kFullMask, up_to > rank);
-    __syncwarp();  // all have read the rank
+    __syncwarp();  // all lanes have read the rank
     if (t == __ffs(static_cast<int>(reached)) - 1) {
       rank -= up_to - mine;
       int i = kSums * t;
@@ -95,8 +99,8 @@ __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; share
   }
 }
 
-// The bandwidth from the selected square of a distance in units of 1 / scale². 0 where all samples
-// are equal, and not below `smallest` otherwise.
+// The bandwidth from `square`, the selected squared distance of scaled coordinates. It is 0 if all
+// samples are equal, and otherwise at least `smallest`.
 template <typename T>
 __device__ __forceinline__ T bandwidth_of(T square, T scale, double multiplier, T smallest,
                                           T magnitude) {
@@ -106,10 +110,10 @@ __device__ __forceinline__ T bandwidth_of(T square, T scale, double multiplier, 
   return square > T(0) ? (sigma > smallest ? sigma : smallest) : T(0);
 }
 
-// The histogram of one round: counts[digit] over the pairs i < j that match the prefix. A block
-// takes every gridDim.x-th row of a group, a thread every 256th column, groups along y; the block
-// counts in shared memory first. Work: reads m²/2 values. Shared memory: 8 KiB. Registers: at
-// most 64.
+// Computes the histogram of one round: counts[digit] over the pairs i < j that match the prefix. A
+// thread block takes every gridDim.x-th row of a group, a thread every 256th column, groups along
+// y. The thread block counts in shared memory first. Work: reads m²/2 values. Shared memory: 8 KiB.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     count_digits_kernel(const T* __restrict__ s,  // [groups, m, m]
@@ -134,13 +138,13 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
     __syncthreads();
     for (int i = threadIdx.x; i < kDigits; i += kSelectThreads)
       if (mine[i] > 0) atomicAdd(&counts[g * kDigits + i], static_cast<Count>(mine[i]));
-    __syncthreads();  // before the next group's counts
+    __syncthreads();  // before the counts of the next group overwrite these
   }
 }
 
 // Picks the digit of a round, zeroes the counts for the next round, and writes the bandwidth after
-// the last one. A block takes a group. Work: reads and writes 2048 counts. Shared memory: 2 KiB.
-// Registers: at most 64.
+// the last round. A thread block takes a group. Work: reads and writes 2048 counts. Shared memory:
+// 2 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     pick_digit_kernel(int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
@@ -162,7 +166,8 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
   }
 }
 
-// σ of every group from its squared distances in units of normal_scale.
+// Computes σ of every group from its squared distances, whose coordinates were multiplied by
+// normal_scale.
 template <typename T>
 void select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
                       T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,

@@ -1,12 +1,13 @@
-// Reductions over the lanes of a warp and over the warps of a block, in a fixed order: all threads
-// get the same bits, and so does every run.
+// Reductions over the lanes of a warp and over the warps of a thread block. The order is fixed, so
+// all threads and all runs get the same bits.
 #pragma once
 
 #include "cuda/core/device.cuh"
 
 namespace mige::cuda {
 
-// The sum over kLanes neighboring lanes, in each of them. `mask` names the lanes that call.
+// The sum over kLanes neighboring lanes, which all of them get. `mask` has a bit for every lane
+// that calls.
 template <int kLanes = kWarp, typename T>
 __device__ __forceinline__ T warp_sum(T value, unsigned mask = kFullMask) {
 #pragma unroll
@@ -25,7 +26,7 @@ __device__ __forceinline__ T warp_max(T value) {
   return value;
 }
 
-// A largest value and its index; of equal values the lowest index.
+// The largest value and its index. Of equal values, the lowest index is kept.
 template <typename T>
 struct Largest {
   T value;
@@ -37,14 +38,14 @@ struct Largest {
       index = other_index;
     }
   }
-  // For indices that come in ascending order: a tie never replaces the index.
+  // The same as take() if indices come in ascending order: of equal values the first one is kept.
   __device__ __forceinline__ void take_next(T other, int other_index) {
     if (other > value) {
       value = other;
       index = other_index;
     }
   }
-  // The largest over the lanes of a warp, in every lane.
+  // Finds the largest value over the lanes of a warp. Every lane gets it.
   __device__ __forceinline__ void take_warp() {
     for (int offset = kWarp / 2; offset > 0; offset /= 2) {
       const T other = __shfl_xor_sync(kFullMask, value, offset);
@@ -53,8 +54,8 @@ struct Largest {
   }
 };
 
-// The sum over the warps of a block of the values of one lane each: thread (w, l) gets
-// Σ_w value(w, l). The caller puts a barrier before a second use of `sums`.
+// Sums over the warps of a thread block for each lane: every thread of lane l gets Σ_w value(w, l).
+// The caller must synchronize before it uses `sums` again.
 template <int kWarps>
 __device__ __forceinline__ double lane_sum(double value, double (*sums)[kWarp]) {  // [kWarps]
   const int lane = threadIdx.x % kWarp;
@@ -65,7 +66,7 @@ __device__ __forceinline__ double lane_sum(double value, double (*sums)[kWarp]) 
   return total;
 }
 
-// The sum over the threads of a block, in every thread.
+// The sum over the threads of a thread block, which every thread gets.
 template <int kWarps>
 __device__ __forceinline__ double block_sum(double value, double* sums) {  // [kWarps]
   value = warp_sum(value);

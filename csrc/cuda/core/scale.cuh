@@ -1,8 +1,9 @@
 // The magnitude of the samples of each group, max |x_i|, and the power of two that scales them.
-// Both stay on the device, so that nothing waits for the host.
+// Both stay on the device, so that the host does not wait for the device.
 //
 // A group with a NaN or an infinity has the magnitude NaN, and every kernel writes NaN to all its
-// results. (On the CPU such input is an error, which a stream cannot raise.)
+// results. (On the CPU such input raises an error. CUDA kernels run asynchronously and cannot raise
+// one.)
 #pragma once
 
 #include "common/radix_select.h"
@@ -16,7 +17,7 @@ __device__ __forceinline__ T not_a_number() {
   return value_of<T>(KeyOf<T>::kInfinity | 1);
 }
 
-// The magnitude of a key: NaN where it is not finite.
+// The magnitude with this key, or NaN if the key is not that of a finite number.
 template <typename T>
 __device__ __forceinline__ T magnitude_of(Key<T> key) {
   return key < KeyOf<T>::kInfinity ? value_of<T>(key) : not_a_number<T>();
@@ -28,7 +29,7 @@ __device__ __forceinline__ Key<T> magnitude_key(T v) {
   return key_of(v) << 1 >> 1;
 }
 
-// *largest = max(*largest, the keys of all lanes), by a warp.
+// Sets *largest to the maximum of *largest and the keys of all lanes of a warp.
 template <typename K>
 __device__ __forceinline__ void take_largest_key(K key, K* largest) {
   key = warp_max(key);
@@ -37,9 +38,9 @@ __device__ __forceinline__ void take_largest_key(K key, K* largest) {
 
 constexpr int kScaleThreads = 256;
 
-// largest[g] = max(largest[g], |x_i|) as keys, over the count values of every group. A thread takes
-// every (256 gridDim.x)-th value of a group, groups along y. Work: reads count values once.
-// Registers: at most 64.
+// Computes largest[g] = max(largest[g], |x_i|) as keys, over the `count` values of every group. A
+// thread takes every (256 gridDim.x)-th value of a group, groups along y. Work: reads `count`
+// values once. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     largest_magnitude_kernel(const T* __restrict__ x,  // [groups, count]
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
   }
 }
 
-// The offset of column c that `center` subtracts, in units of 1 / scale: the median of five rows.
+// The offset that `center` subtracts from column c: scale times the median of five rows.
 template <typename T>
 __device__ __forceinline__ T column_center(const T* x,  // [m, d]
                                            int64_t m, int64_t d, int64_t c, T scale) {
@@ -63,17 +64,17 @@ __device__ __forceinline__ T column_center(const T* x,  // [m, d]
   return scale * median_of_five(row(0), row(1), row(2), row(3), row(4));
 }
 
-// Whether σ is a bandwidth of a group that is finite.
+// Whether σ is positive and finite and the group is finite.
 template <typename T>
 __device__ __forceinline__ bool is_bandwidth(T sigma, T magnitude) {
   return sigma > T(0) && sigma - sigma == T(0) && magnitude == magnitude;
 }
 
-// centered_ic = scale x_ic − scale o_c, with o_c the median of five values of column c. This
-// removes an offset that all samples share; unlike a mean, the median is not moved by a far
-// outlier. The scale fits the magnitude or, with a bandwidth, the kernel too. A thread takes one
-// column of every gridDim.y-th row, groups along z. Work: reads and writes m d values. Registers:
-// at most 64.
+// Computes centered_ic = scale x_ic − scale o_c, with o_c the median of five values of column c.
+// This removes an offset common to all samples. A median, unlike a mean, is not moved by a far
+// outlier. Without a bandwidth the scale is normal_scale, with a bandwidth that of ScaledBandwidth.
+// A thread takes every (256 gridDim.x)-th column of every gridDim.y-th row, groups along z. Work:
+// reads and writes m d values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     center_kernel(const T* __restrict__ x,  // [groups, m, d]
@@ -96,7 +97,8 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 
 // --- launchers ---
 
-// largest = the keys of the magnitudes of x, or of x and y together. An operand may be nullptr.
+// Writes the keys of the magnitudes of x and y together to `largest`. Each of x and y may be
+// nullptr.
 template <typename T>
 void largest_magnitudes(const T* x, int64_t x_count, const T* y, int64_t y_count, int64_t groups,
                         Key<T>* largest, Stream& stream) {
@@ -120,7 +122,7 @@ void center(const T* x, int64_t groups, int64_t m, int64_t d, const Key<T>* larg
                 m, d, largest, bandwidth, centered);
 }
 
-// The workspace of an operator that needs nothing but the magnitudes.
+// The bytes of workspace of an operator that needs only the magnitudes.
 inline int64_t magnitudes_work(int64_t groups) {
   Workspace space(nullptr);
   space.take<Key<double>>(groups);

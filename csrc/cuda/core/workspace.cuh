@@ -1,7 +1,7 @@
-// The workspace of an operator: arrays cut from one allocation.
+// The workspace of an operator: several arrays in one allocation.
 //
-// A layout derives from Workspace and takes its arrays in its members' initializers, so that each
-// array has one line. A layout that continues from another one begins with a copy of it.
+// A struct of arrays derives from Workspace and takes each array in the initializer of its member.
+// To continue after the arrays of another struct, it starts from a copy of that struct's Workspace.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,8 @@
 
 namespace mige::cuda {
 
-// Over nullptr it only counts, so the layout of a workspace also gives its size.
+// With start = nullptr, take() only counts bytes, so the same struct also gives the size of the
+// workspace.
 class Workspace {
  public:
   explicit Workspace(void* start) : start_(static_cast<char*>(start)) {}

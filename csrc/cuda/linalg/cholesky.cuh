@@ -1,14 +1,16 @@
-// Pivoted Cholesky decomposition K = L Lᵀ of a matrix in the shared memory of one block.
+// Pivoted Cholesky decomposition K = L Lᵀ of a matrix in the shared memory of one thread block.
 //
-// Columns come in the order of their pivots, the largest first, and rows are swapped along. The
-// work follows the rank: the decomposition stops where the rest of K is rounding error.
+// Columns are sorted by their pivots, the largest first, and rows are swapped in the same way. The
+// decomposition stops when the rest of K is rounding error, so a matrix of low rank takes less
+// work.
 #pragma once
 
 #include "cuda/core/scale.cuh"
 
 namespace mige::cuda {
 
-// The stopping pivot for a Gram matrix, whose diagonal is 1: below it there is only rounding error.
+// The pivot at which the decomposition of a Gram matrix stops. The diagonal of the matrix is 1, so
+// smaller pivots are rounding errors.
 template <typename T>
 constexpr T kGramStop = 4 * kEpsilon<T>;
 
@@ -35,7 +37,7 @@ struct SharedMatrix {
   int* pivot;  // [1]: index of the current pivot
   int n, pitch;
 
-  // Bytes of the arrays.
+  // The bytes of all arrays.
   static __host__ __device__ size_t size(int n, int pitch) {
     return sizeof(T) * static_cast<size_t>(n * pitch + n) +
            sizeof(int) * static_cast<size_t>(n + 4);
@@ -53,9 +55,9 @@ __device__ __forceinline__ void exchange(V& a, V& b) {
   b = first;
 }
 
-// Turns s into L and returns its rank: the number of columns before the first pivot that is not
-// above `stop`. The other columns become zero. Work: n³/3 multiply-adds in shared memory, four
-// barriers a column, two more with a swap.
+// Replaces s by L and returns its rank: the number of columns before the first pivot that is not
+// above `stop`. The other columns become zero. Work: n³/3 multiply-adds in shared memory. A column
+// takes four barriers, and two more if it is swapped.
 template <typename Team, typename T>
 __device__ int pivoted_cholesky(const SharedMatrix<T>& a, T stop) {
   const int rank = Team::rank(), size = Team::size(), n = a.n, pitch = a.pitch;

@@ -1,6 +1,7 @@
-// Pivoted Cholesky K = L Lᵀ of a matrix too large for one block's shared memory, by panels of 32
-// columns: one block computes a panel, then 64×64 tiles subtract the panel's product with itself
-// from the rest of the matrix (right-looking). Barriers between the steps are the ends of launches.
+// Pivoted Cholesky decomposition K = L Lᵀ of a matrix that is too large for the shared memory of
+// one thread block, by panels of 32 columns. One thread block computes a panel P. Then thread
+// blocks with 64×64 tiles subtract P Pᵀ from the rest of the matrix (right-looking). Each step is a
+// launch of its own, which synchronizes the thread blocks.
 //
 // Work: n³ multiply-adds. Invariant: `diagonal` holds the diagonal of `rest` minus the columns of L
 // so far, so the next pivot is known before the trailing update.
@@ -12,9 +13,9 @@ namespace mige::cuda {
 
 constexpr int kPanelThreads = 512;
 
-// `rest` = scale K + shift I, from the lower triangle of K. The second attempt skips matrices that
-// are not indefinite. A thread an element, rows along y, groups along z. Work: reads and writes n²
-// values. Registers: at most 64.
+// `rest` = scale K + shift I, from the lower triangle of K. The second attempt (`again`) skips
+// matrices that are not indefinite. A thread takes an element, rows along y, groups along z. Work:
+// reads and writes n² values. Registers: at most 64.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kElementThreads, 4)
     load_large_kernel(LargeArguments<T> p, bool again) {
@@ -29,14 +30,14 @@ __global__ void __launch_bounds__(kElementThreads, 4)
         const int64_t at = j <= i ? i * n + j : j * n + i;
         const T value = scale * p.e.k[g * n * n + at] + (i == j ? shift : T(0));
         p.rest[(g * n + i) * n + j] = value;
-        if (again) p.columns(g)[i * n + j] = 0;  // columns of the first attempt
+        if (again) p.columns(g)[i * n + j] = 0;  // removes the columns of the first attempt
         if (i == j) p.diagonal[g * n + i] = value;
       });
   }
 }
 
-// The bound √‖K²‖_∞ (see eigenvalue_bound) of indefinite matrices, from `rest`. A warp a row,
-// groups along y. Work: 2 n³ flop, n³ reads. Registers: at most 64.
+// The square of the bound √‖K²‖_∞ (see eigenvalue_bound) of indefinite matrices, from K in `rest`.
+// A warp takes a row, groups along y. Work: 2 n³ flop, n³ reads. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -58,8 +59,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T>
   }
 }
 
-// After the first attempt: a matrix whose rank is not full is indefinite, and starts again. A
-// thread a group. Work: reads one state a group. Registers: at most 64.
+// Runs after the first attempt: a matrix without full rank is marked as indefinite and starts
+// again. A thread takes a group. Work: reads one state per group. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kWarp) indefinite_kernel(LargeArguments<T> p) {
   grid_stride<kWarp>(p.e.groups, [&](int64_t g) {
@@ -72,10 +73,10 @@ __global__ void __launch_bounds__(kWarp) indefinite_kernel(LargeArguments<T> p) 
   });
 }
 
-// A panel: columns k0 … k0 + 31 of L. For each column the block finds the pivot, subtracts the
-// product of the panel's earlier columns, divides by the root of the pivot, and updates the
-// diagonal. A block takes a group, a thread every 512th row. Work: 32 n²/2 multiply-adds over the
-// whole decomposition. Registers: at most 64 in float, 128 in double.
+// Computes a panel, columns k0 … k0 + 31 of L. For each column the thread block finds the pivot,
+// subtracts the product of the panel's earlier columns, divides by the root of the pivot, and
+// updates the diagonal. A thread block takes a group, a thread every 512th row. Work: 32 n²/2
+// multiply-adds over the whole decomposition. Registers: at most 64 in float, 128 in double.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     panel_kernel(LargeArguments<T> p, int k0) {
@@ -129,8 +130,8 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
   }
 }
 
-// rest −= P Pᵀ with the panel P of 32 columns. A block takes a 64×64 tile, a thread 4×4 elements,
-// groups along z. Work: 64 n² flop, which does not spare the half that symmetry would; reads and
+// Computes rest −= P Pᵀ with the panel P of 32 columns. A thread block takes a 64×64 tile, a thread
+// 4×4 elements, groups along z. Work: 64 n² flop, because both triangles are computed; reads and
 // writes n² values. Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in
 // float, 255 in double.
 template <typename T>
@@ -171,7 +172,8 @@ void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
   }
 }
 
-// L of every group. A symmetric matrix takes two attempts, since no step waits for the first one.
+// Computes L of every group. For symmetric matrices the second attempt is always launched, since
+// the host does not wait for the result of the first one.
 template <typename T, Spectrum kSpectrum>
 void cholesky_large(const LargeArguments<T>& p, Stream& stream) {
   load_large<T, kSpectrum>(p, false, stream);

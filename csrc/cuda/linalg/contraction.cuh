@@ -2,14 +2,14 @@
 //
 //   out_ij = finish(Σ_k a_ik b_jk),   out [m, n],
 //
-// with batched operands and a finish that the caller chooses. There is one kernel, so all products
-// have one order of sums: the working precision is T whatever torch is set to (TF32, a library's
-// choice by size), and a group has the same bits alone and in a batch.
+// with batched operands and a finish that the caller chooses. All products use this kernel, so all
+// sums have the same order. The precision is T and does not depend on torch's settings (TF32) or on
+// a library's choice for a size. A group has the same bits alone and in a batch.
 //
-// An operand says at(g, row0): what the tile engine reads for the 64 rows from row0 on. A finish
-// has Sum, the type of the sums, and of(g, m, n): a function (i, j, sum) that writes one element.
-// With kWithRowSums that function takes Σ_k a_ik as well. With kLowerTriangle only tiles on and
-// below the diagonal are computed.
+// An operand has a function at(g, row0), which returns what the tile engine reads for the 64 rows
+// from row0 on. A finish has a type Sum, the type of the sums, and a function of(g, m, n), which
+// returns a function (i, j, sum) that writes one element. With kWithRowSums this function also
+// takes Σ_k a_ik. With kLowerTriangle only tiles on and below the diagonal are computed.
 #pragma once
 
 #include "cuda/core/device.cuh"
@@ -22,8 +22,8 @@ constexpr int kProductTile = Tile<kProductThreadTile>::kSize;
 
 // --- operands ---
 
-// Value (i, k) is p_ik. With kTriangle p is lower triangular, and the columns that are zero in the
-// rows of a tile are left out.
+// Value (i, k) is p_ik. With kTriangle p is lower triangular, and columns that are zero in all rows
+// of a tile are skipped.
 template <typename T, bool kTriangle = false>
 struct Rows {
   const T* p;  // [groups, rows, depth]
@@ -38,8 +38,8 @@ struct Rows {
 template <typename T>
 using LowerTriangle = Rows<T, true>;
 
-// Value (i, k) is p_ki. With kBelow the first row0 values of k are left out; with a triangular p on
-// the left side, these are the zeros of its transpose.
+// Value (i, k) is p_ki. With kBelow the first row0 values of k are skipped. For a lower triangular
+// p as the left operand, these values are zeros.
 template <typename T, bool kBelow = false>
 struct Columns {
   const T* p;  // [groups, depth, columns]
@@ -91,13 +91,14 @@ struct StoreSymmetric {
 template <typename T>
 constexpr bool kLowerTriangle<StoreSymmetric<T>> = true;
 
-// `value` within ±bound.
+// `value`, limited to ±bound.
 template <typename T>
 __device__ __forceinline__ T clamped(T value, T bound = kLargestFinite<T>) {
   return value > bound ? bound : (value < -bound ? -bound : value);
 }
 
-// Stores the sums times a factor of their row (kByRow) or of their column, within the range.
+// Stores the sums times a factor of their row (kByRow) or of their column, limited to the range of
+// T.
 template <typename T, bool kByRow>
 struct StoreScaled {
   using Sum = T;
@@ -120,10 +121,11 @@ struct ContractionShape {
   const int32_t* next = nullptr;  // [groups]: a group with a negative value is skipped
 };
 
-// A block takes a 64×64 tile of every gridDim.z-th group, a thread 4×4 elements. Work: 2 m n depth
-// flop, 2 m n depth / 64 reads (an operand that multiplies two matrices doubles its half), and what
-// `finish` reads and writes. Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most
-// 128 in float, 255 in double.
+// Computes the product. A thread block takes a 64×64 tile of every gridDim.z-th group, a thread 4×4
+// elements. Work: 2 m n depth flop; reads 2 m n depth / 64 values, and what `finish` reads and
+// writes. (An operand that is an elementwise product of two matrices reads twice as many values.)
+// Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in
+// double.
 template <typename T, typename Left, typename Right, typename Finish>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
     contraction_kernel(Left left, Right right, Finish finish, ContractionShape shape) {

@@ -1,5 +1,6 @@
-// Chooses the kernels that decompose a matrix: one warp, one block, or many blocks. The choice
-// depends on n and on the device's shared memory alone, so a matrix has the same bits in any batch.
+// Chooses the kernels that decompose a matrix: by one warp, by one thread block, or by many thread
+// blocks. The choice depends on n and on the device's shared memory alone, so a matrix has the same
+// bits in any batch.
 #pragma once
 
 #include "cuda/linalg/eigh_large.cuh"
@@ -12,7 +13,7 @@ bool fits_a_block(int64_t n) {
          (n <= kLargestInBlock && shared_matrix_size<T>(static_cast<int>(n)) <= largest_smem());
 }
 
-// Bytes of workspace of spectral().
+// The bytes of workspace that spectral() needs.
 template <typename T>
 int64_t spectral_work(int64_t groups, int64_t n) {
   if (fits_a_block<T>(n)) return 0;

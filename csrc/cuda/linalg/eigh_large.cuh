@@ -1,7 +1,7 @@
-// Eigendecomposition of matrices too large for one block's shared memory: the algorithm of
-// eigh_small.cuh by many blocks, with the matrix in global memory. Pivoted Cholesky by panels
-// (cholesky_large.cuh), then Jacobi between column blocks (jacobi_large.cuh), then the results
-// here.
+// Eigendecomposition of matrices that are too large for the shared memory of one thread block. Many
+// thread blocks run the algorithm of eigh_small.cuh on a matrix in global memory. The steps are
+// pivoted Cholesky by panels (cholesky_large.cuh), Jacobi between column blocks (jacobi_large.cuh),
+// and the results (this file).
 #pragma once
 
 #include "cuda/linalg/cholesky_large.cuh"
@@ -9,8 +9,8 @@
 
 namespace mige::cuda {
 
-// The squared norms of the columns. A warp a column, groups along y. Work: 2 n² flop, reads n²
-// values. Registers: at most 64.
+// Writes the squared norms of the columns. A warp takes a column, groups along y. Work: 2 n² flop,
+// reads n² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArgume
     });
 }
 
-// Eigenvalues in ascending order, unit eigenvectors, and info. A warp a column, groups along y.
-// Work: reads 2 n² values, writes n². Registers: at most 64.
+// Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column, groups
+// along y. Work: reads 2 n² values, writes n². Registers: at most 64.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;

@@ -1,10 +1,11 @@
-// Eigendecomposition K = U diag(λ) Uᵀ of matrices that fit one warp (n <= 32) or one block: pivoted
-// Cholesky (cholesky.cuh), then one-sided Jacobi (jacobi.cuh), all in shared memory or registers.
+// Eigendecomposition K = U diag(λ) Uᵀ of matrices that fit one warp (n <= 32) or one thread block:
+// pivoted Cholesky (cholesky.cuh), then one-sided Jacobi (jacobi.cuh). Both work in shared memory
+// or registers.
 //
 // A symmetric matrix that may be indefinite is shifted by a multiple of the identity first, and its
 // eigenvalues are shifted back; eigenvectors do not change. The shift is a few rounding errors of
-// the matrix. If Cholesky then finds a pivot below it, the matrix is indefinite, and the shift
-// becomes a bound of the eigenvalues.
+// the matrix. If Cholesky then finds a pivot below the shift, the matrix is indefinite. It is
+// decomposed again with a bound of the eigenvalues as the shift.
 #pragma once
 
 #include "common/operators.h"
@@ -13,22 +14,24 @@
 namespace mige::cuda {
 
 // The kind of matrix. kGram is positive semi-definite with a unit diagonal, and the vectors of its
-// null space are zeros. kSymmetric is any symmetric matrix; its lower triangle is read.
+// null space are zeros. kSymmetric is any symmetric matrix, of which the lower triangle is read.
 enum class Spectrum { kGram, kSymmetric };
 
 template <typename T>
 struct SpectralArguments : EighArguments<T> {
-  const Key<T>* largest;  // [groups]: magnitude of the lower triangle, or of what K was made from
+  const Key<T>* largest;  // [groups]: magnitude of the lower triangle, or of the samples of K
 };
 
-// The shift, for entries of magnitude 1 to 2: twice what rounding may do to a pivot.
+// The shift for a matrix whose largest entry is 1 to 2. It is twice the largest rounding error of a
+// pivot.
 template <typename T>
 __host__ __device__ constexpr T small_shift(int64_t n) {
   return 8 * static_cast<T>(n) * kEpsilon<T>;
 }
 
-// largest[g] = the magnitude of the lower triangle, as a key. A block takes every gridDim.x-th row,
-// a thread every 256th column, groups along y. Work: reads n²/2 values. Registers: at most 64.
+// Writes largest[g], the magnitude of the lower triangle, as a key. A thread block takes every
+// gridDim.x-th row, a thread every 256th column, groups along y. Work: reads n²/2 values.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     lower_magnitude_kernel(const T* __restrict__ k,  // [groups, n, n]
@@ -53,7 +56,7 @@ __device__ __forceinline__ T matrix_scale(Spectrum spectrum, T magnitude) {
              : power_of_two<T>(-exponent_of(static_cast<double>(magnitude)));
 }
 
-// s = scale K + shift I, from the lower triangle of K.
+// Loads s = scale K + shift I from the lower triangle of K.
 template <typename Team, typename T>
 __device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shift) {
   const int lane = Team::rank() % kWarp, n = a.n;
@@ -66,9 +69,9 @@ __device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shi
   Team::sync();
 }
 
-// A bound of the magnitude of the eigenvalues, √‖K²‖_∞. The rounding errors of a shift stay in the
-// results, so a small bound matters: for random entries this one grows with n^¾, the eigenvalues
-// with n^½ and Gershgorin's bound with n.
+// A bound of the magnitude of the eigenvalues, √‖K²‖_∞. The results contain the rounding errors of
+// the shift, so the bound should be small. For random entries this bound grows with n^¾, the
+// eigenvalues grow with n^½, and Gershgorin's bound grows with n.
 template <typename Team, typename T>
 __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
   const int lane = Team::rank() % kWarp, n = a.n;
@@ -89,7 +92,7 @@ __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
   return sqrt(largest);
 }
 
-// Loads K of one group and turns it into its Cholesky factor. Returns the rank, and sets `shift`.
+// Loads K of one group and replaces it by its Cholesky factor. Returns the rank, and sets `shift`.
 template <typename Team, Spectrum kSpectrum, typename T>
 __device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift) {
   if (kSpectrum == Spectrum::kGram) {
@@ -113,7 +116,7 @@ template <typename Team, Spectrum kSpectrum, typename T, typename F>
 __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const SpectralArguments<T>& p,
                                           int64_t g, const F& orthogonalize) {
   const int64_t size = static_cast<int64_t>(p.n) * p.n;
-  // Read twice rather than kept, because the Jacobi iteration needs all registers.
+  // The scale is computed twice rather than kept, because the Jacobi iteration needs all registers.
   const auto scale = [&] { return matrix_scale(kSpectrum, magnitude_of<T>(p.largest[g])); };
   T shift = 0;
   int info = kNotFinite;
@@ -134,14 +137,14 @@ __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const Spectr
   Team::sync();  // before the next matrix overwrites this one
 }
 
-// --- a warp a matrix, n <= 32 ---
+// --- one warp per matrix, n <= 32 ---
 
 constexpr int kWarpsABlock = 4;
 constexpr int kWarpPitch = kWarp + 1;
 
-// Four matrices a block, a warp each, a column a lane. Work: see jacobi_in_registers. Shared
-// memory: 4.5 KiB in float and 8.8 KiB in double for a matrix. Registers: at most 168 in float, 255
-// in double.
+// A thread block takes four matrices, a warp one matrix, a lane one column. Work: see
+// jacobi_in_registers. Shared memory per matrix: 4.5 KiB in float and 8.8 KiB in double. Registers:
+// at most 168 in float, 255 in double.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
     eigh_warp_kernel(SpectralArguments<T> p) {
@@ -166,17 +169,18 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
     });
 }
 
-// --- a block a matrix ---
+// --- one thread block per matrix ---
 
 constexpr int kLargestInBlock = 32 * kRowsPerThread;
 
 template <int kLanes>
 constexpr int kEighThreads = kLanes == 8 ? 256 : 512;
 
-// The pitch: the columns of the 32 / kLanes pairs of a warp start on different banks.
+// The pitch of a matrix. With it the columns of the 32 / kLanes pairs of a warp start on different
+// banks of shared memory.
 template <int kLanes>
 __host__ __device__ constexpr int shared_pitch(int n) {
-  if (kLanes == 32) return n | 1;  // a warp a column; odd, for the row swaps of Cholesky
+  if (kLanes == 32) return n | 1;  // a warp takes a column; odd, for the row swaps of Cholesky
   const int pitch = n / 32 * 32 + kLanes;
   return pitch >= n ? pitch : pitch + 32;
 }
@@ -191,16 +195,17 @@ size_t shared_matrix_size(int n) {
 template <typename T, int kLanes>
 constexpr int kEighBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 32 ? 2 : 1);
 
-// A block a matrix, kLanes threads a pair of columns. Work: see pivoted_cholesky and jacobi. Shared
-// memory: n × pitch values, where a pitch is less than n + 32: 227 KiB fit n = 239 in float. Float
-// up to n = 128 keeps to 64 registers, so that four blocks of 256 threads or two of 512 share a
-// multiprocessor. Registers: at most 128 in float and 128 in double.
+// A thread block takes a matrix, kLanes threads take a pair of columns. Work: see pivoted_cholesky
+// and jacobi. Shared memory: n × pitch values, where the pitch is less than n + 32; 227 KiB are
+// enough for n = 239 in float. In float up to n = 128 a thread has at most 64 registers, so that
+// four thread blocks of 256 threads or two of 512 fit a multiprocessor. Registers: at most 128 in
+// float and 128 in double.
 template <typename T, Spectrum kSpectrum, int kLanes>
 __global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
     eigh_block_kernel(SpectralArguments<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
-  // A block has one group. Without a loop kSymmetric in float fits 64 registers on compute
-  // capability 12.0, and kGram fits them with one.
+  // A thread block has one group. On compute capability 12.0 kSymmetric in float fits 64 registers
+  // without a loop, and kGram fits them with a loop.
   const int64_t stride = kSpectrum == Spectrum::kGram ? gridDim.x : p.groups;
   for (int64_t g = blockIdx.x; g < p.groups; g += stride) {
     decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });

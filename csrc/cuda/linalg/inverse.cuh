@@ -1,4 +1,5 @@
-// Inverses of symmetric positive definite matrices: A = L Lᵀ, X = L⁻¹, A⁻¹ = XᵀX. X overwrites A.
+// Inverses of symmetric positive definite matrices: A = L Lᵀ, X = L⁻¹, A⁻¹ = XᵀX. X overwrites the
+// lower triangle of A.
 //
 // The factorization is right-looking and takes 64 pivots at a time. Let K be the block of these
 // pivots, X_KK = L_KK⁻¹ from the Cholesky factor of A_KK, and R = [X_K,J<K  X_KK  L_JKᵀ for J > K]
@@ -6,20 +7,21 @@
 //
 //   L_IK = A_IK X_KKᵀ,   X_KJ ← X_KK X_KJ (J < K),   A_IJ ← A_IJ − L_IK R_J (I > K, J <= I),
 //
-// where block J = K of the update starts from 0. Invariant: after step K, blocks J <= K of the
+// where block J = K is overwritten, not updated. Invariant: after step K, blocks J <= K of the
 // lower triangle hold X, and blocks J > K hold the rest of A.
 //
-// A step takes two launches. The first computes L_IK and X_KJ, 64 rows or columns a block. The
-// second updates A by 64×64 tiles. The block that updates the next A_KK also factorizes it, while
-// its elements are in registers; this saves a third launch. The steps depend on n alone, so a
-// matrix has the same bits in any batch. A pivot that is not positive makes NaN of all that
-// follows.
+// A step takes two launches. In the first, a thread block computes 64 rows of L_IK or 64 columns of
+// X_KJ. In the second, a thread block updates a 64×64 tile of A. The thread block that updates the
+// next A_KK also factorizes it, while its elements are in registers; this saves a third launch. The
+// steps depend on n alone, so a matrix has the same bits in any batch. If a pivot is not positive,
+// all later results of the matrix are NaN.
 //
-// Gauss-Jordan would need no product at the end, but its error grows with the square of the
-// condition number. Measured in float for IMQ matrices of n = 257 and condition 1e5: an error of
-// 4e-1, against 7e-4 here, which is the error that rounding A causes.
+// Gauss-Jordan elimination would need no product at the end, but its error grows with the square of
+// the condition number. Measured in float for IMQ matrices of n = 257 and condition number 1e5, the
+// relative error is 4e-1 for Gauss-Jordan and 7e-4 for this algorithm. Rounding A to float alone
+// causes an error of 7e-4.
 //
-// Work: n³ flop, a third of it in the final product; about n³ / 96 reads and writes.
+// Work: n³ flop, of which the final product is a third; about n³ / 96 values read and written.
 #pragma once
 
 #include "cuda/core/workspace.cuh"
@@ -27,13 +29,13 @@
 
 namespace mige::cuda {
 
-constexpr int kPivots = kProductTile;  // at a time
+constexpr int kPivots = kProductTile;  // number of pivots in a step
 
 template <typename T>
 struct InverseArguments : Workspace {
   int64_t groups, n;
   const int32_t* next;             // [groups] or nullptr: a group with a negative value is skipped
-  T* a = take<T>(groups * n * n);  // the lower triangle of A; becomes X
+  T* a = take<T>(groups * n * n);  // A, of which the lower triangle is read; then X
   T* out = take<T>(groups * n * n);                // A⁻¹
   T* pivot = take<T>(groups * kPivots * kPivots);  // X_KK
   T* column = take<T>(groups * n * kPivots);       // L_IK
@@ -44,9 +46,10 @@ struct InverseArguments : Workspace {
   }
 };
 
-// X_KK = L_KK⁻¹ by the steps above with single pivots. A_KK is in the registers of a block, as the
-// tile engine distributes it, and zero beyond the matrix. Row k, [X_kj for j < k, A_kj for j >= k],
-// goes to the other threads through `row`. The caller puts a barrier before.
+// X_KK = L_KK⁻¹ by the steps above with single pivots. The threads of a thread block hold A_KK in
+// their registers, as the tile engine distributes it, with zeros beyond the matrix. Row k, [X_kj
+// for j < k, A_kj for j >= k], goes to the other threads through `row`. The caller must synchronize
+// before the call.
 template <typename T>
 __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProductThreadTile],
                                               int pivots,
@@ -86,8 +89,9 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
   });
 }
 
-// X_KK of the first pivots. A block takes a group, a thread 4×4 elements. Work: 64³ flop. Shared
-// memory: 512 B in float, 1 KiB in double. Registers: at most 128 in float, 255 in double.
+// Writes X_KK of the first pivots. A thread block takes a group, a thread 4×4 elements. Work: 64³
+// flop. Shared memory: 512 B in float, 1 KiB in double. Registers: at most 128 in float, 255 in
+// double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
     first_factor_kernel(InverseArguments<T> p) {
@@ -107,8 +111,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
 }
 
 // The first launch of a step: writes L_IK to `column` for the rows I below the pivots, X_KJ in
-// place for the columns J before them, and X_KK in place. A block takes 64 rows or columns, a
-// thread 4×4 elements, groups along z. Work: 2 n 64² flop; reads and writes 64 n values. Shared
+// place for the columns J before them, and X_KK in place. A thread block takes 64 rows or columns,
+// a thread 4×4 elements, groups along z. Work: 2 n 64² flop; reads and writes 64 n values. Shared
 // memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
@@ -140,10 +144,10 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
   }
 }
 
-// The second launch of a step: A_IJ −= L_IK R_J below the pivots, and X_KK of the next pivots. A
-// block takes a 64×64 tile of the lower triangle, a thread 4×4 elements, groups along z. Work: at
-// most 64 n² flop; reads and writes n² / 2 values. Shared memory: 9 KiB in float, 18 KiB in double.
-// Registers: at most 128 in float, 255 in double.
+// The second launch of a step: computes A_IJ −= L_IK R_J below the pivots, and X_KK of the next
+// pivots. A thread block takes a 64×64 tile of the lower triangle, a thread 4×4 elements, groups
+// along z. Work: at most 64 n² flop; reads and writes n² / 2 values. Shared memory: 9 KiB in float,
+// 18 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
     factor_update_kernel(InverseArguments<T> p, int64_t k0) {
@@ -162,7 +166,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
     else
       accumulate<T, kProductThreadTile>(l, row0, Operand<T, false>{a + k0 * n, n, kPivots, n, T(1)},
                                         column0, slices, sum, Multiply{});
-    // The tile on the diagonal is computed on both sides of it, to the same bits.
+    // In a tile on the diagonal, the elements above the diagonal are computed too. They have the
+    // same bits as their mirror images below it.
     for_each_element<kProductThreadTile>(
         row0, column0, row0 + kPivots, column0 + kPivots, [&](int i, int j, int64_t r, int64_t c) {
           const bool inside = r < n && c < n;
@@ -175,7 +180,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
   }
 }
 
-// out = A⁻¹. The sums of XᵀX leave out the zeros of X.
+// Computes out = A⁻¹. The final product XᵀX skips the zeros of X.
 template <typename T>
 void invert(const InverseArguments<T>& p, Stream& stream) {
   const int64_t tiles = divide_up(p.n, kPivots), z = group_blocks(p.groups);

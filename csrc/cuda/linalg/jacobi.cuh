@@ -1,12 +1,13 @@
 // One-sided Jacobi: rotates the columns of a Cholesky factor L until they are orthogonal.
 //
-//   K = L Lᵀ,   A = L V with orthogonal columns,   K = Σ_j a_j a_jᵀ,   λ_j = ‖a_j‖²,   u_j = a_j /
-//   √λ_j
+//   K = L Lᵀ,   A = L V with orthogonal columns a_j,
+//   K = Σ_j a_j a_jᵀ,   λ_j = ‖a_j‖²,   u_j = a_j / √λ_j
 //
-// (Veselić and Hari 1989). One array holds L, then A, and small λ keep their relative accuracy.
+// The method is that of Veselić and Hari (1989). A overwrites L. Small λ keep their relative
+// accuracy.
 //
 // A sweep visits every pair of columns once, in rounds r = 1, 2, … of disjoint pairs (i, i ^ r).
-// Measured in float32 for Gram matrices of n = 32 to 128: 6-8 sweeps, where the usual round robin
+// For Gram matrices of n = 32 to 128 in float32, 6-8 sweeps were measured. The usual round robin
 // takes 7-13. Invariant: after a rotation the larger column of a pair has the lower index.
 #pragma once
 
@@ -15,33 +16,36 @@
 namespace mige::cuda {
 
 constexpr int kMaxSweeps = 30;
-constexpr int kNotFinite = -1, kNotConverged = -2;  // info; otherwise the number of sweeps
+// Values of `info`, which otherwise is the number of sweeps.
+constexpr int kNotFinite = -1, kNotConverged = -2;
 
-// Columns with a cosine below this are orthogonal. A sweep that finds only such columns is the
-// last.
+// Columns with a cosine up to this limit count as orthogonal. A sweep that finds only such columns
+// is the last one.
 template <typename T>
 constexpr T kOrthogonal = 8 * kEpsilon<T>;
-// Columns with a cosine below this are not rotated. The limit is smaller than kOrthogonal because
-// convergence is quadratic: the rotations of the last sweep leave cosines far below both.
+// Columns with a cosine up to this limit are not rotated. It is smaller than kOrthogonal, because
+// convergence is quadratic: the last sweep rotates columns that already count as orthogonal, and
+// leaves cosines far below both limits.
 template <typename T>
 constexpr T kNegligible = kEpsilon<T> / 4;
 
 // --- rotations ---
 
-// The rotation that makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y), with
-// τ = s / (1 + c). This form never rounds the cosine c, which is nearly 1 in most rotations, to
-// 1 − ε. With c x − s y columns would grow by 1e-5 over the thousand rotations of each column.
+// The rotation that makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y), with τ =
+// s / (1 + c). In most rotations the cosine c is nearly 1, and this form does not round it. With
+// the form c x − s y, the norm of a column would grow by a relative 1e-5 over the thousand
+// rotations of each column.
 template <typename T>
 struct Rotation {
   T s, tau, t;               // sine, s / (1 + cosine), tangent
-  bool orthogonal, swapped;  // the columns were orthogonal before; y is the larger one after
+  bool orthogonal, swapped;  // whether x and y were orthogonal; whether the new y is the larger one
 
-  // From ‖x‖², ‖y‖² and x·y.
+  // The rotation for a = ‖x‖², b = ‖y‖² and g = x·y.
   static __device__ __forceinline__ Rotation of(T a, T b, T g, T orthogonal) {
     const T magnitude = g < T(0) ? -g : g, norms = sqrt(a) * sqrt(b);
     Rotation r{0, 0, 0, !(magnitude > orthogonal * norms), b > a};
     if (magnitude > kNegligible<T> * norms) {
-      // The smaller root of t² + 2 ζ t = 1. An overflow of ζ² gives t = 0, which is right.
+      // t is the smaller root of t² + 2 ζ t = 1. If ζ² overflows, t = 0, which is correct.
       const T zeta = (b - a) / (2 * g);
       const T t =
           (zeta < T(0) ? T(-1) : T(1)) / ((zeta < T(0) ? -zeta : zeta) + sqrt(1 + zeta * zeta));
@@ -61,8 +65,8 @@ struct Rotation {
     y = swapped ? u : v;
   }
 
-  // The squared norms of both after the rotation, from xx, yy and xy = x·y before it. Rounding
-  // could make them negative; they are then 0.
+  // Computes the squared norms after the rotation from xx = ‖x‖², yy = ‖y‖² and xy = x·y before it.
+  // A norm that rounding would make negative becomes 0.
   __device__ __forceinline__ void apply_to_norms(T xx, T yy, T xy, T& first, T& second) const {
     const T u = xx - t * xy, v = yy + t * xy;
     first = swapped ? v : u;
@@ -72,7 +76,7 @@ struct Rotation {
   }
 };
 
-// The p-th pair i < j = i ^ r of round r.
+// The lower index i of the p-th pair i < j = i ^ r of round r.
 __device__ __forceinline__ int first_of_pair(int p, int r) {
   const int high = 31 - __clz(r);
   return ((p >> high) << (high + 1)) | (p & ((1 << high) - 1));
@@ -87,7 +91,7 @@ __host__ __device__ constexpr int power_of_two_above(int n) {
 
 // --- Jacobi in shared memory ---
 
-// The squared norm of a column, by a warp.
+// The squared norm of a column. A warp computes it together.
 template <typename T, typename Index>
 __device__ __forceinline__ T squared_norm(const T* column, Index n) {  // [n]
   T sum = 0;
@@ -95,7 +99,7 @@ __device__ __forceinline__ T squared_norm(const T* column, Index n) {  // [n]
   return warp_sum(sum);
 }
 
-// The squared norms of all columns.
+// Writes the squared norms of all columns to a.norm.
 template <typename Team, typename T>
 __device__ void column_norms(const SharedMatrix<T>& a) {
   const int lane = Team::rank() % kWarp;
@@ -106,13 +110,15 @@ __device__ void column_norms(const SharedMatrix<T>& a) {
   Team::sync();
 }
 
-// Rows of each of its two columns that a thread keeps in registers; kLanes * kRowsPerThread >= n.
+// A thread works on two columns and keeps this many rows of each in registers. kLanes *
+// kRowsPerThread must be at least n.
 constexpr int kRowsPerThread = 8;
 
 // Makes the first `rank` columns orthogonal and returns the number of sweeps, or kNotConverged.
-// kLanes threads work on a pair of columns, 32 / kLanes pairs a warp. Norms are computed once a
-// sweep and updated by the rotations, so a pair takes one sum over the lanes instead of three. Work
-// a sweep: rank²/2 pairs of 10 n flop, 4 n values of shared memory a pair, and one barrier a round.
+// kLanes threads work on a pair of columns, so a warp works on 32 / kLanes pairs. Norms are
+// computed once per sweep and updated by the rotations, so a pair takes one sum over the lanes
+// instead of three. Work of a sweep: rank²/2 pairs, each with 10 n flop and 4 n values read or
+// written in shared memory, and one barrier per round.
 template <int kLanes, typename T>
 __device__ int jacobi(const SharedMatrix<T>& a, int rank) {
   const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
@@ -162,9 +168,9 @@ __device__ int jacobi(const SharedMatrix<T>& a, int rank) {
 
 // --- Jacobi in registers ---
 
-// The same for n <= 32 by one warp, without barriers and shared memory: each lane has a column in
-// registers, and reads its partner's by shuffles. Work a sweep: 31 rounds of 33 shuffles and 384
-// flop a lane.
+// Jacobi for n <= 32 by one warp, without barriers and shared memory. Each lane has one column in
+// registers and reads the other column of its pair by shuffles. Work of a sweep: 31 rounds, each
+// with 33 shuffles and 384 flop per lane.
 template <typename T>
 __device__ int jacobi_in_registers(T (&column)[kWarp]) {
   const int lane = threadIdx.x % kWarp;
@@ -201,7 +207,7 @@ __device__ int jacobi_in_registers(T (&column)[kWarp]) {
 // --- results ---
 
 // The number of columns before column j in descending order of the norms; equal norms keep the
-// order of the columns. By a warp.
+// order of the columns. All lanes of a warp must call this together.
 template <typename T>
 __device__ int position_of(const T* norm,  // [n]
                            int64_t n, int64_t j) {
@@ -212,23 +218,24 @@ __device__ int position_of(const T* norm,  // [n]
   return warp_sum(before);
 }
 
-// What the results of one matrix are made from: λ = (‖a‖² − shift) / scale; NaN if `failed`.
+// Where the eigenpairs of one matrix are written, and how: λ = (‖a‖² − shift) / scale. All results
+// are NaN if `failed`.
 template <typename T>
 struct Spectral {
   T shift, scale;
   bool failed;
   T* values;   // [n], ascending
-  T* vectors;  // [n, n], a vector a row; a vector of zeros where λ is 0
+  T* vectors;  // [n, n], one vector per row; zeros if ‖a‖ = 0
 };
 
-// Writes the eigenvalue and the unit eigenvector of column j to their place, by a warp. Row i of
-// the column is row row_of(i) of the matrix.
+// Writes the eigenvalue and the unit eigenvector of column j to their sorted position. A warp does
+// this together. Row i of the column is row row_of(i) of the matrix.
 template <typename T, typename Index, typename RowOf>
 __device__ __forceinline__ void write_eigenpair(const T* column,  // [n]
                                                 const T* norm,    // [n]: squared norms
                                                 Index n, Index j, const Spectral<T>& out,
                                                 const RowOf& row_of) {
-  const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaN has no order
+  const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaNs cannot be sorted
   const T lambda = norm[j];
   const T inverse = lambda > T(0) ? T(1) / sqrt(lambda) : T(0);
   const double value = static_cast<double>(lambda - out.shift) / static_cast<double>(out.scale);

@@ -1,14 +1,17 @@
-// Jacobi between column blocks, for matrices too large for one block's shared memory: makes the
-// columns of L orthogonal, 64 at a time, in rounds of disjoint pairs of blocks of 32 columns.
+// Jacobi between column blocks, for matrices that are too large for the shared memory of one thread
+// block. It makes the columns of L orthogonal. A column block is 32 columns, and a round works on
+// disjoint pairs of column blocks, which are 64 columns each.
 //
 // For each pair, with C its 64 columns:
 //   1. G = CᵀC, a 64×64 matrix; one thread block for each piece of 256 rows.
 //   2. One sweep of two-sided Jacobi on G in shared memory gives an orthogonal V; then C ← C V.
-// Every thread block of step 2 computes the same V again, so none waits for another. Measured in
-// float32 for n = 256 and 512: 6-7 sweeps. A second inner sweep saves one of them and costs more.
+// Every thread block of step 2 computes V of its pair itself, so that it does not wait for another
+// one. In float32 for n = 256 and 512, 6-7 sweeps were measured. A second sweep on G saves one of
+// them but costs more time.
 //
-// Work: a sweep is n/32 rounds of two launches and 8 n³ flop, and the inner sweeps. Nothing waits
-// for the device, so the number of launches is fixed; those after convergence return at once.
+// Work of a sweep: n/32 rounds of two launches, 8 n³ flop, and the sweeps on G. The host does not
+// wait for the device, so the number of launches is fixed. Launches after convergence return at
+// once.
 #pragma once
 
 #include "cuda/linalg/large_matrix.cuh"
@@ -20,8 +23,8 @@ namespace mige::cuda {
 template <typename T>
 constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 
-// The 64 columns of a pair of column blocks. Column c is row of(c) of `a`: columns c < 32 are those
-// of the first block, the others those of the second.
+// The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. The first
+// 32 columns belong to the first column block, the others to the second.
 struct ColumnPair {
   int first, second;
   __device__ __forceinline__ int of(int c) const {
@@ -29,8 +32,8 @@ struct ColumnPair {
   }
 };
 
-// Whether this block has work in this round: its pair exists and is not all zero, and the previous
-// sweep rotated.
+// Whether this thread block has work in this round: its pair exists and is not all zero, and the
+// previous sweep rotated columns.
 template <typename T>
 __device__ __forceinline__ bool pair_of_round(const LargeArguments<T>& p, int64_t g, int sweep,
                                               int r, ColumnPair& pair) {
@@ -41,7 +44,7 @@ __device__ __forceinline__ bool pair_of_round(const LargeArguments<T>& p, int64_
          (sweep == 0 || state.rotated[sweep - 1]);
 }
 
-// An operand (see tile.cuh) of the 64 columns of a pair, over a piece of their rows.
+// The operand (see tile.cuh) for the 64 columns of a pair and a piece of their rows.
 template <typename T>
 struct PairOperand : Operand<T, true> {
   ColumnPair pair;
@@ -58,10 +61,10 @@ struct PairOperand : Operand<T, true> {
   }
 };
 
-// Step 1: G = CᵀC of a pair's 64 columns C over one piece of 256 rows, [64, 64]. A block takes one
-// pair (x) and piece (y), groups along z; a thread 4×4 elements. Work: 2 n 64² flop a pair; reads
-// 128 n values. Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float,
-// 255 in double.
+// Step 1: G = CᵀC [64, 64] for the 64 columns C of a pair, over one piece of 256 rows. A thread
+// block takes one pair (x) and one piece (y), groups along z; a thread takes 4×4 elements. Work per
+// pair: 2 n 64² flop; reads 128 n values. Shared memory: 8.5 KiB in float, 17 KiB in double.
+// Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
     pair_gram_kernel(LargeArguments<T> p, int sweep, int r) {
@@ -92,9 +95,9 @@ constexpr size_t kRotateSmem =
     sizeof(int) * kPanel;
 static_assert(kRotateSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
 
-// One sweep of two-sided Jacobi on the 64×64 matrix `gram`, which accumulates its rotations in V.
-// All 256 threads take part. V is stored as V − I: next to a 1 the cosines of small rotations would
-// be rounded up, and the columns would grow over the sweeps.
+// One sweep of two-sided Jacobi on the 64×64 matrix `gram`. It accumulates the rotations in V. All
+// 256 threads take part. V is stored as V − I, because a cosine near 1 would be rounded to 1, and
+// the columns would grow over the sweeps.
 template <typename T>
 __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
                             T* v,      // [64, kRotationPitch]: V − I
@@ -115,7 +118,8 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
     const auto rotation_of = [&](int pair) {
       return Rotation<T>{sines[pair], sines[kPanel + pair], T(0), true, swaps[pair] != 0};
     };
-    // Each thread owns the four elements where the rows of one pair meet the columns of another.
+    // A thread updates the four elements in the two rows of one pair and the two columns of
+    // another.
     for (int e = t; e < kPanel * kPanel; e += kTileThreads) {
       const int of_rows = e % kPanel, of_columns = e / kPanel;
       const int i = first_of_pair(of_rows, r), j = i ^ r;
@@ -149,10 +153,11 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
   }
 }
 
-// Step 2: V from the pair's Gram matrix, and C ← C V for one piece of 256 rows. A block takes one
-// pair (x) and piece (y), groups along z. Work: 63 rounds on the 64×64 matrix, about 12 64³ flop,
-// and 2 n 64² flop a pair; reads and writes 64 n values. Shared memory: 38 KiB in float, 76 KiB in
-// double. Registers: at most 128 in float, 255 in double.
+// Step 2: computes V from the Gram matrix of a pair, and C ← C V for one piece of 256 rows. A
+// thread block takes one pair (x) and one piece (y), groups along z. Work per pair: 63 rounds on
+// the 64×64 matrix, which take about 12 64³ flop per piece, and 2 n 64² flop for C V; reads and
+// writes 64 n values. Shared memory: 38 KiB in float, 76 KiB in double. Registers: at most 128 in
+// float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
     pair_rotate_kernel(LargeArguments<T> p, int sweep, int r) {

@@ -1,4 +1,4 @@
-// The state and the workspace of one eigendecomposition by many blocks; see eigh_large.cuh.
+// The state and the workspace of an eigendecomposition by many thread blocks (see eigh_large.cuh).
 #pragma once
 
 #include "cuda/core/workspace.cuh"
@@ -9,15 +9,15 @@ namespace mige::cuda {
 
 constexpr int kPanel = 32;  // columns of a panel of Cholesky, and of a column block of Jacobi
 constexpr int kPairColumns = 2 * kPanel;
-constexpr int kPiece = 256;  // rows of the columns that one block takes
+constexpr int kPiece = 256;  // rows of a pair of column blocks that one thread block takes
 constexpr int kMaxLargeSweeps = 15;
 
 template <typename T>
 struct LargeState {
-  Key<T> bound;                  // the square of a bound of the eigenvalues, if `indefinite`
-  int rank;                      // columns of L
-  int finished;                  // Cholesky has ended
-  int indefinite;                // Cholesky with the small shift failed
+  Key<T> bound;    // if `indefinite`: the square of a bound of the eigenvalues, as a key
+  int rank;        // columns of L
+  int finished;    // Cholesky has ended
+  int indefinite;  // Cholesky with the small shift failed
   int rotated[kMaxLargeSweeps];  // whether a sweep found columns that were not orthogonal
 };
 
@@ -29,8 +29,8 @@ struct LargeArguments : Workspace {
   int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
   LargeState<T>* state = take<LargeState<T>>(e.groups);
   T* rest = take<T>(e.groups * e.n * e.n);  // K minus the product of the columns of L so far
-  T* diagonal = take<T>(e.groups * e.n);    // of `rest`; −1 where a row has been the pivot
-  T* a = take<T>(a_size());                 // columns of L, then of A, a column a row; zeroed
+  T* diagonal = take<T>(e.groups * e.n);    // of `rest`; −1 for a row that has been a pivot
+  T* a = take<T>(a_size());                 // Lᵀ, then Aᵀ: each row is a column of L or A; zeroed
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
   T* norm = take<T>(e.groups * e.n);
 

@@ -1,30 +1,32 @@
-// The tile engine, the one inner loop of distances, Gram matrices and matrix products:
+// The tile engine: the inner loop of distances, Gram matrices and matrix products.
 //
 //   sum_ij = Σ_k step(a_ik, b_jk)   for a square tile of rows i and columns j, k ascending.
 //
-// A block has 256 threads as 16×16. Thread (tx, ty) holds kThreadTile×kThreadTile sums in
+// A thread block has 256 threads as 16×16. Thread (tx, ty) holds kThreadTile×kThreadTile sums in
 // registers, in groups of four neighbors: rows 64 (i / 4) + 4 ty + i % 4 and columns 64 (j / 4) + 4
-// tx + j % 4. It therefore reads its operands from shared memory four at a time: for kThreadTile =
-// 8 four such reads feed 64 steps, for 4 two reads feed 16. Slices of 16 values of k go through
-// shared memory. The block fetches the next slice from global memory while it uses the current one.
+// tx + j % 4. It therefore reads four values of an operand at once from shared memory. For
+// kThreadTile = 8 four such reads serve 64 steps, for kThreadTile = 4 two reads serve 16 steps.
+// Slices of 16 values of k go through shared memory. The thread block fetches the next slice from
+// global memory while it uses the current one.
 //
-// Invariant: every element is one fixed sequence of steps, whatever the tile and the grid.
+// Invariant: every element is computed by the same sequence of steps for any tile and any grid.
 #pragma once
 
 #include "cuda/core/device.cuh"
 
 namespace mige::cuda {
 
-constexpr int kTileSide = 16;  // threads along each side of the block
+constexpr int kTileSide = 16;  // threads along each side of the thread block
 constexpr int kTileThreads = kTileSide * kTileSide;
 constexpr int kTileDepth = 16;
 
-// Blocks that share a multiprocessor. Two blocks may have 128 registers a thread. Sums of more than
-// 64 bytes need up to 255, and one block then has enough work to keep the arithmetic units busy.
+// The number of thread blocks on a multiprocessor. With two, a thread can have 128 registers. If
+// the sums of a thread take more than 64 bytes, it needs up to 255 registers, and one thread block
+// then has enough work to keep the arithmetic units busy.
 template <typename T, int kThreadTile>
 constexpr int kTileBlocks = kThreadTile * kThreadTile * sizeof(T) > 64 ? 1 : 2;
 
-// Four neighbors, read and written as one.
+// Four neighboring values, which are read and written at once.
 template <typename T>
 struct alignas(16) Quad {
   T v[4];
@@ -37,22 +39,23 @@ struct Tile {
   static constexpr int kPitch = kSize + 4;  // a multiple of 4, as Quads need, and not of 32
   static constexpr int kSlices = 2 * kTileDepth * kPitch;  // values of shared memory
 
-  // The i-th row of thread row `side`; the same for columns.
+  // The row in the tile of the i-th sum of thread row `side`. Columns have the same order.
   static __device__ __forceinline__ int index(int side, int i) {
     return i / 4 * 64 + side * 4 + i % 4;
   }
 };
 
-// An operand: value (i, k) is p[i stride + k] (kDepthContiguous) or p[k stride + i]; zero outside
-// count rows i and depth values k. Multiplied by `scale` on its way to shared memory.
+// An operand: value (i, k) is p[i stride + k] (kDepthContiguous) or p[k stride + i]; it is zero for
+// i >= count and k >= depth. Values are multiplied by `scale` on the way to shared memory.
 template <typename T, bool kDepthContiguous>
 struct Operand {
   const T* __restrict__ p;
   int64_t count, depth, stride;
   T scale;
 
-  // Row and depth of the e-th value that this thread moves. Fours are neighbors in memory, which
-  // takes few addresses, and neighboring threads read neighboring fours.
+  // The row, and below the slice, of the e-th value that this thread copies. Four consecutive
+  // values are neighbors in memory, so that few addresses are computed. Neighboring threads read
+  // neighboring groups of four.
   template <int kThreadTile>
   static __device__ __forceinline__ int row(int e) {
     constexpr int kFours = Tile<kThreadTile>::kSize / 4;
@@ -102,7 +105,7 @@ __device__ __forceinline__ void read_fragment(const T* slice, int side, T (&valu
   }
 }
 
-// sum_ij = step(sum_ij, a_ik, b_jk) over the k's of one slice in shared memory.
+// Adds step(a_ik, b_jk) to sum_ij for all k of one slice in shared memory.
 template <typename T, int kThreadTile, typename Sum, typename Step>
 __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPitch]
                                           const T* b_slice,  // [kTileDepth, kPitch]
@@ -117,8 +120,8 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPi
   }
 }
 
-// The sums over the whole depth. `slices` is shared memory for Tile<kThreadTile>::kSlices values;
-// the caller may write it again after a barrier.
+// Computes the sums over the whole depth. `slices` is shared memory for Tile<kThreadTile>::kSlices
+// values. The caller must synchronize before it writes to `slices` again.
 template <typename T, int kThreadTile, typename A, typename B, typename Sum, typename Step>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
                                            T* slices, Sum (&sum)[kThreadTile][kThreadTile],
@@ -141,7 +144,8 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
   }
 }
 
-// f(i, j) for the sums of a thread, unrolled, so that they stay in registers.
+// Calls f(i, j) for the sums of a thread. The loops are unrolled, so that the sums stay in
+// registers.
 template <int kThreadTile, typename F>
 __device__ __forceinline__ void for_each_sum(const F& f) {
 #pragma unroll
@@ -150,8 +154,8 @@ __device__ __forceinline__ void for_each_sum(const F& f) {
     for (int j = 0; j < kThreadTile; ++j) f(i, j);
 }
 
-// f(i, j, r, c) for each element (r, c) of this thread, sum_ij in its registers, that lies inside
-// m rows and n columns; the tile begins at (row0, column0).
+// Calls f(i, j, r, c) for each sum_ij of this thread whose element (r, c) lies in m rows and n
+// columns. The tile begins at (row0, column0).
 template <int kThreadTile, typename F>
 __device__ __forceinline__ void for_each_element(int64_t row0, int64_t column0, int64_t m,
                                                  int64_t n, const F& f) {
@@ -182,7 +186,7 @@ struct SquaredDifference {
   }
 };
 
-// Multiplies in the type of the sum, which may be the wider one.
+// Multiplies in the type of the sum, which may be wider than T.
 struct Multiply {
   template <typename Sum, typename T, int kThreadTile>
   __device__ __forceinline__ void operator()(Sum (&sum)[kThreadTile][kThreadTile],

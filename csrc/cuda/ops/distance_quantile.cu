@@ -1,4 +1,4 @@
-// distance_quantile: an order statistic of the pairwise distances, the bandwidth rule.
+// distance_quantile: a quantile of the pairwise distances, which gives the bandwidth.
 #include <algorithm>
 
 #include "cuda/core/radix_selection.cuh"
@@ -8,7 +8,8 @@
 namespace mige::cuda {
 namespace {
 
-// Groups at a time: each takes 16 KiB of counters and m² distances of workspace.
+// The number of groups that are computed at a time. Each group takes 16 KiB of counters and m²
+// distances of workspace.
 constexpr int64_t kChunk = 4096;
 
 template <typename T>

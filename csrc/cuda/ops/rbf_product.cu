@@ -1,4 +1,4 @@
-// rbf_product: k(q, X) W without k in memory, the Nyström extension.
+// rbf_product: the Nyström extension k(q, X) W, without k in memory.
 #include "cuda/launchers.h"
 #include "cuda/rbf/rbf_product.cuh"
 
@@ -17,8 +17,8 @@ int rbf_product(const RbfProductArguments<T>& p, void* work, void* cuda_stream) 
   largest_magnitudes(p.q, p.m * p.d, p.x, p.n * p.d, p.groups, largest, stream);
   const int64_t row_tiles = divide_up(p.m, kProductTile);
   const int64_t column_tiles = divide_up(p.p, kProductTile);
-  // Blocks divide the columns only where the rows alone would leave multiprocessors idle, because
-  // each part of the columns computes k once more.
+  // Thread blocks divide the columns only if the rows alone would leave multiprocessors idle,
+  // because k is computed again for each part of the columns.
   const int64_t idle = kProductBlocks / (row_tiles * p.groups) + 1;
   const int64_t parts = at_most(at_most(idle, column_tiles), kLargestGridYZ);
   stream.launch(rbf_product_kernel<T>,

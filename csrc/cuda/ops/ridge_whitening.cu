@@ -16,7 +16,7 @@ Layout<T> layout(const RidgeWhiteningArguments<T>& p, void* work) {
   return {w, w};
 }
 
-// W = D⁻¹ SᵀS. For the dual without excluded directions W = D⁻¹ (τ^{-1/2} I − SᵀS).
+// Stores W = D⁻¹ SᵀS, or in the dual form without excluded directions W = D⁻¹ (τ^{-1/2} I − SᵀS).
 template <typename T>
 struct StoreWhitening {
   using Sum = T;

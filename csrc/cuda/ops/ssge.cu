@@ -1,4 +1,5 @@
-// ssge: from samples to score, in one launch for small groups and in several steps for others.
+// ssge: the score of the Spectral Stein Gradient Estimator, in one launch for small groups and in
+// several launches for larger ones.
 #include "cuda/launchers.h"
 #include "cuda/linalg/eigh_dispatch.cuh"
 #include "cuda/rbf/gradient_sum.cuh"

@@ -1,5 +1,5 @@
-// H_j = Σ_i ∇_{x_i} k(x_i, x_j) of the RBF kernel, H = −(K X − diag(K 1) X) / σ². One pass over K
-// gives K X and the row sums K 1.
+// The sum H_j = Σ_i ∇_{x_i} k(x_i, x_j) for the RBF kernel, H = −(K X − diag(K 1) X) / σ². One pass
+// over K gives K X and the row sums K 1.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -7,8 +7,9 @@
 
 namespace mige::cuda {
 
-// h_ij = (x_ij Σ_k a_ik − Σ_k a_ik x_kj) / σ² with a = K. The coordinates x are those of `center`:
-// scaled for the bandwidth, and scaled back here, or for the magnitude alone.
+// h_ij = (x_ij Σ_k a_ik − Σ_k a_ik x_kj) / σ² with a = K. The coordinates x come from `center`. If
+// they are scaled for the bandwidth, the result is scaled back here. If they are scaled by
+// normal_scale, it is not.
 template <typename T>
 struct GradientSum {
   using Sum = T;
@@ -16,14 +17,14 @@ struct GradientSum {
   T* out;                 // [groups, m, d]
   const Key<T>* largest;  // [groups]
   const T* bandwidth;     // [groups]
-  bool near_bandwidth;    // whether coordinates are scaled for the bandwidth
+  bool near_bandwidth;    // whether the coordinates are scaled for the bandwidth
 
   __device__ auto of(int64_t g, int64_t m, int64_t d) const {
     const T magnitude = magnitude_of<T>(largest[g]), sigma = bandwidth[g];
     const ScaledBandwidth<T> width = near_bandwidth
                                          ? ScaledBandwidth<T>::of(sigma, magnitude)
                                          : ScaledBandwidth<T>(sigma, normal_scale(magnitude));
-    // Equal samples, which have σ = 0 by the bandwidth rule, have H = 0.
+    // For equal samples the bandwidth rule gives σ = 0, and H is 0.
     const bool equal = !near_bandwidth && sigma == T(0);
     const T factor = is_bandwidth(sigma, magnitude) ? width.inverse_variance
                                                     : (equal ? T(0) : not_a_number<T>());
@@ -38,7 +39,7 @@ struct GradientSum {
 template <typename T>
 constexpr bool kWithRowSums<GradientSum<T>> = true;
 
-// `finish` applied to K X.
+// Computes K X and the row sums K 1, and applies `finish` to them.
 template <typename T>
 void gradient_sum(const T* k,  // [groups, m, m]
                   const GradientSum<T>& finish, int64_t groups, int64_t m, int64_t d,

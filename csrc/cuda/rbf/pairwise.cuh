@@ -2,14 +2,15 @@
 //
 //   s_ij = Σ_c (r (x_ic − y_jc))²,   k_ij = exp(−γ s_ij),   out [groups, m, n] row-major.
 //
-// The scale r is a power of two (exact), and γ = 1 / 2(rσ)². A block takes one square tile of the
-// result, a thread kThreadTile×kThreadTile elements (tile.cuh), groups along z. With y == nullptr
-// (y = x) only the tiles on and above the diagonal are computed. Each is written to both sides of
-// the diagonal from registers: 16-byte pieces of rows on one side, of columns on the other.
+// The scale r is a power of two, so it is exact, and γ = 1 / 2(rσ)². A thread block takes one
+// square tile of the result, a thread kThreadTile×kThreadTile elements (tile.cuh), groups along z.
+// With y == nullptr (y = x) only the tiles on and above the diagonal are computed. Each of these
+// tiles is written to both sides of the diagonal from registers, as pieces of four values: pieces
+// of its rows on one side, and pieces of its columns on the other.
 //
 // Work for m = n: 3 m² d flop in 2 m² d instructions (half with y == nullptr), 2 m² d / kSize
 // reads, m² writes. Shared memory: 2 × 16 × (kSize + 4) values, which is 16.5 KiB for 128×128 tiles
-// of float and 17 KiB for 64×64 tiles of double. Two blocks with 64×64 tiles of float fit a
+// of float and 17 KiB for 64×64 tiles of double. Two thread blocks with 64×64 tiles of float fit a
 // multiprocessor.
 #pragma once
 
@@ -21,15 +22,16 @@ namespace mige::cuda {
 
 enum class Pairwise {
   kSquaredDistance,        // of the coordinates as they are
-  kScaledSquaredDistance,  // of coordinates times normal_scale
+  kScaledSquaredDistance,  // of the coordinates times normal_scale
   kRbf,                    // of the coordinates as they are
-  kScaledRbf               // of coordinates that `center` has scaled for the bandwidth
+  kScaledRbf               // of coordinates that `center` has already scaled for the bandwidth
 };
 
-// Up to this size tiles are 64×64: there are too few larger tiles to fill the device.
+// Up to this size tiles are 64×64, because larger tiles would be too few to use the whole device.
 constexpr int64_t kSmallPairwise = 1024;
 
-// Writes four neighbors of a row of out, [m, n], as one where rows keep the alignment of a Quad.
+// Writes four neighbors of a row of out, [m, n], at once if rows have the alignment of a Quad, and
+// one after another otherwise.
 template <typename T>
 __device__ __forceinline__ void write_quad(T* out, int64_t m, int64_t n, int64_t r, int64_t c,
                                            const Quad<T>& quad) {
@@ -43,7 +45,7 @@ __device__ __forceinline__ void write_quad(T* out, int64_t m, int64_t n, int64_t
   }
 }
 
-// Registers: at most 128 in <float, 4>, otherwise 255.
+// Computes tiles of `out`. Registers: at most 128 in <float, 4>, otherwise 255.
 template <typename T, int kThreadTile, Pairwise kKind>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
     pairwise_kernel(const T* __restrict__ x,  // [groups, m, d]
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   const bool symmetric = y == nullptr;
   const int64_t across = divide_up(n, Shape::kSize);
   const int64_t tile_row = blockIdx.x / across, tile_column = blockIdx.x % across;
-  if (symmetric && tile_column < tile_row) return;  // written by the block across the diagonal
+  if (symmetric && tile_column < tile_row) return;  // the mirrored tile writes it
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
   const int64_t row0 = tile_row * Shape::kSize;
   const int64_t column0 = tile_column * Shape::kSize;
@@ -78,7 +80,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
       accumulate<T, kThreadTile>(left, row0, right, column0, slices, sum, SquaredDifference{});
     }
 
-    // Read again rather than kept, because the loop above needs all registers.
+    // The magnitude is read again rather than kept, because the loop above needs all registers.
     const T magnitude = magnitude_of<T>(largest[g]);
     if (kGram) {
       const T sigma = bandwidth[g];
@@ -109,7 +111,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   }
 }
 
-// Chooses the tile by the size of the matrix alone, and the bits do not depend on the tile.
+// Launches the kernel. The size of the matrix alone decides the tile, and the bits do not depend on
+// the tile.
 template <typename T, Pairwise kKind>
 void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stream) {
   if (p.groups == 0 || p.m == 0 || p.n == 0) return;
@@ -125,7 +128,7 @@ void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stre
   launch(pairwise_kernel<T, 4, kKind>, Tile<4>::kSize);
 }
 
-// The launcher of squared_distances and rbf_gram: the magnitudes of x and y first.
+// The launcher of squared_distances and rbf_gram. It computes the magnitudes of x and y first.
 template <typename T, Pairwise kKind>
 int pairwise_of_samples(const PairwiseArguments<T>& p, void* work, void* cuda_stream) {
   if (p.groups == 0) return 0;

@@ -1,17 +1,19 @@
-// The product of a kernel matrix, out = k(q, X) W, with k formed a tile at a time in shared memory
-// and never stored.
+// The product with a kernel matrix, out = k(q, X) W. Tiles of k are formed in shared memory one
+// after another and never stored.
 //
 //   out_ic = Σ_j exp(−γ ‖q_i − x_j‖²) w_jc,   q [m, d], X [n, d], W [n, p], out [m, p], row-major.
 //
-// A block takes 64 queries and every gridDim.y-th piece of 64 columns of W, groups along z. For
-// each 64 samples the tile of k, 64×64, goes to shared memory transposed. The block multiplies it
-// with its pieces of W, one after another, and adds the sums to the result in global memory, which
-// stays in the second-level cache. A thread holds 4×4 elements of a tile (tile.cuh).
+// A thread block takes 64 queries and every gridDim.y-th piece of 64 columns of W, groups along z.
+// For every 64 samples it writes the transposed 64×64 tile of k to shared memory. It multiplies the
+// tile with its pieces of W, one after another, and adds the sums to `out` in global memory. These
+// elements of `out` stay in the second-level cache. A thread holds 4×4 elements of a tile
+// (tile.cuh).
 //
-// Invariant: samples come in ascending order whatever the grid, so the bits do not depend on it.
+// Invariant: samples are summed in ascending order for any grid, so the bits do not depend on the
+// grid.
 //
-// Work: m n (3 d gridDim.y + 2 p) flop; reads m n (d gridDim.y + p) / 64 values and, per tile of k,
-// reads and writes 64 p values of the result. Shared memory: (2 × 16 + 64) × 68 values, 25.5 KiB in
+// Work: m n (3 d gridDim.y + 2 p) flop; reads m n (d gridDim.y + p) / 64 values, and reads and
+// writes 64 p values of `out` per tile of k. Shared memory: (2 × 16 + 64) × 68 values, 25.5 KiB in
 // float and 51 KiB in double.
 #pragma once
 
@@ -20,14 +22,15 @@
 
 namespace mige::cuda {
 
-constexpr int64_t kProductBlocks = 264;  // two on each multiprocessor of the largest device
+// Two thread blocks on each multiprocessor of the largest device.
+constexpr int64_t kProductBlocks = 264;
 template <typename T>
 constexpr size_t kRbfProductSmem =
     (Tile<kProductThreadTile>::kSlices + kProductTile * Tile<kProductThreadTile>::kPitch) *
     sizeof(T);
 static_assert(kRbfProductSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
 
-// Registers: at most 128 in float, 255 in double.
+// Computes `out` for 64 queries per thread block. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
     rbf_product_kernel(const T* __restrict__ q,             // [groups, m, d]
@@ -53,7 +56,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
     const Operand<T, true> samples{x + g * n * d, n, d, d, width.scale};
     T* const target = out + g * m * p;
 
-    // At least one round, so that n = 0 writes zeros.
+    // There is at least one round, so that zeros are written for n = 0.
     for (int64_t sample0 = 0; sample0 == 0 || sample0 < n; sample0 += kProductTile) {
       {
         T sum[kThreadTile][kThreadTile] = {};
@@ -76,7 +79,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
         const Operand<T, false> weights{w + g * n * p, p, n, p, T(1)};
         for (int k0 = 0; k0 < kProductTile; k0 += kTileDepth) {
           weights.template fetch<kThreadTile>(column0, sample0 + k0, values);
-          __syncthreads();  // the tile of k is complete; the previous slice has been read
+          __syncthreads();  // the tile of k is complete, and the previous slice has been read
           weights.template store<kThreadTile>(values, slices);
           __syncthreads();
           use_slice<T, kThreadTile>(k_tile + k0 * kPitch, slices, sum, Multiply{});

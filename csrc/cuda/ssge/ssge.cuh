@@ -1,5 +1,5 @@
-// The steps of the Spectral Stein Gradient Estimator that no other operator has: the Gram matrix
-// from distances in place, the rank J, and the filter −λ^−power of the eigenvalues that are kept.
+// The steps that only the Spectral Stein Gradient Estimator has: the replacement of distances by
+// the Gram matrix, the rank J, and the filter −λ^−power of the leading eigenvalues.
 #pragma once
 
 #include "cuda/core/radix_selection.cuh"
@@ -8,8 +8,8 @@
 
 namespace mige::cuda {
 
-// γ of a group whose coordinates are in units of normal_scale. Equal samples have σ = 0; with γ = 0
-// all later steps stay finite, and the score is 0.
+// γ of a group whose coordinates were multiplied by normal_scale. Equal samples have σ = 0. With
+// γ = 0 all later steps stay finite, and the score is 0.
 template <typename T>
 __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
   if (sigma == T(0)) return T(0);
@@ -17,7 +17,8 @@ __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
                                         : not_a_number<T>();
 }
 
-// J, by the 32 threads of a warp (common/ssge.h). The sum has the order of the CPU's.
+// The rank J (common/ssge.h). All lanes of a warp must call this together. The eigenvalues are
+// summed in the same order as on the CPU.
 template <typename T>
 __device__ int64_t choose_rank(const T* values,  // [m], ascending
                                int64_t m, double threshold, int64_t fixed_rank) {
@@ -32,7 +33,7 @@ __device__ int64_t choose_rank(const T* values,  // [m], ascending
   return kept.rank();
 }
 
-// The filter's −λ^−exponent.
+// The filter −λ^−exponent.
 template <typename T>
 __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
   double inverse = 1 / static_cast<double>(lambda), power = inverse;
@@ -40,13 +41,14 @@ __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
   return static_cast<T>(-power);
 }
 
-// A bandwidth that the caller gives, or NaN if it is not one; σ = 0 means equal samples here.
+// The given bandwidth, or NaN if it is not positive and finite. (A later σ = 0 means equal
+// samples.)
 template <typename T>
 __device__ __forceinline__ T checked_bandwidth(T given) {
   return given > T(0) && given - given == T(0) ? given : not_a_number<T>();
 }
 
-// bandwidth = checked given. A thread a group. Registers: at most 64.
+// Copies the given bandwidths after a check. A thread takes a group. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     given_bandwidth_kernel(const T* __restrict__ given,  // [groups]
@@ -56,8 +58,8 @@ __global__ void __launch_bounds__(kElementThreads, 4)
                                [&](int64_t g) { bandwidth[g] = checked_bandwidth(given[g]); });
 }
 
-// k_ij = exp(−γ s_ij), in place, elementwise. Work: reads and writes m² values. Registers: at most
-// 64.
+// Computes k_ij = exp(−γ s_ij) in place, elementwise. Work: reads and writes m² values. Registers:
+// at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     gram_in_place_kernel(T* __restrict__ s,  // [groups, m, m]
@@ -71,9 +73,9 @@ __global__ void __launch_bounds__(kElementThreads, 4)
   }
 }
 
-// J and the filter of every group: zeros for equal samples, NaN for input that is not finite. A
-// warp takes a group, a lane every 32nd eigenvalue. Work: reads and writes m values. Registers: at
-// most 64.
+// Computes J and the filter of every group. The filter is 0 for equal samples, and NaN for input
+// that is not finite. A warp takes a group, a lane every 32nd eigenvalue. Work: reads and writes m
+// values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16)
     rank_kernel(int64_t groups, int64_t m, double threshold, int64_t fixed_rank, int64_t power,
@@ -100,7 +102,7 @@ __global__ void __launch_bounds__(kWarp, 16)
   }
 }
 
-// out_ij = scale × the sum, within ±bound: back from the units of normal_scale.
+// Stores the score: out_ij = scale × the sum, limited to ±bound. The factor undoes normal_scale.
 template <typename T>
 struct ScaleScore {
   using Sum = T;

@@ -1,15 +1,17 @@
-// A whole SSGE score in one launch, for groups of m <= 128 samples that fit one block's shared
-// memory:
+// The whole SSGE score in one launch, for groups of m <= 128 samples that fit the shared memory of
+// one thread block:
 //
-//   out = −U_J Λ_J^−power U_Jᵀ H,   K = U Λ Uᵀ the RBF Gram matrix,   H_j = Σ_i ∇_{x_i} k(x_i,
-//   x_j).
+//   out = −U_J Λ_J^−power U_Jᵀ H,   K = U Λ Uᵀ the RBF Gram matrix,
+//   H_j = Σ_i ∇_{x_i} k(x_i, x_j).
 //
-// A block takes a group. It keeps S [m, pitch] in shared memory, which holds in turn the squared
-// distances, K, its Cholesky factor L and its scaled eigenvectors A = U √Λ. Samples [m, d] and H
-// pass through shared memory in slices of 16 columns, [16, rows]; `out` [m, d] holds H in between.
+// A thread block takes a group. A matrix S [m, pitch] in shared memory holds one after another the
+// squared distances, K, its Cholesky factor L and its scaled eigenvectors A = U √Λ. The samples
+// [m, d] and H pass through shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H
+// until the last step.
 //
-// Work: about 1.5 m² d + 2 m² d + 7 sweeps × 5 m³ + 4 m² d flop; reads 2 m d values from global
-// memory and moves 3 m d values of `out`. Shared memory: ssge_fused_size.
+// Work: about 1.5 m² d (distances) + 2 m² d (H) + 7 × 5 m³ (eigendecomposition in 7 sweeps)
+// + 4 m² d (score) flop. Reads about 3 m d values of the samples, and reads or writes 3 m d values
+// of `out`. Shared memory: ssge_fused_size.
 #pragma once
 
 #include "cuda/linalg/eigh_small.cuh"
@@ -20,13 +22,13 @@ namespace mige::cuda {
 constexpr int kLargestFused = 128;
 constexpr int kFusedSlice = 16;
 
-// Rows of a slice, padded so that fours of them are aligned.
+// Rows of a slice, padded to a multiple of four, so that groups of four rows are aligned for Quads.
 __host__ __device__ constexpr int fused_rows(int m) { return (m + 3) / 4 * 4 + 4; }
 
-// Arrays cut from shared memory, aligned to 16 bytes.
+// Several arrays in shared memory, each aligned to 16 bytes.
 struct SharedSpace {
   char* memory;
-  size_t size;  // taken so far
+  size_t size;  // bytes taken so far
 
   template <typename U>
   __host__ __device__ U* take(size_t count) {
@@ -58,7 +60,7 @@ size_t ssge_fused_size(int m) {
                  : FusedMemory<T, 16>{{&nowhere, 0}, m}.size;
 }
 
-// slice[c, i] = value(i, c0 + c); zero outside.
+// Sets slice[c, i] = value(i, c0 + c), or 0 outside the m rows and d columns.
 template <typename T, typename F>
 __device__ __forceinline__ void fill_slice(T* slice, int m, int64_t c0, int64_t d, const F& value) {
   const int rows = fused_rows(m);
@@ -68,7 +70,8 @@ __device__ __forceinline__ void fill_slice(T* slice, int m, int64_t c0, int64_t 
   }
 }
 
-// S += the squared distances of one slice, 4×4 pairs a thread, on and above the diagonal.
+// Adds the squared differences of one slice to S, on and above the diagonal. A thread takes 4×4
+// pairs.
 template <typename T>
 __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
   const int rows = fused_rows(m), fours = (m + 3) / 4;
@@ -91,7 +94,7 @@ __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
   }
 }
 
-// The quantile of the entries i < j of S: the square of a distance in units of 1 / scale².
+// The quantile of the entries i < j of S, which are squared distances of scaled coordinates.
 template <typename T, int kLanes>
 __device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, double quantile) {
   if (threadIdx.x == 0) at.selection->zeros = 0;
@@ -113,7 +116,8 @@ __device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, d
   return value_of<T>(at.selection->prefix);
 }
 
-// store(i, c, Σ_j s_ji slice_cj) for the rows i of S and the columns c of a slice, 4 rows a thread.
+// Calls store(i, c, Σ_j s_ji slice_cj) for all i < m and the columns c of a slice. A thread takes 4
+// values of i.
 template <typename T, typename F>
 __device__ __forceinline__ void multiply_slice(const T* s,      // [m, pitch]
                                                const T* slice,  // [kFusedSlice, rows]
@@ -135,7 +139,8 @@ __device__ __forceinline__ void multiply_slice(const T* s,      // [m, pitch]
   }
 }
 
-// The magnitude of the count values of a group, by a block.
+// The largest magnitude among `count` values of a group. All threads of a thread block must call
+// this together.
 template <typename T>
 __device__ T block_magnitude(const T* x, int64_t count, Key<T>* largest) {
   if (threadIdx.x == 0) *largest = 0;
@@ -163,7 +168,7 @@ struct FusedGroup {
   __device__ T* out() const { return p.out + g * a.n * p.d; }
   __device__ T* values() const { return p.values + g * a.n; }
 
-  // slice[c, i] = the centered, scaled samples.
+  // Loads the centered, scaled samples into slice[c, i].
   __device__ __forceinline__ void load_samples(int64_t c0) const {
     fill_slice(at.slice, a.n, c0, p.d, [&](int i, int64_t c) {
       return scale * x()[i * p.d + c] - column_center(x(), a.n, p.d, c, scale);
@@ -171,7 +176,7 @@ struct FusedGroup {
     __syncthreads();
   }
 
-  // S = the squared distances.
+  // Computes S = the squared distances.
   __device__ __forceinline__ void distances() const {
     for (int e = threadIdx.x; e < a.n * a.pitch; e += blockDim.x) a.s[e] = 0;
     __syncthreads();
@@ -188,7 +193,7 @@ struct FusedGroup {
     return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>, magnitude);
   }
 
-  // The results of equal samples (0), or of a group without a bandwidth (NaN).
+  // Writes the results of equal samples (0), or of a group without a valid bandwidth (NaN).
   __device__ __forceinline__ void write_constant(T value) const {
     for (int64_t i = threadIdx.x; i < a.n * p.d; i += blockDim.x) out()[i] = value;
     for (int i = threadIdx.x; i < a.n; i += blockDim.x) values()[i] = value;
@@ -196,7 +201,7 @@ struct FusedGroup {
     __syncthreads();
   }
 
-  // S = K, on both sides of the diagonal.
+  // Computes S = K, on both sides of the diagonal.
   __device__ __forceinline__ void gram(T gamma) const {
     for (int e = threadIdx.x; e < a.n * a.n; e += blockDim.x) {
       const int i = e % a.n, j = e / a.n;
@@ -208,7 +213,7 @@ struct FusedGroup {
     __syncthreads();
   }
 
-  // out = H = −(K X − diag(K 1) X) / σ².
+  // Computes out = H = −(K X − diag(K 1) X) / σ².
   __device__ __forceinline__ void gradient_sum(T sigma) const {
     const int m = a.n, rows = fused_rows(m), lane = threadIdx.x % kWarp;
     for (int j = threadIdx.x / kWarp; j < m; j += blockDim.x / kWarp) {
@@ -229,7 +234,7 @@ struct FusedGroup {
     }
   }
 
-  // S = A, and the eigenvalues, J and the filter.
+  // Computes S = A, the eigenvalues, J and the filter.
   __device__ __forceinline__ void decompose() const {
     const int m = a.n, lane = threadIdx.x % kWarp;
     const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
@@ -251,13 +256,13 @@ struct FusedGroup {
     __syncthreads();
     for (int j = warp; j < m; j += warps) {
       const bool kept = position_of(a.norm, m, j) < *at.rank;
-      // A = U √Λ takes one more power of Λ than U.
+      // A = U √Λ replaces U on both sides of the filter, so the exponent is larger by one.
       const T filter = kept ? filter_of(a.norm[j], p.options.power + 1) : T(0);
       if (lane == 0) at.factor[j] = failed ? not_a_number<T>() : filter;
     }
   }
 
-  // out = scale A (factor ∘ Aᵀ H), a slice of columns at a time.
+  // Computes out = scale A (factor ∘ Aᵀ H), one slice of columns after another.
   __device__ __forceinline__ void score() const {
     const T bound = p.bound();
     const int m = a.n, rows = fused_rows(m);
@@ -282,7 +287,7 @@ struct FusedGroup {
 template <typename T, int kLanes>
 constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes> : 256;
 
-// Registers: at most 128 in float, 255 in double.
+// Computes the score of every gridDim.x-th group. Registers: at most 128 in float, 255 in double.
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
     ssge_fused_kernel(SsgeArguments<T> p) {
@@ -295,7 +300,7 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
     group.distances();
     const T sigma = group.bandwidth(), gamma = gamma_of(sigma, magnitude);
     if (threadIdx.x == 0) p.bandwidth[g] = sigma;
-    if (sigma == T(0) || !(gamma == gamma)) {  // the same for the whole block
+    if (sigma == T(0) || !(gamma == gamma)) {  // the same for all threads
       group.write_constant(sigma == T(0) ? T(0) : gamma);
       continue;
     }
