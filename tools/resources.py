@@ -181,7 +181,8 @@ def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
     """For each kernel in the sources, its budgets by type; the type "" means all types."""
     found: dict[str, dict[str, int]] = {}
     for path in sorted(folder.rglob("*.cu*")):
-        found.update(budgets_of(path.read_text()))
+        if path.suffix in (".cu", ".cuh"):
+            found.update(budgets_of(path.read_text()))
     return found
 
 

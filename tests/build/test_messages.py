@@ -49,7 +49,10 @@ def program(path: Path, script: str) -> Path:
 @pytest.mark.parametrize(
     ("imitation", "expected"),
     [
-        ("import setuptools; sys.platform = 'darwin'", "builds on Linux only, and this is darwin"),
+        (
+            "import setuptools.command.build_ext; sys.platform = 'darwin'",
+            "builds on Linux only, and this is darwin",
+        ),
         ("import setuptools; setuptools.__version__ = '68.2'", "needs setuptools 77 or newer"),
         (
             "import importlib.util as u; found = u.find_spec; "
