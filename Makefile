@@ -1,6 +1,6 @@
 # make demo       environment, build, small versions of the experiments; prints where the figures are
 # make test       environment, build, the tests that a user needs
-# make check      all tests, schedules and sanitizers of the emulator, resources of the CUDA kernels, docs
+# make check      every pair of test parameters, schedules and sanitizers of the emulator, resources of the CUDA kernels, docs
 # make lint       ruff, mypy, import-linter, clang-format, the workflows
 # make format     mends what ruff and clang-format can mend
 # make docs       the documentation, into build/docs; warnings are errors
