@@ -41,7 +41,8 @@ JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
 # In parallel, where pytest-xdist is installed.
 PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS)")' 2>/dev/null)
 EMULATED := tests/ops tests/emulator/test_emulated_paths.py
-SANITIZED := "emulated and (batch_is_its_groups or info_says or large_group or (many_blocks and indefinite))"
+SANITIZED := "emulated and (batch_is_its_groups or info_says or large_groups or (many_blocks and indefinite) \
+  or (large_group_that and float32-ssge and not bandwidth))"
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
 ACTIONLINT := build/actionlint
