@@ -1,4 +1,8 @@
-"""Precision: float32 at least, no autocast, units of length that keep squares in range."""
+"""Precision: float32 at least, no autocast, units of length that keep squares in range.
+
+A unit of length is a power of two near σ or near the largest coordinate. Division by it is exact.
+Squares of coordinates then stay in range for samples of any magnitude.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -24,10 +28,7 @@ def per_group(x: Tensor) -> Tensor:
 
 
 def unit_of(x: Tensor) -> Tensor:
-    """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1).
-
-    Division by it is exact and brings x near 1.
-    """
+    """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1)."""
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
     return power_of_two(x.detach().abs().amax((-2, -1), keepdim=True))
@@ -50,7 +51,7 @@ def saturated(x: Tensor) -> Tensor:
 
 
 def positive(x: Tensor) -> Tensor:
-    """X within the range of positive normal numbers."""
+    """The values, within the range of positive normal numbers."""
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 

@@ -43,18 +43,18 @@ class SpectralScoreEstimator:
         ValueError: an argument is not as described, or both numbers of eigenvalues are given.
     """
 
-    n_eigen: int | None = None
+    n_eigen: int | None = _checks.setting(None, _checks.require_count, or_none=True)
     eta: float | None = None
     n_eigen_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Checks the settings."""
         n, eta, threshold = self.n_eigen, self.eta, self.n_eigen_threshold
         if n is not None and threshold is not None:
             raise ValueError(
                 f"n_eigen and n_eigen_threshold must not both be given, got {n} and {threshold}"
             )
-        _checks.require_count("n_eigen", n, or_none=True)
+        _checks.require_settings(self)
         if eta is not None and not (isinstance(eta, Real) and 0 <= eta < math.inf):
             raise ValueError(f"eta must be finite and not negative, got {eta!r}")
         if threshold is not None:
@@ -89,8 +89,6 @@ class SpectralScoreEstimator:
         if x is not None:
             _checks.require_query("x", x, samples)
         _checks.require_finite(samples=samples)
-        # The unit is a power of two near the largest coordinate. The division is then exact, and
-        # squared distances stay in range.
         unit = unit_of(samples)
         samples = points = samples / unit
         if x is not None:
@@ -150,8 +148,7 @@ class MutualInformationGradientEstimator:
     """Surrogate of I(x; y) from three surrogates of −H, with the conventions of the release.
 
     Args:
-        n_eigen: see :class:`SpectralScoreEstimator`.
-        n_eigen_threshold: see :class:`SpectralScoreEstimator`.
+        n_eigen, n_eigen_threshold: as for :class:`SpectralScoreEstimator`.
     """
 
     def __init__(self, n_eigen: int | None = None, n_eigen_threshold: float | None = None) -> None:

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mige_ext import _checks, ops
+from mige_ext import ops
+from mige_ext._checks import require_choice, require_finite, setting
 from mige_ext._precision import (
     about_origin,
     in_units,
@@ -42,9 +43,6 @@ class GaussianDiagnostics:
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedGaussian(FittedGradient):
     """A fitted Gaussian score, ``g(q) = −(q − m) W Wᵀ``, with the energy ``−‖(q − m) W‖²/2``.
-
-    All tensors except the diagnostics are in units of length that are powers of two, relative to an
-    origin. The magnitude and the offset of the samples then do not cost accuracy.
 
     Cost:
         A score takes 4Qd² flop, an energy 2Qd².
@@ -100,16 +98,11 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
         O(Md² + d³) time, O(Md + d²) memory for each group.
     """
 
-    covariance: Covariance = "ridge"
+    covariance: Covariance = setting("ridge", require_choice, "ridge", "qis", "mle")
     calibrate: Calibrate = None
 
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_choice("covariance", self.covariance, "ridge", "qis", "mle")
-
     def _fit(self, samples: Tensor) -> FittedGaussian:
-        _checks.require_finite(samples=samples)
+        require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
         with no_autocast(x):
             if self.covariance == "ridge":

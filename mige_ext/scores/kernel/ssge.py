@@ -15,7 +15,7 @@ from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilt
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedSSGE(FittedFilter):
-    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``: b = 0."""
+    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``; b is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,10 @@ class SSGE(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    threshold: float = 0.99
-    rank: int | None = None
+    threshold: float = _checks.setting(0.99, _checks.require_share)
+    rank: int | None = _checks.setting(None, _checks.require_count, or_none=True)
 
     _fitted = FittedSSGE
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_share("threshold", self.threshold)
-        _checks.require_count("rank", self.rank, or_none=True)
 
     def _score(self, samples: Tensor) -> Tensor:
         if not has_native_product(self.kernel, self.curl_free):
