@@ -55,6 +55,14 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 
+def rounding(values: Tensor, n: int) -> Tensor:
+    """Bound on the rounding error of an eigenvalue 0 of an n×n matrix, ``n ε λ_max``, (..., 1).
+
+    ``values`` are the eigenvalues, ascending, (..., n).
+    """
+    return n * torch.finfo(values.dtype).eps * values.narrow(-1, values.shape[-1] - 1, 1)
+
+
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``samples / unit − origin``, (..., M, d), with origin and unit of each column, (..., 1, d).
 

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, in_units, no_autocast, saturated, unit_of
+from mige_ext._precision import at_least_float32, in_units, no_autocast, rounding, unit_of
 from mige_ext.scores.base import ScoreEstimator, require_estimator
+from mige_ext.scores.kernel.spectral import leading
 
 
 @dataclass(eq=False)
@@ -102,18 +103,16 @@ class SpectralScoreEstimator:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
             # Repeated samples make K singular: eigenvalues that are rounding errors are dropped.
-            noise = m * torch.finfo(values.dtype).eps * values.narrow(-1, m - 1, 1)
-            kept = (values > noise) & self._leading(values)
+            kept = (values > rounding(values, m)) & self._leading(values)
             inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
             if x is None:
-                return saturated(-vectors @ (inverse * projected) / unit)
+                return in_units(-vectors @ (inverse * projected), unit)
             coefficients = -vectors @ (inverse**2 * projected)
-            scores = ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
-            return saturated(scores / unit)
+            return in_units(ops.rbf_product(x, samples, coefficients, bandwidth=sigma), unit)
 
     def _leading(self, values: Tensor) -> Tensor:
-        """A mask of the J largest of the ascending eigenvalues, (M,); J may be a tensor."""
+        """A mask of the J largest of the ascending eigenvalues, (M,)."""
         m = values.shape[-1]
         j: int | Tensor = m
         if self.n_eigen is not None:
@@ -122,7 +121,7 @@ class SpectralScoreEstimator:
             spectrum = values.flip(-1).reshape(-1, m).mean(0)
             fraction = spectrum.cumsum(0) / spectrum.sum()
             j = (fraction < self.n_eigen_threshold).sum().clamp(min=1)
-        return torch.arange(m, device=values.device) >= m - j
+        return leading(values, j)
 
 
 def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:

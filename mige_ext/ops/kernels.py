@@ -12,10 +12,9 @@ from mige_ext.ops._call import call, real
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
 
-    There is no cancellation: equal rows are at distance exactly 0, no value is negative, and the
-    distances of close points are accurate. (``‖x‖² + ‖y‖² − 2x·y`` is inaccurate for close points.)
-    A value that overflows becomes the largest finite number. The result is differentiable in ``x``
-    and ``y``.
+    Unlike ``‖x‖² + ‖y‖² − 2x·y``, the differences do not cancel: equal rows are at distance exactly
+    0, no value is negative, and the distances of close points are accurate. A value that overflows
+    becomes the largest finite number. The result is differentiable in ``x`` and ``y``.
 
     Args:
         x: points, (..., M, d).

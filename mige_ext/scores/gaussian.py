@@ -17,6 +17,7 @@ from mige_ext._precision import (
     in_units,
     no_autocast,
     power_of_two,
+    rounding,
     saturated,
     standardized,
 )
@@ -62,7 +63,7 @@ class FittedGaussian(FittedGradient):
         return in_units(query, self.unit) - self.origin
 
     def _score(self, points: Tensor) -> Tensor:
-        return saturated(saturated(-self._whitened(points) @ self.whitening.mT) / self.unit)
+        return in_units(saturated(-self._whitened(points) @ self.whitening.mT), self.unit)
 
     def _whitened(self, points: Tensor) -> Tensor:
         # W is at most 1/ε. Products with it do not overflow for points within this limit.
@@ -136,7 +137,8 @@ def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     """``W = D^{−1} U Λ^{−1/2}`` without the eigenvalues of R that are zero up to rounding."""
     mean, v, deviation = standardized(x)
     values, vectors = _spectrum(v)
-    scales = torch.where(values > _noise(v, values), values, torch.inf).rsqrt()
+    noise = rounding(values, max(v.shape[-2:]))
+    scales = torch.where(values > noise, values, torch.inf).rsqrt()
     rows = torch.where(deviation > 0, 1 / deviation, 0.0).mT  # of D^{−1}, 0 for constant columns
     return mean, rows * vectors * scales.unsqueeze(-2)
 
@@ -167,7 +169,7 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     values = values * (m / n)  # the unbiased covariance
     largest = values.narrow(-1, d - 1, 1)
     largest = torch.where(largest > 0, largest, 1.0)
-    noise = _noise(v, values)
+    noise = rounding(values, max(m, d))
     known = values.narrow(-1, d - positive, positive)
     excluded = known <= noise
     inverse = largest / torch.maximum(known, torch.where(noise > 0, noise, 1.0))  # λ_1 l_i
@@ -197,9 +199,3 @@ def _spectrum(v: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending and not negative, and eigenvectors of ``VᵀV/M``."""
     values, vectors = ops.eigh(v.mT @ v / v.shape[-2])
     return values.clamp(min=0), vectors
-
-
-def _noise(v: Tensor, values: Tensor) -> Tensor:
-    """Bound of the rounding error of an eigenvalue that is 0, (..., 1)."""
-    m, d = v.shape[-2:]
-    return max(m, d) * torch.finfo(v.dtype).eps * values.narrow(-1, d - 1, 1)

@@ -50,7 +50,7 @@ class FittedNetwork(Fitted):
         limit = torch.finfo(points.dtype).max ** 0.25  # no product overflows
         z = ((points - self.mean) * inverse).clamp(-limit, limit)
         s = _network(z, self.weights, self.biases)
-        return saturated(saturated(s * inverse) / self.unit)
+        return in_units(saturated(s * inverse), self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,12 +97,10 @@ class FittedFilter(FittedGradient):
     def _score(self, points: Tensor) -> Tensor:
         w, b = self.coefficients, self.source_coefficient
         if has_native_product(self.kernel, self.curl_free):
-            return saturated(rbf_score(points, self.samples, w, self.bandwidth, b) / self.unit)
+            return in_units(rbf_score(points, self.samples, w, self.bandwidth, b), self.unit)
         gram = gram_of(self.kernel, self.curl_free, self.bandwidth, self.samples, points)
-        scores = gram.product(w)
-        if b is not None:
-            scores = scores + b * gram.source()
-        return saturated(scores / self.unit)
+        scores = gram.product(w) if b is None else gram.product(w) + b * gram.source()
+        return in_units(scores, self.unit)
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         scores = solution.scores
         if self.calibrate is not None:
             scores = calibrated(scores, _calibration(x, scores))
-        return saturated(scores / unit)
+        return in_units(scores, unit)
 
     def _fit(self, samples: Tensor) -> FittedFilter:
         x, unit, bandwidth, absolute, solution = self._solution(samples)
@@ -200,15 +198,14 @@ def _calibration(x: Tensor, scores: Tensor) -> Tensor:
     return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
 
 
-def leading(values: Tensor, rank: int | None, enough: Tensor | float) -> Tensor:
-    """A mask of the J largest of ascending eigenvalues, (..., n); J is the least of ``rank`` and n.
+def leading(
+    values: Tensor, rank: int | Tensor | None, enough: Tensor | float = torch.inf
+) -> Tensor:
+    """A mask of the J largest of n ascending eigenvalues; J is ``rank``, a number or (..., 1).
 
-    Without a rank, J is the smallest number of largest eigenvalues whose sum reaches ``enough``,
-    a number or (..., 1).
+    Without a rank, J is the smallest number of largest eigenvalues whose sum reaches ``enough``, a
+    number or (..., 1). All n eigenvalues are in the mask if J exceeds n.
     """
-    n = values.shape[-1]
-    if rank is not None:
-        j = torch.full_like(values.narrow(-1, 0, 1), min(rank, n))
-    else:
-        j = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)
-    return torch.arange(n, device=values.device) >= n - j
+    if rank is None:
+        rank = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)
+    return torch.arange(values.shape[-1], device=values.device) >= values.shape[-1] - rank
