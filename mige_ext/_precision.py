@@ -23,7 +23,7 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def per_group(x: Tensor) -> Tensor:
-    """One value for each group, to broadcast over samples and dimensions: (...) -> (..., 1, 1)."""
+    """One value for each group (or pair), as a 1×1 matrix to broadcast: (...) -> (..., 1, 1)."""
     return x.unsqueeze(-1).unsqueeze(-1)
 
 

@@ -36,8 +36,7 @@ class SpectralScoreEstimator:
     Args:
         n_eigen: J, the number of eigenvalues. By default ``n_eigen_threshold`` selects J; without a
             threshold, all eigenvalues are kept.
-        eta: a number that is added to the diagonal of the Gram matrix before its
-            eigendecomposition.
+        eta: a number that is added to the diagonal of the Gram matrix first.
         n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
 
     Raises:

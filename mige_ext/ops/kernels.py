@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mige_ext._precision import no_autocast, positive, saturated, unit_of
+from mige_ext._precision import no_autocast, per_group, positive, saturated, unit_of
 from mige_ext.ops._call import call, real
 
 
@@ -122,7 +122,7 @@ def _rbf_gram_backward(
     weighted = grad * gram
     x, y, unit = _normalized(x, y)
     # Distances are in units of σ, because σ² and 1/σ may be out of range.
-    absolute = bandwidth.unsqueeze(-1).unsqueeze(-1)
+    absolute = per_group(bandwidth)
     sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
     grad_sigma = None

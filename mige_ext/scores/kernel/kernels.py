@@ -22,12 +22,9 @@ from mige_ext._precision import (
 class Kernel(ABC):
     """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
 
-    A call with points returns their Gram matrix. :meth:`phi` and :meth:`dphi` are the function and
-    its derivatives in s, elementwise.
-
-    A kernel is a frozen dataclass that defines :meth:`psi`. Its fields, if any, are numbers or
-    tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required: a bandwidth then means the same for
-    every kernel.
+    A call with points returns their Gram matrix. A kernel is a frozen dataclass that defines
+    :meth:`psi`. Its fields, if any, are numbers or tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are
+    required: a bandwidth then means the same for every kernel.
     """
 
     @abstractmethod
@@ -135,8 +132,7 @@ class Bandwidth:
 def require_kernel(kernel: object) -> None:
     """Refuses a value that is not a :class:`Kernel`, and a kernel that is not normalized.
 
-    ψ is evaluated at 0 to check this. The check is left out for the kernels of this module, and
-    while the code is being compiled.
+    ψ(0) and ψ'(0) are not checked for the kernels of this module, or in code that is compiled.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel such as IMQ(), got {kernel!r}")
