@@ -1,14 +1,32 @@
 """Checks of arguments. Messages name the argument, what was expected and what came."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import field, fields
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mige_ext._torch_compat import is_batched
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def setting(default: Any, check: Callable[..., None], *arguments: Any, **options: Any) -> Any:
+    """A dataclass field that :func:`require_settings` checks, ``check(name, value, ...)``."""
+    return field(default=default, metadata={"check": (check, arguments, options)})
+
+
+def require_settings(settings: Any) -> None:
+    """Checks every field of a dataclass that :func:`setting` declared."""
+    for item in fields(settings):
+        if "check" in item.metadata:
+            check, arguments, options = item.metadata["check"]
+            check(item.name, getattr(settings, item.name), *arguments, **options)
+
 
 # --- numbers --------------------------------------------------------------------------------------
 
@@ -40,10 +58,16 @@ def is_integer(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def require_seed(value: int) -> None:
+def require_seed(name: str, value: int) -> None:
     """An integer that is not negative."""
     if not is_integer(value, 0):
-        raise ValueError(f"seed must be an integer, not negative, got {value!r}")
+        raise ValueError(f"{name} must be an integer, not negative, got {value!r}")
+
+
+def require_bool(name: str, value: bool) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def require_choice(name: str, value: object, *choices: str | None) -> None:
@@ -71,14 +95,18 @@ def require_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
 
 
+def require_shape(name: str, value: Tensor, fits: bool, expected: str) -> None:
+    """A shape that fits, as the caller tested it, and as the message describes it."""
+    if not fits:
+        raise ValueError(f"{name} must have shape {expected}, got {shape(value)}")
+
+
 def require_samples(name: str, value: Tensor, min_samples: int = 2) -> None:
     """A tensor (..., M, d) with enough rows and at least one column."""
     require_tensor(name, value)
-    if value.dim() < 2 or value.shape[-2] < min_samples or value.shape[-1] < 1:
-        bound = f"M >= {min_samples} and " if min_samples > 0 else ""
-        raise ValueError(
-            f"{name} must have shape (..., M, d) with {bound}d >= 1, got {shape(value)}"
-        )
+    fits = value.dim() >= 2 and value.shape[-2] >= min_samples and value.shape[-1] >= 1
+    bound = f"M >= {min_samples} and " if min_samples > 0 else ""
+    require_shape(name, value, fits, f"(..., M, d) with {bound}d >= 1")
 
 
 def require_native(name: str, value: Tensor) -> None:

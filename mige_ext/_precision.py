@@ -1,4 +1,8 @@
-"""Precision: float32 at least, no autocast, units of length that keep squares in range."""
+"""Precision: float32 at least, no autocast, units of length that keep squares in range.
+
+A unit of length is a power of two near σ or near the largest coordinate. Division by it is exact.
+Squares of coordinates then stay in range for samples of any magnitude.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -19,15 +23,12 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def per_group(x: Tensor) -> Tensor:
-    """One value for each group, to broadcast over samples and dimensions: (...) -> (..., 1, 1)."""
+    """One value for each group (or pair), as a 1×1 matrix to broadcast: (...) -> (..., 1, 1)."""
     return x.unsqueeze(-1).unsqueeze(-1)
 
 
 def unit_of(x: Tensor) -> Tensor:
-    """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1).
-
-    Division by it is exact and brings x near 1.
-    """
+    """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1)."""
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
     return power_of_two(x.detach().abs().amax((-2, -1), keepdim=True))
@@ -50,8 +51,16 @@ def saturated(x: Tensor) -> Tensor:
 
 
 def positive(x: Tensor) -> Tensor:
-    """X within the range of positive normal numbers."""
+    """The values, within the range of positive normal numbers."""
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
+
+
+def rounding(values: Tensor, n: int) -> Tensor:
+    """Bound on the rounding error of an eigenvalue 0 of an n×n matrix, ``n ε λ_max``, (..., 1).
+
+    ``values`` are the eigenvalues, ascending, (..., n).
+    """
+    return n * torch.finfo(values.dtype).eps * values.narrow(-1, values.shape[-1] - 1, 1)
 
 
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -81,10 +81,7 @@ class SeparableCritic(nn.Module):
     All B² pairs of a batch cost 2B passes through the networks and a matrix product.
 
     Args:
-        x_dim: dimensions of x.
-        z_dim: dimensions of z.
-        hidden: units of a hidden layer.
-        layers: number of hidden layers of each network.
+        x_dim, z_dim, hidden, layers: as for :class:`JointCritic`, for each of the two networks.
         embedding: dimensions of f and g, which bound the rank of T. The optimal critic of
             correlated Gaussians in d dimensions needs d + 2.
 
@@ -102,7 +99,7 @@ class SeparableCritic(nn.Module):
         self.g = nn.Sequential(*_perceptron([z_dim] + [hidden] * layers + [embedding]))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Score pairs of rows, with the arguments of :meth:`JointCritic.forward`."""
+        """Score pairs of rows, as :meth:`JointCritic.forward` does."""
         _check_rows("x", x, self.x_dim)
         _check_rows("z", z, self.z_dim)
         # einsum contracts broadcast dimensions as a matrix product: no B × B × embedding is built.
@@ -225,13 +222,13 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
     For the optimal critic, ``T = log p(x, z) / p(x) p(z)``, it is 2 JSD − log 4, with the
     Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). It is stable to maximize, but does not
     estimate the mutual information. With this critic, :func:`mine_f` of T + 1 estimates the mutual
-    information. ``report="information"`` returns that estimate with the gradient of the objective.
+    information.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
         marginal: scores of marginal pairs, (..., N) with N >= 2.
-        report: "jsd" for the objective (Hjelm et al.), or "information" for a lower bound on I with
-            the gradient of the objective (Poole et al.).
+        report: "jsd" for the objective (Hjelm et al.), or "information" for that lower bound on I
+            with the gradient of the objective (Poole et al.).
 
     Returns:
         The value, (...), to be maximized.
@@ -308,25 +305,20 @@ def _check_sizes(**sizes: int) -> None:
 
 def _check_rows(name: str, rows: Tensor, width: int) -> None:
     _checks.require_tensor(name, rows)
-    if rows.dim() < 1 or rows.shape[-1] != width:
-        raise ValueError(f"{name} must have shape (..., {width}), got {_checks.shape(rows)}")
+    _checks.require_shape(name, rows, rows.shape[-1:] == (width,), f"(..., {width})")
 
 
 def _check_matrix(scores: Tensor) -> None:
     _checks.require_tensor("scores", scores)
-    if scores.dim() < 2 or scores.shape[-1] != scores.shape[-2] or scores.shape[-1] < 2:
-        raise ValueError(
-            f"scores must have shape (..., B, B) with B >= 2, got {_checks.shape(scores)}"
-        )
+    fits = scores.dim() >= 2 and scores.shape[-2] == scores.shape[-1] >= 2
+    _checks.require_shape("scores", scores, fits, "(..., B, B) with B >= 2")
 
 
 def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
     for name, scores in (("joint", joint), ("marginal", marginal)):
         _checks.require_tensor(name, scores)
-        if scores.dim() < 1 or scores.shape[-1] < 2:
-            raise ValueError(
-                f"{name} must have shape (..., B) with B >= 2, got {_checks.shape(scores)}"
-            )
+        fits = scores.dim() >= 1 and scores.shape[-1] >= 2
+        _checks.require_shape(name, scores, fits, "(..., B) with B >= 2")
     _checks.require_batch("marginal", marginal.shape[:-1], "joint", joint.shape[:-1])
     _checks.require_same_device("marginal", marginal, "joint", joint)
     _check_finite(joint=joint, marginal=marginal)

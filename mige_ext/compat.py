@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import at_least_float32, in_units, no_autocast, saturated, unit_of
+from mige_ext._precision import at_least_float32, in_units, no_autocast, rounding, unit_of
 from mige_ext.scores.base import ScoreEstimator, require_estimator
+from mige_ext.scores.kernel.spectral import leading
 
 
 @dataclass(eq=False)
@@ -35,26 +36,25 @@ class SpectralScoreEstimator:
     Args:
         n_eigen: J, the number of eigenvalues. By default ``n_eigen_threshold`` selects J; without a
             threshold, all eigenvalues are kept.
-        eta: a number that is added to the diagonal of the Gram matrix before its
-            eigendecomposition.
+        eta: a number that is added to the diagonal of the Gram matrix first.
         n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
 
     Raises:
         ValueError: an argument is not as described, or both numbers of eigenvalues are given.
     """
 
-    n_eigen: int | None = None
+    n_eigen: int | None = _checks.setting(None, _checks.require_count, or_none=True)
     eta: float | None = None
     n_eigen_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Checks the settings."""
         n, eta, threshold = self.n_eigen, self.eta, self.n_eigen_threshold
         if n is not None and threshold is not None:
             raise ValueError(
                 f"n_eigen and n_eigen_threshold must not both be given, got {n} and {threshold}"
             )
-        _checks.require_count("n_eigen", n, or_none=True)
+        _checks.require_settings(self)
         if eta is not None and not (isinstance(eta, Real) and 0 <= eta < math.inf):
             raise ValueError(f"eta must be finite and not negative, got {eta!r}")
         if threshold is not None:
@@ -89,8 +89,6 @@ class SpectralScoreEstimator:
         if x is not None:
             _checks.require_query("x", x, samples)
         _checks.require_finite(samples=samples)
-        # The unit is a power of two near the largest coordinate. The division is then exact, and
-        # squared distances stay in range.
         unit = unit_of(samples)
         samples = points = samples / unit
         if x is not None:
@@ -104,18 +102,16 @@ class SpectralScoreEstimator:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
             # Repeated samples make K singular: eigenvalues that are rounding errors are dropped.
-            noise = m * torch.finfo(values.dtype).eps * values.narrow(-1, m - 1, 1)
-            kept = (values > noise) & self._leading(values)
+            kept = (values > rounding(values, m)) & self._leading(values)
             inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
             if x is None:
-                return saturated(-vectors @ (inverse * projected) / unit)
+                return in_units(-vectors @ (inverse * projected), unit)
             coefficients = -vectors @ (inverse**2 * projected)
-            scores = ops.rbf_product(x, samples, coefficients, bandwidth=sigma)
-            return saturated(scores / unit)
+            return in_units(ops.rbf_product(x, samples, coefficients, bandwidth=sigma), unit)
 
     def _leading(self, values: Tensor) -> Tensor:
-        """A mask of the J largest of the ascending eigenvalues, (M,); J may be a tensor."""
+        """A mask of the J largest of the ascending eigenvalues, (M,)."""
         m = values.shape[-1]
         j: int | Tensor = m
         if self.n_eigen is not None:
@@ -124,7 +120,7 @@ class SpectralScoreEstimator:
             spectrum = values.flip(-1).reshape(-1, m).mean(0)
             fraction = spectrum.cumsum(0) / spectrum.sum()
             j = (fraction < self.n_eigen_threshold).sum().clamp(min=1)
-        return torch.arange(m, device=values.device) >= m - j
+        return leading(values, j)
 
 
 def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
@@ -150,8 +146,7 @@ class MutualInformationGradientEstimator:
     """Surrogate of I(x; y) from three surrogates of −H, with the conventions of the release.
 
     Args:
-        n_eigen: see :class:`SpectralScoreEstimator`.
-        n_eigen_threshold: see :class:`SpectralScoreEstimator`.
+        n_eigen, n_eigen_threshold: as for :class:`SpectralScoreEstimator`.
     """
 
     def __init__(self, n_eigen: int | None = None, n_eigen_threshold: float | None = None) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mige_ext import _checks
+from mige_ext._checks import require_choice, setting
 from mige_ext._precision import at_least_float32, no_autocast
 from mige_ext._torch_compat import constant_when_compiled, is_transforming
 
@@ -43,14 +44,13 @@ class RandomProjection:
     """
 
     k: int
-    normalize: Literal["columns", "rows"] = "columns"
-    seed: int = 0
+    normalize: Literal["columns", "rows"] = setting("columns", require_choice, "columns", "rows")
+    seed: int = setting(0, _checks.require_seed)
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Checks the settings."""
         _checks.require_count("k", self.k)
-        _checks.require_seed(self.seed)
-        _checks.require_choice("normalize", self.normalize, "columns", "rows")
+        _checks.require_settings(self)
 
     def matrix(
         self, d: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -62,21 +62,20 @@ class RandomProjection:
         return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
 
     def _matrix_for(self, x: Tensor) -> Tensor:
-        d, dtype, device = x.shape[-1], x.dtype, x.device
+        key = self, x.shape[-1], x.dtype, x.device
         if (
             torch.compiler.is_compiling()  # The compiled graph keeps R as a constant.
             or is_transforming()  # Here and below, R is valid in this call only.
             or torch.is_inference_mode_enabled()
             or type(x) is not Tensor
         ):
-            return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
-        key = (self, d, dtype, device)
+            return self.matrix(*key[1:])
         r = _matrices.get(key)
         if r is None:
-            r = _drawn(self.k, d, self.normalize, self.seed, dtype, device)
+            r = self.matrix(*key[1:])
             if len(_matrices) >= _KEPT:
                 # Matrices on a GPU stay, because a captured CUDA graph reads R at its address.
-                for old in [key for key, kept in _matrices.items() if kept.device.type == "cpu"]:
+                for old in [old for old, kept in _matrices.items() if kept.device.type == "cpu"]:
                     del _matrices[old]
             _matrices[key] = r
         return r

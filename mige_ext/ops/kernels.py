@@ -5,17 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mige_ext._precision import no_autocast, positive, saturated, unit_of
+from mige_ext._precision import no_autocast, per_group, positive, saturated, unit_of
 from mige_ext.ops._call import call, real
 
 
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
 
-    There is no cancellation: equal rows are at distance exactly 0, no value is negative, and the
-    distances of close points are accurate. (``‖x‖² + ‖y‖² − 2x·y`` is inaccurate for close points.)
-    A value that overflows becomes the largest finite number. The result is differentiable in ``x``
-    and ``y``.
+    Unlike ``‖x‖² + ‖y‖² − 2x·y``, the differences do not cancel: equal rows are at distance exactly
+    0, no value is negative, and the distances of close points are accurate. A value that overflows
+    becomes the largest finite number. The result is differentiable in ``x`` and ``y``.
 
     Args:
         x: points, (..., M, d).
@@ -123,7 +122,7 @@ def _rbf_gram_backward(
     weighted = grad * gram
     x, y, unit = _normalized(x, y)
     # Distances are in units of σ, because σ² and 1/σ may be out of range.
-    absolute = bandwidth.unsqueeze(-1).unsqueeze(-1)
+    absolute = per_group(bandwidth)
     sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
     grad_sigma = None

@@ -75,7 +75,10 @@ class Fitted:
     """A fitted score, which gives scores at any points. The class of a fit documents the cost.
 
     A fit is a frozen record of tensors. It can be pickled, moved by :meth:`to`, and converted for
-    ``torch.save(fitted.state_dict(), ...)`` and ``torch.load(..., weights_only=True)``.
+    ``torch.save(fitted.state_dict(), ...)`` and ``torch.load(..., weights_only=True)``. Where a fit
+    has a field ``unit``, its tensors except the diagnostics are in this unit of length, which is a
+    power of two. Samples of any magnitude then cost neither accuracy nor range. Where a fit has a
+    field ``origin``, its tensors are also relative to this point.
     """
 
     samples: Tensor
@@ -176,7 +179,8 @@ class FittableEstimator(ABC, Generic[F]):
     """
 
     def __post_init__(self) -> None:
-        """Checks ``calibrate``, which most estimators have."""
+        """Checks the settings: ``calibrate``, and the fields that ``_checks.setting`` declares."""
+        _checks.require_settings(self)
         _checks.require_choice("calibrate", getattr(self, "calibrate", None), "stein", None)
 
     def score(self, samples: Tensor) -> Tensor:
@@ -197,8 +201,7 @@ class FittableEstimator(ABC, Generic[F]):
     def fit(self, samples: Tensor) -> F:
         """Fits the score, to evaluate it at any points.
 
-        Argument and errors are those of :meth:`score`. The fit keeps a copy of the values that it
-        needs.
+        Argument and errors are those of :meth:`score`. The fit copies the values that it needs.
         """
         return self._fit(prepared(samples))
 

@@ -10,12 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mige_ext import _checks, ops
+from mige_ext import ops
+from mige_ext._checks import require_choice, require_finite, setting
 from mige_ext._precision import (
     about_origin,
     in_units,
     no_autocast,
     power_of_two,
+    rounding,
     saturated,
     standardized,
 )
@@ -43,9 +45,6 @@ class GaussianDiagnostics:
 class FittedGaussian(FittedGradient):
     """A fitted Gaussian score, ``g(q) = −(q − m) W Wᵀ``, with the energy ``−‖(q − m) W‖²/2``.
 
-    All tensors except the diagnostics are in units of length that are powers of two, relative to an
-    origin. The magnitude and the offset of the samples then do not cost accuracy.
-
     Cost:
         A score takes 4Qd² flop, an energy 2Qd².
     """
@@ -64,7 +63,7 @@ class FittedGaussian(FittedGradient):
         return in_units(query, self.unit) - self.origin
 
     def _score(self, points: Tensor) -> Tensor:
-        return saturated(saturated(-self._whitened(points) @ self.whitening.mT) / self.unit)
+        return in_units(saturated(-self._whitened(points) @ self.whitening.mT), self.unit)
 
     def _whitened(self, points: Tensor) -> Tensor:
         # W is at most 1/ε. Products with it do not overflow for points within this limit.
@@ -100,16 +99,11 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
         O(Md² + d³) time, O(Md + d²) memory for each group.
     """
 
-    covariance: Covariance = "ridge"
+    covariance: Covariance = setting("ridge", require_choice, "ridge", "qis", "mle")
     calibrate: Calibrate = None
 
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_choice("covariance", self.covariance, "ridge", "qis", "mle")
-
     def _fit(self, samples: Tensor) -> FittedGaussian:
-        _checks.require_finite(samples=samples)
+        require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
         with no_autocast(x):
             if self.covariance == "ridge":
@@ -143,7 +137,8 @@ def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     """``W = D^{−1} U Λ^{−1/2}`` without the eigenvalues of R that are zero up to rounding."""
     mean, v, deviation = standardized(x)
     values, vectors = _spectrum(v)
-    scales = torch.where(values > _noise(v, values), values, torch.inf).rsqrt()
+    noise = rounding(values, max(v.shape[-2:]))
+    scales = torch.where(values > noise, values, torch.inf).rsqrt()
     rows = torch.where(deviation > 0, 1 / deviation, 0.0).mT  # of D^{−1}, 0 for constant columns
     return mean, rows * vectors * scales.unsqueeze(-2)
 
@@ -174,7 +169,7 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     values = values * (m / n)  # the unbiased covariance
     largest = values.narrow(-1, d - 1, 1)
     largest = torch.where(largest > 0, largest, 1.0)
-    noise = _noise(v, values)
+    noise = rounding(values, max(m, d))
     known = values.narrow(-1, d - positive, positive)
     excluded = known <= noise
     inverse = largest / torch.maximum(known, torch.where(noise > 0, noise, 1.0))  # λ_1 l_i
@@ -204,9 +199,3 @@ def _spectrum(v: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending and not negative, and eigenvectors of ``VᵀV/M``."""
     values, vectors = ops.eigh(v.mT @ v / v.shape[-2])
     return values.clamp(min=0), vectors
-
-
-def _noise(v: Tensor, values: Tensor) -> Tensor:
-    """Bound of the rounding error of an eigenvalue that is 0, (..., 1)."""
-    m, d = v.shape[-2:]
-    return max(m, d) * torch.finfo(v.dtype).eps * values.narrow(-1, d - 1, 1)

@@ -5,6 +5,7 @@ The formulas are those of ``landmarks.py``.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,9 @@ from mige_ext.scores.kernel.spectral import leading
 if TYPE_CHECKING:
     from mige_ext.scores.landmarks import Landmarks
 
-Progress = Callable[[Iterable[tuple[slice, slice]]], Iterable[tuple[slice, slice]]]
+#: A part of the samples: the first group and the number of groups, and the same for rows.
+Tile = tuple[tuple[int, int], tuple[int, int]]
+Progress = Callable[[Iterable[Tile]], Iterable[Tile]]
 
 _TILE = 2**21  # values of an intermediate, float64: 16 MiB
 
@@ -39,9 +42,8 @@ class LandmarkStatistics:
         self.estimator = estimator
         self.landmarks = landmarks = at_least_float32(landmarks.detach())
         self.bandwidth = bandwidth_of(estimator.bandwidth, landmarks)
-        # The unit is a power of two near σ, and coordinates are relative to a median row. Then
-        # magnitude, offset and outliers do not cost accuracy. If all landmarks are equal, any
-        # positive σ keeps k defined.
+        # A median row as the origin keeps offsets and outliers from costing accuracy. If all
+        # landmarks are equal, any positive σ keeps k defined.
         self._unit = unit_of(per_group(self.bandwidth)).double()
         sigma = self.bandwidth.double() / self._unit.squeeze((-2, -1))
         self._sigma = torch.where(sigma > 0, sigma, 1.0)
@@ -73,9 +75,7 @@ class LandmarkStatistics:
         x, z = samples.detach().reshape(n, samples.shape[-2], d), self._z.reshape(n, m, d)
         unit, center = self._unit.reshape(n, 1, 1), self._center.reshape(n, 1, d)
         sigma, moments = self._sigma.reshape(n), self.moments.view(n, m + 1, m + d + 1)
-        tiles = _tiles(x.shape[0], x.shape[1], m + d + 1)
-        for groups, rows in tiles if progress is None else progress(tiles):
-            g, r = (groups.start, groups.stop - groups.start), (rows.start, rows.stop - rows.start)
+        for g, r in _tiles(x.shape[0], x.shape[1], m + d + 1, progress):
             tile = x.narrow(0, *g).narrow(1, *r).double()
             # An infinite sample stays an error (NaN on CUDA). Only the quotient may saturate.
             tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
@@ -145,7 +145,7 @@ class LandmarkStatistics:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedLandmarks(Fitted):
-    """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``, in units of a power of two near σ.
+    """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``.
 
     Cost:
         A score takes 5Qmd flop, and memory for the result and a tile.
@@ -170,26 +170,21 @@ class FittedLandmarks(Fitted):
         _checks.require_query("query", query, self.landmarks, "landmarks")
         result = self.coefficients.new_zeros(query.shape)
         groups = max(query.shape[:-2].numel(), 1)
-        tiles = _tiles(1, query.shape[-2], groups * query.shape[-1])
-        for _, rows in tiles if progress is None else progress(tiles):
-            r = rows.start, rows.stop - rows.start
+        for _, r in _tiles(1, query.shape[-2], groups * query.shape[-1], progress):
             points = in_units(query.detach().narrow(-2, *r).to(result.dtype), self.unit)
-            scores = ops.rbf_product(
-                points, self.landmarks, self.coefficients, bandwidth=self.bandwidth
-            )
+            z, c, sigma = self.landmarks, self.coefficients, self.bandwidth
+            scores = ops.rbf_product(points, z, c, bandwidth=sigma)
             result.narrow(-2, *r).add_(saturated(scores / self.unit))
         return result
 
 
-def _tiles(groups: int, rows: int, width: int) -> list[tuple[slice, slice]]:
+def _tiles(groups: int, rows: int, width: int, progress: Progress | None) -> Iterable[Tile]:
     """Tiles of about ``_TILE`` values, whose rows do not depend on the number of groups."""
     r = max(min(_TILE // width, rows), 1)
     g = max(_TILE // (r * width), 1)
-    return [
-        (slice(i, min(i + g, groups)), slice(j, min(j + r, rows)))
-        for i in range(0, groups, g)
-        for j in range(0, rows, r)
-    ]
+    starts = product(range(0, groups, g), range(0, rows, r))
+    tiles = [((i, min(g, groups - i)), (j, min(r, rows - j))) for i, j in starts]
+    return tiles if progress is None else progress(tiles)
 
 
 def _inverse(values: Tensor, floor: float) -> Tensor:

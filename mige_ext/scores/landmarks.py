@@ -51,18 +51,16 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         >>> fitted = statistics.solve()
 
     The landmarks are a random subset of the samples, the same for the same M, m and seed, and each
-    group takes the same rows. All statistics are kept and solved in float64, because the condition
-    number of A is the square of that of the kernel matrix. Scores are in the dtype of the samples,
-    float32 at least. Every method raises ValueError or TypeError if the samples or landmarks are
-    not finite floating-point tensors of the shapes below.
+    group takes the same rows. Statistics are kept and solved in float64, because the condition
+    number of A is the square of that of the kernel matrix. Every method raises ValueError or
+    TypeError if samples or landmarks are not finite floating-point tensors of the shapes below.
 
     Args:
         m: number of landmarks, at least 2. If there are fewer samples, all samples are landmarks.
         threshold: J is the smallest number of leading eigenvalues μ whose sum reaches this fraction
             of the sum of all μ; in (0, 1].
         rank: J itself, instead of ``threshold``; at most m.
-        lam: Tikhonov's λ > 0 for a kernel with k(x, x) = 1; Tikhonov's filter then replaces the
-            cut-off of SSGE.
+        lam: λ > 0 of Tikhonov's filter, which then replaces the cut-off of SSGE.
         bandwidth: "median", a number, or a :class:`Bandwidth` rule. A rule is applied to the
             landmarks, at a cost that does not depend on M.
         calibrate: "stein" divides the scores by :attr:`Diagnostics.calibration`; None does not.
@@ -73,22 +71,19 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         memory, and 100 to 200 MB for the intermediates of a tile. A score takes 5Mmd flop more.
     """
 
-    m: int = 1024
-    threshold: float = 0.99
-    rank: int | None = None
+    m: int = _checks.setting(1024, _checks.require_count)
+    threshold: float = _checks.setting(0.99, _checks.require_share)
+    rank: int | None = _checks.setting(None, _checks.require_count, or_none=True)
     lam: float | None = None
     bandwidth: str | float | Bandwidth = "median"
     calibrate: Calibrate = None
-    seed: int = 0
+    seed: int = _checks.setting(0, _checks.require_seed)
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Checks the settings."""
         super().__post_init__()
-        _checks.require_count("m", self.m)
         if self.m < 2:
             raise ValueError(f"m must be at least 2, got {self.m!r}")
-        _checks.require_share("threshold", self.threshold)
-        _checks.require_count("rank", self.rank, or_none=True)
         if self.rank is not None and self.rank > self.m:
             raise ValueError(f"rank must be at most m, {self.m}, got {self.rank!r}")
         if self.lam is not None:
@@ -96,7 +91,6 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             if self.rank is not None:
                 raise ValueError(f"lam and rank exclude each other, got {self.lam} and {self.rank}")
         bandwidth_rule(self.bandwidth)
-        _checks.require_seed(self.seed)
 
     def score(self, samples: Tensor, *, progress: Progress | None = None) -> Tensor:
         """Scores at the samples: ``fit(samples).score(samples)``; see :meth:`.Fitted.score`.
@@ -128,7 +122,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Args:
             samples: (..., M, d) with M >= 2, such as the first batch. They are not added to the
-                sums: give them to :meth:`LandmarkStatistics.partial_fit` too.
+                sums; give them to :meth:`LandmarkStatistics.partial_fit` too.
         """
         _checks.require_samples("samples", samples)
         landmarks = samples.index_select(-2, self.chosen(samples.shape[-2], samples.device))
@@ -187,9 +181,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
     def chosen(self, rows: int, device: torch.device | str = "cpu") -> Tensor:
         """Indices of the landmarks among ``rows`` samples: min(m, rows) int64, ascending.
 
-        They are the samples with the smallest hash (splitmix64) of their index and the seed. The
-        hash is a function of integers, equal on every device and rank, and draws no random numbers
-        on the host.
+        They are the samples with the smallest hash (splitmix64) of their index and the seed, which
+        is equal on every device and rank.
         """
         if self.m >= rows:
             return torch.arange(rows, device=device)

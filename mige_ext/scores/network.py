@@ -29,8 +29,6 @@ class NetworkDiagnostics:
 class FittedNetwork(Fitted):
     """A trained score, ``g(q) = s((q − m)/D)/D`` with ``s(z) = −z + network(z)``.
 
-    All tensors except the diagnostics are in units that are powers of two, relative to an origin.
-
     Cost:
         A score takes 2Q flop a weight.
     """
@@ -52,7 +50,7 @@ class FittedNetwork(Fitted):
         limit = torch.finfo(points.dtype).max ** 0.25  # no product overflows
         z = ((points - self.mean) * inverse).clamp(-limit, limit)
         s = _network(z, self.weights, self.biases)
-        return saturated(saturated(s * inverse) / self.unit)
+        return in_units(saturated(s * inverse), self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +89,13 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         About 12 flop for each step, sample, projection and weight.
     """
 
-    hidden: int = 64
-    layers: int = 2
-    steps: int = 150
-    learning_rate: float = 3e-3
-    projections: int = 1
-    variance_reduced: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        for name in ("hidden", "layers", "steps", "projections"):
-            _checks.require_count(name, getattr(self, name))
-        _checks.require_positive("learning_rate", self.learning_rate)
-        if not isinstance(self.variance_reduced, bool):
-            raise TypeError(
-                f"variance_reduced must be True or False, got {self.variance_reduced!r}"
-            )
-        _checks.require_seed(self.seed)
+    hidden: int = _checks.setting(64, _checks.require_count)
+    layers: int = _checks.setting(2, _checks.require_count)
+    steps: int = _checks.setting(150, _checks.require_count)
+    learning_rate: float = _checks.setting(3e-3, _checks.require_positive)
+    projections: int = _checks.setting(1, _checks.require_count)
+    variance_reduced: bool = _checks.setting(True, _checks.require_bool)
+    seed: int = _checks.setting(0, _checks.require_seed)
 
     def _fit(self, samples: Tensor) -> FittedNetwork:
         if torch.compiler.is_compiling():

@@ -113,7 +113,7 @@ def test_tiles_sum_up_to_the_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = Landmarks(m=20, rank=15).score(x)
     seen: list[int] = []
 
-    def progress(tiles: Iterable[tuple[slice, slice]]) -> Iterator[tuple[slice, slice]]:
+    def progress(tiles: Iterable[landmark_fit.Tile]) -> Iterator[landmark_fit.Tile]:
         for tile in tiles:
             seen.append(len(seen))
             yield tile

@@ -110,9 +110,8 @@ class CurlFreeGram(Gram):
         """(..., Qd, Md), rows and columns ordered by point, then coordinate."""
         r = self._q.unsqueeze(-2) - self._x.unsqueeze(-3)
         eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-        bent = (self._psi[2] * (4 / self._square)).unsqueeze(-1).unsqueeze(-1)
-        blocks = -2 * self._psi[1].unsqueeze(-1).unsqueeze(-1) * eye
-        blocks = blocks - bent * r.unsqueeze(-1) * r.unsqueeze(-2)
+        bent = per_group(self._psi[2] * (4 / self._square)) * r.unsqueeze(-1) * r.unsqueeze(-2)
+        blocks = -2 * per_group(self._psi[1]) * eye - bent
         return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)
 
     def _along(self, w: Tensor) -> Tensor:

@@ -22,12 +22,9 @@ from mige_ext._precision import (
 class Kernel(ABC):
     """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
 
-    A call with points returns their Gram matrix. :meth:`phi` and :meth:`dphi` are the function and
-    its derivatives in s, elementwise.
-
-    A kernel is a frozen dataclass that defines :meth:`psi`. Its fields, if any, are numbers or
-    tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required: a bandwidth then means the same for
-    every kernel.
+    A call with points returns their Gram matrix. A kernel is a frozen dataclass that defines
+    :meth:`psi`. Its fields, if any, are numbers or tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are
+    required: a bandwidth then means the same for every kernel.
     """
 
     @abstractmethod
@@ -58,9 +55,18 @@ class Kernel(ABC):
         Raises:
             ValueError, TypeError: an argument is not as described or not finite.
         """
-        _require_arguments(x, y, bandwidth)
+        _checks.require_samples("x", x, 0)
+        _checks.require_native("x", x)
+        _checks.require_finite(x=x)
+        if y is not None:
+            _checks.require_query("y", y, x, "x")
+            _checks.require_like("y", y, "x", x)
+        if isinstance(bandwidth, Tensor):
+            _checks.require_like("bandwidth", bandwidth, "x", x)
+            _checks.require_batch("bandwidth", bandwidth.shape, "x", x.shape[:-2])
+            if _checks.looking_is_free(bandwidth) and not (bandwidth > 0).all():
+                raise ValueError(f"bandwidth must be positive, got {bandwidth.min().item():g}")
         sigma = bandwidth_tensor(bandwidth, x)
-        # Division by a power of two near σ is exact, and keeps squares and 1/σ² in range.
         unit = per_group(power_of_two(sigma))
         s = ops.squared_distances(in_units(x, unit), None if y is None else in_units(y, unit))
         return self.phi(s, per_group(sigma) / unit)
@@ -104,13 +110,12 @@ class Bandwidth:
         multiplier: positive.
     """
 
-    quantile: float = 0.5
-    multiplier: float = 1.0
+    quantile: float = _checks.setting(0.5, _checks.require_share)
+    multiplier: float = _checks.setting(1.0, _checks.require_positive)
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
-        _checks.require_share("quantile", self.quantile)
-        _checks.require_positive("multiplier", self.multiplier)
+        """Checks the settings."""
+        _checks.require_settings(self)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """σ of each group of samples: (..., M, d) -> (...), in float32 at least.
@@ -127,8 +132,7 @@ class Bandwidth:
 def require_kernel(kernel: object) -> None:
     """Refuses a value that is not a :class:`Kernel`, and a kernel that is not normalized.
 
-    ψ is evaluated at 0 to check this. The check is left out for the kernels of this module, and
-    while the code is being compiled.
+    ψ(0) and ψ'(0) are not checked for the kernels of this module, or in code that is compiled.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel must be a Kernel such as IMQ(), got {kernel!r}")
@@ -168,21 +172,6 @@ def bandwidth_tensor(bandwidth: Tensor | float, x: Tensor) -> Tensor:
     if isinstance(bandwidth, Tensor):
         return bandwidth
     return torch.full(x.shape[:-2], _number(bandwidth, x), dtype=x.dtype, device=x.device)
-
-
-def _require_arguments(x: Tensor, y: Tensor | None, bandwidth: Tensor | float) -> None:
-    """Requires finite arguments of one native dtype, with equal groups and columns."""
-    _checks.require_samples("x", x, 0)
-    _checks.require_native("x", x)
-    _checks.require_finite(x=x)
-    if y is not None:
-        _checks.require_query("y", y, x, "x")
-        _checks.require_like("y", y, "x", x)
-    if isinstance(bandwidth, Tensor):
-        _checks.require_like("bandwidth", bandwidth, "x", x)
-        _checks.require_batch("bandwidth", bandwidth.shape, "x", x.shape[:-2])
-        if _checks.looking_is_free(bandwidth) and not (bandwidth > 0).all():
-            raise ValueError(f"bandwidth must be positive, got {bandwidth.min().item():g}")
 
 
 def _scalar(bandwidth: Tensor | float, s: Tensor) -> Tensor:

@@ -6,10 +6,15 @@ from numbers import Real
 
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext._checks import require_count, setting
 from mige_ext.scores.kernel.gram import Gram
 from mige_ext.scores.kernel.solvers import iterate
 from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
+
+
+def _require_step_size(name: str, value: float) -> None:
+    if not (isinstance(value, Real) and 0 < value < 2):
+        raise ValueError(f"{name} must lie in (0, 2), got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +27,8 @@ class Landweber(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    steps: int = 500
-    step_size: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_count("steps", self.steps)
-        if not (isinstance(self.step_size, Real) and 0 < self.step_size < 2):
-            raise ValueError(f"step_size must lie in (0, 2), got {self.step_size!r}")
+    steps: int = setting(500, require_count)
+    step_size: float = setting(1.0, _require_step_size)
 
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
         steps = repeat((0.0, float(self.step_size)), int(self.steps))

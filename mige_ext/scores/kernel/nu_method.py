@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext._checks import require_count, require_positive, setting
 from mige_ext.scores.kernel.gram import Gram
 from mige_ext.scores.kernel.solvers import iterate
 from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
@@ -24,14 +24,8 @@ class NuMethod(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    steps: int = 22
-    nu: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_count("steps", self.steps)
-        _checks.require_positive("nu", self.nu)
+    steps: int = setting(22, require_count)
+    nu: float = setting(1.0, require_positive)
 
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
         steps = (_step(t, float(self.nu)) for t in range(1, int(self.steps) + 1))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks
+from mige_ext._precision import per_group
 from mige_ext.scores.kernel.gram import DiagonalGram, Gram
 
 LARGEST_DENSE = 4096  # rows of a curl-free K that is factorized: 128 MiB in float64
@@ -45,7 +46,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
             f"{matrix.dtype}, got {shift:g}"
         )
     solution = torch.cholesky_solve(rhs, factor)
-    return torch.where(info.unsqueeze(-1).unsqueeze(-1) == 0, solution, torch.nan)
+    return torch.where(per_group(info) == 0, solution, torch.nan)
 
 
 def conjugate_gradient_steps(shift: float, dtype: torch.dtype) -> int:

@@ -63,16 +63,13 @@ _RBF = RBF()
 
 
 def _rbf() -> Kernel:
-    """The default kernel. It is a global, which torch.compile can find."""
+    """The default kernel. It is a global, which ``torch.compile`` can find."""
     return _RBF
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedFilter(FittedGradient):
     """A fitted kernel score, ``g(q) = K(q, X) w + b ζ(q)``.
-
-    All tensors except the diagnostics are in a unit of length that is a power of two. The
-    coefficients are then in range for samples of any magnitude.
 
     Cost:
         A score takes O(QMd) time and O(QM) memory. The diagonal RBF kernel never forms its Q×M
@@ -100,12 +97,10 @@ class FittedFilter(FittedGradient):
     def _score(self, points: Tensor) -> Tensor:
         w, b = self.coefficients, self.source_coefficient
         if has_native_product(self.kernel, self.curl_free):
-            return saturated(rbf_score(points, self.samples, w, self.bandwidth, b) / self.unit)
+            return in_units(rbf_score(points, self.samples, w, self.bandwidth, b), self.unit)
         gram = gram_of(self.kernel, self.curl_free, self.bandwidth, self.samples, points)
-        scores = gram.product(w)
-        if b is not None:
-            scores = scores + b * gram.source()
-        return saturated(scores / self.unit)
+        scores = gram.product(w) if b is None else gram.product(w) + b * gram.source()
+        return in_units(scores, self.unit)
 
 
 @dataclass(frozen=True)
@@ -139,47 +134,41 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
     kernel: Kernel = field(default_factory=_rbf)
     bandwidth: str | float | Bandwidth = "median"
-    curl_free: bool = False
+    curl_free: bool = _checks.setting(False, _checks.require_bool)
     calibrate: Calibrate = None
 
     _fitted: ClassVar[type[FittedFilter]] = FittedFilter
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Checks the settings."""
         super().__post_init__()
         require_kernel(self.kernel)
         bandwidth_rule(self.bandwidth)
-        if not isinstance(self.curl_free, bool):
-            raise TypeError(f"curl_free must be True or False, got {self.curl_free!r}")
 
     def _score(self, samples: Tensor) -> Tensor:
         x, unit, _, _, solution = self._solution(samples)
         scores = solution.scores
         if self.calibrate is not None:
             scores = calibrated(scores, _calibration(x, scores))
-        return saturated(scores / unit)
-
-    def _diagnose(self, samples: Tensor) -> Diagnostics:
-        x, _, _, absolute, solution = self._solution(samples)
-        return _diagnostics(x, absolute, solution)
+        return in_units(scores, unit)
 
     def _fit(self, samples: Tensor) -> FittedFilter:
         x, unit, bandwidth, absolute, solution = self._solution(samples)
-        diagnostics = _diagnostics(x, absolute, solution)
+        known, calibration = absolute > 0, _calibration(x, solution.scores)
+        rank = torch.where(known, solution.rank, 0)
+        energy = torch.where(known, solution.energy, 0.0)
         b = None
         if solution.source_coefficient is not None:
-            known = per_group(absolute > 0)
-            b = torch.where(known, solution.source_coefficient, torch.zeros_like(unit))
-            b = calibrated(b, diagnostics.calibration, self.calibrate)
-        w = calibrated(solution.coefficients, diagnostics.calibration, self.calibrate)
-        record = x, w, bandwidth, unit, diagnostics, b
+            b = torch.where(per_group(known), solution.source_coefficient, torch.zeros_like(unit))
+            b = calibrated(b, calibration, self.calibrate)
+        w = calibrated(solution.coefficients, calibration, self.calibrate)
+        record = x, w, bandwidth, unit, Diagnostics(rank, absolute, energy, calibration), b
         return self._fitted(*record, self.kernel, self.curl_free)
 
     def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
         """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
         _checks.require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
-        # Division by a power of two near σ is exact, and keeps squared distances near σ² in range.
         unit = per_group(power_of_two(absolute))
         bandwidth = torch.where(absolute > 0, absolute / unit.squeeze((-2, -1)), 1.0)
         x = in_units(samples, unit)
@@ -204,26 +193,19 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         return self._smooth(g, g / (-lam * g.shape[-2]), 1 / lam)
 
 
-def _diagnostics(x: Tensor, bandwidth: Tensor, solution: Solution) -> Diagnostics:
-    known = bandwidth > 0
-    rank, energy = torch.where(known, solution.rank, 0), torch.where(known, solution.energy, 0.0)
-    return Diagnostics(rank, bandwidth, energy, _calibration(x, solution.scores))
-
-
 def _calibration(x: Tensor, scores: Tensor) -> Tensor:
     """The calibration. The first sample is subtracted, because an offset costs accuracy."""
     return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
 
 
-def leading(values: Tensor, rank: int | None, enough: Tensor | float) -> Tensor:
-    """A mask of the J largest of ascending eigenvalues, (..., n); J is the least of ``rank`` and n.
+def leading(
+    values: Tensor, rank: int | Tensor | None, enough: Tensor | float = torch.inf
+) -> Tensor:
+    """A mask of the J largest of n ascending eigenvalues; J is ``rank``, a number or (..., 1).
 
-    Without a rank, J is the smallest number of largest eigenvalues whose sum reaches ``enough``,
-    a number or (..., 1).
+    Without a rank, J is the smallest number of largest eigenvalues whose sum reaches ``enough``, a
+    number or (..., 1). All n eigenvalues are in the mask if J exceeds n.
     """
-    n = values.shape[-1]
-    if rank is not None:
-        j = torch.full_like(values.narrow(-1, 0, 1), min(rank, n))
-    else:
-        j = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)
-    return torch.arange(n, device=values.device) >= n - j
+    if rank is None:
+        rank = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)
+    return torch.arange(values.shape[-1], device=values.device) >= values.shape[-1] - rank

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import positive, unit_of
+from mige_ext._precision import positive, rounding, unit_of
 from mige_ext.scores.base import Diagnostics, calibrated, stein_calibration
 from mige_ext.scores.kernel.gram import Gram, has_native_product
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
@@ -15,7 +15,7 @@ from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilt
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedSSGE(FittedFilter):
-    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``: b = 0."""
+    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``; b is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,10 @@ class SSGE(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    threshold: float = 0.99
-    rank: int | None = None
+    threshold: float = _checks.setting(0.99, _checks.require_share)
+    rank: int | None = _checks.setting(None, _checks.require_count, or_none=True)
 
     _fitted = FittedSSGE
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_share("threshold", self.threshold)
-        _checks.require_count("rank", self.rank, or_none=True)
 
     def _score(self, samples: Tensor) -> Tensor:
         if not has_native_product(self.kernel, self.curl_free):
@@ -116,8 +110,7 @@ class SSGE(SpectralFilter):
         values, vectors = ops.eigh(k)
         # The trace of K is n. Eigenvalues below the rounding errors of the largest are not kept.
         kept = leading(values, self.rank, float(self.threshold) * n)
-        noise = n * torch.finfo(values.dtype).eps * values.narrow(-1, n - 1, 1)
-        kept = kept & (values > noise)
+        kept = kept & (values > rounding(values, n))
         inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
         h = m * source
         rhs = h.flatten(-2).unsqueeze(-1) if self.curl_free else h
@@ -131,7 +124,6 @@ class SSGE(SpectralFilter):
 def _diagnostics(
     samples: Tensor, scores: Tensor, values: Tensor, bandwidth: Tensor, rank: Tensor
 ) -> Diagnostics:
-    m = samples.shape[-2]
-    kept = torch.arange(m, device=samples.device) >= m - rank.unsqueeze(-1)
-    energy = torch.where(kept, values, 0.0).sum(-1) / m
+    kept = leading(values, rank.unsqueeze(-1))
+    energy = torch.where(kept, values, 0.0).sum(-1) / samples.shape[-2]
     return Diagnostics(rank, bandwidth, energy, stein_calibration(samples, scores))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext._checks import require_positive, setting
 from mige_ext.scores.kernel.gram import Gram
 from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
 
@@ -28,12 +28,7 @@ class Tikhonov(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    lam: float = 2e-3
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_positive("lam", self.lam)
+    lam: float = setting(2e-3, require_positive)
 
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
         return self._solve_shifted(gram, source, float(self.lam))
@@ -52,12 +47,7 @@ class Stein(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    eta: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Checks the arguments."""
-        super().__post_init__()
-        _checks.require_positive("eta", self.eta)
+    eta: float = setting(0.5, require_positive)
 
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
         return self._solve_shifted(gram, source, self.eta / source.shape[-2])
