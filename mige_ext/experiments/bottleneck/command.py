@@ -20,17 +20,10 @@ from matplotlib.figure import Figure
 from mige_ext.experiments.bottleneck.methods import METHODS, PAPER, Settings
 from mige_ext.experiments.bottleneck.report import Result, draw, draw_tests, format_table
 from mige_ext.experiments.bottleneck.training import Epoch, Trainer, build, measure
+from mige_ext.experiments.common import options as common
 from mige_ext.experiments.common.comparison import Comparison
 from mige_ext.experiments.common.estimators import require_option
 from mige_ext.experiments.common.experiment import command
-from mige_ext.experiments.common.options import (
-    ImageOptions,
-    filled,
-    grid_option,
-    method_option,
-    option,
-    seeds_option,
-)
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.statistics import by_method, one_standard_error_rule
 from mige_ext.experiments.common.training import overhead
@@ -40,18 +33,18 @@ CHOICES = ("one-se", "least")
 
 
 @dataclass(frozen=True)
-class Options(ImageOptions):
+class Options(common.ImageOptions):
     """Options that may change when the experiment is continued."""
 
-    method: list[str] = method_option(METHODS, QUICK_METHODS)
-    beta: list[float] = grid_option("β", least=0)
-    choice: str = option(
+    method: list[str] = common.method_option(METHODS, QUICK_METHODS)
+    beta: list[float] = common.grid_option("β", least=0)
+    choice: str = common.option(
         "one-se",
         "Choose the strongest β that does no measurable harm, or the β with the least error.",
         choices=CHOICES,
     )
-    seeds: int = seeds_option("10 for digits, otherwise 3; quick 2")
-    retrain: int = option(
+    seeds: int = common.seeds_option("10 for digits, otherwise 3; quick 2")
+    retrain: int = common.option(
         None,
         "Epochs of a last training on training and validation images; 0 takes the number with the "
         "least validation error.",
@@ -187,4 +180,4 @@ def bottleneck(options: Options, given: dict[str, Any]) -> Bottlenecks:
         require_option(settings.estimator, "threshold")
     threads = 1 if small else torch.get_num_threads()
     seeds = 2 if quick else 10 if small else 3
-    return Bottlenecks(filled(options, seeds=seeds, threads=threads), settings)
+    return Bottlenecks(common.filled(options, seeds=seeds, threads=threads), settings)

@@ -17,16 +17,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from mige_ext.experiments.common import options as common
 from mige_ext.experiments.common.comparison import Comparison
 from mige_ext.experiments.common.estimators import require_option
 from mige_ext.experiments.common.experiment import command
-from mige_ext.experiments.common.options import (
-    ImageOptions,
-    filled,
-    grid_option,
-    method_option,
-    seeds_option,
-)
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import overhead
 from mige_ext.experiments.data.images import Split
@@ -41,12 +35,12 @@ QUICK = Settings(data="digits", epochs=10, width=16, hidden=128, latent=16)
 
 
 @dataclass(frozen=True)
-class Options(ImageOptions):
+class Options(common.ImageOptions):
     """Options that may change when the experiment is continued."""
 
-    method: list[str] = method_option(METHODS, QUICK_METHODS)
-    learning_rate: list[float] = grid_option("the learning rate of Adam", positive=True)
-    seeds: int = seeds_option("3; quick 1")
+    method: list[str] = common.method_option(METHODS, QUICK_METHODS)
+    learning_rate: list[float] = common.grid_option("the learning rate of Adam", positive=True)
+    seeds: int = common.seeds_option("3; quick 1")
 
 
 class Encoders(Comparison):
@@ -154,4 +148,4 @@ def infomax(options: Options, given: dict[str, Any]) -> Encoders:
     if "threshold" in given:
         require_option(settings.estimator, "threshold")
     seeds, threads = (1, 1) if options.quick else (3, torch.get_num_threads())
-    return Encoders(filled(options, seeds=seeds, threads=threads), settings)
+    return Encoders(common.filled(options, seeds=seeds, threads=threads), settings)

@@ -21,16 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
+from mige_ext.experiments.common import options as common
 from mige_ext.experiments.common.comparison import Comparison
 from mige_ext.experiments.common.experiment import command
-from mige_ext.experiments.common.options import (
-    ComparisonOptions,
-    filled,
-    grid_option,
-    method_option,
-    option,
-    seeds_option,
-)
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.statistics import spread_of, without_divergence
 from mige_ext.experiments.data import images as data
@@ -46,14 +39,14 @@ QUICK = Settings(data="structural", steps=200, codes=2000, test_codes=2000)
 
 
 @dataclass(frozen=True)
-class Options(ComparisonOptions):
+class Options(common.ComparisonOptions):
     """Options that may change when the experiment is continued."""
 
-    method: list[str] = method_option(METHODS, QUICK_METHODS)
-    beta: list[float] = grid_option("β", least=0)
-    seeds: int = seeds_option("3; quick 1")
-    grid_seeds: int = option(1, "Seeds per setting in the search.", least=1)
-    extend: int = option(0, "Times that a grid is extended beyond a chosen end.", least=0)
+    method: list[str] = common.method_option(METHODS, QUICK_METHODS)
+    beta: list[float] = common.grid_option("β", least=0)
+    seeds: int = common.seeds_option("3; quick 1")
+    grid_seeds: int = common.option(1, "Seeds per setting in the search.", least=1)
+    extend: int = common.option(0, "Times that a grid is extended beyond a chosen end.", least=0)
 
 
 class Removals(Comparison):
@@ -193,4 +186,4 @@ def removal(options: Options, given: dict[str, Any]) -> Removals:
         settings = replace(settings, nuisance="attribute")
     names = options.method or (QUICK_METHODS if options.quick else METHODS)
     options = replace(options, method=list(dict.fromkeys(["none", *names])))
-    return Removals(filled(options, seeds=1 if options.quick else 3, threads=1), settings)
+    return Removals(common.filled(options, seeds=1 if options.quick else 3, threads=1), settings)
