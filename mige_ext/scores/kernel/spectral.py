@@ -75,8 +75,8 @@ class FittedFilter(FittedGradient):
     coefficients are then in range for samples of any magnitude.
 
     Cost:
-        A score takes O(QMd) time and O(QM) memory. The diagonal RBF kernel never forms its Q×M
-        matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
+        A score takes O(QMd) time and O(QM) memory. ``RBF()`` with ``curl_free=False`` never forms
+        its Q×M matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
     """
 
     samples: Tensor  #: X, (..., M, d)
