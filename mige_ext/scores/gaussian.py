@@ -1,7 +1,7 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
-This score is the control for every other estimator: on Gaussian data no kernel estimator has a
-smaller error of the score. The Gaussian score needs no M×M matrix.
+This score is the control for every other estimator: on Gaussian data few estimators have a smaller
+error. The Gaussian score needs no M×M matrix.
 """
 
 from dataclasses import dataclass

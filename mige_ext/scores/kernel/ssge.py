@@ -36,8 +36,7 @@ class SSGE(SpectralFilter):
     With ``RBF()`` and ``curl_free=False``, the defaults and the paper's kernel, the score is the
     native operator :func:`mige_ext.ops.ssge`. Other kernels with ``curl_free=False`` take an
     eigendecomposition of M×M. With ``curl_free=True`` the matrix is Md×Md, and takes (Md)² values
-    of memory. On CUDA, an eigendecomposition
-    of more than 2048 rows waits for the device.
+    of memory. On CUDA, an eigendecomposition of more than 2048 rows waits for the device.
 
     Args:
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
