@@ -35,7 +35,6 @@ int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda
   return stream.status();
 }
 
-MIGE_INSTANTIATE(rbf_gradient_sum_work);
 MIGE_INSTANTIATE(rbf_gradient_sum);
 
 }  // namespace mige::cuda
