@@ -100,12 +100,11 @@ MIGE_INLINE void for_each_tile(const Rows<T>& a, const Panels<T>& b, int64_t dep
 template <int kBytes, typename T>
 MIGE_INLINE void store_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t columns, T* out,
                             int64_t stride) {
-  if (columns >= kLanes<T>) {
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * stride, &acc[r], kVectorBytes);
-  } else {
-    for (int64_t r = 0; r < rows; ++r)
-      std::memcpy(out + r * stride, &acc[r], static_cast<size_t>(columns) * sizeof(T));
-  }
+  for (int64_t r = 0; r < rows; ++r, out += stride)
+    if (columns >= kLanes<T>)
+      std::memcpy(out, &acc[r], kVectorBytes);
+    else
+      std::memcpy(out, &acc[r], static_cast<size_t>(columns) * sizeof(T));
 }
 
 // Adds the first `columns` lanes of acc[r] to out + r * stride.

@@ -1,4 +1,4 @@
-// The state and the workspace of an eigendecomposition by many thread blocks (see eigh_large.cuh).
+// The state and the workspace of an eigendecomposition by many thread blocks (see eigh.cuh).
 #pragma once
 
 #include "cuda/core/workspace.cuh"

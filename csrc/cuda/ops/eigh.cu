@@ -1,6 +1,6 @@
 // eigh: symmetric eigendecomposition.
 #include "cuda/launchers.h"
-#include "cuda/linalg/eigh_dispatch.cuh"
+#include "cuda/linalg/eigh.cuh"
 
 namespace mige::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // ssge: the score of the Spectral Stein Gradient Estimator, in one launch for small groups and in
 // several launches for larger ones.
 #include "cuda/launchers.h"
-#include "cuda/linalg/eigh_dispatch.cuh"
+#include "cuda/linalg/eigh.cuh"
 #include "cuda/rbf/gradient_sum.cuh"
 #include "cuda/rbf/pairwise.cuh"
 #include "cuda/ssge/ssge.cuh"
@@ -38,7 +38,9 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
     select_bandwidth(at.k, groups, m, o.quantile, o.multiplier, kSmallestNormal<T>, at.largest,
                      at.selections, at.counts, p.bandwidth, stream);
   stream.launch(gram_in_place_kernel<T>, elementwise(m * m, groups), p, at.largest, at.k);
-  gradient_sum<T>(at.k, {at.centered, at.h, at.largest, p.bandwidth, false}, groups, m, d, stream);
+  contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
+              GradientSum<T>{at.centered, at.h, at.largest, p.bandwidth, false}, {groups, m, d},
+              stream);
   const EighArguments<T> e{at.k, groups, static_cast<int>(m), p.values, at.vectors, nullptr};
   spectral<T, Spectrum::kGram>({e, at.largest}, at.spectral, stream);
   stream.launch(rank_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, p, at.largest,
