@@ -65,7 +65,7 @@ def test_a_step_of_the_bottleneck(method: str, digits: ImageData) -> None:
     assert loss.device == META
 
 
-@pytest.mark.parametrize("method", [name for name in INFOMAX if INFOMAX[name].objective])
+@pytest.mark.parametrize("method", [name for name in INFOMAX if INFOMAX[name].make])
 def test_a_step_of_infomax(method: str, digits: ImageData) -> None:
     settings = infomax_training.Settings(data="digits", width=8, hidden=32, latent=8)
     run = Run(method, 1e-3, 0, 100)

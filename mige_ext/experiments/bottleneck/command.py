@@ -2,15 +2,15 @@
 
 * β is chosen by validation error over the seeds. ``--choice one-se`` takes the strongest bottleneck
   that does no measurable harm. ``--choice least`` takes the least error.
-* ``--retrain N`` trains the chosen settings again on training and validation images for N epochs.
-  ``--retrain 0`` takes the number of epochs with the least validation error.
-* The test set is read once, after the last training, and only for the final runs.
-* Everything is on disk after each epoch. ``--resume`` continues an interrupted command.
+* ``--retrain 0`` takes the number of epochs with the least validation error.
+
+``common/comparison.py`` says what all comparisons have in common.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from mige_ext.experiments.bottleneck.methods import METHODS, PAPER, Settings
 from mige_ext.experiments.bottleneck.report import Result, draw, draw_tests, format_table
 from mige_ext.experiments.bottleneck.training import Epoch, Trainer, build, measure
+from mige_ext.experiments.common.comparison import Comparison
 from mige_ext.experiments.common.estimators import require_option
 from mige_ext.experiments.common.experiment import command
-from mige_ext.experiments.common.image_comparison import ImageComparison
 from mige_ext.experiments.common.options import (
     ImageOptions,
     filled,
@@ -31,12 +31,8 @@ from mige_ext.experiments.common.options import (
     option,
     seeds_option,
 )
-from mige_ext.experiments.common.runs import Run, row_of
-from mige_ext.experiments.common.statistics import (
-    by_method,
-    mean_and_error,
-    one_standard_error_rule,
-)
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.statistics import by_method, one_standard_error_rule
 from mige_ext.experiments.common.training import overhead
 
 QUICK_METHODS = ("baseline", "vib", "mige")
@@ -50,19 +46,21 @@ class Options(ImageOptions):
     method: list[str] = method_option(METHODS, QUICK_METHODS)
     beta: list[float] = grid_option("β", least=0)
     choice: str = option(
-        "one-se", "Choose the strongest β without harm, or the least error.", choices=CHOICES
+        "one-se",
+        "Choose the strongest β that does no measurable harm, or the β with the least error.",
+        choices=CHOICES,
     )
     seeds: int = seeds_option("10 for digits, otherwise 3; quick 2")
     retrain: int = option(
         None,
-        "Epochs of a last training on training and validation images. 0: as many as had the least "
-        "validation error.",
+        "Epochs of a last training on training and validation images; 0 takes the number with the "
+        "least validation error.",
         least=0,
         shown="none",
     )
 
 
-class Bottlenecks(ImageComparison):
+class Bottlenecks(Comparison):
     """Runs of the Information Bottleneck."""
 
     quick_note = "The small version: fewer methods, epochs, seeds and values of β."
@@ -73,10 +71,13 @@ class Bottlenecks(ImageComparison):
     stem = "{method}-beta{value}-seed{seed}-{images}"
     result_type, trainer_type = Result, Trainer
     progress: ClassVar = {"val_error": "val_error", "information": "information"}
+    quick_values, recorded = slice(None, None, 2), ("choice",)
     validated = ("cross_entropy", "val_error", "average_error")
 
     def __init__(self, options: Options, settings: Settings) -> None:
         super().__init__(options, settings)
+        average_error = 1.0 if settings.average else math.nan
+        self.all_wrong = {"test_error": 1.0, "average_test_error": average_error}
         for method, values in self.values.items():
             if METHODS[method].dropout and values[-1] >= 1:
                 raise ValueError(
@@ -85,30 +86,16 @@ class Bottlenecks(ImageComparison):
         if "mige-draws" in self.values and settings.draws < 2:
             raise ValueError(f"draws must be at least 2 for mige-draws, got {settings.draws}")
 
-    def default_values(self, method: str) -> list[float]:
-        """The grid of β of a method; every second value with ``--quick``."""
-        return list(METHODS[method].strengths[:: 2 if self.options.quick else 1])
-
-    def about(self) -> dict[str, Any]:
-        """Further values for config.json."""
-        return {**super().about(), "choice": self.options.choice}
-
-    def evaluate(
-        self, run: Run, epochs: int, trainer: Trainer, rows: Sequence[Epoch]
-    ) -> list[Result]:
+    def evaluate(self, run: Run, trainer: Trainer, rows: Sequence[Epoch]) -> list[Result]:
         """Save a classifier and its averaged weights; the result is that of the last epoch."""
         averaged = trainer.averaged and trainer.averaged.state_dict()
         self.save(run, model=trainer.model.state_dict(), average=averaged)
         last = self.written(run, rows[-1])
-        result = row_of(
-            Result,
+        kept = ("val_error", "information", "rank", "calibration")
+        result = self.result(
             run,
-            epochs=epochs,
-            val_error=last.val_error,
+            **{column: getattr(last, column) for column in kept},
             average_val_error=last.average_error,
-            information=last.information,
-            rank=last.rank,
-            calibration=last.calibration,
             overhead=overhead(Trainer, trainer.problem, run, trainer.settings, repeats=10),
             seconds=sum(row.seconds for row in rows),
         )
@@ -116,46 +103,43 @@ class Bottlenecks(ImageComparison):
 
     def choose(self) -> dict[str, float]:
         """β of each method, by the validation errors."""
-        errors = self.by_value("val_error")
+        errors = self.searched("val_error")
         return {
             name: choose_beta(of_method, self.options.choice) for name, of_method in errors.items()
         }
 
-    def final_epochs(self) -> dict[str, int]:
-        """With ``--retrain 0``, the epochs of each method with the least mean validation error."""
-        epochs = super().final_epochs()
-        if self.options.retrain == 0:
-            runs = [run for run in self.search_runs if run.value == self.choice[run.method]]
-            for method, of_method in by_method(self.without_divergence(runs)).items():
-                curves = [
-                    [row.val_error for row in self.metrics.rows if row.run == run]
-                    for run in of_method
-                ]
-                epochs[method] = int(np.mean(curves, axis=0).argmin()) + 1
-        return epochs
+    def epochs_of(self, run: Run) -> int:
+        """Number of epochs of a run; with ``--retrain 0``, ``best_epochs`` of a final run."""
+        if self.is_final(run) and self.options.retrain == 0:
+            return self.best_epochs.get(run.method, self.settings.epochs)
+        return super().epochs_of(run)
 
-    def never_right(self) -> dict[str, float]:
-        """Test results of a diverged run."""
-        average_error = 1.0 if self.settings.average else math.nan
-        return {"test_error": 1.0, "average_test_error": average_error}
+    @cached_property
+    def best_epochs(self) -> dict[str, int]:
+        """The epochs with the least mean validation error, by method; none if all runs diverged."""
+        runs = [run for run in self.search_runs if run.value == self.choice[run.method]]
+        errors: dict[Run, list[float]] = {run: [] for run in self.without_divergence(runs)}
+        for row in self.metrics.rows:
+            errors.get(row.run, []).append(row.val_error)
+        return {
+            method: int(np.mean([errors[run] for run in of_method], axis=0).argmin()) + 1
+            for method, of_method in by_method(list(errors)).items()
+        }
 
-    def test(self, run: Run, rows: Sequence[Result]) -> list[Result]:
-        """The result with its test errors."""
-        weights, (result,) = self.load(run), rows
-        model = build(self.problem, run, self.settings)
-        measured = {}
-        for name in ("model", "average"):
-            if weights[name] is not None:
-                model.load_state_dict(weights[name])
-                measured[name] = measure(model, self.problem, self.problem.test)
-        return [
-            replace(
-                result,
-                test_error=measured["model"].error,
-                average_test_error=measured["average"].error if "average" in measured else math.nan,
-                test_cross_entropy=measured["model"].cross_entropy,
-            )
-        ]
+    def test(self, run: Run, rows: Sequence[Result]) -> list[dict[str, Any]]:
+        """The test errors of the last and of the averaged weights."""
+        weights, model = self.load(run), build(self.problem, run, self.settings)
+        model.load_state_dict(weights["model"])
+        measured = measure(model, self.problem, self.problem.test)
+        tested = {
+            "test_error": measured.error,
+            "test_cross_entropy": measured.cross_entropy,
+        }
+        if weights["average"] is not None:
+            model.load_state_dict(weights["average"])
+            average = measure(model, self.problem, self.problem.test)
+            tested["average_test_error"] = average.error
+        return [tested]
 
     @property
     def published(self) -> bool:
@@ -171,12 +155,13 @@ class Bottlenecks(ImageComparison):
 
     def summary(self) -> str:
         """The conditions of the test, and its table."""
-        images = self.problem
+        images, numbers = self.problem, sorted(map(self.epochs_of, self.final_runs))
+        epochs = " to ".join(f"{number}" for number in dict.fromkeys([numbers[0], numbers[-1]]))
         return (
             f"{images.name}: {len(images.train)} training, {len(images.validation)} validation and "
             f"{len(images.test)} test images; "
-            f"tested after {_range(self.final_epochs().values())} epochs on {self.final_images} "
-            f"images; seeds: {self.options.seeds}.\n"
+            f"tested after {epochs} epochs on {self.final_images} images; "
+            f"seeds: {self.options.seeds}.\n"
             f"Values are means over the seeds ± standard error; β is chosen on the validation "
             f"images.\n\n{format_table(self.tested, published=self.published)}"
         )
@@ -188,12 +173,7 @@ def choose_beta(errors: Mapping[float, Sequence[float]], choice: str) -> float:
         return next(iter(errors))
     if choice == "one-se":
         return one_standard_error_rule(errors)
-    return min(errors, key=lambda beta: (mean_and_error(errors[beta])[0], -beta))
-
-
-def _range(values: Collection[int]) -> str:
-    least, most = min(values), max(values)
-    return f"{least}" if least == most else f"{least} to {most}"
+    return min(errors, key=lambda beta: (np.mean(errors[beta]), -beta))
 
 
 @command(Options, Settings)

@@ -33,15 +33,16 @@ from torch.nn import functional as F
 import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, mine, split_pairs
 from mige_ext.experiments.common.estimators import ESTIMATORS, make_estimator
-from mige_ext.experiments.common.learner import Learner
-from mige_ext.experiments.common.options import check, data_option, option
+from mige_ext.experiments.common.methods import Learner, always, descend
+from mige_ext.experiments.common.methods import Method as CommonMethod
+from mige_ext.experiments.common.options import Checked, data_option, option
 from mige_ext.scores.base import ScoreEstimator
 
 CONDITIONALS = ("analytic", "draws")  # H(z|x) in closed form, or by scores of the draws
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Everything on which the numbers of a run depend, besides method, β and seed.
 
     The defaults were chosen on the validation part of digits; ``PAPER`` has the settings of the
@@ -61,17 +62,17 @@ class Settings:
     learning_rate: float = option(
         1e-3, "First learning rate of Adam.", positive=True, shown="digits 1e-3; 1e-4"
     )
-    normalize: bool = option(True, "Apply BatchNorm to μ.", shown="for digits alone")
+    normalize: bool = option(True, "Apply BatchNorm to μ.", shown="digits on; off")
     estimator: str = option("ssge", "Score estimator.", choices=ESTIMATORS)
     threshold: float = option(0.94, "Fraction of the spectrum that SSGE keeps.")
     calibrate: bool = option(True, "Calibrate the scores by Stein's identity.")
     conditional: str = option("analytic", "Source of H(z|x) in MIGE.", choices=CONDITIONALS)
     marginals: int = option(4, "Largest number of draws over which H(z) is averaged.", least=1)
-    average: float = option(0.0, "Decay of averaged weights. 0 has none.", least=0, below=1)
+    average: float = option(0.0, "Decay of averaged weights; 0 for no average.", least=0, below=1)
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check(self)
+        super().__post_init__()
         if self.conditional == "draws" and self.draws < 2:
             raise ValueError(f"draws must be at least 2 with conditional='draws', got {self.draws}")
         self.make_estimator()  # checks the threshold
@@ -241,9 +242,7 @@ class TrainedBound(Learner):
         code = z.detach().requires_grad_()
         scores = self.network(x.flatten(1)[:, None], code[None])
         bound, self.average = mine(*split_pairs(scores), self.average)
-        self.optimizer.zero_grad()
-        (-bound).backward()  # one pass for critic and encoder, whose gradients differ in sign
-        self.optimizer.step()
+        descend(self.optimizer, -bound)  # also for the encoder, whose gradient has the other sign
         assert code.grad is not None
         return bound.detach() + ((z - code.detach()) * -code.grad).sum()
 
@@ -272,22 +271,14 @@ def smoothing(out: Output, x: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A row of the comparison."""
+class Method(CommonMethod):
+    """A row of the comparison, whose penalty is made from the settings and the number of pixels."""
 
-    label: str  # in tables and figures
-    strengths: tuple[float, ...] = (0.0,)  # grid of β
-    #: Makes the penalty, which β multiplies, from the settings and the number of pixels.
-    penalty: Callable[[Settings, int], Penalty] | None = None
     stochastic: bool = False  # whether the encoder draws z
     dropout: bool = False  # whether β is the rate of dropout
     free_scale: bool = False  # whether z skips BatchNorm, under which ‖z‖² would be constant
     #: Test error on MNIST in % in the paper's Table 2, which takes the first five from Alemi et al.
     published: float | None = None
-
-
-def _always(penalty: Penalty) -> Callable[[Settings, int], Penalty]:
-    return lambda settings, inputs: penalty
 
 
 #: Grid of β for most methods. On digits and on MNIST, the least β has no effect and the largest is
@@ -300,13 +291,13 @@ _WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 METHODS = {
     "baseline": Method("deterministic", published=1.38),
     "dropout": Method("dropout", _RATES, dropout=True, published=1.34),
-    "confidence-penalty": Method("conf. penalty", _WEIGHTS, _always(confidence), published=1.36),
-    "label-smoothing": Method("label smoothing", _FRACTIONS, _always(smoothing), published=1.40),
-    "vib": Method("VIB", BETAS, _always(variational), stochastic=True, published=1.13),
+    "confidence-penalty": Method("conf. penalty", _WEIGHTS, always(confidence), published=1.36),
+    "label-smoothing": Method("label smoothing", _FRACTIONS, always(smoothing), published=1.40),
+    "vib": Method("VIB", BETAS, always(variational), stochastic=True, published=1.13),
     "mine": Method("MINE", BETAS, TrainedBound, stochastic=True),
     "mige": Method("MIGE", BETAS, information_gradient, stochastic=True),
     "mige-draws": Method("MIGE, draws", BETAS, drawn_information, stochastic=True, published=1.05),
     "gaussian": Method("Gaussian score", BETAS, gaussian_information, stochastic=True),
     "entropy": Method("entropy", BETAS, entropy, stochastic=True),
-    "l2": Method("L2", BETAS, _always(squared_norm), free_scale=True),
+    "l2": Method("L2", BETAS, always(squared_norm), free_scale=True),
 }

@@ -8,22 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mige_ext.experiments.bottleneck.methods import METHODS
 from mige_ext.experiments.bottleneck.training import Epoch
-from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common import plots, tables
 from mige_ext.experiments.common.runs import Row, Run
-from mige_ext.experiments.common.statistics import (
-    by_method,
-    divergence_note,
-    finished,
-    format_mean,
-    mean_and_error,
-    spread_of,
-)
-from mige_ext.experiments.common.tables import format_columns, format_number
+from mige_ext.experiments.common.statistics import by_method, by_value, mean_and_error, spread_of
 
 #: Axis label of each learning curve, by column of metrics.csv.
 CURVES = {
@@ -64,26 +55,19 @@ def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
     Returns:
         The table.
     """
-    averaged = any(not math.isnan(row.average_test_error) for row in tested)
-    heads = ["method", "β", "test\nerror, %"]
-    heads += ["test error\nof average, %"] * averaged + ["the paper,\n%"] * published
-    heads += ["I(z; x) ≤,\nnats", "time of the\npenalty,\n% of a step", "time,\ns"]
-    lines = []
-    for name, runs in by_method(tested).items():
-        method, measured = METHODS[name], finished(runs)
-        errors = ["test_error", *["average_test_error"] * averaged]
-        overhead = float(np.median([row.overhead for row in measured]))
-        lines.append([
-            method.label,
-            format_number(runs[0].beta or None, "g"),
-            *(format_mean([100 * getattr(row, name) for row in runs], 2) for name in errors),
-            *[format_number(method.published, ".2f")] * published,
-            format_number(float(np.mean([row.information for row in measured])), ".1f"),
-            format_number(100 * overhead if method.penalty else None, ".0f"),
-            format_number(float(np.mean([row.seconds for row in measured])), ".1f"),
-            divergence_note(runs),
-        ])  # fmt: skip
-    return format_columns(heads, lines)
+    columns: dict[str, tables.Cell] = {"test\nerror, %": tables.percent_cell("test_error", 2)}
+    if any(not math.isnan(row.average_test_error) for row in tested):
+        columns["test error\nof average, %"] = tables.percent_cell("average_test_error", 2)
+    if published:
+        columns["the paper,\n%"] = lambda rows: tables.format_number(
+            METHODS[rows[0].method].published, ".2f"
+        )
+    columns |= {
+        "I(z; x) ≤,\nnats": tables.number_cell("information", ".1f"),
+        "time of the\npenalty,\n% of a step": tables.overhead_cell(np.median),
+        "time,\ns": tables.number_cell("seconds", ".1f"),
+    }
+    return tables.method_table(tested, METHODS, "β", columns)
 
 
 def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
@@ -93,9 +77,6 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
         results: Results of the search. They are drawn if a method has several β.
         metrics: Rows of metrics.csv. Without rows, there are no learning curves.
         shown: Runs whose learning curves are drawn, with one β for each method.
-
-    Returns:
-        The figure.
     """
     methods = by_method(shown)
     searched = {name: rows for name, rows in by_method(results).items() if name in methods}
@@ -105,14 +86,13 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     panel = (3.8, 2.7 if grid else 3.2) if curves else (6.0, 3.6)
     fig, panels = plots.figure(rows, columns, panel=panel)
     axes = dict(zip(curves, panels.flat, strict=False))
-    draw_learning_curves(axes, metrics, shown, METHODS, percent=["val_error"])
+    plots.learning_curves(axes, metrics, shown, METHODS, percent=["val_error"])
     for column, ax in axes.items():
-        ax.set(xlabel="epoch", ylabel=CURVES[column])
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_ylabel(CURVES[column])
         _logarithmic(ax, "y")
-    at_beta = {METHODS[run.method].label: f"β = {run.value:g}" for run in shown if run.value}
     sentences = []
     if curves:
+        at_beta = {METHODS[run.method].label: f"β = {run.value:g}" for run in shown if run.value}
         betas = ", ".join(" ".join(item) for item in at_beta.items()) or "no β"
         seeds = len({run.seed for run in shown})
         sentences.append(f"{betas}; {spread_of(seeds, 'standard deviation')}.")
@@ -148,8 +128,7 @@ def _logarithmic(ax: Axes, *names: Literal["x", "y"]) -> None:
 
 def _draw_trade_off(ax: Axes, rows: Sequence[Result], label: str) -> None:
     points = []
-    for beta in sorted({row.beta for row in rows}):
-        of_beta = [row for row in rows if row.beta == beta]
+    for of_beta in by_value(rows).values():
         information = float(np.mean([row.information for row in of_beta]))
         points.append([information, *mean_and_error([100 * row.val_error for row in of_beta])])
     at, error, uncertainty = np.array(points).T
@@ -165,9 +144,6 @@ def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
     Args:
         tested: Results of the final runs.
         published: Whether to draw the paper's numbers, which are of MNIST.
-
-    Returns:
-        The figure.
     """
     methods = by_method(tested)
     fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + 0.3 * len(methods)))

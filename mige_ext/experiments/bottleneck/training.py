@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
@@ -29,8 +29,8 @@ from mige_ext.experiments.bottleneck.methods import (
     Settings,
     cross_entropy,
 )
-from mige_ext.experiments.common.checkpoint import RandomState
-from mige_ext.experiments.common.runs import Row, Run, row_of
+from mige_ext.experiments.common.methods import descend
+from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data.images import ImageData, Split
 from mige_ext.scores.base import stein_calibration
@@ -150,21 +150,16 @@ class Trainer(CommonTrainer):
     epoch_type = Epoch
     stateful = ("model", "optimizer", "schedule", "average", "penalty")
 
-    def __init__(
-        self, images: ImageData, run: Run, settings: Settings, random: RandomState
-    ) -> None:
-        super().__init__(images, run, settings, random)
-        self.model = build(images, run, settings)
+    def setup(self) -> None:
+        """Make the classifier before the weights of the penalty."""
+        images, settings = self.problem, self.settings
+        self.model = build(images, self.run, settings)
         self.average: AveragedModel | None = None
         if settings.average:
             average_of = moving_average(settings.average)
             self.average = AveragedModel(self.model, avg_fn=average_of, use_buffers=True)
-        make_penalty = METHODS[run.method].penalty
-        self.penalty: Penalty | None = None
-        if make_penalty is not None:
-            self.penalty = make_penalty(settings, math.prod(images.shape))
-        if isinstance(self.penalty, nn.Module):
-            self.penalty.to(images.device)
+        method, inputs = METHODS[self.run.method], math.prod(images.shape)
+        self.penalty: Penalty | None = method.build(images.device, settings, inputs)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
         )
@@ -185,32 +180,20 @@ class Trainer(CommonTrainer):
         loss = cross_entropy(out, labels)
         if self.penalty is not None:
             loss = loss + self.run.value * self.penalty(out, x, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        descend(self.optimizer, loss)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return {"loss": loss}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
+    def close(self) -> dict[str, float]:
         """Measure the classifier on the validation part."""
         assert self.out is not None
         self.schedule.step()
-        measured = measure(self.model, self.problem, self.problem.validation)
-        average_error = math.nan
+        validation, columns = self.problem.validation, dict[str, float]()
         if self.averaged is not None:
-            average_error = measure(self.averaged, self.problem, self.problem.validation).error
+            columns["average_error"] = measure(self.averaged, self.problem, validation).error
+        measured = measure(self.model, self.problem, validation)
+        columns |= {"val_error": measured.error, "cross_entropy": measured.cross_entropy}
         rank, calibration = diagnose(self.settings, self.out.z[:, 0])
-        return row_of(
-            Epoch,
-            self.run,
-            epoch=epoch,
-            loss=means["loss"],
-            cross_entropy=measured.cross_entropy,
-            val_error=measured.error,
-            average_error=average_error,
-            information=measured.information,
-            rank=rank,
-            calibration=calibration,
-            seconds=seconds,
-        )
+        columns |= {"information": measured.information, "rank": rank, "calibration": calibration}
+        return columns

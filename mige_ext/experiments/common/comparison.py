@@ -1,33 +1,39 @@
 """Comparing methods: search one setting of each, choose its value, train the final runs, test them.
 
+* Every method is trained at every value of its grid, and the validation part chooses one value.
+* The final runs are trained at that value. With ``--retrain`` they train on the training and
+  validation images together.
+* The test part is read once, after the last training, and only for the final runs.
+* Everything is on disk after each epoch. ``--resume`` continues an interrupted command.
+
 An experiment adds its methods, its trainer, the results of a trained run, and its figures.
 """
 
 import math
+import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
 
-from mige_ext.experiments.common import plots
+from mige_ext.experiments.common import plots, statistics
 from mige_ext.experiments.common.device import device_of
 from mige_ext.experiments.common.experiment import Experiment
 from mige_ext.experiments.common.folder import Table, atomic
+from mige_ext.experiments.common.methods import Method
 from mige_ext.experiments.common.progress import Progress
 from mige_ext.experiments.common.runs import Run, row_of
-from mige_ext.experiments.common.statistics import by_method, settings_without_divergence
-from mige_ext.experiments.common.training import DivergedError, OnStep, Trainer, train
+from mige_ext.experiments.common.training import DivergedError, Trainer, train
+from mige_ext.experiments.data import images as data
 
 
 class Comparison(Experiment):
     """A comparison of methods, each with one setting whose value is searched.
-
-    Each method is trained at every value of its grid. The validation results choose one value. The
-    final runs are trained at that value and tested.
 
     Args:
         options: A ``ComparisonOptions``, with a list of values named like ``setting``.
@@ -37,8 +43,8 @@ class Comparison(Experiment):
         ValueError: A method or a value of the setting does not exist.
     """
 
-    #: Methods by name; each has a ``label``.
-    methods: ClassVar[Mapping[str, Any]]
+    #: Methods by name.
+    methods: ClassVar[Mapping[str, Method]]
     #: Methods of ``--quick``.
     quick_methods: ClassVar[Sequence[str]]
     #: Column of the setting that is searched.
@@ -54,8 +60,17 @@ class Comparison(Experiment):
     #: Name of the trained network: an attribute of the trainer, and a key in checkpoints and in the
     #: files of models/.
     network_name: ClassVar[str] = "model"
+    #: Part of each grid that ``--quick`` searches.
+    quick_values: ClassVar[slice]
+    #: Test results of a diverged run, by column: its predictions count as wrong. A run with NaN in
+    #: the first of these columns has not been tested yet.
+    all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0})
+    #: Options of the experiment that config.json records.
+    recorded: ClassVar[Sequence[str]] = ()
     #: For each name in the progress bar, the column of metrics.csv that it shows.
     progress: ClassVar[Mapping[str, str]]
+    #: Columns of metrics.csv that are NaN for a run that trains on the validation images.
+    validated: ClassVar[Sequence[str]] = ()
     #: Numbers of training images of a search run and of a final run; 0 if the two do not differ.
     search_images = final_images = 0
 
@@ -73,22 +88,30 @@ class Comparison(Experiment):
         """The grid of a method, in ascending order."""
         if method not in self.methods:
             raise ValueError(f"method must be one of {list(self.methods)}, got {method!r}")
-        default = self.default_values(method)
-        if default == [0.0]:
-            return default
+        default = self.methods[method].strengths
+        if default == (0.0,):
+            return [0.0]
+        if self.options.quick:
+            default = default[self.quick_values]
         return sorted(set(getattr(self.options, self.setting) or default))
 
-    @abstractmethod
-    def default_values(self, method: str) -> list[float]:
-        """The grid of a method if the options give none; [0] if the method lacks the setting."""
-
-    @abstractmethod
     def load_problem(self) -> Any:
-        """Load the data onto the device."""
+        """Load the data onto the device, by default images."""
+        images = data.load(self.settings.data, self.options.data_dir).to(self.device)
+        if self.settings.batch > len(images.train):
+            raise ValueError(
+                f"batch must be at most the {len(images.train)} training images, "
+                f"got {self.settings.batch}"
+            )
+        self.search_images = self.final_images = len(images.train)
+        if self.options.retrain is not None:
+            self.final_images += len(images.validation)
+        return images
 
     def agreed(self) -> dict[str, Any]:
         """Values that must be the same when the experiment is continued."""
-        return {**super().agreed(), "checksum": self.problem.checksum()}
+        retrain = {"retrain": self.options.retrain} if hasattr(self.options, "retrain") else {}
+        return {**super().agreed(), "checksum": self.problem.checksum(), **retrain}
 
     def about(self) -> dict[str, Any]:
         """Further values for config.json."""
@@ -98,6 +121,7 @@ class Comparison(Experiment):
             "seeds": self.options.seeds,
             "grid_seeds": self.options.grid_seeds,
             "device": str(self.device),
+            **{name: getattr(self.options, name) for name in self.recorded},
         }
 
     def open_tables(self) -> None:
@@ -117,7 +141,7 @@ class Comparison(Experiment):
             for seed in range(self.options.seeds)
             for method in self.values
         ]
-        self.train_missing(self.final_runs, self.final_epochs())
+        self.train_missing(self.final_runs)
         self.tested = self.read_test(self.final_runs)
 
     def search(self) -> None:
@@ -130,25 +154,21 @@ class Comparison(Experiment):
             for method, values in self.values.items()
             for value in values
         ]
-        self.train_missing(self.search_runs, self.epochs(self.settings.epochs))
+        self.train_missing(self.search_runs)
         self.choice = self.choose()
 
     @abstractmethod
     def choose(self) -> dict[str, float]:
         """The value of the setting for each method, by the validation results of the search."""
 
-    def epochs(self, number: int) -> dict[str, int]:
-        """Epochs of each method, where a trained method takes this number."""
-        return dict.fromkeys(self.values, number)
-
-    def final_epochs(self) -> dict[str, int]:
-        """Epochs of the final runs of each method."""
-        return self.epochs(self.settings.epochs)
-
     # Training
 
-    def train_missing(self, runs: Iterable[Run], epochs: Mapping[str, int]) -> None:
-        """Train every run that has no result, for the epochs of its method."""
+    def train_missing(self, runs: Sequence[Run]) -> None:
+        """Train every run that has no result for its number of epochs."""
+        rows = self.results.rows
+        stale = [r for r in rows if r.run in runs and self._epochs_differ(r)]
+        if stale:
+            self.results.replace([row for row in rows if row not in stale])
         done = {row.run for row in self.results.rows}
         missing = [run for run in runs if run not in done]
         if not missing:
@@ -156,69 +176,87 @@ class Comparison(Experiment):
         self.complete = False
         # Drop metrics of unfinished runs: a run that resumes writes them again from its checkpoint.
         self.metrics.replace([row for row in self.metrics.rows if row.run in done])
-        steps = [self.steps_of(run, epochs[run.method]) for run in missing]
+        steps = [self.steps_of(run) for run in missing]
         with Progress(sum(steps)) as bar:
             for i, run in enumerate(missing):
                 bar.begin(self.name_of(run), at=sum(steps[:i]))
-                self._run(run, epochs[run.method], bar)
+                self._run(run, bar)
             bar.end()
 
-    def _run(self, run: Run, epochs: int, bar: Progress) -> None:
+    def _epochs_differ(self, row: Any) -> bool:
+        return hasattr(row, "epochs") and row.epochs != self.epochs_of(row.run)
+
+    def _run(self, run: Run, bar: Progress) -> None:
         def on_epoch(metrics: Any) -> None:
             metrics = self.written(run, metrics)
             self.metrics.append([metrics])
             bar.show(**{name: getattr(metrics, column) for name, column in self.progress.items()})
 
         try:
-            results = self.train(run, epochs, on_epoch, bar.step)
+            trainer, rows = train(
+                self.trainer_type,
+                self.problem_of(run),
+                run,
+                self.settings_of(run),
+                checkpoint=self.checkpoint,
+                on_epoch=on_epoch,
+                on_step=bar.step,
+            )
+            results = self.evaluate(run, trainer, rows)
         except DivergedError as reason:
-            results = self.diverged(run, epochs)
+            results = self.diverged(run)
             self._path(run).unlink(missing_ok=True)  # written if the run was interrupted before
-            bar.write(f"{self.name_of(run)} diverged, and counts as never right: {reason}")
+            message = f"{self.name_of(run)} diverged; its predictions count as wrong: {reason}"
+            bar.write(message, file=sys.stderr)
         self.results.append(results)
         self.checkpoint.unlink(missing_ok=True)
 
-    def train(
-        self, run: Run, epochs: int, on_epoch: Callable[[Any], object], on_step: OnStep
-    ) -> list[Any]:
-        """Train a run, or continue it from its checkpoint; returns its results."""
-        trainer, rows = train(
-            self.trainer_type,
-            self.problem_of(run),
-            run,
-            self.settings_of(epochs),
-            checkpoint=self.checkpoint,
-            on_epoch=on_epoch,
-            on_step=on_step,
-        )
-        return self.evaluate(run, epochs, trainer, rows)
-
     @abstractmethod
-    def evaluate(self, run: Run, epochs: int, trainer: Any, rows: Sequence[Any]) -> list[Any]:
+    def evaluate(self, run: Run, trainer: Any, rows: Sequence[Any]) -> list[Any]:
         """Save a run after its last epoch, and measure it on the validation part.
 
+        Args:
+            run: The run.
+            trainer: Trainer after the last epoch.
+            rows: Metrics of all epochs.
+
         Returns:
-            The rows of its results, with NaN for the test part.
+            The rows of its results, made by ``result``, with NaN for the test part.
         """
 
-    def diverged(self, run: Run, epochs: int) -> list[Any]:
+    def result(self, run: Run, **columns: Any) -> Any:
+        """A row of results.csv, with NaN in every column that is not given."""
+        return row_of(self.result_type, run, epochs=self.epochs_of(run), **columns)
+
+    def diverged(self, run: Run) -> list[Any]:
         """The results of a diverged run, which are NaN."""
-        return [row_of(self.result_type, run, epochs=epochs)]
+        return [self.result(run)]
 
     def problem_of(self, run: Run) -> Any:
-        """The data of a run."""
+        """The data of a run; a final run has the validation images in its training part."""
+        if self.is_final(run):
+            return replace(self.problem, train=self.problem.all_training())
         return self.problem
 
-    def settings_of(self, epochs: int) -> Any:
-        """The settings of a run of this many epochs."""
-        return self.settings
+    def settings_of(self, run: Run) -> Any:
+        """The settings of a run, with its number of epochs."""
+        epochs = self.epochs_of(run)
+        if epochs == self.settings.epochs:
+            return self.settings
+        return replace(self.settings, epochs=epochs)
 
-    @abstractmethod
-    def steps_of(self, run: Run, epochs: int) -> int:
-        """Number of steps in this many epochs."""
+    def epochs_of(self, run: Run) -> int:
+        """Number of epochs of a run; ``--retrain`` is the number of a final run."""
+        return int(self.options.retrain if self.is_final(run) else self.settings.epochs)
+
+    def steps_of(self, run: Run) -> int:
+        """Number of steps of a run."""
+        return self.epochs_of(run) * int(run.images // self.settings.batch)
 
     def written(self, run: Run, metrics: Any) -> Any:
-        """The metrics of an epoch as a row of metrics.csv."""
+        """The metrics of an epoch, with NaN in the columns that a final run cannot measure."""
+        if self.is_final(run):
+            return replace(metrics, **dict.fromkeys(self.validated, math.nan))
         return metrics
 
     def name_of(self, run: Run) -> str:
@@ -230,30 +268,21 @@ class Comparison(Experiment):
 
     def read_test(self, runs: Sequence[Run]) -> list[Any]:
         """Test the runs that are not tested yet; returns the results of all of them."""
-        never_right = self.never_right()
-        column = next(iter(never_right))
+        column = next(iter(self.all_wrong))
         for run in runs:
             rows = self.results_of([run])
             if not any(math.isnan(getattr(row, column)) for row in rows):
                 continue
-            if rows[0].diverged:
-                tested = [replace(row, **never_right) for row in rows]
-            else:
-                tested = self.test(run, rows)
-            new = dict(zip(map(id, rows), tested, strict=True))
-            self.results.replace([new.get(id(row), row) for row in self.results.rows])
+            changes = [self.all_wrong] * len(rows) if rows[0].diverged else self.test(run, rows)
+            tested = map(lambda row, change: replace(row, **change), rows, changes)
+            self.results.replace(
+                [next(tested) if row.run == run else row for row in self.results.rows]
+            )
         return self.results_of(runs)
 
     @abstractmethod
-    def never_right(self) -> dict[str, float]:
-        """Test results of a diverged run, by column, as if no prediction were right.
-
-        A run with NaN in the first of these columns has not been tested yet.
-        """
-
-    @abstractmethod
-    def test(self, run: Run, rows: Sequence[Any]) -> list[Any]:
-        """The results of a run with its test results."""
+    def test(self, run: Run, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """Test results of a run, by column, for each of its rows in results.csv."""
 
     # Results
 
@@ -261,17 +290,17 @@ class Comparison(Experiment):
         """The results of these runs."""
         return [row for row in self.results.rows if row.run in runs]
 
-    def by_value(self, column: str) -> dict[str, dict[float, list[float]]]:
+    def searched(self, column: str) -> dict[str, dict[float, list[float]]]:
         """A column of the results of the search, by method and by value of the setting.
 
-        A value with a diverged run is left out, see ``settings_without_divergence``.
+        A value with a diverged run is left out, see ``statistics.without_divergence``.
         """
         return {
             method: {
-                value: [getattr(r, column) for r in rows if getattr(r, self.setting) == value]
-                for value in settings_without_divergence(rows, self.setting)
+                value: [getattr(row, column) for row in of_value]
+                for value, of_value in statistics.without_divergence(rows).items()
             }
-            for method, rows in by_method(self.results_of(self.search_runs)).items()
+            for method, rows in statistics.by_method(self.results_of(self.search_runs)).items()
         }
 
     def without_divergence(self, runs: Sequence[Run]) -> list[Run]:

@@ -19,7 +19,7 @@ from mige_ext.experiments.data import images as data
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Checked = TypeVar("Checked", bound="DataclassInstance")
+AnyOptions = TypeVar("AnyOptions", bound="DataclassInstance")
 
 
 def option(
@@ -47,7 +47,7 @@ def option(
         on_command_line: Whether the command has the option.
 
     Returns:
-        A field of a dataclass whose ``__post_init__`` calls ``check``.
+        A field of a dataclass that is a ``Checked``.
     """
     metadata = {
         "help": f"{help[:-1]}: {', '.join(choices)}." if choices else help,
@@ -66,18 +66,23 @@ def option(
 fixed = partial(option, on_command_line=False)
 
 
-def check(options: "DataclassInstance") -> None:
-    """Check every field, and every item of a list, against its range.
+@dataclass(frozen=True)
+class Checked:
+    """A dataclass of options, whose values are checked.
 
     Raises:
-        ValueError: A value is out of range; the message names field, range and value.
+        ValueError: A value, or an item of a list, is out of range; the message names field, range
+            and value.
     """
-    for item in fields(options):
-        value = getattr(options, item.name)
-        for single in value if isinstance(value, list) else [value]:
-            expected = _violated(item, single) if single is not None else None
-            if expected:
-                raise ValueError(f"{item.name} must be {expected}, got {single!r}")
+
+    def __post_init__(self) -> None:
+        """Check every field against its range."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            for single in value if isinstance(value, list) else [value]:
+                expected = _violated(item, single) if single is not None else None
+                if expected:
+                    raise ValueError(f"{item.name} must be {expected}, got {single!r}")
 
 
 def _violated(item: "Field[Any]", value: Any) -> str | None:
@@ -121,24 +126,20 @@ def parameters(options_type: type["DataclassInstance"], panel: str) -> Iterator[
         )
 
 
-def filled(options: Checked, **defaults: Any) -> Checked:
+def filled(options: AnyOptions, **defaults: Any) -> AnyOptions:
     """The options, with these values where a field is None."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     return replace(options, **missing)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Options of every experiment."""
 
     quick: bool = option(False, "Run a small version, which takes less than a minute.", "--quick")
     resume: bool = option(False, "Continue in --out, with the same settings.", "--resume")
     threads: int = option(None, "CPU threads.", least=1, shown="1 for small networks, else all")
     out: Path = option(None, "Folder of the results.", shown="runs/ and the name of the command")
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check(self)
 
 
 def data_option(default: str, more: str = "", shown: str | None = None) -> Any:

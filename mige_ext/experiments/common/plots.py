@@ -4,6 +4,7 @@ Figures are made without pyplot, so there is no global state and no display is n
 """
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+
+from mige_ext.experiments.common.statistics import by_method
 
 # The palette of Okabe and Ito, distinguishable in every common form of color blindness.
 _CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
@@ -87,7 +90,6 @@ def figure(
     """
     with mpl.rc_context(_STYLE):
         fig = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained")
-        FigureCanvasAgg(fig)
         return fig, fig.subplots(rows, columns, squeeze=False, **subplots)
 
 
@@ -114,6 +116,54 @@ def band(ax: Axes, x: ArrayLike, samples: ArrayLike, *, label: str, **line: Any)
     if len(values) > 1:
         low, high = mean - deviation, mean + deviation
         ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
+
+
+def learning_curves(
+    axes: Mapping[str, Axes],
+    metrics: Sequence[Any],
+    shown: Sequence[Any],
+    methods: Mapping[str, Any],
+    *,
+    x: str = "epoch",
+    percent: Sequence[str] = (),
+    levels: Sequence[str] = (),
+) -> None:
+    """Draw mean ± standard deviation over the seeds of columns of metrics.csv, a line a method.
+
+    A curve ends where its shortest run ends. Infinite values are not drawn.
+
+    Args:
+        axes: axes of each column.
+        metrics: rows of metrics.csv.
+        shown: runs to draw, with one setting for each method.
+        methods: methods by name, for their labels.
+        x: column of the positions.
+        percent: columns that are drawn in percent.
+        levels: methods that are drawn as a dotted line at their first value.
+    """
+
+    def values(runs: Sequence[Sequence[Any]], column: str, length: int) -> NDArray[np.float64]:
+        table = np.array([[getattr(row, column) for row in rows[:length]] for rows in runs], float)
+        return np.where(np.isinf(table), np.nan, table) * (100 if column in percent else 1)
+
+    for ax in axes.values():
+        ax.set_xlabel(x)
+        if x == "epoch":
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for method, runs in by_method(shown).items():
+        begun = [[row for row in metrics if row.run == run] for run in runs]
+        begun = [rows for rows in begun if rows]
+        if not begun:
+            continue
+        shared, label = min(map(len, begun)), methods[method].label
+        for column, ax in axes.items():
+            drawn = values(begun, column, shared)
+            if method in levels:
+                level = drawn[:, 0].mean()
+                ax.axhline(level, color=PALETTE[label], linestyle=":", label=label)
+            else:
+                marker = "o" if shared == 1 else ""  # a line of one point is invisible
+                band(ax, values(begun[:1], x, shared)[0], drawn, label=label, marker=marker)
 
 
 def legend(fig: Figure, columns: int | None = None) -> None:

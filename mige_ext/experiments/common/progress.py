@@ -1,6 +1,5 @@
 """The progress bar of an experiment."""
 
-import sys
 import time
 from collections.abc import Mapping
 
@@ -8,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 
-class Progress:
+class Progress(tqdm):  # type: ignore[misc]
     """A bar over the steps of all runs, with the name of the run and its latest metrics.
 
     Args:
@@ -16,13 +15,13 @@ class Progress:
     """
 
     def __init__(self, steps: int) -> None:
-        self.bar = tqdm(total=steps, unit="step", smoothing=0.05)
+        super().__init__(total=steps, unit="step", smoothing=0.05)
         self.shown = 0.0
         self.metrics: dict[str, float] = {}
 
     def step(self, scalars: Mapping[str, Tensor]) -> None:
         """Count a step. Show its scalars only twice a second, because each read waits for a GPU."""
-        self.bar.update()
+        self.update()
         if time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
             self.show(**{name: value.item() for name, value in scalars.items()})
@@ -30,7 +29,7 @@ class Progress:
     def show(self, **metrics: float) -> None:
         """Show metrics beside the bar. Metrics that are not given keep their values."""
         self.metrics |= metrics
-        self.bar.set_postfix({k: f"{v:.4g}" for k, v in self.metrics.items()}, refresh=False)
+        self.set_postfix({k: f"{v:.4g}" for k, v in self.metrics.items()}, refresh=False)
 
     def begin(self, name: str, at: int | None = None) -> None:
         """Start the next run.
@@ -42,22 +41,10 @@ class Progress:
         """
         self.metrics = {}
         if at is not None:
-            self.bar.n = at
-        self.bar.set_description(name)
+            self.n = at
+        self.set_description(name)
 
     def end(self) -> None:
         """Fill the bar after the last run."""
-        self.bar.n = self.bar.total
-        self.bar.refresh()
-
-    def write(self, message: str) -> None:
-        """Print a line above the bar."""
-        self.bar.write(message, file=sys.stderr)
-
-    def __enter__(self) -> "Progress":
-        """The bar itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the last line on the screen."""
-        self.bar.close()
+        self.n = self.total
+        self.refresh()

@@ -13,15 +13,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(error)
 
 
-def format_mean(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard error with this many decimals. One value has no error; no value gives "–"."""
-    if not values:
-        return "–"
-    mean, error = mean_and_error(values)
-    spread = "" if math.isnan(error) else f" ± {error:.{digits}f}"
-    return f"{mean:.{digits}f}{spread}"
-
-
 def by_method(rows: Sequence[Any]) -> dict[str, list[Any]]:
     """Rows or runs grouped by their method, in the order of first appearance."""
     groups: dict[str, list[Any]] = {}
@@ -30,33 +21,20 @@ def by_method(rows: Sequence[Any]) -> dict[str, list[Any]]:
     return groups
 
 
-def finished(rows: Sequence[Any]) -> list[Any]:
-    """Results that did not diverge, for columns in which a diverged run has no value.
+def by_value(rows: Sequence[Any]) -> dict[float, list[Any]]:
+    """Rows grouped by the value of the setting that is searched, in ascending order."""
+    values = sorted({row.run.value for row in rows})
+    return {value: [row for row in rows if row.run.value == value] for value in values}
 
-    If every run diverged, all rows are returned, and a table prints NaN.
+
+def without_divergence(rows: Sequence[Any]) -> dict[float, list[Any]]:
+    """The results of one method, ``by_value``, without the values at which a run diverged.
+
+    If a run diverged at every value, the smallest value is kept.
     """
-    return [row for row in rows if not row.diverged] or list(rows)
-
-
-def settings_without_divergence(rows: Sequence[Any], setting: str) -> list[float]:
-    """Values of a setting for which no run diverged, in ascending order.
-
-    Args:
-        rows: Results of one method.
-        setting: Column of the setting.
-
-    Returns:
-        The values; only the smallest value if every value has a diverged run.
-    """
-    values = sorted({getattr(row, setting) for row in rows})
-    diverged = {getattr(row, setting) for row in rows if row.diverged}
-    return [value for value in values if value not in diverged] or values[:1]
-
-
-def divergence_note(rows: Sequence[Any]) -> str:
-    """Note of a table's line: the number of its runs that diverged, or "" if none did."""
-    number = sum(row.diverged for row in rows)
-    return f"{number} of {len(rows)} diverged" if number else ""
+    grid = by_value(rows)
+    whole = {value: of for value, of in grid.items() if not any(row.diverged for row in of)}
+    return whole or dict(list(grid.items())[:1])
 
 
 def spread_of(seeds: int, deviation: str = "standard error") -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mige_ext.experiments.common.checkpoint import Checkpoint, RandomState
+from mige_ext.experiments.common.runs import row_of
 
 OnStep = Callable[[Mapping[str, Tensor]], object]
 AnyTrainer = TypeVar("AnyTrainer", bound="Trainer")
@@ -33,7 +34,8 @@ class Trainer(ABC):
         random: Random numbers of the run.
     """
 
-    #: Dataclass of the metrics of an epoch.
+    #: A row of metrics.csv. ``epoch`` and ``seconds``, the mean scalars of the steps and the values
+    #: of ``close`` fill its columns.
     epoch_type: ClassVar[type[Any]]
     #: Attributes that a checkpoint contains. An attribute without a state is skipped.
     stateful: ClassVar[Sequence[str]]
@@ -43,6 +45,11 @@ class Trainer(ABC):
 
     def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
         self.problem, self.run, self.settings, self.random = problem, run, settings, random
+        self.setup()
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Make the network, what the method adds to it, and the optimizer."""
 
     def batches(self) -> Iterable[Tensor]:
         """Rows of each batch of the next epoch, (batch) each, in a random order.
@@ -58,8 +65,8 @@ class Trainer(ABC):
         """Train on a batch; returns scalars such as the loss."""
 
     @abstractmethod
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
-        """Measure the network after an epoch, from its number, mean scalars and training time."""
+    def close(self) -> dict[str, float]:
+        """End an epoch and measure the network; returns columns of metrics.csv."""
 
     def parts(self) -> dict[str, Any]:
         """Everything that has a state, by name."""
@@ -126,7 +133,9 @@ def train(
                     raise DivergedError(
                         f"epoch {epoch}: weights must be finite after its last step"
                     )
-                rows.append(trainer.close(epoch, means, time.perf_counter() - started))
+                seconds = time.perf_counter() - started  # without the measurements
+                known = {"epoch": epoch, "seconds": seconds, **means}
+                rows.append(row_of(trainer.epoch_type, run, **known, **trainer.close()))
             kept.save(rows)
             on_epoch(rows[-1])
     return trainer, rows

@@ -153,11 +153,7 @@ def frozen(
     for chunk in pixels.split(CHUNK):
         _, features = encode(encoder, images, chunk, bf16=bf16)
         by_layer = features._asdict() if isinstance(features, Features) else features
-        chunks.append(
-            {
-                name: by_layer[name] if name == "y" else by_layer[name].half()
-                for name in layers or by_layer
-            }
-        )
+        kept = {name: by_layer[name] for name in layers or by_layer}
+        chunks.append({name: x if name == "y" else x.half() for name, x in kept.items()})
     encoder.train()
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}

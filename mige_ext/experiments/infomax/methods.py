@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from mige_ext.bounds import SeparableCritic, infonce, jsd, split_pairs
-from mige_ext.experiments.common.learner import perceptron
+from mige_ext.experiments.common.methods import Method as CommonMethod
+from mige_ext.experiments.common.methods import perceptron
 from mige_ext.experiments.infomax.encoders import Features
 from mige_ext.scores.base import ScoreEstimator
 
@@ -128,16 +129,13 @@ class PriorMatching(nn.Module):
 # The methods
 
 #: Grid of learning rates of Adam, the same for every method.
-LEARNING_RATES = (1e-4, 5e-4)
+RATES = (1e-4, 5e-4)
 
 
 @dataclass(frozen=True)
-class Method:
-    """A row of the comparison."""
+class Method(CommonMethod):
+    """A row of the comparison, whose objective is made from a ``Problem``."""
 
-    label: str  # in tables and figures
-    #: Makes the objective of the encoder; None for a method without training.
-    objective: Callable[[Problem], Objective] | None = None
     encoder: bool = True  # otherwise the probe reads pixels, or their principal components
 
 
@@ -157,13 +155,15 @@ METHODS = {
     "random": Method("random encoder"),
     "pixels": Method("pixels", encoder=False),
     "pca": Method("PCA", encoder=False),
-    "jsd": Method("JSD", _jsd),
-    "jsd+pm": Method("JSD + PM", lambda p: PriorMatching(p, _jsd(p))),
-    "infonce": Method("InfoNCE", _infonce),
-    "infonce+pm": Method("InfoNCE + PM", lambda p: PriorMatching(p, _infonce(p))),
-    "mige": Method("MIGE", information),
-    "mige-ii": Method("MIGE II", lambda p: information(p, hidden=True)),
-    "entropy": Method("entropy", entropy),
-    "gaussian": Method("Gaussian score", lambda p: information(_gaussian(p))),
-    "gaussian-ii": Method("Gaussian score II", lambda p: information(_gaussian(p), hidden=True)),
+    "jsd": Method("JSD", RATES, _jsd),
+    "jsd+pm": Method("JSD + PM", RATES, lambda p: PriorMatching(p, _jsd(p))),
+    "infonce": Method("InfoNCE", RATES, _infonce),
+    "infonce+pm": Method("InfoNCE + PM", RATES, lambda p: PriorMatching(p, _infonce(p))),
+    "mige": Method("MIGE", RATES, information),
+    "mige-ii": Method("MIGE II", RATES, lambda p: information(p, hidden=True)),
+    "entropy": Method("entropy", RATES, entropy),
+    "gaussian": Method("Gaussian score", RATES, lambda p: information(_gaussian(p))),
+    "gaussian-ii": Method(
+        "Gaussian score II", RATES, lambda p: information(_gaussian(p), hidden=True)
+    ),
 }

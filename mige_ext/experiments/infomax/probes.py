@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mige_ext.experiments.common.methods import descend
 from mige_ext.experiments.common.training import seeded
 from mige_ext.experiments.infomax.encoders import CHUNK
 
@@ -46,9 +47,7 @@ def train_probe(
             order = torch.randperm(len(labels))[: len(labels) // batch * batch].to(device)
             for rows in order.split(batch):
                 loss = F.cross_entropy(probe(features[rows].float()), labels[rows])
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
+                descend(adam, loss)
                 decay.step()
     return probe.eval()
 

@@ -6,20 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common import plots, tables
 from mige_ext.experiments.common.runs import Row, Run
-from mige_ext.experiments.common.statistics import (
-    by_method,
-    divergence_note,
-    finished,
-    format_mean,
-    mean_and_error,
-    spread_of,
-)
-from mige_ext.experiments.common.tables import format_columns, format_number
+from mige_ext.experiments.common.statistics import by_method, mean_and_error, spread_of
 from mige_ext.experiments.infomax.methods import METHODS
 from mige_ext.experiments.infomax.training import Epoch
 
@@ -60,29 +50,22 @@ def format_table(tested: Sequence[Result], data: str) -> str:
     Returns:
         The table.
     """
-    heads = ["method", "rate", *(f"{label}, %" for label in LAYERS.values()), "rank"]
-    heads += ["time of the\nobjective,\n% of a step", "time,\ns"]
-    lines = []
-    for name, rows in by_method(tested).items():
-        method = METHODS[name]
-        layers = [[row for row in rows if row.layer == layer] for layer in LAYERS]
-        rank, overhead, seconds = (
-            float(np.mean([getattr(row, column) for row in finished(rows)]))
-            for column in ("rank", "overhead", "seconds")
-        )
-        lines.append([
-            method.label,
-            format_number(rows[0].learning_rate or None, "g"),
-            *(format_mean([100 * row.accuracy for row in layer], 1) for layer in layers),
-            format_number(rank, ".1f"),
-            format_number(100 * overhead if method.objective else None, ".0f"),
-            format_number(seconds, ".0f"),
-            divergence_note([row for row in rows if row.layer == rows[0].layer]),
-        ])  # fmt: skip
+    columns = {f"{label}, %": _accuracy_cell(layer) for layer, label in LAYERS.items()}
+    columns |= {
+        "rank": tables.number_cell("rank", ".1f"),
+        "time of the\nobjective,\n% of a step": tables.overhead_cell(np.mean),
+        "time,\ns": tables.number_cell("seconds", ".0f"),
+    }
+    more = []
     if data in PUBLISHED:
-        published = (format_number(PUBLISHED[data].get(layer), ".2f") for layer in LAYERS)
-        lines.append(["MIGE, the paper", "", *published])
-    return format_columns(heads, lines)
+        published = (tables.format_number(PUBLISHED[data].get(layer), ".2f") for layer in LAYERS)
+        more.append(["MIGE, the paper", "", *published])
+    return tables.method_table(tested, METHODS, "rate", columns, more=more)
+
+
+def _accuracy_cell(layer: str) -> tables.Cell:
+    cell = tables.percent_cell("accuracy", 1)
+    return lambda rows: cell([row for row in rows if row.layer == layer])
 
 
 def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run]) -> Figure:
@@ -92,25 +75,21 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
         metrics: Rows of metrics.csv.
         tested: Results of the final runs.
         shown: Runs whose learning curves are drawn, with one learning rate for each method.
-
-    Returns:
-        The figure.
     """
     fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.4, 3.0))
-    draw_learning_curves(
+    plots.learning_curves(
         {"linear_accuracy": left, "rank": middle},
         metrics,
         shown,
         METHODS,
         percent=["linear_accuracy"],
-        levels=[name for name, method in METHODS.items() if method.objective is None],
+        levels=[name for name, method in METHODS.items() if method.make is None],
     )
     draw_probes(right, tested)
-    left.set(title="least squares, validation", xlabel="epoch", ylabel="accuracy from Y, %")
-    middle.set(xlabel="epoch", ylabel="effective rank of Y")
+    left.set(title="least squares, validation", ylabel="accuracy from Y, %")
+    middle.set_ylabel("effective rank of Y")
     for ax in (left, middle):
         ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if shown or tested:
         plots.legend(fig, columns=4)
     plots.caption(

@@ -1,5 +1,6 @@
 """Training the encoder of InfoMax, without labels."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,13 +8,20 @@ import torch
 from torch import Tensor, nn
 
 import mige_ext as mige
-from mige_ext.experiments.common.checkpoint import RandomState
 from mige_ext.experiments.common.estimators import ESTIMATORS, make_estimator
-from mige_ext.experiments.common.options import check, data_option, option
-from mige_ext.experiments.common.runs import Row, Run, row_of
+from mige_ext.experiments.common.methods import descend
+from mige_ext.experiments.common.options import Checked, data_option, option
+from mige_ext.experiments.common.runs import Row
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data.images import ImageData
-from mige_ext.experiments.infomax.encoders import NORMALIZATIONS, Encoder, encode, frozen
+from mige_ext.experiments.infomax.encoders import (
+    NORMALIZATIONS,
+    Encoder,
+    Pixels,
+    PrincipalComponents,
+    encode,
+    frozen,
+)
 from mige_ext.experiments.infomax.methods import METHODS, Objective, Problem
 from mige_ext.experiments.infomax.probes import effective_rank, linear_accuracy
 from mige_ext.scores.base import ScoreEstimator
@@ -22,7 +30,7 @@ LINEAR_IMAGES = 10_000  # most images to which the linear read-out after each ep
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Everything on which the numbers of a run depend, besides method, learning rate and seed."""
 
     data: str = data_option("cifar10", shown="cifar10; quick digits")
@@ -35,7 +43,7 @@ class Settings:
     #: Without normalization, the maximized entropy makes z grow without bound.
     normalize: str = option("batch", "Normalization of z.", choices=NORMALIZATIONS)
     projection: int = option(64, "Dimensions to which x or h is projected.", least=1)
-    alpha: float = option(1.0, "Mean squared distances of x over those of z.", positive=True)
+    alpha: float = option(1.0, "Ratio of the mean squared distances of x and of z.", positive=True)
     estimator: str = option("default", "Score estimator.", choices=("default", *ESTIMATORS))
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
     prior: float = option(1.0, "Weight of prior matching.", least=0)
@@ -44,7 +52,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check(self)
+        super().__post_init__()
         self.make_estimator()  # checks the threshold
 
     def make_estimator(self) -> ScoreEstimator | None:
@@ -71,8 +79,12 @@ class Epoch(Row):
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
-def network(images: ImageData, settings: Settings) -> Encoder:
-    """The untrained encoder."""
+def network(method: str, images: ImageData, settings: Settings) -> Any:
+    """The untrained encoder of a method; pixels and principal components take its place."""
+    if method == "pixels":
+        return Pixels()
+    if method == "pca":
+        return PrincipalComponents(math.prod(images.shape), settings.latent)
     return Encoder(
         images.shape,
         width=settings.width,
@@ -86,18 +98,22 @@ class Trainer(CommonTrainer):
     """An encoder, its objective and its optimizer.
 
     An epoch of a random encoder, which has no objective, changes only the averages of its
-    BatchNorm.
+    BatchNorm. Pixels and principal components have no epochs.
     """
 
     epoch_type = Epoch
     stateful = ("encoder", "optimizer", "objective")
     extra = "objective"
+    objective: Objective | None = None
+    optimizer: torch.optim.Adam | None = None
 
-    def __init__(
-        self, images: ImageData, run: Run, settings: Settings, random: RandomState
-    ) -> None:
-        super().__init__(images, run, settings, random)
-        self.encoder = network(images, settings)
+    def setup(self) -> None:
+        """Make the encoder before the weights of the objective."""
+        images, run, settings = self.problem, self.run, self.settings
+        self.encoder = network(run.method, images, settings)
+        if not METHODS[run.method].encoder:
+            self.encoder.to(images.device).fit(images.normalize(images.train.images))
+            return
         problem = Problem(
             self.encoder.conv_size,
             settings.latent,
@@ -106,16 +122,14 @@ class Trainer(CommonTrainer):
             settings.alpha,
             settings.prior,
         )
-        make_objective = METHODS[run.method].objective
-        self.objective: Objective | None = make_objective and make_objective(problem)
-        if make_objective is None:
+        self.objective = METHODS[run.method].build(images.device, problem)
+        if self.objective is None:
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                     layer.momentum = None  # the plain average, because an epoch may be few steps
-        modules: list[nn.Module] = [self.encoder]
-        modules += [self.objective] if isinstance(self.objective, nn.Module) else []
-        self.modules = nn.ModuleList(modules).to(images.device)
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parts = (self.encoder, self.objective)
+        self.modules = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.encoder.to(images.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.modules.parameters(), run.value, fused=True)
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
@@ -124,25 +138,16 @@ class Trainer(CommonTrainer):
         x, features = encode(self.encoder, self.problem, pixels, bf16=self.settings.bf16)
         # Without an objective, a step computes the features and does not train the encoder.
         loss = 0 * features.y.sum() if self.objective is None else self.objective(x, features)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        assert self.optimizer is not None
+        descend(self.optimizer, loss)
         return {"loss": loss}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
+    def close(self) -> dict[str, float]:
         """Measure the encoder on the validation part."""
         seen, asked = self.problem.train, self.problem.validation
         z_seen, z = (self._codes(pixels) for pixels in (seen.images[:LINEAR_IMAGES], asked.images))
         accuracy = linear_accuracy(z_seen, seen.labels[:LINEAR_IMAGES], z, asked.labels)
-        return row_of(
-            Epoch,
-            self.run,
-            epoch=epoch,
-            loss=means["loss"],
-            rank=effective_rank(z),
-            linear_accuracy=accuracy,
-            seconds=seconds,
-        )
+        return {"rank": effective_rank(z), "linear_accuracy": accuracy}
 
     def _codes(self, pixels: Tensor) -> Tensor:
         return frozen(self.encoder, self.problem, pixels, bf16=self.settings.bf16, layers=["y"])[

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mige_ext.experiments.common.learner import perceptron
+from mige_ext.experiments.common.methods import descend, perceptron
 from mige_ext.experiments.common.training import seeded
 from mige_ext.experiments.removal.nuisances import BINS
 
@@ -66,20 +66,18 @@ class _Prediction(NamedTuple):
         return (1 - error / codes.s.var(0, unbiased=False)).mean().item()
 
 
-def attack(
-    train: Codes, targets: Sequence[Codes], *, epochs: int = 10, seed: int = 0
-) -> list[Leak]:
+def attack(train: Codes, target: Codes, *, epochs: int = 10, seed: int = 0) -> Leak:
     """Measure the leak of frozen codes by the strongest of five attackers.
 
     Args:
         train: codes for training. The first fifth are the ranking codes, which choose the epoch of
             each perceptron and the strongest attacker. The attackers are fitted to the others.
-        targets: the codes under attack.
+        target: the codes under attack.
         epochs: epochs of the perceptrons.
         seed: seed of the weights and batches of the perceptrons.
 
     Returns:
-        The leak of each target.
+        The leak of the target.
 
     Cost:
         For N training codes in d dimensions, the perceptrons take about epochs × N × (800 + 3d)
@@ -88,11 +86,11 @@ def attack(
     ranking_size = len(train.z) // 5
     fit, ranking = _rows(train, slice(ranking_size, None)), _rows(train, slice(ranking_size))
     views = {"standardized": _standardizer(fit.z), "whitened": _whitener(fit.z)}
-    predictions: dict[str, list[_Prediction]] = {}  # of the ranking codes, then of the targets
+    predictions: dict[str, list[_Prediction]] = {}  # of the ranking codes and of the target
     with seeded(seed, fit.z.device):
         for view, (mean, matrix) in views.items():
             seen, *others = (
-                codes._replace(z=(codes.z - mean) @ matrix) for codes in (fit, ranking, *targets)
+                codes._replace(z=(codes.z - mean) @ matrix) for codes in (fit, ranking, target)
             )
             for size in HIDDEN_SIZES:
                 predictions[f"MLP {size}, {view}"] = _perceptron(seen, others, size, epochs)
@@ -100,12 +98,8 @@ def attack(
         predictions[f"{NEIGHBORS} neighbors"] = [_neighbors(seen, codes) for codes in others]
     best_nats = max(predictions, key=lambda name: predictions[name][0].nats(ranking))
     best_r2 = max(predictions, key=lambda name: predictions[name][0].r2(ranking))
-    return [
-        Leak(max(by_nats.nats(codes), 0.0), max(by_r2.r2(codes), 0.0), best_nats)
-        for by_nats, by_r2, codes in zip(
-            predictions[best_nats][1:], predictions[best_r2][1:], targets, strict=True
-        )
-    ]
+    nats, r2 = predictions[best_nats][1].nats(target), predictions[best_r2][1].r2(target)
+    return Leak(max(nats, 0.0), max(r2, 0.0), best_nats)
 
 
 # Views of z: a mean to subtract and a matrix to multiply with
@@ -146,9 +140,7 @@ def _perceptron(fit: Codes, targets: Sequence[Codes], size: int, epochs: int) ->
             batch = _rows(fit, rows)
             predicted = predict(batch)
             loss = F.nll_loss(predicted.log_p, batch.bin) + F.mse_loss(predicted.s, batch.s)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
+            descend(adam, loss)
             decay.step()
         with torch.no_grad():
             nats = predict(targets[0]).nats(targets[0])

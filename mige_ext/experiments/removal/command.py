@@ -9,8 +9,8 @@ remains (``removal/attacker.py``).
   The value with the least leak is chosen. If every value costs more, the most accurate is chosen.
 * All methods have grids of the same size. With ``--extend``, a grid grows beyond its end if the end
   was chosen. The rule is the same for all methods.
-* The test part is read once, after the last training, and only for the final runs.
 
+``common/comparison.py`` says what all comparisons have in common.
 ``mige_ext.information`` has the recipe for an encoder of your own.
 """
 
@@ -31,8 +31,8 @@ from mige_ext.experiments.common.options import (
     option,
     seeds_option,
 )
-from mige_ext.experiments.common.runs import Run, row_of
-from mige_ext.experiments.common.statistics import settings_without_divergence, spread_of
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.statistics import spread_of, without_divergence
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import Images, Problem, Structural
@@ -53,7 +53,7 @@ class Options(ComparisonOptions):
     beta: list[float] = grid_option("β", least=0)
     seeds: int = seeds_option("3; quick 1")
     grid_seeds: int = option(1, "Seeds per setting in the search.", least=1)
-    extend: int = option(0, "Times that a grid grows beyond an end that was chosen.", least=0)
+    extend: int = option(0, "Times that a grid is extended beyond a chosen end.", least=0)
 
 
 class Removals(Comparison):
@@ -66,13 +66,9 @@ class Removals(Comparison):
     setting, symbol = "beta", "β="
     stem = "{method}-{value:g}-{seed}"
     result_type, trainer_type = Result, Trainer
+    quick_values, recorded = slice(2, 3), ("extend",)
     progress: ClassVar = {"accuracy": "accuracy"}
     problem: Problem
-
-    def default_values(self, method: str) -> list[float]:
-        """The grid of β of a method; with ``--quick``, only its third value."""
-        strengths = METHODS[method].strengths
-        return list(strengths[2:3] if self.options.quick and len(strengths) > 1 else strengths)
 
     def load_problem(self) -> Problem:
         """Load the images under the nuisance, or the structural table."""
@@ -84,10 +80,6 @@ class Removals(Comparison):
         images = data.load(name, self.options.data_dir).to(self.device)
         return Images(images, self.settings.nuisance)
 
-    def about(self) -> dict[str, Any]:
-        """Further values for config.json."""
-        return {**super().about(), "extend": self.options.extend}
-
     def search(self) -> None:
         """Search, then extend each grid whose end was chosen, and search again."""
         super().search()
@@ -98,20 +90,22 @@ class Removals(Comparison):
             }
             super().search()
 
-    def steps_of(self, run: Run, epochs: int) -> int:
+    def steps_of(self, run: Run) -> int:
         """Number of steps, which is a setting."""
         return int(self.settings.steps)
 
-    def evaluate(
-        self, run: Run, epochs: int, trainer: Trainer, rows: Sequence[Epoch]
-    ) -> list[Result]:
+    def result(self, run: Run, **columns: Any) -> Any:
+        """A row of results.csv, with the data and the nuisance."""
+        known = {"data": self.settings.data, "nuisance": self.settings.nuisance, "attacker": "–"}
+        return super().result(run, **(known | columns))
+
+    def evaluate(self, run: Run, trainer: Trainer, rows: Sequence[Epoch]) -> list[Result]:
         """Save and attack an encoder."""
         model = trainer.model.eval()
         self.save(run, model=model.state_dict())
         accuracy, leak = measure(model, self.problem, "validation", self.settings, run.seed)
-        (unknown,) = self.diverged(run, epochs)
-        result = replace(
-            unknown,
+        result = self.result(
+            run,
             val_accuracy=accuracy,
             val_leak_nats=leak.nats,
             val_leak_r2=leak.r2,
@@ -120,35 +114,18 @@ class Removals(Comparison):
         )
         return [result]
 
-    def diverged(self, run: Run, epochs: int) -> list[Result]:
-        """The results of a diverged run, which are NaN."""
-        of = {"data": self.settings.data, "nuisance": self.settings.nuisance, "attacker": "–"}
-        return [row_of(Result, run, **of)]
-
     def choose(self) -> dict[str, float]:
         """β of each method, by the validation results."""
         rows = self.results_of(self.search_runs)
         return {method: choose_beta(rows, method) for method in self.values}
 
-    def never_right(self) -> dict[str, float]:
-        """Test results of a diverged run."""
-        return {"accuracy": 0.0}
-
-    def test(self, run: Run, rows: Sequence[Result]) -> list[Result]:
-        """The result with its accuracy and leak on the test part."""
+    def test(self, run: Run, rows: Sequence[Result]) -> list[dict[str, Any]]:
+        """The accuracy and the leak on the test part."""
         model = Model(self.problem, self.settings).to(self.device)
         model.load_state_dict(self.load(run)["model"])
         accuracy, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
-        return [
-            replace(
-                row,
-                accuracy=accuracy,
-                leak_nats=leak.nats,
-                leak_r2=leak.r2,
-                attacker=leak.attacker,
-            )
-            for row in rows
-        ]
+        known = {"leak_nats": leak.nats, "leak_r2": leak.r2, "attacker": leak.attacker}
+        return [{"accuracy": accuracy, **known}]
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
         """The trade-off between accuracy and leak, and learning curves."""
@@ -173,20 +150,19 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
 
     Leak and accuracy are those on the validation part. If no β is that accurate, the most accurate
     β is chosen. Of equal values, the largest β is chosen. A β with a diverged run is left out, see
-    ``settings_without_divergence``.
+    ``without_divergence``.
     """
     whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
     least = np.mean(whole) - MARGIN if whole else 0.0
 
     def order(beta: float) -> tuple[bool, float, float]:
-        of_beta = [row for row in rows if (row.method, row.beta) == (method, beta)]
-        accuracy = float(np.mean([row.val_accuracy for row in of_beta]))
+        accuracy = float(np.mean([row.val_accuracy for row in grid[beta]]))
         if accuracy < least:
             return True, -accuracy, -beta
-        return False, float(np.mean([row.val_leak_nats for row in of_beta])), -beta
+        return False, float(np.mean([row.val_leak_nats for row in grid[beta]])), -beta
 
-    of_method = [row for row in rows if row.method == method]
-    return min(settings_without_divergence(of_method, "beta"), key=order)
+    grid = without_divergence([row for row in rows if row.method == method])
+    return min(grid, key=order)
 
 
 def longer(strengths: Sequence[float], chosen: float) -> list[float]:

@@ -20,7 +20,6 @@ A penalty with a learner trains it in each call, and then returns the penalty.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -30,7 +29,7 @@ from torch.nn import functional as F
 import mige_ext as mige
 from mige_ext import ops
 from mige_ext.bounds import JointCritic, mine
-from mige_ext.experiments.common.learner import Learner, perceptron
+from mige_ext.experiments.common.methods import Learner, Method, always, descend, perceptron
 from mige_ext.experiments.removal.nuisances import BINS, Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
@@ -115,9 +114,7 @@ class Learned(Learner):
     def forward(self, z: Tensor, batch: Batch) -> Tensor:
         """Train the network on z, then return the penalty."""
         for _ in range(self.STEPS):
-            self.optimizer.zero_grad()
-            self.loss(z.detach(), batch).backward()
-            self.optimizer.step()
+            descend(self.optimizer, self.loss(z.detach(), batch))
         return self.penalty(z, batch)
 
 
@@ -187,24 +184,10 @@ class Mine(Learned):
 # The methods
 
 
-@dataclass(frozen=True)
-class Method:
-    """A row of the comparison."""
-
-    label: str  # in tables and figures
-    strengths: tuple[float, ...] = (0.0,)  # grid of β, of the same size for every penalty
-    #: Makes the penalty, which β multiplies, from the problem and the dimensions of z.
-    penalty: Callable[[Problem, int], Penalty] | None = None
-
-
-def _always(penalty: Penalty) -> Callable[[Problem, int], Penalty]:
-    return lambda problem, latent: penalty
-
-
 def _scores(
     estimator: ScoreEstimator | None = None, **options: Any
 ) -> Callable[[Problem, int], Penalty]:
-    return _always(information_gradient(estimator, **options))
+    return always(information_gradient(estimator, **options))
 
 
 METHODS = {
@@ -213,10 +196,10 @@ METHODS = {
     "mige-matched": Method("MIGE, matched", (0.03, 0.06, 0.12, 0.24), _scores(marginal="matched")),
     "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
     "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
-    "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), _always(hsic)),
-    "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), _always(hsic_whitened)),
+    "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), always(hsic)),
+    "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), always(hsic_whitened)),
     "hsic-whitened-center": Method(
-        "HSIC, whitened + center", (0.25, 0.5, 1.0, 2.0), _always(hsic_whitened_center)
+        "HSIC, whitened + center", (0.25, 0.5, 1.0, 2.0), always(hsic_whitened_center)
     ),
     "adversary-regressor": Method("adversary, regressor", (0.1, 0.3, 1.0, 3.0), Regressor),
     "adversary-classifier": Method("adversary, classifier", (0.3, 1.0, 3.0, 10.0), Classifier),

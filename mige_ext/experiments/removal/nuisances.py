@@ -16,9 +16,10 @@ nuisance affects the label. There, removal of s costs accuracy.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     bin: Tensor  # (N,) int64, 0 ... BINS - 1, of equal probability
 
 
-class Problem(Protocol):
+class Problem(ABC):
     """Labeled inputs with a nuisance, on which a representation is trained and attacked."""
 
     inputs: int
@@ -49,18 +50,18 @@ class Problem(Protocol):
 
     def checksum(self) -> str:
         """Checksum of the files of the problem, or "" if it has no files."""
-        ...
+        return ""
 
+    @abstractmethod
     def count(self, part: str) -> int:
         """Number of rows of a part, one of ``PARTS``."""
-        ...
 
+    @abstractmethod
     def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
         """Draw a batch of the given rows (N,) of a part.
 
         The rows and the generator are on the CPU, so a batch is the same on every device.
         """
-        ...
 
 
 # Transformations of images (N, C, H, W) in [0, 1] by u (N, k)
@@ -129,7 +130,7 @@ NUISANCES = {
 }
 
 
-class Images:
+class Images(Problem):
     """Images under a nuisance that is drawn again for each batch.
 
     Images of at least 16 pixels are average-pooled by 2 after the transformation.
@@ -170,7 +171,7 @@ class Images:
         return Batch(x, split.labels[rows], self.nuisance.scale(u), bins_of(u))
 
 
-class Structural:
+class Structural(Problem):
     """A synthetic table from a structural model, with a sensitive attribute that affects the label.
 
     It is like credit or hiring records with an age, and its distribution is known. The attribute a
@@ -207,10 +208,6 @@ class Structural:
             label = (torch.rand(count, generator=generator) < logit.sigmoid()).long()
             columns = (x, label, a, bins_of(u))
             self.parts[part] = Batch(*(column.to(self.device) for column in columns))
-
-    def checksum(self) -> str:
-        """Empty, because the table has no files."""
-        return ""
 
     def count(self, part: str) -> int:
         """Number of rows of a part."""

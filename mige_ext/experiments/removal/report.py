@@ -3,22 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mode
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.curves import draw_learning_curves
+from mige_ext.experiments.common import plots, tables
 from mige_ext.experiments.common.runs import Row, Run
-from mige_ext.experiments.common.statistics import (
-    by_method,
-    divergence_note,
-    finished,
-    format_mean,
-    mean_and_error,
-    spread_of,
-)
-from mige_ext.experiments.common.tables import format_columns, format_number
+from mige_ext.experiments.common.statistics import by_method, by_value, mean_and_error, spread_of
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.training import Epoch
 
@@ -47,22 +39,17 @@ class Result(Row):
 
 def format_table(tested: Sequence[Result]) -> str:
     """A line for each method at its β: means over the seeds ± standard error, on test data."""
-    heads = ["method", "β", "accuracy, %", "leak, nats", "leak,\nR²", "ms a\nstep"]
-    lines = []
-    for method, rows in by_method(tested).items():
-        measured = finished(rows)
-        attackers = [row.attacker for row in measured]
-        lines.append([
-            METHODS[method].label,
-            format_number(rows[0].beta or None, "g"),
-            format_mean([100 * row.accuracy for row in rows], 2),
-            format_mean([row.leak_nats for row in measured], 3),
-            format_number(float(np.mean([row.leak_r2 for row in measured])), ".3f"),
-            format_number(float(np.median([row.ms_per_step for row in measured])), ".1f"),
-            max(attackers, key=attackers.count),
-            divergence_note(rows),
-        ])  # fmt: skip
-    return format_columns([*heads, "strongest attacker"], lines, left=(0, len(heads)))
+    attacker = "strongest attacker"
+    columns = {
+        "accuracy, %": tables.percent_cell("accuracy", 2),
+        "leak, nats": lambda rows: tables.format_mean(
+            [row.leak_nats for row in tables.finished(rows)], 3
+        ),
+        "leak,\nR²": tables.number_cell("leak_r2", ".3f"),
+        "ms a\nstep": tables.number_cell("ms_per_step", ".1f", of=np.median),
+        attacker: lambda rows: mode([row.attacker for row in tables.finished(rows)]),
+    }
+    return tables.method_table(tested, METHODS, "β", columns, left=[attacker])
 
 
 def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> Figure:
@@ -72,9 +59,6 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
         results: Results of all runs.
         tested: Results of the final runs.
         margin: Accuracy that removal may cost.
-
-    Returns:
-        The figure.
     """
     fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.6, 3.4))
     shown, final = -math.inf, by_method(tested)
@@ -119,15 +103,12 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
     Args:
         metrics: Rows of metrics.csv.
         shown: Runs that are drawn, with one β for each method.
-
-    Returns:
-        The figure.
     """
     fig, ((left, right),) = plots.figure(1, 2, panel=(4.2, 3.0))
     axes = {"cross_entropy": left, "accuracy": right}
-    draw_learning_curves(axes, metrics, shown, METHODS, x="step", percent=["accuracy"])
-    left.set(xlabel="step", ylabel="training cross-entropy, nats")
-    right.set(xlabel="step", ylabel="validation accuracy, %")
+    plots.learning_curves(axes, metrics, shown, METHODS, x="step", percent=["accuracy"])
+    left.set(ylabel="training cross-entropy, nats")
+    right.set(ylabel="validation accuracy, %")
     if shown:
         plots.legend(fig, columns=4)
     return fig
@@ -135,11 +116,11 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
 
 def _means_of_the_grid(rows: Sequence[Result]) -> list[tuple[float, float]]:
     """Mean leak in nats and accuracy in % for each β, over the seeds of all β of a method."""
-    seeds = {row.beta: {r.seed for r in rows if r.beta == row.beta} for row in rows}
-    shared = set.intersection(*seeds.values())
+    grid = by_value(rows).values()
+    shared = set.intersection(*({row.seed for row in of_beta} for of_beta in grid))
     means = []
-    for beta in sorted(seeds):
-        of = [row for row in rows if row.beta == beta and row.seed in shared]
+    for of_beta in grid:
+        of = [row for row in of_beta if row.seed in shared]
         leak = float(np.mean([row.val_leak_nats for row in of]))
         means.append((leak, 100 * float(np.mean([row.val_accuracy for row in of]))))
     return means

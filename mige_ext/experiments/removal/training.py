@@ -3,16 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext.experiments.common.checkpoint import RandomState
-from mige_ext.experiments.common.learner import perceptron
-from mige_ext.experiments.common.options import check, data_option, fixed, option
-from mige_ext.experiments.common.runs import Row, Run, row_of
+from mige_ext.experiments.common.methods import descend, perceptron
+from mige_ext.experiments.common.options import Checked, data_option, fixed, option
+from mige_ext.experiments.common.runs import Row
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.removal.attacker import Codes, Leak, attack
 from mige_ext.experiments.removal.methods import METHODS
@@ -23,7 +21,7 @@ EPOCH_ROWS = 2000  # rows of the validation part on which an epoch is measured
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Everything on which the numbers of a run depend, besides method, β and seed."""
 
     data: str = data_option("mnist", "; or structural, a table", "mnist; quick structural")
@@ -32,21 +30,18 @@ class Settings:
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
     latent: int = option(8, "Dimensions of z.", least=1)
     hidden: int = fixed(512, "Units of the encoder's first layer; the second has half.", least=2)
-    learning_rate: float = fixed(2e-3, "Of Adam; falls to 0 in a straight line.", positive=True)
+    #: The learning rate decays linearly to 0.
+    learning_rate: float = fixed(2e-3, "First learning rate of Adam.", positive=True)
     ramp: int = fixed(150, "Steps in which β grows to its value.", least=1)
     #: With this noise, s has a density.
     noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
-        20_000, "Codes that attackers learn from, to choose β.", least=50, shown="20000; quick 2000"
+        20_000, "Codes to train attackers on, in the search.", least=50, shown="20000; quick 2000"
     )
     test_codes: int = option(
-        50_000, "The same for the test; more are stronger.", least=50, shown="50000; quick 2000"
+        50_000, "Codes to train attackers on, for the test.", least=50, shown="50000; quick 2000"
     )
     attack_epochs: int = fixed(10, "Epochs of the attackers' perceptrons.", least=1)
-
-    def __post_init__(self) -> None:
-        """Check the values; data and nuisance are checked where they are loaded."""
-        check(self)
 
     @property
     def epochs(self) -> int:
@@ -88,13 +83,12 @@ class Trainer(CommonTrainer):
     epoch_type = Epoch
     stateful = ("model", "optimizer", "schedule", "penalty")
 
-    def __init__(self, problem: Problem, run: Run, settings: Settings, random: RandomState) -> None:
-        super().__init__(problem, run, settings, random)
-        self.generator, method = random.order, METHODS[run.method]
-        self.model = Model(problem, settings).to(problem.device)  # before the penalty's weights
-        self.penalty = method.penalty(problem, settings.latent) if method.penalty else None
-        if isinstance(self.penalty, nn.Module):
-            self.penalty.to(problem.device)
+    def setup(self) -> None:
+        """Make the model before the weights of the penalty."""
+        problem, settings, self.generator = self.problem, self.settings, self.random.order
+        self.model = Model(problem, settings).to(problem.device)
+        method = METHODS[self.run.method]
+        self.penalty = method.build(problem.device, problem, settings.latent)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), settings.learning_rate, fused=True
         )
@@ -120,26 +114,17 @@ class Trainer(CommonTrainer):
             noisy = batch._replace(s=batch.s + self.settings.noise * noise)
             ramp = min((self.schedule.last_epoch + 1) / self.settings.ramp, 1)
             loss = loss + self.run.value * ramp * self.penalty(z, noisy)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        descend(self.optimizer, loss)
         self.schedule.step()
         return {"cross_entropy": cross_entropy.detach()}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Any:
+    def close(self) -> dict[str, float]:
         """Measure the accuracy on part of the validation part."""
         _, accuracy = encode(
             self.model.eval(), self.problem, "validation", self.run.seed, EPOCH_ROWS
         )
         self.model.train()
-        return row_of(
-            Epoch,
-            self.run,
-            step=self.schedule.last_epoch,
-            cross_entropy=means["cross_entropy"],
-            accuracy=accuracy,
-            seconds=seconds,
-        )
+        return {"step": self.schedule.last_epoch, "accuracy": accuracy}
 
 
 @torch.no_grad()
@@ -176,5 +161,4 @@ def measure(
     limit = settings.test_codes if part == "test" else settings.codes
     train_codes, _ = encode(model, problem, "train", seed, limit)
     codes, accuracy = encode(model, problem, part, seed + 1)
-    (leak,) = attack(train_codes, [codes], epochs=settings.attack_epochs, seed=seed)
-    return accuracy, leak
+    return accuracy, attack(train_codes, codes, epochs=settings.attack_epochs, seed=seed)

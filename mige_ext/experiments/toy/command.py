@@ -32,8 +32,8 @@ from mige_ext.experiments.common.folder import Table
 from mige_ext.experiments.common.options import Options as CommonOptions
 from mige_ext.experiments.common.options import filled, option
 from mige_ext.experiments.common.progress import Progress
-from mige_ext.experiments.common.statistics import format_mean, spread_of
-from mige_ext.experiments.common.tables import format_columns
+from mige_ext.experiments.common.statistics import spread_of
+from mige_ext.experiments.common.tables import format_columns, format_mean
 from mige_ext.experiments.toy.methods import (
     AUTHORS,
     BOUNDS,

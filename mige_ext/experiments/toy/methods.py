@@ -24,7 +24,8 @@ from mige_ext.bounds import (
     mine_f,
     split_pairs,
 )
-from mige_ext.experiments.common.options import check, fixed, option
+from mige_ext.experiments.common.methods import descend
+from mige_ext.experiments.common.options import Checked, fixed, option
 from mige_ext.scores.base import ScoreEstimator
 
 Array = NDArray[np.float64]
@@ -37,7 +38,7 @@ MARGINALS = 3  # marginal pairs for each joint pair, if every pair costs a pass 
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Everything on which the numbers of a dimension depend.
 
     The default of ``steps`` was chosen by the relative RMSE of dI/dρ (8 values of ρ, 2 seeds), as
@@ -74,7 +75,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check(self)
+        super().__post_init__()
         mige.SSGE(threshold=self.threshold)  # checks the threshold
 
 
@@ -224,12 +225,10 @@ def train_critics(
             bound, average = mine(joint, marginal, average, settings.decay)
         else:
             bound = mine_f(joint, marginal)
-        optimizer.zero_grad()
-        (-bound.sum()).backward()
         if settings.anneal:
             progress = step / settings.steps
             optimizer.param_groups[0]["lr"] = settings.rate * math.cos(math.pi / 2 * progress) ** 2
-        optimizer.step()
+        descend(optimizer, -bound.sum())
         after_step()
     return critics[0], {name: parameter.detach() for name, parameter in parameters.items()}
 

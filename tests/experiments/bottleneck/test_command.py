@@ -118,13 +118,13 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_a_run_that_diverges_counts_as_never_right_and_the_others_go_on(
+def test_a_run_that_diverges_counts_as_wrong_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {"method": ["vib", "mige"], "epochs": 2, "seeds": 2}
     run(tmp_path, **options, beta=[0.001, 1e39], retrain=0)
     out = capsys.readouterr()
-    assert "MIGE β=1e+39 seed 1 diverged, and counts as never right: epoch 1: " in out.err
+    assert "MIGE β=1e+39 seed 1 diverged; its predictions count as wrong: epoch 1: " in out.err
     for row in read(tmp_path / "results.csv"):
         if row["beta"] == "1e+39":
             assert {row[name] for name in ("val_error", "test_error", "seconds")} == {""}

@@ -9,11 +9,11 @@ import typer
 from typer.testing import CliRunner
 
 from mige_ext.experiments.common.experiment import command
-from mige_ext.experiments.common.options import Options, check, filled, fixed, option
+from mige_ext.experiments.common.options import Checked, Options, filled, fixed, option
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     size: int = option(2, "Size.", least=1, shown="2; quick 1")
     rate: float = option(0.5, "Rate.", positive=True)
     decay: float = option(0.0, "Decay.", least=0, below=1)
@@ -21,9 +21,6 @@ class Settings:
     betas: list[float] | None = option(None, "Values of β.", least=0)
     smooth: bool = option(True, "Smooth.")
     hidden: int = fixed(3, "Units.", least=1)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 import mige_ext as mige
-from mige_ext.experiments.common.checkpoint import RandomState
-from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.training import DivergedError, Trainer, seeded, train
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Row):
     epoch: int
     loss: float
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Regression(Trainer):
     stateful = ("model", "optimizer", "schedule", "not_stateful")
     not_stateful = 1.0
 
-    def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
-        super().__init__(problem, run, settings, random)
+    def setup(self) -> None:
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.5)
@@ -57,10 +56,9 @@ class Regression(Trainer):
         self.optimizer.step()
         return {"loss": loss}
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Figures:
+    def close(self) -> dict[str, float]:
         self.schedule.step()
-        assert seconds >= 0
-        return Figures(epoch, means["loss"])
+        return {}
 
 
 def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str = "a") -> Any:
@@ -93,7 +91,7 @@ def test_stopped_run_continues_to_the_same_bits(stop_at: int, tmp_path: Path) ->
     with pytest.raises(StoppedError):
         run(tmp_path / "c.pt", 4, stop_at)
     continued, more, end = run(tmp_path / "c.pt", 4)
-    assert continued == rows
+    assert continued == rows and all(row.seconds > 0 for row in rows)
     assert more == steps[stop_at // 3 * 3 :]
     assert all(torch.equal(end[name], state[name]) for name in state)
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
@@ -128,15 +126,14 @@ class Scripted(Trainer):
     epoch_type = Figures
     stateful = ("model",)
 
-    def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
-        super().__init__(problem, run, settings, random)
-        self.model = problem.model
+    def setup(self) -> None:
+        self.model = self.problem.model
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
         return dict(self.problem.step(rows))
 
-    def close(self, epoch: int, means: dict[str, float], seconds: float) -> Figures:
-        return Figures(epoch, means["loss"])
+    def close(self) -> dict[str, float]:
+        return {}
 
 
 def script(

@@ -88,7 +88,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
 def test_a_run_that_diverges_knows_no_label_and_the_others_go_on(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--retrain", "1", methods=("mige", "pca"), rates=(1e-3, 1e30))
     assert result.exit_code == 0, result.output
-    assert "rate 1e+30 seed 0 diverged, and counts as never right: epoch " in result.output
+    assert "rate 1e+30 seed 0 diverged; its predictions count as wrong: epoch " in result.output
     rows = Table(tmp_path / "results.csv", Result).rows
     failed = [row for row in rows if row.learning_rate == 1e30]
     assert [row.layer for row in failed] == ["conv", "fc", "y"]

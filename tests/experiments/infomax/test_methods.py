@@ -12,11 +12,11 @@ from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData
 from mige_ext.experiments.infomax.encoders import Encoder, encode
-from mige_ext.experiments.infomax.methods import LEARNING_RATES, METHODS, balanced
+from mige_ext.experiments.infomax.methods import METHODS, RATES, balanced
 from mige_ext.experiments.infomax.training import Settings, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
-TRAINED = [name for name, method in METHODS.items() if method.objective]
+TRAINED = [name for name, method in METHODS.items() if method.make]
 CPU = torch.device("cpu")
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
 
@@ -27,7 +27,7 @@ def digits() -> ImageData:
 
 
 def run_of(method: str) -> Run:
-    return Run(method, LEARNING_RATES[-1] if METHODS[method].objective else 0.0, 0, 500)
+    return Run(method, RATES[-1] if METHODS[method].make else 0.0, 0, 500)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

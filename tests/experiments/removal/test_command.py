@@ -173,7 +173,7 @@ def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) ->
 def test_a_run_that_diverges_is_never_chosen(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--seeds", "1", "--beta", "1e42")
     assert result.exit_code == 0, result.output
-    assert "MINE β=1e+42 seed 0 diverged, and counts as never right: epoch 1" in result.output
+    assert "MINE β=1e+42 seed 0 diverged; its predictions count as wrong: epoch 1" in result.output
     rows = read(tmp_path, timed=False)
     failed = [row for row in rows if row["beta"] == "1e+42"]
     assert [row["method"] for row in failed] == ["mige", "mine"]

@@ -49,7 +49,7 @@ def linear_r2(z: Tensor, s: Tensor) -> float:
 @pytest.mark.parametrize("method", PENALIZED)
 def test_steps_down_the_penalty_reduce_dependence(method: str) -> None:
     problem = Structural()
-    make = METHODS[method].penalty
+    make = METHODS[method].make
     assert make is not None
     z, batch = planted(problem)
     before = linear_r2(z, batch.s)
@@ -68,7 +68,7 @@ def test_steps_down_the_penalty_reduce_dependence(method: str) -> None:
 
 @pytest.mark.parametrize("method", PENALIZED)
 def test_penalties_are_scalars_with_gradients_in_z_alone(method: str, digits: Images) -> None:
-    make = METHODS[method].penalty
+    make = METHODS[method].make
     assert make is not None
     with torch.random.fork_rng():
         torch.manual_seed(0)

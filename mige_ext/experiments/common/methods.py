@@ -1,5 +1,7 @@
-"""Networks that are trained beside the encoder."""
+"""Parts of methods: a row of a comparison, and networks that are trained beside the encoder."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -7,10 +9,37 @@ import torch
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Method:
+    """A row of a comparison: what a method adds to the loss, and the grid of its setting."""
+
+    label: str  # in tables and figures
+    strengths: tuple[float, ...] = (0.0,)  # grid of the setting; 0 alone for a method without it
+    #: Makes the added term, a penalty or an objective. It is None for a method that adds nothing.
+    make: Callable[..., Any] | None = None
+
+    def build(self, device: torch.device, *arguments: Any) -> Any:
+        """Make the added term; its network, if it has one, is on the device."""
+        term = self.make and self.make(*arguments)
+        return term.to(device) if isinstance(term, nn.Module) else term
+
+
+def always(penalty: Any) -> Callable[..., Any]:
+    """``Method.make`` of a penalty that needs neither sizes nor settings."""
+    return lambda *_: penalty
+
+
 def perceptron(*sizes: int) -> nn.Sequential:
     """Linear layers of these sizes, from the inputs to the outputs, with ReLU between them."""
     layers = [layer for size in pairwise(sizes) for layer in (nn.Linear(*size), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step of the optimizer along the gradient of the loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 class Learner(nn.Module):
