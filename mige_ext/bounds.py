@@ -31,8 +31,8 @@ from mige_ext import _checks
 class JointCritic(nn.Module):
     """A perceptron on the concatenated pair, ``T(x, z) = MLP([x, z])``.
 
-    It is more expressive than :class:`SeparableCritic`, and needs a pass through the network for
-    every pair.
+    This critic is more expressive than :class:`SeparableCritic`, and needs a pass through the
+    network for every pair.
 
     Args:
         x_dim: dimensions of x.
@@ -130,7 +130,7 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     """The Donsker-Varadhan bound, ``I ≥ E_joint[T] − log E_marginal[e^T]``.
 
-    It is tight where T is ``log p(x, z) / p(x) p(z)`` plus any constant. The gradient of the
+    The bound is tight where T is ``log p(x, z) / p(x) p(z)`` plus any constant. The gradient of the
     logarithm is biased on a batch; :func:`mine` has the same value and a corrected gradient.
 
     Args:
@@ -202,10 +202,10 @@ def mine(
 def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     """MINE-f: the f-divergence bound (NWJ), ``I ≥ E_joint[T] − E_marginal[e^(T − 1)]``.
 
-    It is tight where T is ``1 + log p(x, z) / p(x) p(z)``. Value and gradient are unbiased, with a
-    variance that grows like e^I. Above the square root of the largest number of the dtype (e^44 in
-    float32), the exponential is continued along its tangent. The value, the gradient, and the
-    gradient's square in an optimizer therefore stay finite.
+    The bound is tight where T is ``1 + log p(x, z) / p(x) p(z)``. For a given critic, the value and
+    the gradient are unbiased, with a variance that grows like e^I. Above the square root of the
+    largest number of the dtype (e^44 in float32), the exponential is continued along its tangent.
+    The value, the gradient, and the gradient's square in an optimizer therefore stay finite.
 
     Arguments, result and errors are those of :func:`donsker_varadhan`.
 
@@ -219,10 +219,10 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
 def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] = "jsd") -> Tensor:
     """The Jensen-Shannon objective, ``E_joint[−softplus(−T)] − E_marginal[softplus(T)]``.
 
-    For the optimal critic, ``T = log p(x, z) / p(x) p(z)``, it is 2 JSD − log 4, with the
-    Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). It is stable to maximize, but does not
-    estimate the mutual information. With this critic, :func:`mine_f` of T + 1 estimates the mutual
-    information.
+    For the optimal critic, ``T = log p(x, z) / p(x) p(z)``, the objective is 2 JSD − log 4, with
+    the Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). The objective is stable to maximize,
+    but does not estimate the mutual information. With the optimal critic, :func:`mine_f` of T + 1
+    estimates the mutual information.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -252,7 +252,7 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
 def infonce(scores: Tensor) -> Tensor:
     """InfoNCE, ``I ≥ log B + E_i[T(x_i, z_i) − log Σ_j e^T(x_i, z_j)]``.
 
-    It has a low variance, and never exceeds log B.
+    The bound has a low variance, and never exceeds log B.
 
     Args:
         scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. The diagonal has the joint

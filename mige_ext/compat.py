@@ -3,17 +3,17 @@
 Where the release differs from the paper, this module follows the release:
 
 - J is the number of leading eigenvalues whose cumulative fraction of the trace stays *below* the
-  threshold. It is one less than in the paper. All groups of a batch have the same J, which follows
-  from their mean spectrum.
+  threshold. This J is one less than in the paper. All groups of a batch have the same J, which
+  follows from their mean spectrum.
 - The bandwidth is the median of all M² distances, including the M zeros of the diagonal. With query
-  points it is the median of the distances among samples and query points together.
+  points, the bandwidth is the median of the distances among samples and query points together.
 - An entropy surrogate has the sign of −H.
 
 Three defects of the release are fixed:
 
-- The release used ``n_eigen`` in the first call only.
-- It kept the whole spectrum if J was 0. Here J is at least 1.
-- Its ``eta`` worked on the CPU only.
+- The argument ``n_eigen`` had an effect in the first call only.
+- The release kept the whole spectrum if its rule gave J = 0. Here J is at least 1.
+- The argument ``eta`` worked on the CPU only.
 """
 
 import math

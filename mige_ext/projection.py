@@ -23,11 +23,11 @@ _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor
 class RandomProjection:
     """Linear map ``x → R x`` to k dimensions, with a normalized Gaussian matrix R of shape (k, d).
 
-    Equations 18 and 19 of the paper contradict each other. Columns of unit length preserve squared
+    Equations 18 and 19 of the paper mix two normalizations. Columns of unit length preserve squared
     norms in expectation, and only rows of unit length need the factor √(d/k). Both conventions are
     available here, and ``E‖R x‖² = ‖x‖²`` holds for each.
 
-    The map is differentiable in x. R depends only on the arguments and on d. It is drawn at its
+    The map is differentiable in x. R depends only on the arguments and on d. R is drawn at its
     first use and kept for later calls.
 
         >>> import torch, mige_ext as mige

@@ -9,10 +9,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_score(const 
   const Output scores = op.output({m, d}), lambda = op.output({});
   const Output base = op.integer_output();
   const Output risk = op.output({}), error = op.output({}), bandwidth = op.output({});
-  op.run(MIGE_KERNELS(adaptive_score), [&](auto zero) {
-    return AdaptiveScoreArguments<decltype(zero)>{op.x,   op.groups, m,    d,     scores,
-                                                  lambda, base,      risk, error, bandwidth};
-  });
+  op.run<AdaptiveScoreArguments>(MIGE_KERNELS(adaptive_score), op.x, op.groups, m, d, scores,
+                                 lambda, base, risk, error, bandwidth);
   return {scores.tensor, lambda.tensor, base.tensor, risk.tensor, error.tensor, bandwidth.tensor};
 }
 

@@ -114,7 +114,7 @@ template <typename T>
 void check_bandwidth(const T* sigma,  // [groups]
                      int64_t groups) {
   for (int64_t g = 0; g < groups; ++g)
-    if (!(sigma[g] > T(0)) || sigma[g] - sigma[g] != T(0))
+    if (!is_positive_and_finite(sigma[g]))
       fail("bandwidth must be positive and finite, got ", sigma[g]);
 }
 

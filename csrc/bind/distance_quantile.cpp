@@ -7,10 +7,8 @@ Tensor distance_quantile(const Tensor& x, double quantile) {
   Operator op("distance_quantile", "x", x, 2);
   check_fraction("quantile", quantile);
   const Output out = op.output({});
-  op.run(MIGE_KERNELS(distance_quantile), [&](auto zero) {
-    return DistanceQuantileArguments<decltype(zero)>{op.x,       op.groups, op.rows,
-                                                     op.columns, quantile,  out};
-  });
+  op.run<DistanceQuantileArguments>(MIGE_KERNELS(distance_quantile), op.x, op.groups, op.rows,
+                                    op.columns, quantile, out);
   return out.tensor;
 }
 

@@ -11,7 +11,7 @@ constexpr int64_t kLargestJacobi = 2048;
 std::tuple<Tensor, Tensor> eigh(const Tensor& k) {
   check_matrix("k", k, "(..., M, M) with M >= 1", 1, 1);
   if (rows(k) != columns(k)) fail("ValueError: k must have shape (..., M, M), got ", shape_text(k));
-  Operator op("eigh", "k", k, std::true_type());
+  Operator op("eigh", "k", k, std::nullopt);
   const int64_t m = op.rows;
   if (k.is_cuda() && m > kLargestJacobi && op.groups > 0) {
     // The upper triangle of the transpose is the lower one of k.
@@ -19,10 +19,8 @@ std::tuple<Tensor, Tensor> eigh(const Tensor& k) {
     return {values, vectors};
   }
   const Output values = op.output({m}), vectors = op.output({m, m});
-  op.run(MIGE_KERNELS(eigh), [&](auto zero) {
-    return EighArguments<decltype(zero)>{op.x,   op.groups, static_cast<int>(m),
-                                         values, vectors,   nullptr};
-  });
+  op.run<EighArguments>(MIGE_KERNELS(eigh), op.x, op.groups, static_cast<int>(m), values, vectors,
+                        nullptr);
   return {values.tensor, torch::stable::transpose(vectors.tensor, -2, -1)};
 }
 

@@ -7,13 +7,10 @@
 //   Operator op("rbf_gradient_sum", "x", x, 1);
 //   const Input sigma = op.bandwidth(bandwidth);
 //   const Output out = op.output({op.rows, op.columns});
-//   op.run(MIGE_KERNELS(rbf_gradient_sum), [&](auto zero) {
-//     return RbfGradientSumArguments<decltype(zero)>{op.x, sigma, op.groups, …, out};
-//   });
+//   op.run<RbfGradientSumArguments>(MIGE_KERNELS(rbf_gradient_sum), op.x, sigma, …, out);
 #pragma once
 
 #include <initializer_list>
-#include <type_traits>
 #include <vector>
 
 #include "bind/checks.h"
@@ -65,17 +62,16 @@ struct Output {
 class Operator {
  public:
   // The tensor `x` (..., rows, columns) determines the dtype, the device and the groups of all
-  // other tensors.
-  Operator(const char* name, const char* x_name, const Tensor& x, int64_t min_rows)
-      : Operator(name, x_name, x, (check_samples(x_name, x, min_rows), std::true_type())) {}
-
-  // The same, without checks, for a tensor that the caller has already checked.
-  Operator(const char* name, const char* x_name, const Tensor& x, std::true_type)
-      : rows(bind::rows(x)), columns(bind::columns(x)), name_(name), x_name_(x_name), like_(x) {
+  // other tensors. Without `min_rows` the caller has already checked it.
+  Operator(const char* name, const char* x_name, const Tensor& x, std::optional<int64_t> min_rows)
+      : name_(name), x_name_(x_name), like_(x) {
+    if (min_rows) check_samples(x_name, x, *min_rows);
     for (int64_t i = 0; i + 2 < x.dim(); ++i) {
       batch_.push_back(x.size(i));
       groups *= x.size(i);
     }
+    rows = bind::rows(x);
+    columns = bind::columns(x);
     this->x = read(x_name, x, rows, columns);
   }
 
@@ -105,14 +101,15 @@ class Operator {
   Output output(std::initializer_list<int64_t> tail) const { return {allocate(tail)}; }
   Output integer_output() const { return {allocate({}, ScalarType::Long)}; }
 
-  // Calls on_cpu(a) or on_cuda(a, workspace, stream) with a = arguments_of(zero), where `zero` has
-  // the type of the tensors' values. The values of the inputs are checked on the CPU only: reading
-  // them would synchronize the CUDA stream.
-  template <typename Cpu, typename Cuda, typename Work, typename ArgumentsOf>
+  // Calls on_cpu(a) or on_cuda(a, workspace, stream) with a = Arguments<T>{values…}, where T is the
+  // type of the tensors' values. The values of the inputs are checked on the CPU only: reading them
+  // would synchronize the CUDA stream.
+  template <template <typename> class Arguments, typename Cpu, typename Cuda, typename Work,
+            typename... Values>
   void run(const Cpu& on_cpu, const Cuda& on_cuda, const Work& work_of,
-           const ArgumentsOf& arguments_of) const {
+           const Values&... values) const {
     const auto with_type = [&](auto zero) {
-      const auto arguments = arguments_of(zero);
+      const Arguments<decltype(zero)> arguments{values...};
       if (!like_.is_cuda()) {
         for (const Input& input : inputs_) check_values<decltype(zero)>(input);
         on_cpu(arguments);
@@ -135,8 +132,7 @@ class Operator {
       with_type(double());
   }
 
-  int64_t groups = 1;
-  const int64_t rows, columns;  // sizes of x
+  int64_t groups = 1, rows = 0, columns = 0;  // of x
   Input x;
 
  private:

@@ -7,10 +7,8 @@ Tensor rbf_gradient_sum(const Tensor& x, const Tensor& bandwidth) {
   Operator op("rbf_gradient_sum", "x", x, 1);
   const Input sigma = op.bandwidth(bandwidth);
   const Output out = op.output({op.rows, op.columns});
-  op.run(MIGE_KERNELS(rbf_gradient_sum), [&](auto zero) {
-    return RbfGradientSumArguments<decltype(zero)>{op.x,    sigma,      op.groups,
-                                                   op.rows, op.columns, out};
-  });
+  op.run<RbfGradientSumArguments>(MIGE_KERNELS(rbf_gradient_sum), op.x, sigma, op.groups, op.rows,
+                                  op.columns, out);
   return out.tensor;
 }
 

@@ -7,10 +7,8 @@ Tensor rbf_gram(const Tensor& x, const std::optional<Tensor>& y, const Tensor& b
   Operator op("rbf_gram", "x", x, 0);
   const Input others = op.points("y", y), sigma = op.bandwidth(bandwidth);
   const Output out = op.output({op.rows, others.rows});
-  op.run(MIGE_KERNELS(rbf_gram), [&](auto zero) {
-    return PairwiseArguments<decltype(zero)>{op.x,    others,      sigma,      op.groups,
-                                             op.rows, others.rows, op.columns, out};
-  });
+  op.run<PairwiseArguments>(MIGE_KERNELS(rbf_gram), op.x, others, sigma, op.groups, op.rows,
+                            others.rows, op.columns, out);
   return out.tensor;
 }
 

@@ -10,11 +10,8 @@ Tensor rbf_product(const Tensor& q, const Tensor& x, const Tensor& w, const Tens
   const Input weights = op.matrix("w", w), sigma = op.bandwidth(bandwidth);
   check_count("w", weights.rows, "rows", "x", samples.rows);
   const Output out = op.output({op.rows, weights.columns});
-  op.run(MIGE_KERNELS(rbf_product), [&](auto zero) {
-    return RbfProductArguments<decltype(zero)>{
-        op.x,    samples,      weights,    sigma,           op.groups,
-        op.rows, samples.rows, op.columns, weights.columns, out};
-  });
+  op.run<RbfProductArguments>(MIGE_KERNELS(rbf_product), op.x, samples, weights, sigma, op.groups,
+                              op.rows, samples.rows, op.columns, weights.columns, out);
   return out.tensor;
 }
 

@@ -8,10 +8,8 @@ std::tuple<Tensor, Tensor, Tensor> ridge_whitening(const Tensor& x, double facto
   check_positive("factor", factor);
   const int64_t m = op.rows, d = op.columns;
   const Output mean = op.output({d}), whitening = op.output({d, d}), ridge = op.output({});
-  op.run(MIGE_KERNELS(ridge_whitening), [&](auto zero) {
-    return RidgeWhiteningArguments<decltype(zero)>{op.x,   op.groups, m,         d,
-                                                   factor, mean,      whitening, ridge};
-  });
+  op.run<RidgeWhiteningArguments>(MIGE_KERNELS(ridge_whitening), op.x, op.groups, m, d, factor,
+                                  mean, whitening, ridge);
   return {mean.tensor, whitening.tensor, ridge.tensor};
 }
 

@@ -7,10 +7,8 @@ Tensor squared_distances(const Tensor& x, const std::optional<Tensor>& y) {
   Operator op("squared_distances", "x", x, 0);
   const Input others = op.points("y", y);
   const Output out = op.output({op.rows, others.rows});
-  op.run(MIGE_KERNELS(squared_distances), [&](auto zero) {
-    return PairwiseArguments<decltype(zero)>{op.x,    others,      nullptr,    op.groups,
-                                             op.rows, others.rows, op.columns, out};
-  });
+  op.run<PairwiseArguments>(MIGE_KERNELS(squared_distances), op.x, others, nullptr, op.groups,
+                            op.rows, others.rows, op.columns, out);
   return out.tensor;
 }
 

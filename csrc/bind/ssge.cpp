@@ -20,10 +20,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ssge(const Tensor& x,
   const SsgeOptions options{quantile, multiplier, threshold, rank.value_or(0), power};
   const Output out = op.output({m, d}), eigenvalues = op.output({m}), sigma = op.output({});
   const Output ranks = op.integer_output();
-  op.run(MIGE_KERNELS(ssge), [&](auto zero) {
-    return SsgeArguments<decltype(zero)>{op.x,    given, op.groups,   m,     d,
-                                         options, out,   eigenvalues, sigma, ranks};
-  });
+  op.run<SsgeArguments>(MIGE_KERNELS(ssge), op.x, given, op.groups, m, d, options, out, eigenvalues,
+                        sigma, ranks);
   return {out.tensor, eigenvalues.tensor, sigma.tensor, ranks.tensor};
 }
 

@@ -127,11 +127,22 @@ MIGE_HOST_DEVICE T power_of_two(int e) {
   return static_cast<T>(v);
 }
 
+// `value`, limited to ±bound.
+template <typename T>
+MIGE_HOST_DEVICE T clamped(T value, T bound = kLargestFinite<T>) {
+  return value > bound ? bound : (value < -bound ? -bound : value);
+}
+
 // v as a T, or ± the largest finite number if v is beyond the range of T.
 template <typename T>
 MIGE_HOST_DEVICE T saturate(double v) {
-  constexpr double kBound = kLargestFinite<T>;
-  return static_cast<T>(v > kBound ? kBound : (v < -kBound ? -kBound : v));
+  return static_cast<T>(clamped<double>(v, kLargestFinite<T>));
+}
+
+// Whether a bandwidth may be used.
+template <typename T>
+MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
+  return v > T(0) && v - v == T(0);
 }
 
 // The power of two that brings a largest coordinate near the top of what can be squared and summed.

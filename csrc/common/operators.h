@@ -106,4 +106,16 @@ struct AdaptiveScoreArguments {
   T* bandwidth;   // [groups], in whitened units
 };
 
+// Expands f(name, arguments) for every operator.
+#define MIGE_FOR_EACH_OPERATOR(f)                  \
+  f(squared_distances, PairwiseArguments);         \
+  f(rbf_gram, PairwiseArguments);                  \
+  f(distance_quantile, DistanceQuantileArguments); \
+  f(rbf_gradient_sum, RbfGradientSumArguments);    \
+  f(rbf_product, RbfProductArguments);             \
+  f(eigh, EighArguments);                          \
+  f(ssge, SsgeArguments);                          \
+  f(ridge_whitening, RidgeWhiteningArguments);     \
+  f(adaptive_score, AdaptiveScoreArguments)
+
 }  // namespace mige

@@ -33,6 +33,25 @@ using Key = typename KeyOf<T>::type;
 template <typename T>
 constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
 
+// The number of rounds of the selection. A round finds one digit.
+template <typename T>
+constexpr int kSelectRounds = divide_up(kKeyBits<T>, kDigitBits);
+
+// The lowest bit of the digit of a round.
+template <typename T>
+MIGE_HOST_DEVICE constexpr int digit_shift(int round) {
+  const int shift = kKeyBits<T> - kDigitBits * (round + 1);
+  return shift > 0 ? shift : 0;
+}
+
+template <typename T>
+MIGE_HOST_DEVICE int digit_of(Key<T> key, int round) {
+  // The last digit has fewer bits if kDigitBits does not divide the bits of the key.
+  const int above = round == 0 ? kKeyBits<T> : digit_shift<T>(round - 1);
+  const int shift = digit_shift<T>(round);
+  return static_cast<int>(key >> shift) & ((1 << (above - shift)) - 1);
+}
+
 template <typename T>
 MIGE_HOST_DEVICE Key<T> key_of(T v) {
   Key<T> key;
@@ -53,6 +72,16 @@ MIGE_HOST_DEVICE Count quantile_rank(double quantile, Count n) {
   const double position = ceil(quantile * static_cast<double>(n)) - 1;
   const Count rank = position > 0 ? static_cast<Count>(position) : 0;
   return rank < n ? rank : n - 1;
+}
+
+// The bandwidth from `square`, the selected squared distance of coordinates that were multiplied by
+// `scale`. It is 0 if all samples are equal, and otherwise at least `smallest`.
+template <typename T>
+MIGE_HOST_DEVICE T bandwidth_of(T square, T scale, double multiplier, T smallest) {
+  if (square == T(0)) return T(0);
+  const T sigma =
+      saturate<T>(multiplier * sqrt(static_cast<double>(square)) / static_cast<double>(scale));
+  return sigma > smallest ? sigma : smallest;
 }
 
 }  // namespace mige

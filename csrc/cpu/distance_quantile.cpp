@@ -19,13 +19,11 @@ void distance_quantile(const DistanceQuantileArguments<T>& p) {
       const T* x = p.x + g * m * d;
       const T scale = normal_scale(largest_magnitude(x, m * d));
       squared_distance_matrix<T>(x, nullptr, m, m, d, scale, s.get());
-      const auto square = static_cast<double>(upper_quantile(s.get(), m, p.quantile));
-      p.out[g] = saturate<T>(std::sqrt(square) / static_cast<double>(scale));
+      p.out[g] = bandwidth_of(upper_quantile(s.get(), m, p.quantile), scale, 1.0, T(0));
     }
   });
 }
 
-template void distance_quantile(const DistanceQuantileArguments<float>&);
-template void distance_quantile(const DistanceQuantileArguments<double>&);
+MIGE_INSTANTIATE(distance_quantile, DistanceQuantileArguments);
 
 }  // namespace mige::cpu

@@ -3,7 +3,6 @@
 // the candidates or less, so the selection costs about two passes over m² / 2 values.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -12,50 +11,37 @@
 
 namespace mige::cpu {
 
-// The bucket that holds the element of the wanted rank, and the rank of this element in the bucket.
-struct Bucket {
-  size_t digit;
-  int64_t rank;
-  int64_t size;
-};
-
-inline Bucket find_bucket(const std::vector<int64_t>& count, int64_t rank) {
-  size_t digit = 0;
-  while (rank >= count[digit]) rank -= count[digit++];
-  return {digit, rank, count[digit]};
-}
-
 // The element of rank `rank` (from 0) above the diagonal of s.
 template <typename T>
 MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
-  int shift = kKeyBits<T> - kDigitBits;
-  std::vector<int64_t> count(kDigits, 0);
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = i + 1; j < m; ++j) ++count[key_of(s[i * m + j]) >> shift];
-  Bucket bucket = find_bucket(count, rank);
-
-  std::vector<Key<T>> candidates(static_cast<size_t>(bucket.size) + 1);
+  std::vector<int64_t> counts;
+  std::vector<Key<T>> candidates;
   size_t kept = 0;
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = i + 1; j < m; ++j) {
-      const Key<T> key = key_of(s[i * m + j]);
-      candidates[kept] = key;  // without a branch: the next line decides whether it is kept
-      kept += (key >> shift) == bucket.digit;
-    }
-
-  while (kept > 1 && shift > 0) {
-    shift = std::max(0, shift - kDigitBits);
-    std::fill(count.begin(), count.end(), 0);
-    for (size_t i = 0; i < kept; ++i) ++count[(candidates[i] >> shift) & (kDigits - 1)];
-    bucket = find_bucket(count, bucket.rank);
+  // Finds the digit of one round and keeps the candidates with this digit. for_each_key calls a
+  // function with the key of every candidate.
+  const auto keep_digit = [&](int round, const auto& for_each_key) {
+    counts.assign(kDigits, 0);
+    int64_t* const count = counts.data();
+    for_each_key([=](Key<T> key) { ++count[digit_of<T>(key, round)]; });
+    int digit = 0;
+    while (rank >= count[digit]) rank -= count[digit++];
+    if (round == 0) candidates.resize(static_cast<size_t>(count[digit]) + 1);
+    Key<T>* const candidate = candidates.data();
     size_t next = 0;
-    for (size_t i = 0; i < kept; ++i) {
-      const Key<T> key = candidates[i];
-      candidates[next] = key;
-      next += ((key >> shift) & (kDigits - 1)) == bucket.digit;
-    }
+    for_each_key([=, &next](Key<T> key) {
+      candidate[next] = key;  // without a branch: the next line decides whether it is kept
+      next += digit_of<T>(key, round) == digit;
+    });
     kept = next;
-  }
+  };
+  keep_digit(0, [=](const auto& use) {
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = i + 1; j < m; ++j) use(key_of(s[i * m + j]));
+  });
+  for (int round = 1; round < kSelectRounds<T> && kept > 1; ++round)
+    keep_digit(round, [count = kept, keys = candidates.data()](const auto& use) {
+      for (size_t i = 0; i < count; ++i) use(keys[i]);
+    });
   return value_of<T>(candidates[0]);
 }
 

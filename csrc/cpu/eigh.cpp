@@ -23,7 +23,6 @@ void eigh(const EighArguments<T>& p) {
   });
 }
 
-template void eigh(const EighArguments<float>&);
-template void eigh(const EighArguments<double>&);
+MIGE_INSTANTIATE(eigh, EighArguments);
 
 }  // namespace mige::cpu

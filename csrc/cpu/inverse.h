@@ -23,32 +23,6 @@
 
 namespace mige::cpu {
 
-// a_ij += Σ_r x_ir p_rj for j = 0 … n − 1. With `upper` this holds for j >= i only, and entries
-// below the diagonal are undefined.
-template <int kBytes, typename T>
-MIGE_INLINE void add_product_rows_impl(const T* x,         // [rows, depth]
-                                       const T* p_panels,  // p [depth, n] packed by columns
-                                       int64_t n, int64_t depth, bool upper,
-                                       T* a,  // [rows, n], its rows `stride` apart
-                                       int64_t stride, int64_t begin, int64_t end) {
-  const auto first = [=](int64_t i) { return upper ? i / kLanes<T> : int64_t(0); };
-  const auto store = [=](int64_t i, int64_t rows, int64_t p, const Vector<T, kBytes>* acc) {
-    const int64_t j = p * kLanes<T>;
-    for (int64_t r = 0; r < rows; ++r) {
-      T* out = a + (i + r) * stride + j;
-      const T* lane = reinterpret_cast<const T*>(&acc[r]);
-      if (n - j >= kLanes<T>) {
-#pragma omp simd
-        for (int64_t l = 0; l < kLanes<T>; ++l) out[l] += lane[l];
-      } else {
-        for (int64_t l = 0; l < n - j; ++l) out[l] += lane[l];
-      }
-    }
-  };
-  for_each_tile<kBytes>(Rows<T>{x, depth}, p_panels, panel_count<T>(n), depth, begin, end,
-                        Multiply{}, first, store);
-}
-
 // Overwrites the upper triangle of A with U, UᵀU = A, and writes T = U^{−1} with zeros below the
 // diagonal. A pivot that rounding has made smaller than ε is replaced by ε.
 template <int kBytes, typename T>
@@ -84,7 +58,6 @@ MIGE_INLINE void invert_factor_impl(
   }
 }
 
-MIGE_KERNEL(add_product_rows, add_product_rows_impl)
 MIGE_KERNEL(invert_factor, invert_factor_impl)
 
 // Columns of a block. Wide blocks read and write the matrix fewer times; narrow blocks leave less
@@ -127,7 +100,7 @@ class Inverter {
     if (n == 0) return;
     copy(a + k0 * m + k1, m, b, n, rows_.get());
     pack_columns(rows_.get(), b, n, T(1), panels_.get());
-    product_rows(t, true, panels_.get(), b, b, n, rows_.get(), int64_t(0), b);
+    product_rows(t, true, panels_.get(), b, b, n, Update::kReplace, rows_.get(), n, int64_t(0), b);
     pack_columns(rows_.get(), b, n, T(1), panels_.get());
     for (int64_t r = 0; r < b; ++r) {
       std::copy_n(rows_.get() + r * n, n, a + (k0 + r) * m + k1);
@@ -143,7 +116,7 @@ class Inverter {
     const T* const t = t_.get() + k0 * width_;
     copy(v + k0 * m + k0, m, b, n, rows_.get());
     pack_columns(rows_.get(), b, n, T(-1), panels_.get());
-    product_rows(t, false, panels_.get(), b, b, n, rows_.get(), int64_t(0), b);
+    product_rows(t, false, panels_.get(), b, b, n, Update::kReplace, rows_.get(), n, int64_t(0), b);
     for (int64_t r = 0; r < b; ++r) {
       std::copy_n(t + r * b, b, rows_.get() + r * n);
       std::copy_n(rows_.get() + r * n, n, v + (k0 + r) * m + k0);
@@ -157,7 +130,8 @@ class Inverter {
   // a += left_ · panels_, for `rows` rows and n columns.
   void add(int64_t rows, int64_t n, int64_t depth, bool upper, T* a) {
     parallel_rows(rows, upper, [&](int64_t begin, int64_t end) {
-      add_product_rows(left_.get(), panels_.get(), n, depth, upper, a, m_, begin, end);
+      product_rows(left_.get(), false, panels_.get(), rows, depth, n,
+                   upper ? Update::kAddUpper : Update::kAdd, a, m_, begin, end);
     });
   }
 

@@ -14,23 +14,15 @@ namespace mige::cpu {
 template <typename T>
 int64_t first_not_finite(const T* x, int64_t count);
 
-template <typename T>
-void squared_distances(const PairwiseArguments<T>& p);
-template <typename T>
-void rbf_gram(const PairwiseArguments<T>& p);
-template <typename T>
-void distance_quantile(const DistanceQuantileArguments<T>& p);
-template <typename T>
-void rbf_gradient_sum(const RbfGradientSumArguments<T>& p);
-template <typename T>
-void rbf_product(const RbfProductArguments<T>& p);
-template <typename T>
-void eigh(const EighArguments<T>& p);
-template <typename T>
-void ssge(const SsgeArguments<T>& p);
-template <typename T>
-void ridge_whitening(const RidgeWhiteningArguments<T>& p);
-template <typename T>
-void adaptive_score(const AdaptiveScoreArguments<T>& p);
+#define MIGE_DECLARE(name, Arguments) \
+  template <typename T>               \
+  void name(const Arguments<T>& p)
+MIGE_FOR_EACH_OPERATOR(MIGE_DECLARE);
+#undef MIGE_DECLARE
+
+// Instantiates an operator for float and double.
+#define MIGE_INSTANTIATE(name, Arguments)      \
+  template void name(const Arguments<float>&); \
+  template void name(const Arguments<double>&)
 
 }  // namespace mige::cpu

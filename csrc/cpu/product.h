@@ -9,33 +9,39 @@
 
 namespace mige::cpu {
 
+// What becomes of c: the product, the sum of c and the product, or this sum for j >= i only.
+// Entries below the diagonal are then undefined.
+enum class Update { kReplace, kAdd, kAddUpper };
+
 // c = a b, or aᵀ b with `transposed`.
 template <int kBytes, typename T>
 MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] when transposed
                                    bool transposed,
                                    const T* b_panels,  // [depth, n] packed by columns
-                                   int64_t m, int64_t depth, int64_t n,
-                                   T* c,  // [m, n]
-                                   int64_t begin, int64_t end) {
-  const auto all = [](int64_t) { return int64_t(0); };
+                                   int64_t m, int64_t depth, int64_t n, Update update,
+                                   T* c,  // [m, n], its rows `stride` apart
+                                   int64_t stride, int64_t begin, int64_t end) {
+  const auto store = [=](int64_t i, int64_t rows, int64_t j, const Vector<T, kBytes>* acc) {
+    T* const target = c + i * stride + j;
+    if (update != Update::kReplace)
+      add_tile<kBytes, T>(acc, rows, n - j, target, stride);
+    else
+      store_tile<kBytes, T>(acc, rows, n - j, target, stride);
+  };
+  const Panels<T> b{b_panels, panel_count<T>(n), depth};
+  if (!transposed)
+    return for_each_tile<kBytes>(Rows<T>{a, depth}, b, depth, begin, end, Multiply{},
+                                 update == Update::kAddUpper, store);
   // Rows of aᵀ are columns of a, whose elements are m apart. At m = 1024 that is 4 KiB, and the
   // elements evict each other from the cache. A block of these rows is therefore copied first, and
   // every panel reads the copy.
-  const Buffer<T> block_rows(transposed ? kBlockRows * depth : 0);
+  const Buffer<T> copy(kBlockRows * depth);
   for (int64_t block = begin; block < end; block += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - block);
-    const T* source = a + block * depth;
-    if (transposed) {
-      for (int64_t k = 0; k < depth; ++k)
-        for (int64_t r = 0; r < rows; ++r) block_rows.get()[r * depth + k] = a[k * m + block + r];
-      source = block_rows.get();
-    }
-    const auto store = [=](int64_t i, int64_t tile_rows, int64_t p, const Vector<T, kBytes>* acc) {
-      const int64_t j = p * kLanes<T>;
-      store_tile<kBytes, T>(acc, tile_rows, n - j, c + (block + i) * n + j, n);
-    };
-    for_each_tile<kBytes>(Rows<T>{source, depth}, b_panels, panel_count<T>(n), depth, int64_t(0),
-                          rows, Multiply{}, all, store);
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t r = 0; r < rows; ++r) copy[r * depth + k] = a[k * m + block + r];
+    for_each_tile<kBytes>(Rows<T>{copy.get(), depth, block}, b, depth, block, block + rows,
+                          Multiply{}, false, store);
   }
 }
 
@@ -49,7 +55,7 @@ void panel_product(const T* a,  // [m, depth], or [depth, m] when transposed
                    int64_t m, int64_t depth, int64_t n,
                    T* c) {  // [m, n]
   parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
-    product_rows(a, transposed, b_panels, m, depth, n, c, begin, end);
+    product_rows(a, transposed, b_panels, m, depth, n, Update::kReplace, c, n, begin, end);
   });
 }
 

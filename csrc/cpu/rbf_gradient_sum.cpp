@@ -13,7 +13,7 @@ template <typename T>
 void rbf_gradient_sum(const RbfGradientSumArguments<T>& p) {
   const int64_t m = p.m, d = p.d;
   parallel(p.groups, 1, [&](int64_t first, int64_t last) {
-    const Buffer<T> centered(m * d), k(m * m), factor(m);
+    const Buffer<T> centered(m * d), k(m * m);
     for (int64_t g = first; g < last; ++g) {
       const T* x = p.x + g * m * d;
       T* out = p.out + g * m * d;
@@ -22,13 +22,11 @@ void rbf_gradient_sum(const RbfGradientSumArguments<T>& p) {
       squared_distance_matrix<T>(centered.get(), nullptr, m, m, d, T(1), k.get());
       to_gram(k.get(), m, m, true, width.gamma);
       gradient_sum(k.get(), centered.get(), m, d, width.inverse_variance, out);
-      std::fill(factor.get(), factor.get() + m, width.scale);
-      scale_matrix(out, m, d, factor.get(), true, kLargestFinite<T>);
+      scale_matrix(out, 1, m * d, &width.scale, true, kLargestFinite<T>);
     }
   });
 }
 
-template void rbf_gradient_sum(const RbfGradientSumArguments<float>&);
-template void rbf_gradient_sum(const RbfGradientSumArguments<double>&);
+MIGE_INSTANTIATE(rbf_gradient_sum, RbfGradientSumArguments);
 
 }  // namespace mige::cpu

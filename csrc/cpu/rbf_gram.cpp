@@ -20,7 +20,6 @@ void rbf_gram(const PairwiseArguments<T>& p) {
   });
 }
 
-template void rbf_gram(const PairwiseArguments<float>&);
-template void rbf_gram(const PairwiseArguments<double>&);
+MIGE_INSTANTIATE(rbf_gram, PairwiseArguments);
 
 }  // namespace mige::cpu

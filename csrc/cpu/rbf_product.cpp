@@ -30,33 +30,26 @@ MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w
     std::fill(out + block * p, out + (block + rows) * p, T(0));
     for (int64_t j0 = 0; j0 < n; j0 += kColumns) {
       const int64_t columns = std::min(kColumns, n - j0);
-      const auto all = [](int64_t) { return int64_t(0); };
-      const auto store_k = [&](int64_t i, int64_t tile_rows, int64_t panel,
+      const auto store_k = [&](int64_t i, int64_t tile_rows, int64_t j,
                                const Vector<T, kBytes>* acc) {
         for (int64_t r = 0; r < tile_rows; ++r) {
-          T* lane = tile + (i + r) * kColumns + panel * kLanes<T>;
+          T* lane = tile + (i + r) * kColumns + j;
           std::memcpy(lane, &acc[r], kVectorBytes);
 #pragma omp simd
           for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] = rbf(lane[l], gamma);
         }
       };
-      for_each_tile<kBytes>(Rows<T>{q + block * d, d}, x_panels + j0 * d, panel_count<T>(columns),
-                            d, int64_t(0), rows, SquaredDifference<T>{scale}, all, store_k);
+      const Panels<T> samples{x_panels + j0 * d, panel_count<T>(columns), d};
+      for_each_tile<kBytes>(Rows<T>{q + block * d, d}, samples, d, int64_t(0), rows,
+                            SquaredDifference<T>{scale}, false, store_k);
 
       // Each panel of w has n rows. This tile is multiplied by its rows j0 to j0 + columns − 1.
-      for (int64_t panel = 0; panel < panel_count<T>(p); ++panel) {
-        const T* w = w_panels + (panel * n + j0) * kLanes<T>;
-        const int64_t width = std::min(kLanes<T>, p - panel * kLanes<T>);
-        for (int64_t i = 0; i < rows; i += kTileRows) {
-          Vector<T, kBytes> acc[kTileRows];
-          accumulate_tile(Rows<T>{tile, kColumns}, i, rows - 1, w, columns, Multiply{}, acc);
-          for (int64_t r = 0; r < std::min<int64_t>(kTileRows, rows - i); ++r) {
-            T* target = out + (block + i + r) * p + panel * kLanes<T>;
-            const T* lane = reinterpret_cast<const T*>(&acc[r]);
-            for (int64_t l = 0; l < width; ++l) target[l] += lane[l];
-          }
-        }
-      }
+      const auto add = [=](int64_t i, int64_t tile_rows, int64_t c, const Vector<T, kBytes>* acc) {
+        add_tile<kBytes, T>(acc, tile_rows, p - c, out + (block + i) * p + c, p);
+      };
+      const Panels<T> weights{w_panels + j0 * kLanes<T>, panel_count<T>(p), n};
+      for_each_tile<kBytes>(Rows<T>{tile, kColumns}, weights, columns, int64_t(0), rows, Multiply{},
+                            false, add);
     }
   }
 }
@@ -84,7 +77,6 @@ void rbf_product(const RbfProductArguments<T>& of) {
   });
 }
 
-template void rbf_product(const RbfProductArguments<float>&);
-template void rbf_product(const RbfProductArguments<double>&);
+MIGE_INSTANTIATE(rbf_product, RbfProductArguments);
 
 }  // namespace mige::cpu

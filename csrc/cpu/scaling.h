@@ -70,10 +70,7 @@ MIGE_INLINE void scale_matrix_impl(T* x,  // [m, d]
   for (int64_t i = 0; i < m; ++i) {
     T* row = x + i * d;
 #pragma omp simd
-    for (int64_t c = 0; c < d; ++c) {
-      const T v = row[c] * factor[by_row ? i : c];
-      row[c] = v > bound ? bound : (v < -bound ? -bound : v);
-    }
+    for (int64_t c = 0; c < d; ++c) row[c] = clamped(row[c] * factor[by_row ? i : c], bound);
   }
 }
 

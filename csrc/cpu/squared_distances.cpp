@@ -16,7 +16,6 @@ void squared_distances(const PairwiseArguments<T>& p) {
   });
 }
 
-template void squared_distances(const PairwiseArguments<float>&);
-template void squared_distances(const PairwiseArguments<double>&);
+MIGE_INSTANTIATE(squared_distances, PairwiseArguments);
 
 }  // namespace mige::cpu

@@ -20,17 +20,15 @@ template <int kBytes, typename T>
 MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64_t n, int64_t d,
                                             T scale, bool upper, T* out, int64_t begin,
                                             int64_t end) {
-  const auto first = [=](int64_t i) { return upper ? i / kLanes<T> : int64_t(0); };
-  const auto store = [=](int64_t i, int64_t rows, int64_t p, Vector<T, kBytes>* acc) {
-    const int64_t j = p * kLanes<T>;
+  const auto store = [=](int64_t i, int64_t rows, int64_t j, Vector<T, kBytes>* acc) {
     constexpr T kLargest = std::numeric_limits<T>::max();
     for (int r = 0; r < kTileRows; ++r)  // an overflow becomes the largest finite number
       for (auto& piece : acc[r].piece)
         piece = piece > kLargest ? Piece<T, kBytes>{} + kLargest : piece;
     store_tile<kBytes, T>(acc, rows, n - j, out + i * n + j, n);
   };
-  for_each_tile<kBytes>(Rows<T>{x, d}, y_panels, panel_count<T>(n), d, begin, end,
-                        SquaredDifference<T>{scale}, first, store);
+  for_each_tile<kBytes>(Rows<T>{x, d}, Panels<T>{y_panels, panel_count<T>(n), d}, d, begin, end,
+                        SquaredDifference<T>{scale}, upper, store);
 }
 
 template <int kBytes, typename T>

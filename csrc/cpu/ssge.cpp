@@ -9,8 +9,6 @@
 // Work: 1.5 m² d (distances) + 2 m² d (H) + 4 m J d (filter) flop, and one eigendecomposition of
 // about 9 m³ flop. Memory: about 4 m² + O(m d) values, including LAPACK's workspace.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "cpu/distance_quantile.h"
 #include "cpu/operators.h"
@@ -37,9 +35,8 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   if (p.given) {
     *bandwidth = p.given[g];
   } else {
-    const auto square = static_cast<double>(upper_quantile(k.get(), m, p.options.quantile));
-    const double sigma = p.options.multiplier * std::sqrt(square) / static_cast<double>(scale);
-    *bandwidth = square > 0 ? std::max(saturate<T>(sigma), kSmallestNormal<T>) : T(0);
+    const T square = upper_quantile(k.get(), m, p.options.quantile);
+    *bandwidth = bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>);
   }
   if (!(*bandwidth > T(0))) {  // all samples are equal: there is no density, and the score is 0
     std::fill(out, out + m * d, T(0));
@@ -62,15 +59,14 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   const T* leading = k.get() + (m - j) * m;
   const Buffer<T> projected(j * d);
   product(leading, false, h.get(), j, m, d, projected.get());
-  const Buffer<T> filter(m);
+  const Buffer<T> filter(j);
   for (int64_t i = 0; i < j; ++i) {
     const double value = static_cast<double>(eigenvalues[m - j + i]);
     filter[i] = static_cast<T>(-1 / (p.options.power == 2 ? value * value : value));
   }
   scale_matrix(projected.get(), j, d, filter.get(), true, kLargestFinite<T>);
   product(leading, true, projected.get(), m, j, d, out);
-  std::fill(filter.get(), filter.get() + m, scale);  // ∇ log q is in units of 1 / x
-  scale_matrix(out, m, d, filter.get(), true, p.bound());
+  scale_matrix(out, 1, m * d, &scale, true, p.bound());  // ∇ log q is in units of 1 / x
 }
 
 }  // namespace
@@ -80,7 +76,6 @@ void ssge(const SsgeArguments<T>& p) {
   for_each_group(p.groups, [&](int64_t g) { score_group(p, g); });
 }
 
-template void ssge(const SsgeArguments<float>&);
-template void ssge(const SsgeArguments<double>&);
+MIGE_INSTANTIATE(ssge, SsgeArguments);
 
 }  // namespace mige::cpu

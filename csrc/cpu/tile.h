@@ -35,11 +35,18 @@ struct SquaredDifference {
   }
 };
 
-// The left operand: element (r, c) lies at data[r * stride + c].
+// The left operand: element (r, c) lies at data[(r - first) * stride + c].
 template <typename T>
 struct Rows {
   const T* data;
-  int64_t stride;
+  int64_t stride, first = 0;
+};
+
+// The right operand: `count` panels (panels.h), with `stride` rows each.
+template <typename T>
+struct Panels {
+  const T* data;
+  int64_t count, stride;
 };
 
 // Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows after row `last` repeat it.
@@ -48,7 +55,8 @@ MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, cons
                                  int64_t depth, const Op& op, Vector<T, kBytes>* acc) {
   constexpr int kPieces = Vector<T, kBytes>::kPieces;
   const T* row[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) row[r] = a.data + (i + r < last ? i + r : last) * a.stride;
+  for (int r = 0; r < kTileRows; ++r)
+    row[r] = a.data + ((i + r < last ? i + r : last) - a.first) * a.stride;
   for (int r = 0; r < kTileRows; ++r) acc[r] = Vector<T, kBytes>{};
   for (int64_t c0 = 0; c0 < depth; c0 += kChunk) {
     const int64_t c1 = c0 + kChunk < depth ? c0 + kChunk : depth;
@@ -67,21 +75,22 @@ MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, cons
   }
 }
 
-// Calls store(i, rows, panel, acc) for every tile of rows [begin, end) x panels [first(i), panels).
-template <int kBytes, typename T, typename Op, typename First, typename Store>
-MIGE_INLINE void for_each_tile(const Rows<T>& a, const T* panels, int64_t panel_count,
-                               int64_t depth, int64_t begin, int64_t end, const Op& op,
-                               const First& first, const Store& store) {
+// Calls store(i, rows, j, acc) for every tile of the rows [begin, end), with j its first column.
+// With `upper`, tiles below the diagonal are left out.
+template <int kBytes, typename T, typename Op, typename Store>
+MIGE_INLINE void for_each_tile(const Rows<T>& a, const Panels<T>& b, int64_t depth, int64_t begin,
+                               int64_t end, const Op& op, bool upper, const Store& store) {
+  const auto first = [=](int64_t i) { return upper ? i / kLanes<T> : int64_t(0); };
   for (int64_t block = begin; block < end; block += kBlockRows) {
     const int64_t block_end = block + kBlockRows < end ? block + kBlockRows : end;
-    for (int64_t p = first(block); p < panel_count; ++p) {
-      const T* panel = panels + p * depth * kLanes<T>;
+    for (int64_t p = first(block); p < b.count; ++p) {
+      const T* panel = b.data + p * b.stride * kLanes<T>;
       for (int64_t i = block; i < block_end; i += kTileRows) {
         if (p < first(i)) continue;
         const int64_t rows = i + kTileRows < block_end ? kTileRows : block_end - i;
         Vector<T, kBytes> acc[kTileRows];
         accumulate_tile(a, i, block_end - 1, panel, depth, op, acc);
-        store(i, rows, p, acc);
+        store(i, rows, p * kLanes<T>, acc);
       }
     }
   }
@@ -91,11 +100,25 @@ MIGE_INLINE void for_each_tile(const Rows<T>& a, const T* panels, int64_t panel_
 template <int kBytes, typename T>
 MIGE_INLINE void store_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t columns, T* out,
                             int64_t stride) {
-  if (columns >= kLanes<T>) {
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * stride, &acc[r], kVectorBytes);
-  } else {
-    for (int64_t r = 0; r < rows; ++r)
-      std::memcpy(out + r * stride, &acc[r], static_cast<size_t>(columns) * sizeof(T));
+  for (int64_t r = 0; r < rows; ++r, out += stride)
+    if (columns >= kLanes<T>)
+      std::memcpy(out, &acc[r], kVectorBytes);
+    else
+      std::memcpy(out, &acc[r], static_cast<size_t>(columns) * sizeof(T));
+}
+
+// Adds the first `columns` lanes of acc[r] to out + r * stride.
+template <int kBytes, typename T>
+MIGE_INLINE void add_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t columns, T* out,
+                          int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r, out += stride) {
+    const T* lane = reinterpret_cast<const T*>(&acc[r]);
+    if (columns >= kLanes<T>) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes<T>; ++l) out[l] += lane[l];
+    } else {
+      for (int64_t l = 0; l < columns; ++l) out[l] += lane[l];
+    }
   }
 }
 

@@ -17,22 +17,12 @@ const char* error_text(int status);
 
 // Declares the launcher of an operator, and <operator>_work, which returns the bytes of its
 // workspace.
-#define MIGE_LAUNCHER(name, Arguments)                       \
+#define MIGE_DECLARE(name, Arguments)                        \
   template <typename T>                                      \
   int name(const Arguments<T>& p, void* work, void* stream); \
   template <typename T>                                      \
   int64_t name##_work(const Arguments<T>& p)
-
-MIGE_LAUNCHER(squared_distances, PairwiseArguments);
-MIGE_LAUNCHER(rbf_gram, PairwiseArguments);
-MIGE_LAUNCHER(distance_quantile, DistanceQuantileArguments);
-MIGE_LAUNCHER(rbf_gradient_sum, RbfGradientSumArguments);
-MIGE_LAUNCHER(rbf_product, RbfProductArguments);
-MIGE_LAUNCHER(eigh, EighArguments);
-MIGE_LAUNCHER(ssge, SsgeArguments);
-MIGE_LAUNCHER(ridge_whitening, RidgeWhiteningArguments);
-MIGE_LAUNCHER(adaptive_score, AdaptiveScoreArguments);
-
-#undef MIGE_LAUNCHER
+MIGE_FOR_EACH_OPERATOR(MIGE_DECLARE);
+#undef MIGE_DECLARE
 
 }  // namespace mige::cuda

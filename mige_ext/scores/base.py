@@ -201,7 +201,8 @@ class FittableEstimator(ABC, Generic[F]):
     def fit(self, samples: Tensor) -> F:
         """Fits the score, to evaluate it at any points.
 
-        Argument and errors are those of :meth:`score`. The fit copies the values that it needs.
+        Argument and errors are those of :meth:`score`. The fit keeps copies of the values that its
+        scores need.
         """
         return self._fit(prepared(samples))
 

@@ -1,7 +1,7 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
-It is the control for every other estimator: on Gaussian data no kernel estimator has a smaller
-error. It needs no M×M matrix.
+This score is the control for every other estimator: on Gaussian data few estimators have a smaller
+error. The Gaussian score needs no M×M matrix.
 """
 
 from dataclasses import dataclass
@@ -87,11 +87,12 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
         covariance: the estimate of the covariance.
 
             - "ridge": ``R + τI`` for the correlation matrix R, with τ chosen by leave-one-out
-              (:func:`ridge_whitening`). It is equivariant to shifts and to scales of each column.
+              (:func:`ridge_whitening`). The score is equivariant to shifts and to scales of each
+              column.
             - "qis": quadratic-inverse shrinkage of the eigenvalues, for any M and d
-              (:func:`qis_whitening`). It is equivariant to shifts, rotations and one scale.
+              (:func:`qis_whitening`). The score is equivariant to shifts, rotations and one scale.
             - "mle": maximum likelihood, the covariance over M. If it is singular, as for M <= d,
-              its pseudo-inverse is used. If it is regular, it is equivariant to affine maps.
+              its pseudo-inverse is used. If it is regular, the score is equivariant to affine maps.
         calibrate: "stein" divides the scores of each group by
             :attr:`GaussianDiagnostics.calibration`; None does not.
 

@@ -3,7 +3,7 @@
 With M samples x and m landmarks z, the score is sought in the span of the kernels of the landmarks,
 ``∇ log q(y) ≈ k(y, Z) C``. A spectral estimator has the operator
 ``L = 1/M Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and the right-hand side ``ζ = 1/M Σ_i ∇_{x_i} k(x_i, ·)``.
-Galerkin's method replaces them by a matrix A and a matrix h on that span:
+Galerkin's method replaces L by a matrix A, and ζ by a matrix h, on the span of the landmarks:
 
     A = K_zx K_xz / M   (m×m),     h_j = 1/M Σ_i ∇_{x_i} k(x_i, z_j)   (m×d).
 
@@ -12,9 +12,9 @@ The basis ``W = V S^{−1/2}`` with ``K_zz = V S Vᵀ`` is orthonormal in the sp
     Wᵀ A W = Q diag(μ) Qᵀ,     C = −W Q f(μ) Qᵀ Wᵀ h.
 
 f is the filter of the estimator. For SSGE, f(μ) is 1/μ for the J largest μ and 0 for the others.
-For Tikhonov, f(μ) is 1/(μ + λ); its g minimizes ``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²``
-over the span. If all samples are landmarks, Z = X, the μ are the eigenvalues of K/M, and the scores
-at the samples are those of the full estimator.
+For Tikhonov, f(μ) is 1/(μ + λ), and the estimate g of the score minimizes
+``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks, Z = X,
+the μ are the eigenvalues of K/M, and the scores at the samples are those of the full estimator.
 
 A and h are sums over samples. The sums of several tiles, batches or ranks can therefore be added.
 """

@@ -58,11 +58,12 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     """Sliced score matching with a small network (Song, Garg, Shi, Ermon, UAI 2019).
 
     The network minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The expectation of this
-    objective is Hyvärinen's objective up to a constant. With ``½‖s‖²`` in place of the second term
-    the variance is smaller. The score is that of standardized samples, ``s(z) = −z + network(z)``
-    with softplus units, trained by Adam on all samples at once. On finitely many samples the
-    objective has no lower bound. A network that trains for too many steps therefore memorizes the
-    samples; for a few hundred samples, use few steps.
+    objective is that of score matching (Hyvärinen 2005), half the squared error of the score up to
+    a constant. With ``½‖s‖²`` in place of the second term, the variance is smaller. The score is
+    that of standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on
+    all samples at once. On finitely many samples the objective has no lower bound. A network that
+    trains for too many steps therefore memorizes the samples; for a few hundred samples, use few
+    steps.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)

@@ -223,6 +223,20 @@ def test_a_group_may_contain_some_of_the_processes(results: Results) -> None:
     assert (torch.cat(inside) - exact).norm() <= rounding(z.dtype, len(z)) * exact.norm()
 
 
+@pytest.mark.parametrize(("rank", "offset", "weight"), [(0, 0, 2 / 3), (1, 4, 4 / 3)])
+def test_scores_of_a_rank_count_by_its_samples(rank: int, offset: int, weight: float) -> None:
+    class Ones:
+        def score_distributed(self, samples: Tensor, **place: Any) -> Tensor:
+            assert (place["offset"], place["total"]) == (offset, 12)
+            return torch.ones_like(samples)
+
+    ones: Any = Ones()
+    group: Any = None
+    batch = distributed.GlobalBatch(group, (4, 8), rank)
+    scores = distributed._GlobalEstimator(ones, batch).score(torch.zeros(batch.sizes[rank], 2))
+    torch.testing.assert_close(scores, torch.full_like(scores, weight))
+
+
 def test_another_object_as_a_group_raises() -> None:
     with pytest.raises(TypeError, match=r"group must be a torch.distributed.ProcessGroup or None"):
         mige.entropy(normal(8, 2), group="gloo")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import torch
 
 import mige_ext as mige
 from mige_ext import DistributedScoreEstimator, FittableEstimator, Fitted
+from mige_ext.scores.base import stein_sum
 from tests.support.inputs import normal
 
 ESTIMATORS: dict[str, FittableEstimator[Any]] = {
@@ -86,3 +87,9 @@ def test_a_distributed_score_in_one_process_is_the_score() -> None:
     x, estimator = normal(20, 3), mige.Landmarks(m=8)
     got = estimator.score_distributed(x, offset=0, total=20, all_reduce=lambda sums: None)
     assert torch.equal(got, estimator.score(x))
+
+
+def test_stein_sum_is_relative_to_the_mean_of_each_group() -> None:
+    samples, scores = normal(2, 9, 3) + 4, normal(2, 9, 3, seed=1)
+    expected = ((samples - samples.mean(-2, keepdim=True)) * scores).sum((-2, -1))
+    torch.testing.assert_close(stein_sum(samples, scores), expected)

@@ -1,4 +1,4 @@
-"""Fresh interpreters that find the package under test."""
+"""Fresh interpreters that find the package under test, and what commands print."""
 
 import os
 import sys
@@ -13,3 +13,13 @@ def environment(**extra: str) -> dict[str, str]:
 
     path = str(Path(mige_ext.__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join([path, *sys.path[1:]]), **extra}
+
+
+def assert_fits(output: str, folder: Path) -> None:
+    """Check that the lines of a command fit into 100 columns, except those that name its folder.
+
+    Progress bars adapt to the terminal.
+    """
+    lines = [line for line in output.splitlines() if str(folder) not in line and "%|" not in line]
+    long = [line for line in lines if len(line) > 100]
+    assert not long, long

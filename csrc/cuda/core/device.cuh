@@ -54,7 +54,9 @@ struct LaunchShape {
   size_t smem = 0;  // bytes of dynamic shared memory
 };
 
-inline int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+MIGE_HOST_DEVICE int64_t at_most(int64_t value, int64_t limit) {
+  return value < limit ? value : limit;
+}
 inline int64_t group_blocks(int64_t groups) { return at_most(groups, kLargestGridYZ); }
 
 // Enqueues work on a CUDA stream. After the first error nothing more is enqueued, so a launcher
@@ -152,9 +154,11 @@ __device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
     f(i);
 }
 
-// Instantiates a launcher, which is a template in T, for float and double.
-#define MIGE_INSTANTIATE(launcher)                    \
-  template decltype(launcher<float>) launcher<float>; \
-  template decltype(launcher<double>) launcher<double>
+// Instantiates the launcher of an operator and the size of its workspace for float and double.
+#define MIGE_INSTANTIATE(name)                              \
+  template decltype(name<float>) name<float>;               \
+  template decltype(name<double>) name<double>;             \
+  template decltype(name##_work<float>) name##_work<float>; \
+  template decltype(name##_work<double>) name##_work<double>
 
 }  // namespace mige::cuda

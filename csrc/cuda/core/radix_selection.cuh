@@ -16,16 +16,6 @@ constexpr int kSelectThreads = 256;
 
 using Count = unsigned long long;
 
-template <typename T>
-constexpr int kSelectRounds = (kKeyBits<T> + kDigitBits - 1) / kDigitBits;
-
-// The lowest bit of the digit of a round.
-template <typename T>
-__host__ __device__ constexpr int digit_shift(int round) {
-  const int shift = kKeyBits<T> - kDigitBits * (round + 1);
-  return shift > 0 ? shift : 0;
-}
-
 // The state of the selection in one group.
 template <typename T>
 struct Selection {
@@ -39,14 +29,6 @@ struct Selection {
 template <typename T>
 __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
   return round == 0 || (key ^ prefix) >> digit_shift<T>(round - 1) == 0;
-}
-
-template <typename T>
-__device__ __forceinline__ int digit_of(Key<T> key, int round) {
-  // The last digit has fewer bits if kDigitBits does not divide the bits of the key.
-  const int above = round == 0 ? kKeyBits<T> : digit_shift<T>(round - 1);
-  const int shift = digit_shift<T>(round);
-  return static_cast<int>(key >> shift) & ((1 << (above - shift)) - 1);
 }
 
 // One round of the selection in one group: finds the digit that contains the rank. All threads of a
@@ -99,17 +81,6 @@ __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; share
   }
 }
 
-// The bandwidth from `square`, the selected squared distance of scaled coordinates. It is 0 if all
-// samples are equal, and otherwise at least `smallest`.
-template <typename T>
-__device__ __forceinline__ T bandwidth_of(T square, T scale, double multiplier, T smallest,
-                                          T magnitude) {
-  if (!(magnitude == magnitude)) return magnitude;
-  const T sigma =
-      saturate<T>(multiplier * sqrt(static_cast<double>(square)) / static_cast<double>(scale));
-  return square > T(0) ? (sigma > smallest ? sigma : smallest) : T(0);
-}
-
 // Computes the histogram of one round: counts[digit] over the pairs i < j that match the prefix. A
 // thread block takes every gridDim.x-th row of a group, a thread every 256th column, groups along
 // y. The thread block counts in shared memory first. Work: reads m²/2 values. Shared memory: 8 KiB.
@@ -159,8 +130,8 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
     for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[g * kDigits + i] = 0;
     if (round == kSelectRounds<T> - 1 && threadIdx.x == 0) {
       const T magnitude = magnitude_of<T>(largest[g]);
-      bandwidth[g] = bandwidth_of(value_of<T>(selections[g].prefix), normal_scale(magnitude),
-                                  multiplier, smallest, magnitude);
+      const T square = value_of<T>(selections[g].prefix), poison = magnitude - magnitude;
+      bandwidth[g] = bandwidth_of(square, normal_scale(magnitude), multiplier, smallest) + poison;
     }
     __syncthreads();
   }

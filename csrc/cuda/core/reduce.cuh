@@ -39,6 +39,7 @@ struct Largest {
     }
   }
   // The same as take() if indices come in ascending order: of equal values the first one is kept.
+  // With take() the decomposition of a Gram matrix in float would spill its 64 registers.
   __device__ __forceinline__ void take_next(T other, int other_index) {
     if (other > value) {
       value = other;

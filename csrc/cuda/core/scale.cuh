@@ -38,17 +38,19 @@ __device__ __forceinline__ void take_largest_key(K key, K* largest) {
 
 constexpr int kScaleThreads = 256;
 
-// Computes largest[g] = max(largest[g], |x_i|) as keys, over the `count` values of every group. A
-// thread takes every (256 gridDim.x)-th value of a group, groups along y. Work: reads `count`
+// Computes largest[g] = max(largest[g], |x_i|) as keys, over the `count` values of every group. If
+// `columns` is not 0, the values are square matrices and only their lower triangles count. A thread
+// takes every (256 gridDim.x)-th value of a group, groups along y. Work: reads `count`
 // values once. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     largest_magnitude_kernel(const T* __restrict__ x,  // [groups, count]
-                             int64_t groups, int64_t count,
+                             int64_t groups, int64_t count, int64_t columns,
                              Key<T>* __restrict__ largest) {  // [groups]
   for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
     Key<T> key = 0;
     grid_stride<kScaleThreads>(count, [&](int64_t i) {
+      if (columns != 0 && i % columns > i / columns) return;
       const Key<T> magnitude = magnitude_key(x[g * count + i]);
       key = magnitude > key ? magnitude : key;
     });
@@ -67,7 +69,7 @@ __device__ __forceinline__ T column_center(const T* x,  // [m, d]
 // Whether σ is positive and finite and the group is finite.
 template <typename T>
 __device__ __forceinline__ bool is_bandwidth(T sigma, T magnitude) {
-  return sigma > T(0) && sigma - sigma == T(0) && magnitude == magnitude;
+  return is_positive_and_finite(sigma) && magnitude == magnitude;
 }
 
 // Computes centered_ic = scale x_ic − scale o_c, with o_c the median of five values of column c.
@@ -97,20 +99,25 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 
 // --- launchers ---
 
+// Sets largest[g] to the larger one of largest[g] and the keys of the magnitudes of x, which may be
+// nullptr (see largest_magnitude_kernel).
+template <typename T>
+void add_magnitudes(const T* x, int64_t groups, int64_t count, int64_t columns, Key<T>* largest,
+                    Stream& stream) {
+  if (x == nullptr || count == 0) return;
+  const int64_t blocks = at_most(divide_up(count, 16 * kScaleThreads), 256);
+  stream.launch(largest_magnitude_kernel<T>, {{blocks, group_blocks(groups)}, kScaleThreads}, x,
+                groups, count, columns, largest);
+}
+
 // Writes the keys of the magnitudes of x and y together to `largest`. Each of x and y may be
 // nullptr.
 template <typename T>
 void largest_magnitudes(const T* x, int64_t x_count, const T* y, int64_t y_count, int64_t groups,
                         Key<T>* largest, Stream& stream) {
   stream.zero(largest, groups);
-  const auto add = [&](const T* points, int64_t count) {
-    if (points == nullptr || count == 0) return;
-    const int64_t blocks = at_most(divide_up(count, 16 * kScaleThreads), 256);
-    stream.launch(largest_magnitude_kernel<T>, {{blocks, group_blocks(groups)}, kScaleThreads},
-                  points, groups, count, largest);
-  };
-  add(x, x_count);
-  add(y, y_count);
+  add_magnitudes(x, groups, x_count, 0, largest, stream);
+  add_magnitudes(y, groups, y_count, 0, largest, stream);
 }
 
 template <typename T>

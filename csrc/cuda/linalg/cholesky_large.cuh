@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
         const T value = scale * p.e.k[g * n * n + at] + (i == j ? shift : T(0));
         p.rest[(g * n + i) * n + j] = value;
         if (again) p.columns(g)[i * n + j] = 0;  // removes the columns of the first attempt
+        if (i + j == 0) p.ended[g] = 0;          // for the panels that follow
         if (i == j) p.diagonal[g * n + i] = value;
       });
   }
@@ -41,42 +42,20 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
-  const int lane = threadIdx.x % kWarp;
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
     if (!p.state[g].indefinite) continue;
-    const T* const k = p.rest + g * n * n;
     for_each_row(n, [&](int64_t i) {
-      T sum = 0;
-      for (int64_t j = lane; j < n; j += kWarp) {
-        T dot = 0;
-#pragma unroll 2
-        for (int64_t l = 0; l < n; ++l) dot += k[l * n + i] * k[l * n + j];
-        sum += dot < T(0) ? -dot : dot;
-      }
-      sum = warp_sum(sum);
-      if (lane == 0 && sum > T(0)) atomicMax(&p.state[g].bound, key_of(sum));
+      const T sum = row_sum_of_square(p.rest + g * n * n, n, n, i);
+      if (threadIdx.x % kWarp == 0 && sum > T(0)) atomicMax(&p.state[g].bound, key_of(sum));
     });
   }
 }
 
-// Runs after the first attempt: a matrix without full rank is marked as indefinite and starts
-// again. A thread takes a group. Work: reads one state per group. Registers: at most 64.
-template <typename T>
-__global__ void __launch_bounds__(kWarp) indefinite_kernel(LargeArguments<T> p) {
-  grid_stride<kWarp>(p.e.groups, [&](int64_t g) {
-    const T magnitude = magnitude_of<T>(p.e.largest[g]);
-    if (magnitude == magnitude && p.state[g].rank < p.e.n) {
-      p.state[g].indefinite = 1;
-      p.state[g].finished = 0;
-      p.state[g].rank = 0;
-    }
-  });
-}
-
 // Computes a panel, columns k0 … k0 + 31 of L. For each column the thread block finds the pivot,
 // subtracts the product of the panel's earlier columns, divides by the root of the pivot, and
-// updates the diagonal. A thread block takes a group, a thread every 512th row. Work: 32 n²/2
-// multiply-adds over the whole decomposition. Registers: at most 64 in float, 128 in double.
+// updates the diagonal. A symmetric matrix without full rank is marked as indefinite. A thread
+// block takes a group, a thread every 512th row. Work: 32 n²/2 multiply-adds over the whole
+// decomposition. Registers: at most 64 in float, 128 in double.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     panel_kernel(LargeArguments<T> p, int k0) {
@@ -87,7 +66,7 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
   const int t = static_cast<int>(threadIdx.x), lane = t % kWarp;
 
   for (int64_t g = blockIdx.x; g < p.e.groups; g += gridDim.x) {
-    if (p.state[g].finished) continue;  // written by an earlier launch, the same for all threads
+    if (p.ended[g] < 0) continue;  // written by an earlier launch, the same for all threads
     const T stop = kSpectrum == Spectrum::kGram
                        ? kGramStop<T>
                        : (p.state[g].indefinite ? T(0) : small_shift<T>(n) / 4);
@@ -124,33 +103,24 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     }
     if (t == 0) {
       p.state[g].rank = k;
-      p.state[g].finished = ended || k == n;
+      p.ended[g] = ended || k == n ? -1 : 0;
+      if (kSpectrum == Spectrum::kSymmetric && ended) p.state[g].indefinite = 1;
     }
     __syncthreads();
   }
 }
 
-// Computes rest −= P Pᵀ with the panel P of 32 columns. A thread block takes a 64×64 tile, a thread
-// 4×4 elements, groups along z. Work: 64 n² flop, because both triangles are computed; reads and
-// writes n² values. Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in
-// float, 255 in double.
+// Subtracts the sums from `rest`.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
-    trailing_kernel(LargeArguments<T> p, int k0) {
-  __shared__ __align__(16) T slices[Tile<4>::kSlices];
-  const int64_t n = p.e.n;
-  const int64_t row0 = blockIdx.y * int64_t(Tile<4>::kSize);
-  const int64_t column0 = blockIdx.x * int64_t(Tile<4>::kSize);
-  for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
-    if (p.state[g].finished) continue;
-    T sum[4][4] = {};
-    const Operand<T, false> panel{p.columns(g) + k0 * n, n, kPanel, n, T(1)};
-    accumulate<T, 4>(panel, row0, panel, column0, slices, sum, Multiply{});
-    T* const rest = p.rest + g * n * n;
-    for_each_element<4>(row0, column0, n, n,
-                        [&](int i, int j, int64_t r, int64_t c) { rest[r * n + c] -= sum[i][j]; });
+struct Subtract {
+  using Sum = T;
+  T* rest;  // [groups, m, n]
+
+  __device__ auto of(int64_t g, int64_t m, int64_t n) const {
+    T* const target = rest + g * m * n;
+    return [=](int64_t i, int64_t j, T sum) { target[i * n + j] -= sum; };
   }
-}
+};
 
 // --- launchers ---
 
@@ -164,11 +134,12 @@ void load_large(const LargeArguments<T>& p, bool again, Stream& stream) {
 
 template <typename T, Spectrum kSpectrum>
 void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
-  const int64_t n = p.e.n, tiles = divide_up(n, Tile<4>::kSize), z = group_blocks(p.e.groups);
+  const int64_t n = p.e.n;
   for (int k0 = 0; k0 < n; k0 += kPanel) {
-    stream.launch(panel_kernel<T, kSpectrum>, {{z}, kPanelThreads}, p, k0);
+    stream.launch(panel_kernel<T, kSpectrum>, {{group_blocks(p.e.groups)}, kPanelThreads}, p, k0);
+    const Columns<T> panel{p.a + k0 * n, kPanel, n, p.blocks * kPanel * n};
     if (k0 + kPanel < n)
-      stream.launch(trailing_kernel<T>, {{tiles, tiles, z}, kTileThreads}, p, k0);
+      contract<T>(panel, panel, Subtract<T>{p.rest}, {p.e.groups, n, n, p.ended}, stream);
   }
 }
 
@@ -179,7 +150,6 @@ void cholesky_large(const LargeArguments<T>& p, Stream& stream) {
   load_large<T, kSpectrum>(p, false, stream);
   factorize_panels<T, kSpectrum>(p, stream);
   if (kSpectrum == Spectrum::kGram) return;
-  stream.launch(indefinite_kernel<T>, {{group_blocks(divide_up(p.e.groups, kWarp))}, kWarp}, p);
   load_large<T, kSpectrum>(p, true, stream);
   stream.launch(bound_kernel<T>, row_warps(p.e.n, p.e.groups), p);
   load_large<T, kSpectrum>(p, true, stream);

@@ -17,9 +17,6 @@
 
 namespace mige::cuda {
 
-constexpr int kProductThreadTile = 4;
-constexpr int kProductTile = Tile<kProductThreadTile>::kSize;
-
 // --- operands ---
 
 // Value (i, k) is p_ik. With kTriangle p is lower triangular, and columns that are zero in all rows
@@ -44,10 +41,11 @@ template <typename T, bool kBelow = false>
 struct Columns {
   const T* p;  // [groups, depth, columns]
   int64_t depth, columns;
+  int64_t stride = depth * columns;  // between groups
 
   __device__ auto at(int64_t g, int64_t row0) const {
     const int64_t first = kBelow ? row0 : 0;
-    return Operand<T, false>{p + (g * depth + first) * columns, columns, depth - first, columns,
+    return Operand<T, false>{p + g * stride + first * columns, columns, depth - first, columns,
                              T(1)};
   }
 };
@@ -91,12 +89,6 @@ struct StoreSymmetric {
 template <typename T>
 constexpr bool kLowerTriangle<StoreSymmetric<T>> = true;
 
-// `value`, limited to ±bound.
-template <typename T>
-__device__ __forceinline__ T clamped(T value, T bound = kLargestFinite<T>) {
-  return value > bound ? bound : (value < -bound ? -bound : value);
-}
-
 // Stores the sums times a factor of their row (kByRow) or of their column, limited to the range of
 // T.
 template <typename T, bool kByRow>
@@ -127,7 +119,7 @@ struct ContractionShape {
 // Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in
 // double.
 template <typename T, typename Left, typename Right, typename Finish>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     contraction_kernel(Left left, Right right, Finish finish, ContractionShape shape) {
   __shared__ __align__(16) T slices[Tile<kProductThreadTile>::kSlices];
   const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kProductTile;
@@ -137,22 +129,20 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
     if (shape.next != nullptr && shape.next[g] < 0) continue;
     typename Finish::Sum sum[kProductThreadTile][kProductThreadTile] = {};
     T row_sum[kProductThreadTile] = {};
-    accumulate<T, kProductThreadTile>(left.at(g, row0), row0, right.at(g, row0), column0, slices,
-                                      sum, [&](auto& s, const auto& a, const auto& b) {
-                                        if (kWithRowSums<Finish>)
+    accumulate(left.at(g, row0), row0, right.at(g, row0), column0, slices, sum,
+               [&](auto& s, const auto& a, const auto& b) {
+                 if (kWithRowSums<Finish>)
 #pragma unroll
-                                          for (int i = 0; i < kProductThreadTile; ++i)
-                                            row_sum[i] += a[i];
-                                        Multiply{}(s, a, b);
-                                      });
+                   for (int i = 0; i < kProductThreadTile; ++i) row_sum[i] += a[i];
+                 Multiply{}(s, a, b);
+               });
     const auto element = finish.of(g, shape.m, shape.n);
-    for_each_element<kProductThreadTile>(row0, column0, shape.m, shape.n,
-                                         [&](int i, int j, int64_t r, int64_t c) {
-                                           if constexpr (kWithRowSums<Finish>)
-                                             element(r, c, sum[i][j], row_sum[i]);
-                                           else
-                                             element(r, c, sum[i][j]);
-                                         });
+    for_each_element(row0, column0, shape.m, shape.n, [&](int i, int j, int64_t r, int64_t c) {
+      if constexpr (kWithRowSums<Finish>)
+        element(r, c, sum[i][j], row_sum[i]);
+      else
+        element(r, c, sum[i][j]);
+    });
   }
 }
 

@@ -29,25 +29,6 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
   return 8 * static_cast<T>(n) * kEpsilon<T>;
 }
 
-// Writes largest[g], the magnitude of the lower triangle, as a key. A thread block takes every
-// gridDim.x-th row, a thread every 256th column, groups along y. Work: reads n²/2 values.
-// Registers: at most 64.
-template <typename T>
-__global__ void __launch_bounds__(kScaleThreads, 4)
-    lower_magnitude_kernel(const T* __restrict__ k,  // [groups, n, n]
-                           int64_t groups, int64_t n,
-                           Key<T>* __restrict__ largest) {  // [groups], zeroed
-  for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
-    Key<T> key = 0;
-    for (int64_t i = blockIdx.x; i < n; i += gridDim.x)
-      for (int64_t j = threadIdx.x; j <= i; j += kScaleThreads) {
-        const Key<T> magnitude = magnitude_key(k[(g * n + i) * n + j]);
-        key = magnitude > key ? magnitude : key;
-      }
-    take_largest_key(key, &largest[g]);
-  }
-}
-
 // The power of two that brings the entries of a symmetric matrix below 2; 1 for a Gram matrix.
 template <typename T>
 __device__ __forceinline__ T matrix_scale(Spectrum spectrum, T magnitude) {
@@ -69,21 +50,29 @@ __device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shi
   Team::sync();
 }
 
+// Σ_j |(K²)_ij| of a symmetric matrix. A warp computes it together.
+template <typename T, typename Index>
+__device__ __forceinline__ T row_sum_of_square(const T* k,  // [n, pitch]
+                                               Index n, Index pitch, Index i) {
+  T sum = 0;
+  for (Index j = threadIdx.x % kWarp; j < n; j += kWarp) {
+    T dot = 0;
+#pragma unroll 2
+    for (Index l = 0; l < n; ++l) dot += k[l * pitch + i] * k[l * pitch + j];
+    sum += dot < T(0) ? -dot : dot;
+  }
+  return warp_sum(sum);
+}
+
 // A bound of the magnitude of the eigenvalues, √‖K²‖_∞. The results contain the rounding errors of
 // the shift, so the bound should be small. For random entries this bound grows with n^¾, the
 // eigenvalues grow with n^½, and Gershgorin's bound grows with n.
 template <typename Team, typename T>
 __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
-  const int lane = Team::rank() % kWarp, n = a.n;
+  const int n = a.n;
   for (int i = Team::rank() / kWarp; i < n; i += Team::size() / kWarp) {
-    T sum = 0;
-    for (int j = lane; j < n; j += kWarp) {
-      T dot = 0;
-      for (int k = 0; k < n; ++k) dot += a.s[k * a.pitch + i] * a.s[k * a.pitch + j];
-      sum += dot < T(0) ? -dot : dot;
-    }
-    sum = warp_sum(sum);
-    if (lane == 0) a.norm[i] = sum;
+    const T sum = row_sum_of_square(a.s, n, a.pitch, i);
+    if (Team::rank() % kWarp == 0) a.norm[i] = sum;
   }
   Team::sync();
   T largest = 0;

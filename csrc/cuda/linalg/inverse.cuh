@@ -13,8 +13,9 @@
 // A step takes two launches. In the first, a thread block computes 64 rows of L_IK or 64 columns of
 // X_KJ. In the second, a thread block updates a 64×64 tile of A. The thread block that updates the
 // next A_KK also factorizes it, while its elements are in registers; this saves a third launch. The
-// steps depend on n alone, so a matrix has the same bits in any batch. If a pivot is not positive,
-// all later results of the matrix are NaN.
+// first A_KK is factorized by a second launch without an update, before all steps. The steps depend
+// on n alone, so a matrix has the same bits in any batch. If a pivot is not positive, all later
+// results of the matrix are NaN.
 //
 // Gauss-Jordan elimination would need no product at the end, but its error grows with the square of
 // the condition number. Measured in float for IMQ matrices of n = 257 and condition number 1e5, the
@@ -35,14 +36,14 @@ template <typename T>
 struct InverseArguments : Workspace {
   int64_t groups, n;
   const int32_t* next;             // [groups] or nullptr: a group with a negative value is skipped
-  T* a = take<T>(groups * n * n);  // A, of which the lower triangle is read; then X
+  T* a = take<T>(groups * n * n);  // A; then X in the lower triangle
   T* out = take<T>(groups * n * n);                // A⁻¹
   T* pivot = take<T>(groups * kPivots * kPivots);  // X_KK
   T* column = take<T>(groups * n * kPivots);       // L_IK
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next != nullptr && next[g] < 0; }
   __device__ __forceinline__ int pivots(int64_t k0) const {
-    return n - k0 < kPivots ? static_cast<int>(n - k0) : kPivots;
+    return static_cast<int>(at_most(n - k0, kPivots));
   }
 };
 
@@ -83,31 +84,10 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
       }
     }
   }
-  for_each_sum<kThreadTile>([&](int i, int j) {
+  for_each_sum([&](int i, int j) {
     const int r = kThreadTile * ty + i, c = kThreadTile * tx + j;
     inverse[r * kPivots + c] = c > r ? T(0) : a[i][j];
   });
-}
-
-// Writes X_KK of the first pivots. A thread block takes a group, a thread 4×4 elements. Work: 64³
-// flop. Shared memory: 512 B in float, 1 KiB in double. Registers: at most 128 in float, 255 in
-// double.
-template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
-    first_factor_kernel(InverseArguments<T> p) {
-  __shared__ T row[2][kPivots];
-  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
-    if (p.idle(g)) continue;
-    const int pivots = p.pivots(0);
-    T a[kProductThreadTile][kProductThreadTile];
-    for_each_element<kProductThreadTile>(
-        0, 0, kPivots, kPivots, [&](int i, int j, int64_t r, int64_t c) {
-          const int64_t low = r > c ? r : c, high = r > c ? c : r;
-          a[i][j] = low < pivots ? p.a[(g * p.n + low) * p.n + high] : T(0);
-        });
-    __syncthreads();  // the rows of the previous group have been read
-    invert_factor(a, pivots, row, p.pivot + g * kPivots * kPivots);
-  }
 }
 
 // The first launch of a step: writes L_IK to `column` for the rows I below the pivots, X_KJ in
@@ -115,7 +95,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
 // a thread 4×4 elements, groups along z. Work: 2 n 64² flop; reads and writes 64 n values. Shared
 // memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     factor_panel_kernel(InverseArguments<T> p, int64_t k0) {
   __shared__ __align__(16) T slices[Tile<kProductThreadTile>::kSlices];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kPivots, n = p.n;
@@ -127,29 +107,27 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
     const Operand<T, true> x_kk{inverse, kPivots, pivots, kPivots, T(1)};
     T sum[kProductThreadTile][kProductThreadTile] = {};
     if (at > k0)
-      accumulate<T, kProductThreadTile>(Operand<T, true>{a + k0, n, pivots, n, T(1)}, at, x_kk, 0,
-                                        slices, sum, Multiply{});
+      accumulate(Operand<T, true>{a + k0, n, pivots, n, T(1)}, at, x_kk, 0, slices, sum);
     else if (at < k0)
-      accumulate<T, kProductThreadTile>(x_kk, 0, Operand<T, false>{a + k0 * n, n, pivots, n, T(1)},
-                                        at, slices, sum, Multiply{});
-    for_each_element<kProductThreadTile>(
-        0, 0, kPivots, kPivots, [&](int i, int j, int64_t r, int64_t c) {
-          if (at > k0) {
-            if (at + r < n) p.column[(g * n + at + r) * kPivots + c] = sum[i][j];
-          } else if (r < pivots && at + c < n) {
-            a[(k0 + r) * n + at + c] = at == k0 ? inverse[r * kPivots + c] : sum[i][j];
-          }
-        });
+      accumulate(x_kk, 0, Operand<T, false>{a + k0 * n, n, pivots, n, T(1)}, at, slices, sum);
+    for_each_element(0, 0, kPivots, kPivots, [&](int i, int j, int64_t r, int64_t c) {
+      if (at > k0) {
+        if (at + r < n) p.column[(g * n + at + r) * kPivots + c] = sum[i][j];
+      } else if (r < pivots && at + c < n) {
+        a[(k0 + r) * n + at + c] = at == k0 ? inverse[r * kPivots + c] : sum[i][j];
+      }
+    });
     __syncthreads();  // the slices have been read
   }
 }
 
 // The second launch of a step: computes A_IJ −= L_IK R_J below the pivots, and X_KK of the next
-// pivots. A thread block takes a 64×64 tile of the lower triangle, a thread 4×4 elements, groups
-// along z. Work: at most 64 n² flop; reads and writes n² / 2 values. Shared memory: 9 KiB in float,
-// 18 KiB in double. Registers: at most 128 in float, 255 in double.
+// pivots. With k0 = −64 there are no pivots yet, and A stays as it is. A thread block takes a 64×64
+// tile of the lower triangle, a thread 4×4 elements, groups along z. Work: at most 64 n² flop;
+// reads and writes n² / 2 values. Shared memory: 9 KiB in float, 18 KiB in double. Registers: at
+// most 128 in float, 255 in double.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     factor_update_kernel(InverseArguments<T> p, int64_t k0) {
   __shared__ __align__(16) T slices[Tile<kProductThreadTile>::kSlices];
   __shared__ T row[2][kPivots];
@@ -159,22 +137,22 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
   for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
     if (p.idle(g)) continue;
     T* const a = p.a + g * n * n;
-    const Operand<T, true> l{p.column + g * n * kPivots, n, kPivots, kPivots, T(1)};
+    const Operand<T, true> l{p.column + g * n * kPivots, n, k0 < 0 ? 0 : kPivots, kPivots, T(1)};
+    __syncthreads();  // the rows of the previous group have been read
     T sum[kProductThreadTile][kProductThreadTile] = {};
     if (column0 > k0)
-      accumulate<T, kProductThreadTile>(l, row0, l, column0, slices, sum, Multiply{});
+      accumulate(l, row0, l, column0, slices, sum);
     else
-      accumulate<T, kProductThreadTile>(l, row0, Operand<T, false>{a + k0 * n, n, kPivots, n, T(1)},
-                                        column0, slices, sum, Multiply{});
+      accumulate(l, row0, Operand<T, false>{a + k0 * n, n, kPivots, n, T(1)}, column0, slices, sum);
     // In a tile on the diagonal, the elements above the diagonal are computed too. They have the
     // same bits as their mirror images below it.
-    for_each_element<kProductThreadTile>(
-        row0, column0, row0 + kPivots, column0 + kPivots, [&](int i, int j, int64_t r, int64_t c) {
-          const bool inside = r < n && c < n;
-          T* const at = a + r * n + c;
-          sum[i][j] = inside ? (column0 == k0 ? T(0) : *at) - sum[i][j] : T(0);
-          if (inside) *at = sum[i][j];
-        });
+    for_each_element(row0, column0, row0 + kPivots, column0 + kPivots,
+                     [&](int i, int j, int64_t r, int64_t c) {
+                       const bool inside = r < n && c < n;
+                       T* const at = a + r * n + c;
+                       sum[i][j] = inside ? (column0 == k0 ? T(0) : *at) - sum[i][j] : T(0);
+                       if (inside) *at = sum[i][j];
+                     });
     if (row0 == k0 + kPivots && column0 == row0)
       invert_factor(sum, p.pivots(row0), row, p.pivot + g * kPivots * kPivots);
   }
@@ -184,7 +162,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
 template <typename T>
 void invert(const InverseArguments<T>& p, Stream& stream) {
   const int64_t tiles = divide_up(p.n, kPivots), z = group_blocks(p.groups);
-  stream.launch(first_factor_kernel<T>, {{z}, kTileThreads}, p);
+  stream.launch(factor_update_kernel<T>, {{1, 1, z}, kTileThreads}, p, -kPivots);
   for (int64_t k = 0; k < tiles; ++k) {
     stream.launch(factor_panel_kernel<T>, {{tiles, 1, z}, kTileThreads}, p, k * kPivots);
     if (k + 1 < tiles)

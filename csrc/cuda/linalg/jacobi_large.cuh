@@ -51,11 +51,10 @@ struct PairOperand : Operand<T, true> {
 
   template <int kThreadTile>
   __device__ __forceinline__ void fetch(int64_t, int64_t k0, T (&values)[kThreadTile]) const {
-    using Rows = Operand<T, true>;
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) {
-      const int64_t k = k0 + Rows::template slice<kThreadTile>(e);
-      const int64_t row = pair.of(Rows::template row<kThreadTile>(e));
+      const auto [c, slice] = this->template place<kThreadTile>(e);
+      const int64_t k = k0 + slice, row = pair.of(c);
       values[e] = k < this->depth ? this->p[row * this->stride + k] : T(0);
     }
   }
@@ -66,21 +65,21 @@ struct PairOperand : Operand<T, true> {
 // pair: 2 n 64² flop; reads 128 n values. Shared memory: 8.5 KiB in float, 17 KiB in double.
 // Registers: at most 128 in float, 255 in double.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     pair_gram_kernel(LargeArguments<T> p, int sweep, int r) {
   __shared__ __align__(16) T slices[Tile<4>::kSlices];
   const int64_t n = p.e.n;
   const int64_t row0 = blockIdx.y * int64_t(kPiece);
-  const int64_t rows = n - row0 < kPiece ? n - row0 : kPiece;
+  const int64_t rows = at_most(n - row0, kPiece);
   for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
     ColumnPair pair;
     if (!pair_of_round(p, g, sweep, r, pair)) continue;
     const PairOperand<T> columns{{p.columns(g) + row0, kPairColumns, rows, n, T(1)}, pair};
     T sum[4][4] = {};
-    accumulate<T, 4>(columns, 0, columns, 0, slices, sum, Multiply{});
+    accumulate(columns, 0, columns, 0, slices, sum);
     T* const gram = p.grams + ((g * p.pairs + blockIdx.x) * p.pieces + blockIdx.y) * kPairColumns *
                                   kPairColumns;
-    for_each_element<4>(0, 0, kPairColumns, kPairColumns, [&](int i, int j, int64_t r, int64_t c) {
+    for_each_element(0, 0, kPairColumns, kPairColumns, [&](int i, int j, int64_t r, int64_t c) {
       gram[r * kPairColumns + c] = sum[i][j];
     });
   }
@@ -159,7 +158,7 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
 // writes 64 n values. Shared memory: 38 KiB in float, 76 KiB in double. Registers: at most 128 in
 // float, 255 in double.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     pair_rotate_kernel(LargeArguments<T> p, int sweep, int r) {
   T* const slice = dynamic_smem<T>();                 // [kTileDepth, kRotationPitch]
   T* const v = slice + kTileDepth * kRotationPitch;   // [64, kRotationPitch]
@@ -205,9 +204,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, 4>)
               k < n ? a[pair.of(c0 + e / kPairColumns) * n + k] : T(0);
         }
         __syncthreads();
-        use_slice<T, 4>(v + c0 * kRotationPitch, slice, sum, Multiply{});
+        use_slice(v + c0 * kRotationPitch, slice, sum);
       }
-      for_each_element<4>(0, k0, kPairColumns, n, [&](int i, int j, int64_t c, int64_t k) {
+      for_each_element(0, k0, kPairColumns, n, [&](int i, int j, int64_t c, int64_t k) {
         a[pair.of(static_cast<int>(c)) * n + k] += sum[i][j];
       });
     }

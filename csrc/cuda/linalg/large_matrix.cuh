@@ -1,9 +1,9 @@
-// The state and the workspace of an eigendecomposition by many thread blocks (see eigh_large.cuh).
+// The state and the workspace of an eigendecomposition by many thread blocks (see eigh.cuh).
 #pragma once
 
 #include "cuda/core/workspace.cuh"
+#include "cuda/linalg/contraction.cuh"
 #include "cuda/linalg/eigh_small.cuh"
-#include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {
 
@@ -16,7 +16,6 @@ template <typename T>
 struct LargeState {
   Key<T> bound;    // if `indefinite`: the square of a bound of the eigenvalues, as a key
   int rank;        // columns of L
-  int finished;    // Cholesky has ended
   int indefinite;  // Cholesky with the small shift failed
   int rotated[kMaxLargeSweeps];  // whether a sweep found columns that were not orthogonal
 };
@@ -28,9 +27,10 @@ struct LargeArguments : Workspace {
   int pairs = power_of_two_above(blocks) / 2;             // pairs of column blocks in a round
   int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
   LargeState<T>* state = take<LargeState<T>>(e.groups);
-  T* rest = take<T>(e.groups * e.n * e.n);  // K minus the product of the columns of L so far
-  T* diagonal = take<T>(e.groups * e.n);    // of `rest`; −1 for a row that has been a pivot
-  T* a = take<T>(a_size());                 // Lᵀ, then Aᵀ: each row is a column of L or A; zeroed
+  int32_t* ended = take<int32_t>(e.groups);  // −1 when Cholesky has ended, otherwise 0
+  T* rest = take<T>(e.groups * e.n * e.n);   // K minus the product of the columns of L so far
+  T* diagonal = take<T>(e.groups * e.n);     // of `rest`; −1 for a row that has been a pivot
+  T* a = take<T>(a_size());                  // Lᵀ, then Aᵀ: each row is a column of L or A; zeroed
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
   T* norm = take<T>(e.groups * e.n);
 

@@ -20,10 +20,14 @@ constexpr int kTileSide = 16;  // threads along each side of the thread block
 constexpr int kTileThreads = kTileSide * kTileSide;
 constexpr int kTileDepth = 16;
 
+// The tile of matrix products.
+constexpr int kProductThreadTile = 4;
+constexpr int kProductTile = kTileSide * kProductThreadTile;
+
 // The number of thread blocks on a multiprocessor. With two, a thread can have 128 registers. If
 // the sums of a thread take more than 64 bytes, it needs up to 255 registers, and one thread block
 // then has enough work to keep the arithmetic units busy.
-template <typename T, int kThreadTile>
+template <typename T, int kThreadTile = kProductThreadTile>
 constexpr int kTileBlocks = kThreadTile * kThreadTile * sizeof(T) > 64 ? 1 : 2;
 
 // Four neighboring values, which are read and written at once.
@@ -53,45 +57,40 @@ struct Operand {
   int64_t count, depth, stride;
   T scale;
 
-  // The row, and below the slice, of the e-th value that this thread copies. Four consecutive
-  // values are neighbors in memory, so that few addresses are computed. Neighboring threads read
-  // neighboring groups of four.
+  // The row and the slice of the e-th value that this thread copies. Four consecutive values are
+  // neighbors in memory, so that few addresses are computed. Neighboring threads read neighboring
+  // groups of four.
+  struct Place {
+    int row, slice;
+  };
   template <int kThreadTile>
-  static __device__ __forceinline__ int row(int e) {
+  static __device__ __forceinline__ Place place(int e) {
     constexpr int kFours = Tile<kThreadTile>::kSize / 4;
     const int t = static_cast<int>(threadIdx.x);
-    return kDepthContiguous ? t / 4 + 64 * (e / 4) : 4 * (t % kFours) + e % 4;
-  }
-  template <int kThreadTile>
-  static __device__ __forceinline__ int slice(int e) {
-    constexpr int kFours = Tile<kThreadTile>::kSize / 4;
-    const int t = static_cast<int>(threadIdx.x);
-    return kDepthContiguous ? 4 * (t % 4) + e % 4 : t / kFours + kTileThreads / kFours * (e / 4);
+    if (kDepthContiguous) return {t / 4 + 64 * (e / 4), 4 * (t % 4) + e % 4};
+    return {4 * (t % kFours) + e % 4, t / kFours + kTileThreads / kFours * (e / 4)};
   }
 
   template <int kThreadTile>
   __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&values)[kThreadTile]) const {
-    const int rows = within<Tile<kThreadTile>::kSize>(count - row0),
-              ks = within<kTileDepth>(depth - k0);
+    const int rows = static_cast<int>(at_most(count - row0, Tile<kThreadTile>::kSize));
+    const int ks = static_cast<int>(at_most(depth - k0, kTileDepth));
     const T* const corner = kDepthContiguous ? p + row0 * stride + k0 : p + k0 * stride + row0;
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) {
-      const int i = row<kThreadTile>(e), k = slice<kThreadTile>(e);
+      const auto [i, k] = place<kThreadTile>(e);
       const int64_t at = kDepthContiguous ? i * stride + k : k * stride + i;
       values[e] = i < rows && k < ks ? scale * corner[at] : T(0);
     }
   }
 
-  template <int kBound>
-  static __device__ __forceinline__ int within(int64_t left) {
-    return left < kBound ? static_cast<int>(left) : kBound;
-  }
-
   template <int kThreadTile>
   static __device__ __forceinline__ void store(const T (&values)[kThreadTile], T* slices) {
 #pragma unroll
-    for (int e = 0; e < kThreadTile; ++e)
-      slices[slice<kThreadTile>(e) * Tile<kThreadTile>::kPitch + row<kThreadTile>(e)] = values[e];
+    for (int e = 0; e < kThreadTile; ++e) {
+      const auto [i, k] = place<kThreadTile>(e);
+      slices[k * Tile<kThreadTile>::kPitch + i] = values[e];
+    }
   }
 };
 
@@ -105,74 +104,17 @@ __device__ __forceinline__ void read_fragment(const T* slice, int side, T (&valu
   }
 }
 
-// Adds step(a_ik, b_jk) to sum_ij for all k of one slice in shared memory.
-template <typename T, int kThreadTile, typename Sum, typename Step>
-__device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPitch]
-                                          const T* b_slice,  // [kTileDepth, kPitch]
-                                          Sum (&sum)[kThreadTile][kThreadTile], const Step& step) {
-  const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
-#pragma unroll 2
-  for (int k = 0; k < kTileDepth; ++k) {
-    T a[kThreadTile], b[kThreadTile];
-    read_fragment<T, kThreadTile>(a_slice + k * Tile<kThreadTile>::kPitch, ty, a);
-    read_fragment<T, kThreadTile>(b_slice + k * Tile<kThreadTile>::kPitch, tx, b);
-    step(sum, a, b);
-  }
-}
-
-// Computes the sums over the whole depth. `slices` is shared memory for Tile<kThreadTile>::kSlices
-// values. The caller must synchronize before it writes to `slices` again.
-template <typename T, int kThreadTile, typename A, typename B, typename Sum, typename Step>
-__device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
-                                           T* slices, Sum (&sum)[kThreadTile][kThreadTile],
-                                           const Step& step) {
-  T* const a_slice = slices;
-  T* const b_slice = slices + kTileDepth * Tile<kThreadTile>::kPitch;
-  T next_a[kThreadTile], next_b[kThreadTile];
-  const auto fetch = [&](int64_t k0) {
-    a.template fetch<kThreadTile>(a0, k0, next_a);
-    b.template fetch<kThreadTile>(b0, k0, next_b);
-  };
-  fetch(0);
-  for (int64_t k0 = 0; k0 < a.depth; k0 += kTileDepth) {
-    __syncthreads();  // the previous slices have been read
-    a.template store<kThreadTile>(next_a, a_slice);
-    b.template store<kThreadTile>(next_b, b_slice);
-    __syncthreads();
-    if (k0 + kTileDepth < a.depth) fetch(k0 + kTileDepth);
-    use_slice<T, kThreadTile>(a_slice, b_slice, sum, step);
-  }
-}
+// --- the steps of a sum ---
 
 // Calls f(i, j) for the sums of a thread. The loops are unrolled, so that the sums stay in
 // registers.
-template <int kThreadTile, typename F>
+template <int kThreadTile = kProductThreadTile, typename F>
 __device__ __forceinline__ void for_each_sum(const F& f) {
 #pragma unroll
   for (int i = 0; i < kThreadTile; ++i)
 #pragma unroll
     for (int j = 0; j < kThreadTile; ++j) f(i, j);
 }
-
-// Calls f(i, j, r, c) for each sum_ij of this thread whose element (r, c) lies in m rows and n
-// columns. The tile begins at (row0, column0).
-template <int kThreadTile, typename F>
-__device__ __forceinline__ void for_each_element(int64_t row0, int64_t column0, int64_t m,
-                                                 int64_t n, const F& f) {
-  const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
-#pragma unroll
-  for (int i = 0; i < kThreadTile; ++i) {
-    const int64_t r = row0 + Tile<kThreadTile>::index(ty, i);
-    if (r >= m) continue;
-#pragma unroll
-    for (int j = 0; j < kThreadTile; ++j) {
-      const int64_t c = column0 + Tile<kThreadTile>::index(tx, j);
-      if (c < n) f(i, j, r, c);
-    }
-  }
-}
-
-// --- steps ---
 
 struct SquaredDifference {
   template <typename T, int kThreadTile>
@@ -196,5 +138,66 @@ struct Multiply {
         [&](int i, int j) { sum[i][j] += static_cast<Sum>(a[i]) * static_cast<Sum>(b[j]); });
   }
 };
+
+// --- the sums of a tile ---
+
+// Adds step(a_ik, b_jk) to sum_ij for all k of one slice in shared memory.
+template <typename T, int kThreadTile, typename Sum, typename Step = Multiply>
+__device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPitch]
+                                          const T* b_slice,  // [kTileDepth, kPitch]
+                                          Sum (&sum)[kThreadTile][kThreadTile],
+                                          const Step& step = {}) {
+  const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
+#pragma unroll 2
+  for (int k = 0; k < kTileDepth; ++k) {
+    T a[kThreadTile], b[kThreadTile];
+    read_fragment(a_slice + k * Tile<kThreadTile>::kPitch, ty, a);
+    read_fragment(b_slice + k * Tile<kThreadTile>::kPitch, tx, b);
+    step(sum, a, b);
+  }
+}
+
+// Computes the sums over the whole depth. `slices` is shared memory for Tile<kThreadTile>::kSlices
+// values. The caller must synchronize before it writes to `slices` again.
+template <typename T, int kThreadTile, typename A, typename B, typename Sum,
+          typename Step = Multiply>
+__device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
+                                           T* slices, Sum (&sum)[kThreadTile][kThreadTile],
+                                           const Step& step = {}) {
+  T* const a_slice = slices;
+  T* const b_slice = slices + kTileDepth * Tile<kThreadTile>::kPitch;
+  T next_a[kThreadTile], next_b[kThreadTile];
+  const auto fetch = [&](int64_t k0) {
+    a.fetch(a0, k0, next_a);
+    b.fetch(b0, k0, next_b);
+  };
+  fetch(0);
+  for (int64_t k0 = 0; k0 < a.depth; k0 += kTileDepth) {
+    __syncthreads();  // the previous slices have been read
+    a.store(next_a, a_slice);
+    b.store(next_b, b_slice);
+    __syncthreads();
+    if (k0 + kTileDepth < a.depth) fetch(k0 + kTileDepth);
+    use_slice(a_slice, b_slice, sum, step);
+  }
+}
+
+// Calls f(i, j, r, c) for each sum_ij of this thread whose element (r, c) lies in m rows and n
+// columns. The tile begins at (row0, column0).
+template <int kThreadTile = kProductThreadTile, typename F>
+__device__ __forceinline__ void for_each_element(int64_t row0, int64_t column0, int64_t m,
+                                                 int64_t n, const F& f) {
+  const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
+#pragma unroll
+  for (int i = 0; i < kThreadTile; ++i) {
+    const int64_t r = row0 + Tile<kThreadTile>::index(ty, i);
+    if (r >= m) continue;
+#pragma unroll
+    for (int j = 0; j < kThreadTile; ++j) {
+      const int64_t c = column0 + Tile<kThreadTile>::index(tx, j);
+      if (c < n) f(i, j, r, c);
+    }
+  }
+}
 
 }  // namespace mige::cuda

@@ -77,7 +77,6 @@ int adaptive_score(const AdaptiveScoreArguments<T>& p, void* work, void* cuda_st
   return stream.status();
 }
 
-MIGE_INSTANTIATE(adaptive_score_work);
 MIGE_INSTANTIATE(adaptive_score);
 
 }  // namespace mige::cuda

@@ -45,7 +45,6 @@ int distance_quantile(const DistanceQuantileArguments<T>& p, void* work, void* c
   return stream.status();
 }
 
-MIGE_INSTANTIATE(distance_quantile_work);
 MIGE_INSTANTIATE(distance_quantile);
 
 }  // namespace mige::cuda

@@ -1,6 +1,6 @@
 // eigh: symmetric eigendecomposition.
 #include "cuda/launchers.h"
-#include "cuda/linalg/eigh_dispatch.cuh"
+#include "cuda/linalg/eigh.cuh"
 
 namespace mige::cuda {
 namespace {
@@ -25,14 +25,11 @@ int eigh(const EighArguments<T>& p, void* work, void* cuda_stream) {
   Stream stream(cuda_stream);
   const Layout<T> at{Workspace(work), p.groups, p.n};
   stream.zero(at.largest, p.groups);
-  stream.launch(lower_magnitude_kernel<T>,
-                {{at_most(divide_up(p.n, 8), 256), group_blocks(p.groups)}, kScaleThreads}, p.k,
-                p.groups, p.n, at.largest);
+  add_magnitudes(p.k, p.groups, int64_t(p.n) * p.n, p.n, at.largest, stream);
   spectral<T, Spectrum::kSymmetric>({p, at.largest}, at.spectral, stream);
   return stream.status();
 }
 
-MIGE_INSTANTIATE(eigh_work);
 MIGE_INSTANTIATE(eigh);
 
 }  // namespace mige::cuda

@@ -31,11 +31,12 @@ int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda
   center(p.x, groups, m, d, at.largest, p.bandwidth, at.centered, stream);
   pairwise<T, Pairwise::kScaledRbf>({at.centered, nullptr, p.bandwidth, groups, m, m, d, at.k},
                                     at.largest, stream);
-  gradient_sum<T>(at.k, {at.centered, p.out, at.largest, p.bandwidth, true}, groups, m, d, stream);
+  contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
+              GradientSum<T>{at.centered, p.out, at.largest, p.bandwidth, true}, {groups, m, d},
+              stream);
   return stream.status();
 }
 
-MIGE_INSTANTIATE(rbf_gradient_sum_work);
 MIGE_INSTANTIATE(rbf_gradient_sum);
 
 }  // namespace mige::cuda

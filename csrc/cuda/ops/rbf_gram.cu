@@ -14,7 +14,6 @@ int rbf_gram(const PairwiseArguments<T>& p, void* work, void* stream) {
   return pairwise_of_samples<T, Pairwise::kRbf>(p, work, stream);
 }
 
-MIGE_INSTANTIATE(rbf_gram_work);
 MIGE_INSTANTIATE(rbf_gram);
 
 }  // namespace mige::cuda

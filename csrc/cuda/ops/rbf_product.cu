@@ -22,12 +22,11 @@ int rbf_product(const RbfProductArguments<T>& p, void* work, void* cuda_stream) 
   const int64_t idle = kProductBlocks / (row_tiles * p.groups) + 1;
   const int64_t parts = at_most(at_most(idle, column_tiles), kLargestGridYZ);
   stream.launch(rbf_product_kernel<T>,
-                {{row_tiles, parts, group_blocks(p.groups)}, kTileThreads, kRbfProductSmem<T>}, p.q,
-                p.x, p.w, p.bandwidth, largest, p.groups, p.m, p.n, p.d, p.p, p.out);
+                {{row_tiles, parts, group_blocks(p.groups)}, kTileThreads, kRbfProductSmem<T>}, p,
+                largest);
   return stream.status();
 }
 
-MIGE_INSTANTIATE(rbf_product_work);
 MIGE_INSTANTIATE(rbf_product);
 
 }  // namespace mige::cuda

@@ -57,7 +57,6 @@ int ridge_whitening(const RidgeWhiteningArguments<T>& p, void* work, void* cuda_
   return stream.status();
 }
 
-MIGE_INSTANTIATE(ridge_whitening_work);
 MIGE_INSTANTIATE(ridge_whitening);
 
 }  // namespace mige::cuda

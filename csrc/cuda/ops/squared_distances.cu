@@ -14,7 +14,6 @@ int squared_distances(const PairwiseArguments<T>& p, void* work, void* stream) {
   return pairwise_of_samples<T, Pairwise::kSquaredDistance>(p, work, stream);
 }
 
-MIGE_INSTANTIATE(squared_distances_work);
 MIGE_INSTANTIATE(squared_distances);
 
 }  // namespace mige::cuda

@@ -1,10 +1,10 @@
 // ssge: the score of the Spectral Stein Gradient Estimator, in one launch for small groups and in
 // several launches for larger ones.
 #include "cuda/launchers.h"
-#include "cuda/linalg/eigh_dispatch.cuh"
+#include "cuda/linalg/eigh.cuh"
 #include "cuda/rbf/gradient_sum.cuh"
 #include "cuda/rbf/pairwise.cuh"
-#include "cuda/ssge/ssge_fused.cuh"
+#include "cuda/ssge/ssge.cuh"
 
 namespace mige::cuda {
 namespace {
@@ -24,18 +24,6 @@ struct Layout : Workspace {
 };
 
 template <typename T>
-bool fits_fused(int64_t m) {
-  return m <= kLargestFused && ssge_fused_size<T>(static_cast<int>(m)) <= largest_smem();
-}
-
-template <typename T, int kLanes>
-void ssge_fused(const SsgeArguments<T>& p, Stream& stream) {
-  stream.launch(
-      ssge_fused_kernel<T, kLanes>,
-      {{at_most(p.groups, kLargestGridX)}, kFusedThreads<T, kLanes>, ssge_fused_size<T>(p.m)}, p);
-}
-
-template <typename T>
 void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, d = p.d;
   const SsgeOptions& o = p.options;
@@ -45,45 +33,43 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   pairwise<T, Pairwise::kSquaredDistance>({at.centered, nullptr, nullptr, groups, m, m, d, at.k},
                                           at.largest, stream);
   if (p.given)
-    stream.launch(given_bandwidth_kernel<T>, elementwise(groups, 1), p.given, groups, p.bandwidth);
+    stream.launch(given_bandwidth_kernel<T>, elementwise(groups, 1), p);
   else
     select_bandwidth(at.k, groups, m, o.quantile, o.multiplier, kSmallestNormal<T>, at.largest,
                      at.selections, at.counts, p.bandwidth, stream);
-  stream.launch(gram_in_place_kernel<T>, elementwise(m * m, groups), at.k, groups, m, at.largest,
-                p.bandwidth);
-  gradient_sum<T>(at.k, {at.centered, at.h, at.largest, p.bandwidth, false}, groups, m, d, stream);
+  stream.launch(gram_in_place_kernel<T>, elementwise(m * m, groups), p, at.largest, at.k);
+  contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
+              GradientSum<T>{at.centered, at.h, at.largest, p.bandwidth, false}, {groups, m, d},
+              stream);
   const EighArguments<T> e{at.k, groups, static_cast<int>(m), p.values, at.vectors, nullptr};
   spectral<T, Spectrum::kGram>({e, at.largest}, at.spectral, stream);
-  stream.launch(rank_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, groups, m, o.threshold,
-                o.rank, o.power, at.largest, p.bandwidth, p.values, at.factor, p.rank);
+  stream.launch(rank_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, p, at.largest,
+                at.factor);
   T* const projected = at.centered;
   contract<T>(Rows<T>{at.vectors, m, m}, Columns<T>{at.h, m, d},
               StoreScaled<T, true>{projected, at.factor}, {groups, m, d}, stream);
   contract<T>(Columns<T>{at.vectors, m, m}, Columns<T>{projected, m, d},
-              ScaleScore<T>{p.out, at.largest, p.bandwidth, p.bound()}, {groups, m, d}, stream);
+              ScaleScore<T>{p, at.largest}, {groups, m, d}, stream);
 }
 
 }  // namespace
 
 template <typename T>
 int64_t ssge_work(const SsgeArguments<T>& p) {
-  return fits_fused<T>(p.m) ? 0 : Layout<T>{Workspace(nullptr), p.groups, p.m, p.d}.size();
+  return ssge_fits_a_block<T>(p.m) ? 0 : Layout<T>{Workspace(nullptr), p.groups, p.m, p.d}.size();
 }
 
 template <typename T>
 int ssge(const SsgeArguments<T>& p, void* work, void* cuda_stream) {
   if (p.groups == 0) return 0;
   Stream stream(cuda_stream);
-  if (!fits_fused<T>(p.m))
+  if (!ssge_fits_a_block<T>(p.m))
     ssge_in_steps(p, work, stream);
-  else if (p.m <= 64)
-    ssge_fused<T, 8>(p, stream);
   else
-    ssge_fused<T, 16>(p, stream);
+    ssge_fused(p, stream);
   return stream.status();
 }
 
-MIGE_INSTANTIATE(ssge_work);
 MIGE_INSTANTIATE(ssge);
 
 }  // namespace mige::cuda

@@ -7,9 +7,9 @@
 
 namespace mige::cuda {
 
-// h_ij = (x_ij Σ_k a_ik − Σ_k a_ik x_kj) / σ² with a = K. The coordinates x come from `center`. If
-// they are scaled for the bandwidth, the result is scaled back here. If they are scaled by
-// normal_scale, it is not.
+// The finish h_ij = (x_ij Σ_k a_ik − Σ_k a_ik x_kj) / σ² of the product a x with a = K. The
+// coordinates x come from `center`. If they are scaled for the bandwidth, the result is scaled back
+// here. If they are scaled by normal_scale, it is not.
 template <typename T>
 struct GradientSum {
   using Sum = T;
@@ -38,13 +38,5 @@ struct GradientSum {
 };
 template <typename T>
 constexpr bool kWithRowSums<GradientSum<T>> = true;
-
-// Computes K X and the row sums K 1, and applies `finish` to them.
-template <typename T>
-void gradient_sum(const T* k,  // [groups, m, m]
-                  const GradientSum<T>& finish, int64_t groups, int64_t m, int64_t d,
-                  Stream& stream) {
-  contract<T>(Rows<T>{k, m, m}, Columns<T>{finish.x, m, d}, finish, {groups, m, d}, stream);
-}
 
 }  // namespace mige::cuda

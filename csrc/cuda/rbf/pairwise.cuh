@@ -48,18 +48,15 @@ __device__ __forceinline__ void write_quad(T* out, int64_t m, int64_t n, int64_t
 // Computes tiles of `out`. Registers: at most 128 in <float, 4>, otherwise 255.
 template <typename T, int kThreadTile, Pairwise kKind>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
-    pairwise_kernel(const T* __restrict__ x,  // [groups, m, d]
-                    const T* __restrict__ y,  // [groups, n, d] or nullptr
-                    int64_t groups, int64_t m, int64_t n, int64_t d,
-                    const Key<T>* __restrict__ largest,  // [groups], magnitudes of x and y
-                    const T* __restrict__ bandwidth,     // [groups]: kRbf, kScaledRbf
-                    T* __restrict__ out) {               // [groups, m, n]
+    pairwise_kernel(PairwiseArguments<T> p,
+                    const Key<T>* __restrict__ largest) {  // [groups], magnitudes of x and y
   using Shape = Tile<kThreadTile>;
   constexpr bool kGram = kKind == Pairwise::kRbf || kKind == Pairwise::kScaledRbf;
   __shared__ __align__(16) T slices[Shape::kSlices];
   static_assert(sizeof(slices) <= 48 * 1024, "static shared memory");
 
-  const bool symmetric = y == nullptr;
+  const int64_t m = p.m, n = p.n, d = p.d;
+  const bool symmetric = p.y == nullptr;
   const int64_t across = divide_up(n, Shape::kSize);
   const int64_t tile_row = blockIdx.x / across, tile_column = blockIdx.x % across;
   if (symmetric && tile_column < tile_row) return;  // the mirrored tile writes it
@@ -68,22 +65,22 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   const int64_t column0 = tile_column * Shape::kSize;
   const bool mirrored = symmetric && row0 != column0;
 
-  for (int64_t g = blockIdx.z; g < groups; g += gridDim.z) {
-    T* const target = out + g * m * n;
+  for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
+    T* const target = p.out + g * m * n;
     T sum[kThreadTile][kThreadTile] = {};
     {
       const T magnitude = magnitude_of<T>(largest[g]);
       T scale = kKind == Pairwise::kScaledSquaredDistance ? normal_scale(magnitude) : T(1);
-      if (kKind == Pairwise::kRbf) scale = ScaledBandwidth<T>::of(bandwidth[g], magnitude).scale;
-      const Operand<T, true> left{x + g * m * d, m, d, d, scale};
-      const Operand<T, true> right{symmetric ? x + g * m * d : y + g * n * d, n, d, d, scale};
-      accumulate<T, kThreadTile>(left, row0, right, column0, slices, sum, SquaredDifference{});
+      if (kKind == Pairwise::kRbf) scale = ScaledBandwidth<T>::of(p.bandwidth[g], magnitude).scale;
+      const Operand<T, true> left{p.x + g * m * d, m, d, d, scale};
+      const Operand<T, true> right{symmetric ? p.x + g * m * d : p.y + g * n * d, n, d, d, scale};
+      accumulate(left, row0, right, column0, slices, sum, SquaredDifference{});
     }
 
     // The magnitude is read again rather than kept, because the loop above needs all registers.
     const T magnitude = magnitude_of<T>(largest[g]);
     if (kGram) {
-      const T sigma = bandwidth[g];
+      const T sigma = p.bandwidth[g];
       const T gamma = is_bandwidth(sigma, magnitude)
                           ? ScaledBandwidth<T>::of(sigma, magnitude).gamma
                           : not_a_number<T>();
@@ -118,8 +115,7 @@ void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stre
   if (p.groups == 0 || p.m == 0 || p.n == 0) return;
   const auto launch = [&](auto kernel, int64_t tile) {
     const Grid grid{divide_up(p.n, tile) * divide_up(p.m, tile), 1, group_blocks(p.groups)};
-    stream.launch(kernel, {grid, kTileThreads}, p.x, p.y, p.groups, p.m, p.n, p.d, largest,
-                  p.bandwidth, p.out);
+    stream.launch(kernel, {grid, kTileThreads}, p, largest);
   };
   if constexpr (sizeof(T) == 4) {
     if (p.m > kSmallPairwise && p.n > kSmallPairwise)

@@ -17,6 +17,7 @@
 // float and 51 KiB in double.
 #pragma once
 
+#include "common/operators.h"
 #include "cuda/core/scale.cuh"
 #include "cuda/linalg/contraction.cuh"
 
@@ -32,36 +33,30 @@ static_assert(kRbfProductSmem<double> <= 99 * 1024, "shared memory of the smalle
 
 // Computes `out` for 64 queries per thread block. Registers: at most 128 in float, 255 in double.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTile>)
-    rbf_product_kernel(const T* __restrict__ q,             // [groups, m, d]
-                       const T* __restrict__ x,             // [groups, n, d]
-                       const T* __restrict__ w,             // [groups, n, p]
-                       const T* __restrict__ bandwidth,     // [groups]
-                       const Key<T>* __restrict__ largest,  // [groups], magnitudes of q and x
-                       int64_t groups, int64_t m, int64_t n, int64_t d, int64_t p,
-                       T* __restrict__ out) {  // [groups, m, p]
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
+    rbf_product_kernel(RbfProductArguments<T> of,
+                       const Key<T>* __restrict__ largest) {  // [groups], magnitudes of q and x
   constexpr int kThreadTile = kProductThreadTile, kPitch = Tile<kThreadTile>::kPitch;
   T* const slices = dynamic_smem<T>();                    // [2, kTileDepth, kPitch]
   T* const k_tile = slices + Tile<kThreadTile>::kSlices;  // [64 samples, 64 queries], pitch kPitch
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kProductTile;
-  const int64_t pieces = divide_up(p, kProductTile);
+  const int64_t m = of.m, n = of.n, d = of.d, p = of.p, pieces = divide_up(p, kProductTile);
 
-  for (int64_t g = blockIdx.z; g < groups; g += gridDim.z) {
+  for (int64_t g = blockIdx.z; g < of.groups; g += gridDim.z) {
     const T magnitude = magnitude_of<T>(largest[g]);
-    const T sigma = bandwidth[g];
+    const T sigma = of.bandwidth[g];
     const ScaledBandwidth<T> width = ScaledBandwidth<T>::of(sigma, magnitude);
     const T gamma = is_bandwidth(sigma, magnitude) ? width.gamma : not_a_number<T>();
-    const Operand<T, true> queries{q + g * m * d, m, d, d, width.scale};
-    const Operand<T, true> samples{x + g * n * d, n, d, d, width.scale};
-    T* const target = out + g * m * p;
+    const Operand<T, true> queries{of.q + g * m * d, m, d, d, width.scale};
+    const Operand<T, true> samples{of.x + g * n * d, n, d, d, width.scale};
+    T* const target = of.out + g * m * p;
 
     // There is at least one round, so that zeros are written for n = 0.
     for (int64_t sample0 = 0; sample0 == 0 || sample0 < n; sample0 += kProductTile) {
       {
         T sum[kThreadTile][kThreadTile] = {};
-        accumulate<T, kThreadTile>(queries, row0, samples, sample0, slices, sum,
-                                   SquaredDifference{});
+        accumulate(queries, row0, samples, sample0, slices, sum, SquaredDifference{});
 #pragma unroll
         for (int j = 0; j < kThreadTile; ++j) {
           Quad<T> quad;  // four queries of one sample
@@ -76,15 +71,15 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kProductThreadTil
         const int64_t column0 = piece * kProductTile;
         T sum[kThreadTile][kThreadTile] = {};
         T values[kThreadTile];
-        const Operand<T, false> weights{w + g * n * p, p, n, p, T(1)};
+        const Operand<T, false> weights{of.w + g * n * p, p, n, p, T(1)};
         for (int k0 = 0; k0 < kProductTile; k0 += kTileDepth) {
-          weights.template fetch<kThreadTile>(column0, sample0 + k0, values);
+          weights.fetch(column0, sample0 + k0, values);
           __syncthreads();  // the tile of k is complete, and the previous slice has been read
-          weights.template store<kThreadTile>(values, slices);
+          weights.store(values, slices);
           __syncthreads();
-          use_slice<T, kThreadTile>(k_tile + k0 * kPitch, slices, sum, Multiply{});
+          use_slice(k_tile + k0 * kPitch, slices, sum);
         }
-        for_each_element<kThreadTile>(row0, column0, m, p, [&](int i, int j, int64_t r, int64_t c) {
+        for_each_element(row0, column0, m, p, [&](int i, int j, int64_t r, int64_t c) {
           T* const at = target + r * p + c;
           *at = sample0 == 0 ? sum[i][j] : *at + sum[i][j];
         });

@@ -8,6 +8,14 @@
 
 namespace mige::cuda {
 
+// Whether ssge_fused can take groups of m samples on this device.
+template <typename T>
+bool ssge_fits_a_block(int64_t m);
+
+// The whole score in one launch (ssge_fused.cu).
+template <typename T>
+void ssge_fused(const SsgeArguments<T>& p, Stream& stream);
+
 // γ of a group whose coordinates were multiplied by normal_scale. Equal samples have σ = 0. With
 // γ = 0 all later steps stay finite, and the score is 0.
 template <typename T>
@@ -21,8 +29,8 @@ __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
 // summed in the same order as on the CPU.
 template <typename T>
 __device__ int64_t choose_rank(const T* values,  // [m], ascending
-                               int64_t m, double threshold, int64_t fixed_rank) {
-  auto kept = SpectralRank::of(values[m - 1], m, threshold, fixed_rank);
+                               int64_t m, const SsgeOptions& options) {
+  auto kept = SpectralRank::of(values[m - 1], m, options.threshold, options.rank);
   const int lane = threadIdx.x % kWarp;
   for (int64_t base = 0; base < m; base += kWarp) {
     const int64_t at = m - 1 - base - lane;
@@ -45,31 +53,28 @@ __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
 // samples.)
 template <typename T>
 __device__ __forceinline__ T checked_bandwidth(T given) {
-  return given > T(0) && given - given == T(0) ? given : not_a_number<T>();
+  return is_positive_and_finite(given) ? given : not_a_number<T>();
 }
 
 // Copies the given bandwidths after a check. A thread takes a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kElementThreads, 4)
-    given_bandwidth_kernel(const T* __restrict__ given,  // [groups]
-                           int64_t groups,
-                           T* __restrict__ bandwidth) {  // [groups]
-  grid_stride<kElementThreads>(groups,
-                               [&](int64_t g) { bandwidth[g] = checked_bandwidth(given[g]); });
+__global__ void __launch_bounds__(kElementThreads, 4) given_bandwidth_kernel(SsgeArguments<T> p) {
+  grid_stride<kElementThreads>(p.groups,
+                               [&](int64_t g) { p.bandwidth[g] = checked_bandwidth(p.given[g]); });
 }
 
 // Computes k_ij = exp(−γ s_ij) in place, elementwise. Work: reads and writes m² values. Registers:
 // at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
-    gram_in_place_kernel(T* __restrict__ s,  // [groups, m, m]
-                         int64_t groups, int64_t m,
+    gram_in_place_kernel(SsgeArguments<T> p,
                          const Key<T>* __restrict__ largest,  // [groups]
-                         const T* __restrict__ bandwidth) {   // [groups]
-  for (int64_t g = blockIdx.y; g < groups; g += gridDim.y) {
-    const T gamma = gamma_of(bandwidth[g], magnitude_of<T>(largest[g]));
-    T* const k = s + g * m * m;
-    grid_stride<kElementThreads>(m * m, [&](int64_t i) { k[i] = rbf(k[i], gamma); });
+                         T* __restrict__ s) {                 // [groups, m, m]
+  const int64_t count = p.m * p.m;
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    const T gamma = gamma_of(p.bandwidth[g], magnitude_of<T>(largest[g]));
+    T* const k = s + g * count;
+    grid_stride<kElementThreads>(count, [&](int64_t i) { k[i] = rbf(k[i], gamma); });
   }
 }
 
@@ -78,47 +83,44 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 // values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16)
-    rank_kernel(int64_t groups, int64_t m, double threshold, int64_t fixed_rank, int64_t power,
+    rank_kernel(SsgeArguments<T> p,
                 const Key<T>* __restrict__ largest,  // [groups]
-                const T* __restrict__ bandwidth,     // [groups]
-                T* __restrict__ values,              // [groups, m], ascending
-                T* __restrict__ factor,              // [groups, m]
-                int64_t* __restrict__ rank) {        // [groups]
+                T* __restrict__ factor) {            // [groups, m]
   const int lane = threadIdx.x % kWarp;
-  for (int64_t g = blockIdx.x; g < groups; g += gridDim.x) {
-    const T sigma = bandwidth[g], magnitude = magnitude_of<T>(largest[g]);
+  const int64_t m = p.m;
+  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
+    const T sigma = p.bandwidth[g], magnitude = magnitude_of<T>(largest[g]);
     const T gamma = gamma_of(sigma, magnitude);
-    T* const spectrum = values + g * m;
+    T* const spectrum = p.values + g * m;
     const bool none = sigma == T(0) || !(gamma == gamma);
     const T instead = sigma == T(0) ? T(0) : gamma;  // 0 or NaN
-    const int64_t j = none ? 0 : choose_rank(spectrum, m, threshold, fixed_rank);
+    const int64_t j = none ? 0 : choose_rank(spectrum, m, p.options);
     __syncwarp();
     for (int64_t i = lane; i < m; i += kWarp) {
       if (none) spectrum[i] = instead;
-      const T kept = i >= m - j ? filter_of(spectrum[i], power) : T(0);
+      const T kept = i >= m - j ? filter_of(spectrum[i], p.options.power) : T(0);
       factor[g * m + i] = none ? instead : kept;
     }
-    if (lane == 0) rank[g] = j;
+    if (lane == 0) p.rank[g] = j;
   }
 }
 
-// Stores the score: out_ij = scale × the sum, limited to ±bound. The factor undoes normal_scale.
+// Stores the score: out_ij = scale × the sum, limited to ±p.bound(). The factor undoes
+// normal_scale.
 template <typename T>
 struct ScaleScore {
   using Sum = T;
-  T* out;                 // [groups, m, n]
+  SsgeArguments<T> p;
   const Key<T>* largest;  // [groups]
-  const T* bandwidth;     // [groups]
-  T bound;
 
   __device__ auto of(int64_t g, int64_t m, int64_t n) const {
-    const T sigma = bandwidth[g], magnitude = magnitude_of<T>(largest[g]);
+    const T sigma = p.bandwidth[g], magnitude = magnitude_of<T>(largest[g]);
     // Equal samples, σ = 0, have a score of 0. Any other value that is not a bandwidth gives NaN.
     const T factor = is_bandwidth(sigma, magnitude)
                          ? ScaledBandwidth<T>(sigma, normal_scale(magnitude)).scale
                          : (sigma == T(0) ? T(0) : not_a_number<T>());
-    T* const target = out + g * m * n;
-    return [=, bound = bound](int64_t i, int64_t j, T sum) {
+    T* const target = p.out + g * m * n;
+    return [=, bound = p.bound()](int64_t i, int64_t j, T sum) {
       target[i * n + j] = clamped(factor * sum, bound);
     };
   }

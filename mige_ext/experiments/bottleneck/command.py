@@ -152,7 +152,7 @@ class Bottlenecks(Comparison):
         epochs = " to ".join(f"{number}" for number in dict.fromkeys([numbers[0], numbers[-1]]))
         return (
             f"{images.name}: {len(images.train)} training, {len(images.validation)} validation and "
-            f"{len(images.test)} test images; "
+            f"{len(images.test)} test images;\n"
             f"tested after {epochs} epochs on {self.final_images} images; "
             f"seeds: {self.options.seeds}.\n"
             f"Values are means over the seeds ± standard error; β is chosen on the validation "

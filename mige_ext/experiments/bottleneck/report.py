@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +15,13 @@ from mige_ext.experiments.bottleneck.training import Epoch
 from mige_ext.experiments.common import plots, tables
 from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.statistics import by_method, by_value, mean_and_error, spread_of
+
+#: Axis label of each learning curve, by column of metrics.csv.
+CURVES = {
+    "val_error": "validation error, %",
+    "cross_entropy": "cross-entropy, nats",
+    "information": "upper bound of I(z; x), nats",
+}
 
 
 @dataclass(frozen=True)
@@ -67,46 +74,56 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     """Learning curves, and error against information for every β.
 
     Args:
-        results: Results of the search.
-        metrics: Rows of metrics.csv.
+        results: Results of the search. They are drawn if a method has several β.
+        metrics: Rows of metrics.csv. Without rows, there are no learning curves.
         shown: Runs whose learning curves are drawn, with one β for each method.
     """
-    fig, panels = plots.figure(2, 2, panel=(3.8, 2.7))
-    *over_epochs, trade_off = panels.flat
-    labels = {
-        "val_error": "validation error, %",
-        "cross_entropy": "cross-entropy, nats",
-        "information": "upper bound of I(z; x), nats",
-    }
-    axes = dict(zip(labels, over_epochs, strict=True))
+    methods = by_method(shown)
+    searched = {name: rows for name, rows in by_method(results).items() if name in methods}
+    grid = any(len({row.beta for row in rows}) > 1 for rows in searched.values())
+    curves = list(CURVES) if metrics else []
+    rows, columns = (2, 2) if curves and grid else (1, len(curves) or 1)
+    panel = (3.8, 2.7 if grid else 3.2) if curves else (6.0, 3.6)
+    fig, panels = plots.figure(rows, columns, panel=panel)
+    axes = dict(zip(curves, panels.flat, strict=False))
     plots.learning_curves(axes, metrics, shown, METHODS, percent=["val_error"])
     for column, ax in axes.items():
-        ax.set_ylabel(labels[column])
-    methods = by_method(shown)
-    for name, rows in by_method(results).items():
-        if name in methods:
-            _draw_trade_off(trade_off, rows, METHODS[name].label)
-    trade_off.set(xlabel=labels["information"], ylabel=labels["val_error"])
-    scales = {ax.yaxis: ax.set_yscale for ax in panels.flat} | {
-        trade_off.xaxis: trade_off.set_xscale
-    }
-    for axis, set_scale in scales.items():
-        if not math.isfinite(axis.get_minpos()):  # an empty panel: all runs diverged
+        ax.set_ylabel(CURVES[column])
+        _logarithmic(ax, "y")
+    sentences = []
+    if curves:
+        at_beta = {METHODS[run.method].label: f"β = {run.value:g}" for run in shown if run.value}
+        betas = ", ".join(" ".join(item) for item in at_beta.items()) or "no β"
+        seeds = len({run.seed for run in shown})
+        sentences.append(f"{betas}; {spread_of(seeds, 'standard deviation')}.")
+    if grid:
+        trade_off = panels[-1, -1]
+        for name, of_method in searched.items():
+            _draw_trade_off(trade_off, of_method, METHODS[name].label)
+        trade_off.set(xlabel=CURVES["information"], ylabel=CURVES["val_error"])
+        _logarithmic(trade_off, "x", "y")
+        where = "Below right: every" if curves else "Every"
+        sentences.append(
+            f"{where} β, mean ± standard error. A dashed line is the least mean error of a method "
+            "whose code is deterministic: its information is infinite."
+        )
+    plots.legend(fig, columns=min(len(methods), 5))
+    plots.caption(fig, *sentences)
+    return fig
+
+
+def _logarithmic(ax: Axes, *names: Literal["x", "y"]) -> None:
+    """Make axes logarithmic, with numbers at the ticks; an axis without values stays linear."""
+    for name in names:
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        if not math.isfinite(axis.get_minpos()):  # all runs diverged
             continue
-        set_scale("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.set(**{f"{name}scale": "log"})
+        low, high = axis.get_view_interval()
+        narrow = high < 10 * low
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if narrow else (1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
-    plots.legend(fig, columns=min(len(methods), 5))
-    at_beta = {METHODS[run.method].label: f"β = {run.value:g}" for run in shown if run.value}
-    betas = ", ".join(" ".join(item) for item in at_beta.items()) or "no β"
-    plots.caption(
-        fig,
-        f"{betas}; {spread_of(len({run.seed for run in shown}), 'standard deviation')}.",
-        "Below right: every β, mean ± standard error. A dashed line is the least mean error of a "
-        "method whose code is deterministic: its information is infinite.",
-    )
-    return fig
 
 
 def _draw_trade_off(ax: Axes, rows: Sequence[Result], label: str) -> None:
@@ -116,7 +133,7 @@ def _draw_trade_off(ax: Axes, rows: Sequence[Result], label: str) -> None:
         points.append([information, *mean_and_error([100 * row.val_error for row in of_beta])])
     at, error, uncertainty = np.array(points).T
     if np.isinf(at).all():
-        ax.axhline(error.min(), color=plots.PALETTE[label], linestyle="--")
+        ax.axhline(error.min(), color=plots.PALETTE[label], linestyle="--", label=label)
     else:
         plots.errorbar(ax, at, error, label, yerr=uncertainty, markersize=4)
 

@@ -78,6 +78,11 @@ class Comparison(Experiment):
         super().__init__(options, settings)
         names = options.method or (self.quick_methods if options.quick else self.methods)
         self.values = {name: self._values(name) for name in names}
+        if options.grid_seeds and options.grid_seeds > options.seeds:
+            raise ValueError(
+                f"grid_seeds must be at most the {options.seeds} seeds of --seeds, "
+                f"got {options.grid_seeds}"
+            )
         self.device = device_of(options.device)
         self.problem = self.load_problem()
         self.search_runs: list[Run] = []
@@ -150,7 +155,7 @@ class Comparison(Experiment):
         # The runs are ordered by seed. An interrupted search then has all runs of its first seeds.
         self.search_runs = [
             Run(method, value, seed, self.search_images)
-            for seed in range(min(self.options.grid_seeds or seeds, seeds))
+            for seed in range(self.options.grid_seeds or seeds)
             for method, values in self.values.items()
             for value in values
         ]

@@ -8,7 +8,7 @@ experiment, saves it if it is interrupted, and prints its summary.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
-from inspect import Signature
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -104,12 +104,11 @@ def command(
                 options = filled(options_type(**own), out=Path("runs") / make.__name__)
                 experiment = make(options, given)
                 options = experiment.options
-                open_folder(
-                    options.out, experiment.agreed(), experiment.about(), resume=options.resume
-                )
+                about = {"command": make.__name__, **experiment.about()}
+                open_folder(options.out, experiment.agreed(), about, resume=options.resume)
                 experiment.open_tables()
             except (ValueError, ImportError, OSError, RuntimeError) as error:
-                raise typer.BadParameter(str(error)) from None
+                raise typer.BadParameter(_named(str(error), declared)) from None
             if options.quick:
                 typer.echo(experiment.quick_note)
             with (
@@ -123,13 +122,21 @@ def command(
             quick, following = "", experiment.following
             if options.quick:
                 quick = f"\n\n{QUICK_NOTE}"
-                following = f"python -m mige_ext {make.__name__}, the whole experiment"
+                following = f"python -m mige_ext {make.__name__}"
             typer.echo(f"\n{experiment.summary()}{quick}\n\n{files}")
             typer.echo(f"{experiment.measured}: see {options.out}. Next: {following}.")
 
-        run.__name__, run.__doc__ = make.__name__, make.__doc__
         declared = [*parameters(settings_type, "Settings"), *parameters(options_type, "Options")]
+        run.__name__, run.__doc__ = make.__name__, make.__doc__
         run.__signature__ = Signature(declared)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _named(message: str, declared: Sequence[Parameter]) -> str:
+    """The message, whose first word becomes an option if it is the name of one."""
+    name, _, rest = message.partition(" ")
+    if name in {parameter.name for parameter in declared}:
+        return f"--{name.replace('_', '-')} {rest}"
+    return message

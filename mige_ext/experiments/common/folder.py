@@ -99,12 +99,14 @@ def open_folder(
         path: Folder.
         settings: Values on which the numbers depend, as JSON. They must agree with those of the
             results in the folder.
-        about: Values that may change when the experiment is continued, as JSON.
+        about: Values that may change when the experiment is continued, as JSON; except
+            ``command``, the name of the experiment.
         resume: Whether to continue with the results in the folder.
 
     Raises:
         ValueError: The path cannot be a folder; the folder has results and ``resume`` is false; the
-            folder has no results and ``resume`` is true; or its results have other settings.
+            folder has no results and ``resume`` is true; its results are of another command or
+            have other settings; or the folder cannot be written.
     """
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
@@ -121,7 +123,13 @@ def open_folder(
             "or choose another"
         )
     if config.exists():
-        earlier = json.loads(config.read_text())["settings"]
+        recorded = json.loads(config.read_text())
+        now, before = about.get("command"), recorded.get("command")
+        if before not in (None, now):
+            raise ValueError(
+                f"--resume needs a folder with results of {now}, and {path} has those of {before}"
+            )
+        earlier = recorded["settings"]
         differing = [
             f"{name} is {settings.get(name)!r} now and was {earlier.get(name)!r}"
             for name in dict.fromkeys([*settings, *earlier])
@@ -131,6 +139,11 @@ def open_folder(
             raise ValueError(
                 f"--resume must have the settings of the runs in {path}: {'; '.join(differing)}"
             )
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic(config) as draft:
-        draft.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with atomic(config) as draft:
+            draft.write_text(json.dumps({"settings": settings, **about}, indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"--out must be a folder that can be written, got {path}: {error.strerror}"
+        ) from None

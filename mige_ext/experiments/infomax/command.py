@@ -133,10 +133,10 @@ class Encoders(Comparison):
     def summary(self) -> str:
         """The conditions of the test, and its table."""
         return (
-            f"{self.problem.name}: test accuracy of probes on the frozen layers, after "
-            f"{self.options.retrain or self.settings.epochs} epochs without labels on "
+            f"{self.problem.name}: test accuracy of probes on the frozen layers,\n"
+            f"after {self.options.retrain or self.settings.epochs} epochs without labels on "
             f"{self.final_images} images; seeds: {self.options.seeds}.\n"
-            "Values are means over the seeds ± standard error; learning rates are chosen on the "
+            "Values are means over the seeds ± standard error; learning rates are chosen on the\n"
             f"validation images.\n\n{format_table(self.tested, self.settings.data)}"
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mige_ext.experiments.common import plots, tables
@@ -84,21 +85,11 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
         percent=["linear_accuracy"],
         levels=[name for name, method in METHODS.items() if method.make is None],
     )
-    layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]
-    for name, rows in by_method(tested).items():
-        points = []
-        for at, layer in enumerate(layers):
-            accuracies = [100 * row.accuracy for row in rows if row.layer == layer]
-            if accuracies:
-                points.append((at, *mean_and_error(accuracies)))
-        x, means, errors = zip(*points, strict=True)
-        plots.errorbar(right, x, means, METHODS[name].label, yerr=errors, markersize=4)
+    draw_probes(right, tested)
     left.set(title="least squares, validation", ylabel="accuracy from Y, %")
     middle.set_ylabel("effective rank of Y")
     for ax in (left, middle):
         ax.set_xlim(left=0)
-    right.set(title="probes, test", ylabel="accuracy, %")
-    right.set_xticks(range(len(layers)), [LAYERS[layer] for layer in layers])
     if shown or tested:
         plots.legend(fig, columns=4)
     plots.caption(
@@ -110,3 +101,23 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
         "deviation.",
     )
     return fig
+
+
+def draw_probes(ax: Axes, tested: Sequence[Result]) -> None:
+    """Draw the test accuracy of each probe, a line through the layers for each method.
+
+    Args:
+        ax: Where it is drawn.
+        tested: Results of the final runs.
+    """
+    layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]
+    for name, rows in by_method(tested).items():
+        points = []
+        for at, layer in enumerate(layers):
+            accuracies = [100 * row.accuracy for row in rows if row.layer == layer]
+            if accuracies:
+                points.append((at, *mean_and_error(accuracies)))
+        x, means, errors = zip(*points, strict=True)
+        plots.errorbar(ax, x, means, METHODS[name].label, yerr=errors, markersize=4)
+    ax.set(title="probes, test", ylabel="accuracy, %")
+    ax.set_xticks(range(len(layers)), [LAYERS[layer] for layer in layers])

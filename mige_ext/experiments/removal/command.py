@@ -69,6 +69,11 @@ class Removals(Comparison):
         if name not in known:
             raise ValueError(f"--data must be one of {', '.join(known)}, got {name!r}")
         if name == "structural":
+            if self.options.data_dir is not None:
+                raise ValueError(
+                    "--data-dir goes with images, and --data structural has no files; "
+                    f"got {str(self.options.data_dir)!r}"
+                )
             return Structural(self.device)
         images = data.load(name, self.options.data_dir).to(self.device)
         return Images(images, self.settings.nuisance)

@@ -78,7 +78,8 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
             leak, leak_error = mean_and_error([getattr(row, column) for row in of_method])
             plots.errorbar(ax, leak, accuracy, label, xerr=leak_error, yerr=error)
     if left.get_ylim()[0] < shown:
-        left.set_ylim(bottom=shown)
+        best = max(100 * row.val_accuracy for row in results if not row.diverged)
+        left.set_ylim(shown, best + 0.05 * (best - shown))
     left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
     middle.set(title="the chosen β, test", xlabel="leak, nats")
     right.set(title="the chosen β, test", xlabel="leak, R²")

@@ -65,7 +65,7 @@ LINES = {
 class Options(CommonOptions):
     """Options that may change when the experiment is continued."""
 
-    dims: str = option(None, "Dimensions.", shown="5,8,10,16,20,32; quick 5,20")
+    dims: str = option(None, "Dimensions, with commas.", shown="5,8,10,16,20,32; quick 5,20")
     authors: bool = option(False, "Train critics as the authors' notebook does.", "--authors")
 
 

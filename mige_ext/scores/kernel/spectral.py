@@ -72,8 +72,8 @@ class FittedFilter(FittedGradient):
     """A fitted kernel score, ``g(q) = K(q, X) w + b ζ(q)``.
 
     Cost:
-        A score takes O(QMd) time and O(QM) memory. The diagonal RBF kernel never forms its Q×M
-        matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
+        A score takes O(QMd) time and O(QM) memory. ``RBF()`` with ``curl_free=False`` never forms
+        its Q×M matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
     """
 
     samples: Tensor  #: X, (..., M, d)

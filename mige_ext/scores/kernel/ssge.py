@@ -33,10 +33,10 @@ class SSGE(SpectralFilter):
         >>> fitted.score(torch.zeros(5, 8)).shape
         torch.Size([5, 8])
 
-    With the diagonal RBF kernel, which is the default and the paper's kernel, this is the native
-    operator :func:`mige_ext.ops.ssge`. Other diagonal kernels take an eigendecomposition of M×M. A
-    curl-free kernel takes one of Md×Md, and (Md)² values of memory. On CUDA, an eigendecomposition
-    of more than 2048 rows waits for the device.
+    With ``RBF()`` and ``curl_free=False``, the defaults and the paper's kernel, the score is the
+    native operator :func:`mige_ext.ops.ssge`. Other kernels with ``curl_free=False`` take an
+    eigendecomposition of M×M. With ``curl_free=True`` the matrix is Md×Md, and takes (Md)² values
+    of memory. On CUDA, an eigendecomposition of more than 2048 rows waits for the device.
 
     Args:
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction

@@ -38,8 +38,8 @@ class Tikhonov(SpectralFilter):
 class Stein(SpectralFilter):
     """Stein gradient estimator, ``g = −(K + ηI)^{−1} H`` (Li and Turner, ICLR 2018).
 
-    It is :class:`Tikhonov` with ``λ = η/M``, and raises the same errors. The paper defines the
-    estimator at the samples only.
+    This estimator is :class:`Tikhonov` with ``λ = η/M``, and raises the same errors. Li and Turner
+    define it at the samples only.
 
     Args:
         eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). The default

@@ -23,6 +23,7 @@ from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data.images import ImageData, Split
 from tests.support import image_files
+from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)
@@ -98,6 +99,7 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     for label in ("deterministic", "VIB", "MIGE", "500 training, 500 validation and 797 test"):
         assert label in shown.output
     assert "paper" not in shown.output  # whose numbers are of MNIST
+    assert_fits(shown.output, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["settings"]["epochs"] == 2
     assert config["betas"] == {"baseline": [0.0], "vib": [0.001, 0.1], "mige": [0.001, 0.1]}
@@ -292,7 +294,7 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
         ({"method": ["dropout"], "beta": [1.0]}, r"rate of dropout, and must be below 1, got 1\.0"),
         ({"threshold": 1.5}, r"threshold must .* got 1\.5"),
         ({"estimator": "adaptive", "threshold": 0.9}, r"threshold goes with --estimator ssge"),
-        ({"learning_rate": -1.0}, r"learning_rate must be finite and positive, got -1\.0"),
+        ({"learning_rate": -1.0}, r"--learning-rate must be finite and positive, got -1\.0"),
         ({"conditional": "no"}, r"conditional must be one of \['analytic', 'draws'\], got 'no'"),
         ({"conditional": "draws", "draws": 1}, r"draws must be at least 2 .*, got 1"),
         ({"choice": "best"}, r"choice must be one of \['one-se', 'least'\], got 'best'"),

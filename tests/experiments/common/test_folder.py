@@ -104,6 +104,19 @@ def test_resume_needs_results(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_resume_needs_results_of_the_same_command(tmp_path: Path) -> None:
+    open_folder(tmp_path, {"a": 1}, {"command": "toy"}, resume=False)
+    open_folder(tmp_path, {"a": 1}, {"command": "toy"}, resume=True)
+    with pytest.raises(ValueError, match=r"results of infomax, and .* has those of toy"):
+        open_folder(tmp_path, {"a": 2, "b": 3}, {"command": "infomax"}, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    path = Path("/proc/new")
+    with pytest.raises(ValueError, match="that can be written, got /proc/new: No such file"):
+        open_folder(path, {}, {}, resume=False)
+
+
 @pytest.mark.parametrize("below", ["", "below/it"])
 def test_a_file_is_no_folder(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

@@ -20,6 +20,7 @@ from mige_ext.experiments.infomax.command import infomax
 from mige_ext.experiments.infomax.report import Result, format_table
 from mige_ext.experiments.infomax.training import Epoch, Settings
 from tests.support import image_files
+from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
@@ -65,6 +66,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
     assert {(row.method, row.learning_rate) for row in rows} >= {("pca", 0.0), ("mige", 5e-4)}
     assert (whole / "infomax.png").stat().st_size > 1000
     assert "InfoNCE + PM" in result.output
+    assert_fits(result.output, tmp_path)
 
     def stop_after_an_epoch(*arguments: Any, on_epoch: Any, **options: Any) -> Any:
         def once(epoch: Epoch) -> None:
@@ -162,12 +164,12 @@ def repr_of(rows: list[Result]) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "magic"], "method must be one of"),
-        (["--estimator", "magic"], "estimator must be one of ['default', 'ssge'"),
-        (["--threshold", "0.9"], "threshold goes with --estimator ssge, got 'default'"),
-        (["--alpha", "0"], "alpha must be finite and positive"),
-        (["--learning-rate", "0"], "learning_rate must be finite and positive, got 0"),
-        (["--normalize", "magic"], "normalize must be one of"),
+        (["--method", "magic"], "--method must be one of"),
+        (["--estimator", "magic"], "--estimator must be one of ['default', 'ssge'"),
+        (["--threshold", "0.9"], "--threshold goes with --estimator ssge, got 'default'"),
+        (["--alpha", "0"], "--alpha must be finite and positive"),
+        (["--learning-rate", "0"], "--learning-rate must be finite and positive, got 0"),
+        (["--normalize", "magic"], "--normalize must be one of"),
     ],
 )
 def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from mige_ext.experiments.removal.nuisances import (
 )
 from mige_ext.experiments.removal.report import Result
 from mige_ext.experiments.removal.training import Epoch
+from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 
@@ -113,6 +114,7 @@ def test_the_command_runs_stops_and_resumes_to_the_same_numbers(
     for figure in ("removal.png", "curves.png"):
         assert (tmp_path / "whole" / figure).stat().st_size > 10_000
     assert "MINE" in whole.output and "leak, nats" in whole.output
+    assert_fits(whole.output, tmp_path)
 
     calls = 0
 
@@ -197,10 +199,12 @@ def test_divergence_is_no_leak_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--nuisance", "color"], "nuisance must be one of"),
-        (["--method", "magic"], "method must be one of"),
+        (["--nuisance", "color"], "--nuisance must be one of"),
+        (["--method", "magic"], "--method must be one of"),
         (["--data", "nowhere"], "mnist, structural, got 'nowhere'"),
         (["--data", "structural", "--nuisance", "rotation"], "--nuisance goes with images"),
+        (["--data", "structural", "--data-dir", "/"], "--data-dir goes with images"),
+        (["--seeds", "1", "--grid-seeds", "2"], "--grid-seeds must be at most the 1 seeds"),
         (["--resume"], "--resume needs a folder with results"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],

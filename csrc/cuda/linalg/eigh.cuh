@@ -1,7 +1,7 @@
-// Eigendecomposition of matrices that are too large for the shared memory of one thread block. Many
-// thread blocks run the algorithm of eigh_small.cuh on a matrix in global memory. The steps are
-// pivoted Cholesky by panels (cholesky_large.cuh), Jacobi between column blocks (jacobi_large.cuh),
-// and the results (this file).
+// Symmetric eigendecomposition by one warp or one thread block (eigh_small.cuh), or by many thread
+// blocks for matrices that are too large for the shared memory of one. Many thread blocks run the
+// same algorithm on a matrix in global memory: pivoted Cholesky by panels (cholesky_large.cuh),
+// Jacobi between column blocks (jacobi_large.cuh), and the results (this file).
 #pragma once
 
 #include "cuda/linalg/cholesky_large.cuh"
@@ -51,6 +51,43 @@ void eigh_large(const SpectralArguments<T>& e, void* work, Stream& stream) {
   jacobi_large(p, stream);
   stream.launch(large_norms_kernel<T>, row_warps(e.n, e.groups), p);
   stream.launch(large_sort_kernel<T, kSpectrum>, row_warps(e.n, e.groups), p);
+}
+
+// --- the choice of the kernels ---
+
+// n and the device's shared memory alone decide, so a matrix has the same bits in any batch.
+template <typename T>
+bool fits_a_block(int64_t n) {
+  return n <= kWarp ||
+         (n <= kLargestInBlock && shared_matrix_size<T>(static_cast<int>(n)) <= largest_smem());
+}
+
+// The bytes of workspace that spectral() needs.
+template <typename T>
+int64_t spectral_work(int64_t groups, int64_t n) {
+  if (fits_a_block<T>(n)) return 0;
+  SpectralArguments<T> e{};
+  e.groups = groups;
+  e.n = static_cast<int>(n);
+  return LargeArguments<T>{Workspace(nullptr), e}.size();
+}
+
+template <typename T, Spectrum kSpectrum>
+void spectral(const SpectralArguments<T>& e, void* work, Stream& stream) {
+  const auto in_a_block = [&](auto kernel, int threads) {
+    stream.launch(kernel, {{e.groups}, threads, shared_matrix_size<T>(e.n)}, e);
+  };
+  if (e.n <= kWarp)
+    stream.launch(eigh_warp_kernel<T, kSpectrum>,
+                  {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
+  else if (!fits_a_block<T>(e.n))
+    eigh_large<T, kSpectrum>(e, work, stream);
+  else if (e.n <= 64)
+    in_a_block(eigh_block_kernel<T, kSpectrum, 8>, kEighThreads<8>);
+  else if (e.n <= 128)
+    in_a_block(eigh_block_kernel<T, kSpectrum, 16>, kEighThreads<16>);
+  else
+    in_a_block(eigh_block_kernel<T, kSpectrum, 32>, kEighThreads<32>);
 }
 
 }  // namespace mige::cuda

@@ -12,12 +12,11 @@
 // Work: about 1.5 m² d (distances) + 2 m² d (H) + 7 × 5 m³ (eigendecomposition in 7 sweeps)
 // + 4 m² d (score) flop. Reads about 3 m d values of the samples, and reads or writes 3 m d values
 // of `out`. Shared memory: ssge_fused_size.
-#pragma once
-
 #include "cuda/linalg/eigh_small.cuh"
 #include "cuda/ssge/ssge.cuh"
 
 namespace mige::cuda {
+namespace {
 
 constexpr int kLargestFused = 128;
 constexpr int kFusedSlice = 16;
@@ -79,7 +78,7 @@ __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
     const int i0 = e % fours * 4, j0 = e / fours * 4;
     if (i0 > j0) continue;
     T sum[4][4];
-    for_each_sum<4>([&](int i, int j) {
+    for_each_sum([&](int i, int j) {
       sum[i][j] = i0 + i < m && j0 + j < m ? s[(j0 + j) * pitch + i0 + i] : T(0);
     });
 #pragma unroll 2
@@ -88,7 +87,7 @@ __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
       const auto b = *reinterpret_cast<const Quad<T>*>(slice + c * rows + j0);
       SquaredDifference{}(sum, a.v, b.v);
     }
-    for_each_sum<4>([&](int i, int j) {
+    for_each_sum([&](int i, int j) {
       if (i0 + i < m && j0 + j < m) s[(j0 + j) * pitch + i0 + i] = sum[i][j];
     });
   }
@@ -190,7 +189,8 @@ struct FusedGroup {
   __device__ __forceinline__ T bandwidth() const {
     if (p.given) return checked_bandwidth(p.given[g]);
     const T square = select_square(at, a.n, a.pitch, p.options.quantile);
-    return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>, magnitude);
+    const T poison = magnitude - magnitude;  // 0, or NaN
+    return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>) + poison;
   }
 
   // Writes the results of equal samples (0), or of a group without a valid bandwidth (NaN).
@@ -247,7 +247,7 @@ struct FusedGroup {
     }
     __syncthreads();
     if (warp == 0) {
-      const int64_t j = choose_rank(values(), m, p.options.threshold, p.options.rank);
+      const int64_t j = choose_rank(values(), m, p.options);
       if (lane == 0) {
         *at.rank = j;
         p.rank[g] = j;
@@ -310,5 +310,32 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
     group.score();
   }
 }
+
+template <typename T, int kLanes>
+void launch_fused(const SsgeArguments<T>& p, Stream& stream) {
+  stream.launch(
+      ssge_fused_kernel<T, kLanes>,
+      {{at_most(p.groups, kLargestGridX)}, kFusedThreads<T, kLanes>, ssge_fused_size<T>(p.m)}, p);
+}
+
+}  // namespace
+
+template <typename T>
+bool ssge_fits_a_block(int64_t m) {
+  return m <= kLargestFused && ssge_fused_size<T>(static_cast<int>(m)) <= largest_smem();
+}
+
+template <typename T>
+void ssge_fused(const SsgeArguments<T>& p, Stream& stream) {
+  if (p.m <= 64)
+    launch_fused<T, 8>(p, stream);
+  else
+    launch_fused<T, 16>(p, stream);
+}
+
+template bool ssge_fits_a_block<float>(int64_t);
+template bool ssge_fits_a_block<double>(int64_t);
+template void ssge_fused(const SsgeArguments<float>&, Stream&);
+template void ssge_fused(const SsgeArguments<double>&, Stream&);
 
 }  // namespace mige::cuda

@@ -1,0 +1,108 @@
+"""Draws the figures of the experiments in benchmarks/results again from the CSV files there.
+
+    python tools/figures.py [NAME ...]
+
+Run it after a change in the code of a figure. Each figure has the panels for which its CSV file has
+numbers. The toy and the benchmarks draw their own figures. ``bottleneck-mnist-grid.png`` cannot be
+drawn again, because no file has its runs.
+"""
+
+import argparse
+import csv
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from matplotlib.figure import Figure
+
+from mige_ext.experiments.bottleneck import report as bottleneck
+from mige_ext.experiments.bottleneck.training import Epoch
+from mige_ext.experiments.common import plots
+from mige_ext.experiments.common.statistics import spread_of
+from mige_ext.experiments.infomax import report as infomax
+from mige_ext.experiments.infomax.methods import METHODS
+from mige_ext.experiments.removal import report as removal
+from mige_ext.experiments.removal.command import MARGIN, choose_beta
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
+def read(name: str, row_type: type[Any]) -> list[Any]:
+    """The rows of a CSV file. A cell that is empty or missing is NaN, or 0 in a column of int."""
+    types = get_type_hints(row_type)
+    empty = {float: math.nan, int: 0}
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        return [
+            row_type(**{
+                column.name: types[column.name](
+                    line.get(column.name) or empty[types[column.name]]
+                )
+                for column in fields(row_type)
+            })
+            for line in csv.DictReader(file)
+        ]  # fmt: skip
+
+
+def draw_infomax() -> Figure:
+    """The probes of the table: runs of at most 3 epochs on all 50,000 images."""
+    rows = read("infomax-cifar10", infomax.Result)
+    tested = [row for row in rows if row.images == 50_000 and row.epochs <= 3]
+    tested.sort(key=lambda row: list(METHODS).index(row.method))
+    fig, ((ax,),) = plots.figure(1, 1, panel=(7.0, 4.2))
+    infomax.draw_probes(ax, tested)
+    plots.legend(fig, columns=4)
+    seeds = spread_of(len({row.seed for row in tested}))
+    plots.caption(fig, f"Networks that were trained on each frozen layer, on test images: {seeds}.")
+    return fig
+
+
+def draw_bottleneck_on_digits() -> Figure:
+    """Error against information for every β."""
+    rows = read("bottleneck-digits", bottleneck.Result)
+    return bottleneck.draw(rows, [], [row.run for row in rows])
+
+
+def draw_bottleneck_for_60_epochs() -> Figure:
+    """The learning curves."""
+    rows = read("bottleneck-mnist-60-epochs", Epoch)
+    return bottleneck.draw([], rows, list(dict.fromkeys(row.run for row in rows)))
+
+
+def draw_bottleneck_tests() -> Figure:
+    """The test errors of the table: runs of 8 epochs."""
+    rows = read("bottleneck-mnist", bottleneck.Result)
+    return bottleneck.draw_tests([row for row in rows if row.epochs == 8], published=True)
+
+
+def draw_removal(data: str) -> Figure:
+    """The trade-off of every method, and the tests at its β, which a search with seed 0 chose."""
+    rows = [row for row in read("removal", removal.Result) if row.data == data]
+    search = [row for row in rows if row.seed == 0]
+    choice = {row.method: choose_beta(search, row.method) for row in search}
+    return removal.draw(rows, [row for row in rows if row.beta == choice[row.method]], MARGIN)
+
+
+FIGURES = {
+    "infomax-cifar10": draw_infomax,
+    "bottleneck-digits": draw_bottleneck_on_digits,
+    "bottleneck-mnist": draw_bottleneck_tests,
+    "bottleneck-mnist-60-epochs": draw_bottleneck_for_60_epochs,
+    "removal-mnist": lambda: draw_removal("mnist"),
+    "removal-fashion": lambda: draw_removal("fashion"),
+    "removal-structural": lambda: draw_removal("structural"),
+}
+
+
+def main() -> None:
+    """Draws the figures that were named, by default all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[*FIGURES, []], default=[], metavar="NAME")
+    for name in parser.parse_args().names or FIGURES:
+        png, pdf = plots.save(FIGURES[name](), RESULTS / name)
+        pdf.unlink()
+        print(png)
+
+
+if __name__ == "__main__":
+    main()
