@@ -35,7 +35,13 @@ except ImportError as error:
         "`pip install --no-build-isolation -e .` in the source tree to build it again."
     ) from error
 
-from mige_ext.information import DEFAULT_ESTIMATOR, encoder_information, entropy, mutual_information
+from mige_ext.information import (
+    DEFAULT_ESTIMATOR,
+    encoder_information,
+    entropy,
+    mutual_information,
+    negentropy,
+)
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveDiagnostics, AdaptiveScore, FittedAdaptive
 from mige_ext.scores.base import (
@@ -106,6 +112,7 @@ __all__ = [
     "encoder_information",
     "entropy",
     "mutual_information",
+    "negentropy",
 ]
 
 

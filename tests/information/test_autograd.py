@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext import encoder_information, entropy, mutual_information
+from mige_ext import encoder_information, entropy, mutual_information, negentropy
 from mige_ext.information import DEFAULT_ESTIMATOR
 from tests.support.gradients import close, leaf
+from tests.support.inputs import normal
 
 # --- autograd -------------------------------------------------------------------------------------
 
@@ -15,14 +16,16 @@ def functions(dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, tuple[Te
     """Every information function with its leaves."""
     x, z = leaf(20, 3, dtype=dtype), leaf(20, 2, dtype=dtype, seed=1)
     draws = leaf(6, 5, 3, dtype=dtype)
+    spread = (normal(40, 2) ** 3).to(dtype).requires_grad_()
     return [
         (entropy(z), (z,)),
         (mutual_information(x, z), (x, z)),
         (encoder_information(draws), (draws,)),
+        (negentropy(spread), (spread,)),
     ]
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_gradients_scale_with_the_incoming_gradient(index: int) -> None:
     value, leaves = functions()[index]
     one = torch.autograd.grad(value, leaves, retain_graph=True)
@@ -30,7 +33,7 @@ def test_gradients_scale_with_the_incoming_gradient(index: int) -> None:
     assert all(torch.equal(s, -0.25 * g) for s, g in zip(scaled, one, strict=True))
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_a_second_derivative_raises(index: int) -> None:
     value, leaves = functions()[index]
     grads = torch.autograd.grad(value.square(), leaves, create_graph=True)
@@ -38,7 +41,7 @@ def test_a_second_derivative_raises(index: int) -> None:
         sum(g.square().sum() for g in grads).backward()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_a_second_derivative_is_not_silently_zero_beside_another_term(index: int) -> None:
     # In a gradient penalty nothing else would reveal that its own derivative is missing.
     value, leaves = functions()[index]

@@ -30,6 +30,7 @@ mutual = compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)
 
 ARGUMENTS = [
     Argument(mige.entropy, "", "z", lambda z: mige.entropy(z)),
+    Argument(mige.negentropy, "", "z", lambda z: mige.negentropy(z)),
     Argument(mige.mutual_information, "", "x",
              lambda x: mige.mutual_information(x, fill(x, 16, 2)), paired=True),
     Argument(mige.mutual_information, "", "z",
@@ -86,6 +87,8 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      [0, 1.5, NAN], r"must lie in \(0, 1\]"),
     (mige.entropy, "estimator", lambda v: mige.entropy(X, estimator=v),
      ["SSGE", 0.99, mige.SSGE], r"must have a method score\(samples\)"),
+    (mige.negentropy, "estimator", lambda v: mige.negentropy(X, estimator=v),
+     ["SSGE", 0.99, mige.SSGE(), mige.AdaptiveScore], r"must be an AdaptiveScore or None"),
     (mige.mutual_information, "estimator", lambda v: mige.mutual_information(X, Z, estimator=v),
      ["SSGE", 0.99], r"must have a method score\(samples\)"),
     (mige.mutual_information, "marginal",

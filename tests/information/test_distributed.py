@@ -30,6 +30,7 @@ SECONDS = 60  # the timeout of a collective
 Surrogate = Callable[..., Tensor]
 SURROGATES: dict[str, Surrogate] = {
     "entropy": lambda x, z, **how: mige.entropy(z, **how),
+    "negentropy": lambda x, z, estimator, **how: mige.negentropy((3 * z).exp(), **how),
     "mutual_information": lambda x, z, **how: mige.mutual_information(x, z, **how),
     "projected": lambda x, z, **how: mige.mutual_information(
         x, z, projection=mige.RandomProjection(k=2), **how

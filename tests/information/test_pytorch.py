@@ -44,6 +44,7 @@ def for_each_but(name: str) -> pytest.MarkDecorator:
 X = normal(64, 5, seed=7)
 SURROGATES: dict[str, Callable[..., Tensor]] = {
     "entropy": mige.entropy,
+    "negentropy": lambda z, **e: mige.negentropy(z**3, **e),
     "mutual_information": lambda z, **e: mige.mutual_information(X.to(z.dtype), z, **e),
     "projection": lambda z, **e: mige.mutual_information(
         X.to(z.dtype), z, projection=mige.RandomProjection(k=4), **e

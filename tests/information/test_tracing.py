@@ -74,6 +74,10 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
             "score": lambda x, z, e=e: e.score(z),
         }.items()
     },
+    "negentropy": lambda x, z: mige.negentropy(z),
+    "negentropy-qis": lambda x, z: mige.negentropy(
+        z, estimator=mige.AdaptiveScore(gaussian="qis", calibrate="stein")
+    ),
     "matched": lambda x, z: mige.mutual_information(x, z, marginal="matched"),
     "projection": lambda x, z: mige.mutual_information(x, z, projection=mige.RandomProjection(k=3)),
     "conditional": lambda x, z: mige.encoder_information(z, conditional=z.sum((-2, -1))),
@@ -167,8 +171,9 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
 
 
 DIFFERENTIABLE = [
-    name for name in CALLS if name.startswith(("entropy", "mutual", "encoder", "projection",
-    "conditional", "rbf", "donsker", "mine", "jsd", "critics", "infonce", "release-e", "release-i"))
+    name for name in CALLS if name.startswith(("entropy", "negentropy", "mutual", "encoder",
+    "projection", "conditional", "rbf", "donsker", "mine", "jsd", "critics", "infonce", "release-e",
+    "release-i"))
 ]  # fmt: skip
 
 
@@ -240,13 +245,14 @@ def test_a_compiled_training_step_equals_the_eager_one(backend: str) -> None:
     [
         lambda network, x: -mige.entropy(network(x), estimator=SSGE(calibrate="stein")),
         lambda network, x: mige.encoder_information(network(x).unflatten(0, (16, 4))),
+        lambda network, x: -mige.negentropy(network(x)),
         lambda network, x: -mige.entropy(network(x), estimator=mige.Landmarks(m=32)),
         lambda network, x: bounds.infonce(network(x) @ network(x).mT),
         lambda network, x: compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)(
             x, network(x)
         ),
     ],
-    ids=["entropy", "encoder_information", "landmarks", "infonce", "release"],
+    ids=["entropy", "encoder_information", "negentropy", "landmarks", "infonce", "release"],
 )
 def test_other_surrogates_compile_in_one_graph(loss: Callable[..., Tensor]) -> None:
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")

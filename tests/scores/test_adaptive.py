@@ -194,6 +194,11 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
                   r'calibrate must be "stein" or None, got True'),
     "one sample": (lambda: QIS.score(torch.zeros(1, 3)), ValueError,
                    r"samples must have shape .* M >= 2.*got \(1, 3\)"),
+    "gaussian_score, one sample": (lambda: AdaptiveScore().gaussian_score(torch.zeros(1, 3)),
+                                   ValueError, r"samples must have shape .* M >= 2.*got \(1, 3\)"),
+    "gaussian_score, nan": (
+        lambda: AdaptiveScore().gaussian_score(torch.full((4, 2), torch.nan)), ValueError,
+        r"samples must be finite, got 8 values"),
     "nan": (lambda: QIS.score(torch.full((4, 2), torch.nan)), ValueError,
             r"samples must be finite, got 8 values"),
     "query": (lambda: QIS.fit(torch.randn(9, 3)).score(torch.zeros(2, 4)), ValueError,
@@ -208,6 +213,27 @@ def test_bad_arguments_are_refused_by_name(mistake: str) -> None:
     call, kind, message = MISTAKES[mistake]
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+@pytest.mark.parametrize("calibrate", [None, "stein"])
+@for_each_dtype
+def test_the_gaussian_score_is_the_score_without_a_correction(
+    dtype: torch.dtype, calibrate: Any, gaussian: Any
+) -> None:
+    estimator = AdaptiveScore(gaussian=gaussian, calibrate=calibrate)
+    x = 30 + normal(20, 60, 3, dtype=dtype)
+    x = x[estimator.diagnose(x).lam.isinf()]
+    assert len(x) > 10
+    expected = estimator.score(x)
+    error = (estimator.gaussian_score(x) - expected).abs().max()
+    assert error <= 30 * rounding(dtype, 60) * expected.abs().max()
+    # It is linear in the samples, whatever their density.
+    x = two_modes(60, 3)[0].to(dtype)
+    centered = x - x.mean(0)
+    scores = estimator.gaussian_score(x)
+    linear = centered @ torch.linalg.lstsq(centered, scores).solution
+    assert (scores - linear).norm() <= 30 * rounding(dtype, 60) * scores.norm()
 
 
 def test_it_is_an_estimator_for_the_information_functions() -> None:

@@ -40,6 +40,7 @@ PALETTE: dict[str, str] = {
     "entropy": "#663300",
     "L2": "#FF99CC",
     "no removal": "#404040",
+    "contraction": "#660099",
     "MIGE, matched": "#99CC99",
     "SSGE .99": "#99CCFF",
     "HSIC": "#0000FF",

@@ -7,6 +7,7 @@ It returns a scalar.
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
   estimator. The marginal has its own score, or a matched one. Scores of SSGE and of a Gaussian are
   controls.
+* **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
   al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
   directions of little variance. A center loss (Wen et al., 2016) reduces the variation within each
@@ -48,6 +49,11 @@ def information_gradient(
         return mige.mutual_information(batch.s, z, estimator=estimator, marginal=marginal)
 
     return penalty
+
+
+def contraction(z: Tensor, batch: Batch) -> Tensor:
+    """Minus the negentropy of z. It does not use s."""
+    return -mige.negentropy(z)
 
 
 # Kernels
@@ -196,6 +202,7 @@ METHODS = {
     "mige-matched": Method("MIGE, matched", (0.03, 0.06, 0.12, 0.24), _scores(marginal="matched")),
     "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
     "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
+    "contraction": Method("contraction", (0.0025, 0.005, 0.01, 0.02), always(contraction)),
     "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), always(hsic)),
     "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), always(hsic_whitened)),
     "hsic-whitened-center": Method(

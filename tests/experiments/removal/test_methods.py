@@ -14,6 +14,7 @@ from mige_ext.experiments.removal.nuisances import (
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 PENALIZED = [name for name in METHODS if name != "none"]
+INFORMED = [name for name in PENALIZED if name != "contraction"]  # They see s.
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def linear_r2(z: Tensor, s: Tensor) -> float:
     return 1 - (left.var() / s.var()).item()
 
 
-@pytest.mark.parametrize("method", PENALIZED)
+@pytest.mark.parametrize("method", INFORMED)
 def test_steps_down_the_penalty_reduce_dependence(method: str) -> None:
     problem = Structural()
     make = METHODS[method].make
@@ -78,6 +79,35 @@ def test_penalties_are_scalars_with_gradients_in_z_alone(method: str, digits: Im
     assert value.shape == ()
     (gradient,) = torch.autograd.grad(value, z)
     assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+def test_contraction_does_not_depend_on_the_nuisance_or_the_label(digits: Images) -> None:
+    make = METHODS["contraction"].make
+    assert make is not None
+    gradients = []
+    for seed in (0, 1):
+        z = (normal(64, 4) ** 3).requires_grad_()
+        (gradient,) = torch.autograd.grad(make(digits, 4)(z, draw(digits, 64, seed)), z)
+        gradients.append(gradient)
+    assert torch.equal(*gradients)
+
+
+def test_descent_of_contraction_sharpens_clusters() -> None:
+    make = METHODS["contraction"].make
+    assert make is not None
+    side = normal(256, 2).sign()
+    z, batch = side + 0.4 * normal(256, 2, seed=1), draw(Structural(), 256)
+
+    def within(z: Tensor) -> float:
+        return (z - side * (z * side).mean(0)).square().mean().item()
+
+    before = within(z)
+    for _ in range(5):
+        z.requires_grad_()
+        (gradient,) = torch.autograd.grad(make(Structural(), 2)(z, batch), z)
+        z = z.detach() - 0.03 * len(z) * gradient
+        z = (z - z.mean(0)) / z.std(0)
+    assert within(z) < 0.5 * before
 
 
 def test_club_is_its_mean_over_all_pairs(digits: Images) -> None:
