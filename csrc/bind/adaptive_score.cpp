@@ -3,17 +3,29 @@
 
 namespace mige::bind {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_score(const Tensor& x) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_score(
+    const Tensor& x, const std::optional<Tensor>& start,
+    const std::optional<Tensor>& start_divergence) {
   Operator op("adaptive_score", "x", x, 2);
+  if (start.has_value() != start_divergence.has_value())
+    fail("ValueError: start and start_divergence must be given together");
+  Input from{}, of_from{};
+  if (start) {
+    from = op.like_samples("start", *start);
+    of_from = op.like_rows("start_divergence", *start_divergence);
+  }
   const int64_t m = op.rows, d = op.columns;
   const Output scores = op.output({m, d}), lambda = op.output({});
   const Output base = op.integer_output();
   const Output risk = op.output({}), error = op.output({}), bandwidth = op.output({});
+  const Output departure = op.output({m, d}), divergence = op.output({m});
   op.run(MIGE_KERNELS(adaptive_score), [&](auto zero) {
-    return AdaptiveScoreArguments<decltype(zero)>{op.x,   op.groups, m,    d,     scores,
-                                                  lambda, base,      risk, error, bandwidth};
+    return AdaptiveScoreArguments<decltype(zero)>{op.x,  from,      of_from,   op.groups, m,
+                                                  d,     scores,    lambda,    base,      risk,
+                                                  error, bandwidth, departure, divergence};
   });
-  return {scores.tensor, lambda.tensor, base.tensor, risk.tensor, error.tensor, bandwidth.tensor};
+  return {scores.tensor, lambda.tensor,    base.tensor,      risk.tensor,
+          error.tensor,  bandwidth.tensor, departure.tensor, divergence.tensor};
 }
 
 }  // namespace mige::bind
