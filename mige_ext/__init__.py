@@ -43,6 +43,7 @@ from mige_ext.scores.base import (
     DistributedScoreEstimator,
     FittableEstimator,
     Fitted,
+    PairScoreEstimator,
     ScoreEstimator,
 )
 from mige_ext.scores.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
@@ -97,6 +98,7 @@ __all__ = [
     "Landweber",
     "NetworkDiagnostics",
     "NuMethod",
+    "PairScoreEstimator",
     "RandomProjection",
     "ScoreEstimator",
     "SlicedScoreMatching",

@@ -159,7 +159,7 @@ def _parabola_minimum(grid: Tensor, values: Tensor) -> Tensor:
 def adaptive_score(
     x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Scores, λ, base, risk and its standard error, σ, departure and its divergence.
+    """Scores, λ, base, risk, its standard error, σ, left out, departure and its divergence.
 
     See :func:`mige_ext.ops.adaptive_score`.
     """
@@ -178,11 +178,10 @@ def _adaptive_score(
     m = x.shape[0]
     mean, whitening, tau = ridge_whitening(x)
     z = (x - mean) @ whitening
-    sigma = distance_quantile(z)
     none = x.new_zeros(())
-    if not sigma > 0:
+    if not distance_quantile(z) > 0:
         zero = torch.zeros_like(x)
-        return zero, none + torch.inf, none.long(), none, none, sigma, zero, zero[:, 0]
+        return zero, none + torch.inf, none.long(), none, none, none, none, zero, zero[:, 0]
 
     _, inverse, _, values, vectors = _standardized(x)
     dimensions, excluded = (int(count) for count in _dimensions(x, values))
@@ -195,6 +194,43 @@ def _adaptive_score(
             counts &= values > 8 * torch.finfo(x.dtype).eps * values[-1]
         back = vectors * torch.where(counts, root, 0.0) @ vectors.mT
         of_start = (start * torch.where(inverse > 0, 1 / inverse, 0.0) @ back, start_divergence)
+
+    kept = adaptive_kept(z)
+    z_kept, start_kept = z[kept], tuple(part[kept] for part in of_start)
+    sigma = distance_quantile(z_kept)
+    first = None if len(z_kept) < min(m, 8) else adaptive_start(m)  # 7 samples are too few
+    lam, base, risk, error = _choice(z_kept, sigma, dimensions, first, start_kept)
+    if math.isfinite(lam):
+        f = adaptive_residual(z, sigma, lam, base, *of_start[:1])
+        residual = f + z
+        f_kept = adaptive_residual(z_kept, sigma, lam, base, *start_kept[:1])
+        divergence = adaptive_divergence(
+            z_kept, f_kept, sigma, lam, base, dimensions, *start_kept[1:]
+        )
+        if not kept.all():  # a sample that was left out takes the divergence of its neighbor
+            places = torch.arange(m).masked_fill(~kept, 0)
+            places[kept] = torch.arange(len(z_kept))
+            nearest = squared_distances(z, z_kept).argmin(-1)
+            divergence = divergence[torch.where(kept, places, nearest)]
+    elif base == 2:
+        residual, divergence = of_start
+    else:
+        residual, divergence = torch.zeros_like(z), torch.zeros_like(z[:, 0])
+    scores, departure = (residual - z) @ whitening.mT, residual @ whitening.mT
+    left_out = 1 - kept.to(x).mean()
+    return (
+        scores, x.new_tensor(lam), torch.tensor(base), risk, error, sigma, left_out, departure,
+        divergence,
+    )  # fmt: skip
+
+
+def _choice(
+    z: Tensor, sigma: Tensor, dimensions: int, first: int | None, of_start: tuple[Tensor, ...]
+) -> tuple[float, int, Tensor, Tensor]:
+    """λ, base, risk and standard error of the candidate with the lowest bound.
+
+    The search starts at λ number ``first``; without it, no λ is tried.
+    """
 
     @cache
     def best(i: int) -> tuple[float, int, Tensor, Tensor]:
@@ -209,15 +245,16 @@ def _adaptive_score(
     def bound(i: int) -> float:
         return best(i)[0]
 
-    limit, unchanged = 0.0, (1, none, none)  # the Gaussian score unchanged
-    residual, divergence = torch.zeros_like(z), torch.zeros_like(z[:, 0])
+    none = z.new_zeros(())
+    if first is None:
+        return math.inf, 1, none, none
+    limit, unchanged = 0.0, (math.inf, 1, none, none)  # the Gaussian score unchanged
     if of_start:
         r = of_start[0].square().sum(-1) / 2 - (z * of_start[0]).sum(-1) + of_start[1]
         if _bound(r) < 0:  # the start unchanged
-            limit, unchanged = _bound(r), (2, *_mean_and_error(r))
-            residual, divergence = of_start
+            limit, unchanged = _bound(r), (math.inf, 2, *_mean_and_error(r))
 
-    at = adaptive_start(m)
+    at = first
     for step in (-2, 2):  # decades, first towards larger λ
         before = at
         while 0 <= at + step < len(LAMBDA_GRID) and bound(at + step) < bound(at):
@@ -229,18 +266,7 @@ def _adaptive_score(
         half = (at + min(neighbors, key=bound)) // 2
         if bound(half) < bound(at):
             at = half
-    if bound(at) < limit:
-        lam = LAMBDA_GRID[at]
-        _, base, risk, error = best(at)
-        f = adaptive_residual(z, sigma, lam, base, *of_start[:1])
-        residual = f + z
-        divergence = adaptive_divergence(z, f, sigma, lam, base, dimensions, *of_start[1:])
-    else:
-        lam, (base, risk, error) = math.inf, unchanged
-    scores, departure = (residual - z) @ whitening.mT, residual @ whitening.mT
-    return (
-        scores, x.new_tensor(lam), torch.tensor(base), risk, error, sigma, departure, divergence
-    )  # fmt: skip
+    return (LAMBDA_GRID[at], *best(at)[1:]) if bound(at) < limit else unchanged
 
 
 def _mean_and_error(r: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,6 +276,44 @@ def _mean_and_error(r: Tensor) -> tuple[Tensor, Tensor]:
 def _bound(r: Tensor) -> float:
     risk, error = _mean_and_error(r)
     return float(risk + error)
+
+
+def adaptive_kept(z: Tensor) -> Tensor:
+    """Which samples take part in the choice of λ, (M, d) -> (M), boolean.
+
+    Of samples that coincide up to rounding, one is kept. Near-coincident pairs are separated if
+    there are more of them than among independent samples. csrc/common/thinning_rule.h explains the
+    rule.
+    """
+    m, d = z.shape
+    s = squared_distances(z)
+    earlier = torch.ones(m, m).tril(-1).bool()
+    distinct = ~((s <= 1e-12 * d) & earlier).any(-1)
+    n = int(distinct.sum())
+    if n < 2:
+        return torch.ones(m).bool()
+    if n < 24:
+        return distinct
+    among = s.masked_fill(torch.eye(m).bool() | ~distinct, torch.inf)
+    nearest = among.sort(-1).values[:, : min(20, n // 4)]
+    outer = nearest.shape[-1]
+    inner = outer // 2
+    log_ratio = (nearest[:, outer - 1] / nearest[:, inner - 1])[distinct].log().mean()
+    half_dimension = sum(1 / j for j in range(inner, outer)) / max(float(log_ratio), 2e-3)
+
+    def largest_ratio(p: float) -> float:
+        return float((1 - (1 - p) ** (1 / 5)) ** (1 / half_dimension))
+
+    scale = nearest[:, 5]
+    too_many = False
+    for p in (0.5, 0.2, 0.05, 0.01, 0.001):
+        count = int((nearest[:, 0] < largest_ratio(p) * scale)[distinct].sum())
+        too_many |= count > p * n + 3 * math.sqrt(2 * p * n) + 2
+    if not too_many:
+        return distinct
+    larger = (scale > scale.unsqueeze(-1)) | ((scale == scale.unsqueeze(-1)) & earlier)
+    close = among < largest_ratio(0.5) * torch.minimum(scale, scale.unsqueeze(-1))
+    return distinct & ~(close & larger).any(-1)
 
 
 def adaptive_start(m: int) -> int:

@@ -3,7 +3,7 @@
 
 namespace mige::bind {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_score(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_score(
     const Tensor& x, const std::optional<Tensor>& start,
     const std::optional<Tensor>& start_divergence) {
   Operator op("adaptive_score", "x", x, 2);
@@ -18,14 +18,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> adapt
   const Output scores = op.output({m, d}), lambda = op.output({});
   const Output base = op.integer_output();
   const Output risk = op.output({}), error = op.output({}), bandwidth = op.output({});
+  const Output left_out = op.output({});
   const Output departure = op.output({m, d}), divergence = op.output({m});
   op.run(MIGE_KERNELS(adaptive_score), [&](auto zero) {
-    return AdaptiveScoreArguments<decltype(zero)>{op.x,  from,      of_from,   op.groups, m,
-                                                  d,     scores,    lambda,    base,      risk,
-                                                  error, bandwidth, departure, divergence};
+    return AdaptiveScoreArguments<decltype(zero)>{
+        op.x, from, of_from, op.groups, m,        d,         scores,    lambda,
+        base, risk, error,   bandwidth, left_out, departure, divergence};
   });
-  return {scores.tensor, lambda.tensor,    base.tensor,      risk.tensor,
-          error.tensor,  bandwidth.tensor, departure.tensor, divergence.tensor};
+  return {scores.tensor,    lambda.tensor,   base.tensor,      risk.tensor,      error.tensor,
+          bandwidth.tensor, left_out.tensor, departure.tensor, divergence.tensor};
 }
 
 }  // namespace mige::bind

@@ -107,6 +107,7 @@ struct AdaptiveScoreArguments {
   T* risk;        // [groups], minus the risk of the Gaussian score
   T* error;       // [groups], standard error of the risk
   T* bandwidth;   // [groups], in whitened units
+  T* left_out;    // [groups], fraction of samples that the choice of λ leaves out
   T* departure;   // [groups, m, d], of the scores
   T* divergence;  // [groups, m], of the departure
 };

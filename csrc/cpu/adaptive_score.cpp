@@ -22,15 +22,18 @@
 //   X = B R₀,   F = −W − λM (Y − X),   the last term of div_i is d (1 − λM b_i) + λM b_i δ_i
 //
 // common/lambda_search.h decides which λ are evaluated. Work for one λ: m³ + (10 r + 4) m² flop,
-// and 4 r m² more with a start. Memory: 4 m² + O(m (d + r)) values.
+// and 4 r m² more with a start. Memory: 4 m² + O(m (d + r)) values, and up to 4 m² more if samples
+// are left out (common/thinning_rule.h).
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "common/lambda_search.h"
 #include "cpu/adaptive_risk.h"
 #include "cpu/distance_quantile.h"
 #include "cpu/inverse.h"
 #include "cpu/operators.h"
+#include "cpu/thinning.h"
 #include "cpu/whitening.h"
 
 namespace mige::cpu {
@@ -66,6 +69,7 @@ struct Departure {
 template <typename T>
 class Candidates {
  public:
+  // Computes the squared distances. `prepare` must follow.
   Candidates(const T* z,  // [m, r]
              Departure<T> start, int64_t m, int64_t r, int64_t d)
       : m_(m),
@@ -76,9 +80,18 @@ class Candidates {
         z_(z),
         start_(start) {
     squared_distance_matrix<T>(z, nullptr, m, m, r, T(1), k_.get());
-    square_ = upper_quantile(k_.get(), m, 0.5);
-    if (!(square_ > T(0))) return;
-    const T inverse_variance = T(1) / square_;
+  }
+
+  // The squared distances, [m, m], above the diagonal. `prepare` overwrites them.
+  const T* squared_distances() const { return k_.get(); }
+  // The square of their median.
+  T median() const { return upper_quantile(k_.get(), m_, 0.5); }
+
+  // Computes K and [H z R₀] with the bandwidth √square.
+  void prepare(T square) {
+    const int64_t m = m_, r = r_;
+    const T* const z = z_;
+    const T inverse_variance = T(1) / square;
     parallel_triangle(m, [&](int64_t begin, int64_t end) {
       imq_rows(k_.get(), m, inverse_variance, begin, end);
     });
@@ -101,11 +114,7 @@ class Candidates {
     pack_columns(hz, m, n_, T(1), hz_panels_.get());
   }
 
-  // The bandwidth σ of the IMQ kernel. It is 0 if all samples are equal, and there are no
-  // candidates then.
-  T bandwidth() const { return std::sqrt(square_); }
-
-  // The risk at this λ of the base with the lower bound.
+  // The risk at this λ of the base with the lowest bound.
   Risk evaluate(double lambda) {
     shift_ = static_cast<T>(lambda * static_cast<double>(m_));
     for (int64_t i = 0; i < m_; ++i) {
@@ -202,7 +211,7 @@ class Candidates {
   const Buffer<T> hz_panels_{panels_size<T>(m_, n_)}, wy_panels_{panels_size<T>(m_, n_)};
   const Buffer<T> z_panels_{panels_size<T>(m_, r_)};
   const Buffer<double> risks_{bases_ * m_}, divergences_{bases_ * m_};
-  T square_ = 0, shift_ = 0;
+  T shift_ = 0;
 };
 
 // A result of the search: its risk and its λ, F and div_i.
@@ -216,12 +225,13 @@ struct Result {
 };
 
 // Drives the search over λ (common/lambda_search.h). `best` holds the best score without a
-// correction before, and the best score after the search.
+// correction before, and the best score after the search. The search starts at the λ for
+// `of_samples` samples.
 template <typename T>
-void search_lambda(Candidates<T>& candidates, Result<T>& best) {
+void search_lambda(Candidates<T>& candidates, int64_t of_samples, Result<T>& best) {
   LambdaSearch search;
   search.start(best.risk.bound());
-  for (int i = first_lambda(best.m); i >= 0; i = search.after(i)) {
+  for (int i = first_lambda(of_samples); i >= 0; i = search.after(i)) {
     const Risk risk = candidates.evaluate(lambda_at(i));
     if (!search.record(i, risk.bound())) continue;
     best.risk = risk;
@@ -314,6 +324,72 @@ void to_whitened(const Whitening<T>& w,
   }
 }
 
+// Chooses λ, base and bandwidth from the samples that `thin` keeps, and computes the score at all
+// samples. Returns the bandwidth, which is 0 if all samples are equal.
+template <typename T>
+T choose(const T* z,  // [m, r]
+         Departure<T> start, int64_t d, Result<T>& best, T* left_out) {
+  const int64_t m = best.m, r = best.r;
+  Candidates<T> all(z, start, m, r, d);
+  std::vector<char> kept(static_cast<size_t>(m));
+  const int64_t count = thin(all.squared_distances(), m, r, kept.data());
+  *left_out = static_cast<T>(static_cast<double>(m - count) / static_cast<double>(m));
+  if (count == m) {
+    const T square = all.median();
+    const bool equal = !(square > T(0));
+    without_correction(z, equal ? Departure<T>{} : start, best);
+    best.risk.base = equal ? 0 : best.risk.base;
+    if (equal) return T(0);
+    all.prepare(square);
+    search_lambda(all, m, best);
+    return std::sqrt(square);
+  }
+
+  const Buffer<T> z_kept(count * r), start_kept(start.values ? count * r : 0), of_start(count);
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < m; ++i) {
+    if (!kept[i]) continue;
+    const auto at = static_cast<int64_t>(rows.size());
+    std::copy_n(z + i * r, r, z_kept.get() + at * r);
+    if (start.values) {
+      std::copy_n(start.values + i * r, r, start_kept.get() + at * r);
+      of_start[at] = start.divergence[i];
+    }
+    rows.push_back(i);
+  }
+  const Departure<T> from = start.values ? Departure<T>{start_kept.get(), of_start.get()} : start;
+  Candidates<T> thinned(z_kept.get(), from, count, r, d);
+  const T square = thinned.median();
+  Result<T> chosen{count, r};
+  const bool few = count < kFewestKept;
+  without_correction(z_kept.get(), few ? Departure<T>{} : from, chosen);
+  if (!few) {
+    thinned.prepare(square);
+    search_lambda(thinned, m, chosen);
+  }
+
+  best.risk = chosen.risk;
+  best.lambda = chosen.lambda;
+  for (int64_t i = 0; i < m * r; ++i) best.f[i] = -z[i];
+  std::fill_n(best.divergence.get(), m, T(0));
+  if (std::isfinite(chosen.lambda)) {
+    std::vector<int64_t> place(static_cast<size_t>(m));
+    for (int64_t k = 0; k < count; ++k) place[rows[k]] = k;
+    for (int64_t i = 0; i < m; ++i) {
+      const int64_t from_row =
+          kept[i] ? i : nearest_kept(all.squared_distances(), m, kept.data(), i);
+      best.divergence[i] = chosen.divergence[place[from_row]];
+    }
+    all.prepare(square);
+    all.evaluate(chosen.lambda);
+    all.residual(chosen.risk.base, best.f.get());
+  } else if (chosen.risk.base == 2) {
+    for (int64_t i = 0; i < m * r; ++i) best.f[i] += start.values[i];
+    std::copy_n(start.divergence, m, best.divergence.get());
+  }
+  return std::sqrt(square);
+}
+
 // The score of group g.
 template <typename T>
 void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
@@ -332,15 +408,9 @@ void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
     start = {departure.get(), p.start_divergence + g * m};
   }
 
-  Candidates<T> candidates(z.get(), start, m, r, w.support.dimensions);
   Result<T> best{m, r};
-  const bool equal = !(candidates.bandwidth() > T(0));
-  without_correction(z.get(), equal ? Departure<T>{} : start, best);
-  if (equal)
-    best.risk.base = 0;
-  else
-    search_lambda(candidates, best);
-  p.bandwidth[g] = candidates.bandwidth();
+  p.bandwidth[g] =
+      choose(z.get(), start, static_cast<int64_t>(w.support.dimensions), best, p.left_out + g);
   p.lambda[g] = static_cast<T>(best.lambda);
   p.base[g] = best.risk.base;
   p.risk[g] = static_cast<T>(best.risk.mean);

@@ -26,7 +26,7 @@ _SHAPES = {
     "ssge": "x *Md, bandwidth * -> *Md, *M, *, * int64",
     "ridge_whitening": "x *Md -> *d, *dd, *",
     "adaptive_score": (
-        "x *Md, start *Md, start_divergence *M -> *Md, *, * int64, *, *, *, *Md, *M"
+        "x *Md, start *Md, start_divergence *M -> *Md, *, * int64, *, *, *, *, *Md, *M"
     ),
 }
 OPERATORS = tuple(_SHAPES)

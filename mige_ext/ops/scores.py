@@ -121,7 +121,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 
 def adaptive_score(
     x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """A score without settings: Tikhonov's filter on whitened samples, which chooses its own λ.
 
     The samples are whitened (:func:`ridge_whitening`). Let K be the Gram matrix of the IMQ kernel
@@ -146,6 +146,13 @@ def adaptive_score(
     ``B = (K + λM I)^{−1}`` and δ = ``start_divergence``: R₀ is taken as a function of its own
     sample. The departure and the divergence that a call returns can be the start of another call.
 
+    The risk takes the samples as independent. Two samples that nearly coincide make a narrow kernel
+    look perfect, and λ would fall to its smallest value. λ, base and σ are therefore chosen without
+    one sample of each pair that coincides up to rounding. If there are more near-coincident pairs
+    than among independent samples, one sample of each such pair is left out too
+    (``csrc/common/thinning_rule.h``). The score is then computed from all samples. Fewer than 8
+    samples for the choice give the Gaussian score, if others were left out.
+
     Directions without variance and constant columns do not count (:func:`ridge_whitening`). The
     results are not differentiable.
 
@@ -160,8 +167,10 @@ def adaptive_score(
     Returns:
         scores, (..., M, d), zero for a group of equal samples; and for each group, (...): λ,
         infinite for a base without a correction; base, int64; the risk, which is 0 for the
-        Gaussian score; the standard error of the risk; σ, in whitened units; then the departure of
-        the scores, (..., M, d); and its divergence div_i R, (..., M), also in whitened coordinates.
+        Gaussian score; the standard error of the risk; σ, in whitened units; the fraction of the
+        samples that the choice left out; then the departure of the scores, (..., M, d); and its
+        divergence div_i R, (..., M), also in whitened coordinates. A sample that was left out has
+        the divergence of the nearest sample that was not.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
@@ -169,5 +178,6 @@ def adaptive_score(
     Cost:
         (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
         eigendecomposition of r × r; memory about 4M² + O(Md). A start adds 4M²r flop to each λ.
+        Samples that are left out add one λ, and on the CPU up to 4M² of memory.
     """
     return call("adaptive_score", x, start, start_divergence)

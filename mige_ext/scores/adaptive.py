@@ -32,6 +32,9 @@ class AdaptiveDiagnostics:
     risk: Tensor
     standard_error: Tensor  #: standard error of ``risk``
     bandwidth: Tensor  #: σ of the IMQ kernel, in whitened units
+    #: fraction of the samples that the choice of λ, base and σ left out, because they coincide or
+    #: nearly coincide with other samples; 0 for independent samples
+    left_out: Tensor
     calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for the true score
 
 
@@ -79,7 +82,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``, or starts from s₀ = 0. Stein's identity estimates the
     risk of each candidate from the same samples. The estimator uses the λ and the s₀ with the least
     risk plus standard error. If no correction reduces the risk by more than its standard error, the
-    Gaussian score is used unchanged. :func:`mige_ext.ops.adaptive_score` has the formulas.
+    Gaussian score is used unchanged. Samples may repeat or nearly repeat: the choice leaves such
+    copies out. :func:`mige_ext.ops.adaptive_score` has the formulas.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -178,8 +182,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         self, x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
     ) -> "_Estimate":
         with _checks.naming(samples=x):
-            ridge_scores, lam, base, risk, error, sigma, departure, divergence = ops.adaptive_score(
-                x, start, start_divergence
+            ridge_scores, lam, base, risk, error, sigma, left_out, departure, divergence = (
+                ops.adaptive_score(x, start, start_divergence)
             )
         scores, gaussian = ridge_scores, None
         if self.gaussian != "ridge":
@@ -193,7 +197,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
                 scores + per_group(base.clamp(max=1)) * saturated(gaussian.score() - ridge)
             )
         calibration = stein_calibration(x, scores)
-        diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, calibration)
+        diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, left_out, calibration)
         return _Estimate(ridge_scores, scores, departure, divergence, gaussian, diagnostics)
 
 

@@ -136,14 +136,15 @@ py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& sta
     const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
     const Buffer<int64_t> base(batch_shape(x, 2));
     const Buffer<T> from(start), of_from(start_divergence);
+    const Buffer<T> left_out(batch_shape(x, 2));
     const Buffer<T> departure(batch_shape(x, 2, {m, d})), divergence(batch_shape(x, 2, {m}));
-    launch(
-        MIGE_LAUNCHER(adaptive_score),
-        AdaptiveScoreArguments<T>{points.data(), from.data(), of_from.data(), groups, m, d,
-                                  scores.data(), lambda.data(), base.data(), risk.data(),
-                                  error.data(), sigma.data(), departure.data(), divergence.data()});
+    launch(MIGE_LAUNCHER(adaptive_score),
+           AdaptiveScoreArguments<T>{points.data(), from.data(), of_from.data(), groups, m, d,
+                                     scores.data(), lambda.data(), base.data(), risk.data(),
+                                     error.data(), sigma.data(), left_out.data(), departure.data(),
+                                     divergence.data()});
     return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
-                          sigma.array(), departure.array(), divergence.array());
+                          sigma.array(), left_out.array(), departure.array(), divergence.array());
   });
 }
 

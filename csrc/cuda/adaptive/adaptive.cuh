@@ -19,6 +19,7 @@
 #pragma once
 
 #include "common/lambda_search.h"
+#include "cuda/adaptive/thinning.cuh"
 #include "cuda/adaptive/whitening.cuh"
 #include "cuda/core/radix_selection.cuh"
 #include "cuda/linalg/inverse.cuh"
@@ -31,10 +32,11 @@ constexpr int kMostBases = 3;
 // In each round a group evaluates the λ with the number next[g]. A group whose search has stopped
 // does nothing.
 struct GroupSearch : LambdaSearch {
-  double mu;       // λM of this round
-  double kept_mu;  // λM of the round before
-  int32_t kept;    // the base of this round's result if it is the best so far, −1 otherwise
-  int32_t result;  // the base of the best result so far, −1 for the Gaussian score unchanged
+  double mu;          // λM of this round
+  double kept_mu;     // λM of the round before
+  int32_t kept;       // the base of this round's result if it is the best so far, −1 otherwise
+  int32_t result;     // the base of the best result so far, −1 for the Gaussian score unchanged
+  int32_t result_at;  // the number of its λ, −1 for a base without a correction
 };
 
 template <typename T>
@@ -63,7 +65,8 @@ struct Adaptive : Workspace {
   int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 once the search stops
   Selection<T>* selections = take<Selection<T>>(groups);
   Count* counts = take<Count>(groups * kDigits);
-  InverseArguments<T> inversion{Workspace(*this), groups, m, next};  // of A = K + μI
+  Thinning<T> thinning{Workspace(*this), k, groups, m, r, to.left_out};
+  InverseArguments<T> inversion{Workspace(thinning), groups, m, next};  // of A = K + μI
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
   __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
@@ -76,21 +79,23 @@ struct Adaptive : Workspace {
   }
 };
 
-// The mean of the risks of m samples, and its standard error. All threads of the block must call.
+// The mean of the risks of the `count` samples that are kept, and its standard error. All threads
+// of the block must call.
 struct MeanRisk {
   double mean, error;
 };
 
 __device__ __forceinline__ MeanRisk mean_risk(const double* risks,  // [m]
-                                              int64_t m, double* sums) {
+                                              const int32_t* kept,  // [m], 1 or 0
+                                              int64_t m, int64_t count, double* sums) {
   double sum = 0;
-  for (int64_t e = threadIdx.x; e < m; e += kRowThreads) sum += risks[e];
-  const double mean = block_sum<kRowWarps>(sum, sums) / static_cast<double>(m);
+  for (int64_t e = threadIdx.x; e < m; e += kRowThreads) sum += kept[e] != 0 ? risks[e] : 0;
+  const double mean = block_sum<kRowWarps>(sum, sums) / static_cast<double>(count);
   sum = 0;
   for (int64_t e = threadIdx.x; e < m; e += kRowThreads)
-    sum += (risks[e] - mean) * (risks[e] - mean);
-  return {mean, sqrt(block_sum<kRowWarps>(sum, sums) / static_cast<double>(m - 1) /
-                     static_cast<double>(m))};
+    sum += kept[e] != 0 ? (risks[e] - mean) * (risks[e] - mean) : 0;
+  return {mean, sqrt(block_sum<kRowWarps>(sum, sums) / static_cast<double>(count - 1) /
+                     static_cast<double>(count))};
 }
 
 // --- before the search over λ ---
@@ -129,12 +134,14 @@ __global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int
        g += int64_t(gridDim.x) * 256) {
     const T sigma = p.to.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
-    p.next[g] = usable ? start : -1;
+    const int32_t count = p.thinning.count[g];
+    p.next[g] = usable && (count == p.m || count >= kFewestKept) ? start : -1;
+    p.to.left_out[g] += poison;
     p.search[g].start();
-    p.search[g].mu = lambda_at(start) * static_cast<double>(p.m);
+    p.search[g].mu = lambda_at(start) * static_cast<double>(count);
     p.search[g].kept_mu = 0;
     p.search[g].kept = -1;
-    p.search[g].result = -1;
+    p.search[g].result = p.search[g].result_at = -1;
     p.to.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
     p.to.base[g] = usable ? 1 : 0;
     p.to.risk[g] = poison;
@@ -143,13 +150,15 @@ __global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int
 }
 
 // Replaces the squared distances by K, sums the cubes of its rows, and writes F of the Gaussian
-// score. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers: at
-// most 64.
+// score. For the solution at all samples, `again` leaves out F and the groups without such a
+// solution. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers:
+// at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p, bool again) {
   const int lane = threadIdx.x % kWarp;
   const int64_t m = p.m, r = p.r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    if (again && p.idle(g)) continue;
     const T sigma = p.to.bandwidth[g];
     for_each_row(m, [&](int64_t i) {
       T* const row = p.k + (g * m + i) * m;
@@ -162,6 +171,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p)
       }
       sum = warp_sum(sum);
       if (lane == 0) p.cubes[g * m + i] = static_cast<T>(sum);
+      if (again) return;
       for (int64_t j = lane; j < r; j += kWarp) {
         const int64_t at = (g * m + i) * r + j;
         p.best[at] = sigma == sigma ? (sigma == T(0) ? T(0) : -p.z[at]) : sigma;
@@ -241,7 +251,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) start_risk_kernel(Adaptive<T> 
       if (lane == 0) risks[i] = sum + static_cast<double>(p.to.start_divergence[g * m + i]);
     }
     __syncthreads();
-    const MeanRisk risk = mean_risk(risks, m, sums);
+    const MeanRisk risk = mean_risk(risks, p.thinning.kept + g * m, m, p.thinning.count[g], sums);
     const bool better = risk.mean + risk.error < 0;
     if (!better) continue;
     for (int64_t e = threadIdx.x; e < m * r; e += kRowThreads)

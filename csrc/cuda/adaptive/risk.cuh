@@ -124,11 +124,12 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
       if (threadIdx.x == 0) p.search[g].kept = -1;
       continue;
     }
-    const int64_t bases = p.bases;
+    const int64_t bases = p.bases, count = p.thinning.count[g];
+    const int32_t* const kept = p.thinning.kept + g * m;
     int base = 0;
-    MeanRisk best = mean_risk(p.risks + g * bases * m, m, sums);
+    MeanRisk best = mean_risk(p.risks + g * bases * m, kept, m, count, sums);
     for (int c = 1; c < bases; ++c) {
-      const MeanRisk risk = mean_risk(p.risks + (g * bases + c) * m, m, sums);
+      const MeanRisk risk = mean_risk(p.risks + (g * bases + c) * m, kept, m, count, sums);
       if (!(risk.mean + risk.error < best.mean + best.error)) continue;
       best = risk;
       base = c;
@@ -141,19 +142,21 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
       if (search.kept >= 0) {
         p.to.lambda[g] = static_cast<T>(lambda_at(i));
         p.to.base[g] = search.result = base;
+        search.result_at = i;
         p.to.risk[g] = static_cast<T>(best.mean);
         p.to.error[g] = static_cast<T>(best.error);
       }
-      if (next >= 0) search.mu = lambda_at(next) * static_cast<double>(m);
+      if (next >= 0) search.mu = lambda_at(next) * static_cast<double>(count);
       p.next[g] = next;
     }
   }
 }
 
-// Copies F and div_i of this round if they are the best so far, elementwise. Work: reads 2 m r or
-// 3 m r values and writes m r. Registers: at most 64.
+// Copies F and div_i of this round if they are the best so far, elementwise. For the solution at
+// all samples, `again` leaves out div_i. Work: reads 2 m r or 3 m r values and writes m r.
+// Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p, bool again) {
   const int64_t r = p.r, count = p.m * r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
     if (p.not_kept(g)) continue;
@@ -164,7 +167,35 @@ __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p)
       const int64_t i = g * p.m + e / r, at = i * p.n + e % r;
       const T f = -p.wy[at] - shift * p.wy[at + r];
       p.best[g * count + e] = base == 2 ? f + shift * p.wy[at + 2 * r] : f;
-      if (e % r == 0) p.to.divergence[i] = static_cast<T>(divergences[e / r]);
+      if (e % r == 0 && !again) p.to.divergence[i] = static_cast<T>(divergences[e / r]);
+    });
+  }
+}
+
+// Starts the solution at all samples, in the groups from whose choice samples were left out and
+// whose result has a correction. A thread takes a group. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(256, 4) all_samples_kernel(Adaptive<T> p) {
+  for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
+       g += int64_t(gridDim.x) * 256) {
+    GroupSearch& search = p.search[g];
+    const bool again = search.result_at >= 0 && !p.thinning.all_kept(g);
+    p.next[g] = again ? search.result_at : -1;
+    search.kept = again ? search.result : -1;
+    if (again) search.mu = search.kept_mu = lambda_at(search.result_at) * static_cast<double>(p.m);
+  }
+}
+
+// Copies div_i of the nearest sample that was kept, elementwise. Work: reads and writes m values.
+// Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kElementThreads, 4) nearest_divergence_kernel(Adaptive<T> p) {
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    if (p.idle(g)) continue;
+    T* const divergence = p.to.divergence + g * p.m;
+    grid_stride<kElementThreads>(p.m, [&](int64_t i) {
+      const int32_t nearest = p.thinning.nearest[g * p.m + i];
+      if (nearest != i) divergence[i] = divergence[nearest];
     });
   }
 }

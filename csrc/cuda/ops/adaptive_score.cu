@@ -12,6 +12,22 @@ Adaptive<T> layout(const AdaptiveScoreArguments<T>& p, void* work) {
   return {w, w, p};
 }
 
+// Computes the squared distances of the whitened samples.
+template <typename T>
+void distances(const Adaptive<T>& p, Stream& stream) {
+  pairwise<T, Pairwise::kSquaredDistance>({p.z, nullptr, nullptr, p.groups, p.m, p.m, p.r, p.k},
+                                          p.unit, stream);
+}
+
+// Computes K and [H z] from the squared distances and the bandwidths.
+template <typename T>
+void kernel_matrix(const Adaptive<T>& p, bool again, Stream& stream) {
+  const int64_t groups = p.groups, m = p.m, r = p.r;
+  stream.launch(imq_rows_kernel<T>, row_warps(m, groups), p, again);
+  contract<T>(Cubed<T>{{p.k, m, m}}, Columns<T>{p.z, m, r}, ImqGradientSum<T>{p},
+              {groups, m, r, p.next}, stream);
+}
+
 // Computes z, σ, K and [H z], and starts the search in every group.
 template <typename T>
 void prepare(const Adaptive<T>& p, int start, Stream& stream) {
@@ -21,14 +37,12 @@ void prepare(const Adaptive<T>& p, int start, Stream& stream) {
     largest_magnitudes<T>(p.to.start, m * p.d, p.to.start_divergence, m, groups, p.start_largest,
                           stream);
   stream.launch(whitened_kernel<T>, elementwise(m * r, groups), p);
-  pairwise<T, Pairwise::kSquaredDistance>({p.z, nullptr, nullptr, groups, m, m, r, p.k}, p.unit,
-                                          stream);
+  distances(p, stream);
+  thin(p.thinning, stream);
   select_bandwidth(p.k, groups, m, 0.5, 1.0, T(0), p.unit, p.selections, p.counts, p.to.bandwidth,
-                   stream);
+                   stream, p.thinning.count);
   stream.launch(search_begin_kernel<T>, elementwise(groups, 1), p, start);
-  stream.launch(imq_rows_kernel<T>, row_warps(m, groups), p);
-  contract<T>(Cubed<T>{{p.k, m, m}}, Columns<T>{p.z, m, r}, ImqGradientSum<T>{p},
-              {groups, m, r, p.next}, stream);
+  kernel_matrix(p, false, stream);
   if (p.to.start == nullptr) return;
   // R₀ = S D U (Λ + τ)^{1/2} for the start S.
   stream.launch(scale_start_kernel<T>, elementwise(m * p.d, groups), p);
@@ -39,11 +53,10 @@ void prepare(const Adaptive<T>& p, int start, Stream& stream) {
   stream.launch(start_risk_kernel<T>, {{group_blocks(groups)}, kRowThreads}, p);
 }
 
-// Evaluates the λ that each group tries in this round. Groups whose search has stopped skip the
-// round.
+// Computes B and [W Y] for the λ of each group. Groups whose search has stopped are skipped.
 template <typename T>
-void evaluate(const Adaptive<T>& p, Stream& stream) {
-  const int64_t groups = p.groups, m = p.m, r = p.r, n = p.n;
+void solve(const Adaptive<T>& p, Stream& stream) {
+  const int64_t groups = p.groups, m = p.m, n = p.n;
   const ContractionShape pairs{groups, m, n, p.next};
   stream.launch(regularize_kernel<T>, elementwise(m * m, groups), p);
   invert(p.inversion, stream);
@@ -57,6 +70,15 @@ void evaluate(const Adaptive<T>& p, Stream& stream) {
               stream);
   contract<T>(ColumnsBelow<T>{p.inversion.a, m, m}, ColumnsBelow<T>{p.kwy, m, n}, Store<T>{p.wy},
               pairs, stream);
+}
+
+// Evaluates the λ that each group tries in this round. Groups whose search has stopped skip the
+// round.
+template <typename T>
+void evaluate(const Adaptive<T>& p, Stream& stream) {
+  const int64_t groups = p.groups, m = p.m, r = p.r, n = p.n;
+  const ContractionShape pairs{groups, m, n, p.next};
+  solve(p, stream);
   contract<T>(Cubed<T>{{p.k, m, m}}, Columns<T>{p.wy, m, n}, Store<T>{p.kwy}, pairs, stream);
   contract<T>(Cubed<T, true>{{p.k, m, m}, {p.inversion.out, m, m}}, Columns<T>{p.z, m, r},
               Store<T>{p.bz}, {groups, m, r, p.next}, stream);
@@ -66,7 +88,19 @@ void evaluate(const Adaptive<T>& p, Stream& stream) {
   else
     stream.launch(risk_kernel<T, 3>, row_warps(m, groups), p);
   stream.launch(search_kernel<T>, {{group_blocks(groups)}, kRowThreads}, p);
-  stream.launch(keep_kernel<T>, elementwise(m * r, groups), p);
+  stream.launch(keep_kernel<T>, elementwise(m * r, groups), p, false);
+}
+
+// Solves at all samples in the groups from whose choice samples were left out. Other groups skip
+// everything but the distances.
+template <typename T>
+void solve_at_all_samples(const Adaptive<T>& p, Stream& stream) {
+  stream.launch(all_samples_kernel<T>, elementwise(p.groups, 1), p);
+  distances(p, stream);
+  kernel_matrix(p, true, stream);
+  solve(p, stream);
+  stream.launch(keep_kernel<T>, elementwise(p.m * p.r, p.groups), p, true);
+  stream.launch(nearest_divergence_kernel<T>, elementwise(p.m, p.groups), p);
 }
 
 }  // namespace
@@ -84,6 +118,7 @@ int adaptive_score(const AdaptiveScoreArguments<T>& p, void* work, void* cuda_st
   const int start = first_lambda(p.m);
   prepare(at, start, stream);
   for (int round = 0; round < LambdaSearch::most_rounds(start); ++round) evaluate(at, stream);
+  solve_at_all_samples(at, stream);
   filter_vectors(at.w, at.w.dual() ? RidgeFilter::kDualScore : RidgeFilter::kScore, at.ridge, at.s,
                  stream);
   // Computes the scores F S D⁻¹, with S the filtered eigenvectors.
