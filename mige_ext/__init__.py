@@ -49,6 +49,7 @@ from mige_ext.scores.base import (
     DistributedScoreEstimator,
     FittableEstimator,
     Fitted,
+    PairScoreEstimator,
     ScoreEstimator,
 )
 from mige_ext.scores.gaussian import FittedGaussian, GaussianDiagnostics, GaussianScore
@@ -103,6 +104,7 @@ __all__ = [
     "Landweber",
     "NetworkDiagnostics",
     "NuMethod",
+    "PairScoreEstimator",
     "RandomProjection",
     "ScoreEstimator",
     "SlicedScoreMatching",

@@ -8,6 +8,12 @@ import typer
 from tqdm import tqdm
 
 from benchmarks.accuracy.families import FAMILIES, Family
+from benchmarks.accuracy.information import (
+    InformationRow,
+    is_paired,
+    measure_information,
+    report_information,
+)
 from benchmarks.accuracy.measure import fixed_rows, measure
 from benchmarks.accuracy.report import Row, draw, report
 from benchmarks.machine import machine
@@ -46,6 +52,12 @@ def accuracy(
             f"Default: all families, {', '.join(FAMILIES)}.",
         ),
     ] = None,
+    only_information: Annotated[
+        bool,
+        typer.Option(
+            "--information", help="Print the table of gradients of I(x; y) only; M >= 256."
+        ),
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the tables in Markdown.")
@@ -54,7 +66,8 @@ def accuracy(
         bool,
         typer.Option(
             "--save",
-            help="Write accuracy.csv and accuracy.png. Rows of other families and M stay.",
+            help="Write accuracy.csv, information.csv and accuracy.png. Rows of other families and "
+            "M stay.",
         ),
     ] = False,
     out: Annotated[
@@ -75,15 +88,22 @@ def accuracy(
     chosen = [
         family for family in FAMILIES.values() if not families or _names(family) & set(families)
     ]
-    table = None
+    table = information_table = None
     if save:
         out.mkdir(parents=True, exist_ok=True)
         table = Table(out / "accuracy.csv", Row)
+        information_table = Table(out / "information.csv", InformationRow)
     print(f"{machine()}; threads: {threads}")
+    complete = len(chosen) == len(FAMILIES)
+    sizes = samples or (QUICK if quick else SAMPLES)
     with cpu_threads(threads):
-        rows = _run(chosen, samples or (QUICK if quick else SAMPLES), seeds, table)
-    missed = report(rows, complete=len(chosen) == len(FAMILIES), markdown=markdown)
-    if table is not None:
+        information = _run_information(chosen, sizes, seeds, information_table)
+        rows = _run(chosen, sizes, seeds, table) if not only_information else []
+    missed = report(rows, complete=complete and bool(rows), markdown=markdown)
+    missed += report_information(information, complete=complete, markdown=markdown)
+    if information_table is not None and information:
+        print(f"\n{information_table.path}")
+    if table is not None and rows:
         print(f"\n{table.path}\n{draw(table.rows, out / 'accuracy.png')}")
     if missed:
         raise typer.Exit(1)
@@ -92,6 +112,25 @@ def accuracy(
 def _names(family: Family) -> set[str]:
     """The name of the family and its kind, such as ``bimodal-5`` and ``bimodal``."""
     return {family.name, family.name.split("-")[0]}
+
+
+def _run_information(
+    families: Sequence[Family],
+    samples: Sequence[int],
+    seeds: int | None,
+    table: Table[InformationRow] | None,
+) -> list[InformationRow]:
+    """Measures the gradients of I of all families of pairs at M >= 256."""
+    rows: list[InformationRow] = []
+    todo = [(m, f) for m in samples if m >= 256 for f in families if is_paired(f)]
+    for m, family in tqdm(todo, unit="family", disable=not todo):
+        new = measure_information(family, m, seeds or default_seeds(m))
+        rows += new
+        if table is not None:
+            keys = {(row.family, row.samples, row.estimator) for row in new}
+            old = (r for r in table.rows if (r.family, r.samples, r.estimator) not in keys)
+            table.replace([*old, *new])
+    return rows
 
 
 def _run(

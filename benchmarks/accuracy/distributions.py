@@ -76,14 +76,22 @@ def _without_encoder(z: Tensor) -> Draw:
     return Draw(z, z, torch.ones_like(z))
 
 
-class CorrelatedGaussian(Distribution):
+class Paired(Distribution):
+    """A density of pairs z = (x, y) with halves of d/2 dimensions and a known score of y."""
+
+    paired = True
+
+    @abstractmethod
+    def marginal_score(self, y: Tensor) -> Tensor:
+        """The score of y alone, (M, d/2) -> (M, d/2)."""
+
+
+class CorrelatedGaussian(Paired):
     """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``; x and ε are standard normal in d/2 dimensions.
 
     ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With A in place of ρ,
     ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``; its gradient at A = ρI is ρI.
     """
-
-    paired = True
 
     def __init__(self, d: int, rho: float) -> None:
         if d % 2:
@@ -108,6 +116,10 @@ class CorrelatedGaussian(Distribution):
         """``−Σ⁻¹ z``."""
         x, y = z.chunk(2, -1)
         return -torch.cat((x - self.rho * y, y - self.rho * x), -1) / (1 - self.rho**2)
+
+    def marginal_score(self, y: Tensor) -> Tensor:
+        """``−y``."""
+        return -y
 
 
 @dataclass(frozen=True)
@@ -167,13 +179,11 @@ SQUARE = Transform(
 )  # fmt: skip
 
 
-class Transformed(Distribution):
+class Transformed(Paired):
     """A correlated Gaussian v with transformed coordinates, which does not change I(x; y).
 
     ``log q(z) = log q_v(r(z)) + Σ log r'(z_c)``, ``s = s_v(r(z)) ∘ r'(z) + (log r')'(z)``.
     """
-
-    paired = True
 
     def __init__(self, base: CorrelatedGaussian, transform: Transform) -> None:
         self.base, self.transform = base, transform
@@ -196,6 +206,11 @@ class Transformed(Distribution):
         """``s_v(r(z)) ∘ r'(z) + (log r')'(z)``."""
         t = self.transform
         return self.base.score(t.inverse(z)) * t.slope(z) + t.bend(z)
+
+    def marginal_score(self, y: Tensor) -> Tensor:
+        """``−r(y) r'(y) + (log r')'(y)``."""
+        t = self.transform
+        return self.base.marginal_score(t.inverse(y)) * t.slope(y) + t.bend(y)
 
 
 class Bimodal(Distribution):

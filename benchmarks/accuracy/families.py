@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Generator
 
@@ -117,3 +118,9 @@ def _families() -> dict[str, Family]:
 
 
 FAMILIES = _families()
+
+
+def stream(name: str, m: int, seed: int) -> torch.Generator:
+    """The random numbers of one data set, independent of all other data sets."""
+    state = np.random.SeedSequence([seed, m, *name.encode()]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))

@@ -8,11 +8,10 @@ sets it also fits their noise. Therefore no estimator can be expected to reach a
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from benchmarks.accuracy import oracle
 from benchmarks.accuracy.estimators import Candidate, candidates
-from benchmarks.accuracy.families import Family
+from benchmarks.accuracy.families import Family, stream
 from benchmarks.accuracy.merit import evaluate
 from benchmarks.accuracy.oracle import Setting
 from benchmarks.accuracy.report import Row
@@ -37,7 +36,7 @@ def measure(
         after: Called after the grid of each data set.
     """
     distribution = family.distribution
-    draws = [distribution.draw(m, _stream(family.name, m, seed)) for seed in range(seeds)]
+    draws = [distribution.draw(m, stream(family.name, m, seed)) for seed in range(seeds)]
     groups = oracle.grid(m, distribution.d)
     errors = []
     for draw_ in draws:
@@ -103,9 +102,3 @@ def _describe(estimator: object) -> str:
     if isinstance(estimator, compat.SpectralScoreEstimator):
         return f"compat, n_eigen_threshold={estimator.n_eigen_threshold}"
     return str(estimator)
-
-
-def _stream(name: str, m: int, seed: int) -> torch.Generator:
-    """The random numbers of one data set, independent of all other data sets."""
-    state = np.random.SeedSequence([seed, m, *name.encode()]).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))

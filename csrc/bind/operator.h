@@ -81,6 +81,19 @@ class Operator {
     return read(name, t, bind::rows(t), bind::columns(t));
   }
 
+  // A matrix (..., M, d) of the shape of x, or one number per row of x, (..., M).
+  Input like_samples(const char* name, const Tensor& t) {
+    const Input input = matrix(name, t);
+    check_count(name, input.rows, "rows", x_name_, rows);
+    check_count(name, input.columns, "columns", x_name_, columns);
+    return input;
+  }
+  Input like_rows(const char* name, const Tensor& t) {
+    check_like(name, t, 1, x_name_, like_);
+    check_count(name, t.size(t.dim() - 1), "rows", x_name_, rows);
+    return read(name, t, rows, 1);
+  }
+
   // More points (..., N, d) with the columns of x. If they are not given, they stand for x itself.
   Input points(const char* name, const std::optional<Tensor>& t) {
     if (!t) return {name, std::nullopt, rows, columns};
@@ -173,7 +186,7 @@ class Operator {
   template <typename T>
   void check_values(const Input& input) const {
     const T* values = input;
-    if (input.tensor->dim() < static_cast<int64_t>(batch_.size()) + 2)
+    if (input.tensor->dim() == static_cast<int64_t>(batch_.size()))
       check_bandwidth(values, groups);
     else
       check_finite(input.name, values, groups, input.rows, input.columns);

@@ -1,15 +1,16 @@
 // The search over λ of the adaptive score, for CPU and CUDA: which λ is evaluated next, when the
 // search stops, and which result is the best.
 //
-// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ has a bound, the risk plus its standard error; the
-// Gaussian score has the bound 0. The search starts at the decade next to 1/M and walks by decades
-// as long as the bound falls. It tries larger λ first. If the first step to a larger λ does not
-// lower the bound, it tries smaller λ. If the lowest bound is below 0 at the end, the search also
-// evaluates the λ half a decade towards the neighbor with the lower bound.
+// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ has a bound, the risk plus its standard error. The
+// best score without a correction has the bound `limit`; it is 0 for the Gaussian score. The search
+// starts at the decade next to 1/M and walks by decades as long as the bound falls. It tries larger
+// λ first. If the first step to a larger λ does not lower the bound, it tries smaller λ. If the
+// lowest bound is below the limit at the end, the search also evaluates the λ half a decade towards
+// the neighbor with the lower bound.
 //
 // Invariant: `at` is the λ with the lowest bound tried so far. A result is the best so far if its
-// bound is the new lowest and below 0. Each new best result replaces the previous one, so one
-// buffer suffices. If there is none, the Gaussian score is used.
+// bound is the new lowest and below the limit. Each new best result replaces the previous one, so
+// one buffer suffices. If there is none, the score without a correction is used.
 #pragma once
 
 #include <cmath>
@@ -40,11 +41,13 @@ struct LambdaSearch {
   enum class Phase : int32_t { kStart, kLarger, kSmaller, kHalf };
 
   double bound[kLambdas];  // of each λ tried so far
+  double limit;            // of the best score without a correction, at most 0
   int32_t at;
   int32_t moved_larger;  // whether a larger λ had a lower bound than the start
   Phase phase;
 
-  MIGE_HOST_DEVICE void start() {
+  MIGE_HOST_DEVICE void start(double limit_of_search = 0) {
+    limit = limit_of_search;
     at = moved_larger = 0;
     phase = Phase::kStart;
   }
@@ -56,7 +59,7 @@ struct LambdaSearch {
     const bool gained = phase == Phase::kStart || bound_of_i < bound[at];
     if (gained) at = i;
     if (gained && phase == Phase::kLarger) moved_larger = 1;
-    return gained && bound_of_i < 0;
+    return gained && bound_of_i < limit;
   }
 
   // The number of the λ to evaluate after number i, or −1 if the search stops. Number i must have
@@ -73,7 +76,7 @@ struct LambdaSearch {
       phase = Phase::kSmaller;
       return smaller;
     }
-    if (!(bound[at] < 0)) return -1;
+    if (!(bound[at] < limit)) return -1;
     // The walk ends only when both neighboring decades of `at` have been tried.
     phase = Phase::kHalf;
     const bool to_smaller = larger < 0 || (smaller < kLambdas && bound[smaller] < bound[larger]);

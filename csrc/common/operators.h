@@ -93,17 +93,23 @@ struct RidgeWhiteningArguments {
   T* ridge;      // [groups]
 };
 
-// The score of the adaptive estimator, which has no settings.
+// The score of the adaptive estimator, which has no settings. A departure is the difference of a
+// score and the Gaussian score.
 template <typename T>
 struct AdaptiveScoreArguments {
-  const T* x;  // [groups, m, d], m >= 2
+  const T* x;                 // [groups, m, d], m >= 2
+  const T* start;             // [groups, m, d], the departure of a third base, or nullptr
+  const T* start_divergence;  // [groups, m], or nullptr without a start
   int64_t groups, m, d;
   T* scores;      // [groups, m, d]
-  T* lambda;      // [groups], infinite for the Gaussian score
+  T* lambda;      // [groups], infinite for a base without a correction
   int64_t* base;  // [groups]
   T* risk;        // [groups], minus the risk of the Gaussian score
   T* error;       // [groups], standard error of the risk
   T* bandwidth;   // [groups], in whitened units
+  T* left_out;    // [groups], fraction of samples that the choice of λ leaves out
+  T* departure;   // [groups, m, d], of the scores
+  T* divergence;  // [groups, m], of the departure
 };
 
 // Expands f(name, arguments) for every operator.

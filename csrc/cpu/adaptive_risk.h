@@ -1,4 +1,4 @@
-// The risk of the two candidates of one λ, computed in passes over the rows of M×M matrices.
+// The risk of the candidates of one λ, computed in passes over the rows of M×M matrices.
 // adaptive_score.cpp gives the formulas and the notation, and is the only file that includes this
 // one.
 //
@@ -94,47 +94,49 @@ MIGE_INLINE T dot(const T* x, const T* y, int64_t n) {
   return sum.total();
 }
 
-// Writes the last two columns of wy: W_i·z_i and Y_i·z_i.
+// Writes the last columns of wy: W_i·z_i, Y_i·z_i and, with three bases, X_i·z_i.
 template <int kBytes, typename T>
 MIGE_INLINE void dot_columns_impl(const T* z,  // [m, r]
-                                  int64_t r,
-                                  T* wy,  // [m, 2 r + 2]
+                                  int64_t r, int64_t bases,
+                                  T* wy,  // [m, bases (r + 1)]
                                   int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
-    T* row = wy + i * (2 * r + 2);
-    row[2 * r] = dot(row, z + i * r, r);
-    row[2 * r + 1] = dot(row + r, z + i * r, r);
+    T* row = wy + i * bases * (r + 1);
+    for (int64_t c = 0; c < bases; ++c) row[bases * r + c] = dot(row + c * r, z + i * r, r);
   }
 }
 
-// The inputs of the risk of one λ. Matrices with W and Y have n = 2 r + 2 columns.
+// The inputs of the risk of one λ. Matrices with W and Y have n = bases (r + 1) columns.
 template <typename T>
 struct RiskRows {
-  int64_t m, r, d;
-  T shift;              // λM
-  const T* z;           // [m, r]
-  const T* wy;          // [m, n]: W, Y, W_i·z_i, Y_i·z_i
-  const T* pwy;         // [m, n]: p times wy
-  const T* weighted_z;  // [m, r]: (B∘p) z
-  const T* inverse;     // [m, m]: B; only the diagonal is read
-  const T* q_sum;       // [m]
-  const T* w_sum;       // [m]
-  const T* bq_sum;      // [m]
+  int64_t m, r, d, bases;
+  T shift;                    // λM
+  const T* z;                 // [m, r]
+  const T* wy;                // [m, n]: W, Y, X, W_i·z_i, Y_i·z_i, X_i·z_i; no X with two bases
+  const T* pwy;               // [m, n]: p times wy
+  const T* weighted_z;        // [m, r]: (B∘p) z
+  const T* inverse;           // [m, m]: B; only the diagonal is read
+  const T* q_sum;             // [m]
+  const T* w_sum;             // [m]
+  const T* bq_sum;            // [m]
+  const T* start_divergence;  // [m], or nullptr with two bases
 };
 
-// Writes r_i for base 0 and base 1.
+// Writes r_i and div_i for every base.
 template <int kBytes, typename T>
 MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
-                                double* risks,  // [m, 2]
+                                double* risks,        // [m, bases]
+                                double* divergences,  // [m, bases]
                                 int64_t begin, int64_t end) {
-  const int64_t r = of.r, n = 2 * r + 2;
+  const int64_t r = of.r, bases = of.bases, n = bases * (r + 1);
   for (int64_t i = begin; i < end; ++i) {
     const T *z = of.z + i * r, *w = of.wy + i * n, *y = w + r;
     const T *pw = of.pwy + i * n, *py = pw + r, *bz = of.weighted_z + i * r;
     const double zz = dot(z, z, r), ww = dot(w, w, r), wy = dot(w, y, r), yy = dot(y, y, r);
-    const double zw = w[2 * r], zy = w[2 * r + 1];
+    const double zw = w[bases * r], zy = w[bases * r + 1];
     // The terms of W and of Y in Σ p_il (F_l·z_i − F_l·z_l) and in Σ (B∘p)_il (F_i·z_i − F_i·z_l).
-    const double across_w = dot(z, pw, r) - pw[2 * r], across_y = dot(z, py, r) - pw[2 * r + 1];
+    const double across_w = dot(z, pw, r) - pw[bases * r];
+    const double across_y = dot(z, py, r) - pw[bases * r + 1];
     const double along_w = zw * of.w_sum[i] - dot(w, bz, r);
     const double along_y = zy * of.w_sum[i] - dot(y, bz, r);
     const double b = of.inverse[i * of.m + i], d = static_cast<double>(of.d);
@@ -144,8 +146,20 @@ MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
       const double divergence = b * of.q_sum[i] - of.bq_sum[i] + 2 * b * (across_w + s * across_y) +
                                 2 * (along_w + s * along_y) + d * (1 - s * b);
       // ½‖F + z‖² − z·(F + z) = ½‖F‖² − ½‖z‖²
-      risks[2 * i + base] = (ff - zz) / 2 + divergence;
+      risks[bases * i + base] = (ff - zz) / 2 + divergence;
+      divergences[bases * i + base] = divergence;
     }
+    if (bases == 2) continue;
+    const T *x = y + r, *px = py + r;
+    const double s = of.shift;  // F = −W − s (Y − X)
+    const double wx = dot(w, x, r), yx = dot(y, x, r), xx = dot(x, x, r), zx = w[3 * r + 2];
+    const double across = across_w + s * (across_y - (dot(z, px, r) - pw[3 * r + 2]));
+    const double along = along_w + s * (along_y - (zx * of.w_sum[i] - dot(x, bz, r)));
+    const double ff = ww + s * (2 * (wy - wx) + s * (yy - 2 * yx + xx));
+    const double divergence = b * of.q_sum[i] - of.bq_sum[i] + 2 * b * across + 2 * along + d +
+                              s * b * (static_cast<double>(of.start_divergence[i]) - d);
+    risks[3 * i + 2] = (ff - zz) / 2 + divergence;
+    divergences[3 * i + 2] = divergence;
   }
 }
 

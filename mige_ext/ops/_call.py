@@ -25,11 +25,18 @@ _SHAPES = {
     "eigh": "k *MM -> *M, *MM transposed",
     "ssge": "x *Md, bandwidth * -> *Md, *M, *, * int64",
     "ridge_whitening": "x *Md -> *d, *dd, *",
-    "adaptive_score": "x *Md -> *Md, *, * int64, *, *, *",
+    "adaptive_score": (
+        "x *Md, start *Md, start_divergence *M -> *Md, *, * int64, *, *, *, *, *Md, *M"
+    ),
 }
 OPERATORS = tuple(_SHAPES)
 DIFFERENTIABLE = ("squared_distances", "rbf_gram")
-_OPTIONAL = {"squared_distances": "y", "rbf_gram": "y", "ssge": "bandwidth"}
+_OPTIONAL = {
+    "squared_distances": ("y",),
+    "rbf_gram": ("y",),
+    "ssge": ("bandwidth",),
+    "adaptive_score": ("start", "start_divergence"),
+}
 
 _ERRORS: dict[str, type[Exception]] = {
     e.__name__: e for e in (ValueError, TypeError, NotImplementedError)
@@ -80,7 +87,7 @@ def _tensors(name: str) -> list[list[str]]:
 def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
     """The documented error: TypeError for a wrong type, or the error that the message names."""
     for (argument, _), value in zip(_tensors(name), args, strict=False):
-        if value is not None or argument != _OPTIONAL.get(name):
+        if value is not None or argument not in _OPTIONAL.get(name, ()):
             try:
                 _checks.require_tensor(argument, value)
             except TypeError as wrong:

@@ -119,7 +119,9 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
     return call("ridge_whitening", x, real("factor", factor))
 
 
-def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def adaptive_score(
+    x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """A score without settings: Tikhonov's filter on whitened samples, which chooses its own λ.
 
     The samples are whitened (:func:`ridge_whitening`). Let K be the Gram matrix of the IMQ kernel
@@ -138,22 +140,44 @@ def adaptive_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, T
     search over λ stays within 0.1 … 1e-5. It starts at the power of ten next to 1/M, goes on by
     factors of 10 as long as the bound falls, and then tries one value halfway to a neighbor.
 
+    The *departure* of a score is its difference from the Gaussian score −z. With ``start``, the
+    departure R₀ of another score, base 2 corrects ``s₀ = −z + R₀``. The start itself, R = R₀, is a
+    candidate too. The last term of the divergence of base 2 is ``(1 − (BK)_ii) δ_i`` with
+    ``B = (K + λM I)^{−1}`` and δ = ``start_divergence``: R₀ is taken as a function of its own
+    sample. The departure and the divergence that a call returns can be the start of another call.
+
+    The risk takes the samples as independent. Two samples that nearly coincide make a narrow kernel
+    look perfect, and λ would fall to its smallest value. λ, base and σ are therefore chosen without
+    one sample of each pair that coincides up to rounding. If there are more near-coincident pairs
+    than among independent samples, one sample of each such pair is left out too
+    (``csrc/common/thinning_rule.h``). The score is then computed from all samples. Fewer than 8
+    samples for the choice give the Gaussian score, if others were left out.
+
     Directions without variance and constant columns do not count (:func:`ridge_whitening`). The
     results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
+        start: the departure R₀ at the samples, (..., M, d), in the units of a score of x. With
+            d > M, only its part in the directions of the samples counts.
+        start_divergence: δ_i, the divergence of R₀ in whitened coordinates with respect to sample
+            i, (..., M). For z = (x − mean) A it is ``Σ_ab ∂R₀_a/∂x_b C_ab`` with C = (A Aᵀ)^{−1},
+            the covariance and its ridge.
 
     Returns:
         scores, (..., M, d), zero for a group of equal samples; and for each group, (...): λ,
-        infinite for the Gaussian score; base, int64; the risk, which is 0 for the Gaussian score;
-        the standard error of the risk; σ, in whitened units.
+        infinite for a base without a correction; base, int64; the risk, which is 0 for the
+        Gaussian score; the standard error of the risk; σ, in whitened units; the fraction of the
+        samples that the choice left out; then the departure of the scores, (..., M, d); and its
+        divergence div_i R, (..., M), also in whitened coordinates. A sample that was left out has
+        the divergence of the nearest sample that was not.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
-        eigendecomposition of r × r; memory about 4M² + O(Md).
+        eigendecomposition of r × r; memory about 4M² + O(Md). A start adds 4M²r flop to each λ.
+        Samples that are left out add one λ, and on the CPU up to 4M² of memory.
     """
-    return call("adaptive_score", x)
+    return call("adaptive_score", x, start, start_divergence)

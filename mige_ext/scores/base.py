@@ -54,6 +54,28 @@ class DistributedScoreEstimator(ScoreEstimator, Protocol):
         ...
 
 
+@runtime_checkable
+class PairScoreEstimator(ScoreEstimator, Protocol):
+    """A score estimator that estimates the scores of a pair and of its marginals together.
+
+    :func:`.mutual_information` calls :meth:`score_pair` if an estimator has it. For every other
+    estimator, it calls ``score`` for the pair and for each marginal that it needs.
+    """
+
+    def score_pair(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of (x, z), of x and of z.
+
+        Args:
+            x: samples, (..., M, d_x).
+            z: samples, (..., M, d_z), paired by row with x.
+
+        Returns:
+            The scores of the pair, (..., M, d_x + d_z), of x, (..., M, d_x), and of z,
+            (..., M, d_z), without a gradient.
+        """
+        ...
+
+
 class AdditiveStatistics(Protocol):
     """Sums over samples. The sums of two processes may be added."""
 

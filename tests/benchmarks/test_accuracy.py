@@ -10,8 +10,14 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.__main__ import app
 from benchmarks.accuracy import measure, oracle
-from benchmarks.accuracy.distributions import CorrelatedGaussian, Distribution, Transformed
-from benchmarks.accuracy.families import FAMILIES
+from benchmarks.accuracy.distributions import (
+    CorrelatedGaussian,
+    Distribution,
+    Paired,
+    Transformed,
+)
+from benchmarks.accuracy.families import FAMILIES, stream
+from benchmarks.accuracy.information import InformationRow
 from benchmarks.accuracy.merit import Merit, evaluate
 from benchmarks.accuracy.oracle import CUT_OFF, LANDWEBER, NU, TIKHONOV, Setting
 from benchmarks.accuracy.report import Row, bounds_of, draw, report
@@ -29,6 +35,7 @@ from mige_ext import (
 from mige_ext.experiments.common.folder import Table
 from mige_ext.experiments.toy.methods import mige_derivative
 from tests.support.accuracy import rounding
+from tests.support.inputs import normal
 
 for_each_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -238,7 +245,7 @@ def test_no_row_of_the_grid_is_below_the_oracle() -> None:
 
 def test_data_sets_differ_by_family_size_and_seed_and_can_be_had_again() -> None:
     def numbers(*key: Any) -> list[float]:
-        return torch.rand(2, generator=measure._stream(*key)).tolist()
+        return torch.rand(2, generator=stream(*key)).tolist()
 
     keys = [("laplace-5", 64, 0), ("laplace-5", 64, 1), ("laplace-5", 256, 0), ("banana-2", 64, 0)]
     assert numbers(*keys[0]) == numbers(*keys[0])
@@ -326,3 +333,29 @@ def test_the_figure_holds_both_halves_and_all_sizes(tmp_path: Path) -> None:
         for name, ratio in (("oracle", 1.0), ("SSGE .99", 30.0), ("adaptive qis", 1.2))
     ]
     assert draw(rows, tmp_path / "new" / "a.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["gaussian-4", "asinh-4", "square-10", "cuberoot-10"])
+def test_marginal_scores_are_those_of_half_the_pair(name: str) -> None:
+    distribution = FAMILIES[name].distribution
+    assert isinstance(distribution, Paired)
+    y = normal(20, distribution.d // 2).requires_grad_()
+    # Without correlation, the score of the pair is that of its halves.
+    base = CorrelatedGaussian(distribution.d, 0.0)
+    transform = getattr(distribution, "transform", None)
+    apart = base if transform is None else Transformed(base, transform)
+    both = apart.score(torch.cat((torch.zeros_like(y), y), -1))
+    assert torch.allclose(distribution.marginal_score(y), both.chunk(2, -1)[1])
+
+
+def test_the_command_measures_gradients_of_information(tmp_path: Path) -> None:
+    options = ("--information", "--families", "asinh-4", "--families", "bimodal-2")
+    result = call("--save", "--out", str(tmp_path), *options, "--samples", "256", "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    rows = Table(tmp_path / "information.csv", InformationRow).rows
+    assert {row.family for row in rows} == {"asinh-4"}
+    ratios = {row.estimator: row.ratio for row in rows}
+    assert ratios["Gaussian ridge"] == 1.0
+    assert ratios["default"] <= 1.1
+    assert "information, relative squared error" in result.stdout
+    assert not (tmp_path / "accuracy.png").exists()

@@ -127,18 +127,24 @@ py::tuple ridge_whitening(const py::array& x, double factor) {
   });
 }
 
-py::tuple adaptive_score(const py::array& x) {
+py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& start,
+                         const std::optional<py::array>& start_divergence) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
   return for_type_of(x, [&](auto zero) -> py::tuple {
     using T = decltype(zero);
     const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
     const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
     const Buffer<int64_t> base(batch_shape(x, 2));
+    const Buffer<T> from(start), of_from(start_divergence);
+    const Buffer<T> left_out(batch_shape(x, 2));
+    const Buffer<T> departure(batch_shape(x, 2, {m, d})), divergence(batch_shape(x, 2, {m}));
     launch(MIGE_LAUNCHER(adaptive_score),
-           AdaptiveScoreArguments<T>{points.data(), groups, m, d, scores.data(), lambda.data(),
-                                     base.data(), risk.data(), error.data(), sigma.data()});
+           AdaptiveScoreArguments<T>{points.data(), from.data(), of_from.data(), groups, m, d,
+                                     scores.data(), lambda.data(), base.data(), risk.data(),
+                                     error.data(), sigma.data(), left_out.data(), departure.data(),
+                                     divergence.data()});
     return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
-                          sigma.array());
+                          sigma.array(), left_out.array(), departure.array(), divergence.array());
   });
 }
 

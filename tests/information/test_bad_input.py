@@ -127,6 +127,7 @@ def test_everything_public_is_in_the_table() -> None:
     # results, a protocol, and bases
     records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
                mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
+               mige.PairScoreEstimator,
                mige.Fitted, mige.FittableEstimator, mige.DEFAULT_ESTIMATOR, mige.Kernel,
                mige.SpectralFilter}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}

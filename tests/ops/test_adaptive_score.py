@@ -115,6 +115,21 @@ def test_the_risk_has_the_total_divergence_that_autograd_finds(
     assert torch.allclose(got, exact, rtol=1e-10, atol=1e-12 * float(exact.abs().max()))
 
 
+@pytest.mark.parametrize("lam", [0.1, 1e-3])
+def test_a_start_adds_its_divergence_to_the_total_divergence(lam: float) -> None:
+    z, sigma = normal(12, 5), torch.tensor(1.3, dtype=torch.float64)
+
+    def residual(z: Tensor) -> Tensor:
+        return reference.adaptive_residual(z, sigma, lam, 2, z.sin()) + z
+
+    jacobian = torch.autograd.functional.jacobian(residual, z)
+    assert isinstance(jacobian, Tensor)
+    got = reference.adaptive_divergence(
+        z, residual(z) - z, sigma, lam, 2, start_divergence=z.cos().sum(-1)
+    )
+    assert torch.allclose(got, torch.einsum("icic->i", jacobian), rtol=1e-10)
+
+
 @pytest.mark.parametrize(("m", "d"), [(12, 3), (9, 12)])
 def test_the_ridge_minimizes_the_objective_of_scores_that_leave_a_sample_out(
     m: int, d: int
@@ -174,7 +189,9 @@ def test_the_rule_decides_as_the_reference_does(
     backend: Backend, kind: str, m: int, d: int
 ) -> None:
     x = samples(kind, m, d)
-    scores, lam, base, risk, error, sigma = backend.adaptive_score(x)
+    scores, lam, base, risk, error, sigma, left_out, departure, divergence = backend.adaptive_score(
+        x
+    )
     exact = reference.adaptive_score(x)
     assert lam == exact[1]
     assert base == exact[2]
@@ -183,7 +200,69 @@ def test_the_rule_decides_as_the_reference_does(
     lost = rounding(x.dtype, m) * max(1, 1 / float(lam))
     for got, true in zip((risk, error), exact[3:5], strict=True):
         assert (got - true).abs() <= lost * (exact[3].abs() + exact[4])
-    assert_accurate_for_its_condition((sigma,), lambda x: reference.adaptive_score(x)[5:], x)
+    assert_accurate_for_its_condition((sigma,), lambda x: reference.adaptive_score(x)[5:6], x)
+    assert left_out == exact[6]
+    assert (departure - exact[7]).abs().max() <= 1e-8 * exact[0].abs().max()
+    assert (divergence - exact[8]).abs().max() <= lost * exact[8].abs().max()
+
+
+@pytest.mark.parametrize("kind", ["small", "large", "exact"])
+@pytest.mark.parametrize(
+    ("m", "d"), [(5, 2), (33, 5), (65, 64), (40, 50), (130, 17), (200, 3)], ids=str
+)
+@for_each_backend("adaptive_score")
+def test_with_a_start_the_rule_decides_as_the_reference_does(
+    backend: Backend, m: int, d: int, kind: str
+) -> None:
+    x, start, start_divergence = samples_and_start(kind, m, d)
+    got = backend.adaptive_score(x, start, start_divergence)
+    exact = reference.adaptive_score(x, start, start_divergence)
+    assert got[1] == exact[1]
+    assert got[2] == exact[2]
+    lost = rounding(x.dtype, m) * max(1, 1 / float(got[1]))
+    for value, true in zip(got[3:5], exact[3:5], strict=True):
+        assert (value - true).abs() <= lost * (exact[3].abs() + exact[4])
+    for value, true in ((got[0], exact[0]), (got[7], exact[7])):
+        assert (value - true).abs().max() <= 1e-8 * exact[0].abs().max()
+    assert (got[8] - exact[8]).abs().max() <= lost * exact[8].abs().max()
+
+
+def samples_and_start(kind: str, m: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples of two modes in every column, and a start with its divergence."""
+    signs, noise = normal(m, d).sign(), normal(m, d, seed=1)
+    x = 1.5 * signs + noise
+    start = 1.5 * (1.5 * x).tanh() - x * (1 - 1 / 3.25)
+    # The divergence in whitened coordinates weights ∂R_c/∂x_c with the variance of column c.
+    divergence = (2.25 * (1 - (1.5 * x).tanh().square()) - (1 - 1 / 3.25)) * x.var(0)
+    scale = {"small": 0.3, "large": -2.0, "exact": 1.0}[kind]
+    unit = torch.logspace(-1, 1, d, dtype=x.dtype)
+    return x * unit + 3, scale * start / unit, scale * divergence.sum(-1)
+
+
+@for_each_backend("adaptive_score")
+def test_an_exact_start_is_used(backend: Backend) -> None:
+    x, start, divergence = samples_and_start("exact", 200, 10)
+    _, lam, base, risk, error, _, _, departure, of_departure = backend.adaptive_score(
+        x, start, divergence
+    )
+    assert base == 2
+    assert risk + error < backend.adaptive_score(x)[3]
+    if lam.isinf():
+        assert (departure - start).abs().max() <= 1e-8 * start.abs().max()
+        assert torch.equal(of_departure, divergence)
+    bad = backend.adaptive_score(x, -start, -divergence)
+    assert bad[2] != 2
+
+
+@for_each_dtype
+@for_each_backend("adaptive_score")
+def test_a_start_that_is_not_used_changes_nothing(backend: Backend, dtype: torch.dtype) -> None:
+    x = samples("two modes", 64, 3).to(dtype)
+    start = torch.full_like(x, 100.0)
+    for got, plain in zip(
+        backend.adaptive_score(x, start, start[:, 0]), backend.adaptive_score(x), strict=True
+    ):
+        assert (got - plain).abs().max() <= rounding(dtype, 64) * plain.abs().max() * 1e2
 
 
 @for_each_kind_and_size
@@ -192,7 +271,7 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
     backend: Backend, kind: str, m: int, d: int
 ) -> None:
     x = samples(kind, m, d).float()
-    scores, lam, base, risk, error, sigma = backend.adaptive_score(x)
+    scores, lam, base, risk, error, sigma, *_ = backend.adaptive_score(x)
 
     def candidate(x: Tensor) -> tuple[Tensor, ...]:
         return _candidate(x, float(lam), int(base))
@@ -269,13 +348,90 @@ def true_whitening(x: Tensor) -> Tensor:
     return reference.ridge_whitening(x.double())[1]
 
 
+def repeated(kind: str) -> Tensor:
+    """Normal samples of which some coincide or nearly coincide."""
+    x = normal(64, 4)
+    kinds = {
+        "twice": lambda: x.repeat(2, 1),
+        "drawn with replacement": lambda: x[torch.arange(64) * 7 % 41],
+        "two views": lambda: x.repeat(2, 1) + 0.05 * normal(128, 4, seed=1),
+        "rounded": lambda: (2 * normal(130, 2)).round() / 2,
+        "few values": lambda: x[:5].repeat(13, 1),
+        "one pair": lambda: torch.cat((x, x[:1])),
+    }
+    return kinds[kind]()
+
+
+for_each_repetition = pytest.mark.parametrize(
+    "kind",
+    ["twice", "drawn with replacement", "two views", "rounded", "few values", "one pair"],
+)
+
+
+@for_each_repetition
+@for_each_dtype
+@for_each_backend("adaptive_score")
+def test_repeated_samples_are_left_out_of_the_choice(
+    backend: Backend, dtype: torch.dtype, kind: str
+) -> None:
+    x = repeated(kind)
+    got = backend.adaptive_score(x.to(dtype))
+    exact = reference.adaptive_score(x)
+    assert 0 < exact[6] < 1
+    assert got[6] == exact[6].to(dtype)
+    assert got[1] == exact[1].to(dtype) and got[2] == exact[2]
+    lost = rounding(dtype, x.numel()) * max(1, 1 / float(exact[1])) * 100
+    for i in (0, 5, 7, 8):
+        assert (got[i] - exact[i]).abs().max() <= lost * max(1, float(exact[i].abs().max()))
+
+
+@for_each_backend("adaptive_score")
+def test_repeated_samples_that_are_not_normal_are_corrected_as_without_copies(
+    backend: Backend,
+) -> None:
+    once = 1.5 * normal(128, 2).sign() + normal(128, 2, seed=1)
+    start = once.sin()
+    x, starts = once.repeat(2, 1), start.repeat(2, 1)
+    for args in ((), (starts, starts[:, 0])):
+        got = backend.adaptive_score(x, *args)
+        exact = reference.adaptive_score(x, *args)
+        assert got[1] == exact[1] and got[1].isfinite()
+        assert got[6] == 0.5
+        assert (got[0] - exact[0]).abs().max() <= 1e-8 * exact[0].abs().max()
+        assert (got[8] - exact[8]).abs().max() <= 1e-8 * exact[8].abs().max()
+        assert torch.equal(got[8][:128], got[8][128:])
+    true = -once + 1.5 * torch.tanh(1.5 * once)
+    error = (backend.adaptive_score(x)[0][:128] - true).square().sum()
+    assert error < 1.1 * (backend.adaptive_score(once)[0] - true).square().sum()
+
+
+@for_each_backend("adaptive_score")
+def test_repeated_samples_with_more_columns_are_left_out_too(backend: Backend) -> None:
+    x = normal(30, 70).repeat(2, 1)
+    got, exact = backend.adaptive_score(x), reference.adaptive_score(x)
+    assert got[6] == exact[6] == 0.5
+    assert got[1] == exact[1] and got[2] == exact[2]
+    assert (got[0] - exact[0]).abs().max() <= 1e-8 * exact[0].abs().max()
+
+
+@pytest.mark.parametrize("m", [64, 200])
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+def test_of_independent_samples_none_is_left_out(kind: str, m: int) -> None:
+    for d in (2, 5, 20):
+        x = samples(kind, m, d)
+        assert reference.adaptive_score(x)[6] == 0
+
+
 @for_each_dtype
 @for_each_backend("adaptive_score")
 def test_equal_samples_have_no_score(backend: Backend, dtype: torch.dtype) -> None:
     x = torch.full((2, 9, 3), 5.0, dtype=dtype)
     x[1] = normal(9, 3, dtype=dtype)
-    scores, lam, base, risk, error, sigma = backend.adaptive_score(x)
-    assert not scores[0].any()
+    scores, lam, base, risk, error, sigma, left_out, departure, divergence = backend.adaptive_score(
+        x
+    )
+    assert left_out[0] == 0
+    assert not scores[0].any() and not departure[0].any() and not divergence[0].any()
     assert lam[0] == torch.inf
     assert base[0] == risk[0] == error[0] == sigma[0] == 0
     assert scores[1].any()

@@ -53,6 +53,13 @@ CASES = {
     "ridge_whitening": Case("ridge_whitening", lambda x, y, w, s: ((x,), {"factor": 0.5})),
     "adaptive_score": Case("adaptive_score", lambda x, y, w, s: ((x * x * x,), {})),
     "adaptive_score-wide": Case("adaptive_score", lambda x, y, w, s: ((x.mT.contiguous(),), {})),
+    "adaptive_score-start": Case(
+        "adaptive_score",
+        lambda x, y, w, s: (
+            (x * x * x,),
+            {"start": x.sin(), "start_divergence": x.sin().sum(-1) - 2 * x.shape[-1]},
+        ),
+    ),
 }
 
 

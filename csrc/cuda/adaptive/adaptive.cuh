@@ -10,26 +10,33 @@
 //
 //   B = (K + μI)⁻¹,   W = B H,   Y = B z,   F = −W − base μ Y for both bases.
 //
+// A start, the departure R₀ of another score from the Gaussian score −z, adds base 2:
+//
+//   X = B R₀,   F = −W − μ (Y − X).
+//
 // 1 is the vector of ones. In the risk of a sample the terms of the sample with itself cancel, so
 // the sums include them.
 #pragma once
 
 #include "common/lambda_search.h"
+#include "cuda/adaptive/thinning.cuh"
 #include "cuda/adaptive/whitening.cuh"
 #include "cuda/core/radix_selection.cuh"
 #include "cuda/linalg/inverse.cuh"
 
 namespace mige::cuda {
 
-constexpr int kBases = 2;
+constexpr int kMostBases = 3;
 
 // The search over λ in one group. The host enqueues as many rounds as the longest search can need.
 // In each round a group evaluates the λ with the number next[g]. A group whose search has stopped
 // does nothing.
 struct GroupSearch : LambdaSearch {
-  double mu;       // λM of this round
-  double kept_mu;  // λM of the round before
-  int32_t kept;    // the base of this round's result if it is the best so far, −1 otherwise
+  double mu;          // λM of this round
+  double kept_mu;     // λM of the round before
+  int32_t kept;       // the base of this round's result if it is the best so far, −1 otherwise
+  int32_t result;     // the base of the best result so far, −1 for the Gaussian score unchanged
+  int32_t result_at;  // the number of its λ, −1 for a base without a correction
 };
 
 template <typename T>
@@ -37,35 +44,59 @@ struct Adaptive : Workspace {
   Whitening<T> w;
   AdaptiveScoreArguments<T> to;
   int64_t groups = to.groups, m = to.m, d = to.d, r = w.r();
+  int64_t bases = to.start ? 3 : 2, n = bases * r;
   Key<T>* unit = take<Key<T>>(groups);  // magnitudes that give z the scale 1, or NaN
   T* ridge = take<T>(groups);
-  T* z = w.y;                            // [groups, m, r]
-  T* k = take<T>(groups * m * m);        // squared distances s, then K
-  T* cubes = take<T>(groups * m);        // Σ_l K³_il
-  T* hz = take<T>(groups * m * 2 * r);   // H and z
-  T* wy = take<T>(groups * m * 2 * r);   // W and Y
-  T* kwy = take<T>(groups * m * 2 * r);  // K³ W and K³ Y
-  T* bz = take<T>(groups * m * r);       // (B∘K³) z
-  T* along = take<T>(groups * m * 2);    // z_i·W_i and z_i·Y_i
-  T* best = take<T>(groups * m * r);     // F with the lowest bound so far
-  T* s = take<T>(groups * r * d);        // filtered eigenvectors
-  double* risks = take<double>(groups * kBases * m);
+  T* z = w.y;                              // [groups, m, r]
+  T* k = take<T>(groups * m * m);          // squared distances s, then K
+  T* cubes = take<T>(groups * m);          // Σ_l K³_il
+  T* hz = take<T>(groups * m * n);         // H, z and R₀
+  T* wy = take<T>(groups * m * n);         // W, Y and X
+  T* kwy = take<T>(groups * m * n);        // K³ W, K³ Y and K³ X
+  T* bz = take<T>(groups * m * r);         // (B∘K³) z
+  T* along = take<T>(groups * m * bases);  // z_i·W_i, z_i·Y_i and z_i·X_i
+  T* best = take<T>(groups * m * r);       // F with the lowest bound so far
+  T* s = take<T>(groups * r * d);          // filtered eigenvectors
+  double* risks = take<double>(groups * bases * m);
+  double* divergences = take<double>(groups * bases * m);
+  Key<T>* start_largest = take<Key<T>>(groups);              // magnitudes of the start
+  T* start_scaled = take<T>(to.start ? groups * m * d : 0);  // the start times the deviations
   GroupSearch* search = take<GroupSearch>(groups);
   int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 once the search stops
   Selection<T>* selections = take<Selection<T>>(groups);
   Count* counts = take<Count>(groups * kDigits);
-  InverseArguments<T> inversion{Workspace(*this), groups, m, next};  // of A = K + μI
+  Thinning<T> thinning{Workspace(*this), k, groups, m, r, to.left_out};
+  InverseArguments<T> inversion{Workspace(thinning), groups, m, next};  // of A = K + μI
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
   __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
-  __device__ __forceinline__ T kept_shift(int64_t g) const {  // base × μ
-    return static_cast<T>(search[g].kept * search[g].kept_mu);
+  __device__ __forceinline__ T kept_shift(int64_t g) const {  // μ, or 0 for base 0
+    return static_cast<T>(search[g].kept > 0 ? search[g].kept_mu : 0);
   }
   __device__ __forceinline__ double inverse_variance(int64_t g) const {
     const auto sigma = static_cast<double>(to.bandwidth[g]);
     return 1 / (sigma * sigma);
   }
 };
+
+// The mean of the risks of the `count` samples that are kept, and its standard error. All threads
+// of the block must call.
+struct MeanRisk {
+  double mean, error;
+};
+
+__device__ __forceinline__ MeanRisk mean_risk(const double* risks,  // [m]
+                                              const int32_t* kept,  // [m], 1 or 0
+                                              int64_t m, int64_t count, double* sums) {
+  double sum = 0;
+  for (int64_t e = threadIdx.x; e < m; e += kRowThreads) sum += kept[e] != 0 ? risks[e] : 0;
+  const double mean = block_sum<kRowWarps>(sum, sums) / static_cast<double>(count);
+  sum = 0;
+  for (int64_t e = threadIdx.x; e < m; e += kRowThreads)
+    sum += kept[e] != 0 ? (risks[e] - mean) * (risks[e] - mean) : 0;
+  return {mean, sqrt(block_sum<kRowWarps>(sum, sums) / static_cast<double>(count - 1) /
+                     static_cast<double>(count))};
+}
 
 // --- before the search over λ ---
 
@@ -85,7 +116,12 @@ __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T
     });
     if (blockIdx.x == 0 && threadIdx.x == 0) {
       const T magnitude = magnitude_of<T>(w.largest[g]);
-      p.unit[g] = key_of(normal_scale(T(1)) + (magnitude - magnitude));
+      T poison = magnitude - magnitude;
+      if (p.to.start) {
+        const T of_start = magnitude_of<T>(p.start_largest[g]);
+        poison += of_start - of_start;
+      }
+      p.unit[g] = key_of(normal_scale(T(1)) + poison);
     }
   }
 }
@@ -93,16 +129,19 @@ __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T
 // Starts with the Gaussian score as the result, and sets the first λ to try. For equal samples and
 // for input that is not finite, no λ is tried. A thread takes a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int start) {
+__global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int start) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
        g += int64_t(gridDim.x) * 256) {
     const T sigma = p.to.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
-    p.next[g] = usable ? start : -1;
+    const int32_t count = p.thinning.count[g];
+    p.next[g] = usable && (count == p.m || count >= kFewestKept) ? start : -1;
+    p.to.left_out[g] += poison;
     p.search[g].start();
-    p.search[g].mu = lambda_at(start) * static_cast<double>(p.m);
+    p.search[g].mu = lambda_at(start) * static_cast<double>(count);
     p.search[g].kept_mu = 0;
     p.search[g].kept = -1;
+    p.search[g].result = p.search[g].result_at = -1;
     p.to.lambda[g] = value_of<T>(KeyOf<T>::kInfinity) + poison;
     p.to.base[g] = usable ? 1 : 0;
     p.to.risk[g] = poison;
@@ -111,13 +150,15 @@ __global__ void __launch_bounds__(256, 4) search_start_kernel(Adaptive<T> p, int
 }
 
 // Replaces the squared distances by K, sums the cubes of its rows, and writes F of the Gaussian
-// score. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers: at
-// most 64.
+// score. For the solution at all samples, `again` leaves out F and the groups without such a
+// solution. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers:
+// at most 64.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p) {
+__global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p, bool again) {
   const int lane = threadIdx.x % kWarp;
   const int64_t m = p.m, r = p.r;
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    if (again && p.idle(g)) continue;
     const T sigma = p.to.bandwidth[g];
     for_each_row(m, [&](int64_t i) {
       T* const row = p.k + (g * m + i) * m;
@@ -130,10 +171,12 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p)
       }
       sum = warp_sum(sum);
       if (lane == 0) p.cubes[g * m + i] = static_cast<T>(sum);
+      if (again) return;
       for (int64_t j = lane; j < r; j += kWarp) {
         const int64_t at = (g * m + i) * r + j;
-        p.best[at] = sigma == T(0) ? T(0) : -p.z[at];
+        p.best[at] = sigma == sigma ? (sigma == T(0) ? T(0) : -p.z[at]) : sigma;
       }
+      if (lane == 0) p.to.divergence[g * m + i] = sigma - sigma;  // 0, or NaN
     });
   }
 }
@@ -148,14 +191,82 @@ struct ImqGradientSum {
     const T inverse_variance = saturate<T>(p.inverse_variance(g));
     const T* const points = p.z + g * m * r;
     const T* const cubes = p.cubes + g * m;
-    T* const target = p.hz + g * m * 2 * r;
+    T* const target = p.hz + g * m * p.n;
+    const int64_t n = p.n;
     return [=](int64_t i, int64_t j, T sum) {
       const T z = points[i * r + j];
-      target[i * 2 * r + j] = clamped(inverse_variance * (cubes[i] * z - sum));
-      target[i * 2 * r + r + j] = z;
+      target[i * n + j] = clamped(inverse_variance * (cubes[i] * z - sum));
+      target[i * n + r + j] = z;
     };
   }
 };
+
+// --- the start ---
+
+// Multiplies the start by the standard deviations of the columns, elementwise. Work: reads and
+// writes m d values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kElementThreads, 4) scale_start_kernel(Adaptive<T> p) {
+  const int64_t d = p.d, count = p.m * d;
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y)
+    grid_stride<kElementThreads>(count, [&](int64_t e) {
+      const T inverse = p.w.inverse[g * d + e % d];
+      p.start_scaled[g * count + e] =
+          inverse > T(0) ? clamped(p.to.start[g * count + e] / inverse) : T(0);
+    });
+}
+
+// Stores R₀, the start in whitened coordinates, as the third block of [H z R₀].
+template <typename T>
+struct StoreStart {
+  using Sum = T;
+  Adaptive<T> p;
+
+  __device__ auto of(int64_t g, int64_t m, int64_t r) const {
+    T* const target = p.hz + g * m * p.n + 2 * r;
+    const int64_t n = p.n;
+    return [=](int64_t i, int64_t j, T sum) { target[i * n + j] = sum; };
+  }
+};
+
+// Computes the risk of the start, ½|R₀|² − z·R₀ + δ with its divergence δ. Makes the start the
+// result if the bound is below 0. A thread block takes a group, a warp every eighth sample. Work:
+// reads 3 m r values. Registers: at most 128.
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads, 2) start_risk_kernel(Adaptive<T> p) {
+  __shared__ double sums[kRowWarps];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t m = p.m, r = p.r;
+  for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
+    __syncthreads();  // the risks of the previous group have been read
+    if (p.idle(g)) continue;
+    double* const risks = p.risks + g * p.bases * m;
+    for (int64_t i = warp; i < m; i += kRowWarps) {
+      double sum = 0;
+      for (int64_t j = lane; j < r; j += kWarp) {
+        const auto start = static_cast<double>(p.hz[(g * m + i) * p.n + 2 * r + j]);
+        sum += start * (start / 2 - static_cast<double>(p.z[(g * m + i) * r + j]));
+      }
+      sum = warp_sum(sum);
+      if (lane == 0) risks[i] = sum + static_cast<double>(p.to.start_divergence[g * m + i]);
+    }
+    __syncthreads();
+    const MeanRisk risk = mean_risk(risks, p.thinning.kept + g * m, m, p.thinning.count[g], sums);
+    const bool better = risk.mean + risk.error < 0;
+    if (!better) continue;
+    for (int64_t e = threadIdx.x; e < m * r; e += kRowThreads)
+      p.best[g * m * r + e] += p.hz[(g * m + e / r) * p.n + 2 * r + e % r];
+    for (int64_t i = threadIdx.x; i < m; i += kRowThreads)
+      p.to.divergence[g * m + i] = p.to.start_divergence[g * m + i];
+    if (threadIdx.x == 0) {
+      p.search[g].start(risk.mean + risk.error);
+      p.search[g].result = 2;
+      p.to.base[g] = 2;
+      p.to.risk[g] = static_cast<T>(risk.mean);
+      p.to.error[g] = static_cast<T>(risk.error);
+    }
+  }
+}
 
 // --- one λ ---
 

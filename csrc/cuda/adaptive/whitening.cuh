@@ -144,7 +144,9 @@ enum class RidgeFilter {
   kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, computed without cancellation; if
                    // directions are excluded, the root of (λ+τ)^{-1/2} / mλ
   kScore,          // (λ+τ)^{-1/2}
-  kDualScore       // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
+  kDualScore,      // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
+  kStart,          // (λ+τ)^{1/2}, the inverse of kScore
+  kDualStart       // (λ+τ)^{1/2} (mλ)^{-1/2}, 0 for the null space
 };
 
 template <typename T>
@@ -160,6 +162,10 @@ __device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64
                            : 1 / sqrt(count * root * inner * (root + inner));
     case RidgeFilter::kScore:
       return 1 / inner;
+    case RidgeFilter::kStart:
+      return inner;
+    case RidgeFilter::kDualStart:
+      return lambda == T(0) ? T(0) : inner / sqrt(count * lambda);
     default:
       return lambda == T(0) ? T(0) : 1 / (inner * sqrt(count * lambda));
   }

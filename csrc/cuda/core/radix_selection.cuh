@@ -120,12 +120,14 @@ template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     pick_digit_kernel(int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
                       int round, const Key<T>* __restrict__ largest,  // [groups]
+                      const int32_t* __restrict__ counted,            // [groups] or nullptr
                       Selection<T>* __restrict__ selections,          // [groups]
                       Count* __restrict__ counts,                     // [groups, kDigits]
                       T* __restrict__ bandwidth) {                    // [groups]
   __shared__ Count sums[kSelectThreads];
   for (int64_t g = blockIdx.x; g < groups; g += gridDim.x) {
-    pick_digit<T>(counts + g * kDigits, selections + g, sums, round, m, quantile);
+    pick_digit<T>(counts + g * kDigits, selections + g, sums, round, counted ? counted[g] : m,
+                  quantile);
     __syncthreads();
     for (int i = threadIdx.x; i < kDigits; i += kSelectThreads) counts[g * kDigits + i] = 0;
     if (round == kSelectRounds<T> - 1 && threadIdx.x == 0) {
@@ -138,11 +140,12 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
 }
 
 // Computes σ of every group from its squared distances, whose coordinates were multiplied by
-// normal_scale.
+// normal_scale. With `counted`, only the pairs of counted[g] samples count, and the distances of
+// all other pairs must be infinite.
 template <typename T>
 void select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
                       T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,
-                      T* bandwidth, Stream& stream) {
+                      T* bandwidth, Stream& stream, const int32_t* counted = nullptr) {
   stream.zero(selections, groups);
   stream.zero(counts, groups * kDigits);
   const int64_t rows = at_most(divide_up(m, 16), 256), blocks = group_blocks(groups);
@@ -150,7 +153,7 @@ void select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, do
     stream.launch(count_digits_kernel<T>, {{rows, blocks}, kSelectThreads}, s, groups, m, round,
                   selections, counts);
     stream.launch(pick_digit_kernel<T>, {{blocks}, kSelectThreads}, groups, m, quantile, multiplier,
-                  smallest, round, largest, selections, counts, bandwidth);
+                  smallest, round, largest, counted, selections, counts, bandwidth);
   }
 }
 
