@@ -31,6 +31,8 @@ void ssge(const SsgeArguments<T>& p);
 template <typename T>
 void ridge_whitening(const RidgeWhiteningArguments<T>& p);
 template <typename T>
+void student_score(const StudentScoreArguments<T>& p);
+template <typename T>
 void adaptive_score(const AdaptiveScoreArguments<T>& p);
 
 }  // namespace mige::cpu

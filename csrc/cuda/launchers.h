@@ -31,6 +31,7 @@ MIGE_LAUNCHER(rbf_product, RbfProductArguments);
 MIGE_LAUNCHER(eigh, EighArguments);
 MIGE_LAUNCHER(ssge, SsgeArguments);
 MIGE_LAUNCHER(ridge_whitening, RidgeWhiteningArguments);
+MIGE_LAUNCHER(student_score, StudentScoreArguments);
 MIGE_LAUNCHER(adaptive_score, AdaptiveScoreArguments);
 
 #undef MIGE_LAUNCHER
