@@ -79,7 +79,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     _, risks = candidates(squares, squares, x.new_tensor(float(d)))
     bound, number = (risks.mean(-2) + risks.std(-2) / math.sqrt(m)).min(-1)
-    finite, nu = bound < 0, nus[number]
+    finite, nu = bound < 0, nus.take(number)
     u, inner = z, squares
     for _ in range(STUDENT_STEPS):
         weights = (nu.unsqueeze(-1) + d) / (nu.unsqueeze(-1) - 2 + inner)
@@ -92,7 +92,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     trace = precision.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     divergences, risks = candidates(inner, pu.square().sum(-1), trace)
     risk, number = risks.mean(-2).min(-1)
-    finite, nu = finite & (risk < 0), nus[number]
+    finite, nu = finite & (risk < 0), nus.take(number)
     index = number[..., None, None].expand(*number.shape, m, 1)
     divergence = divergences.gather(-1, index).squeeze(-1)
     weight = (nu.unsqueeze(-1) + d) / (nu.unsqueeze(-1) - 2 + inner)
