@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mige_ext.reference import LAMBDA_GRID, RIDGE_GRID, adaptive_start
+from mige_ext.reference import (
+    LAMBDA_GRID,
+    RIDGE_GRID,
+    STUDENT_NU,
+    STUDENT_STEPS,
+    adaptive_start,
+)
 
 DECADE = 2  # steps of the grid of λ
 
@@ -50,6 +56,53 @@ def _lowest(grid: Tensor, values: Tensor) -> Tensor:
     shift = torch.where(curvature > 0, (left - right) / (2 * curvature), 0.0)
     step = grid[1] - grid[0]
     return (grid[at] + torch.where(at == inner, step * shift, 0.0)).squeeze(-1)
+
+
+def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Departure, divergence, ν and weights of (..., M, d); every group takes the EM steps."""
+    m, d = x.shape[-2:]
+    mean, whitening, tau = ridge_whitening(x)
+    z = (x - mean.unsqueeze(-2)) @ whitening
+    # The ridge in whitened coordinates, τ (R + τI)⁻¹.
+    root = x.std(-2, correction=0).unsqueeze(-1) * whitening
+    ridge = tau[..., None, None] * root @ root
+    nus = torch.tensor(STUDENT_NU, dtype=x.dtype, device=x.device)
+    squares = z.square().sum(-1)
+
+    def candidates(inner: Tensor, squared: Tensor, trace: Tensor) -> tuple[Tensor, Tensor]:
+        """Divergences and risks for every ν, (..., M, ν)."""
+        inner, squared = inner.unsqueeze(-1), squared.unsqueeze(-1)
+        weight = (nus + d) / (nus - 2 + inner)
+        divergence = d - weight * trace + 2 * weight * squared / (nus - 2 + inner)
+        size = weight.square() * squared - squares.unsqueeze(-1)
+        return divergence, size / 2 + divergence
+
+    _, risks = candidates(squares, squares, x.new_tensor(float(d)))
+    bound, number = (risks.mean(-2) + risks.std(-2) / math.sqrt(m)).min(-1)
+    finite, nu = bound < 0, nus.take(number)
+    u, inner = z, squares
+    for _ in range(STUDENT_STEPS):
+        weights = (nu.unsqueeze(-1) + d) / (nu.unsqueeze(-1) - 2 + inner)
+        location = (weights.unsqueeze(-1) * z).sum(-2) / weights.sum(-1, keepdim=True)
+        u = z - location.unsqueeze(-2)
+        scatter = u.mT @ (weights.unsqueeze(-1) * u) / m + ridge
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(scatter))
+        pu = u @ precision
+        inner = (u * pu).sum(-1)
+    trace = precision.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    divergences, risks = candidates(inner, pu.square().sum(-1), trace)
+    risk, number = risks.mean(-2).min(-1)
+    finite, nu = finite & (risk < 0), nus.take(number)
+    index = number[..., None, None].expand(*number.shape, m, 1)
+    divergence = divergences.gather(-1, index).squeeze(-1)
+    weight = (nu.unsqueeze(-1) + d) / (nu.unsqueeze(-1) - 2 + inner)
+    departure = (z - weight.unsqueeze(-1) * pu) @ whitening.mT
+    return (
+        torch.where(finite[..., None, None], departure, 0.0),
+        torch.where(finite.unsqueeze(-1), divergence, 0.0),
+        torch.where(finite, nu, torch.inf),
+        torch.where(finite.unsqueeze(-1), weights, 1.0),
+    )
 
 
 @dataclass(frozen=True)

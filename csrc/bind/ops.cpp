@@ -16,6 +16,9 @@ STABLE_TORCH_LIBRARY(mige_ext, m) {
       "rank_out)");
   m.def("ridge_whitening(Tensor x, float factor) -> (Tensor mean, Tensor whitening, Tensor ridge)");
   m.def(
+      "student_score(Tensor x) -> (Tensor departure, Tensor divergence, Tensor nu, Tensor "
+      "weights)");
+  m.def(
       "adaptive_score(Tensor x, Tensor? start, Tensor? start_divergence) -> (Tensor scores, Tensor "
       "lam, Tensor base, Tensor risk, Tensor standard_error, Tensor bandwidth, Tensor left_out, "
       "Tensor departure, Tensor divergence)");

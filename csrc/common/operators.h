@@ -93,6 +93,18 @@ struct RidgeWhiteningArguments {
   T* ridge;      // [groups]
 };
 
+// The score of a Student distribution with a robust scatter, as the departure from the Gaussian
+// score.
+template <typename T>
+struct StudentScoreArguments {
+  const T* x;  // [groups, m, d], m >= 2
+  int64_t groups, m, d;
+  T* departure;   // [groups, m, d]
+  T* divergence;  // [groups, m], of the departure
+  T* nu;          // [groups], infinite for the Gaussian score
+  T* weights;     // [groups, m], of the last EM step
+};
+
 // The score of the adaptive estimator, which has no settings. A departure is the difference of a
 // score and the Gaussian score.
 template <typename T>
@@ -122,6 +134,7 @@ struct AdaptiveScoreArguments {
   f(eigh, EighArguments);                          \
   f(ssge, SsgeArguments);                          \
   f(ridge_whitening, RidgeWhiteningArguments);     \
+  f(student_score, StudentScoreArguments);         \
   f(adaptive_score, AdaptiveScoreArguments)
 
 }  // namespace mige

@@ -265,37 +265,6 @@ void without_correction(const T* z,  // [m, r]
   std::copy_n(start.divergence, m, best.divergence.get());
 }
 
-// The length of Vᵀ times eigenvector k of VVᵀ/M, √(M λ_k), or 0 if λ_k is a rounding error. In the
-// primal form it is 1.
-template <typename T>
-T dual_length(const Whitening<T>& w, int64_t k) {
-  if (w.rank == w.d) return T(1);
-  const T floor = w.values[w.rank - 1] * static_cast<T>(w.rank) * kEpsilon<T>;
-  return w.values[k] > floor ? std::sqrt(static_cast<T>(w.m) * w.values[k]) : T(0);
-}
-
-// Scores F of the whitened samples as scores of x, F (Λ + τ)^{−1/2} Uᵀ D^{−1}. For d > m the
-// eigenvectors Q of VVᵀ/M are used (dual form): Uᵀ = (M Λ)^{−1/2} Qᵀ V. Overwrites f.
-template <typename T>
-void to_samples(const Whitening<T>& w,
-                T* f,      // [m, r]
-                T* out) {  // [m, d]
-  const int64_t m = w.m, d = w.d, r = w.rank;
-  for (int64_t k = 0; k < r; ++k) {
-    const T length = dual_length(w, k);
-    const T factor = length > T(0) ? whitening_factor(w, k) / length : T(0);
-    for (int64_t i = 0; i < m; ++i) f[i * r + k] *= factor;
-  }
-  if (r == d) {
-    product(f, false, w.vectors.get(), m, d, d, out);
-  } else {
-    const Buffer<T> spanned(m * m);
-    product(f, false, w.vectors.get(), m, m, m, spanned.get());
-    product(spanned.get(), false, w.v.get(), m, m, d, out);
-  }
-  scale_matrix(out, m, d, w.inverse.get(), false, kLargestFinite<T>);
-}
-
 // The inverse of to_samples, S D U (Λ + τ)^{1/2} for scores S of x. Only the part in the directions
 // in which the samples vary is kept.
 template <typename T>
@@ -390,6 +359,16 @@ T choose(const T* z,  // [m, r]
   return std::sqrt(square);
 }
 
+// Whether group g has a start. A start of zeros is the Gaussian score, which is base 1.
+template <typename T>
+bool has_start(const AdaptiveScoreArguments<T>& p, int64_t g) {
+  const auto zeros = [](const T* values, int64_t count) {
+    return std::all_of(values, values + count, [](T v) { return v == T(0); });
+  };
+  return p.start &&
+         !(zeros(p.start + g * p.m * p.d, p.m * p.d) && zeros(p.start_divergence + g * p.m, p.m));
+}
+
 // The score of group g.
 template <typename T>
 void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
@@ -398,12 +377,9 @@ void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
   whiten(p.x + g * m * d, kWeakRidge, w);
   const int64_t r = w.rank;
   const Buffer<T> z(m * r), departure(p.start ? m * r : 0);
-  for (int64_t k = 0; k < r; ++k) {
-    const T factor = whitening_factor(w, k);
-    for (int64_t i = 0; i < m; ++i) z[i * r + k] = w.rotated[i * r + k] * factor;
-  }
+  whitened(w, z.get());
   Departure<T> start{};
-  if (p.start) {
+  if (has_start(p, g)) {
     to_whitened(w, p.start + g * m * d, departure.get());
     start = {departure.get(), p.start_divergence + g * m};
   }
@@ -433,7 +409,6 @@ void adaptive_score(const AdaptiveScoreArguments<T>& p) {
   for_each_group(p.groups, [&](int64_t g) { score_group(p, g); });
 }
 
-template void adaptive_score(const AdaptiveScoreArguments<float>&);
-template void adaptive_score(const AdaptiveScoreArguments<double>&);
+MIGE_INSTANTIATE(adaptive_score, AdaptiveScoreArguments);
 
 }  // namespace mige::cpu

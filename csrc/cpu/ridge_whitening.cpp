@@ -163,7 +163,6 @@ void ridge_whitening(const RidgeWhiteningArguments<T>& p) {
 
 template void whiten(const float*, double, Whitening<float>&);
 template void whiten(const double*, double, Whitening<double>&);
-template void ridge_whitening(const RidgeWhiteningArguments<float>&);
-template void ridge_whitening(const RidgeWhiteningArguments<double>&);
+MIGE_INSTANTIATE(ridge_whitening, RidgeWhiteningArguments);
 
 }  // namespace mige::cpu

@@ -44,4 +44,45 @@ T whitening_factor(const Whitening<T>& w, int64_t k) {
   return static_cast<T>(1 / std::sqrt(static_cast<double>(w.values[k]) + w.ridge));
 }
 
+// z = V U (Λ + τ)^{−1/2}.
+template <typename T>
+void whitened(const Whitening<T>& w,
+              T* z) {  // [m, rank]
+  for (int64_t k = 0; k < w.rank; ++k) {
+    const T factor = whitening_factor(w, k);
+    for (int64_t i = 0; i < w.m; ++i) z[i * w.rank + k] = w.rotated[i * w.rank + k] * factor;
+  }
+}
+
+// The length of Vᵀ times eigenvector k of VVᵀ/M, √(M λ_k), or 0 if λ_k is a rounding error. In the
+// primal form it is 1.
+template <typename T>
+T dual_length(const Whitening<T>& w, int64_t k) {
+  if (w.rank == w.d) return T(1);
+  const T floor = w.values[w.rank - 1] * static_cast<T>(w.rank) * kEpsilon<T>;
+  return w.values[k] > floor ? std::sqrt(static_cast<T>(w.m) * w.values[k]) : T(0);
+}
+
+// Scores F of the whitened samples as scores of x, F (Λ + τ)^{−1/2} Uᵀ D^{−1}. For d > m the
+// eigenvectors Q of VVᵀ/M are used (dual form): Uᵀ = (M Λ)^{−1/2} Qᵀ V. Overwrites f.
+template <typename T>
+void to_samples(const Whitening<T>& w,
+                T* f,      // [m, r]
+                T* out) {  // [m, d]
+  const int64_t m = w.m, d = w.d, r = w.rank;
+  for (int64_t k = 0; k < r; ++k) {
+    const T length = dual_length(w, k);
+    const T factor = length > T(0) ? whitening_factor(w, k) / length : T(0);
+    for (int64_t i = 0; i < m; ++i) f[i * r + k] *= factor;
+  }
+  if (r == d) {
+    product(f, false, w.vectors.get(), m, d, d, out);
+  } else {
+    const Buffer<T> spanned(m * m);
+    product(f, false, w.vectors.get(), m, m, m, spanned.get());
+    product(spanned.get(), false, w.v.get(), m, m, d, out);
+  }
+  scale_matrix(out, m, d, w.inverse.get(), false, kLargestFinite<T>);
+}
+
 }  // namespace mige::cpu

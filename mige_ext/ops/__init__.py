@@ -19,7 +19,13 @@ from mige_ext.ops.kernels import (
     rbf_product,
     squared_distances,
 )
-from mige_ext.ops.scores import adaptive_score, eigh, ridge_whitening, ssge
+from mige_ext.ops.scores import (
+    adaptive_score,
+    eigh,
+    ridge_whitening,
+    ssge,
+    student_score,
+)
 
 __all__ = [
     "OPERATORS",
@@ -32,4 +38,5 @@ __all__ = [
     "ridge_whitening",
     "squared_distances",
     "ssge",
+    "student_score",
 ]

@@ -25,6 +25,7 @@ _SHAPES = {
     "eigh": "k *MM -> *M, *MM transposed",
     "ssge": "x *Md, bandwidth * -> *Md, *M, *, * int64",
     "ridge_whitening": "x *Md -> *d, *dd, *",
+    "student_score": "x *Md -> *Md, *M, *, *M",
     "adaptive_score": (
         "x *Md, start *Md, start_divergence *M -> *Md, *, * int64, *, *, *, *, *Md, *M"
     ),

@@ -16,14 +16,16 @@ from mige_ext.scores.base import (
     stein_calibration,
 )
 from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore
+from mige_ext.scores.student import FittedStudent
 
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveDiagnostics:
     """Diagnostics of an adaptive estimate, one value for each group of samples, (...)."""
 
-    lam: Tensor  #: λ of Tikhonov's filter; infinite where the Gaussian score is used unchanged
-    #: 1 where the filter corrects the Gaussian score, 0 where it starts from zero
+    lam: Tensor  #: λ of Tikhonov's filter; infinite where a base is used without a correction
+    #: 2 where the filter corrects the Student score, 1 where it corrects the Gaussian score, 0
+    #: where it starts from zero
     base: Tensor
     #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the reference, in whitened units. The
     #: reference is the Gaussian score with a tenth of the chosen ridge τ, whatever ``gaussian`` is.
@@ -31,6 +33,8 @@ class AdaptiveDiagnostics:
     #: unchanged.
     risk: Tensor
     standard_error: Tensor  #: standard error of ``risk``
+    #: ν of the Student score that base 2 corrects; infinite where the Gaussian score fits better
+    nu: Tensor
     bandwidth: Tensor  #: σ of the IMQ kernel, in whitened units
     #: fraction of the samples that the choice of λ, base and σ left out, because they coincide or
     #: nearly coincide with other samples; 0 for independent samples
@@ -42,7 +46,8 @@ class AdaptiveDiagnostics:
 class FittedAdaptive(Fitted):
     """An adaptive score at any points, ``s₀(q) − (k(q, Z) S + H(q) Wᵀ) / λM``.
 
-    The Gaussian part is ``s₀ = −base z(q) Wᵀ``, or that of ``gaussian``.
+    s₀ is 0 for base 0, and the Gaussian score ``−z(q) Wᵀ`` or that of ``gaussian`` for base 1.
+    Base 2 adds the departure of the Student score from ``−z(q) Wᵀ``.
 
     Cost:
         A score takes 7QMd flop in float64, and 2QM values of memory for each group.
@@ -54,7 +59,8 @@ class FittedAdaptive(Fitted):
     whitening: Tensor  #: W, (..., d, d), float64
     factor: Tensor  #: the number that calibration multiplies scores by, (..., 1, 1)
     gaussian: FittedGaussian | None  #: Gaussian part of "qis" and "mle"; None for "ridge"
-    diagnostics: AdaptiveDiagnostics  #: λ, base, risk, its standard error, σ and calibration
+    student: FittedStudent  #: the Student score in whitened coordinates; NaN for an infinite ν
+    diagnostics: AdaptiveDiagnostics  #: λ, base, risk, its standard error, ν, σ and calibration
 
     def _score(self, points: Tensor) -> Tensor:
         z = (self.samples.double() - self.mean) @ self.whitening
@@ -69,8 +75,10 @@ class FittedAdaptive(Fitted):
         back = self.whitening.mT
         correction = saturated(k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
         start = -q @ back if self.gaussian is None else self.gaussian.score(points.double())
+        start = base.clamp(max=1) * start
+        start = start + torch.where(base == 2, self.student.score(q) + q, 0.0) @ back
         limit = torch.finfo(points.dtype).max
-        return ((base * start - correction) * self.factor).clamp(-limit, limit).to(points.dtype)
+        return ((start - correction) * self.factor).clamp(-limit, limit).to(points.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +92,9 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     risk plus standard error. If no correction reduces the risk by more than its standard error, the
     Gaussian score is used unchanged. Samples may repeat or nearly repeat: the choice leaves such
     copies out. :func:`mige_ext.ops.adaptive_score` has the formulas.
+
+    On samples with heavy tails, the score of a Student distribution with a robust scatter is a
+    third s₀ (:func:`mige_ext.ops.student_score`). The risk decides whether it is used.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -197,16 +208,25 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         estimate = self._estimate(x)
         scores, gaussian = estimate.ridge_scores, estimate.gaussian
         diagnostics = estimate.diagnostics
-        mean, whitening, _ = ops.ridge_whitening(x)
+        mean, whitening, ridge = ops.ridge_whitening(x)
+        z = (x - mean.unsqueeze(-2)) @ whitening
+        student = FittedStudent.from_weights(
+            x, z, whitening, ridge, diagnostics.nu, estimate.student_weights
+        )
         one = x.new_ones((*x.shape[:-2], 1, 1))
         factor = calibrated(one, diagnostics.calibration, self.calibrate)
         mean = mean.unsqueeze(-2)
-        return FittedAdaptive(samples, scores, mean, whitening, factor, gaussian, diagnostics)
+        return FittedAdaptive(
+            samples, scores, mean, whitening, factor, gaussian, student, diagnostics
+        )
 
     def _estimate(
         self, x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
     ) -> "_Estimate":
+        nu, weights = x.new_full(x.shape[:-2], torch.inf), x.new_ones(x.shape[:-1])
         with _checks.naming(samples=x):
+            if start is None:
+                start, start_divergence, nu, weights = ops.student_score(x)
             ridge_scores, lam, base, risk, error, sigma, left_out, departure, divergence = (
                 ops.adaptive_score(x, start, start_divergence)
             )
@@ -217,8 +237,10 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             difference = saturated(gaussian.score() - _ridge_score(x))
             scores = saturated(scores + per_group(base.clamp(max=1)) * difference)
         calibration = stein_calibration(x, scores)
-        diagnostics = AdaptiveDiagnostics(lam, base, risk, error, sigma, left_out, calibration)
-        return _Estimate(ridge_scores, scores, departure, divergence, gaussian, diagnostics)
+        diagnostics = AdaptiveDiagnostics(lam, base, risk, error, nu, sigma, left_out, calibration)
+        return _Estimate(
+            ridge_scores, scores, departure, divergence, gaussian, weights, diagnostics
+        )
 
 
 def _ridge_score(x: Tensor) -> Tensor:
@@ -238,4 +260,5 @@ class _Estimate:
     departure: Tensor  #: ``ridge_scores`` minus their Gaussian part, (..., M, d)
     divergence: Tensor  #: divergence of the departure in whitened coordinates, (..., M)
     gaussian: FittedGaussian | None  #: the Gaussian part; None for "ridge"
+    student_weights: Tensor  #: weights that give the location and the scatter, (..., M)
     diagnostics: AdaptiveDiagnostics

@@ -127,6 +127,20 @@ py::tuple ridge_whitening(const py::array& x, double factor) {
   });
 }
 
+py::tuple student_score(const py::array& x) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), departure(batch_shape(x, 2, {m, d}));
+    const Buffer<T> divergence(batch_shape(x, 2, {m})), nu(batch_shape(x, 2));
+    const Buffer<T> weights(batch_shape(x, 2, {m}));
+    launch(MIGE_LAUNCHER(student_score),
+           StudentScoreArguments<T>{points.data(), groups, m, d, departure.data(),
+                                    divergence.data(), nu.data(), weights.data()});
+    return py::make_tuple(departure.array(), divergence.array(), nu.array(), weights.array());
+  });
+}
+
 py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& start,
                          const std::optional<py::array>& start_divergence) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
@@ -177,6 +191,7 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("eigh_with_info", &eigh_with_info);
   m.def("ssge", &ssge);
   m.def("ridge_whitening", &ridge_whitening);
+  m.def("student_score", &student_score);
   m.def("adaptive_score", &adaptive_score);
   m.def("lambda_search", &lambda_search);
 }

@@ -42,6 +42,7 @@ ARGUMENTS = [
              0, True, True),
     Argument(ops.ssge, "", "x", lambda x: ops.ssge(x), 2, True),
     Argument(ops.ridge_whitening, "", "x", lambda x: ops.ridge_whitening(x), 2, True),
+    Argument(ops.student_score, "", "x", lambda x: ops.student_score(x)[:2], 2, True),
     Argument(ops.adaptive_score, "", "x", lambda x: ops.adaptive_score(x)[::2], 2, True),
     Argument(ops.adaptive_score, "", "start",
              lambda s: ops.adaptive_score(fill(s, 16, 3), s, fill(s, 16, 1)[..., 0])[::2],

@@ -22,6 +22,7 @@ _RAW_ARGUMENTS: dict[str, Callable[[Any, Any], tuple[Any, ...]]] = {
     "eigh": lambda a, k: a,
     "ssge": lambda a, k: (*(*a, None)[:2], 0.5, 1.0, 0.9, k.get("rank"), k.get("power", 1)),
     "ridge_whitening": lambda a, k: (*a, k["factor"]),
+    "student_score": lambda a, k: a,
     "adaptive_score": lambda a, k: (*a, k.get("start"), k.get("start_divergence")),
 }
 

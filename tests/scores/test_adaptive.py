@@ -23,6 +23,13 @@ def two_modes(m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, -x + 1.5 * torch.tanh(1.5 * x)
 
 
+def student(m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Samples of Student's t distribution with ν = 4, and their scores."""
+    scale = normal(m, 4, seed=seed + 1).square().mean(-1, keepdim=True).sqrt()
+    x = normal(m, d, seed=seed) / scale
+    return x, -(4 + d) * x / (4 + x.square().sum(-1, keepdim=True))
+
+
 def error(scores: Tensor, exact: Tensor) -> float:
     return float((scores - exact).square().sum() / exact.square().sum())
 
@@ -68,10 +75,34 @@ def test_what_is_not_gaussian_gets_a_filter_with_less_risk() -> None:
     assert error(QIS.score(x), exact) < error(GaussianScore().score(x), exact) / 2
 
 
+@pytest.mark.parametrize("gaussian", ["ridge", "qis"])
+def test_heavy_tails_get_the_student_score_with_less_error(gaussian: Any) -> None:
+    (x, exact), (query, elsewhere) = student(400, 5), student(200, 5, seed=7)
+    estimator = AdaptiveScore(gaussian=gaussian)
+    diagnostics = estimator.diagnose(x)
+    assert diagnostics.base == 2 and 3 <= diagnostics.nu <= 6
+    assert error(estimator.score(x), exact) < error(GaussianScore().score(x), exact) / 4
+    fitted = estimator.fit(x)
+    assert error(fitted.score(query), elsewhere) < 0.1
+
+
 @for_each_dtype
 def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
     x = normal(3, 40, 2, dtype=dtype) ** 3
-    assert torch.equal(AdaptiveScore(gaussian="ridge").score(x), ops.adaptive_score(x)[0])
+    start, divergence, *_ = ops.student_score(x)
+    assert torch.equal(
+        AdaptiveScore(gaussian="ridge").score(x), ops.adaptive_score(x, start, divergence)[0]
+    )
+
+
+@for_each_dtype
+def test_without_heavy_tails_the_score_is_that_without_the_student_score(
+    dtype: torch.dtype,
+) -> None:
+    x = torch.stack([normal(100, 3), two_modes(100, 3)[0]]).to(dtype)
+    diagnostics = AdaptiveScore().diagnose(x)
+    assert diagnostics.nu.isinf().all()
+    assert torch.equal(AdaptiveScore().score(x), ops.adaptive_score(x)[0])
 
 
 @pytest.mark.parametrize("gaussian", GAUSSIANS)
@@ -80,9 +111,10 @@ def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
 def test_a_fit_gives_the_score_at_its_own_samples(
     dtype: torch.dtype, calibrate: Any, gaussian: Any
 ) -> None:
-    x = torch.stack([two_modes(60, 3)[0], normal(60, 3)]).to(dtype)
+    x = torch.stack([two_modes(60, 3)[0], normal(60, 3), student(60, 3)[0]]).to(dtype)
     estimator = AdaptiveScore(gaussian=gaussian, calibrate=calibrate)
     fitted = estimator.fit(x)
+    assert fitted.diagnostics.base[2] == 2
     scores = estimator.score(x.double())
     assert torch.equal(fitted.score(), fitted.score(x))
     # λ divides the rounding error of a difference.
@@ -107,6 +139,19 @@ def test_a_fit_elsewhere_is_the_filter_as_it_is_written() -> None:
     exact = (-base * q - (k @ f + h) / (lam * m)) @ whitening.mT
     lost = rounding(x.dtype, m) * (1 + 1 / lam)
     assert (fitted.score(query) - exact).abs().max() <= lost * exact.abs().max()
+
+
+@pytest.mark.parametrize(("m", "d"), [(60, 3), (40, 50), (40, 36)])
+def test_the_student_score_of_a_fit_is_that_of_the_operator(m: int, d: int) -> None:
+    x = student(m, d)[0]
+    x = torch.cat([x, x.sum(-1, keepdim=True), torch.ones_like(x[:, :1])], -1)
+    departure, _, nu, _ = ops.student_score(x)
+    assert nu.isfinite()
+    fitted = AdaptiveScore().fit(x)
+    z = (x - fitted.mean) @ fitted.whitening
+    got = (fitted.student.score(z) + z) @ fitted.whitening.mT
+    lost = 1e3 * rounding(x.dtype, x.numel())
+    assert (got - departure).abs().max() <= lost * departure.abs().max()
 
 
 # --- equivariance ---------------------------------------------------------------------------------

@@ -51,6 +51,11 @@ CASES = {
     "ssge": Case("ssge", lambda x, y, w, s: ((x,), {})),
     "ssge-bandwidth": Case("ssge", lambda x, y, w, s: ((x, s), {"rank": 3, "power": 2})),
     "ridge_whitening": Case("ridge_whitening", lambda x, y, w, s: ((x,), {"factor": 0.5})),
+    # Heavy tails, so that ν is finite.
+    "student_score": Case("student_score", lambda x, y, w, s: ((x / w[..., :1],), {})),
+    "student_score-wide": Case(
+        "student_score", lambda x, y, w, s: ((x.mT / (0.1 + x.mT[..., :1].abs()),), {})
+    ),
     "adaptive_score": Case("adaptive_score", lambda x, y, w, s: ((x * x * x,), {})),
     "adaptive_score-wide": Case("adaptive_score", lambda x, y, w, s: ((x.mT.contiguous(),), {})),
     "adaptive_score-start": Case(

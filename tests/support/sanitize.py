@@ -48,6 +48,8 @@ def main() -> None:
                 ("ssge", (x,), {}),
                 ("ssge", (x, sigma), {"rank": 2, "power": 2}),
                 ("ridge_whitening", (x,), {}),
+                ("student_score", (x**3,), {}),
+                ("student_score", (made(2, d + 1, m, seed=5) ** 3,), {}),  # d > M
                 ("adaptive_score", (x**3,), {}),  # several steps of the search over λ
                 ("adaptive_score", (made(2, d + 1, m, seed=5),), {}),  # d > M
             ]

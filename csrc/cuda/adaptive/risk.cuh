@@ -126,9 +126,11 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
     }
     const int64_t bases = p.bases, count = p.thinning.count[g];
     const int32_t* const kept = p.thinning.kept + g * m;
+    // A start of zeros is the Gaussian score, which is base 1.
+    const bool without_start = bases == 3 && p.start_largest[g] == 0;
     int base = 0;
     MeanRisk best = mean_risk(p.risks + g * bases * m, kept, m, count, sums);
-    for (int c = 1; c < bases; ++c) {
+    for (int c = 1; c < (without_start ? 2 : bases); ++c) {
       const MeanRisk risk = mean_risk(p.risks + (g * bases + c) * m, kept, m, count, sums);
       if (!(risk.mean + risk.error < best.mean + best.error)) continue;
       best = risk;

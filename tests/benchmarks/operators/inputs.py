@@ -18,6 +18,7 @@ TINY = {
     "eigh": (2, 33),
     "ssge": (2, 33, 5),
     "ridge_whitening": (2, 33, 5),
+    "student_score": (2, 33, 5),
     "adaptive_score": (2, 33, 5),
 }
 CEILINGS = Ceilings(gflops=100.0, gbs=10.0)

@@ -42,6 +42,14 @@ def test_the_sizes_that_are_targets_on_cuda_are_measured() -> None:
         ("eigh", (2, 10), 2 * 9000, 2 * (100 + 100 + 10)),
         # 2 flop for 10 samples and 3² entries, twice; 9 and 2 for 3³
         ("ridge_whitening", (2, 10, 3), 2 * (4 * 90 + 11 * 27), 2 * (30 + 3 + 9 + 1)),
+        # six steps: 4 flop for 10 samples and 3² entries, and 3³; once: 6 and 9. Results: the
+        # departure, two numbers for each sample, and ν
+        (
+            "student_score",
+            (2, 10, 3),
+            2 * (6 * (4 * 90 + 27) + 6 * 90 + 9 * 27),
+            2 * (60 + 20 + 1),
+        ),
         # four λ; 1.5 + 2 for 10² pairs, 6 for 10 samples, of 3 coordinates; 9 for 3³
         (
             "adaptive_score",

@@ -1,0 +1,45 @@
+// The rules of the Student score, for CPU and CUDA: the values of ν, the weight of a sample, and
+// the risk. mige_ext.ops.student_score explains the formulas.
+#pragma once
+
+#include "common/math.h"
+
+namespace mige {
+
+// ν is chosen among these values and infinity.
+constexpr int kStudentNus = 6;
+MIGE_HOST_DEVICE double student_nu(int i) {
+  const double values[kStudentNus] = {3, 4, 6, 10, 20, 50};
+  return values[i];
+}
+
+// The number of EM steps for the location and the scatter.
+constexpr int kStudentSteps = 6;
+
+// A sample z in whitened coordinates, and the quantities of u = z − μ that the risk needs.
+struct StudentSample {
+  double inner;    // uᵀPu
+  double squared;  // ‖Pu‖²
+  double z;        // ‖z‖²
+};
+
+// w = (ν + d) / (ν − 2 + uᵀPu), with d the number of dimensions that count.
+MIGE_HOST_DEVICE double student_weight(double nu, double d, double inner) {
+  return (nu + d) / (nu - 2 + inner);
+}
+
+// The divergence of the departure R = z − w P u, and the risk ½‖R‖² − z·R + divergence.
+struct StudentRisk {
+  double divergence, risk;
+
+  // `trace` is the sum of P_kk over the d dimensions that count.
+  static MIGE_HOST_DEVICE StudentRisk of(double nu, double d, double trace,
+                                         const StudentSample& at) {
+    const double weight = student_weight(nu, d, at.inner);
+    const double slope = weight / (nu - 2 + at.inner);  // −dw / d(uᵀPu)
+    const double divergence = d - weight * trace + 2 * slope * at.squared;
+    return {divergence, (weight * weight * at.squared - at.z) / 2 + divergence};
+  }
+};
+
+}  // namespace mige

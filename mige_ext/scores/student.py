@@ -1,0 +1,57 @@
+"""The Student score of :func:`mige_ext.ops.student_score` at any points."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mige_ext._precision import per_group, standardized
+from mige_ext.scores.records import summary
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FittedStudent:
+    """The score ``−w P (z − μ)`` in whitened coordinates, ``w = (ν + d) / (ν − 2 + r²)``.
+
+    r² is ``(z − μ)ᵀ P (z − μ)``. The results are NaN where ν is infinite.
+    """
+
+    location: Tensor  #: μ, (..., 1, d)
+    precision: Tensor  #: P, (..., d, d)
+    nu: Tensor  #: ν, (..., 1, 1)
+    dimensions: Tensor  #: d, the number of dimensions that count, (..., 1, 1)
+
+    @staticmethod
+    def from_weights(
+        samples: Tensor, z: Tensor, whitening: Tensor, ridge: Tensor, nu: Tensor, weights: Tensor
+    ) -> "FittedStudent":
+        """Computes μ and P from the weights of the last EM step.
+
+        Args:
+            samples: samples, (..., M, d).
+            z: the whitened samples, (..., M, d).
+            whitening: W, (..., d, d), from :func:`mige_ext.ops.ridge_whitening`.
+            ridge: τ, (...).
+            nu: ν, (...).
+            weights: (..., M).
+        """
+        weights = weights.unsqueeze(-1)
+        location = (weights * z).sum(-2, keepdim=True) / weights.sum(-2, keepdim=True)
+        centered = z - location
+        # (R + τI)^{−1/2}, without the directions that do not count. The points are 0 in these.
+        root = standardized(samples)[2].mT * whitening
+        scatter = centered.mT @ (weights * centered) / z.shape[-2]
+        precision = torch.linalg.pinv(scatter + per_group(ridge) * root @ root, hermitian=True)
+        counted = torch.linalg.eigvalsh(root) > torch.finfo(z.dtype).eps ** 0.5
+        return FittedStudent(location, precision, per_group(nu), per_group(counted.sum(-1)))
+
+    def __repr__(self) -> str:
+        """One line: shape, dtype and device."""
+        return summary(self)
+
+    def score(self, z: Tensor) -> Tensor:
+        """The score at whitened points z, (..., Q, d) -> (..., Q, d)."""
+        offset = z - self.location
+        scaled = offset @ self.precision
+        inner = (offset * scaled).sum(-1, keepdim=True)
+        return -(self.nu + self.dimensions) / (self.nu - 2 + inner) * scaled
