@@ -121,8 +121,10 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
     Cost:
         (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
-        eigendecomposition of r × r; memory 4M² + O(Md) for each group. "qis" and "mle" add two
-        eigendecompositions of d × d, which dominate if d > M. A fit does all of this in float64.
+        eigendecomposition of r × r; memory 4M² + O(Md) for each group. The Student score adds one
+        eigendecomposition of r × r, and for heavy tails 28Mr² + 6r³ flop and 4M²r flop for each λ.
+        "qis" and "mle" add two eigendecompositions of d × d, which dominate if d > M. A fit does
+        all of this in float64.
     """
 
     gaussian: Covariance = "ridge"
