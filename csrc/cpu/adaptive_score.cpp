@@ -80,9 +80,10 @@ class Candidates {
         z_(z),
         start_(start) {
     squared_distance_matrix<T>(z, nullptr, m, m, r, T(1), k_.get());
+    mirror(k_.get(), m);
   }
 
-  // The squared distances, [m, m], above the diagonal. `prepare` overwrites them.
+  // The squared distances, [m, m]. `prepare` overwrites them.
   const T* squared_distances() const { return k_.get(); }
   // The square of their median.
   T median() const { return upper_quantile(k_.get(), m_, 0.5); }

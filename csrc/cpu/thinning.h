@@ -1,5 +1,6 @@
 // The samples of one group that take part in the choice of λ. common/thinning_rule.h has the rule.
-// Work: two passes over m² / 2 values, and a third if near-coincident pairs are left out.
+// Work: passes over m² / 2 and m² values, and one over m² / 2 if near-coincident pairs are left
+// out.
 #pragma once
 
 #include <algorithm>
@@ -25,28 +26,62 @@ struct Neighbors {
   }
 };
 
+// The number of values below `limit`.
+template <typename T>
+int count_below(const T* row, int64_t m, T limit) {
+  int count = 0;
+  for (int64_t j = 0; j < m; ++j) count += row[j] < limit;
+  return count;
+}
+
+// Copies the values below `limit` of the kept samples other than i, and returns their number.
+template <typename T>
+int64_t values_below(const T* row, const char* kept, int64_t m, int64_t i, T limit,
+                     T* out) {  // [m + 1]
+  int64_t count = 0;
+  const auto copy = [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+      out[count] = row[j];  // without a branch: the next line decides whether it is kept
+      count += kept[j] & (row[j] < limit);
+    }
+  };
+  copy(0, i);
+  copy(i + 1, m);
+  return count;
+}
+
 // Steps 2 and 3 of the rule. Clears `kept` of the samples that are left out.
 template <typename T>
-void leave_out_near(const T* s,  // [m, m], of which entries above the diagonal are read
+void leave_out_near(const T* s,  // [m, m]
                     int64_t m, int64_t n,
                     char* kept) {  // [m], n of them set
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   std::vector<Neighbors<T>> of(static_cast<size_t>(m));
-  for (auto& neighbors : of)
-    std::fill_n(neighbors.nearest, kMostNeighbors, std::numeric_limits<T>::infinity());
-  for (int64_t i = 0; i < m; ++i) {
-    if (!kept[i]) continue;
-    for (int64_t j = i + 1; j < m; ++j) {
-      if (!kept[j]) continue;
-      of[i].insert(s[i * m + j]);
-      of[j].insert(s[i * m + j]);
-    }
-  }
   const int inner = inner_neighbor(n) - 1, outer = outer_neighbor(n) - 1;
   double sum = 0;
-  for (int64_t i = 0; i < m; ++i)
-    if (kept[i])
-      sum += std::log(static_cast<double>(of[i].nearest[outer]) /
-                      static_cast<double>(of[i].nearest[inner]));
+  T limit = kInfinity;
+  const Buffer<T> near(m + 1);
+  for (int64_t i = 0; i < m; ++i) {
+    if (!kept[i]) continue;
+    // The limit moves until it is above the outer neighbor, and few values are below it. (The value
+    // of the sample itself and of copies is below it too.)
+    const T* const row = s + i * m;
+    int64_t count = 0;
+    for (int round = 0; round < 8 && limit < kInfinity; ++round) {
+      const int below = count_below(row, m, limit);
+      if (below > outer + 1 && below <= 2 * outer + 2) {
+        count = values_below(row, kept, m, i, limit, near.get());
+        break;
+      }
+      limit *= below > outer + 1 ? T(0.85) : T(1.3);
+    }
+    if (count <= outer) count = values_below(row, kept, m, i, kInfinity, near.get());
+    std::fill_n(of[i].nearest, kMostNeighbors, kInfinity);
+    for (int64_t k = 0; k < count; ++k) of[i].insert(near[k]);
+    const auto of_outer = static_cast<double>(of[i].nearest[outer]);
+    sum += std::log(of_outer / static_cast<double>(of[i].nearest[inner]));
+    limit = static_cast<T>(1.2 * of_outer);
+  }
   const double half = half_dimension(n, sum / static_cast<double>(n));
   bool leave_out = false;
   for (int level = 0; level < kThinningLevels; ++level) {
@@ -75,7 +110,7 @@ void leave_out_near(const T* s,  // [m, m], of which entries above the diagonal 
 // Sets `kept` of the samples that take part in the choice, and returns their number. All samples
 // are kept if fewer than two are distinct.
 template <typename T>
-int64_t thin(const T* s,  // [m, m], of which entries above the diagonal are read
+int64_t thin(const T* s,  // [m, m]
              int64_t m, int64_t r,
              char* kept) {  // [m]
   std::fill_n(kept, m, char(1));
@@ -94,13 +129,13 @@ int64_t thin(const T* s,  // [m, m], of which entries above the diagonal are rea
 
 // The nearest kept sample of sample i.
 template <typename T>
-int64_t nearest_kept(const T* s,  // [m, m], of which entries above the diagonal are read
+int64_t nearest_kept(const T* s,  // [m, m]
                      int64_t m, const char* kept, int64_t i) {
   int64_t nearest = -1;
   T least = 0;
   for (int64_t j = 0; j < m; ++j) {
     if (!kept[j]) continue;
-    const T distance = i < j ? s[i * m + j] : s[j * m + i];
+    const T distance = s[i * m + j];
     if (nearest >= 0 && !(distance < least)) continue;
     nearest = j;
     least = distance;
