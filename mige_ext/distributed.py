@@ -247,7 +247,7 @@ class _GlobalEstimator:
 
     @property
     def has_common_bandwidth(self) -> bool:
-        return getattr(self.estimator, "has_common_bandwidth", False)
+        return bool(getattr(self.estimator, "has_common_bandwidth", False))
 
     def score(self, samples: Tensor) -> Tensor:
         batch = self.batch
