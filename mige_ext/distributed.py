@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks
+from mige_ext._precision import at_least_float32, positive, power_of_two
 from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
 
@@ -55,6 +56,21 @@ class GlobalBatch:
     def weight(self) -> float:
         """``R N_r / N``, the weight of this rank's mean in the mean over all samples."""
         return len(self.sizes) * self.sizes[self.rank] / self.total
+
+    @property
+    def has_first(self) -> bool:
+        """Whether the first of all samples is on this rank."""
+        return self.offset == 0 and self.sizes[self.rank] > 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the ranks, in place."""
+        dist.all_reduce(values, group=self.group)
+        return values
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The elementwise maximum over the ranks, in place."""
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
+        return values
 
     def gather(self, samples: Tensor) -> Tensor:
         """The samples of all ranks, (..., N_r, d) -> (..., N, d), in the order of the ranks.
@@ -136,6 +152,48 @@ def distribute(
     return estimator, tuple(batch.gather(tensor) for tensor in tensors)
 
 
+def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+    """An argument of a pair in the unit that :func:`.mutual_information` gives it.
+
+    Args:
+        estimator: the estimator of the pair, as :func:`distribute` returned it.
+        samples: x or z, (..., M, d), finite.
+
+    Returns:
+        If the estimator has one bandwidth for all columns, the standardized samples, in float32 or
+        float64, and their scale, (..., 1, 1). The scale is the root mean square deviation from the
+        mean over samples and columns. It does not count constant columns, and belongs to the
+        samples of all ranks. For every other estimator, the samples and None.
+
+    Cost:
+        O(Md). With an estimator that reduces samples to sums, four collectives of at most d values.
+    """
+    if not getattr(estimator, "has_common_bandwidth", False):
+        return samples, None
+    batch = estimator.batch if isinstance(estimator, _GlobalEstimator) else None
+    x = at_least_float32(samples)
+    m = max(x.shape[-2] if batch is None else batch.total, 1)
+    empty = x.numel() == 0
+    size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.abs().amax((-2, -1), keepdim=True)
+    unit = power_of_two(size if batch is None else batch.largest(size))
+    x = x / unit
+    # Relative to the first sample, constant columns are 0 exactly, and an offset costs no digits.
+    if batch is None:
+        first = x.narrow(-2, 0, 1)
+    else:
+        zero = x.new_zeros((*x.shape[:-2], 1, x.shape[-1]))
+        first = batch.sum(x.narrow(-2, 0, 1).clone() if batch.has_first else zero)
+    x = x - first
+    total = x.sum(-2, keepdim=True)
+    x = x - (total if batch is None else batch.sum(total)) / m
+    squares = x.square().sum(-2, keepdim=True)
+    variances = (squares if batch is None else batch.sum(squares)) / m
+    varying = (variances > 0).sum(-1, keepdim=True).clamp(min=1)
+    scale = (variances.sum(-1, keepdim=True) / varying).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    return x / scale, positive(unit * scale)
+
+
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
     """Sum the statistics of all ranks, in place. Each rank can then solve for all samples.
 
@@ -186,6 +244,10 @@ class _GlobalEstimator:
 
     estimator: DistributedScoreEstimator
     batch: GlobalBatch
+
+    @property
+    def has_common_bandwidth(self) -> bool:
+        return bool(getattr(self.estimator, "has_common_bandwidth", False))
 
     def score(self, samples: Tensor) -> Tensor:
         batch = self.batch

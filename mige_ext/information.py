@@ -27,9 +27,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext._precision import at_least_float32, saturated
+from mige_ext._precision import at_least_float32, in_units, saturated
 from mige_ext._torch_compat import is_transforming
-from mige_ext.distributed import GlobalBatch, distribute, global_batch
+from mige_ext.distributed import GlobalBatch, distribute, global_batch, on_one_scale
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import (
@@ -132,6 +132,12 @@ def mutual_information(
     In circumstance I of the paper, x is data and z is its deterministic code; in circumstance II
     both are representations. The marginal entropy of an argument that needs no gradient is not
     estimated.
+
+    The gradient does not depend on the units of x and z. The default and the Gaussian estimators
+    scale the pair themselves. For an estimator with one bandwidth for all columns
+    (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are first divided by their root mean
+    square deviations, each as one block. A bandwidth that is a number has a unit; it is applied to
+    x and z as they are.
 
     For a deterministic ``z = E(x)`` the pair (x, z) has no density. The joint term then penalizes
     codes that cannot be predicted from x at the scale of the bandwidth.
@@ -331,10 +337,14 @@ def _joint_and_gradients(
     estimator: ScoreEstimator, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of H(x, z) and its gradients in x and z."""
-    dtype = torch.promote_types(x.dtype, z.dtype)
-    pairs = torch.cat((x.to(dtype), z.to(dtype)), -1)
+    (u, unit_x), (v, unit_z) = (on_one_scale(estimator, argument) for argument in (x, z))
+    dtype = torch.promote_types(u.dtype, v.dtype)
+    pairs = torch.cat((u.to(dtype), v.to(dtype)), -1)
     value, gradient = _entropy_and_gradient(estimator, pairs, x=x, z=z)
-    return value, *gradient.split([x.shape[-1], z.shape[-1]], -1)
+    gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
+    if unit_x is not None and unit_z is not None:
+        return value, in_units(gradient_x, unit_x), in_units(gradient_z, unit_z)
+    return value, gradient_x, gradient_z
 
 
 def _own_information(

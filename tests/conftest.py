@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mige_ext.experiments.common.device import cpu_threads
-from tests.support.tiers import split
+from tests.support import tiers
 
 try:
     from hypothesis import settings
@@ -14,7 +14,9 @@ except ImportError:  # `make gpu-check` runs on a machine as it is; these tests 
     collect_ignore = [
         "experiments/test_data.py",
         "experiments/common/test_statistics.py",
+        "information/test_unclean_samples.py",
         "scores/test_properties.py",
+        "scores/test_unclean_samples.py",
     ]
 else:
     settings.register_profile(
@@ -48,10 +50,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--product", action="store_true", help="all combinations of all parameters")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    tiers.thorough = bool(config.getoption("--all") or config.getoption("--product"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what does not belong to the tier, except for tests that are named one by one."""
     if config.getoption("--product") or any("::" in argument for argument in config.args):
         return
     thorough = config.getoption("--all")
-    items[:], left = split(items, 2 if thorough else 1, thorough)
+    items[:], left = tiers.split(items, 2 if thorough else 1, thorough)
     config.hook.pytest_deselected(items=left)

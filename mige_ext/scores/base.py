@@ -200,6 +200,15 @@ class FittableEstimator(ABC, Generic[F]):
     of an estimator documents the cost.
     """
 
+    @property
+    def has_common_bandwidth(self) -> bool:
+        """Whether one bandwidth, chosen from the samples, serves all columns.
+
+        The score of a pair (x, z) then depends on the scale of x relative to z.
+        :func:`.mutual_information` therefore gives both arguments one scale first.
+        """
+        return False
+
     def __post_init__(self) -> None:
         """Checks the settings: ``calibrate``, and the fields that ``_checks.setting`` declares."""
         _checks.require_settings(self)

@@ -1,11 +1,11 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
 This score is the control for every other estimator: on Gaussian data few estimators have a smaller
-error. The Gaussian score needs no M×M matrix.
+error. For d < M the Gaussian score needs no M×M matrix. For d >= M it needs one, and no d×d matrix.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,32 +43,47 @@ class GaussianDiagnostics:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedGaussian(FittedGradient):
-    """A fitted Gaussian score, ``g(q) = −(q − m) W Wᵀ``, with the energy ``−‖(q − m) W‖²/2``.
+    """A fitted Gaussian score, ``g(q) = −(q − m) P``, with the energy ``−(q − m) P (q − m)ᵀ/2``.
+
+    The precision is ``P = W Wᵀ``. For d >= M, "ridge" and "qis" add the same precision in every
+    direction that no sample shows, ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal matrix D.
 
     Cost:
-        A score takes 4Qd² flop, an energy 2Qd².
+        With r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M, "ridge" and
+        "qis" take twice as many.
     """
 
     samples: Tensor  #: (..., M, d)
     mean: Tensor  #: m, (..., 1, d)
-    whitening: Tensor  #: W, (..., d, d), with ``W Wᵀ`` the precision
+    whitening: Tensor  #: W, (..., d, d) for d < M, else (..., d, M) or (..., d, M − 1)
     origin: Tensor  #: (..., 1, d)
     unit: Tensor  #: of each column, (..., 1, d)
     diagnostics: GaussianDiagnostics  #: of the estimate
+    directions: Tensor | None = None  #: U, of the shape of W; None if there is no such precision
+    outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if there is no such precision
 
     def _energy(self, points: Tensor) -> Tensor:
-        return self._whitened(points).square().sum(-1) / -2
+        y, whitening = self._deviations(points), self._whitening
+        energy = (y @ whitening.factor).square().sum(-1)
+        if whitening.outside is not None:
+            energy = energy + whitening.remainder(y).square().sum(-1)
+        return energy / -2
 
     def _in_units(self, query: Tensor) -> Tensor:
         return in_units(query, self.unit) - self.origin
 
     def _score(self, points: Tensor) -> Tensor:
-        return in_units(saturated(-self._whitened(points) @ self.whitening.mT), self.unit)
+        scores = -self._whitening.applied(self._deviations(points))
+        return in_units(saturated(scores), self.unit)
 
-    def _whitened(self, points: Tensor) -> Tensor:
+    @property
+    def _whitening(self) -> "Whitening":
+        return Whitening(self.mean, self.whitening, self.directions, self.outside)
+
+    def _deviations(self, points: Tensor) -> Tensor:
         # W is at most 1/ε. Products with it do not overflow for points within this limit.
         limit = torch.finfo(points.dtype).max ** 0.5
-        return (points - self.mean).clamp(-limit, limit) @ self.whitening
+        return (points - self.mean).clamp(-limit, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +112,8 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
             :attr:`GaussianDiagnostics.calibration`; None does not.
 
     Cost:
-        O(Md² + d³) time, O(Md + d²) memory for each group.
+        With r = min(M, d), 4Mdr + 9r³ flop and O(Md + r²) memory for each group. For d >= M the
+        eigendecomposition is in float64.
     """
 
     covariance: Covariance = setting("ridge", require_choice, "ridge", "qis", "mle")
@@ -108,44 +124,122 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
         x, origin, unit = about_origin(samples)
         with no_autocast(x):
             if self.covariance == "ridge":
-                mean, whitening = ridge_whitening(x)
+                whitening = ridge_whitening(x)
             elif self.covariance == "mle":
-                mean, whitening = mle_whitening(x)
+                whitening = mle_whitening(x)
             else:  # one unit of length for all columns
                 widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
                 ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
-                mean, whitening = standardized(x)[0], ratio.mT * qis_whitening(x * ratio)[1]
-            scores = -((x - mean) @ whitening) @ whitening.mT
+                whitening = qis_whitening(x * ratio).in_units(standardized(x)[0], ratio)
+            scores = -whitening.applied(x - whitening.mean)
         diagnostics = GaussianDiagnostics(stein_calibration(x, scores))
         if self.calibrate is not None:
-            whitening = whitening / calibration_factor(diagnostics.calibration).sqrt()
-        return FittedGaussian(x, mean, whitening, origin, unit, diagnostics)
+            factor = calibration_factor(diagnostics.calibration).sqrt()
+            whitening = whitening.in_units(whitening.mean, 1 / factor)
+        mean, w, directions, outside = whitening
+        return FittedGaussian(x, mean, w, origin, unit, diagnostics, directions, outside)
 
 
 # --- whitening ------------------------------------------------------------------------------------
+
+
+class Whitening(NamedTuple):
+    """A mean m and a precision ``P = W Wᵀ + D (I − U Uᵀ) D``; see :class:`FittedGaussian`."""
+
+    mean: Tensor  # m, (..., 1, d)
+    factor: Tensor  # W, (..., d, r)
+    directions: Tensor | None = None  # U, (..., d, r), with columns of length 1 or 0
+    outside: Tensor | None = None  # the diagonal of D, (..., 1, d)
+
+    def applied(self, y: Tensor) -> Tensor:
+        """``y P``, (..., Q, d) -> (..., Q, d)."""
+        inside = (y @ self.factor) @ self.factor.mT
+        return inside if self.outside is None else inside + self.remainder(y) * self.outside
+
+    def remainder(self, y: Tensor) -> Tensor:
+        """``y D (I − U Uᵀ)``, (..., Q, d) -> (..., Q, d), where U and D are given."""
+        assert self.directions is not None and self.outside is not None
+        y = y * self.outside
+        return y - (y @ self.directions) @ self.directions.mT
+
+    def in_units(self, mean: Tensor, ratio: Tensor) -> "Whitening":
+        """The same for samples ``x / ratio``, with another mean; ratio is (..., 1, d or 1)."""
+        outside = None if self.outside is None else ratio * self.outside
+        return Whitening(mean, ratio.mT * self.factor, self.directions, outside)
+
+
+# Each function takes samples (..., M, d) near 1 in size. If P has no second term, (x − m) W is
+# white. Rows of constant columns are 0.
 #
-# Each function takes samples (..., M, d) near 1 in size and returns the mean m, (..., 1, d), and W,
-# (..., d, d), with the precision W Wᵀ. Then (x − m) W is white. Rows of constant columns are 0.
+# For d >= M the eigenvectors of the d×d covariance follow from those of an M×M matrix. With
+# V Vᵀ/M = Q Λ Qᵀ, V = the standardized samples, the eigenvectors of VᵀV/M are U = Vᵀ Q (MΛ)^{−1/2},
+# and its other eigenvalues are 0.
 
 
-def ridge_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``W = D^{−1} (R + τI)^{−1/2}`` with τ by leave-one-out: :func:`.ops.ridge_whitening`."""
-    mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
-    return mean.unsqueeze(-2), whitening
+def ridge_whitening(x: Tensor) -> Whitening:
+    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, τ by leave-one-out: :func:`.ops.ridge_whitening`."""
+    if not _is_wide(x):
+        mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
+        return Whitening(mean.unsqueeze(-2), whitening)
+    mean, v, deviation = standardized(x)
+    m = x.shape[-2]
+    values, vectors, directions = _dual_spectrum(v.double())
+    varying = (deviation > 0).sum(-1)
+    # As in the operator: the rank is trusted unless the samples are few.
+    few = 4 * (m - 1) < 5 * varying
+    known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
+    dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
+    tau = _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
+    scales = torch.where(few | known, (values + tau).rsqrt(), 0.0).unsqueeze(-2)
+    inverse = _inverse(deviation)
+    outside = inverse * torch.where(few, tau.rsqrt(), 0.0).unsqueeze(-2)
+    factor = inverse.mT * directions * scales
+    return Whitening(mean, *(part.to(x.dtype) for part in (factor, directions, outside)))
 
 
-def mle_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:
+    """The τ with the least leave-one-out objective, (..., 1): :func:`.ops.ridge_whitening`.
+
+    Args:
+        values: the M eigenvalues that may differ from 0, ascending, (..., M).
+        rotated: the squares of the samples' coordinates along the eigenvectors, (..., M, M).
+        dimensions: number of eigenvalues that count, (..., 1).
+    """
+    m = values.shape[-1]
+    c1, c2 = m / (m - 1), m / (m - 1) ** 2
+    counts = torch.arange(m, device=values.device) >= m - dimensions
+    exponents = torch.linspace(-4.0, 1.0, 26, dtype=values.dtype, device=values.device)
+    grid = 10**exponents
+    shrunk = torch.where(counts.unsqueeze(-1), 1 / (c1 * values.unsqueeze(-1) + grid), 0.0)
+    trace = shrunk.sum(-2) + (dimensions - m).clamp(min=0) / grid
+    q, q2 = rotated @ shrunk, rotated @ shrunk.square()
+    left = 1 - c2 * q
+    objective = (c1**2 / 2 * q2 / left.square() - c2 * q2 / left).mean(-2) - trace  # (..., 26)
+    # A parabola through the least value and its neighbors; the least value at an end of the grid.
+    at = objective.argmin(-1, keepdim=True)
+    inner = at.clamp(1, len(grid) - 2)
+    left, here, right = (objective.gather(-1, inner + k) for k in (-1, 0, 1))
+    curvature = left - 2 * here + right
+    shift = torch.where((curvature > 0) & (at == inner), (left - right) / (2 * curvature), 0.0)
+    return 10 ** (-4.0 + 0.2 * (at + shift))
+
+
+def mle_whitening(x: Tensor) -> Whitening:
     """``W = D^{−1} U Λ^{−1/2}`` without the eigenvalues of R that are zero up to rounding."""
     mean, v, deviation = standardized(x)
-    values, vectors = _spectrum(v)
-    noise = rounding(values, max(v.shape[-2:]))
+    if _is_wide(x):
+        values, _, vectors = _dual_spectrum(v.double())
+    else:
+        values, vectors = _spectrum(v)
+    largest = values.narrow(-1, values.shape[-1] - 1, 1)
+    noise = max(v.shape[-2:]) * torch.finfo(x.dtype).eps * largest
     scales = torch.where(values > noise, values, torch.inf).rsqrt()
-    rows = torch.where(deviation > 0, 1 / deviation, 0.0).mT  # of D^{−1}, 0 for constant columns
-    return mean, rows * vectors * scales.unsqueeze(-2)
+    factor = _inverse(deviation).mT * vectors * scales.unsqueeze(-2)
+    return Whitening(mean, factor.to(x.dtype))
 
 
-def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``W = U δ^{−1/2}`` with δ the eigenvalues λ after quadratic-inverse shrinkage.
+def qis_whitening(x: Tensor) -> Whitening:
+    """``P = U δ^{−1} Uᵀ`` with δ the eigenvalues λ after quadratic-inverse shrinkage.
 
     Let n = M − 1, c = d/n, ``l = 1/λ``, ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over
     the min(n, d) positive eigenvalues. The smoothed Stein shrinker and its conjugate are
@@ -156,7 +250,7 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     For d <= n, ``1/δ_i = l_i((1 − c)² + 2c(1 − c)θ_i + c²(θ_i² + ϑ_i²))``, and directions without
     variance are excluded. For d > n, ``1/δ_i = l_i(θ_i² + ϑ_i²)``, and ``1/δ = (c − 1) mean l`` for
     the d − n eigenvalues that are 0. δ is then scaled to the trace of λ.
-    The cost is 4Md² + 9d³ flop, in float64, and memory for a few min(n, d)².
+    It is computed in float64.
 
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """
@@ -166,24 +260,33 @@ def qis_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
     v = (v * deviation).double()
     m, d = v.shape[-2:]
     n, c, positive = m - 1, d / (m - 1), min(m - 1, d)
-    values, vectors = _spectrum(v)
+    wide = _is_wide(x)
+    if wide:
+        values, _, vectors = _dual_spectrum(v)
+    else:
+        values, vectors = _spectrum(v)
     values = values * (m / n)  # the unbiased covariance
-    largest = values.narrow(-1, d - 1, 1)
+    first = values.shape[-1] - positive
+    largest = values.narrow(-1, values.shape[-1] - 1, 1)
     largest = torch.where(largest > 0, largest, 1.0)
     noise = rounding(values, max(m, d))
-    known = values.narrow(-1, d - positive, positive)
-    excluded = known <= noise
+    known = values.narrow(-1, first, positive)
+    vectors = vectors.narrow(-1, first, positive)
     inverse = largest / torch.maximum(known, torch.where(noise > 0, noise, 1.0))  # λ_1 l_i
     shrunk = inverse * _quadratic(inverse, min(c, 1 / c) ** 0.7 * d**-0.35, c)
-    if d > n:
-        null = (c - 1) * inverse.mean(-1, keepdim=True)
-        shrunk = torch.cat((null.expand(*null.shape[:-1], d - n), shrunk), -1)
-        excluded = torch.nn.functional.pad(excluded, (d - n, 0), value=False)
+    null = (c - 1) * inverse.mean(-1, keepdim=True)
+    total = (1 / shrunk).sum(-1, keepdim=True)
+    if wide:
+        total = total + (d - n) / null
     trace = (values / largest).sum(-1, keepdim=True)
-    precision = shrunk * ((1 / shrunk).sum(-1, keepdim=True) / torch.where(trace > 0, trace, 1.0))
-    scales = torch.where(excluded, 0.0, (precision / largest).sqrt())
-    whitening = (deviation > 0).mT * vectors * scales.unsqueeze(-2)
-    return mean, whitening.to(x.dtype)
+    ratio = total / torch.where(trace > 0, trace, 1.0) / largest
+    scales = torch.where(known <= noise, 0.0, (shrunk * ratio).sqrt())
+    varies = (deviation > 0).to(v.dtype)
+    factor = (varies.mT * vectors * scales.unsqueeze(-2)).to(x.dtype)
+    if not wide:
+        return Whitening(mean, factor)
+    outside = varies * (null * ratio).sqrt().unsqueeze(-2)
+    return Whitening(mean, factor, vectors.to(x.dtype), outside.to(x.dtype))
 
 
 def _quadratic(inverse: Tensor, h: float, c: float) -> Tensor:
@@ -200,3 +303,26 @@ def _spectrum(v: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending and not negative, and eigenvectors of ``VᵀV/M``."""
     values, vectors = ops.eigh(v.mT @ v / v.shape[-2])
     return values.clamp(min=0), vectors
+
+
+def _dual_spectrum(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Λ, ascending and not negative, Q and U; the columns of U are 0 where λ is a rounding error.
+
+    Λ is (..., M), Q is (..., M, M) and U is (..., d, M).
+    """
+    m = v.shape[-2]
+    values, vectors = ops.eigh(v @ v.mT / m)
+    values = values.clamp(min=0)
+    noise = rounding(values, max(v.shape[-2:]))
+    scales = torch.where(values > noise, m * values, torch.inf).rsqrt()
+    return values, vectors, v.mT @ vectors * scales.unsqueeze(-2)
+
+
+def _is_wide(x: Tensor) -> bool:
+    """Whether the M×M matrix is not larger than the d×d one."""
+    return x.shape[-2] <= x.shape[-1]
+
+
+def _inverse(deviation: Tensor) -> Tensor:
+    """The diagonal of D^{−1}, (..., 1, d); 0 for constant columns."""
+    return torch.where(deviation > 0, 1 / deviation, 0.0)

@@ -127,8 +127,10 @@ class LandmarkStatistics:
         weights = torch.where(self.bandwidth.unsqueeze(-1) > 0, weights, 0.0)
         coefficients = -basis @ (weights.unsqueeze(-1) * (basis.mT @ h))
 
-        # −mean Σ s·(x − mean) / d with s = k(x, Z) C follows from the same sums.
-        calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / d
+        # −mean Σ s·(x − mean) / d with s = k(x, Z) C follows from the same sums. As in
+        # `stein_calibration`, d counts the columns that vary.
+        varying = (z.amax(-2) > z.amin(-2)).sum(-1).clamp(min=1)
+        calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / varying
         coefficients = calibrated(coefficients, calibration, e.calibrate)
         kept, dtype = weights > 0, self.landmarks.dtype
         energy = torch.where(kept, values, 0.0).sum(-1).to(dtype)

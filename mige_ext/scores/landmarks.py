@@ -92,6 +92,11 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
                 raise ValueError(f"lam and rank exclude each other, got {self.lam} and {self.rank}")
         bandwidth_rule(self.bandwidth)
 
+    @property
+    def has_common_bandwidth(self) -> bool:
+        """True if the bandwidth is a rule; see :attr:`.FittableEstimator.has_common_bandwidth`."""
+        return isinstance(bandwidth_rule(self.bandwidth), Bandwidth)
+
     def score(self, samples: Tensor, *, progress: Progress | None = None) -> Tensor:
         """Scores at the samples: ``fit(samples).score(samples)``; see :meth:`.Fitted.score`.
 

@@ -22,7 +22,7 @@ from tests.support.inputs import normal
 from tests.support.process import ROOT, environment
 
 SSGE = mige.SSGE()
-LANDMARKS = mige.Landmarks(m=8, rank=5)
+LANDMARKS = mige.Landmarks(m=8, rank=4)
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {"all-gather": SSGE, "all-reduce": LANDMARKS}
 SECONDS = 60  # the timeout of a collective
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
-from mige_ext import FittedGaussian, GaussianScore
-from mige_ext.scores.gaussian import mle_whitening, qis_whitening, ridge_whitening
+from mige_ext import FittedGaussian, GaussianScore, reference
+from mige_ext.scores.gaussian import Whitening, mle_whitening, qis_whitening, ridge_whitening
 from tests.support import oracles
 from tests.support.accuracy import rounding, same_bits
 from tests.support.inputs import for_each_dtype, normal
@@ -26,8 +26,8 @@ def skewed(m: int = 40, d: int = 5, dtype: torch.dtype = torch.float64, seed: in
     return (normal(m, d, seed=seed) @ mixing * torch.linspace(0.5, 3, d).double() + 2).to(dtype)
 
 
-def precision_of(whitening: Tensor) -> Tensor:
-    return whitening @ whitening.mT
+def precision_of(whitening: Whitening) -> Tensor:
+    return whitening.applied(torch.eye(whitening.factor.shape[-2]).to(whitening.factor))
 
 
 def relative(error: Tensor, size: Tensor) -> float:
@@ -61,7 +61,7 @@ def test_calibration_undoes_the_shrinkage(covariance: Any) -> None:
 def test_more_samples_want_less_of_a_ridge() -> None:
     def shrunk(m: int) -> float:
         x = skewed(m, 8)
-        _, whitening = ridge_whitening(x)
+        whitening = ridge_whitening(x)
         return (precision_of(whitening).trace() / x.T.cov().inverse().trace()).item()
 
     few, some, many = (shrunk(m) for m in (20, 100, 2000))
@@ -71,7 +71,7 @@ def test_more_samples_want_less_of_a_ridge() -> None:
 @pytest.mark.parametrize(("m", "d"), [(30, 5), (30, 1), (30, 28), (30, 29), (30, 40), (3, 9)])
 def test_qis_is_the_shrinkage_as_written(m: int, d: int) -> None:
     x = skewed(m, d)
-    _, whitening = qis_whitening(x)
+    whitening = qis_whitening(x)
     expected = oracles.quadratic_inverse_shrinkage(x)
     values = torch.linalg.eigvalsh(x.T.cov().reshape(d, d))
     condition = (values[-1] / values[max(0, d - m + 1)]).item()
@@ -81,7 +81,7 @@ def test_qis_is_the_shrinkage_as_written(m: int, d: int) -> None:
 
 def test_qis_keeps_the_trace_and_beats_the_sample_covariance() -> None:
     x = normal(60, 30)
-    _, whitening = qis_whitening(x)
+    whitening = qis_whitening(x)
     covariance = precision_of(whitening).inverse()
     sample = x.T.cov()
     assert abs(covariance.trace() / sample.trace() - 1) <= rounding(x.dtype, 60) * 100
@@ -91,7 +91,7 @@ def test_qis_keeps_the_trace_and_beats_the_sample_covariance() -> None:
 
 def test_maximum_likelihood_is_the_inverse_of_the_covariance() -> None:
     x = skewed()
-    _, whitening = mle_whitening(x)
+    whitening = mle_whitening(x)
     expected = x.T.cov(correction=0).inverse()
     condition = torch.linalg.cond(expected).item()
     assert relative(precision_of(whitening) - expected, expected) <= (
@@ -104,7 +104,7 @@ def test_maximum_likelihood_is_the_inverse_of_the_covariance() -> None:
 
 def test_maximum_likelihood_of_few_samples_is_the_pseudo_inverse() -> None:
     x = skewed(6, 9)
-    _, whitening = mle_whitening(x)
+    whitening = mle_whitening(x)
     deviation = x.std(0, correction=0)
     expected = torch.linalg.pinv(x.T.corrcoef(), hermitian=True, rtol=1e-10)
     got = deviation[:, None] * precision_of(whitening) * deviation
@@ -112,6 +112,63 @@ def test_maximum_likelihood_of_few_samples_is_the_pseudo_inverse() -> None:
     assert relative(got - expected, expected) <= rounding(x.dtype, 9) * torch.linalg.cond(
         x.T.corrcoef() + torch.linalg.pinv(x.T.corrcoef(), rtol=1e-10)
     )
+
+
+# --- fewer samples than dimensions ----------------------------------------------------------------
+
+for_each_wide = pytest.mark.parametrize(("m", "d"), [(2, 2), (6, 9), (20, 20), (12, 60)])
+
+
+@for_each_wide
+@pytest.mark.parametrize("constant", [0, 1, "many"])
+def test_the_wide_ridge_is_that_of_the_operator(m: int, d: int, constant: Any) -> None:
+    x = skewed(m, d)
+    x[:, : (d - m // 2 if constant == "many" else constant)] = 0.5
+    mean, factor, tau = reference.ridge_whitening(x, factor=1.0)
+    whitening = ridge_whitening(x)
+    expected = factor @ factor.mT
+    bound = rounding(x.dtype, d) * 100 * (1 + 1 / tau.item())
+    assert relative(precision_of(whitening) - expected, expected) <= bound
+    assert relative(whitening.mean.squeeze(0) - mean, mean) <= rounding(x.dtype, m)
+
+
+@for_each_wide
+@for_each_covariance
+def test_wide_fits_score_any_points(covariance: Any, m: int, d: int) -> None:
+    x, q = skewed(m, d), skewed(7, d, seed=1)
+    whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}[covariance]
+    whitening = whiten(x)
+    fitted = GaussianScore(covariance=covariance).fit(x)
+    twin = FittedGaussian.from_state_dict(pickle.loads(pickle.dumps(fitted.state_dict())))
+    bound = rounding(x.dtype, d) * 1e5  # the ridge and the least eigenvalue are above 1e-4
+    for points in (x, q):
+        y = points - whitening.mean
+        expected = -y @ precision_of(whitening)
+        assert relative(fitted.score(points) - expected, expected) <= bound
+        assert torch.equal(twin.score(points), fitted.score(points))
+        energy = (y * expected).sum(-1) / 2
+        assert relative(fitted.energy(points) - energy, energy) <= bound
+    assert relative(GaussianScore(covariance=covariance).score(x) - fitted.score(x), x) <= bound
+
+
+@for_each_covariance
+def test_wide_groups_are_independent(covariance: Any) -> None:
+    x = normal(2, 3, 8, 15)
+    x[0, 1, :, 4:] = 3.0  # a group with fewer columns that vary than samples
+    x[1, 0] = 2.0
+    scores = GaussianScore(covariance=covariance).score(x)
+    for i, j in [(i, j) for i in range(2) for j in range(3)]:
+        alone = GaussianScore(covariance=covariance).score(x[i, j])
+        assert (scores[i, j] - alone).norm() <= rounding(x.dtype, 120) * 100 * alone.norm()
+    assert scores.isfinite().all() and not scores[1, 0].any() and not scores[0, 1, :, 4:].any()
+
+
+@for_each_covariance
+def test_wide_scores_in_float32_are_those_in_float64(covariance: Any) -> None:
+    x = normal(24, 200)
+    exact = GaussianScore(covariance=covariance).score(x.float().double())
+    got = GaussianScore(covariance=covariance).score(x.float())
+    assert relative(got - exact, exact) <= rounding(torch.float32, 200) * 10
 
 
 # --- the score ------------------------------------------------------------------------------------
@@ -124,8 +181,8 @@ def test_the_score_is_minus_the_precision_times_the_deviation(
 ) -> None:
     x, q = skewed(dtype=dtype), skewed(7, dtype=dtype, seed=1)
     whiten = {"ridge": ridge_whitening, "qis": qis_whitening, "mle": mle_whitening}[covariance]
-    mean, whitening = whiten(x.double())
-    precision = precision_of(whitening)
+    whitening = whiten(x.double())
+    mean, precision = whitening.mean, precision_of(whitening)
     fitted = GaussianScore(covariance=covariance).fit(x)
     condition = torch.linalg.cond(precision).item()
     for points, got in ((x, GaussianScore(covariance=covariance).score(x)), (x, fitted.score()),

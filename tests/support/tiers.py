@@ -22,6 +22,13 @@ import pytest
 Values = Mapping[str, object]  # of the parameters of a test, by name
 Combination = tuple[tuple[str, int], ...]
 
+thorough = False  # set by conftest.py before tests are imported: whether the second tier runs
+
+
+def examples(first_tier: int, second_tier: int) -> int:
+    """The number of examples of a test with hypothesis."""
+    return second_tier if thorough else first_tier
+
 
 def _combinations(values: Values, strength: int) -> set[Combination]:
     # Values are compared by identity, because they need not be hashable. The cases of one

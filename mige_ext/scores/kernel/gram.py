@@ -5,7 +5,8 @@ A kernel φ defines two kernels with values in R^{d×d}. With r = q − x and s 
 - The diagonal kernel ``φ(s) I`` treats the coordinates independently and equally.
 - The columns of the curl-free kernel ``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. Every function
   in its span is therefore the gradient of a function, as a score is. c = −1/2φ'(0) = σ² makes it I
-  at r = 0.
+  at r = 0. A column in which all samples are equal has no density, and this kernel does not count
+  it as a dimension. The scores of the other columns are the same with and without such a column.
 
 Query points q and samples x are in one unit of length. The formulas are those of Zhou, Shi and Zhu,
 "Nonparametric Score Estimators" (ICML 2020).
@@ -43,6 +44,11 @@ class Gram(ABC):
         self._psi = {order: kernel.psi(self._u, order) for order in self._orders}
         self._x, self._q = _centered(x, q)
 
+    @property
+    @abstractmethod
+    def trace(self) -> Tensor | int:
+        """The trace of the matrix K of the samples with themselves, a number or (..., 1)."""
+
     @abstractmethod
     def product(self, w: Tensor) -> Tensor:
         """``Σ_j K(q_i, x_j) w_j``: (..., M, d) -> (..., Q, d)."""
@@ -60,6 +66,11 @@ class DiagonalGram(Gram):
     """The diagonal kernel ``φ(s) I``."""
 
     _orders = (0,)
+
+    @property
+    def trace(self) -> int:
+        """M."""
+        return self._x.shape[-2]
 
     def product(self, w: Tensor) -> Tensor:
         """``Σ_j φ(s_ij) w_j``; 2QMd flop."""
@@ -81,6 +92,18 @@ class CurlFreeGram(Gram):
 
     _orders = (1, 2)
 
+    def __init__(
+        self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
+    ) -> None:
+        super().__init__(kernel, bandwidth, x, q)
+        self._varies = x.amax(-2, keepdim=True) > x.amin(-2, keepdim=True)  # (..., 1, d)
+        self._d = self._varies.sum(-1, keepdim=True)  # (..., 1, 1)
+
+    @property
+    def trace(self) -> Tensor:
+        """M times the number of columns that vary, at least M; (..., 1)."""
+        return (self._x.shape[-2] * self._d.squeeze(-1).clamp(min=1)).to(self._x.dtype)
+
     def product(self, w: Tensor) -> Tensor:
         """``−2ψ'w − 4(diag(A1) q − A X)/σ²``, ``A = ψ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
         a = self._psi[2] * self._along(w)
@@ -88,9 +111,12 @@ class CurlFreeGram(Gram):
         return -2 * (self._psi[1] @ w) - bent * (4 / self._square)
 
     def source(self) -> Tensor:
-        """``(4/Mσ²) (diag(B1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop."""
-        m, d = self._x.shape[-2:]
-        b = (d + 2) * self._psi[2] + self._u * (2 * self._kernel.psi(self._u, 3))
+        """``(4/Mσ²) (diag(B1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop.
+
+        d counts the columns that vary.
+        """
+        m = self._x.shape[-2]
+        b = (self._d + 2) * self._psi[2] + self._u * (2 * self._kernel.psi(self._u, 3))
         pulled = b.sum(-1, keepdim=True) * self._q - b @ self._x
         return pulled * (4 / m / self._square)
 
@@ -102,14 +128,14 @@ class CurlFreeGram(Gram):
         energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
         if b is None:
             return energy
-        m, d = self._x.shape[-2:]
-        potential = 2 * d * self._psi[1] + self._u * (4 * self._psi[2])
+        m = self._x.shape[-2]
+        potential = 2 * self._d * self._psi[1] + self._u * (4 * self._psi[2])
         return energy + b.squeeze(-1) * potential.sum(-1) / m
 
     def dense(self) -> Tensor:
-        """(..., Qd, Md), rows and columns ordered by point, then coordinate."""
+        """(..., Qd, Md), ordered by point, then coordinate; 0 for constant columns."""
         r = self._q.unsqueeze(-2) - self._x.unsqueeze(-3)
-        eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
+        eye = torch.diag_embed(self._varies.to(r.dtype)).unsqueeze(-3)
         bent = per_group(self._psi[2] * (4 / self._square)) * r.unsqueeze(-1) * r.unsqueeze(-2)
         blocks = -2 * per_group(self._psi[1]) * eye - bent
         return blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)

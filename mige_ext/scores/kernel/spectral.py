@@ -145,6 +145,11 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         require_kernel(self.kernel)
         bandwidth_rule(self.bandwidth)
 
+    @property
+    def has_common_bandwidth(self) -> bool:
+        """True if the bandwidth is a rule; see :attr:`.FittableEstimator.has_common_bandwidth`."""
+        return isinstance(bandwidth_rule(self.bandwidth), Bandwidth)
+
     def _score(self, samples: Tensor) -> Tensor:
         x, unit, _, _, solution = self._solution(samples)
         scores = solution.scores

@@ -108,8 +108,9 @@ class SSGE(SpectralFilter):
             name = "Md" if self.curl_free else "M"
             raise ValueError(f"rank must lie in [1, {name}] with {name} = {n}, got {self.rank}")
         values, vectors = ops.eigh(k)
-        # The trace of K is n. Eigenvalues below the rounding errors of the largest are not kept.
-        kept = leading(values, self.rank, float(self.threshold) * n)
+        # Eigenvalues below the rounding errors of the largest are not kept.
+        trace = gram.trace
+        kept = leading(values, self.rank, float(self.threshold) * trace)
         kept = kept & (values > rounding(values, n))
         inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
         h = m * source
@@ -117,7 +118,7 @@ class SSGE(SpectralFilter):
         projected = inverse * (vectors.mT @ rhs)
         scores = (vectors @ projected).reshape(h.shape)
         coefficients = (vectors @ (inverse * projected)).reshape(h.shape)
-        energy = torch.where(kept, values, 0.0).sum(-1) / n
+        energy = (torch.where(kept, values, 0.0).sum(-1, keepdim=True) / trace).squeeze(-1)
         return Solution(-scores, -coefficients, None, kept.sum(-1), energy)
 
 
