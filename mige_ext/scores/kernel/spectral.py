@@ -166,7 +166,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         return self._fitted(*record, self.kernel, self.curl_free)
 
     def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
-        """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
+        """The samples / unit, the unit, σ / unit (never 0), σ, and the solution."""
         _checks.require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
         unit = per_group(power_of_two(absolute))
