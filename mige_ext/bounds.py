@@ -83,7 +83,7 @@ class SeparableCritic(nn.Module):
     Args:
         x_dim, z_dim, hidden, layers: as for :class:`JointCritic`, for each of the two networks.
         embedding: dimensions of f and g, which bound the rank of T. The optimal critic of
-            correlated Gaussians in d dimensions needs d + 2.
+            correlated Gaussians in d dimensions needs d + 2, for the x_i z_i, ‖x‖² and ‖z‖².
 
     Raises:
         ValueError: a size is not a positive integer.

@@ -42,11 +42,11 @@ template <>
 struct ExpTraits<float> {
   using Bits = int32_t;
   static constexpr int kMantissa = 23;
-  static constexpr float kMagic = 12582912.0f;     // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float kLn2High = 0.693359375f;  // 9 bits: n * kLn2High is exact
-  static constexpr float kLn2Low = -2.12194440e-4f;
-  static constexpr float kLowest = -87.33654f;  // ln of the smallest normal number
-  static constexpr int kDegree = 7;
+  static constexpr float kMagic = 12582912.0f;       // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kLn2High = 0.693359375f;    // 9 bits: n * kLn2High is exact
+  static constexpr float kLn2Low = -2.12194440e-4f;  // ln 2 − kLn2High
+  static constexpr float kLowest = -87.33654f;       // ln of the smallest normal number
+  static constexpr int kDegree = 7;                  // of the Taylor polynomial
 };
 
 template <>

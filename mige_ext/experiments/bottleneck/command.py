@@ -107,7 +107,7 @@ class Bottlenecks(Comparison):
 
     @cached_property
     def best_epochs(self) -> dict[str, int]:
-        """The epochs with the least mean validation error, by method; none if all runs diverged."""
+        """Number of epochs with least mean validation error, by method; none if all diverged."""
         runs = [run for run in self.search_runs if run.value == self.choice[run.method]]
         errors: dict[Run, list[float]] = {run: [] for run in self.without_divergence(runs)}
         for row in self.metrics.rows:

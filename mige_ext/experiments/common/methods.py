@@ -43,7 +43,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 class Learner(nn.Module):
-    """A network with its own Adam; ``state_dict`` includes the optimizer and a moving average.
+    """A penalty that trains a network by Adam; ``state_dict`` includes the optimizer.
 
     Args:
         network: Network that is trained in each call of the penalty.
