@@ -42,7 +42,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix)
     if _checks.looking_is_free(matrix) and info.any():
         raise ValueError(
-            "lam, or eta / M of Stein, must exceed the rounding errors of the kernel matrix in "
+            "lam (eta / M of Stein) must exceed the rounding errors of the kernel matrix in "
             f"{matrix.dtype}, got {shift:g}"
         )
     solution = torch.cholesky_solve(rhs, factor)
