@@ -96,7 +96,7 @@ def require_tensor(name: str, value: object) -> None:
 
 
 def require_shape(name: str, value: Tensor, fits: bool, expected: str) -> None:
-    """A shape that fits, as the caller tested it, and as the message describes it."""
+    """The expected shape; ``fits`` says whether the value has it."""
     if not fits:
         raise ValueError(f"{name} must have shape {expected}, got {shape(value)}")
 
@@ -190,7 +190,7 @@ def require_finite(**tensors: Tensor) -> None:
 
 @contextmanager
 def naming(**tensors: Tensor) -> Iterator[None]:
-    """An operator's error about values names the caller's arguments, not those of the operator."""
+    """Make an operator's error about values name the arguments of the caller."""
     try:
         yield
     except RuntimeError:

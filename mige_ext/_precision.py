@@ -28,14 +28,14 @@ def per_group(x: Tensor) -> Tensor:
 
 
 def unit_of(x: Tensor) -> Tensor:
-    """The power of two next to the largest |x| of each group: (..., M, d) -> (..., 1, 1)."""
+    """The largest power of two up to max |x| of each group: (..., M, d) -> (..., 1, 1)."""
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
     return power_of_two(x.detach().abs().amax((-2, -1), keepdim=True))
 
 
 def power_of_two(x: Tensor) -> Tensor:
-    """The power of two next below each x >= 0, 1 where x is 0."""
+    """The largest power of two up to each x >= 0; 1 where x is 0."""
     x = x.detach()
     return torch.where(x > 0, x / (2 * torch.frexp(x).mantissa), 1.0)
 
@@ -66,8 +66,7 @@ def rounding(values: Tensor, n: int) -> Tensor:
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``samples / unit − origin``, (..., M, d), with origin and unit of each column, (..., 1, d).
 
-    The unit is a power of two and the origin is the first entry, which costs no digits. Constant
-    columns are 0 exactly.
+    The unit is a power of two, and the origin is the first row. Constant columns are 0 exactly.
     """
     unit = power_of_two(samples.abs().amax(-2, keepdim=True))
     x = samples / unit
@@ -76,7 +75,7 @@ def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean m, ``(x − m) / σ`` and σ of the columns, with σ over M; 0 in a constant column."""
+    """Mean m, ``(x − m) / σ`` and σ of the columns; in a constant column the last two are 0."""
     first = x.narrow(-2, 0, 1)
     y = x - first  # 0 exactly where a column is constant
     shift = y.mean(-2, keepdim=True)

@@ -83,7 +83,7 @@ class SeparableCritic(nn.Module):
     Args:
         x_dim, z_dim, hidden, layers: as for :class:`JointCritic`, for each of the two networks.
         embedding: dimensions of f and g, which bound the rank of T. The optimal critic of
-            correlated Gaussians in d dimensions needs d + 2.
+            correlated Gaussians in d dimensions needs d + 2, for the x_i z_i, ‖x‖² and ‖z‖².
 
     Raises:
         ValueError: a size is not a positive integer.
@@ -227,7 +227,7 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
         marginal: scores of marginal pairs, (..., N) with N >= 2.
-        report: "jsd" for the objective (Hjelm et al.), or "information" for that lower bound on I
+        report: "jsd" for the objective (Hjelm et al.), or "information" for :func:`mine_f` of T + 1
             with the gradient of the objective (Poole et al.).
 
     Returns:
@@ -287,7 +287,7 @@ def _log_mean_exp(scores: Tensor) -> Tensor:
 
 
 def _continued_exp(exponent: Tensor) -> Tensor:
-    """``e^exponent``, continued along its tangent above half the exponent range of the dtype."""
+    """``e^exponent``, continued along its tangent above the root of the dtype's largest number."""
     cap = 0.5 * math.log(torch.finfo(exponent.dtype).max)
     tangent = math.exp(cap) * (1 + exponent - cap)
     return torch.where(exponent < cap, exponent.clamp(max=cap).exp(), tangent)

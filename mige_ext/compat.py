@@ -40,7 +40,7 @@ class SpectralScoreEstimator:
         n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
 
     Raises:
-        ValueError: an argument is not as described, or both numbers of eigenvalues are given.
+        ValueError: an argument is not as described, or both n_eigen and its threshold are given.
     """
 
     n_eigen: int | None = _checks.setting(None, _checks.require_count, or_none=True)

@@ -5,7 +5,7 @@
 namespace mige::bind {
 
 // Above this size torch's solver is predicted to be faster (benchmarks/README.md), although it
-// waits for the device. The size alone decides, so a matrix has the same bits in any batch.
+// waits for the device. The size alone decides, so a result has the same bits in any batch.
 constexpr int64_t kLargestJacobi = 2048;
 
 std::tuple<Tensor, Tensor> eigh(const Tensor& k) {
@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor> eigh(const Tensor& k) {
   Operator op("eigh", "k", k, std::nullopt);
   const int64_t m = op.rows;
   if (k.is_cuda() && m > kLargestJacobi && op.groups > 0) {
-    // The upper triangle of the transpose is the lower one of k.
+    // linalg_eigh reads an upper triangle. In the transpose, this is the lower triangle of k.
     const auto [values, vectors] = linalg_eigh(torch::stable::transpose(*op.x.tensor, -2, -1));
     return {values, vectors};
   }

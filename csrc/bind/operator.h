@@ -1,5 +1,5 @@
-// The frame of every operator. It makes inputs contiguous, allocates outputs for all groups, and
-// calls the CPU code or the CUDA launcher with typed pointers.
+// The common part of all operators. It makes inputs contiguous, allocates outputs for all groups,
+// and calls the CPU code or the CUDA launcher with typed pointers.
 //
 // The file of an operator checks its arguments, gives the shapes of its outputs and lists the
 // arguments of the computation (common/operators.h), which are the same on both devices:
@@ -62,7 +62,7 @@ struct Output {
 class Operator {
  public:
   // The tensor `x` (..., rows, columns) determines the dtype, the device and the groups of all
-  // other tensors. Without `min_rows` the caller has already checked it.
+  // other tensors. Without `min_rows` the caller has already checked x.
   Operator(const char* name, const char* x_name, const Tensor& x, std::optional<int64_t> min_rows)
       : name_(name), x_name_(x_name), like_(x) {
     if (min_rows) check_samples(x_name, x, *min_rows);
@@ -94,7 +94,7 @@ class Operator {
     return read(name, t, rows, 1);
   }
 
-  // More points (..., N, d) with the columns of x. If they are not given, they stand for x itself.
+  // Points (..., N, d) with as many columns as x. If no tensor is given, the points are x itself.
   Input points(const char* name, const std::optional<Tensor>& t) {
     if (!t) return {name, std::nullopt, rows, columns};
     check_samples(name, *t, 0);
@@ -128,8 +128,8 @@ class Operator {
         on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);
-        // Torch's allocator reuses this memory in the order of the same stream, so it may be freed
-        // while kernels still use it.
+        // The tensor may be freed while kernels still use it, because torch's allocator reuses the
+        // memory only for later work of the same stream.
         const Tensor memory =
             torch::stable::new_empty(like_, {work_of(arguments)}, ScalarType::Byte);
         const int status = on_cuda(arguments, memory.mutable_data_ptr(), stream.get());
@@ -155,7 +155,7 @@ class Operator {
    public:
     explicit CudaStream(const Tensor& t) {
       if (!cuda_torch_found()) fail("this torch has no CUDA support, got a CUDA tensor");
-      // The guard comes last: a constructor that fails does not call the destructor.
+      // The guard comes last, because a constructor that throws does not run the destructor.
       STABLE_TORCH_ERROR_CODE_CHECK(
           aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
       STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));

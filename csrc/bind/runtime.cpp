@@ -12,7 +12,7 @@ namespace {
 
 using bind::Tensor;
 
-// LAPACK stores the size of its workspace, 2 m², in an int.
+// LAPACK stores the size of its workspace, about 2 m² values, in an int: 2 × 32,000² < 2³¹.
 constexpr int64_t kLargestSyevd = 32000;
 
 // Limits MKL to one thread, for the calling thread only. MKL's blocking, and with it its rounding,
@@ -22,8 +22,8 @@ constexpr int64_t kLargestSyevd = 32000;
 class OneMklThread {
  public:
   OneMklThread() {
-    // The first call of torch on a thread sets MKL's number of threads, so torch must be called
-    // before.
+    // The first call of torch on a thread sets MKL's number of threads. This call makes sure that
+    // none comes later.
     torch::stable::get_num_threads();
     if (MKL_Set_Num_Threads_Local) before_ = MKL_Set_Num_Threads_Local(1);
   }
@@ -56,8 +56,8 @@ void eigh(T* k, int64_t m, T* values) {
       return dsyevd_;
   }();
   if (!solve || m > kLargestSyevd) {
-    // A symmetric matrix may be read as column-major, so that torch copies it for LAPACK without a
-    // transposition. The lower triangle is then the upper one.
+    // Read as column-major, the matrix needs no transposition in torch's copy for LAPACK. Its lower
+    // triangle then is the upper triangle, which linalg_eigh reads.
     const std::array<int64_t, 2> shape{m, m}, strides{1, m};
     const auto dtype = kFloat ? bind::ScalarType::Float : bind::ScalarType::Double;
     const torch::stable::Device device(torch::headeronly::DeviceType::CPU);

@@ -1,5 +1,5 @@
-// Every interface of torch and of its libraries that is not part of torch's public stable ABI. The
-// comment of each names the public alternative that can replace it.
+// All interfaces of torch and of its libraries that are not part of torch's public stable ABI. Each
+// comment names the public alternative that may replace the interface later.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,7 +31,7 @@ __attribute__((weak)) AOTITorchError aoti_torch_create_cuda_guard(int32_t device
 __attribute__((weak)) AOTITorchError aoti_torch_delete_cuda_guard(CUDAGuardOpaque* guard);
 
 // The LAPACK and MKL that libtorch_cpu contains or links. The symbols are NULL in a torch that
-// hides them. A batched torch.linalg.eigh that runs matrices in parallel can replace them.
+// hides them. A batched torch.linalg.eigh that runs matrices in parallel would replace them.
 __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 __attribute__((weak)) void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a,
                                    const int* lda, float* w, float* work, const int* lwork,
@@ -49,11 +49,11 @@ inline bool cuda_torch_found() {
 }
 
 // torch.linalg.eigh: ascending eigenvalues, and eigenvectors in the columns of a column-major
-// matrix. A function torch::stable::linalg_eigh can replace it.
+// matrix. A function torch::stable::linalg_eigh would replace it.
 //
 // Every call leaks 48 bytes, because torch's conversion of "U" does not free its copy. The leak
 // fragments the heap: the memory of a training loop grew by 1.6 MB per step. Therefore this
-// function is used only if LAPACK is not found, and for large matrices.
+// function is used only if LAPACK is not found or the matrix is large (bind/eigh.cpp, runtime.cpp).
 inline std::pair<torch::stable::Tensor, torch::stable::Tensor> linalg_eigh(
     const torch::stable::Tensor& k) {
   namespace detail = torch::stable::detail;

@@ -42,11 +42,11 @@ template <>
 struct ExpTraits<float> {
   using Bits = int32_t;
   static constexpr int kMantissa = 23;
-  static constexpr float kMagic = 12582912.0f;     // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float kLn2High = 0.693359375f;  // 9 bits: n * kLn2High is exact
-  static constexpr float kLn2Low = -2.12194440e-4f;
-  static constexpr float kLowest = -87.33654f;  // ln of the smallest normal number
-  static constexpr int kDegree = 7;
+  static constexpr float kMagic = 12582912.0f;       // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kLn2High = 0.693359375f;    // 9 bits: n * kLn2High is exact
+  static constexpr float kLn2Low = -2.12194440e-4f;  // ln 2 − kLn2High
+  static constexpr float kLowest = -87.33654f;       // ln of the smallest normal number
+  static constexpr int kDegree = 7;                  // of the Taylor polynomial
 };
 
 template <>
@@ -107,9 +107,9 @@ MIGE_HOST_DEVICE T rbf(T squared_distance, T gamma) {
   return exp_nonpositive(-gamma * squared_distance);
 }
 
-// The exponent e with 2^e <= |v| < 2^(e+1). Kernels multiply their data by a power of two to bring
-// it near 1. The product is exact, so no accuracy is lost, and the squares of data of size 1e30 or
-// 1e-30 then stay in the range of float.
+// The exponent e with 2^e <= |v| < 2^(e+1); −1023 for 0. Kernels multiply their data by a power of
+// two to bring it near 1. The product is exact, so no accuracy is lost, and the squares of data of
+// size 1e30 or 1e-30 then stay in the range of float.
 MIGE_HOST_DEVICE int exponent_of(double v) {
   int64_t bits;
   std::memcpy(&bits, &v, sizeof(v));
@@ -145,9 +145,9 @@ MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
   return v > T(0) && v - v == T(0);
 }
 
-// The power of two that brings a largest coordinate near the top of what can be squared and summed.
-// A coordinate up to 2^110 times smaller (float) keeps its square, so one far outlier does not cost
-// the accuracy of the other samples. Data of size 1e30 or 1e-30 keep their accuracy too.
+// The power of two that brings the largest coordinate near 2^50 in float, so that sums of squared
+// differences, up to 2^104 each, do not overflow. A coordinate 2^110 times smaller has the square
+// 2^-120, which does not underflow, so one far outlier does not cost the other samples accuracy.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
   constexpr int kTop = sizeof(T) == 4 ? 50 : 500;

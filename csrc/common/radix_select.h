@@ -37,7 +37,7 @@ constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
 template <typename T>
 constexpr int kSelectRounds = divide_up(kKeyBits<T>, kDigitBits);
 
-// The lowest bit of the digit of a round.
+// The position of the lowest bit of the digit that a round finds.
 template <typename T>
 MIGE_HOST_DEVICE constexpr int digit_shift(int round) {
   const int shift = kKeyBits<T> - kDigitBits * (round + 1);

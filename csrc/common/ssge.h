@@ -9,17 +9,17 @@
 namespace mige {
 
 struct SsgeOptions {
-  double quantile;    // which quantile of the pairwise distances gives the bandwidth
-  double multiplier;  // bandwidth = multiplier × quantile
+  double quantile;    // in (0, 1]: which quantile of the pairwise distances is used
+  double multiplier;  // bandwidth = multiplier × this distance
   double threshold;   // fraction of the trace that the leading eigenvalues must reach
   int64_t rank;       // if positive: number of leading eigenvalues, instead of the threshold
-  int64_t power;      // 1 for the score, 2 for the coefficients of the Nyström extension
+  int64_t power;      // of 1/λ: 1 for the score, 2 for the coefficients of the Nyström extension
 };
 
-// Counts the leading eigenvalues, which come one after another in descending order. J is the fixed
-// rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K), with
-// trace(K) = m. At least one eigenvalue is kept. Later eigenvalues up to m ε λ_max are rounding
-// errors and are dropped.
+// Counts the leading eigenvalues, which the caller adds one by one in descending order. J is the
+// fixed rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K). The
+// trace is m, because the diagonal of K is 1. The first eigenvalue is always kept. Others up to
+// m ε λ_max are rounding errors and are dropped.
 class SpectralRank {
  public:
   template <typename T>
@@ -32,7 +32,7 @@ class SpectralRank {
     return rank;
   }
 
-  // Counts the next eigenvalue if it is kept. Returns whether the one after it may be kept too.
+  // Counts the next eigenvalue if it is kept. Returns whether the caller should add another one.
   MIGE_HOST_DEVICE bool add(double eigenvalue) {
     if (rank_ > 0 && eigenvalue <= floor_) return false;
     sum_ += eigenvalue;

@@ -1,6 +1,6 @@
 // The quantile of the pairwise distances of one group by radix selection (common/radix_select.h),
-// which is exact and linear in the number of pairs. For distances the first round leaves a fifth of
-// the candidates or less, so the selection costs about two passes over m² / 2 values.
+// which is exact and linear in the number of pairs. The first round passes twice over the m² / 2
+// values. Of typical distances, a fifth or less remain, so the later rounds cost little.
 #pragma once
 
 #include <cmath>

@@ -17,8 +17,8 @@ void eigh(const EighArguments<T>& p) {
       std::copy_n(p.k + g * m * m, m * m, matrix.get());
       eigh(matrix.get(), m, values);
       std::copy_n(matrix.get(), m * m, p.vectors + g * m * m);
-      for (int64_t i = 0; i < m; ++i)  // an eigenvalue of a finite matrix may be out of range
-        values[i] = saturate<T>(static_cast<double>(values[i]));
+      // An eigenvalue that overflows T, although all elements are finite, becomes the largest one.
+      for (int64_t i = 0; i < m; ++i) values[i] = saturate<T>(static_cast<double>(values[i]));
     }
   });
 }

@@ -3,11 +3,11 @@
 // Each of the three steps is a sequence of updates, one for each block of columns. An update adds
 // the product of two panels, one block wide, to the rest of the matrix. With T_k = U_kk^{−1}:
 //
-//   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     from the first block on
-//   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   from the last block on
-//                         B_ij += V_ik V_jkᵀ        for i, j <= k
+//   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     k ascending
+//   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   k descending
+//                         B_ij += V_ik V_jkᵀ        for i, j <= k    k ascending
 //
-// Here S collects the sums of V before they are multiplied by T_k, and B = A^{−1}. Work: m³ flop in
+// Here V_kk = T_k, S holds the sums from which V is computed, and B = A^{−1}. Work: m³ flop in
 // the register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
 // m = 256 this is three times as fast as LAPACK's potrf and potri. Gauss-Jordan elimination is as
 // fast, but loses all digits in float at a condition number of 1e5. The relative error of this
@@ -60,8 +60,8 @@ MIGE_INLINE void invert_factor_impl(
 
 MIGE_KERNEL(invert_factor, invert_factor_impl)
 
-// Columns of a block. Wide blocks read and write the matrix fewer times; narrow blocks leave less
-// work in the blocks on the diagonal, which are slower.
+// The width of a block. With wide blocks the matrix is read and written fewer times. With narrow
+// blocks there is less work in the blocks on the diagonal, which are slower.
 constexpr int64_t kBlock = 32;
 constexpr int64_t kLargeBlock = 64;
 constexpr int64_t kLargeMatrix = 512;  // the smallest m that uses kLargeBlock

@@ -23,7 +23,7 @@ template <int kBytes, typename T>
 MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
                                         T inverse_variance, T* h, int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) {
-    // The row sum has fixed lanes, so it has the same bits for every vector width.
+    // The row sum has the same kLanes partial sums, and so the same bits, for every vector width.
     T lane[kLanes<T>] = {};
     const T* row = k + j * m;
     int64_t i = 0;
@@ -45,8 +45,8 @@ MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64
 MIGE_KERNEL(rbf_rows, rbf_rows_impl)
 MIGE_KERNEL(gradient_sum_rows, gradient_sum_rows_impl)
 
-// The Gram matrix exp(−γ k_ij) from squared distances, in place. With `upper`, from the entries
-// above the diagonal of a symmetric matrix.
+// The Gram matrix exp(−γ k_ij) from squared distances, in place. With `upper`, only the entries
+// j >= i are read, and the others are their mirror images.
 template <typename T>
 void to_gram(T* k,  // [m, n]
              int64_t m, int64_t n, bool upper, T gamma) {
@@ -55,8 +55,8 @@ void to_gram(T* k,  // [m, n]
   if (upper) mirror(k, m);
 }
 
-// H = −(K X − diag(K 1) X) / σ². Center x first, because an offset common to all samples cancels in
-// exact arithmetic only.
+// H = −(K X − diag(K 1) X) / σ². The caller centers x, because an offset common to all samples
+// would not change H but add rounding errors.
 template <typename T>
 void gradient_sum(const T* k,  // [m, m]
                   const T* x,  // [m, d]

@@ -20,7 +20,7 @@ template <int kBytes, typename T>
 MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w_panels, int64_t n,
                                        int64_t d, int64_t p, T scale, T gamma, T* out,
                                        int64_t begin, int64_t end) {
-  // A tile of k has kBlockRows x kColumns values. It takes at most 48 KiB in float, which fits the
+  // A tile of k takes 48 × 256 values, 48 KiB in float and 96 KiB in double, which fits the
   // second-level cache.
   constexpr int64_t kColumns = kChunk;
   alignas(kVectorBytes) T tile[kBlockRows * kColumns];
@@ -43,7 +43,7 @@ MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w
       for_each_tile<kBytes>(Rows<T>{q + block * d, d}, samples, d, int64_t(0), rows,
                             SquaredDifference<T>{scale}, false, store_k);
 
-      // Each panel of w has n rows. This tile is multiplied by its rows j0 to j0 + columns − 1.
+      // Each panel of w has n rows. The tile is multiplied by the rows j0 to j0 + columns − 1.
       const auto add = [=](int64_t i, int64_t tile_rows, int64_t c, const Vector<T, kBytes>* acc) {
         add_tile<kBytes, T>(acc, tile_rows, p - c, out + (block + i) * p + c, p);
       };

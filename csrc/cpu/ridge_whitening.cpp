@@ -2,7 +2,7 @@
 // whitening.h gives the formulas and the work. The adaptive score uses the same whitening.
 //
 // Layout: samples are [m, d], and each row of a matrix of eigenvectors is one eigenvector.
-// Invariant: sums are in double where they cancel (means, deviations, the objective of τ).
+// Invariant: sums with cancellation (means, deviations, the objective of τ) are in double.
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -59,7 +59,7 @@ MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* 
 
 MIGE_KERNEL(standardize, standardize_impl)
 
-// Evaluates J at every τ of the grid, and finds its minimizer.
+// Evaluates the objective J (whitening.h) at every τ of the grid, and returns its minimizer.
 template <typename T>
 double best_ridge(const Whitening<T>& w) {
   const int64_t m = w.m, r = w.rank;

@@ -11,8 +11,8 @@ namespace mige::cpu {
 void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
                      const void* f);
 
-// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch. A range has
-// at least `grain` elements. Inside another parallel call, everything runs on the calling thread.
+// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch. There are
+// at most ⌈n / grain⌉ ranges. Inside another parallel call, everything runs on the calling thread.
 template <typename F>
 void parallel(int64_t n, int64_t grain, const F& f) {
   const auto call = [](const void* g, int64_t begin, int64_t end) {
@@ -29,11 +29,11 @@ void for_each_group(int64_t groups, const F& f) {
   });
 }
 
-// The smallest number of rows for one thread. Below it, starting a thread costs more than it saves.
+// The grain of loops over rows. To start a thread for fewer rows costs more time than it saves.
 constexpr int64_t kRowGrain = 48;
 
 // Calls f(begin, end) for blocks of rows of an upper triangle. A thread that takes a block of long
-// rows also takes a block of short rows, so all threads have the same work.
+// rows also takes a block of short rows, so all threads have about the same work.
 template <typename F>
 void parallel_triangle(int64_t m, const F& f) {
   const int64_t blocks = divide_up(m, kRowGrain);

@@ -1,5 +1,5 @@
-// Range and offset of the samples: the largest magnitude, centering, and the multiplication of rows
-// or columns by factors. Work: one or two passes over the matrix.
+// The magnitude and the offset of samples: the largest magnitude, centering, and the multiplication
+// of rows or columns by factors. Work: one or two passes over the matrix.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +23,8 @@ MIGE_INLINE void for_lanes(int64_t m, const F& f) {
 // The largest |x_i|, or NaN if some x_i is NaN or infinite.
 template <int kBytes, typename T>
 MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
-  // x − x is 0 for a finite x and NaN otherwise, so the sum of x − x detects such values without a
-  // branch.
+  // x − x is 0 for a finite x and NaN otherwise, so the sum of x − x detects NaN and infinity
+  // without a branch.
   T largest[kLanes<T>] = {}, poison[kLanes<T>] = {};
   for_lanes<T>(count, [&](int64_t i, int64_t l) {
     const T v = x[i], magnitude = v < T(0) ? -v : v;

@@ -28,7 +28,7 @@ struct PieceOf {
 template <typename T, int kBytes>
 using Piece = typename PieceOf<T, kBytes>::type;
 
-// kLanes<T> numbers, in as many registers of kBytes as they need.
+// kLanes<T> numbers, in kPieces registers of kBytes each.
 template <typename T, int kBytes>
 struct Vector {
   static constexpr int kPieces = kVectorBytes / kBytes;

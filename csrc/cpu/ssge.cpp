@@ -7,7 +7,7 @@
 // log q(z) = k(z, X) W. Layout: x, H and out are [m, d]. The eigenvectors are the rows of an [m, m]
 // matrix in ascending order of the eigenvalues, so the leading J eigenvectors are its last rows.
 // Work: 1.5 m² d (distances) + 2 m² d (H) + 4 m J d (filter) flop, and one eigendecomposition of
-// about 9 m³ flop. Memory: about 4 m² + O(m d) values, including LAPACK's workspace.
+// about 9 m³ flop. Memory: m² (K) + 2 m² (LAPACK's workspace) + O(m d) values.
 #include <algorithm>
 
 #include "cpu/distance_quantile.h"
@@ -66,7 +66,7 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   }
   scale_matrix(projected.get(), j, d, filter.get(), true, kLargestFinite<T>);
   product(leading, true, projected.get(), m, j, d, out);
-  scale_matrix(out, 1, m * d, &scale, true, p.bound());  // ∇ log q is in units of 1 / x
+  scale_matrix(out, 1, m * d, &scale, true, p.bound());  // scaling x has divided ∇ log q by `scale`
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
-// The register tile of every product and distance: six rows of the left operand and one panel of 64
-// bytes of the right operand.
+// The register tile of every product and distance: six rows of the left operand times one panel of
+// the right operand, which holds the columns that fill 64 bytes (panels.h).
 //
 //   acc[r] = Σ_c f(a[r][c], panel[c])        f(a, b) = a b   or   (a − b)²
 //
-// On AVX2 six accumulators of two registers each, one operand and one factor fill the sixteen
-// registers. On AVX-512 six accumulators hide the latency of a fused multiply-add. Sums run over
-// kChunk terms at a time, which keeps the rounding error of a long sum near that of a pairwise one.
+// On AVX2 six accumulators take 12 of the 16 registers, a row of the panel 2, and a value of the
+// left operand 1. On AVX-512 six accumulators hide the latency of a fused multiply-add. A long sum
+// adds partial sums of kChunk terms, so its rounding error is near the error of pairwise summation.
 #pragma once
 
 #include "cpu/simd.h"
@@ -49,7 +49,7 @@ struct Panels {
   int64_t count, stride;
 };
 
-// Fills acc[0..kTileRows) for rows i .. i + kTileRows; rows after row `last` repeat it.
+// Computes acc[0..kTileRows) for the rows from i on. Row `last` stands in for the rows after it.
 template <int kBytes, typename T, typename Op>
 MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, const T* panel,
                                  int64_t depth, const Op& op, Vector<T, kBytes>* acc) {

@@ -6,7 +6,7 @@
 // <operator>_work bytes, aligned to 256; its contents do not matter before or after the call.
 // Results are bitwise the same from run to run and for any number of groups. A group with a NaN or
 // an infinity in its input, or with a bandwidth that is not positive and finite, gives NaN in all
-// results except J, which is 0.
+// results except J and the base of the adaptive score, which are 0.
 #pragma once
 
 #include "common/operators.h"

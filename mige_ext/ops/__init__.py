@@ -2,8 +2,8 @@
 
 Every operator takes float32 or float64 tensors with any strides, on the CPU and on CUDA. Leading
 dimensions are groups, which are independent of each other. Results are bitwise the same from run to
-run. The result of a group is also bitwise the same by itself and in a batch. On the CPU, with the
-MKL of torch for x86-64, results are also the same for any number of threads.
+run. The result of a group is also bitwise the same alone and in a batch. On the CPU, with torch's
+MKL for x86-64, results are also the same for any number of threads.
 
 A wrong shape, device or number raises ValueError, and a wrong type or dtype raises TypeError. NaN,
 infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA a check of

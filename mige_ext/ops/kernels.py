@@ -33,9 +33,9 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The points in units of a power of two near the largest coordinate, and that unit.
+    """The points divided by a unit, and the unit: a power of two near the largest coordinate.
 
-    The common offset is subtracted too, because it cancels only in exact arithmetic.
+    The mean of x is subtracted too, because a common offset would add rounding errors.
     """
     unit = unit_of(x) if y is None else torch.maximum(unit_of(x), unit_of(y))
     x, y = x / unit, None if y is None else y / unit
@@ -71,10 +71,9 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     """An exact quantile of the pairwise distances ``‖x_i − x_j‖``, i < j, of each group.
 
     It is the distance of rank ``ceil(quantile · M(M−1)/2)``, without interpolation, as in
-    ``numpy.quantile(..., method="inverted_cdf")``. Radix selection finds it. If at least that
-    fraction of the pairs coincide, the distance would be 0. The quantile is then taken over the
-    pairs at a positive distance. It is 0 only if all points are equal. The result is not
-    differentiable.
+    ``numpy.quantile(..., method="inverted_cdf")``. Radix selection finds it. If this distance is 0,
+    because many pairs coincide, the quantile is taken over the pairs at a positive distance. The
+    result is 0 only if all points are equal, and it is not differentiable.
 
     Args:
         x: points, (..., M, d) with M >= 2.
@@ -150,9 +149,9 @@ torch.library.register_autograd(
 def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
     """Gradient sum of the RBF kernel, ``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``.
 
-    ``H = −(K X − diag(K1) X) / σ²`` takes two matrix products in place of an array of M×M×d. The
-    samples are centered first, and a common offset then costs no accuracy. The result is not
-    differentiable.
+    ``H = −(K X − diag(K1) X) / σ²`` takes a matrix product and row sums in place of an array of
+    M×M×d. The samples are centered first, so that a common offset costs no accuracy. The result is
+    not differentiable.
 
     Args:
         x: samples, (..., M, d).
@@ -165,7 +164,7 @@ def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        3.5 M²d flop, M² values of memory.
+        1.5 M²d flop for K and 2 M²d for K X; M² values of memory.
     """
     return call("rbf_gradient_sum", x, bandwidth)
 

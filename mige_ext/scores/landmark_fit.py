@@ -1,6 +1,6 @@
-"""The sums over samples that a fit with landmarks needs, and the fit that solves for them.
+"""The sums over samples that a fit with landmarks needs, and the fit that follows from them.
 
-The formulas are those of ``landmarks.py``.
+``landmarks.py`` has the formulas.
 """
 
 from collections.abc import Callable, Iterable
@@ -58,14 +58,14 @@ class LandmarkStatistics:
         """Adds samples to the statistics, and returns the object itself.
 
         Args:
-            samples: (..., B, d), leading dimensions, columns and device as the landmarks.
-            progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
+            samples: (..., B, d), with the leading dimensions, columns and device of the landmarks.
+            progress: wraps the sequence of tiles, the parts of the samples, as ``tqdm.tqdm`` does.
 
         Raises:
             ValueError, TypeError: ``samples`` is not as described or not finite.
 
         Cost:
-            Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of a tile.
+            Bm(2m + 8d) flop in float64; 100 to 200 MB for the intermediates of one tile.
         """
         _checks.require_query("samples", samples, self.landmarks, "landmarks")
         m, d = self.landmarks.shape[-2:]
@@ -77,7 +77,7 @@ class LandmarkStatistics:
         sigma, moments = self._sigma.reshape(n), self.moments.view(n, m + 1, m + d + 1)
         for g, r in _tiles(x.shape[0], x.shape[1], m + d + 1, progress):
             tile = x.narrow(0, *g).narrow(1, *r).double()
-            # An infinite sample stays an error (NaN on CUDA). Only the quotient may saturate.
+            # An infinite sample is an error (NaN on CUDA). An infinite quotient saturates.
             tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
             points, s = z.narrow(0, *g), sigma.narrow(0, *g)
             gram = ops.rbf_gram(tile, points, bandwidth=s)
@@ -150,7 +150,7 @@ class FittedLandmarks(Fitted):
     """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``.
 
     Cost:
-        A score takes 5Qmd flop, and memory for the result and a tile.
+        A score takes 5Qmd flop, and memory for the result and one tile of the points.
     """
 
     landmarks: Tensor  #: Z, (..., m, d)
@@ -165,7 +165,7 @@ class FittedLandmarks(Fitted):
         Args:
             query: (..., Q, d), with the leading dimensions and the device of the landmarks; the
                 landmarks themselves if not given, because a fit keeps no other samples.
-            progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
+            progress: wraps the sequence of tiles, the parts of the points, as ``tqdm.tqdm`` does.
         """
         if query is None:
             query = self.landmarks * self.unit

@@ -16,7 +16,7 @@ For Tikhonov, f(μ) is 1/(μ + λ), and the estimate g of the score minimizes
 ``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks, Z = X,
 the μ are the eigenvalues of K/M, and the scores at the samples are those of the full estimator.
 
-A and h are sums over samples. The sums of several tiles, batches or ranks can therefore be added.
+A and h are sums over samples. The sums of several batches or processes can therefore be added.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
     Cost:
         A fit takes Mm(2m + 8d) flop and two eigendecompositions of m×m in float64, O(m² + md)
-        memory, and 100 to 200 MB for the intermediates of a tile. A score takes 5Mmd flop more.
+        memory, and 100 to 200 MB for intermediates, because samples are processed in parts (tiles).
+        A score takes 5Mmd flop more.
     """
 
     m: int = _checks.setting(1024, _checks.require_count)
@@ -114,7 +115,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         Args:
             samples: (..., M, d), floating point, M >= 2 (M >= 1 with ``landmarks``).
             landmarks: Z, (..., m, d) with m >= 2; chosen among the samples if not given.
-            progress: wraps the sequence of tiles, as ``tqdm.tqdm`` does.
+            progress: wraps the sequence of tiles, the parts of the samples, as ``tqdm.tqdm`` does.
         """
         statistics = self.start(samples) if landmarks is None else self.start_with(landmarks)
         return statistics.partial_fit(samples, progress=progress).solve()
@@ -186,8 +187,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
     def chosen(self, rows: int, device: torch.device | str = "cpu") -> Tensor:
         """Indices of the landmarks among ``rows`` samples: min(m, rows) int64, ascending.
 
-        They are the samples with the smallest hash (splitmix64) of their index and the seed, which
-        is equal on every device and rank.
+        They are the samples with the smallest hash (splitmix64) of their index and the seed. The
+        hash is equal on every device and in every process.
         """
         if self.m >= rows:
             return torch.arange(rows, device=device)

@@ -57,13 +57,12 @@ class FittedNetwork(Fitted):
 class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     """Sliced score matching with a small network (Song, Garg, Shi, Ermon, UAI 2019).
 
-    The network minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The expectation of this
-    objective is that of score matching (Hyvärinen 2005), half the squared error of the score up to
-    a constant. With ``½‖s‖²`` in place of the second term, the variance is smaller. The score is
-    that of standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on
-    all samples at once. On finitely many samples the objective has no lower bound. A network that
-    trains for too many steps therefore memorizes the samples; for a few hundred samples, use few
-    steps.
+    The network minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The expectation over v is the
+    objective of score matching (Hyvärinen 2005), half the squared error of the score up to a
+    constant. With ``½‖s‖²`` in place of the second term, the variance is smaller. s is the score of
+    standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on all
+    samples at once. On finitely many samples the objective has no lower bound. A network that
+    trains for too many steps therefore memorizes the samples; a few hundred need few steps.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)
@@ -101,7 +100,8 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     def _fit(self, samples: Tensor) -> FittedNetwork:
         if torch.compiler.is_compiling():
             raise RuntimeError(
-                "SlicedScoreMatching trains a network and cannot be compiled: call it outside"
+                "SlicedScoreMatching trains a network and cannot be compiled: call it outside the "
+                "compiled function"
             )
         _checks.require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
@@ -140,7 +140,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         return weights, biases, loss.detach() / z.shape[-1]
 
     def _start(self, z: Tensor) -> tuple[Layers, Layers]:
-        """He's normal weights, equal for every group, with 0 in the last layer: s(z) = −z."""
+        """Normal weights of He et al., equal for every group; 0 in the last layer: s(z) = −z."""
         generator = torch.Generator().manual_seed(int(self.seed))
         sizes = [z.shape[-1], *[int(self.hidden)] * self.layers, z.shape[-1]]
         weights, biases = [], []
@@ -153,7 +153,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         return tuple(weights), tuple(biases)
 
     def _objective(self, z: Tensor, v: Tensor, weights: Layers, biases: Layers) -> Tensor:
-        """The mean over the samples of each group, (...)."""
+        """The objective for directions v: the mean over the samples of each group, (...)."""
         s, slope = _network_and_slope(z, v.expand_as(z), weights, biases)
         square = s.square().sum(-1) if self.variance_reduced else (s * v).sum(-1).square()
         return ((slope * v).sum(-1) + square / 2).mean(-1)

@@ -46,7 +46,7 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
 def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
     """The value of the annotated type that :func:`pack` converted.
 
-    A missing name raises KeyError, and a subclass that is not defined here raises ValueError.
+    A missing name raises KeyError, and a subclass that this process lacks raises ValueError.
     """
     choices, prefix = get_args(hint), f"{name}." if name else ""
     if NoneType in choices:

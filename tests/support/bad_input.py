@@ -95,7 +95,7 @@ def tensors_of(result: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
     elif dataclasses.is_dataclass(result):
         for field in dataclasses.fields(result):
-            if field.name == "lam":  # infinite if the Gaussian score is used unchanged
+            if field.name in ("lam", "nu"):  # infinite if the Gaussian score is used unchanged
                 continue
             yield from tensors_of(getattr(result, field.name))
         if isinstance(result, mige.Fitted):

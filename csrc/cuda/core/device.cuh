@@ -106,10 +106,10 @@ class Stream {
     if (status_ == cudaSuccess) status_ = status;
   }
 
-  // Allows the kernel the largest dynamic shared memory of the device, whatever `smem` is. The
-  // attribute belongs to the kernel, so with a smaller value one host thread could lower the limit
-  // between another thread's call and its launch. cudaGetLastError also clears the error, which the
-  // next launch would otherwise report.
+  // Allows the kernel the largest dynamic shared memory of the device, whatever `smem` is. The host
+  // threads share the limit of a kernel. If one of them set it to its own `smem`, a launch by
+  // another thread could fail. cudaGetLastError also clears the error, which the next launch would
+  // otherwise report.
   void opt_in(const void* kernel, size_t smem) {
     const size_t limit = largest_smem() > smem ? largest_smem() : smem;
     if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -3,9 +3,9 @@
 // the device.
 //
 // Each round counts one digit over the pairs that match the digits found so far (a histogram), and
-// picks the bucket that holds the wanted rank. Float takes three rounds and double six. The first
-// round also counts the pairs at distance zero. Zero is not a bandwidth, so if the quantile is
-// zero, it is taken among the pairs at a positive distance instead.
+// picks the bucket that holds the wanted rank. A digit has 11 bits, so float takes three rounds and
+// double six. The first round also counts the pairs at distance zero. Zero is not a bandwidth, so
+// if the quantile is zero, it is taken among the pairs at a positive distance instead.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -31,9 +31,9 @@ __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
   return round == 0 || (key ^ prefix) >> digit_shift<T>(round - 1) == 0;
 }
 
-// One round of the selection in one group: finds the digit that contains the rank. All threads of a
-// thread block must call it. The first round initializes `selection`. The caller must synchronize
-// before and after the call.
+// One round of the selection in one group: finds the digit whose bucket contains the wanted rank.
+// All threads of a thread block must call it. The first round initializes `selection`, except the
+// zeros. The caller must synchronize before and after the call.
 template <typename T, typename Counter>
 __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; shared or global memory
                            Selection<T>* selection,
@@ -61,7 +61,7 @@ __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; share
     constexpr int kSums = kSelectThreads / kWarp;
     Count mine = 0;
     for (int i = 0; i < kSums; ++i) mine += sums[kSums * t + i];
-    Count up_to = mine;  // sum over the lanes up to this one
+    Count up_to = mine;  // becomes the sum over the lanes up to this one
     for (int offset = 1; offset < kWarp; offset *= 2) {
       const Count before = __shfl_up_sync(kFullMask, up_to, offset);
       if (t >= offset) up_to += before;
@@ -109,13 +109,13 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
     __syncthreads();
     for (int i = threadIdx.x; i < kDigits; i += kSelectThreads)
       if (mine[i] > 0) atomicAdd(&counts[g * kDigits + i], static_cast<Count>(mine[i]));
-    __syncthreads();  // before the counts of the next group overwrite these
+    __syncthreads();  // before the next group overwrites `mine`
   }
 }
 
 // Picks the digit of a round, zeroes the counts for the next round, and writes the bandwidth after
-// the last round. A thread block takes a group. Work: reads and writes 2048 counts. Shared memory:
-// 2 KiB. Registers: at most 64.
+// the last round. A thread block takes a group. Work: reads and writes 2048 counts per group.
+// Shared memory: 2 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     pick_digit_kernel(int64_t groups, int64_t m, double quantile, double multiplier, T smallest,

@@ -6,8 +6,8 @@
 
 namespace mige::cuda {
 
-// The sum over kLanes neighboring lanes, which all of them get. `mask` has a bit for every lane
-// that calls.
+// The sum over kLanes neighboring lanes; each of these lanes gets the sum. `mask` has a bit for
+// every lane that calls.
 template <int kLanes = kWarp, typename T>
 __device__ __forceinline__ T warp_sum(T value, unsigned mask = kFullMask) {
 #pragma unroll
@@ -39,7 +39,7 @@ struct Largest {
     }
   }
   // The same as take() if indices come in ascending order: of equal values the first one is kept.
-  // With take() the decomposition of a Gram matrix in float would spill its 64 registers.
+  // With take() the decomposition of a Gram matrix in float would need more than 64 registers.
   __device__ __forceinline__ void take_next(T other, int other_index) {
     if (other > value) {
       value = other;

@@ -74,7 +74,7 @@ __device__ __forceinline__ bool is_bandwidth(T sigma, T magnitude) {
 
 // Computes centered_ic = scale x_ic − scale o_c, with o_c the median of five values of column c.
 // This removes an offset common to all samples. A median, unlike a mean, is not moved by a far
-// outlier. Without a bandwidth the scale is normal_scale, with a bandwidth that of ScaledBandwidth.
+// outlier. The scale is ScaledBandwidth::scale with a bandwidth, and normal_scale without one.
 // A thread takes every (256 gridDim.x)-th column of every gridDim.y-th row, groups along z. Work:
 // reads and writes m d values. Registers: at most 64.
 template <typename T>
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 
 // --- launchers ---
 
-// Sets largest[g] to the larger one of largest[g] and the keys of the magnitudes of x, which may be
-// nullptr (see largest_magnitude_kernel).
+// Raises largest[g] to the largest key of a magnitude in group g of x, which may be nullptr
+// (largest_magnitude_kernel explains `columns`).
 template <typename T>
 void add_magnitudes(const T* x, int64_t groups, int64_t count, int64_t columns, Key<T>* largest,
                     Stream& stream) {

@@ -1,7 +1,7 @@
 // The workspace of an operator: several arrays in one allocation.
 //
 // A struct of arrays derives from Workspace and takes each array in the initializer of its member.
-// To continue after the arrays of another struct, it starts from a copy of that struct's Workspace.
+// A struct that starts from a copy of another struct's Workspace puts its arrays after the others.
 #pragma once
 
 #include <cstddef>

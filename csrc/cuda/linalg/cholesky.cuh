@@ -1,8 +1,8 @@
 // Pivoted Cholesky decomposition K = L Lᵀ of a matrix in the shared memory of one thread block.
 //
-// Columns are sorted by their pivots, the largest first, and rows are swapped in the same way. The
-// decomposition stops when the rest of K is rounding error, so a matrix of low rank takes less
-// work.
+// Step k chooses the largest remaining diagonal element as its pivot, and swaps it to place k by a
+// swap of two columns and of the same two rows. The decomposition stops when the remaining matrix
+// is rounding error, so a matrix of low rank takes less work.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -56,7 +56,7 @@ __device__ __forceinline__ void exchange(V& a, V& b) {
 }
 
 // Replaces s by L and returns its rank: the number of columns before the first pivot that is not
-// above `stop`. The other columns become zero. Work: n³/3 multiply-adds in shared memory. A column
+// above `stop`. Later columns become zero. Work: n³/3 multiply-adds in shared memory. A column
 // takes four barriers, and two more if it is swapped.
 template <typename Team, typename T>
 __device__ int pivoted_cholesky(const SharedMatrix<T>& a, T stop) {

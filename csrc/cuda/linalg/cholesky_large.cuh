@@ -1,10 +1,11 @@
 // Pivoted Cholesky decomposition K = L Lᵀ of a matrix that is too large for the shared memory of
 // one thread block, by panels of 32 columns. One thread block computes a panel P. Then thread
 // blocks with 64×64 tiles subtract P Pᵀ from the rest of the matrix (right-looking). Each step is a
-// launch of its own, which synchronizes the thread blocks.
+// launch of its own, which synchronizes the thread blocks. A matrix that proves to be indefinite
+// gets a second attempt with a larger shift (eigh_small.cuh).
 //
-// Work: n³ multiply-adds. Invariant: `diagonal` holds the diagonal of `rest` minus the columns of L
-// so far, so the next pivot is known before the trailing update.
+// Work: n³ multiply-adds. Invariant: diagonal_i = K_ii − Σ_c L_ic² over the columns of L so far, or
+// −1 once row i has been a pivot, so the next pivot is known before P Pᵀ is subtracted.
 #pragma once
 
 #include "cuda/linalg/large_matrix.cuh"
@@ -54,8 +55,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T>
 // Computes a panel, columns k0 … k0 + 31 of L. For each column the thread block finds the pivot,
 // subtracts the product of the panel's earlier columns, divides by the root of the pivot, and
 // updates the diagonal. A symmetric matrix without full rank is marked as indefinite. A thread
-// block takes a group, a thread every 512th row. Work: 32 n²/2 multiply-adds over the whole
-// decomposition. Registers: at most 64 in float, 128 in double.
+// block takes a group, a thread every 512th row. Work: 16 n² multiply-adds over the decomposition,
+// as a column has 16 earlier ones on average. Registers: at most 64 in float, 128 in double.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     panel_kernel(LargeArguments<T> p, int k0) {
@@ -144,7 +145,7 @@ void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
 }
 
 // Computes L of every group. For symmetric matrices the second attempt is always launched, since
-// the host does not wait for the result of the first one.
+// the host does not wait for the result of the first attempt.
 template <typename T, Spectrum kSpectrum>
 void cholesky_large(const LargeArguments<T>& p, Stream& stream) {
   load_large<T, kSpectrum>(p, false, stream);

@@ -4,7 +4,7 @@
 //
 // with batched operands and a finish that the caller chooses. All products use this kernel, so all
 // sums have the same order. The precision is T and does not depend on torch's settings (TF32) or on
-// a library's choice for a size. A group has the same bits alone and in a batch.
+// a library's choice for a size. The result of a group has the same bits alone and in a batch.
 //
 // An operand has a function at(g, row0), which returns what the tile engine reads for the 64 rows
 // from row0 on. A finish has a type Sum, the type of the sums, and a function of(g, m, n), which

@@ -1,6 +1,6 @@
 // Symmetric eigendecomposition by one warp or one thread block (eigh_small.cuh), or by many thread
-// blocks for matrices that are too large for the shared memory of one. Many thread blocks run the
-// same algorithm on a matrix in global memory: pivoted Cholesky by panels (cholesky_large.cuh),
+// blocks if the matrix is too large for the shared memory of one thread block. They run the same
+// algorithm on a matrix in global memory: pivoted Cholesky by panels (cholesky_large.cuh),
 // Jacobi between column blocks (jacobi_large.cuh), and the results (this file).
 #pragma once
 
@@ -55,7 +55,8 @@ void eigh_large(const SpectralArguments<T>& e, void* work, Stream& stream) {
 
 // --- the choice of the kernels ---
 
-// n and the device's shared memory alone decide, so a matrix has the same bits in any batch.
+// Whether one warp or thread block decomposes a matrix. n and the device's shared memory alone
+// decide, so the result of a matrix has the same bits in any batch.
 template <typename T>
 bool fits_a_block(int64_t n) {
   return n <= kWarp ||

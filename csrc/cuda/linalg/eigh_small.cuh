@@ -3,9 +3,9 @@
 // or registers.
 //
 // A symmetric matrix that may be indefinite is shifted by a multiple of the identity first, and its
-// eigenvalues are shifted back; eigenvectors do not change. The shift is a few rounding errors of
-// the matrix. If Cholesky then finds a pivot below the shift, the matrix is indefinite. It is
-// decomposed again with a bound of the eigenvalues as the shift.
+// eigenvalues are shifted back; eigenvectors do not change. The shift is small (small_shift). If
+// Cholesky then finds a pivot up to a quarter of the shift, the matrix is indefinite. It is
+// decomposed again with a larger shift, a bound of the eigenvalues.
 #pragma once
 
 #include "common/operators.h"
@@ -19,11 +19,12 @@ enum class Spectrum { kGram, kSymmetric };
 
 template <typename T>
 struct SpectralArguments : EighArguments<T> {
-  const Key<T>* largest;  // [groups]: magnitude of the lower triangle, or of the samples of K
+  // [groups]: magnitude of the lower triangle (kSymmetric) or of the samples (kGram)
+  const Key<T>* largest;
 };
 
-// The shift for a matrix whose largest entry is 1 to 2. It is twice the largest rounding error of a
-// pivot.
+// The shift for a matrix whose largest entry is 1 to 2. It is twice 4 n ε, a bound of the rounding
+// error of a pivot.
 template <typename T>
 __host__ __device__ constexpr T small_shift(int64_t n) {
   return 8 * static_cast<T>(n) * kEpsilon<T>;
@@ -64,8 +65,8 @@ __device__ __forceinline__ T row_sum_of_square(const T* k,  // [n, pitch]
   return warp_sum(sum);
 }
 
-// A bound of the magnitude of the eigenvalues, √‖K²‖_∞. The results contain the rounding errors of
-// the shift, so the bound should be small. For random entries this bound grows with n^¾, the
+// A bound of the magnitude of the eigenvalues, √‖K²‖_∞. The rounding errors of the results grow
+// with the shift, so the bound should be small. For random entries this bound grows with n^¾, the
 // eigenvalues grow with n^½, and Gershgorin's bound grows with n.
 template <typename Team, typename T>
 __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
@@ -138,7 +139,7 @@ template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
     eigh_warp_kernel(SpectralArguments<T> p) {
   __shared__ __align__(16) T memory[kWarpsABlock][kWarp * kWarpPitch + 2 * kWarp + 4];
-  static_assert(sizeof(memory) <= 48 * 1024, "static shared memory");
+  static_assert(sizeof(memory) <= 48 * 1024, "static shared memory is limited to 48 KiB");
   const int lane = threadIdx.x % kWarp;
   const auto a = SharedMatrix<T>::at(memory[threadIdx.x / kWarp], p.n, kWarpPitch);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarpsABlock;
@@ -193,8 +194,8 @@ template <typename T, Spectrum kSpectrum, int kLanes>
 __global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
     eigh_block_kernel(SpectralArguments<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
-  // A thread block has one group. On compute capability 12.0 kSymmetric in float fits 64 registers
-  // without a loop, and kGram fits them with a loop.
+  // The grid has a thread block per group, so every thread block takes one group. On compute
+  // capability 12.0 kSymmetric in float fits 64 registers only without a loop, kGram only with one.
   const int64_t stride = kSpectrum == Spectrum::kGram ? gridDim.x : p.groups;
   for (int64_t g = blockIdx.x; g < p.groups; g += stride) {
     decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });

@@ -2,20 +2,21 @@
 // lower triangle of A.
 //
 // The factorization is right-looking and takes 64 pivots at a time. Let K be the block of these
-// pivots, X_KK = L_KK⁻¹ from the Cholesky factor of A_KK, and R = [X_K,J<K  X_KK  L_JKᵀ for J > K]
-// the block row of K. One step is
+// pivots, X_KK = L_KK⁻¹ from the Cholesky factor of A_KK, and R_J = X_KJ for J < K, R_K = X_KK, and
+// R_J = L_JKᵀ for J > K. One step is
 //
 //   L_IK = A_IK X_KKᵀ,   X_KJ ← X_KK X_KJ (J < K),   A_IJ ← A_IJ − L_IK R_J (I > K, J <= I),
 //
-// where block J = K is overwritten, not updated. Invariant: after step K, blocks J <= K of the
-// lower triangle hold X, and blocks J > K hold the rest of A.
+// with A_IK ← −L_IK X_KK for J = K. Invariant: after step K, the block columns J <= K hold X in the
+// rows I <= K, and below them the sums from which later steps compute X. The block columns J > K
+// hold the Schur complement of A.
 //
 // A step takes two launches. In the first, a thread block computes 64 rows of L_IK or 64 columns of
 // X_KJ. In the second, a thread block updates a 64×64 tile of A. The thread block that updates the
-// next A_KK also factorizes it, while its elements are in registers; this saves a third launch. The
-// first A_KK is factorized by a second launch without an update, before all steps. The steps depend
-// on n alone, so a matrix has the same bits in any batch. If a pivot is not positive, all later
-// results of the matrix are NaN.
+// next A_KK also factorizes it, while its elements are in registers; this saves a third launch.
+// Before all steps, factor_update_kernel factorizes the first A_KK without an update. The steps
+// depend on n alone, so a result has the same bits in any batch. If a pivot is not positive, all
+// later results of the matrix are NaN.
 //
 // Gauss-Jordan elimination would need no product at the end, but its error grows with the square of
 // the condition number. Measured in float for IMQ matrices of n = 257 and condition number 1e5, the
@@ -35,8 +36,8 @@ constexpr int kPivots = kProductTile;  // number of pivots in a step
 template <typename T>
 struct InverseArguments : Workspace {
   int64_t groups, n;
-  const int32_t* next;             // [groups] or nullptr: a group with a negative value is skipped
-  T* a = take<T>(groups * n * n);  // A; then X in the lower triangle
+  const int32_t* next;  // [groups] or nullptr: λ that a group evaluates (adaptive.cuh), −1 for none
+  T* a = take<T>(groups * n * n);                  // A; then X in the lower triangle
   T* out = take<T>(groups * n * n);                // A⁻¹
   T* pivot = take<T>(groups * kPivots * kPivots);  // X_KK
   T* column = take<T>(groups * n * kPivots);       // L_IK
@@ -48,8 +49,8 @@ struct InverseArguments : Workspace {
 };
 
 // X_KK = L_KK⁻¹ by the steps above with single pivots. The threads of a thread block hold A_KK in
-// their registers, as the tile engine distributes it, with zeros beyond the matrix. Row k, [X_kj
-// for j < k, A_kj for j >= k], goes to the other threads through `row`. The caller must synchronize
+// their registers, as the tile engine distributes it, with zeros beyond the matrix. All threads get
+// row k, which is X_kj for j < k and A_kj for j >= k, through `row`. The caller must synchronize
 // before the call.
 template <typename T>
 __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProductThreadTile],
@@ -67,12 +68,12 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
         if (ty == k0 / kThreadTile)
 #pragma unroll
           for (int j = 0; j < kThreadTile; ++j) shared[kThreadTile * tx + j] = a[e][j];
-        __syncthreads();  // the row is complete, and the row before the last has been read
+        __syncthreads();  // row k is complete, and row k − 1, which row k + 1 overwrites, was read
         const T scale = T(1) / sqrt(shared[k]);
 #pragma unroll
         for (int i = 0; i < kThreadTile; ++i) {
           const int r = kThreadTile * ty + i;
-          const T factor = shared[r] * scale;  // L_rk, of rows below k
+          const T factor = shared[r] * scale;  // L_rk; used only in rows r > k
 #pragma unroll
           for (int j = 0; j < kThreadTile; ++j) {
             const int c = kThreadTile * tx + j;
@@ -90,8 +91,8 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
   });
 }
 
-// The first launch of a step: writes L_IK to `column` for the rows I below the pivots, X_KJ in
-// place for the columns J before them, and X_KK in place. A thread block takes 64 rows or columns,
+// The first launch of a step: writes L_IK to `column` for the rows below the pivots, X_KJ in place
+// for the columns before the pivots, and X_KK in place. A thread block takes 64 rows or columns,
 // a thread 4×4 elements, groups along z. Work: 2 n 64² flop; reads and writes 64 n values. Shared
 // memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T>

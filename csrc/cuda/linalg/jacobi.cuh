@@ -3,12 +3,12 @@
 //   K = L Lᵀ,   A = L V with orthogonal columns a_j,
 //   K = Σ_j a_j a_jᵀ,   λ_j = ‖a_j‖²,   u_j = a_j / √λ_j
 //
-// The method is that of Veselić and Hari (1989). A overwrites L. Small λ keep their relative
+// Veselić and Hari (1989) describe the method. A overwrites L. Small λ keep their relative
 // accuracy.
 //
 // A sweep visits every pair of columns once, in rounds r = 1, 2, … of disjoint pairs (i, i ^ r).
 // For Gram matrices of n = 32 to 128 in float32, 6-8 sweeps were measured. The usual round robin
-// takes 7-13. Invariant: after a rotation the larger column of a pair has the lower index.
+// takes 7-13. Invariant: after a rotation the column with the larger norm has the lower index.
 #pragma once
 
 #include "cuda/linalg/cholesky.cuh"
@@ -156,7 +156,7 @@ __device__ int jacobi(const SharedMatrix<T>& a, int rank) {
           x[e * kLanes] = in_x[e];
           y[e * kLanes] = in_y[e];
         }
-        __syncwarp(mask);  // the other lanes have read the norms
+        __syncwarp(mask);  // all lanes of the pair have read the norms
         if (lane == 0) rotation.apply_to_norms(xx, yy, xy, a.norm[i], a.norm[j]);
       }
       __syncthreads();
@@ -169,8 +169,8 @@ __device__ int jacobi(const SharedMatrix<T>& a, int rank) {
 // --- Jacobi in registers ---
 
 // Jacobi for n <= 32 by one warp, without barriers and shared memory. Each lane has one column in
-// registers and reads the other column of its pair by shuffles. Work of a sweep: 31 rounds, each
-// with 33 shuffles and 384 flop per lane.
+// registers and reads the second column of the pair by shuffles. Work of a sweep: 31 rounds, each
+// with 33 shuffles and 12 × 32 flop per lane.
 template <typename T>
 __device__ int jacobi_in_registers(T (&column)[kWarp]) {
   const int lane = threadIdx.x % kWarp;

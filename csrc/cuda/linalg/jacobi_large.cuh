@@ -6,8 +6,8 @@
 //   1. G = CᵀC, a 64×64 matrix; one thread block for each piece of 256 rows.
 //   2. One sweep of two-sided Jacobi on G in shared memory gives an orthogonal V; then C ← C V.
 // Every thread block of step 2 computes V of its pair itself, so that it does not wait for another
-// one. In float32 for n = 256 and 512, 6-7 sweeps were measured. A second sweep on G saves one of
-// them but costs more time.
+// thread block. In float32 for n = 256 and 512, 6-7 sweeps were measured. With a second sweep on G
+// there is one sweep less, but the total time is longer.
 //
 // Work of a sweep: n/32 rounds of two launches, 8 n³ flop, and the sweeps on G. The host does not
 // wait for the device, so the number of launches is fixed. Launches after convergence return at
@@ -23,8 +23,8 @@ namespace mige::cuda {
 template <typename T>
 constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 
-// The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. The first
-// 32 columns belong to the first column block, the others to the second.
+// The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. Columns 0 to
+// 31 belong to the first column block, and columns 32 to 63 to the second.
 struct ColumnPair {
   int first, second;
   __device__ __forceinline__ int of(int c) const {
@@ -53,8 +53,8 @@ struct PairOperand : Operand<T, true> {
   __device__ __forceinline__ void fetch(int64_t, int64_t k0, T (&values)[kThreadTile]) const {
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) {
-      const auto [c, slice] = this->template place<kThreadTile>(e);
-      const int64_t k = k0 + slice, row = pair.of(c);
+      const auto [c, in_slice] = this->template place<kThreadTile>(e);
+      const int64_t k = k0 + in_slice, row = pair.of(c);
       values[e] = k < this->depth ? this->p[row * this->stride + k] : T(0);
     }
   }
@@ -92,7 +92,7 @@ constexpr size_t kRotateSmem =
     sizeof(T) * (kTileDepth * kRotationPitch + kPairColumns * kRotationPitch +
                  kPairColumns * kGramPitch + 2 * kPanel) +
     sizeof(int) * kPanel;
-static_assert(kRotateSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
+static_assert(kRotateSmem<double> <= 99 * 1024, "the smallest architecture has only 99 KiB");
 
 // One sweep of two-sided Jacobi on the 64×64 matrix `gram`. It accumulates the rotations in V. All
 // 256 threads take part. V is stored as V − I, because a cosine near 1 would be rounded to 1, and
@@ -118,7 +118,7 @@ __device__ void rotate_gram(T* gram,   // [64, kGramPitch]
       return Rotation<T>{sines[pair], sines[kPanel + pair], T(0), true, swaps[pair] != 0};
     };
     // A thread updates the four elements in the two rows of one pair and the two columns of
-    // another.
+    // another pair.
     for (int e = t; e < kPanel * kPanel; e += kTileThreads) {
       const int of_rows = e % kPanel, of_columns = e / kPanel;
       const int i = first_of_pair(of_rows, r), j = i ^ r;

@@ -1,4 +1,5 @@
-// The state and the workspace of an eigendecomposition by many thread blocks (see eigh.cuh).
+// The state and the workspace of an eigendecomposition by many thread blocks: K = L Lᵀ by pivoted
+// Cholesky, then A = L V by Jacobi (see eigh.cuh).
 #pragma once
 
 #include "cuda/core/workspace.cuh"
@@ -30,7 +31,7 @@ struct LargeArguments : Workspace {
   int32_t* ended = take<int32_t>(e.groups);  // −1 when Cholesky has ended, otherwise 0
   T* rest = take<T>(e.groups * e.n * e.n);   // K minus the product of the columns of L so far
   T* diagonal = take<T>(e.groups * e.n);     // of `rest`; −1 for a row that has been a pivot
-  T* a = take<T>(a_size());                  // Lᵀ, then Aᵀ: each row is a column of L or A; zeroed
+  T* a = take<T>(a_size());                  // zeros, then Lᵀ, then Aᵀ: a row is a column of L or A
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
   T* norm = take<T>(e.groups * e.n);
 

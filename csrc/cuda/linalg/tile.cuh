@@ -24,9 +24,9 @@ constexpr int kTileDepth = 16;
 constexpr int kProductThreadTile = 4;
 constexpr int kProductTile = kTileSide * kProductThreadTile;
 
-// The number of thread blocks on a multiprocessor. With two, a thread can have 128 registers. If
-// the sums of a thread take more than 64 bytes, it needs up to 255 registers, and one thread block
-// then has enough work to keep the arithmetic units busy.
+// The number of thread blocks on a multiprocessor. With two, a thread can have 128 of the 65,536
+// registers. If the sums of a thread take more than 64 bytes, it needs up to 255 registers, and one
+// thread block then has enough work to keep the arithmetic units busy.
 template <typename T, int kThreadTile = kProductThreadTile>
 constexpr int kTileBlocks = kThreadTile * kThreadTile * sizeof(T) > 64 ? 1 : 2;
 
@@ -38,12 +38,12 @@ struct alignas(16) Quad {
 
 template <int kThreadTile>
 struct Tile {
-  static_assert(kThreadTile == 4 || kThreadTile == 8, "groups of four neighbors, 64 apart");
+  static_assert(kThreadTile == 4 || kThreadTile == 8, "must be one or two groups of four sums");
   static constexpr int kSize = kTileSide * kThreadTile;
-  static constexpr int kPitch = kSize + 4;  // a multiple of 4, as Quads need, and not of 32
-  static constexpr int kSlices = 2 * kTileDepth * kPitch;  // values of shared memory
+  static constexpr int kPitch = kSize + 4;  // a multiple of 4, for Quads; not of the 32 banks
+  static constexpr int kSlices = 2 * kTileDepth * kPitch;  // values in a slice of each operand
 
-  // The row in the tile of the i-th sum of thread row `side`. Columns have the same order.
+  // In thread (tx, ty), sum_ij lies in row index(ty, i) and column index(tx, j) of the tile.
   static __device__ __forceinline__ int index(int side, int i) {
     return i / 4 * 64 + side * 4 + i % 4;
   }
@@ -57,11 +57,11 @@ struct Operand {
   int64_t count, depth, stride;
   T scale;
 
-  // The row and the slice of the e-th value that this thread copies. Four consecutive values are
-  // neighbors in memory, so that few addresses are computed. Neighboring threads read neighboring
-  // groups of four.
+  // The place of the e-th value that this thread copies: its row in the tile and its k in the
+  // slice. Four consecutive values are neighbors in memory, so that few addresses are computed.
+  // Neighboring threads read neighboring groups of four.
   struct Place {
-    int row, slice;
+    int row, k;
   };
   template <int kThreadTile>
   static __device__ __forceinline__ Place place(int e) {
@@ -94,11 +94,12 @@ struct Operand {
   }
 };
 
+// Reads the values of one k that a thread with tx or ty = side needs.
 template <typename T, int kThreadTile>
-__device__ __forceinline__ void read_fragment(const T* slice, int side, T (&values)[kThreadTile]) {
+__device__ __forceinline__ void read_fragment(const T* at_k, int side, T (&values)[kThreadTile]) {
 #pragma unroll
   for (int i = 0; i < kThreadTile; i += 4) {
-    const auto quad = *reinterpret_cast<const Quad<T>*>(slice + Tile<kThreadTile>::index(side, i));
+    const auto quad = *reinterpret_cast<const Quad<T>*>(at_k + Tile<kThreadTile>::index(side, i));
 #pragma unroll
     for (int e = 0; e < 4; ++e) values[i + e] = quad.v[e];
   }

@@ -1,5 +1,5 @@
-// The sum H_j = Σ_i ∇_{x_i} k(x_i, x_j) for the RBF kernel, H = −(K X − diag(K 1) X) / σ². One pass
-// over K gives K X and the row sums K 1.
+// The gradient sum H_j = Σ_i ∇_{x_i} k(x_i, x_j) of the RBF kernel, H = −(K X − diag(K 1) X) / σ².
+// One pass over K gives K X and the row sums K 1.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -7,9 +7,9 @@
 
 namespace mige::cuda {
 
-// The finish h_ij = (x_ij Σ_k a_ik − Σ_k a_ik x_kj) / σ² of the product a x with a = K. The
-// coordinates x come from `center`. If they are scaled for the bandwidth, the result is scaled back
-// here. If they are scaled by normal_scale, it is not.
+// The finish (contraction.cuh) h_ij = (x_ij Σ_k a_ik − Σ_k a_ik x_kj) / σ² of the product a x with
+// a = K. The coordinates x come from `center`. If they are scaled for the bandwidth, H is returned
+// in the units of the samples. If they are scaled by normal_scale (ssge), H is in scaled units.
 template <typename T>
 struct GradientSum {
   using Sum = T;

@@ -27,7 +27,7 @@ enum class Pairwise {
   kScaledRbf               // of coordinates that `center` has already scaled for the bandwidth
 };
 
-// Up to this size tiles are 64×64, because larger tiles would be too few to use the whole device.
+// If m or n is at most this, tiles are 64×64, because larger tiles would not fill the whole device.
 constexpr int64_t kSmallPairwise = 1024;
 
 // Writes four neighbors of a row of out, [m, n], at once if rows have the alignment of a Quad, and
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   using Shape = Tile<kThreadTile>;
   constexpr bool kGram = kKind == Pairwise::kRbf || kKind == Pairwise::kScaledRbf;
   __shared__ __align__(16) T slices[Shape::kSlices];
-  static_assert(sizeof(slices) <= 48 * 1024, "static shared memory");
+  static_assert(sizeof(slices) <= 48 * 1024, "static shared memory is limited to 48 KiB");
 
   const int64_t m = p.m, n = p.n, d = p.d;
   const bool symmetric = p.y == nullptr;
@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   }
 }
 
-// Launches the kernel. The size of the matrix alone decides the tile, and the bits do not depend on
-// the tile.
+// Launches the kernel. The size of a matrix alone chooses the tile, and the bits of the result do
+// not depend on the tile.
 template <typename T, Pairwise kKind>
 void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stream) {
   if (p.groups == 0 || p.m == 0 || p.n == 0) return;

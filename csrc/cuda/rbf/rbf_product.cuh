@@ -12,7 +12,7 @@
 // Invariant: samples are summed in ascending order for any grid, so the bits do not depend on the
 // grid.
 //
-// Work: m n (3 d gridDim.y + 2 p) flop; reads m n (d gridDim.y + p) / 64 values, and reads and
+// Work: m n (3 d gridDim.y + 2 p) flop; reads m n (2 d gridDim.y + p) / 64 values, and reads and
 // writes 64 p values of `out` per tile of k. Shared memory: (2 × 16 + 64) × 68 values, 25.5 KiB in
 // float and 51 KiB in double.
 #pragma once
@@ -23,13 +23,13 @@
 
 namespace mige::cuda {
 
-// Two thread blocks on each multiprocessor of the largest device.
+// Two thread blocks on each of the 132 multiprocessors of an H100 or H200.
 constexpr int64_t kProductBlocks = 264;
 template <typename T>
 constexpr size_t kRbfProductSmem =
     (Tile<kProductThreadTile>::kSlices + kProductTile * Tile<kProductThreadTile>::kPitch) *
     sizeof(T);
-static_assert(kRbfProductSmem<double> <= 99 * 1024, "shared memory of the smallest architecture");
+static_assert(kRbfProductSmem<double> <= 99 * 1024, "the smallest architecture has only 99 KiB");
 
 // Computes `out` for 64 queries per thread block. Registers: at most 128 in float, 255 in double.
 template <typename T>

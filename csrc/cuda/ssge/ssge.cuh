@@ -49,8 +49,8 @@ __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
   return static_cast<T>(-power);
 }
 
-// The given bandwidth, or NaN if it is not positive and finite. (A later σ = 0 means equal
-// samples.)
+// The given bandwidth, or NaN if it is not positive and finite. (Later steps take σ = 0 as the sign
+// of equal samples.)
 template <typename T>
 __device__ __forceinline__ T checked_bandwidth(T given) {
   return is_positive_and_finite(given) ? given : not_a_number<T>();
@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kWarp, 16)
   }
 }
 
-// Stores the score: out_ij = scale × the sum, limited to ±p.bound(). The factor undoes
-// normal_scale.
+// Stores the score: out_ij = scale × the sum, limited to ±p.bound(). The multiplication by
+// normal_scale converts the score of the scaled samples to the score of the samples.
 template <typename T>
 struct ScaleScore {
   using Sum = T;

@@ -5,9 +5,8 @@
 //   H_j = Σ_i ∇_{x_i} k(x_i, x_j).
 //
 // A thread block takes a group. A matrix S [m, pitch] in shared memory holds one after another the
-// squared distances, K, its Cholesky factor L and its scaled eigenvectors A = U √Λ. The samples
-// [m, d] and H pass through shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H
-// until the last step.
+// squared distances, K, its Cholesky factor L, and A = U √Λ. The samples [m, d] and H pass through
+// shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H until the last step.
 //
 // Work: about 1.5 m² d (distances) + 2 m² d (H) + 7 × 5 m³ (eigendecomposition in 7 sweeps)
 // + 4 m² d (score) flop. Reads about 3 m d values of the samples, and reads or writes 3 m d values
@@ -22,6 +21,7 @@ constexpr int kLargestFused = 128;
 constexpr int kFusedSlice = 16;
 
 // Rows of a slice, padded to a multiple of four, so that groups of four rows are aligned for Quads.
+// With four more rows, the columns of m = 64 or 128 start on different banks of shared memory.
 __host__ __device__ constexpr int fused_rows(int m) { return (m + 3) / 4 * 4 + 4; }
 
 // Several arrays in shared memory, each aligned to 16 bytes.

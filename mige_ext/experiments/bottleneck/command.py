@@ -43,7 +43,7 @@ class Options(common.ImageOptions):
         "Choose the strongest β that does no measurable harm, or the β with the least error.",
         choices=CHOICES,
     )
-    seeds: int = common.seeds_option("10 for digits, otherwise 3; quick 2")
+    seeds: int = common.seeds_option("digits: 10; else 3; --quick: 2")
     retrain: int = common.option(
         None,
         "Epochs of a last training on training and validation images; 0 takes the number with the "
@@ -73,14 +73,12 @@ class Bottlenecks(Comparison):
         self.all_wrong = {"test_error": 1.0, "average_test_error": average_error}
         for method, values in self.values.items():
             if METHODS[method].dropout and values[-1] >= 1:
-                raise ValueError(
-                    f"beta is the rate of dropout, and must be below 1, got {values[-1]}"
-                )
+                raise ValueError(f"beta must be below 1 as the rate of dropout, got {values[-1]}")
         if "mige-draws" in self.values and settings.draws < 2:
             raise ValueError(f"draws must be at least 2 for mige-draws, got {settings.draws}")
 
     def evaluate(self, run: Run, trainer: Trainer, rows: Sequence[Epoch]) -> list[Result]:
-        """Save a classifier and its averaged weights; the result is that of the last epoch."""
+        """Save a classifier and its averaged weights; the result describes the last epoch."""
         averaged = trainer.averaged and trainer.averaged.state_dict()
         self.save(run, model=trainer.model.state_dict(), average=averaged)
         last = self.written(run, rows[-1])
@@ -109,7 +107,7 @@ class Bottlenecks(Comparison):
 
     @cached_property
     def best_epochs(self) -> dict[str, int]:
-        """The epochs with the least mean validation error, by method; none if all runs diverged."""
+        """Number of epochs with least mean validation error, by method; none if all diverged."""
         runs = [run for run in self.search_runs if run.value == self.choice[run.method]]
         errors: dict[Run, list[float]] = {run: [] for run in self.without_divergence(runs)}
         for row in self.metrics.rows:

@@ -53,16 +53,16 @@ class Settings(Checked):
     """
 
     data: str = data_option("digits")
-    epochs: int = option(100, "Passes over the images.", least=1, shown="digits 100; 20; quick 40")
+    epochs: int = option(100, "Epochs.", least=1, shown="digits: 100; else 20; --quick: 40")
     batch: int = option(100, "Images in a step. Scores depend on this number.", least=2)
-    draws: int = option(4, "Draws of z for each image.", least=1, shown="digits 4; 16")
-    latent: int = option(16, "Dimensions of z.", least=1, shown="digits 16; 256")
-    hidden: int = option(256, "Units of each hidden layer.", least=1, shown="digits 256; 1024")
+    draws: int = option(4, "Draws of z for each image.", least=1, shown="digits: 4; else 16")
+    latent: int = option(16, "Dimensions of z.", least=1, shown="digits: 16; else 256")
+    hidden: int = option(256, "Units of a hidden layer.", least=1, shown="digits: 256; else 1024")
     #: The learning rate is multiplied by 0.96 every 2 epochs.
     learning_rate: float = option(
-        1e-3, "First learning rate of Adam.", positive=True, shown="digits 1e-3; 1e-4"
+        1e-3, "First learning rate of Adam.", positive=True, shown="digits: 1e-3; else 1e-4"
     )
-    normalize: bool = option(True, "Apply BatchNorm to μ.", shown="digits on; off")
+    normalize: bool = option(True, "Apply BatchNorm to μ.", shown="digits: on; else off")
     estimator: str = option("ssge", "Score estimator.", choices=ESTIMATORS)
     threshold: float = option(0.94, "Fraction of the spectrum that SSGE keeps.")
     calibrate: bool = option(True, "Calibrate the scores by Stein's identity.")
@@ -277,7 +277,7 @@ class Method(CommonMethod):
     stochastic: bool = False  # whether the encoder draws z
     dropout: bool = False  # whether β is the rate of dropout
     free_scale: bool = False  # whether z skips BatchNorm, under which ‖z‖² would be constant
-    #: Test error on MNIST in % in the paper's Table 2, which takes the first five from Alemi et al.
+    #: Test error on MNIST in % in the paper's Table 2, which cites Alemi et al. for all but MIGE.
     published: float | None = None
 
 

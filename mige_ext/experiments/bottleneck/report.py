@@ -39,7 +39,7 @@ class Result(Row):
     average_test_error: float
     information: float  # nats, upper bound of I(z; x) on the validation part
     test_cross_entropy: float  # nats, of the last weights; NaN before the test
-    rank: float  # this and the next are those of the last epoch in metrics.csv
+    rank: float  # this and the next column as in the last epoch of metrics.csv
     calibration: float
     overhead: float  # time that the penalty adds to a step, as a fraction of the step without it
     seconds: float  # training time, without the measurements; NaN for a diverged run

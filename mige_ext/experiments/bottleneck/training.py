@@ -47,13 +47,13 @@ class Epoch(Row):
     seed: int
     images: int
     epoch: int  # from 1
-    loss: float  # mean of the training loss; for MIGE only the gradient of it has a meaning
+    loss: float  # mean over the epoch; MIGE adds a surrogate, whose value means nothing
     cross_entropy: float  # nats, on the validation part
     val_error: float  # fraction of wrong predictions on the validation part
     average_error: float  # the same with the averaged weights; NaN without averaged weights
     information: float  # nats, ``information_bound`` on the validation part
     rank: float  # eigenvalues that the score estimator keeps for the last batch; NaN if it has none
-    calibration: float  # −E s·(z − m) / d of uncorrected scores there; 1 means no shrinkage
+    calibration: float  # −E s·(z − m) / d of its uncorrected scores; 1 means no shrinkage
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
@@ -151,7 +151,10 @@ class Trainer(CommonTrainer):
     stateful = ("model", "optimizer", "schedule", "average", "penalty")
 
     def setup(self) -> None:
-        """Make the classifier before the weights of the penalty."""
+        """Make the classifier, then its penalty and optimizer.
+
+        The classifier draws its weights first, so they are the same for every method of a seed.
+        """
         images, settings = self.problem, self.settings
         self.model = build(images, self.run, settings)
         self.average: AveragedModel | None = None

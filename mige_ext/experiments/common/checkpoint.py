@@ -17,7 +17,7 @@ from mige_ext.experiments.common.folder import atomic
 
 
 class RandomState:
-    """The random generators of a run: the CPU's, its device's, and one for the order of batches.
+    """The random generators of a run: for the CPU, its device, and the order of the batches.
 
     Batches have a separate generator, because methods draw different amounts of noise.
 

@@ -71,7 +71,7 @@ class Comparison(Experiment):
     progress: ClassVar[Mapping[str, str]]
     #: Columns of metrics.csv that are NaN for a run that trains on the validation images.
     validated: ClassVar[Sequence[str]] = ()
-    #: Numbers of training images of a search run and of a final run; 0 if the two do not differ.
+    #: Numbers of training images of a search run and of a final run; 0 if no run can ``--retrain``.
     search_images = final_images = 0
 
     def __init__(self, options: Any, settings: Any) -> None:

@@ -10,7 +10,7 @@ from mige_ext.scores.base import ScoreEstimator
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,
-    # This is the default of the information functions. "qis" would bias gradients of information.
+    # As in the information functions. The covariance "qis" would bias gradients of information.
     "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
     "gaussian": mige.GaussianScore,
     "landweber": mige.Landweber,

@@ -39,7 +39,7 @@ def atomic(path: Path) -> Iterator[Path]:
 class Table(Generic[Row]):
     """A CSV file of dataclass rows whose fields are str, int or float; NaN is an empty cell.
 
-    If a writer is killed, the last line may lack its end. Such a line is dropped.
+    If a writer is killed, the last line may be incomplete. Such a line is dropped.
 
     Args:
         path: File. Its rows are read if it exists.
@@ -127,7 +127,7 @@ def open_folder(
         now, before = about.get("command"), recorded.get("command")
         if before not in (None, now):
             raise ValueError(
-                f"--resume needs a folder with results of {now}, and {path} has those of {before}"
+                f"--resume needs a folder with results of {now}, but {path} has results of {before}"
             )
         earlier = recorded["settings"]
         differing = [

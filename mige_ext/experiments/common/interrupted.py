@@ -3,7 +3,7 @@
 Ctrl-C ends a command with exit status 130. The folder then contains:
 
 * ``config.json``, the settings, written at the start;
-* ``results.csv`` (``toy.csv``), a row for every finished run;
+* ``results.csv``, the results of every finished run;
 * ``metrics.csv``, a row for every whole epoch, also of the run that was stopped;
 * ``checkpoint.pt``, the state of the stopped run after its last whole epoch (``checkpoint.py``);
 * ``models/``, the weights of every finished run and of the stopped run;
@@ -11,8 +11,10 @@ Ctrl-C ends a command with exit status 130. The folder then contains:
 
 ``Experiment.save_interrupted`` writes the weights of the stopped run and the figures. A process
 that is killed does not write them; the other files are complete at any time. In both cases
-``--resume`` continues from the checkpoint to the same numbers, bit for bit. The toy has no
-checkpoint: it continues after the last finished method of a dimension.
+``--resume`` continues from the checkpoint to the same numbers, bit for bit.
+
+The toy experiment has ``config.json``, ``toy.csv`` and the figure. It saves the table after each
+pair of a dimension and a method, and ``--resume`` computes the pairs that the table lacks.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,8 +40,7 @@ def exit_on_interrupt(save: Callable[[], object], folder: Path) -> Iterator[None
     except KeyboardInterrupt:
         save()
         typer.echo(
-            f"Stopped. {folder} holds every finished run, the whole epochs of the stopped run, and "
-            "their figures; --resume continues.",
+            f"Stopped. {folder} has the results so far and their figures; --resume continues.",
             err=True,
         )
         raise typer.Exit(130) from None

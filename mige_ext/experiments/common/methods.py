@@ -14,7 +14,7 @@ class Method:
     """A row of a comparison: what a method adds to the loss, and the grid of its setting."""
 
     label: str  # in tables and figures
-    strengths: tuple[float, ...] = (0.0,)  # grid of the setting; 0 alone for a method without it
+    strengths: tuple[float, ...] = (0.0,)  # grid of the setting; 0 alone if the method has none
     #: Makes the added term, a penalty or an objective. It is None for a method that adds nothing.
     make: Callable[..., Any] | None = None
 
@@ -43,7 +43,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 class Learner(nn.Module):
-    """A network with its own Adam; ``state_dict`` includes the optimizer and a moving average.
+    """A penalty that trains a network by Adam; ``state_dict`` includes the optimizer.
 
     Args:
         network: Network that is trained in each call of the penalty.

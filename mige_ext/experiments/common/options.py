@@ -41,7 +41,7 @@ def option(
         *flags: Names on the command line, if they differ from the name of the field.
         least: Smallest value.
         positive: Whether the value must be greater than 0.
-        below: Bound that the value must be below.
+        below: Number that the value must be below.
         choices: The values that are allowed.
         shown: Default in ``--help``, if it depends on other options.
         on_command_line: Whether the command has the option.
@@ -150,12 +150,12 @@ def data_option(default: str, more: str = "", shown: str | None = None) -> Any:
 def method_option(methods: Iterable[str], quick: Iterable[str]) -> Any:
     """The methods to compare; ``--quick`` compares fewer."""
     sentence = f"Method to compare: {', '.join(methods)}. Give the option once for each method."
-    return option(None, sentence, shown=f"all; quick {', '.join(quick)}")
+    return option(None, sentence, shown=f"all; --quick: {', '.join(quick)}")
 
 
 def grid_option(setting: str, **limits: Any) -> Any:
     """The grid of the setting that is searched."""
-    sentence = f"Value of {setting} in the grid of every method. Give the option once for each."
+    sentence = f"Value of {setting} to try in every method. Give the option once for each value."
     return option(None, sentence, shown="the grid of each method", **limits)
 
 

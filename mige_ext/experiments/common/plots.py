@@ -129,7 +129,7 @@ def learning_curves(
     percent: Sequence[str] = (),
     levels: Sequence[str] = (),
 ) -> None:
-    """Draw mean ± standard deviation over the seeds of columns of metrics.csv, a line a method.
+    """Draw columns of metrics.csv, mean ± standard deviation over the seeds, a line per method.
 
     A curve ends where its shortest run ends. Infinite values are not drawn.
 

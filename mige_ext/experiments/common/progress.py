@@ -36,8 +36,8 @@ class Progress(tqdm):  # type: ignore[misc]
 
         Args:
             name: Name of the run.
-            at: Steps of all runs before it. An earlier run may have counted fewer steps, because
-                it diverged or continued from a checkpoint.
+            at: Steps of all runs before this one. An earlier run may have counted fewer steps,
+                because it diverged or continued from a checkpoint.
         """
         self.metrics = {}
         if at is not None:

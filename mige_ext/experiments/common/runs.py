@@ -9,9 +9,9 @@ class Run(NamedTuple):
     """Identity of a run among all runs of an experiment, which have the same settings."""
 
     method: str
-    value: float  # value of the setting that is searched, β or a learning rate; 0 without one
+    value: float  # value of the searched setting, β or a learning rate; 0 if the method has none
     seed: int  # seed of weights, batches and noise
-    images: int = 0  # number of training images, if a run may train on the validation part
+    images: int = 0  # number of training images; 0 if no run can ``--retrain``
 
 
 class Row:

@@ -22,13 +22,13 @@ def method_table(
     more: Sequence[Sequence[str]] = (),
     left: Sequence[str] = (),
 ) -> str:
-    """A line for each method at its chosen setting, which ends with the number of diverged runs.
+    """A line for each method at its chosen setting, with the number of diverged runs at its end.
 
     Args:
         tested: Results of the final runs.
         methods: Methods by name; each has a ``label``.
         setting: Heading of the setting that was searched.
-        columns: Makers of the other cells, by heading.
+        columns: Functions that make the cells between the setting and the end, by heading.
         more: Cells of further lines.
         left: Headings whose columns are aligned to the left.
 
@@ -70,7 +70,7 @@ def overhead_cell(of: Callable[[list[float]], Any]) -> Cell:
 
 
 def finished(rows: Sequence[Any]) -> list[Any]:
-    """Results that did not diverge, for columns in which a diverged run has no value.
+    """Results of runs that did not diverge, for columns in which a diverged run has no value.
 
     If every run diverged, all rows are returned, and a table prints NaN.
     """

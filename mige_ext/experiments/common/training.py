@@ -31,7 +31,7 @@ class Trainer(ABC):
         problem: Data, on its ``device``.
         run: Method, setting and seed.
         settings: Settings of all runs, with ``epochs`` and ``batch``.
-        random: Random numbers of the run.
+        random: Random generators of the run.
     """
 
     #: A row of metrics.csv. ``epoch`` and ``seconds``, the mean scalars of the steps and the values
@@ -39,8 +39,8 @@ class Trainer(ABC):
     epoch_type: ClassVar[type[Any]]
     #: Attributes that a checkpoint contains. An attribute without a state is skipped.
     stateful: ClassVar[Sequence[str]]
-    #: Name of the attribute that a method adds to the plain network. It is None for a method that
-    #: adds nothing, and ``overhead`` measures its time.
+    #: Name of the attribute that a method adds to the plain network. The attribute is None for a
+    #: method that adds nothing; ``overhead`` measures its time.
     extra: ClassVar[str] = "penalty"
 
     def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
@@ -76,7 +76,7 @@ class Trainer(ABC):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global random numbers inside the ``with`` block, and restore them after it."""
+    """Seed torch's global random generators inside the ``with`` block; restore them after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -10,9 +10,9 @@ from mige_ext.experiments.data import cache, images
 
 
 def data(
-    name: Annotated[str, typer.Argument(help=f"The set: {', '.join(images.names())}.")],
+    name: Annotated[str, typer.Argument(help=f"The image set: {', '.join(images.names())}.")],
     data_dir: Annotated[
-        Path | None, typer.Option(help="The folder with the files, in torchvision's layout.")
+        Path | None, typer.Option(help="Folder of the image files, in torchvision's layout.")
     ] = None,
 ) -> None:
     """Load an image set, verify its checksums, and print what it holds.

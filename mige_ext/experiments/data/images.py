@@ -68,8 +68,8 @@ class ImageData:
     validation: Split  # for the choice of settings
     test: Split  # read once, at the end
     classes: int  # labels are 0 ... classes - 1
-    center: tuple[float, ...]  # pixel value that becomes 0, of each channel or of all
-    scale: tuple[float, ...]  # pixel distance that becomes 1
+    center: tuple[float, ...]  # pixel value that becomes 0, one per channel or one for all
+    scale: tuple[float, ...]  # difference of pixel values that becomes 1
     max_pixel: int = 255  # largest possible pixel value
 
     @property

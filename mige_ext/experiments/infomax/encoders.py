@@ -17,7 +17,7 @@ NORMALIZATIONS = {
 
 
 class Features(NamedTuple):
-    """The layers of the encoder for N images, one row an image."""
+    """The layers of the encoder for N images, one row an image; sizes are the defaults on CIFAR."""
 
     conv: Tensor  # (N, 4096), called h in the paper
     fc: Tensor  # (N, 1024)
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
 
     Args:
         shape: (C, H, W) of an image.
-        width: channels of the first convolution. The next two have 2 and 4 times as many.
+        width: channels of the first convolution; the second has 2 and the third 4 times as many.
         hidden: units of the layer fc.
         latent: dimensions of z.
         normalize: normalization of z, a name in ``NORMALIZATIONS``.

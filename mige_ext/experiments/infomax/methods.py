@@ -4,9 +4,9 @@
   ICLR 2020, circumstance I). **MIGE II** ascends I(h; z), where h are the encoder's own
   convolutional features. z is a function of x, so the pair has no density. The score of the pair
   acts as a penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty
-  needs two blocks of similar magnitude, and ``balanced`` scales the first one.
+  needs x and z of similar magnitude, and ``balanced`` scales x.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
-  objective). With **prior matching** a discriminator pushes z towards N(0, I). That prior fits z
+  objective). With **prior matching** a discriminator pushes z towards N(0, I). This prior fits z
   under BatchNorm, as the uniform prior of Hjelm et al. fits z under a sigmoid.
 * The controls are a **random** encoder, **pixels** and their **PCA** without an encoder, the
   **entropy** H(z) alone, and both forms of MIGE with the score of a **Gaussian**.
@@ -35,7 +35,7 @@ class Problem(NamedTuple):
     latent: int  # dimensions of z
     estimator: ScoreEstimator | None  # score estimator; None for the default of the library
     projection: mige.RandomProjection  # projection of x or h
-    alpha: float  # magnitude of the first block, see ``balanced``
+    alpha: float  # magnitude of the projection relative to z, see ``balanced``
     prior: float  # weight of prior matching
 
 
@@ -44,17 +44,17 @@ Objective = Callable[[Tensor, Features], Tensor]
 
 
 def balanced(x: Tensor, z: Tensor, alpha: float) -> Tensor:
-    """Scale x so that its mean squared pair distance is α times the mean squared distance of z.
+    """Scale x so that the mean of ``‖x_i − x_j‖²`` is α times the mean of ``‖z_i − z_j‖²``.
 
     Args:
-        x: First block, (M, d_x).
-        z: Second block, (M, d_z).
+        x: Inputs or features, (M, d_x).
+        z: Codes, (M, d_z).
         alpha: α.
 
     Returns:
         The scaled x, (M, d_x). The scale has no gradient. A constant x is not scaled.
     """
-    spread_x, spread_z = (block.detach().var(0).sum() for block in (x, z))  # half the mean distance
+    spread_x, spread_z = (part.detach().var(0).sum() for part in (x, z))  # half of these means
     scale = (alpha * spread_z / spread_x).sqrt()
     return x * torch.where(spread_x > 0, scale, 1.0)
 

@@ -69,7 +69,7 @@ def _accuracy_cell(layer: str) -> tables.Cell:
 
 
 def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run]) -> Figure:
-    """Learning curves of the read-out and of the rank of z, and the accuracy of each probe.
+    """Learning curves of ``linear_accuracy`` and of the rank of z, and the accuracy of each probe.
 
     Args:
         metrics: Rows of metrics.csv.

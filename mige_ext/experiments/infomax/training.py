@@ -26,24 +26,26 @@ from mige_ext.experiments.infomax.methods import METHODS, Objective, Problem
 from mige_ext.experiments.infomax.probes import effective_rank, linear_accuracy
 from mige_ext.scores.base import ScoreEstimator
 
-LINEAR_IMAGES = 10_000  # most images to which the linear read-out after each epoch is fitted
+LINEAR_IMAGES = 10_000  # largest number of images to which ``linear_accuracy`` fits its classifier
 
 
 @dataclass(frozen=True)
 class Settings(Checked):
     """Everything on which the numbers of a run depend, besides method, learning rate and seed."""
 
-    data: str = data_option("cifar10", shown="cifar10; quick digits")
-    epochs: int = option(20, "Passes over the images.", least=0, shown="20; quick 10")
-    batch: int = option(128, "Images in a step, the samples of a score.", least=2)
-    latent: int = option(64, "Dimensions of z.", least=1, shown="64; quick 16")
-    #: The next two have twice and four times as many.
-    width: int = option(64, "Channels of the first layer.", least=1, shown="64; quick 16")
-    hidden: int = option(1024, "Units of the layer fc.", least=1, shown="1024; quick 128")
+    data: str = data_option("cifar10", shown="cifar10; --quick: digits")
+    epochs: int = option(20, "Passes over the images.", least=0, shown="20; --quick: 10")
+    batch: int = option(128, "Images in a step, from which scores are estimated.", least=2)
+    latent: int = option(64, "Dimensions of z.", least=1, shown="64; --quick: 16")
+    #: The second convolution has twice as many channels as the first, the third four times as many.
+    width: int = option(64, "Channels of the first convolution.", least=1, shown="64; --quick: 16")
+    hidden: int = option(1024, "Units of the layer fc.", least=1, shown="1024; --quick: 128")
     #: Without normalization, the maximized entropy makes z grow without bound.
     normalize: str = option("batch", "Normalization of z.", choices=NORMALIZATIONS)
-    projection: int = option(64, "Dimensions to which x or h is projected.", least=1)
-    alpha: float = option(1.0, "Ratio of the mean squared distances of x and of z.", positive=True)
+    projection: int = option(64, "Dimensions of the projected images or features.", least=1)
+    alpha: float = option(
+        1.0, "Scale projections to this multiple of the mean squared distance of z.", positive=True
+    )
     estimator: str = option("default", "Score estimator.", choices=("default", *ESTIMATORS))
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
     prior: float = option(1.0, "Weight of prior matching.", least=0)
@@ -73,7 +75,7 @@ class Epoch(Row):
     seed: int
     images: int
     epoch: int  # from 1
-    loss: float  # mean over the epoch; with scores only the gradient of it has a meaning
+    loss: float  # mean over the epoch; with scores, a surrogate whose value means nothing
     rank: float  # effective rank of z on the validation part, see ``effective_rank``
     linear_accuracy: float  # on the validation part, of least squares from z to the classes
     seconds: float = field(compare=False)  # training time, without the measurements
@@ -108,7 +110,10 @@ class Trainer(CommonTrainer):
     optimizer: torch.optim.Adam | None = None
 
     def setup(self) -> None:
-        """Make the encoder before the weights of the objective."""
+        """Make the encoder, then its objective and optimizer.
+
+        The encoder draws its weights first, so they are the same for every method of a seed.
+        """
         images, run, settings = self.problem, self.run, self.settings
         self.encoder = network(run.method, images, settings)
         if not METHODS[run.method].encoder:

@@ -12,7 +12,7 @@ All methods are compared on the same M samples of x and ε for each ρ and seed:
 * **MINE** and **MINE-f** first train a critic for each ρ and seed, on fresh samples in every step.
   I is their bound on all pairs of the M samples, and dI/dρ its pathwise derivative through y.
 * **Gaussian** is a control: MIGE with the score of a fitted Gaussian. It knows the family of the
-  data, so no method without that knowledge should be expected to beat it here.
+  data, so no method without this knowledge should be expected to beat it here.
 * **MIGE-Stein** is SSGE with ``calibrate="stein"``, which corrects the shrinkage of kernel scores.
   It is in the table and the CSV file, not in the figure.
 """
@@ -65,7 +65,7 @@ LINES = {
 class Options(CommonOptions):
     """Options that may change when the experiment is continued."""
 
-    dims: str = option(None, "Dimensions, with commas.", shown="5,8,10,16,20,32; quick 5,20")
+    dims: str = option(None, "Dimensions, like 5,20.", shown="5,8,10,16,20,32; --quick: 5,20")
     authors: bool = option(False, "Train critics as the authors' notebook does.", "--authors")
 
 
@@ -77,9 +77,9 @@ class Estimate:
     rho: float
     seed: int
     method: str
-    mi: float
+    mi: float  # I(x; y)
     mi_true: float
-    dmi: float
+    dmi: float  # dI/dρ
     dmi_true: float
 
     @property
@@ -169,7 +169,7 @@ class Toy(Experiment):
 
 
 def curves_of(rows: Sequence[Estimate], dim: int, method: str, column: str) -> Array:
-    """A column of the table as (S, R); empty for a method that has not run."""
+    """A column of the table, (S, R) for S seeds and R values of ρ; empty without such rows."""
     of_seed: dict[int, list[float]] = {}
     for row in rows:
         if (row.dim, row.method) == (dim, method):

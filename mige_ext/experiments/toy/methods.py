@@ -55,17 +55,18 @@ class Settings(Checked):
     ============== ===== ===== ===== ===== ======
 
     More than 8000 steps improve little for d <= 10. For d = 20 they still help MINE: with 16000
-    steps, on four million fresh samples, it is more accurate than MIGE on 256 samples. With a
-    faster moving average, decay .9 at learning rate .005, MINE diverges there: .285 at 2000 steps,
-    2.7 at 4000.
+    steps, on four million fresh samples, it is more accurate than MIGE on 256 samples. With decay
+    .9 and learning rate .005, MINE diverges for d = 20: .285 at 2000 steps, 2.7 at 4000.
     """
 
-    seeds: int = option(5, "Repetitions, each with its samples.", least=1, shown="5; quick 2")
+    seeds: int = option(5, "Number of seeds.", least=1, shown="5; --quick: 2")
     seed: int = option(0, "The first seed.", least=0)
-    points: int = fixed(32, "Number of values of ρ in ±0.8.", least=1)
+    points: int = fixed(32, "Number of values of ρ from −0.8 to 0.8.", least=1)
     samples: int = option(256, "Samples M, also the size of a training batch.", least=2)
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
-    steps: int = option(8000, "Steps of a critic.", least=1, shown="8000; authors 200; quick 150")
+    steps: int = option(
+        8000, "Steps of a critic.", least=1, shown="8000; --authors: 200; --quick: 150"
+    )
     rate: float = fixed(2e-3, "Learning rate of Adam.", positive=True)
     anneal: bool = fixed(True, "Whether the learning rate falls to 0 as a cosine.")
     #: If False, the critic is a perceptron on the pair.
@@ -89,7 +90,7 @@ AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=51
 
 
 def rho_grid(points: int) -> Array:
-    """Values of ρ in ±0.8, (points); the authors' notebook has 32."""
+    """Values of ρ from −0.8 to 0.8, (points); the authors' notebook has 32."""
     return np.linspace(-0.8, 0.8, points)
 
 
@@ -119,7 +120,7 @@ def draw_samples(dim: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _streams(dim: int, settings: Settings, purpose: str) -> list[int]:
-    """Seed of a random stream for each seed; each d and purpose has its own."""
+    """The seed of a random stream for each seed; every d and purpose has streams of its own."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     keys = [[seed, dim, *purpose.encode()] for seed in seeds]
     return [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
@@ -150,7 +151,7 @@ def mige_derivative(
     """
     rho = torch.as_tensor(rho, dtype=x.dtype, device=x.device).detach().requires_grad_()
     surrogate = mige.mutual_information(x, correlate(rho, x, noise), estimator=estimator)
-    # The surrogate is the mean over the groups, and each ρ belongs to one of them.
+    # The surrogate is the mean over the groups, and each ρ belongs to one group.
     (derivative,) = torch.autograd.grad(surrogate * rho.numel(), rho)
     return derivative
 
@@ -165,7 +166,7 @@ def integrate_from_zero(rho: Array, derivative: Array) -> Array:
 
 
 def run_mige(method: str, dim: int, settings: Settings) -> Curves:
-    """MIGE on the common samples, and its integral."""
+    """dI/dρ by MIGE, and I as its integral."""
     estimators: dict[str, ScoreEstimator | None] = {
         "Gaussian": mige.GaussianScore(covariance="mle"),
         "MIGE": mige.SSGE(threshold=settings.threshold),
@@ -236,7 +237,7 @@ def train_critics(
 def run_bound(
     method: str, dim: int, settings: Settings, after_step: Callable[[], object]
 ) -> Curves:
-    """Train critics, then take the bound and its derivative through y on the common samples.
+    """Train critics, then take the bound and its derivative through y on the samples of MIGE.
 
     The critics of all ρ are trained together, for one seed after another. The critics of all seeds
     together would exceed the cache, and training would take twice as long.

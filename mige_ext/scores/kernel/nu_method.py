@@ -20,7 +20,7 @@ class NuMethod(SpectralFilter):
 
     Args:
         steps: t; 1/t² acts as λ.
-        nu: ν > 0, of the Jacobi polynomials. The method is optimal for smoothness up to ν.
+        nu: ν > 0 of the Jacobi polynomials. The method is optimal for smoothness up to ν.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 

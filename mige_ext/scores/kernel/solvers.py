@@ -14,16 +14,16 @@ from mige_ext import _checks
 from mige_ext._precision import per_group
 from mige_ext.scores.kernel.gram import DiagonalGram, Gram
 
-LARGEST_DENSE = 4096  # rows of a curl-free K that is factorized: 128 MiB in float64
+LARGEST_DENSE = 4096  # largest number of rows of a curl-free K to factorize: 128 MiB in float64
 
 
 def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` with a positive shift.
 
-    The solver is Cholesky's factorization, with the relative error rounding / shift. For a
+    The solver is Cholesky's factorization, with a relative error of about ε / shift. For a
     curl-free K it is :func:`conjugate_gradients` if they take fewer operations, or if K has more
     than ``LARGEST_DENSE`` rows. The choice depends only on the shapes, the dtype and the shift. If
-    the shift is below the rounding errors of K, the sum is not positive definite. This raises
+    the shift is below the rounding errors of K/M, K/M + shift I may be indefinite. This raises
     ValueError on the CPU, and gives NaN for such a group on CUDA.
     """
     m, d = rhs.shape[-2:]
@@ -42,7 +42,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix)
     if _checks.looking_is_free(matrix) and info.any():
         raise ValueError(
-            "lam (eta / M) must exceed the rounding errors of the kernel matrix in "
+            "lam (eta / M of Stein) must exceed the rounding errors of the kernel matrix in "
             f"{matrix.dtype}, got {shift:g}"
         )
     solution = torch.cholesky_solve(rhs, factor)
@@ -50,7 +50,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
 
 
 def conjugate_gradient_steps(shift: float, dtype: torch.dtype) -> int:
-    """Number of steps that :func:`conjugate_gradients` needs for the condition κ of K/M + shift.
+    """Number of steps of :func:`conjugate_gradients` for the condition number κ of K/M + shift I.
 
     ``‖residual‖ <= 2√κ ((√κ − 1)/(√κ + 1))^t ‖rhs‖`` with κ <= 1 + 1/shift, because ‖K‖ <= M.
     """
@@ -66,9 +66,9 @@ def _residual(shift: float, dtype: torch.dtype) -> float:
 def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` by products with K alone (Hestenes and Stiefel 1952).
 
-    The relative error of each group is at most ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
-    rounding / shift, whichever is larger. A group that is accurate does not change any more. On the
-    CPU the iteration stops when all groups are accurate. On other devices it takes all
+    The relative error of each group is about ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
+    ε / shift, whichever is larger. A group that is accurate does not change any more. On the CPU
+    the iteration stops when all groups are accurate. On other devices it takes all
     :func:`conjugate_gradient_steps`, because reading the residual would stall the device.
     """
     m = rhs.shape[-2]

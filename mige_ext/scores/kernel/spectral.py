@@ -22,10 +22,10 @@ Distances and ζ take 5M²d flop more. Memory is O(M²). The curl-free kernel ta
 **Other points.** ``L f = Σ_j K(·, x_j) f(x_j)/M``. Every filter therefore extends to any q as
 ``g(q) = K(q, X) w + b ζ(q)``. b is 0 for SSGE and −1/λ for Tikhonov.
 
-**Units.** Kernels are I at r = 0 here. Hence ‖L‖ <= 1, and λ, the number of steps and the step size
-have no unit: the score of ax is 1/a times the score of x. A kernel c·k needs λ' = cλ, η' = cη, the
-step size α' = α/c and the same number of steps. The diagonal kernels of the paper have c = 1, and
-its curl-free kernels have c = 1/σ². The paper writes the number of steps as a function of λ:
+**Units.** Here K(x, x) = I. Hence ‖L‖ <= 1, and λ, the number of steps and the step size have no
+unit: the score of ax is 1/a times the score of x. A kernel c·k needs λ' = cλ, η' = cη, the step
+size α' = α/c and the same number of steps. The diagonal kernels of the paper have c = 1, and its
+curl-free kernels have c = 1/σ². The paper writes the number of steps as a function of λ:
 ⌊1/λ⌋ + 1 steps of Landweber's iteration, and ⌊1/√λ⌋ + 1 steps of the ν-method.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
@@ -171,7 +171,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         return self._fitted(*record, self.kernel, self.curl_free)
 
     def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
-        """The samples in their unit, the unit, σ in it (never 0), σ itself, and the solution."""
+        """The samples / unit, the unit, σ / unit (never 0), σ, and the solution."""
         _checks.require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
         unit = per_group(power_of_two(absolute))

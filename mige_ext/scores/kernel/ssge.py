@@ -15,7 +15,7 @@ from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilt
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedSSGE(FittedFilter):
-    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``; b is 0."""
+    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``, without b ζ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class SSGE(SpectralFilter):
         return _diagnostics(samples, *self._native(samples, 1, self._given_bandwidth(samples)))
 
     def _given_bandwidth(self, samples: Tensor) -> Tensor | None:
-        """σ of each group, if it is a number; None for a rule, which the operator applies."""
+        """σ of each group if the setting is a number; None if it is a rule for the operator."""
         rule = bandwidth_rule(self.bandwidth)
         return None if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
 

@@ -42,8 +42,8 @@ class Stein(SpectralFilter):
     define it at the samples only.
 
     Args:
-        eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). The default
-            equals that of :class:`Tikhonov` for M = 250.
+        eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). For M = 250
+            the default is the default λ of :class:`Tikhonov`.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 

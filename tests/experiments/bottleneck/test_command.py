@@ -291,7 +291,10 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
         ({"batch": 501}, r"batch must be at most the 500 training images, got 501"),
         ({"batch": 1}, r"batch must be at least 2, got 1"),
         ({"beta": [math.nan]}, r"beta must be finite and at least 0, got nan"),
-        ({"method": ["dropout"], "beta": [1.0]}, r"rate of dropout, and must be below 1, got 1\.0"),
+        (
+            {"method": ["dropout"], "beta": [1.0]},
+            r"beta must be below 1 as the rate of dropout, got 1\.0",
+        ),
         ({"threshold": 1.5}, r"threshold must .* got 1\.5"),
         ({"estimator": "adaptive", "threshold": 0.9}, r"threshold goes with --estimator ssge"),
         ({"learning_rate": -1.0}, r"--learning-rate must be finite and positive, got -1\.0"),

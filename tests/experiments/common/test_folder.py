@@ -107,7 +107,7 @@ def test_resume_needs_results(tmp_path: Path) -> None:
 def test_resume_needs_results_of_the_same_command(tmp_path: Path) -> None:
     open_folder(tmp_path, {"a": 1}, {"command": "toy"}, resume=False)
     open_folder(tmp_path, {"a": 1}, {"command": "toy"}, resume=True)
-    with pytest.raises(ValueError, match=r"results of infomax, and .* has those of toy"):
+    with pytest.raises(ValueError, match=r"results of infomax, but .* has results of toy"):
         open_folder(tmp_path, {"a": 2, "b": 3}, {"command": "infomax"}, resume=True)
 
 
