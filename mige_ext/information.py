@@ -124,7 +124,7 @@ def mutual_information(
     *,
     estimator: ScoreEstimator | None = None,
     projection: RandomProjection | None = None,
-    marginal: Literal["own", "matched"] = "own",
+    marginal: Literal["paired", "own", "matched"] = "paired",
     group: "dist.ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
@@ -157,11 +157,13 @@ def mutual_information(
             the paper).
         marginal: where the scores of the marginals come from.
 
-            - "own": x alone and z alone. An estimator shrinks the score of the joint, which has
-              more dimensions, more than the scores of the marginals. The difference between the
-              two shrinkages adds a term like an entropy to the gradient. The default estimator
-              avoids most of this term, because its score of the joint may start from the scores of
-              the marginals (:meth:`.AdaptiveScore.score_pair`).
+            - "paired": x alone and z alone, and the score of the joint may start from these scores
+              (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err alike. An estimator
+              without such a method, and a ``group``, use "own".
+            - "own": x alone, z alone and the joint, each without the others. An estimator shrinks
+              the score of the joint, which has more dimensions, more than the scores of the
+              marginals. The difference between the two shrinkages adds a term like an entropy to
+              the gradient: minimizing I(s; z) then also contracts z (:func:`negentropy`).
             - "matched": pairs (x, z) with x permuted at random. They are samples of the product of
               the marginals, with the size and the dimensions of the joint. Joint and marginals are
               then shrunk alike: for independent x and z the expected gradient is 0 with any
@@ -175,16 +177,15 @@ def mutual_information(
         ValueError, TypeError: an argument is not as described or not finite.
 
     Cost:
-        One score of (x, z). "own" adds one score for each argument that requires a gradient, or
-        with the default estimator one of x and one of z. "matched" adds one score of permuted
-        pairs. A score takes O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by
-        a scalar.
+        One score of (x, z). "own" adds one score for each argument that requires a gradient,
+        "paired" one of x and one of z, and "matched" one of permuted pairs. A score takes
+        O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by a scalar.
     """
-    _checks.require_choice("marginal", marginal, "own", "matched")
+    _checks.require_choice("marginal", marginal, "paired", "own", "matched")
     if marginal == "matched" and group is not None:
         raise ValueError(
-            'marginal must be "own" with a group, whose ranks would each permute their own pairs, '
-            'got "matched"'
+            'marginal must be "paired" or "own" with a group, whose ranks would each permute their '
+            'own pairs, got "matched"'
         )
     estimator = _estimator(estimator)
     if projection is not None and not isinstance(projection, RandomProjection):
@@ -195,7 +196,10 @@ def mutual_information(
     estimator, (x, z) = distribute(estimator, batch, x, z)
     if marginal == "matched":
         return _surrogate(partial(_matched_information, estimator), x, z)
-    return _surrogate(partial(_own_information, estimator, x.requires_grad, z.requires_grad), x, z)
+    needed = x.requires_grad, z.requires_grad
+    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+        return _surrogate(partial(_pair_information, estimator, *needed), x, z)
+    return _surrogate(partial(_own_information, estimator, *needed), x, z)
 
 
 def encoder_information(
@@ -351,8 +355,6 @@ def _own_information(
     estimator: ScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone."""
-    if isinstance(estimator, PairScoreEstimator):
-        return _pair_information(estimator, needs_x, needs_z, x, z)
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
     if needs_x:
         value_x, marginal = _entropy_and_gradient(estimator, x, x=x)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mige_ext.experiments.bottleneck import report as bottleneck
 from mige_ext.experiments.bottleneck.methods import METHODS
+from mige_ext.experiments.bottleneck.training import Epoch
 from mige_ext.experiments.common import plots
 from mige_ext.experiments.common.runs import Run, row_of
 from mige_ext.experiments.infomax import report as infomax
@@ -75,8 +76,13 @@ def test_the_caption_of_removal_says_what_lies_outside_the_panel() -> None:
 
 
 def test_the_caption_of_the_bottleneck_needs_no_beta_of_a_method_without_one() -> None:
-    rows = results(bottleneck)
-    caption = caption_of(bottleneck.draw(rows, [], []))
+    rows = [row for row in results(bottleneck) if row.method == "baseline"]
+    rows += [dataclasses.replace(row, beta=0.1) for row in rows]
+    shown = [Run("baseline", 0.0, 0)]
+    floats = {item.name: 0.5 for item in dataclasses.fields(Epoch) if item.type is float}
+    floats.pop("beta")
+    metrics = [row_of(Epoch, shown[0], **floats, epoch=epoch) for epoch in (1, 2)]
+    caption = caption_of(bottleneck.draw(rows, metrics, shown))
     assert "least mean error of a method whose code is deterministic" in caption
     assert caption.startswith("no β; ")
 

@@ -244,7 +244,9 @@ def test_another_object_as_a_group_raises() -> None:
 
 def test_matched_marginals_with_a_group_raise() -> None:
     x = torch.zeros(4, 2)
-    with pytest.raises(ValueError, match=r'marginal must be "own" with a group.*got "matched"'):
+    with pytest.raises(
+        ValueError, match=r'marginal must be "paired" or "own" with a group.*got "matched"'
+    ):
         mige.mutual_information(x, x, marginal="matched", group=object())  # type: ignore[arg-type]
 
 

@@ -60,7 +60,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 @for_each_common
-@pytest.mark.parametrize("marginal", ["own", "matched"])
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
 @pytest.mark.parametrize("factor", [1e-3, 30.0, 1e3])
 def test_the_gradient_is_divided_by_the_unit(name: str, marginal: str, factor: float) -> None:
     x, z = pair()
@@ -135,7 +135,7 @@ def test_half_precision_is_standardized_in_float32(name: str, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("name", COLUMNWISE)
-@pytest.mark.parametrize("marginal", ["own", "matched"])
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
 def test_other_estimators_get_the_pair_as_it_is(name: str, marginal: str) -> None:
     class Plain:
         def score(self, samples: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ Penalty = Callable[[Tensor, Batch], Tensor]
 
 
 def information_gradient(
-    estimator: ScoreEstimator | None = None, marginal: Literal["own", "matched"] = "own"
+    estimator: ScoreEstimator | None = None, marginal: Literal["paired", "own", "matched"] = "own"
 ) -> Penalty:
     """I(s; z), by the scores of (s, z) and of z."""
 
