@@ -6,11 +6,11 @@
 
 namespace mige {
 
-// ν is chosen among these values and infinity.
+// ν is chosen among 3, 4, 6, 10, 20, 50 and infinity. Without an array, which a GPU would put into
+// local memory.
 constexpr int kStudentNus = 6;
 MIGE_HOST_DEVICE double student_nu(int i) {
-  const double values[kStudentNus] = {3, 4, 6, 10, 20, 50};
-  return values[i];
+  return i < 3 ? (i == 0 ? 3 : 2 + 2 * i) : (i == 3 ? 10 : (i == 4 ? 20 : 50));
 }
 
 // The number of EM steps for the location and the scatter.

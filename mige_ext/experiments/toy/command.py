@@ -225,11 +225,15 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
     fig.align_ylabels(panels[:, 0])
     plots.legend(fig, columns=3)
     seeds = len({row.seed for row in rows}) or settings.seeds
-    of_critics = len({row.seed for row in rows if row.method in BOUNDS}) or seeds
+    of_critics = [
+        len({row.seed for row in rows if row.method in BOUNDS and row.dim == dim}) or seeds
+        for dim in dims
+    ]
+    fewer = "" if {*of_critics} == {seeds} else ", " + ", ".join(map(str, of_critics)) + " seeds"
     plots.caption(
         fig,
         f"{settings.samples} samples, {spread_of(seeds, 'standard deviation')}; critics: "
-        f"{settings.steps} steps{'' if of_critics == seeds else f', {of_critics} seeds'}.",
+        f"{settings.steps} steps{fewer}.",
         "MIGE estimates dI/dρ alone: its I is the integral from ρ = 0.",
     )
     return fig
