@@ -122,7 +122,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
     """
     _check_matrix(scores)
     batch = scores.shape[-1]
-    # Without its first element, the flattened matrix in rows of B + 1 has the diagonal last.
+    # Without its first element, the flattened matrix consists of B − 1 rows of B + 1 elements. The
+    # last element of each row is on the diagonal, and all others are off it.
     rows = scores.flatten(-2).narrow(-1, 1, batch * batch - 1).unflatten(-1, (batch - 1, batch + 1))
     return scores.diagonal(dim1=-2, dim2=-1), rows.narrow(-1, 0, batch).flatten(-2)
 
@@ -130,8 +131,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     """The Donsker-Varadhan bound, ``I ≥ E_joint[T] − log E_marginal[e^T]``.
 
-    The bound is tight where T is ``log p(x, z) / p(x) p(z)`` plus any constant. The gradient of the
-    logarithm is biased on a batch; :func:`mine` has the same value and a corrected gradient.
+    The bound is tight where T is ``log(p(x, z) / (p(x) p(z)))`` plus any constant. The gradient of
+    the logarithm is biased on a batch; :func:`mine` has the same value and a corrected gradient.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -143,9 +144,10 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal does not have this shape or is not finite, or they differ in
-            their leading dimensions or devices. Values are not read on CUDA, where reading stalls
-            the stream, or inside ``torch.func.vmap`` and ``torch.compile``, which forbid it. If a
-            score is not finite there, the result is NaN.
+            their leading dimensions or devices. Finiteness is not checked on CUDA, where reading
+            values would stall the stream, nor inside ``torch.func.vmap`` and ``torch.compile``,
+            which forbid reading values. Without this check, a NaN score gives a NaN result. An
+            infinite score may give NaN or ±inf, or, as −inf in marginal, have no visible effect.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -202,8 +204,8 @@ def mine(
 def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     """MINE-f: the f-divergence bound (NWJ), ``I ≥ E_joint[T] − E_marginal[e^(T − 1)]``.
 
-    The bound is tight where T is ``1 + log p(x, z) / p(x) p(z)``. For a given critic, the value and
-    the gradient are unbiased, with a variance that grows like e^I. Above the square root of the
+    The bound is tight where T is ``1 + log(p(x, z) / (p(x) p(z)))``. For a given critic, the value
+    and the gradient are unbiased, with a variance that grows like e^I. Above the square root of the
     largest number of the dtype (e^44 in float32), the exponential is continued along its tangent.
     The value, the gradient, and the gradient's square in an optimizer therefore stay finite.
 
@@ -219,7 +221,7 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
 def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] = "jsd") -> Tensor:
     """The Jensen-Shannon objective, ``E_joint[−softplus(−T)] − E_marginal[softplus(T)]``.
 
-    For the optimal critic, ``T = log p(x, z) / p(x) p(z)``, the objective is 2 JSD − log 4, with
+    For the optimal critic, ``T = log(p(x, z) / (p(x) p(z)))``, the objective is 2 JSD − log 4, with
     the Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). The objective is stable to maximize,
     but does not estimate the mutual information. With the optimal critic, :func:`mine_f` of T + 1
     estimates the mutual information.
@@ -325,6 +327,7 @@ def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
 
 
 def _check_finite(**scores: Tensor) -> None:
-    # If another transform runs inside vmap, a tensor has no single value to read.
+    # require_finite skips a tensor under vmap, but does not recognize it inside another transform,
+    # such as grad in vmap. Reading then raises RuntimeError, and the check is skipped.
     with suppress(RuntimeError):
         _checks.require_finite(**scores)

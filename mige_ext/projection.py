@@ -23,9 +23,9 @@ _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor
 class RandomProjection:
     """Linear map ``x → R x`` to k dimensions, with a normalized Gaussian matrix R of shape (k, d).
 
-    Equations 18 and 19 of the paper mix two normalizations. Columns of unit length preserve squared
-    norms in expectation, and only rows of unit length need the factor √(d/k). Both conventions are
-    available here, and ``E‖R x‖² = ‖x‖²`` holds for each.
+    Equations 18 and 19 of Wen et al. (the MIGE paper) mix two normalizations. Columns of unit
+    length preserve squared norms in expectation, and only rows of unit length need the factor
+    √(d/k). Both conventions are available here, and ``E‖R x‖² = ‖x‖²`` holds for each.
 
     The map is differentiable in x. R depends only on the arguments and on d. R is drawn at its
     first use and kept for later calls.
@@ -65,7 +65,9 @@ class RandomProjection:
         key = self, x.shape[-1], x.dtype, x.device
         if (
             torch.compiler.is_compiling()  # The compiled graph keeps R as a constant.
-            or is_transforming()  # Here and below, R is valid in this call only.
+            # Under a transform, in inference mode or for a subclass of Tensor, a new R cannot be
+            # reused outside this call, so it is not kept.
+            or is_transforming()
             or torch.is_inference_mode_enabled()
             or type(x) is not Tensor
         ):

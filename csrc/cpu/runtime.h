@@ -46,7 +46,7 @@ void parallel_triangle(int64_t m, const F& f) {
   });
 }
 
-// Calls f(begin, end) for blocks of rows of a matrix, or with `upper` of an upper triangle.
+// Calls f(begin, end) for blocks of rows of a matrix or, if `upper` is set, of its upper triangle.
 template <typename F>
 void parallel_rows(int64_t m, bool upper, const F& f) {
   if (upper)

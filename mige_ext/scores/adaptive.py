@@ -27,10 +27,10 @@ class AdaptiveDiagnostics:
     #: 2 where the filter corrects the Student score, 1 where it corrects the Gaussian score, 0
     #: where it starts from zero
     base: Tensor
-    #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the reference, in whitened units. The
-    #: reference is the Gaussian score with a tenth of the chosen ridge τ, whatever ``gaussian`` is.
-    #: The risk is negative if a kernel correction was found, and 0 if the Gaussian score is used
-    #: unchanged.
+    #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the reference, in whitened units, with ŝ the
+    #: estimated and s the true score. The reference is the Gaussian score with a tenth of the
+    #: chosen ridge τ, whatever ``gaussian`` is. The risk is negative if a kernel correction was
+    #: found, and 0 if the Gaussian score is used unchanged.
     risk: Tensor
     standard_error: Tensor  #: standard error of ``risk``
     #: ν of the Student score that base 2 corrects; infinite where the Gaussian score fits better
@@ -39,13 +39,16 @@ class AdaptiveDiagnostics:
     #: fraction of the samples that the choice of λ, base and σ left out, because they coincide or
     #: nearly coincide with other samples; 0 for independent samples
     left_out: Tensor
-    calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d`` before any correction; 1 for the true score
+    #: ``−mean(Σ s·(z − m)) / d`` before any correction, with m the mean of the samples; 1 for the
+    #: true score
+    calibration: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedAdaptive(Fitted):
-    """An adaptive score at any points, ``s₀(q) − (k(q, Z) S + H(q) Wᵀ) / λM``.
+    """An adaptive score at any points, ``s₀(q) − (k(q, Z) S + H(q) Wᵀ) / (λM)``.
 
+    k is the IMQ kernel in whitened coordinates ``z(q) = (q − mean) W``, and H its gradient sum.
     s₀ is 0 for base 0, and the Gaussian score ``−z(q) Wᵀ`` or that of ``gaussian`` for base 1.
     Base 2 adds the departure of the Student score from ``−z(q) Wᵀ``.
 
@@ -87,9 +90,10 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
     The samples are whitened with a ridge. It is a tenth of the ridge τ that minimizes a
     leave-one-out objective. A Tikhonov filter with the IMQ kernel then corrects the Gaussian score,
-    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``, or starts from s₀ = 0. Stein's identity estimates the
-    risk of each candidate from the same samples. The estimator uses the λ and the s₀ with the least
-    risk plus standard error. If no correction reduces the risk by more than its standard error, the
+    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``, or starts from s₀ = 0. K is the Gram matrix of the
+    whitened samples, and H the gradient sum of the kernel. Stein's identity estimates the risk of
+    each candidate from the same samples. The estimator uses the λ and the s₀ with the least risk
+    plus standard error. If no correction reduces the risk by more than its standard error, the
     Gaussian score is used unchanged. Samples may repeat or nearly repeat: the choice leaves such
     copies out. :func:`mige_ext.ops.adaptive_score` has the formulas.
 
@@ -138,8 +142,9 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     def gaussian_score(self, samples: Tensor) -> Tensor:
         """Scores of the Gaussian part alone, ``−Σ^{−1}(z − m)`` with the covariance ``gaussian``.
 
-        :meth:`score` minus these scores is the estimate of the non-Gaussian part of the score. With
-        ``calibrate``, the scores are divided by their own calibration.
+        m is the mean of the samples. :meth:`score` minus these scores is the estimate of the
+        non-Gaussian part of the score. With ``calibrate``, the scores are divided by their own
+        calibration.
 
         Args:
             samples: as for :meth:`score`.

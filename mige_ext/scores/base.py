@@ -280,9 +280,10 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
 
 
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
-    """``Σ s·(z − m)`` over the samples and dimensions of each group, (..., M, d) twice -> (...).
+    """``Σ s·(z − m)`` over samples z and dimensions of each group, (..., M, d) twice -> (...).
 
-    z − m is halved, and s doubled, because a difference of finite numbers may overflow.
+    s are the scores, and m is the mean of the samples. z − m is halved, and s doubled, because a
+    difference of finite numbers may overflow.
     """
     half_mean = (samples / (2 * samples.shape[-2])).sum(-2, keepdim=True)
     return ((samples / 2 - half_mean) * scores * 2).sum((-2, -1))

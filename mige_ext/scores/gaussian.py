@@ -1,7 +1,8 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
-This score is the control for every other estimator: on Gaussian data few estimators have a smaller
-error. For d < M the Gaussian score needs no M×M matrix. For d >= M it needs one, and no d×d matrix.
+m is the mean of the samples. This score is the control for every other estimator: on Gaussian data
+few estimators have a smaller error. For d < M the Gaussian score needs no M×M matrix. For d >= M it
+needs one, and no d×d matrix.
 """
 
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class FittedGaussian(FittedGradient):
     origin: Tensor  #: (..., 1, d)
     unit: Tensor  #: of each column, (..., 1, d)
     diagnostics: GaussianDiagnostics  #: of the estimate
-    directions: Tensor | None = None  #: U, of the shape of W; None if there is no such precision
-    outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if there is no such precision
+    directions: Tensor | None = None  #: U, of the shape of W; None if nothing is added
+    outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if nothing is added
 
     def _energy(self, points: Tensor) -> Tensor:
         y, whitening = self._deviations(points), self._whitening
@@ -169,11 +170,12 @@ class Whitening(NamedTuple):
 
 
 # Each function takes samples (..., M, d) near 1 in size. If P has no second term, (x − m) W is
-# white. Rows of constant columns are 0.
+# white. Rows of constant columns are 0. In the formulas of the functions, D is the diagonal matrix
+# of the standard deviations (not the D of Whitening), R = VᵀV/M is the correlation matrix of the
+# standardized samples V, and Λ and U are its eigenvalues and eigenvectors.
 #
 # For d >= M the eigenvectors of the d×d covariance follow from those of an M×M matrix. With
-# V Vᵀ/M = Q Λ Qᵀ, V = the standardized samples, the eigenvectors of VᵀV/M are U = Vᵀ Q (MΛ)^{−1/2},
-# and its other eigenvalues are 0.
+# V Vᵀ/M = Q Λ Qᵀ, the eigenvectors of R are U = Vᵀ Q (MΛ)^{−1/2}, and its other eigenvalues are 0.
 
 
 def ridge_whitening(x: Tensor) -> Whitening:
@@ -241,8 +243,9 @@ def mle_whitening(x: Tensor) -> Whitening:
 def qis_whitening(x: Tensor) -> Whitening:
     """``P = U δ^{−1} Uᵀ`` with δ the eigenvalues λ after quadratic-inverse shrinkage.
 
-    Let n = M − 1, c = d/n, ``l = 1/λ``, ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over
-    the min(n, d) positive eigenvalues. The smoothed Stein shrinker and its conjugate are
+    λ and U are the eigenvalues and eigenvectors of the covariance. Let n = M − 1, c = d/n,
+    ``l = 1/λ``, ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over the min(n, d) positive
+    eigenvalues. The smoothed Stein shrinker and its conjugate are
 
     ``θ_i = mean_j l_j(l_j − l_i)/((l_j − l_i)² + h²l_j²)``,
     ``ϑ_i = mean_j h l_j²/((l_j − l_i)² + h²l_j²)``.
@@ -250,7 +253,7 @@ def qis_whitening(x: Tensor) -> Whitening:
     For d <= n, ``1/δ_i = l_i((1 − c)² + 2c(1 − c)θ_i + c²(θ_i² + ϑ_i²))``, and directions without
     variance are excluded. For d > n, ``1/δ_i = l_i(θ_i² + ϑ_i²)``, and ``1/δ = (c − 1) mean l`` for
     the d − n eigenvalues that are 0. δ is then scaled to the trace of λ.
-    It is computed in float64.
+    The shrinkage is computed in float64.
 
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """

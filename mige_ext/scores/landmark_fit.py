@@ -34,8 +34,9 @@ class LandmarkStatistics:
         landmarks: Z, (..., m, d), as they were given.
         bandwidth: σ, (...), in the units of the caller; 0 where all landmarks are equal.
         moments: ``[K_xz, 1]ᵀ [K_xz, x − c, 1]``, summed over samples, (..., m + 1, m + d + 1),
-            float64, in units of the landmarks. The moments of two processes with the same landmarks
-            may be added. The last element is the number of samples.
+            float64, in units of the landmarks, whose coordinate medians are c. The moments of two
+            processes with the same landmarks may be added. The last element is the number of
+            samples.
     """
 
     def __init__(self, estimator: "Landmarks", landmarks: Tensor) -> None:

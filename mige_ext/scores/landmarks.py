@@ -2,10 +2,11 @@
 
 With M samples x and m landmarks z, the score is sought in the span of the kernels of the landmarks,
 ``∇ log q(y) ≈ k(y, Z) C``. A spectral estimator has the operator
-``L = 1/M Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and the right-hand side ``ζ = 1/M Σ_i ∇_{x_i} k(x_i, ·)``.
+``L = (1/M) Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and the right-hand side
+``ζ = (1/M) Σ_i ∇_{x_i} k(x_i, ·)``.
 Galerkin's method replaces L by a matrix A, and ζ by a matrix h, on the span of the landmarks:
 
-    A = K_zx K_xz / M   (m×m),     h_j = 1/M Σ_i ∇_{x_i} k(x_i, z_j)   (m×d).
+    A = K_zx K_xz / M   (m×m),     h_j = (1/M) Σ_i ∇_{x_i} k(x_i, z_j)   (m×d).
 
 The basis ``W = V S^{−1/2}`` with ``K_zz = V S Vᵀ`` is orthonormal in the space of the kernel:
 
@@ -36,8 +37,8 @@ from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Pr
 class Landmarks(FittableEstimator[FittedLandmarks]):
     """SSGE or Tikhonov with the RBF kernel, restricted to the span of m landmarks.
 
-    As ``estimator=`` of the information functions, it makes large batches affordable. It can also
-    be fitted to millions of samples, at once or batch by batch:
+    As ``estimator=`` of the information functions, this class makes large batches affordable. It
+    can also be fitted to millions of samples, at once or batch by batch:
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(20_000, 8)
@@ -154,8 +155,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         the rows that one process would choose among all samples.
 
         Cost:
-            That of :meth:`score` for the samples of this process. It sends and receives md values
-            for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums, independent of M.
+            That of :meth:`score` for the samples of this process. The method sends and receives md
+            values for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums, independent of M.
         """
         samples = at_least_float32(samples.detach())
         rows = self.chosen(total, samples.device) - offset

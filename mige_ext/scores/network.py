@@ -22,7 +22,8 @@ class NetworkDiagnostics:
     #: The objective divided by d, in the last step. It is −1/2 for the true score of a normal
     #: distribution, and far lower for a network that has memorized the samples.
     loss: Tensor
-    calibration: Tensor  #: ``−mean(Σ s·(z − m)) / d``; 1 for the true score
+    #: ``−mean(Σ s·(z − m)) / d`` with m the mean of the samples; 1 for the true score
+    calibration: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)

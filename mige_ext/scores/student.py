@@ -38,7 +38,8 @@ class FittedStudent:
         weights = weights.unsqueeze(-1)
         location = (weights * z).sum(-2, keepdim=True) / weights.sum(-2, keepdim=True)
         centered = z - location
-        # (R + τI)^{−1/2}, without the directions that do not count. The points are 0 in these.
+        # (R + τI)^{−1/2} with the correlations R, without the directions that do not count. The
+        # points are 0 in these.
         root = standardized(samples)[2].mT * whitening
         scatter = centered.mT @ (weights * centered) / z.shape[-2]
         precision = torch.linalg.pinv(scatter + per_group(ridge) * root @ root, hermitian=True)

@@ -1,14 +1,16 @@
 // The steps of the adaptive score in whitened coordinates z [m, r]. mige_ext.ops.adaptive_score
 // explains the method.
 //
-// The IMQ kernel is K = φ(s) = (1 + s/σ²)^{-1/2} with s_il = ‖z_i − z_l‖². Let a = 1/σ². The
+// The IMQ kernel is K = φ(s) = (1 + s/σ²)^{-1/2} with s_il = ‖z_i − z_l‖². Let a = 1/σ², and let d
+// be the number of dimensions in which the risk is measured (Support). H is the gradient sum. The
 // derivatives of φ are functions of K, so only K [m, m] is stored:
 //
 //   φ' = −½ a K³,   q = 2(d φ' + 2 s φ'') = a K³ (3 − d − 3K²),   H = a (diag(K³1) z − K³ z).
 //
-// For one λ, with μ = λm:
+// For one λ, with μ = λm, the score F starts from zero (base 0) or from the Gaussian score −z
+// (base 1):
 //
-//   B = (K + μI)⁻¹,   W = B H,   Y = B z,   F = −W − base μ Y for both bases.
+//   B = (K + μI)⁻¹,   W = B H,   Y = B z,   F = −W − base μ Y.
 //
 // A start, the departure R₀ of another score from the Gaussian score −z, adds base 2:
 //
@@ -32,8 +34,8 @@ constexpr int kMostBases = 3;
 // In each round a group evaluates the λ with the number next[g]. A group whose search has stopped
 // does nothing.
 struct GroupSearch : LambdaSearch {
-  double mu;          // λM of this round
-  double kept_mu;     // λM of the round before
+  double mu;          // λm of this round
+  double kept_mu;     // λm of the round before
   int32_t kept;       // the base of this round's result if it is the best so far, −1 otherwise
   int32_t result;     // the base of the best result so far, −1 for the Gaussian score unchanged
   int32_t result_at;  // the number of its λ, −1 for a base without a correction

@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 // --- products ---
 
 // Stores the sums / m. The sums are in double, because for m near d the smallest eigenvalues are as
-// small as the rounding errors of long sums in float, and W contains their inverse roots.
+// small as the rounding errors of long sums in float, and whitening divides by their roots.
 template <typename T>
 struct Mean {
   using Sum = double;

@@ -1,7 +1,8 @@
 // The steps of the Student score in whitened coordinates z [m, r]. mige_ext.ops.student_score
 // explains the method, common/student_rule.h has the rules.
 //
-// An EM step computes, with E the ridge in these coordinates,
+// An EM step computes, with ν degrees of freedom, d the number of dimensions that count (Support),
+// and E the ridge in these coordinates,
 //
 //   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← A⁻¹ with A = Σ w_i u_i u_iᵀ / m + E and the new μ in u_i.

@@ -1,6 +1,6 @@
 // Which samples take part in the choice of λ, base and bandwidth. common/thinning_rule.h has the
-// rule. The squared distances to the samples that are left out become infinite, so that these
-// samples have K = 0 with all others and do not count.
+// rule and defines s_1 and s_6. The squared distances to the samples that are left out become
+// infinite, so that these samples have K = 0 with all others and do not count.
 #pragma once
 
 #include "common/radix_select.h"

@@ -2,7 +2,8 @@
 //
 // τ is `factor` times the minimizer of the leave-one-out Hyvärinen objective of the Gaussian score
 // (mige_ext.ops.ridge_whitening, common/whitening_rule.h). The objective is a difference of large
-// terms, so it is computed in double precision.
+// terms, so it is computed in double precision. λ, V and Y are those of correlations.cuh, and W is
+// the whitening matrix.
 #pragma once
 
 #include "common/whitening_rule.h"
@@ -141,8 +142,8 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
 // The factor that multiplies an eigenvector.
 enum class RidgeFilter {
   kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
-  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / mλ, computed without cancellation; if
-                   // directions are excluded, the root of (λ+τ)^{-1/2} / mλ
+  kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / (mλ), computed without
+                   // cancellation; if directions are excluded, the root of (λ+τ)^{-1/2} / (mλ)
   kScore,          // (λ+τ)^{-1/2}
   kDualScore,      // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
   kStart,          // (λ+τ)^{1/2}, the inverse of kScore

@@ -1,11 +1,13 @@
-// Pivoted Cholesky decomposition K = L Lᵀ of a matrix that is too large for the shared memory of
-// one thread block, by panels of 32 columns. One thread block computes a panel P. Then thread
-// blocks with 64×64 tiles subtract P Pᵀ from the rest of the matrix (right-looking). Each step is a
-// launch of its own, which synchronizes the thread blocks. A matrix that proves to be indefinite
-// gets a second attempt with a larger shift (eigh_small.cuh).
+// Pivoted Cholesky decomposition scale K + shift I = L Lᵀ of a matrix that is too large for the
+// shared memory of one thread block, by panels of 32 columns. One thread block computes a panel P.
+// Then thread blocks with 64×64 tiles subtract P Pᵀ from the rest of the matrix (right-looking).
+// Each step is a launch of its own, which synchronizes the thread blocks. The shift is 0 with
+// Spectrum::kGram and small with Spectrum::kSymmetric. A matrix that proves to be indefinite is
+// decomposed again with a larger shift (eigh_small.cuh).
 //
-// Work: n³ multiply-adds. Invariant: diagonal_i = K_ii − Σ_c L_ic² over the columns of L so far, or
-// −1 once row i has been a pivot, so the next pivot is known before P Pᵀ is subtracted.
+// Work: n³ multiply-adds. Invariant: diagonal_i = scale K_ii + shift − Σ_c L_ic² over the columns
+// of L so far, or −1 once row i has been a pivot, so the next pivot is known before P Pᵀ is
+// subtracted.
 #pragma once
 
 #include "cuda/linalg/large_matrix.cuh"
@@ -38,8 +40,10 @@ __global__ void __launch_bounds__(kElementThreads, 4)
   }
 }
 
-// The square of the bound √‖K²‖_∞ (see eigenvalue_bound) of indefinite matrices, from K in `rest`.
-// A warp takes a row, groups along y. Work: 2 n³ flop, n³ reads. Registers: at most 64.
+// Computes ‖R²‖_∞ of each indefinite matrix, with R = scale K + shift I for the small shift, as
+// load_large_kernel has left it in `rest`. This is the square of a bound of the magnitudes of the
+// eigenvalues of R (eigenvalue_bound). A warp takes a row, groups along y. Work: 2 n³ flop, n³
+// reads. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -54,9 +58,10 @@ __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T>
 
 // Computes a panel, columns k0 … k0 + 31 of L. For each column the thread block finds the pivot,
 // subtracts the product of the panel's earlier columns, divides by the root of the pivot, and
-// updates the diagonal. A symmetric matrix without full rank is marked as indefinite. A thread
-// block takes a group, a thread every 512th row. Work: 16 n² multiply-adds over the decomposition,
-// as a column has 16 earlier ones on average. Registers: at most 64 in float, 128 in double.
+// updates the diagonal. With Spectrum::kSymmetric, a matrix is marked as indefinite if the largest
+// remaining pivot is at most a quarter of the small shift. A thread block takes a group, a thread
+// every 512th row. Work: 16 n² multiply-adds over the decomposition, as a column has on average 16
+// earlier columns in its panel. Registers: at most 64 in float, 128 in double.
 template <typename T, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     panel_kernel(LargeArguments<T> p, int k0) {
@@ -111,7 +116,7 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
   }
 }
 
-// Subtracts the sums from `rest`.
+// The finish of `contract` (contraction.cuh) that subtracts the elements of P Pᵀ from `rest`.
 template <typename T>
 struct Subtract {
   using Sum = T;
@@ -144,7 +149,7 @@ void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
   }
 }
 
-// Computes L of every group. For symmetric matrices the second attempt is always launched, since
+// Computes L of every group. With Spectrum::kSymmetric the second attempt is always launched, since
 // the host does not wait for the result of the first attempt.
 template <typename T, Spectrum kSpectrum>
 void cholesky_large(const LargeArguments<T>& p, Stream& stream) {

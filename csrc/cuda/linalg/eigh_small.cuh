@@ -2,10 +2,10 @@
 // pivoted Cholesky (cholesky.cuh), then one-sided Jacobi (jacobi.cuh). Both work in shared memory
 // or registers.
 //
-// A symmetric matrix that may be indefinite is shifted by a multiple of the identity first, and its
-// eigenvalues are shifted back; eigenvectors do not change. The shift is small (small_shift). If
-// Cholesky then finds a pivot up to a quarter of the shift, the matrix is indefinite. It is
-// decomposed again with a larger shift, a bound of the eigenvalues.
+// With Spectrum::kSymmetric a matrix may be indefinite. It is shifted by a multiple of the identity
+// first, and its eigenvalues are shifted back; eigenvectors do not change. The shift is small
+// (small_shift). If Cholesky then finds a pivot up to a quarter of the shift, the matrix counts as
+// indefinite and is decomposed again. A bound of the eigenvalues' magnitudes is added to the shift.
 #pragma once
 
 #include "common/operators.h"
@@ -30,7 +30,7 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
   return 8 * static_cast<T>(n) * kEpsilon<T>;
 }
 
-// The power of two that brings the entries of a symmetric matrix below 2; 1 for a Gram matrix.
+// With kSymmetric, the power of two that brings the entries of the matrix below 2; with kGram, 1.
 template <typename T>
 __device__ __forceinline__ T matrix_scale(Spectrum spectrum, T magnitude) {
   return spectrum == Spectrum::kGram

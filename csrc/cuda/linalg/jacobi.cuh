@@ -45,7 +45,7 @@ struct Rotation {
     const T magnitude = g < T(0) ? -g : g, norms = sqrt(a) * sqrt(b);
     Rotation r{0, 0, 0, !(magnitude > orthogonal * norms), b > a};
     if (magnitude > kNegligible<T> * norms) {
-      // t is the smaller root of t² + 2 ζ t = 1. If ζ² overflows, t = 0, which is correct.
+      // t is the smaller root of t² + 2 zeta t = 1. If zeta² overflows, t = 0, which is correct.
       const T zeta = (b - a) / (2 * g);
       const T t =
           (zeta < T(0) ? T(-1) : T(1)) / ((zeta < T(0) ? -zeta : zeta) + sqrt(1 + zeta * zeta));

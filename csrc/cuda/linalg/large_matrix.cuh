@@ -1,5 +1,5 @@
-// The state and the workspace of an eigendecomposition by many thread blocks: K = L Lᵀ by pivoted
-// Cholesky, then A = L V by Jacobi (see eigh.cuh).
+// The state and the workspace of an eigendecomposition by many thread blocks: L Lᵀ = scale K +
+// shift I by pivoted Cholesky, then A = L V by Jacobi (see eigh.cuh).
 #pragma once
 
 #include "cuda/core/workspace.cuh"
@@ -15,7 +15,7 @@ constexpr int kMaxLargeSweeps = 15;
 
 template <typename T>
 struct LargeState {
-  Key<T> bound;    // if `indefinite`: the square of a bound of the eigenvalues, as a key
+  Key<T> bound;    // if `indefinite`: the squared bound of the eigenvalues' magnitudes, as a key
   int rank;        // columns of L
   int indefinite;  // Cholesky with the small shift failed
   int rotated[kMaxLargeSweeps];  // whether a sweep found columns that were not orthogonal
@@ -29,8 +29,8 @@ struct LargeArguments : Workspace {
   int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
   LargeState<T>* state = take<LargeState<T>>(e.groups);
   int32_t* ended = take<int32_t>(e.groups);  // −1 when Cholesky has ended, otherwise 0
-  T* rest = take<T>(e.groups * e.n * e.n);   // K minus the product of the columns of L so far
-  T* diagonal = take<T>(e.groups * e.n);     // of `rest`; −1 for a row that has been a pivot
+  T* rest = take<T>(e.groups * e.n * e.n);   // scale K + shift I − P Pᵀ of all panels P so far
+  T* diagonal = take<T>(e.groups * e.n);     // cholesky_large.cuh defines it
   T* a = take<T>(a_size());                  // zeros, then Lᵀ, then Aᵀ: a row is a column of L or A
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
   T* norm = take<T>(e.groups * e.n);

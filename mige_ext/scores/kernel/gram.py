@@ -1,15 +1,20 @@
-"""Matrix-valued kernels on points: their products and their gradient sums, without M×M×d.
+"""Matrix-valued kernels on points: their products with vectors and their gradient sums.
 
-A kernel φ defines two kernels with values in R^{d×d}. With r = q − x and s = ‖r‖²:
+No product and no gradient sum needs an M×M×d array.
+
+A kernel φ(s) = ψ(s/σ²) (``kernels.py``) defines two kernels with values in R^{d×d}. With r = q − x
+and s = ‖r‖²:
 
 - The diagonal kernel ``φ(s) I`` treats the coordinates independently and equally.
 - The columns of the curl-free kernel ``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. Every function
-  in its span is therefore the gradient of a function, as a score is. c = −1/2φ'(0) = σ² makes it I
-  at r = 0. A column in which all samples are equal has no density, and this kernel does not count
-  it as a dimension. The scores of the other columns are the same with and without such a column.
+  in its span is therefore the gradient of a function, as a score is. The factor
+  c = −1/(2φ'(0)) = σ² makes the kernel I at r = 0. A coordinate in which all samples are equal has
+  no density, and this kernel does not count it as a dimension. The scores of the other coordinates
+  are the same with and without such a coordinate.
 
-Query points q and samples x are in one unit of length. The formulas are those of Zhou, Shi and Zhu,
-"Nonparametric Score Estimators" (ICML 2020).
+Query points q and samples x are in one unit of length. In the formulas X has the samples and q the
+query points as rows, and 1 is the vector of ones, so P 1 holds the row sums of P. The formulas are
+those of Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +28,20 @@ from mige_ext.scores.kernel.kernels import RBF, Kernel
 
 
 class Gram(ABC):
-    """A matrix-valued kernel on the points q and x. It needs O(QM) memory.
+    """A matrix-valued kernel on the points q and x.
+
+    The object and its methods need O(QM) memory beyond arguments and results; ``dense`` of the
+    curl-free kernel needs O(QMd²).
 
     Args:
         kernel: φ.
-        bandwidth: σ of each group, (...), near 1: the unit of length is near σ.
+        bandwidth: σ of each group, (...). Callers divide q, x and σ by a power of two near σ, so
+            σ is near 1 here.
         x: samples, (..., M, d).
         q: query points, (..., Q, d); the samples themselves if not given.
     """
 
-    _orders: tuple[int, ...]  # of the derivatives of ψ that every method needs
+    _orders: tuple[int, ...]  # of the derivatives of ψ that __init__ computes
 
     def __init__(
         self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
@@ -77,7 +86,7 @@ class DiagonalGram(Gram):
         return self._psi[0] @ w
 
     def source(self) -> Tensor:
-        """``(2/M) (P X − diag(P1) q)``, P = φ'(s) = ψ'(u)/σ²; 2QMd flop."""
+        """``(2/M) (P X − diag(P 1) q)``, P = φ'(s) = ψ'(u)/σ²; 2QMd flop."""
         p = self._kernel.psi(self._u, 1)
         pulled = p @ self._x - p.sum(-1, keepdim=True) * self._q
         return pulled * (2 / self._x.shape[-2] / self._square)
@@ -101,19 +110,19 @@ class CurlFreeGram(Gram):
 
     @property
     def trace(self) -> Tensor:
-        """M times the number of columns that vary, at least M; (..., 1)."""
+        """M times the number of coordinates that vary, at least M; (..., 1)."""
         return (self._x.shape[-2] * self._d.squeeze(-1).clamp(min=1)).to(self._x.dtype)
 
     def product(self, w: Tensor) -> Tensor:
-        """``−2ψ'w − 4(diag(A1) q − A X)/σ²``, ``A = ψ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
+        """``−2ψ'w − 4(diag(A 1) q − A X)/σ²``, ``A = ψ''∘S``, ``S_ij = r_ij·w_j``; 6QMd flop."""
         a = self._psi[2] * self._along(w)
         bent = a.sum(-1, keepdim=True) * self._q - a @ self._x
         return -2 * (self._psi[1] @ w) - bent * (4 / self._square)
 
     def source(self) -> Tensor:
-        """``(4/Mσ²) (diag(B1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop.
+        """``4/(Mσ²) (diag(B 1) q − B X)``, ``B = (d + 2)ψ'' + 2uψ'''``; 2QMd flop.
 
-        d counts the columns that vary.
+        d counts the coordinates that vary.
         """
         m = self._x.shape[-2]
         b = (self._d + 2) * self._psi[2] + self._u * (2 * self._kernel.psi(self._u, 3))
@@ -123,7 +132,7 @@ class CurlFreeGram(Gram):
     def energy(self, w: Tensor, b: Tensor | None = None) -> Tensor:
         """The function whose gradient is ``product(w) + b · source()``, (..., Q).
 
-        ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``.
+        ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``, where d counts the coordinates that vary.
         """
         energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
         if b is None:
@@ -133,7 +142,7 @@ class CurlFreeGram(Gram):
         return energy + b.squeeze(-1) * potential.sum(-1) / m
 
     def dense(self) -> Tensor:
-        """(..., Qd, Md), ordered by point, then coordinate; 0 for constant columns."""
+        """(..., Qd, Md), ordered by point, then coordinate; 0 for constant coordinates."""
         r = self._q.unsqueeze(-2) - self._x.unsqueeze(-3)
         eye = torch.diag_embed(self._varies.to(r.dtype)).unsqueeze(-3)
         bent = per_group(self._psi[2] * (4 / self._square)) * r.unsqueeze(-1) * r.unsqueeze(-2)
@@ -150,7 +159,7 @@ def rbf_score(
 ) -> Tensor:
     """``k(q, X) w + b ζ(q)`` for the diagonal RBF kernel, by the native operator.
 
-    ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / Mσ²`` follows from the same product, with (w, X, 1) in
+    ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / (Mσ²)`` follows from the same product, with (w, X, 1) in
     place of w. The product never forms the Q×M matrix.
     """
     if b is None:
@@ -181,8 +190,8 @@ def _centered(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
 
     The formulas subtract products of coordinates, which lose digits if an offset makes them large.
     An outlier does not move a median, and the median of equal samples makes them exactly 0. The
-    result is clamped to the fourth root of the largest number. No product then overflows, and at
-    that many bandwidths kernels are 0 up to rounding.
+    result is clamped to the fourth root of the dtype's largest number, so no product overflows.
+    Since σ is near 1, the kernels of points that far away are 0 up to rounding anyway.
     """
     some = min(x.shape[-2], 31)
     middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)

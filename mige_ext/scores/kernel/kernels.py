@@ -74,7 +74,7 @@ class Kernel(ABC):
 
 @dataclass(frozen=True)
 class RBF(Kernel):
-    """The RBF (Gaussian) kernel ``φ(s) = exp(−s/2σ²)``; its Gram matrix is a native operator."""
+    """The RBF (Gaussian) kernel ``φ(s) = exp(−s/(2σ²))``; its Gram matrix is a native operator."""
 
     def psi(self, u: Tensor, order: int = 0) -> Tensor:
         """``(−1/2)^order exp(−u/2)``."""
@@ -120,7 +120,7 @@ class Bandwidth:
     def __call__(self, samples: Tensor) -> Tensor:
         """σ of each group of samples: (..., M, d) -> (...), in float32 at least.
 
-        σ is positive and finite for any multiplier. It is 0 if all samples of a group are equal.
+        σ is 0 if all samples of a group are equal, else positive and finite for any multiplier.
         """
         _checks.require_samples("samples", samples)
         samples = at_least_float32(samples.detach())

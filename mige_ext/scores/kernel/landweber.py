@@ -21,8 +21,11 @@ def _require_step_size(name: str, value: float) -> None:
 class Landweber(SpectralFilter):
     """Landweber's iteration, ``g_t = g_{t−1} + α(−ζ − L g_{t−1})`` from 0, stopped early.
 
+    g is the score at the samples, ``L = K/M``, and ``ζ = H/M`` with the gradient sum H
+    (:mod:`mige_ext.scores.kernel.spectral`).
+
     Args:
-        steps: t; 1/αt acts as λ.
+        steps: t; 1/(αt) acts as λ of :class:`Tikhonov`.
         step_size: α, in (0, 2), where the iteration converges; 1 is safe and nearly the fastest.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """

@@ -15,11 +15,12 @@ class NuMethod(SpectralFilter):
     """The ν-method (Engl, Hanke, Neubauer, Regularization of Inverse Problems, 1996, section 6.3).
 
     ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})`` reaches in t steps what
-    :class:`Landweber` reaches in t² steps. Its residual ``1 − μ g_t(μ)`` is the Jacobi polynomial
-    P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
+    :class:`Landweber`, which defines g, L and ζ, reaches in t² steps. As a filter g_t(μ) of the
+    eigenvalues μ of L, the ν-method has the residual ``1 − μ g_t(μ)``. This is the Jacobi
+    polynomial P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
 
     Args:
-        steps: t; 1/t² acts as λ.
+        steps: t; 1/t² acts as λ of :class:`Tikhonov`.
         nu: ν > 0 of the Jacobi polynomials. The method is optimal for smoothness up to ν.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
@@ -33,7 +34,7 @@ class NuMethod(SpectralFilter):
 
 
 def _step(t: int, nu: float) -> tuple[float, float]:
-    """u_t and ω_t."""
+    """u_t and ω_t of :class:`NuMethod`."""
     if t == 1:
         return 0.0, (4 * nu + 2) / (4 * nu + 1)
     last = (t + 2 * nu - 1) * (2 * t + 4 * nu - 1)

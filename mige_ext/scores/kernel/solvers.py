@@ -1,7 +1,7 @@
 """Solvers of ``L g = ζ`` with L = K/M: a shifted solve, and iterations from 0.
 
-A right-hand side is (..., M, d), and K is the gram of the M samples with themselves. No solver
-reads a value from a CUDA device.
+A right-hand side is (..., M, d), and K is the gram of the M samples with themselves. With the ζ of
+``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
 """
 
 import math
@@ -21,10 +21,10 @@ def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` with a positive shift.
 
     The solver is Cholesky's factorization, with a relative error of about ε / shift. For a
-    curl-free K it is :func:`conjugate_gradients` if they take fewer operations, or if K has more
+    curl-free K it is :func:`conjugate_gradients` if that takes fewer operations, or if K has more
     than ``LARGEST_DENSE`` rows. The choice depends only on the shapes, the dtype and the shift. If
-    the shift is below the rounding errors of K/M, K/M + shift I may be indefinite. This raises
-    ValueError on the CPU, and gives NaN for such a group on CUDA.
+    the shift is below the rounding errors of K/M, K/M + shift I may be indefinite. The solver then
+    raises ValueError on the CPU, and gives NaN for such a group on CUDA.
     """
     m, d = rhs.shape[-2:]
     if isinstance(gram, DiagonalGram):

@@ -1,8 +1,8 @@
 """Spectral filters of Stein's identity: the theory, and the base class of these estimators.
 
 For a kernel K with values in R^{d×d} (``gram.py``) the score g of the density of x satisfies
-``L g = −ζ``. ``L = K/M`` and the gradient sum ζ of the kernel both follow from the samples. L is
-nearly singular, so a filter g_λ replaces its inverse, ``g = −g_λ(L) ζ``:
+``L g = −ζ``. ``L = K/M`` and ``ζ = H/M``, with the gradient sum H of the kernel, both follow from
+the samples. L is nearly singular, so a filter g_λ replaces its inverse, ``g = −g_λ(L) ζ``:
 
 | estimator            | module          | g_λ(μ), μ an eigenvalue of L          | flop a group |
 |----------------------|-----------------|---------------------------------------|--------------|
@@ -12,7 +12,8 @@ nearly singular, so a filter g_λ replaces its inverse, ``g = −g_λ(L) ζ``:
 | ``Landweber(steps)`` | ``landweber``   | (1 − (1 − αμ)^t)/μ                    | 2M²d a step  |
 | ``NuMethod(steps)``  | ``nu_method``   | a polynomial of degree t − 1          | 2M²d a step  |
 
-Distances and ζ take 5M²d flop more. Memory is O(M²). The curl-free kernel takes
+J is the rank, t the number of steps and α the step size. Distances and ζ take 5M²d flop more.
+Memory is O(M²). The curl-free kernel takes
 
 - for ``SSGE``, 9(Md)³ flop and (Md)² values of memory;
 - for ``Tikhonov`` and ``Stein``, (Md)³/3 flop and (Md)² values with a Cholesky factor, or 6M²d flop
@@ -24,9 +25,9 @@ Distances and ζ take 5M²d flop more. Memory is O(M²). The curl-free kernel ta
 
 **Units.** Here K(x, x) = I. Hence ‖L‖ <= 1, and λ, the number of steps and the step size have no
 unit: the score of ax is 1/a times the score of x. A kernel c·k needs λ' = cλ, η' = cη, the step
-size α' = α/c and the same number of steps. The diagonal kernels of the paper have c = 1, and its
-curl-free kernels have c = 1/σ². The paper writes the number of steps as a function of λ:
-⌊1/λ⌋ + 1 steps of Landweber's iteration, and ⌊1/√λ⌋ + 1 steps of the ν-method.
+size α' = α/c and the same number of steps. Zhou, Shi and Zhu use diagonal kernels with c = 1 and
+curl-free kernels with c = 1/σ². They write the number of steps as a function of λ: ⌊1/λ⌋ + 1 steps
+of Landweber's iteration, and ⌊1/√λ⌋ + 1 steps of the ν-method.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 """
@@ -70,6 +71,8 @@ def _rbf() -> Kernel:
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedFilter(FittedGradient):
     """A fitted kernel score, ``g(q) = K(q, X) w + b ζ(q)``.
+
+    ``ζ(q) = (1/M) Σ_j div_{x_j} K(x_j, q)`` is the gradient sum at q, divided by M.
 
     Cost:
         A score takes O(QMd) time and O(QM) memory. ``RBF()`` with ``curl_free=False`` never forms

@@ -23,7 +23,8 @@ class SSGE(SpectralFilter):
     """Spectral Stein Gradient Estimator (Shi, Sun, Zhu, ICML 2018).
 
     ``∇ log q(z) ≈ −Σ_{j≤J} β_j ψ_j(z)`` with ψ_j the Nyström eigenfunctions of the kernel under q,
-    and β_j by Stein's identity. At the samples this is ``−U_J Λ_J^{−1} U_Jᵀ H``, at other points
+    and β_j by Stein's identity. With the J largest eigenvalues Λ_J and eigenvectors U_J of K, and
+    the gradient sum H, this is ``−U_J Λ_J^{−1} U_Jᵀ H`` at the samples, and at other points
     ``k(z, X) W`` with ``W = −U_J Λ_J^{−2} U_Jᵀ H``.
 
         >>> import torch, mige_ext as mige
@@ -33,9 +34,9 @@ class SSGE(SpectralFilter):
         >>> fitted.score(torch.zeros(5, 8)).shape
         torch.Size([5, 8])
 
-    With ``RBF()`` and ``curl_free=False``, the defaults and the paper's kernel, the score is the
-    native operator :func:`mige_ext.ops.ssge`. Other kernels with ``curl_free=False`` take an
-    eigendecomposition of M×M. With ``curl_free=True`` the matrix is Md×Md, and takes (Md)² values
+    With ``RBF()`` and ``curl_free=False``, the defaults and the kernel of Shi, Sun and Zhu, the
+    score is the native operator :func:`mige_ext.ops.ssge`. Other kernels with ``curl_free=False``
+    take an eigendecomposition of K, M×M. With ``curl_free=True`` K is Md×Md, and takes (Md)² values
     of memory. On CUDA, an eigendecomposition of more than 2048 rows waits for the device.
 
     Args:

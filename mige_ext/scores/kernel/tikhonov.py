@@ -13,7 +13,9 @@ from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
 class Tikhonov(SpectralFilter):
     """Tikhonov regularization, ``g = −(L + λI)^{−1} ζ``.
 
-    At other points ``g(q) = (K(q, X) ĝ/M − ζ(q))/λ`` with ĝ = −g(X).
+    g is the score at the samples, ``L = K/M``, and ``ζ = H/M`` with the gradient sum H
+    (:mod:`mige_ext.scores.kernel.spectral`). At other points
+    ``g(q) = −(K(q, X) g(X)/M + ζ(q))/λ``.
 
         >>> import torch, mige_ext as mige
         >>> mige.Tikhonov(lam=1e-3, kernel=mige.IMQ()).score(torch.randn(64, 3)).shape
@@ -38,12 +40,12 @@ class Tikhonov(SpectralFilter):
 class Stein(SpectralFilter):
     """Stein gradient estimator, ``g = −(K + ηI)^{−1} H`` (Li and Turner, ICLR 2018).
 
-    This estimator is :class:`Tikhonov` with ``λ = η/M``, and raises the same errors. Li and Turner
-    define it at the samples only.
+    This estimator is :class:`Tikhonov` with ``λ = η/M``, and raises the same errors; H is the
+    gradient sum. Li and Turner define the estimator at the samples only.
 
     Args:
         eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). For M = 250
-            the default is the default λ of :class:`Tikhonov`.
+            the default η = 0.5 corresponds to the default λ = η/M = 2e-3 of :class:`Tikhonov`.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
