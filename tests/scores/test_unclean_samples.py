@@ -206,14 +206,3 @@ def test_an_outlier_does_not_multiply_the_error_of_the_default(
     name: str, field: Field, size: tuple[int, int], seed: int, how: Any
 ) -> None:
     assert_error_is_bounded(field, name, "with_an_outlier", size, seed, how)
-
-
-@for_each_field
-@for_each_change
-@pytest.mark.parametrize("name", ADAPTIVE)
-@few
-@given(sizes, seeds, changes)
-def test_unclean_samples_do_not_multiply_the_error_of_the_default(
-    name: str, change: str, field: Field, size: tuple[int, int], seed: int, how: Any
-) -> None:
-    assert_error_is_bounded(field, name, change, size, seed, how)
