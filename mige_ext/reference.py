@@ -291,7 +291,7 @@ def _adaptive_score(
     else:
         residual, divergence = torch.zeros_like(z), torch.zeros_like(z[:, 0])
     scores, departure = (residual - z) @ whitening.mT, residual @ whitening.mT
-    left_out = 1 - kept.to(x).mean()
+    left_out = x.new_tensor((~kept).sum().item() / len(kept))
     return (
         scores, x.new_tensor(lam), torch.tensor(base), risk, error, sigma, left_out, departure,
         divergence,
