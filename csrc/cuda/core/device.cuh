@@ -1,8 +1,8 @@
-// Launches of kernels, and their dynamic shared memory.
+// Launches of kernels, and the dynamic shared memory of a launch.
 //
-// Kernels use only thread indices, barriers, warp shuffles, votes, atomics and bit intrinsics
-// (__clz, __ffs) of CUDA. Therefore g++ can also compile them, against the replacement of
-// <cuda_runtime.h> in tests/emulator, and run them without a GPU.
+// Of CUDA, kernels use only thread indices, barriers, warp shuffles, votes, atomics and bit
+// intrinsics (__clz, __ffs). g++ can therefore also compile the kernels, with the replacement of
+// <cuda_runtime.h> in tests/emulator, and the result runs without a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -146,7 +146,7 @@ inline LaunchShape row_warps(int64_t rows, int64_t groups) {
   return {{divide_up(rows, kRowWarps), group_blocks(groups)}, kRowThreads};
 }
 
-// Calls f(i) for every i < rows. A warp takes an i.
+// Calls f(i) for every i < rows. A warp calls it with one i at a time.
 template <typename F>
 __device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
   for (int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp; i < rows;
