@@ -197,7 +197,7 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Te
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
     """Sum the statistics of all ranks, in place. Each rank can then solve for all samples.
 
-    This serves a fit that is split over processes: give every rank the same landmarks
+    With this function, several processes compute one fit. Give every rank the same landmarks
     (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this function
     once.
 
