@@ -20,16 +20,16 @@ DTYPE = torch.float64
 class Draw:
     """Samples, with the quantities that turn their score into gradients.
 
-    An encoder ``v = A u + noise`` makes the moving part ``t(v)`` of z in k dimensions. For a pair
-    z = (x, y) the moving part is y, otherwise it is all of z. In a family without an encoder, u = z
-    and A = I.
+    An encoder gives the code ``t(v)`` in k dimensions, with ``v = A u + noise``. For a pair
+    z = (x, y) the code is y, otherwise it is all of z. In a family without an encoder, u = z and
+    A = I.
 
     Attributes:
         samples: z, (M, d).
         inputs: u, (M, k).
         slope: ``t'(v)``, (M, k).
-        tangent: Pathwise derivative of the moving part with respect to the family's parameter θ,
-            (M, k); None in a family without mutual information.
+        tangent: Pathwise derivative of the code with respect to the family's parameter θ, (M, k);
+            None in a family without mutual information.
     """
 
     samples: Tensor
@@ -44,9 +44,9 @@ class Distribution(ABC):
     Attributes:
         d: Dimensions.
         paired: Whether the information is I(x; y) of the halves of z; otherwise it is I(u; z).
-        gradient: g, where ``g I`` is the gradient of the information with respect to A. In a family
-            without information it is the gradient of H(z), and g = 1 by Stein's identity
-            ``E[s(z) zᵀ] = −I``.
+        gradient: g. The gradient of the information with respect to A is g times the identity
+            matrix. In a family without information it is the gradient of H(z), and g = 1, because
+            ``E[s(z) zᵀ]`` is minus the identity matrix by Stein's identity.
         derivative: dI/dθ in nats; None in a family without θ.
     """
 
