@@ -20,9 +20,9 @@ DTYPE = torch.float64
 class Draw:
     """Samples, with the quantities that turn their score into gradients.
 
-    An encoder gives the code ``t(v)`` in k dimensions, with ``v = A u + noise``. For a pair
-    z = (x, y) the code is y, otherwise it is all of z. In a family without an encoder, u = z and
-    A = I.
+    An encoder gives the code ``t(v)`` in k dimensions, with ``v = A u + noise`` and a function t of
+    each coordinate. For a pair z = (x, y) the code is y, otherwise it is all of z. In a family
+    without an encoder, u = z and A is the identity matrix.
 
     Attributes:
         samples: z, (M, d).
@@ -89,8 +89,9 @@ class Paired(Distribution):
 class CorrelatedGaussian(Paired):
     """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``; x and ε are standard normal in d/2 dimensions.
 
-    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With A in place of ρ,
-    ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``; its gradient at A = ρI is ρI.
+    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With a matrix A in
+    place of ρ in the mean of y, ``I = ½ log det(1 + A Aᵀ / (1 − ρ²))``, where 1 is the identity
+    matrix. At A = ρ1 the gradient of I with respect to A is ρ1.
     """
 
     def __init__(self, d: int, rho: float) -> None:
@@ -216,9 +217,9 @@ class Transformed(Paired):
 class Bimodal(Distribution):
     """Y = aB + ε with B uniform in {−1, 1}^d: 2^d modes and a discrete input.
 
-    In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows ``dI/da =
-    −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is that number
-    divided by d, times the identity.
+    In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows
+    ``dI/da = −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is the
+    identity matrix times ``(dI/da)/d``.
     """
 
     def __init__(self, d: int, a: float) -> None:
