@@ -11,8 +11,8 @@ The estimator decides how the ranks cooperate:
 - **all-reduce**, for an estimator with the method ``score_distributed``: each rank sums over its
   samples, and the sums of all ranks are added. :meth:`.Landmarks.score_distributed` says how much
   it sends.
-- **all-gather**, for every other estimator: every rank receives all N samples and computes their
-  scores, which are exactly those of one process. A rank receives N·d values of each tensor, and
+- **all-gather**, for every other estimator: every rank receives all N samples and computes exactly
+  the scores that one process would compute. A rank receives N·d values of each tensor, and
   needs the time and the memory of N samples.
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may

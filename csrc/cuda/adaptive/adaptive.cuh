@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int
 
 // Replaces the squared distances by K, sums the cubes of each row of K, and writes the Gaussian
 // score to `best`. `again` is set for the second solution, at all samples. The kernel then writes
-// only K and the sums, and skips groups without a second solution. A warp takes a row, groups along y.
-// Work: reads and writes m² + m r values. Registers: at most 64.
+// only K and the sums, and skips groups without a second solution. A warp takes a row, groups along
+// y. Work: reads and writes m² + m r values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p, bool again) {
   const int lane = threadIdx.x % kWarp;

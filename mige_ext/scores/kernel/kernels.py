@@ -24,7 +24,7 @@ class Kernel(ABC):
 
     A call with points returns their Gram matrix. A kernel is a frozen dataclass that defines
     :meth:`psi`. Its fields, if any, are numbers or tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are
-    required: a bandwidth then means the same for every kernel.
+    required, so that a bandwidth has the same meaning for every kernel.
     """
 
     @abstractmethod
