@@ -103,7 +103,7 @@ def _gradient(x: Tensor, y: Tensor, estimator: ScoreEstimator | None) -> Tensor:
 def report_information(
     rows: Sequence[InformationRow], *, complete: bool, markdown: bool = False
 ) -> list[str]:
-    """Prints the table and, for all families, the bounds. Returns names of missed bounds."""
+    """Prints the table, and the bounds if ``complete``. Returns the names of missed bounds."""
     names = list(dict.fromkeys(row.estimator for row in rows))
     for m in dict.fromkeys(row.samples for row in rows):
         cells = {(row.family, row.estimator): row for row in rows if row.samples == m}

@@ -15,7 +15,8 @@ BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: For each M, the largest NMSE relative to the oracle, as a geometric mean over all families.
 RATIOS = {64: 1.35, 256: 1.25}
-#: The largest fraction of data sets on which an estimator may be worse than its control.
+#: The largest fraction of data sets on which an estimator may be worse than its control, by more
+#: than 2 % of the NMSE.
 WORSE = 0.02
 
 
@@ -36,7 +37,8 @@ class Row:
         ratio: NMSE relative to that of the oracle.
         gradient_bias: Relative bias of the gradient matrix.
         derivative_error: Relative error of dI/dθ.
-        worse: Fraction of data sets whose NMSE exceeds that of the control by more than 2 %.
+        worse: Fraction of data sets whose NMSE exceeds that of the control by more than 2 %; NaN
+            for an estimator without a control.
     """
 
     family: str
