@@ -71,7 +71,7 @@ def _change(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> list[float]
 
         noise = rounding(x.dtype, x.shape[-2]) * size * normal(*x.shape, seed=seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reference, "imq", rounded_imq)
+            patch.setattr(reference.adaptive, "imq", rounded_imq)
             moved = f(x.double() + noise)
         for i, (there, here) in enumerate(zip(moved, exact, strict=True)):
             if not there.isinf().any():
