@@ -7,28 +7,31 @@ only tests and benchmarks import them.
 
 from mige_ext.reference.adaptive import (
     LAMBDA_GRID,
-    RIDGE_GRID,
-    STUDENT_NU,
-    STUDENT_STEPS,
     adaptive_divergence,
     adaptive_kept,
     adaptive_residual,
     adaptive_risk,
     adaptive_score,
     adaptive_start,
+    imq,
+)
+from mige_ext.reference.kernel import (
     distance_quantile,
     eigh,
-    imq,
     rbf_gradient_sum,
     rbf_gram,
     rbf_product,
-    ridge_whitening,
     squared_distances,
     ssge,
+)
+from mige_ext.reference.student import (
+    STUDENT_NU,
+    STUDENT_STEPS,
     student_departure,
     student_score,
     student_weight,
 )
+from mige_ext.reference.whitening import RIDGE_GRID, ridge_whitening
 
 __all__ = [
     "LAMBDA_GRID",

@@ -1,9 +1,4 @@
-"""The operators of :mod:`mige_ext.ops` in plain torch, in any dtype: the oracle of the tests.
-
-Tests compare the operators with these functions in float64. The functions follow the formulas as
-the papers write them, with every intermediate, and use no code of the operators. They are slow, and
-only tests and benchmarks import them.
-"""
+"""The adaptive score in plain torch: its candidates, their risks, and the search among them."""
 
 import math
 from functools import cache
@@ -11,223 +6,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mige_ext.reference.kernel import distance_quantile, squared_distances
+from mige_ext.reference.risk import bound_of, mean_and_error
+from mige_ext.reference.whitening import counted_dimensions, ridge_whitening, standardized
 
-def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """``‖x_i − y_j‖²``: (..., M, d), (..., N, d) -> (..., M, N)."""
-    y = x if y is None else y
-    return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
-
-
-def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
-    """The distance of rank ``ceil(quantile · n)`` among the n pairs, (..., M, d) -> (...).
-
-    If that distance is 0, the result is the quantile of the pairs at a positive distance.
-    """
-    m = x.shape[-2]
-    i, j = torch.triu_indices(m, m, 1)
-    pairs = (x[..., i, :] - x[..., j, :]).square().sum(-1).sqrt().sort(-1).values
-
-    def of_group(sorted_pairs: Tensor) -> Tensor:
-        value = sorted_pairs[max(math.ceil(quantile * len(sorted_pairs)) - 1, 0)]
-        positive = sorted_pairs[sorted_pairs > 0]
-        if value > 0 or len(positive) == 0:
-            return value
-        return positive[max(math.ceil(quantile * len(positive)) - 1, 0)]
-
-    groups = [of_group(row) for row in pairs.reshape(-1, pairs.shape[-1])]
-    return torch.stack(groups).reshape(x.shape[:-2]) if groups else x.new_empty(x.shape[:-2])
-
-
-def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor:
-    """``exp(−‖x_i − y_j‖² / 2σ²)``: (..., M, d), (..., N, d) -> (..., M, N)."""
-    return torch.exp(-squared_distances(x, y) / (2 * bandwidth[..., None, None] ** 2))
-
-
-def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
-    """``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``, summed in an M×M×d array: (..., M, d) -> (..., M, d)."""
-    gram = rbf_gram(x, bandwidth=bandwidth)
-    differences = x.unsqueeze(-2) - x.unsqueeze(-3)  # [..., i, j, :] = x_i − x_j
-    gradients = -gram.unsqueeze(-1) * differences / bandwidth[..., None, None, None] ** 2
-    return gradients.sum(-3)
-
-
-def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor:
-    """``k(q, X) W``: (..., Q, d), (..., M, d), (..., M, p) -> (..., Q, p)."""
-    return rbf_gram(q, x, bandwidth=bandwidth) @ w
-
-
-def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    """λ and U of ``K = U diag(λ) Uᵀ``, λ ascending: (..., M, M) -> (..., M), (..., M, M)."""
-    return torch.linalg.eigh(k)
-
-
-def ssge(
-    x: Tensor,
-    bandwidth: Tensor | None = None,
-    *,
-    quantile: float = 0.5,
-    multiplier: float = 1.0,
-    threshold: float = 0.99,
-    rank: int | None = None,
-    power: int = 1,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``−U_J Λ_J^{−power} U_Jᵀ H``, λ, σ and J; see :func:`mige_ext.ops.ssge`."""
-    if bandwidth is None:
-        bandwidth = multiplier * distance_quantile(x, quantile)
-    m = x.shape[-2]
-    values, vectors = eigh(rbf_gram(x, bandwidth=bandwidth))
-    descending = values.flip(-1)
-    if rank is None:
-        j = (descending.cumsum(-1) < threshold * m).sum(-1) + 1
-    else:
-        j = torch.full(x.shape[:-2], rank)
-    numerical_rank = (descending > m * torch.finfo(x.dtype).eps * descending[..., :1]).sum(-1)
-    j = torch.minimum(j, numerical_rank)
-
-    kept = torch.arange(m) >= m - j.unsqueeze(-1)  # the last J of the ascending eigenvalues
-    inverse = torch.where(kept, values, torch.inf) ** -power
-    projected = vectors.mT @ rbf_gradient_sum(x, bandwidth=bandwidth)
-    return -vectors @ (inverse.unsqueeze(-1) * projected), values, bandwidth, j
-
-
-# --- the adaptive score ---------------------------------------------------------------------------
-
-#: The ridges τ that are tried: log₁₀ of the smallest and of the largest, and their number.
-RIDGE_GRID = (-4.0, 1.0, 26)
 #: The λ that are tried.
 LAMBDA_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-
-
-def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, W and τ of ``z = (x − mean) W``; see :func:`mige_ext.ops.ridge_whitening`."""
-    m, d = x.shape[-2:]
-    mean, inverse, v, values, vectors = _standardized(x)
-    dimensions, excluded = _dimensions(x, values)
-    values = values.clamp(min=0)
-    counts = torch.arange(d) >= d - dimensions.unsqueeze(-1)
-
-    c1, c2 = m / (m - 1), m / (m - 1) ** 2
-    grid = torch.linspace(*RIDGE_GRID, dtype=torch.float64)
-    objective = []
-    for tau in (10**grid).tolist():
-        shrunk = torch.where(counts, 1 / (c1 * values + tau), 0.0)
-        rotated = (v @ vectors).square()
-        q = (rotated * shrunk.unsqueeze(-2)).sum(-1)
-        q2 = (rotated * shrunk.square().unsqueeze(-2)).sum(-1)
-        left = 1 - c2 * q
-        each = c1**2 * q2 / left.square() / 2 - c2 * q2 / left
-        objective.append((each.mean(-1) - shrunk.sum(-1)).double())
-    tau = (factor * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))).to(x.dtype)
-    scale = (values + tau.unsqueeze(-1)).rsqrt()
-    scale = torch.where(torch.arange(d) < excluded.unsqueeze(-1), 0.0, scale)
-    scaled = vectors * scale.unsqueeze(-2)
-    return mean.squeeze(-2), inverse.mT * (scaled @ vectors.mT), tau
-
-
-def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, 1/σ, ``v = (x − mean)/σ``, and the eigenvalues and eigenvectors of vᵀv/M."""
-    mean = x.mean(-2, keepdim=True)
-    deviation = (x - mean).square().mean(-2, keepdim=True).sqrt()
-    inverse = torch.where((x != x[..., :1, :]).any(-2, keepdim=True), 1 / deviation, 0.0)
-    v = (x - mean) * inverse
-    return mean, inverse, v, *torch.linalg.eigh(v.mT @ v / x.shape[-2])
-
-
-def _dimensions(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of dimensions that count and of directions that are excluded, (...) each.
-
-    ``values`` are the eigenvalues of the correlations. With M − 1 >= 1.25 × (varying columns) their
-    numerical rank is trusted, and directions without variance are excluded. With fewer samples the
-    rank only reflects M, and every varying column counts.
-    """
-    rank = (values > 8 * torch.finfo(x.dtype).eps * values[..., -1:]).sum(-1)
-    varying = (x != x[..., :1, :]).any(-2).sum(-1)
-    few = 4 * (x.shape[-2] - 1) < 5 * varying
-    return torch.where(few, varying, rank), torch.where(few, 0, x.shape[-1] - rank)
-
-
-def _parabola_minimum(grid: Tensor, values: Tensor) -> Tensor:
-    """The minimum of the parabola through the smallest of ``values`` and its two neighbors."""
-    at = values.argmin(-1)
-    inner = at.clamp(1, len(grid) - 2)
-    left, here, right = (values.gather(-1, (inner + k).unsqueeze(-1)) for k in (-1, 0, 1))
-    curvature = left - 2 * here + right
-    shift = torch.where(curvature > 0, (left - right) / (2 * curvature), 0.0).squeeze(-1)
-    return torch.where(at == inner, grid[inner] + (grid[1] - grid[0]) * shift, grid[at])
-
-
-#: The degrees of freedom ν of :func:`student_score`, beside infinity.
-STUDENT_NU = (3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
-#: The number of EM steps for the location and the scatter of a Student distribution.
-STUDENT_STEPS = 6
-
-
-def student_score(x: Tensor) -> tuple[Tensor, ...]:
-    """Departure, its divergence, ν and the weights; see :func:`mige_ext.ops.student_score`."""
-    groups = [_student_score(group) for group in x.reshape(-1, *x.shape[-2:])]
-    if not groups:
-        return x.clone(), x[..., 0].clone(), x.new_empty(x.shape[:-2]), x[..., 0].clone()
-    return tuple(
-        torch.stack(results).reshape(x.shape[:-2] + results[0].shape)
-        for results in zip(*groups, strict=True)
-    )
-
-
-def _student_score(x: Tensor) -> tuple[Tensor, ...]:
-    _, inverse, v, values, vectors = _standardized(x)
-    dimensions, excluded = (int(count) for count in _dimensions(x, values))
-    tau = ridge_whitening(x)[2]
-    values = values.clamp(min=0)
-    scale = torch.where(torch.arange(len(values)) < excluded, 0.0, (values + tau).rsqrt())
-    z = v @ vectors * scale
-    one = torch.eye(z.shape[1]).to(z)
-    unchanged = (
-        torch.zeros_like(x), z.new_zeros(len(z)), z.new_tensor(math.inf), z.new_ones(len(z))
-    )  # fmt: skip
-
-    mean = z.new_zeros(z.shape[1])
-    bounds = {nu: _bound(student_departure(z, nu, mean, one, dimensions)[2]) for nu in STUDENT_NU}
-    first = min(bounds, key=lambda nu: bounds[nu])
-    if not bounds[first] < 0:
-        return unchanged
-
-    ridge = torch.where(torch.arange(len(values)) < excluded, 1.0, tau / (values + tau))
-    precision = one
-    for _ in range(STUDENT_STEPS):
-        u = z - mean
-        w = student_weight((u @ precision * u).sum(-1), first, dimensions)
-        mean = w @ z / w.sum()
-        u = z - mean
-        precision = torch.linalg.inv((u * w.unsqueeze(-1)).mT @ u / len(z) + ridge.diag())
-    found = {nu: student_departure(z, nu, mean, precision, dimensions) for nu in STUDENT_NU}
-    nu = min(found, key=lambda nu: float(found[nu][2].mean()))
-    residual, divergence, risk = found[nu]
-    if not risk.mean() < 0:
-        return unchanged
-    back = inverse.squeeze(-2).unsqueeze(-1) * vectors * scale
-    return residual @ back.mT, divergence, z.new_tensor(nu), w
-
-
-def student_departure(
-    z: Tensor, nu: float, mean: Tensor, precision: Tensor, dimensions: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``R = z − w P u``, its divergence and the risk of every sample: (M, d), (M,), (M,)."""
-    u = z - mean
-    pu = u @ precision
-    inner = (u * pu).sum(-1)
-    w = student_weight(inner, nu, dimensions)
-    slope = -w / (nu - 2 + inner)
-    score = -w.unsqueeze(-1) * pu
-    # Σ_k P_kk over the dimensions that count; the other columns of z have P_kk = 1.
-    trace = dimensions + precision.trace() - len(precision)
-    divergence = dimensions - w * trace - 2 * slope * pu.square().sum(-1)
-    risk = score.square().sum(-1) / 2 - z.square().sum(-1) / 2 + divergence
-    return score + z, divergence, risk
-
-
-def student_weight(inner: Tensor, nu: float, dimensions: int) -> Tensor:
-    """``(ν + d) / (ν − 2 + r²)`` of ``inner`` = r², in units of the covariance."""
-    return (nu + dimensions) / (nu - 2 + inner)
 
 
 def adaptive_score(
@@ -257,8 +41,8 @@ def _adaptive_score(
         zero = torch.zeros_like(x)
         return zero, none + torch.inf, none.long(), none, none, none, none, zero, zero[:, 0]
 
-    _, inverse, _, values, vectors = _standardized(x)
-    dimensions, excluded = (int(count) for count in _dimensions(x, values))
+    _, inverse, _, values, vectors = standardized(x)
+    dimensions, excluded = (int(count) for count in counted_dimensions(x, values))
     of_start: tuple[Tensor, ...] = ()
     if start is not None and start_divergence is not None:
         # W⁻ᵀ maps scores of x to scores of z. With d > M it keeps what the samples span.
@@ -313,7 +97,7 @@ def _choice(
         for base in range(3 if of_start else 2):
             f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base, *of_start[:1])
             r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base, dimensions, *of_start[1:])
-            options.append((_bound(r), base, *_mean_and_error(r)))
+            options.append((bound_of(r), base, *mean_and_error(r)))
         return min(options, key=lambda option: option[0])
 
     def bound(i: int) -> float:
@@ -325,8 +109,8 @@ def _choice(
     limit, unchanged = 0.0, (math.inf, 1, none, none)  # the Gaussian score unchanged
     if of_start:
         r = of_start[0].square().sum(-1) / 2 - (z * of_start[0]).sum(-1) + of_start[1]
-        if _bound(r) < 0:  # the start unchanged
-            limit, unchanged = _bound(r), (math.inf, 2, *_mean_and_error(r))
+        if bound_of(r) < 0:  # the start unchanged
+            limit, unchanged = bound_of(r), (math.inf, 2, *mean_and_error(r))
 
     at = first
     for step in (-2, 2):  # decades, first towards larger λ
@@ -341,15 +125,6 @@ def _choice(
         if bound(half) < bound(at):
             at = half
     return (LAMBDA_GRID[at], *best(at)[1:]) if bound(at) < limit else unchanged
-
-
-def _mean_and_error(r: Tensor) -> tuple[Tensor, Tensor]:
-    return r.mean(), r.std() / math.sqrt(len(r))
-
-
-def _bound(r: Tensor) -> float:
-    risk, error = _mean_and_error(r)
-    return float(risk + error)
 
 
 def adaptive_kept(z: Tensor) -> Tensor:
