@@ -149,11 +149,11 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
 ) -> None:
     x = samples(kind, m, d).float()
     scores, lam, base, risk, error, sigma, left_out, *_ = backend.adaptive_score(x)
-    if left_out > 0:  # then the candidate below, of all samples, is not the one that was chosen
-        return
+    kept = _kept(x.double())
+    assert left_out == (~kept).double().mean().to(left_out.dtype)
 
     def candidate(x: Tensor) -> tuple[Tensor, ...]:
-        return _candidate(x, float(lam), int(base))
+        return _candidate(x, kept, float(lam), int(base))
 
     assert_accurate_for_its_condition((scores, sigma), lambda x: candidate(x)[::3], x)
     # Rounding moves the risk by less than a tenth of what it is uncertain by: it decides near ties
@@ -166,16 +166,23 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
     assert true_risk + true_error <= best[3] + best[4] + 2 * little
 
 
-def _candidate(x: Tensor, lam: float, base: int) -> tuple[Tensor, ...]:
+def _kept(x: Tensor) -> Tensor:
+    """Which samples take part in the choice, (M)."""
+    mean, whitening, _ = reference.ridge_whitening(x)
+    return reference.adaptive_kept((x - mean) @ whitening)
+
+
+def _candidate(x: Tensor, kept: Tensor, lam: float, base: int) -> tuple[Tensor, ...]:
     """Scores, risk, its error and σ of a given candidate, in plain torch."""
     mean, whitening, _ = reference.ridge_whitening(x)
     z = (x - mean) @ whitening
-    sigma = reference.distance_quantile(z)
+    z_kept = z[kept]
+    sigma = reference.distance_quantile(z_kept)
     if math.isinf(lam):
         return -z @ whitening.mT, x.new_zeros(()), x.new_zeros(()), sigma
-    f = reference.adaptive_residual(z, sigma, lam, base)
-    r = reference.adaptive_risk(z, f, sigma, lam, base)
-    return f @ whitening.mT, r.mean(), r.std() / math.sqrt(len(x)), sigma
+    f, f_kept = (reference.adaptive_residual(part, sigma, lam, base) for part in (z, z_kept))
+    r = reference.adaptive_risk(z_kept, f_kept, sigma, lam, base)
+    return f @ whitening.mT, r.mean(), r.std() / math.sqrt(len(z_kept)), sigma
 
 
 def degenerate(kind: str, m: int, d: int) -> tuple[Tensor, Tensor]:
