@@ -1,6 +1,6 @@
 // The risk of the candidates of one λ, computed in passes over the rows of M×M matrices.
-// adaptive_score.cpp gives the formulas and the notation, and is the only file that includes this
-// one.
+// adaptive_candidates.h gives the formulas and the notation, and is the only file that includes
+// this one.
 //
 // Layout: everything is row-major. Invariant: a sum over a row has the same lanes for every vector
 // width, and therefore the same bits.

@@ -15,7 +15,7 @@ from mige_ext.scores.base import (
     prepared,
     stein_calibration,
 )
-from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore
+from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore, ridge_whitening
 from mige_ext.scores.student import FittedStudent
 
 
@@ -130,8 +130,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
         eigendecomposition of r × r; memory 4M² + O(Md) for each group. The Student score adds one
         eigendecomposition of r × r, and for heavy tails 28Mr² + 6r³ flop and 4M²r flop for each λ.
-        "qis" and "mle" add two eigendecompositions of d × d, which dominate if d > M. A fit does
-        all of this in float64.
+        "qis" and "mle" add two eigendecompositions of r × r. A fit does all of this in float64, and
+        adds one eigendecomposition of d × d.
     """
 
     gaussian: Covariance = "ridge"
@@ -159,7 +159,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             ValueError, TypeError: as for :meth:`score`.
 
         Cost:
-            O(Md² + d³) for each group.
+            O(Mdr + r³) for each group, with r = min(M, d).
         """
         x = prepared(samples)
         if self.gaussian != "ridge":
@@ -256,9 +256,9 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 def _ridge_score(x: Tensor) -> Tensor:
     """Scores of the Gaussian that the filter corrects, with a tenth of the ridge τ."""
     z, _, unit = about_origin(x)
-    mean, whitening, _ = ops.ridge_whitening(z)
     with no_autocast(x):
-        return -((z - mean.unsqueeze(-2)) @ whitening) @ whitening.mT / unit
+        whitening = ridge_whitening(z, factor=0.1)
+        return -whitening.applied(z - whitening.mean) / unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,10 +178,10 @@ class Whitening(NamedTuple):
 # V Vᵀ/M = Q Λ Qᵀ, the eigenvectors of R are U = Vᵀ Q (MΛ)^{−1/2}, and its other eigenvalues are 0.
 
 
-def ridge_whitening(x: Tensor) -> Whitening:
-    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, τ by leave-one-out: :func:`.ops.ridge_whitening`."""
+def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
+    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, with τ as :func:`.ops.ridge_whitening` chooses it."""
     if not _is_wide(x):
-        mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
+        mean, whitening, _ = ops.ridge_whitening(x, factor=factor)
         return Whitening(mean.unsqueeze(-2), whitening)
     mean, v, deviation = standardized(x)
     m = x.shape[-2]
@@ -191,12 +191,12 @@ def ridge_whitening(x: Tensor) -> Whitening:
     few = 4 * (m - 1) < 5 * varying
     known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
-    tau = _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
+    tau = factor * _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
     scales = torch.where(few | known, (values + tau).rsqrt(), 0.0).unsqueeze(-2)
     inverse = _inverse(deviation)
     outside = inverse * torch.where(few, tau.rsqrt(), 0.0).unsqueeze(-2)
-    factor = inverse.mT * directions * scales
-    return Whitening(mean, *(part.to(x.dtype) for part in (factor, directions, outside)))
+    whitening = inverse.mT * directions * scales
+    return Whitening(mean, *(part.to(x.dtype) for part in (whitening, directions, outside)))
 
 
 def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:
