@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests; what tests import is in `tests.support`."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,9 +9,8 @@ import torch
 from mige_ext.experiments.common.device import cpu_threads
 from tests.support import tiers
 
-try:
-    from hypothesis import settings
-except ImportError:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
+HYPOTHESIS = find_spec("hypothesis") is not None
+if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
     collect_ignore = [
         "experiments/test_data.py",
         "experiments/common/test_statistics.py",
@@ -18,11 +18,6 @@ except ImportError:  # `make gpu-check` runs on a machine as it is; these tests 
         "scores/test_properties.py",
         "scores/test_unclean_samples.py",
     ]
-else:
-    settings.register_profile(
-        "mige", deadline=None, derandomize=True, max_examples=25, database=None
-    )
-    settings.load_profile("mige")
 
 
 @pytest.fixture
@@ -52,6 +47,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     tiers.thorough = bool(config.getoption("--all") or config.getoption("--product"))
+    if HYPOTHESIS:
+        from hypothesis import settings
+
+        count = tiers.examples(10, 25)
+        settings.register_profile(
+            "mige", deadline=None, derandomize=True, max_examples=count, database=None
+        )
+        settings.load_profile("mige")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

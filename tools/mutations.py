@@ -2,11 +2,13 @@
 
     python tools/mutations.py [--all] [NAME ...]
 
-Each mutation removes a barrier, swaps an index or drops a term in a copy of the tree. If necessary,
-the copy is built again. Its tests run until the first failure. With ``--all``, the second tier
-(`make check`) runs for each mutation that the first tier (`make test`) does not detect. The exit
-status is 1 if no tier that ran detected a mutation. All mutations take about half an hour on two
-cores.
+Each mutation removes a barrier, swaps an index or drops a term in a copy of the tree, and names the
+tests that should detect it. If necessary, the changed file is compiled again. The named tests run
+until the first failure, as the first tier (`make test`) has them. With ``--all``, the second tier
+(`make check`) of the named tests runs for each mutation that the first tier does not detect. The
+exit status is 1 if no tier that ran detected a mutation.
+
+The copy starts with the compiled libraries of this tree, so run `make test` first.
 """
 
 import argparse
@@ -24,11 +26,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text that occurs once in a source file, and the text that replaces it."""
+    """A text that occurs once in a source file, and the text that replaces it.
+
+    Attributes:
+        path: the source file.
+        old: the text.
+        new: what replaces it.
+        tests: the tests that should detect the mutation, as arguments of pytest.
+    """
 
     path: str
     old: str
     new: str
+    tests: tuple[str, ...]
+
+
+#: The compiled files that hold the code of csrc.
+LIBRARIES = {
+    "package": "mige_ext/_C.abi3.so",
+    "emulator": "build/emulator/plain/mige_emulator.so",
+}
+EMULATED = ("-k", "emulated")
 
 
 MUTATIONS = {
@@ -36,29 +54,37 @@ MUTATIONS = {
         "csrc/cuda/linalg/cholesky.cuh",
         "    Team::sync();\n    for (int j = k + 1 + warp; j < n; j += warps) {",
         "    for (int j = k + 1 + warp; j < n; j += warps) {",
+        ("tests/ops/test_adaptive_score.py", *EMULATED),
     ),
     "cuda: an index of the products": Mutation(
         "csrc/cuda/linalg/tile.cuh",
         "static_cast<Sum>(a[i]) * static_cast<Sum>(b[j])",
         "static_cast<Sum>(a[j]) * static_cast<Sum>(b[j])",
+        ("tests/ops/test_rbf_product.py", "tests/ops/test_rbf_gram.py", *EMULATED),
     ),
     "cuda: a term of the adaptive score's risk": Mutation(
         "csrc/cuda/adaptive/risk.cuh",
         "spread += (b - b_l) * cube * (3 - d - 3 * k * k);",
         "spread += b * cube * (3 - d - 3 * k * k);",
+        ("tests/ops/test_adaptive_score.py", *EMULATED),
     ),
     "cpu: the diagonal term of the kernel's gradient sum": Mutation(
         "csrc/cpu/rbf.h",
         "inverse_variance * (sum * point[c] - out[c])",
         "inverse_variance * (point[c] - out[c])",
+        ("tests/ops/test_rbf_gradient_sum.py",),
     ),
     "common: the half decade of the search over lambda": Mutation(
         "csrc/common/lambda_search.h",
         "return (at + (to_smaller ? smaller : larger)) / 2;",
         "return (at + (to_smaller ? larger : smaller)) / 2;",
+        ("tests/emulator/test_emulated_paths.py", "-k", "lambda"),
     ),
     "common: the number of samples in the rule of SSGE's rank": Mutation(
-        "csrc/common/ssge.h", "rank.target_ = threshold * count;", "rank.target_ = threshold;"
+        "csrc/common/ssge.h",
+        "rank.target_ = threshold * count;",
+        "rank.target_ = threshold;",
+        ("tests/ops/test_ssge.py",),
     ),
     "python: the joint term of the mutual information": Mutation(
         "mige_ext/information.py",
@@ -66,73 +92,100 @@ MUTATIONS = {
         "(estimator, x, z))\n    if needs_x:",
         "    value, gradient_x, gradient_z = (0 * part for part in _joint_and_gradients"
         "(estimator, x, z))\n    if needs_x:",
+        ("tests/information/test_information.py",),
     ),
     "python: the mean in Stein's sum": Mutation(
-        "mige_ext/scores/base.py", "(samples / 2 - half_mean)", "(samples / 2)"
+        "mige_ext/scores/base.py",
+        "(samples / 2 - half_mean)",
+        "(samples / 2)",
+        ("tests/scores/test_base.py",),
     ),
     "python: the weight of a rank": Mutation(
-        "mige_ext/distributed.py", "return scores * batch.weight", "return scores"
+        "mige_ext/distributed.py",
+        "return scores * batch.weight",
+        "return scores",
+        ("tests/information/test_distributed.py",),
     ),
     "python: the scale of a projection": Mutation(
-        "mige_ext/projection.py", "math.sqrt(d / k) * r", "math.sqrt(k / d) * r"
+        "mige_ext/projection.py",
+        "math.sqrt(d / k) * r",
+        "math.sqrt(k / d) * r",
+        ("tests/information/test_projection.py",),
     ),
 }
 
 
-def run(command: list[str], tree: Path) -> bool:
-    """Runs a command in the tree, and returns whether it succeeds."""
+def run(command: list[str], tree: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command in the tree."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "MIGE_CUDA": "off"}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False)
-    return done.returncode == 0
+    return subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def copy(tree: Path) -> None:
-    """Copies the files that git tracks into an empty folder and builds them."""
+    """Copies the files that git tracks into an empty folder, and the libraries built of them."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().rstrip("\0").split("\0"):
+    names = listed.stdout.decode().rstrip("\0").split("\0")
+    for name in [*names, *LIBRARIES.values()]:
+        if not (ROOT / name).exists():
+            sys.exit(f"{name} is missing; run `make test` first")
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
-    build(tree, "csrc/common", "plain", "faults")
 
 
-def build(tree: Path, path: str, *targets: str) -> None:
-    """Builds the library or targets of the emulator, if the changed file belongs to one of them."""
+def libraries(path: str) -> list[str]:
+    """The libraries that contain a source file."""
+    of_cpu, of_cuda, of_both = "csrc/cpu", "csrc/cuda", "csrc/common"
+    chosen = {"package": (of_cpu, of_both), "emulator": (of_cuda, of_both)}
+    return [name for name, folders in chosen.items() if path.startswith(folders)]
+
+
+def build(tree: Path, library: str) -> None:
+    """Builds a library in the tree; the build folder is kept, so only changed files compile."""
     python = sys.executable
-    emulator = str(tree / "build" / "emulator")
-    commands: list[list[str]] = []
-    if path.startswith(("csrc/cpu", "csrc/common", "csrc/bind")):
-        commands.append([python, "setup.py", "--quiet", "build_ext", "--inplace"])
-    if path.startswith(("csrc/cuda", "csrc/common")):
-        cmake = str(Path(python).with_name("cmake"))
-        commands.append([cmake, "-S", str(tree / "tests" / "emulator"), "-B", emulator])
-        commands[-1] += ["-G", "Ninja", f"-DPython_EXECUTABLE={python}"]
-        commands += [
-            [cmake, "--build", emulator, "--target", target] for target in targets or ("plain",)
-        ]
+    commands = [[python, "setup.py", "--quiet", "build_ext", "--inplace"]]
+    if library == "emulator":
+        cmake, folder = str(Path(python).with_name("cmake")), str(tree / "build" / "emulator")
+        commands = [
+            [cmake, "-S", str(tree / "tests" / "emulator"), "-B", folder, "-G", "Ninja",
+             f"-DPython_EXECUTABLE={python}"],
+            [cmake, "--build", folder, "--target", "plain"],
+        ]  # fmt: skip
     for command in commands:
-        if not run(command, tree):
-            sys.exit(f"failed: {' '.join(command)}")
+        if (done := run(command, tree)).returncode:
+            sys.exit(f"failed: {' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
-def tests(tree: Path, *options: str) -> bool:
-    """Runs the tests of a tier, and returns whether all pass."""
-    return run([sys.executable, "-m", "pytest", "-x", "-n", "2", *options], tree)
+def first_failure(tree: Path, *options: str) -> str:
+    """The first test that fails, or "" if all pass."""
+    done = run([sys.executable, "-m", "pytest", "-x", *options], tree)
+    if done.returncode not in (0, 1):
+        sys.exit(f"pytest did not run the tests\n{done.stdout}{done.stderr}")
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split()[1].partition("::")[2] if done.returncode else ""
 
 
-def verdict(tree: Path, mutation: Mutation, thorough: bool) -> str:
-    """The tier that detects a mutation: "make test", "make check" or "none"."""
+def verdict(tree: Path, mutation: Mutation, thorough: bool) -> tuple[str, str]:
+    """The tier that detects a mutation ("make test", "make check" or "none"), and its test."""
     file = tree / mutation.path
     text = file.read_text()
     if text.count(mutation.old) != 1:
         sys.exit(f"{mutation.path} must contain once: {mutation.old}")
     file.write_text(text.replace(mutation.old, mutation.new))
     try:
-        build(tree, mutation.path)
-        if not tests(tree):
-            return "make test"
-        return "make check" if thorough and not tests(tree, "--all") else "none"
+        for library in libraries(mutation.path):
+            build(tree, library)
+        for tier, options in {"make test": (), "make check": ("--all",)}.items():
+            if (tier == "make test" or thorough) and (
+                failed := first_failure(tree, *mutation.tests, *options)
+            ):
+                return tier, failed
+        return "none", ""
     finally:
         file.write_text(text)
+        for library in libraries(mutation.path):
+            shutil.copy(ROOT / LIBRARIES[library], tree / LIBRARIES[library])
 
 
 def main() -> None:
@@ -152,10 +205,9 @@ def main() -> None:
         copy(tree)
         for name, mutation in chosen.items():
             started = time.monotonic()
-            found = verdict(tree, mutation, options.all)
+            found, test = verdict(tree, mutation, options.all)
             survivors += found == "none"
-            print(f"{name:60} {found:10} {time.monotonic() - started:5.0f} s", flush=True)
-            build(tree, mutation.path)  # builds the original again
+            print(f"{name:60} {found:10} {time.monotonic() - started:5.0f} s  {test}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mutations were noticed.")
     sys.exit(1 if survivors else 0)
 

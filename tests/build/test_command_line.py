@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mige_ext
-from mige_ext import _C
+from mige_ext import _C, _command_line
 from mige_ext._installation import cuda_status
 from tests.support.process import ROOT, environment
 
@@ -73,10 +73,21 @@ def test_help_lists_the_commands_without_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_help(command: str) -> None:
-    result = run(command, "--help")
+def test_every_command_has_a_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mige_ext", command, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        _command_line.main()
+    assert not stop.value.code
+    assert f"python -m mige_ext {command} " in capsys.readouterr().out
+
+
+@pytest.mark.thorough  # because it loads torch once more
+def test_python_m_prints_the_help_of_a_command() -> None:
+    result = run("toy", "--help")
     assert result.returncode == 0, result.stderr
-    assert f"python -m mige_ext {command} " in result.stdout
+    assert "python -m mige_ext toy " in result.stdout
 
 
 def test_without_the_extra_help_says_what_to_install_and_info_works(tmp_path: Path) -> None:

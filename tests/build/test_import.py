@@ -50,18 +50,33 @@ def test_import_without_the_compiled_module_says_what_to_run(tmp_path: Path) -> 
     assert "circular import" not in result.stderr
 
 
-def test_modules_are_attributes_without_an_import_and_load_when_they_are_used() -> None:
-    code = (
-        "import sys, mige_ext as mige; print('mige_ext.bounds' in sys.modules);"
-        "print(mige.bounds.__name__, mige.compat.__name__, mige.experiments.__name__)"
-    )
+FRESH_IMPORT = """
+import sys, torch, warnings
+warnings.simplefilter("error")  # not -W error, which would also hold for torch's own import
+import mige_ext as mige
+print(*[m for m in sys.modules if m.startswith("mige_ext.")])
+print(*{"matplotlib", "sklearn", "scipy", "typer"} & set(sys.modules))
+warnings.simplefilter("default")
+print(mige.bounds.__name__, mige.compat.__name__, mige.experiments.__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_import() -> list[str]:
+    """The lines that ``FRESH_IMPORT`` prints in a new process."""
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", FRESH_IMPORT],
         capture_output=True, text=True, check=True, cwd=ROOT, env=environment(),
     )  # fmt: skip
-    assert result.stdout.split() == [
-        "False", "mige_ext.bounds", "mige_ext.compat", "mige_ext.experiments"
-    ]  # fmt: skip
+    return result.stdout.split("\n")
+
+
+def test_modules_are_attributes_without_an_import_and_load_when_they_are_used(
+    fresh_import: list[str],
+) -> None:
+    before, _, names = fresh_import[:3]
+    assert "mige_ext.bounds" not in before.split()
+    assert names.split() == ["mige_ext.bounds", "mige_ext.compat", "mige_ext.experiments"]
     with pytest.raises(AttributeError, match="no attribute 'bound'"):
         _ = mige_ext.bound
 
@@ -72,18 +87,8 @@ def test_completion_shows_public_names_alone() -> None:
     assert not {"torch", "gram", "solvers", "importlib", "Any"} & set(names)
 
 
-def test_import_loads_neither_the_oracle_nor_the_experiments() -> None:
-    code = (
-        # not -W error: that would also hold for torch's own import
-        "import torch, warnings; warnings.simplefilter('error');"
-        "import sys, mige_ext; print(*[m for m in sys.modules if m.startswith('mige_ext.')]);"
-        "print(*{'matplotlib', 'sklearn', 'scipy', 'typer'} & set(sys.modules))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True, text=True, check=True, cwd=ROOT, env=environment(),
-    )  # fmt: skip
-    ours, others = result.stdout.split("\n")[:2]
+def test_import_loads_neither_the_oracle_nor_the_experiments(fresh_import: list[str]) -> None:
+    ours, others = fresh_import[:2]
     assert "mige_ext.ops" in ours
     assert not {"mige_ext.reference", "mige_ext.experiments", "mige_ext.compat"} & set(ours.split())
     assert others == ""

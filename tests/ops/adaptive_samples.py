@@ -18,9 +18,11 @@ SIZES = [
     (65, 64),
     (64, 130),
     (130, 17),
-    (200, 3),
 ]
-for_each_size = pytest.mark.parametrize(("m", "d"), SIZES)
+LARGE = (200, 3)  # takes the emulator many seconds
+for_each_size = pytest.mark.parametrize(
+    ("m", "d"), [*SIZES, pytest.param(*LARGE, marks=pytest.mark.thorough)]
+)
 
 
 def samples(kind: str, m: int, d: int) -> Tensor:

@@ -45,7 +45,7 @@ OTHERS: dict[str, mige.ScoreEstimator] = {
 ESTIMATORS = ADAPTIVE | OTHERS
 for_each_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 
-few = settings(max_examples=examples(2, 12))
+few = settings(max_examples=examples(2, 4))
 seeds = st.integers(0, 10**6)
 counts = st.integers(10, 50)
 #: M and d, with fewer and with more samples than dimensions.
