@@ -37,6 +37,7 @@ except ImportError as error:
 
 from mige_ext.information import (
     DEFAULT_ESTIMATOR,
+    code_information,
     encoder_information,
     entropy,
     mutual_information,
@@ -111,6 +112,7 @@ __all__ = [
     "SpectralFilter",
     "Stein",
     "Tikhonov",
+    "code_information",
     "encoder_information",
     "entropy",
     "mutual_information",

@@ -29,7 +29,13 @@ from torch import Tensor
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32, in_units, saturated
 from mige_ext._torch_compat import is_transforming
-from mige_ext.distributed import GlobalBatch, distribute, global_batch, on_one_scale
+from mige_ext.distributed import (
+    GlobalBatch,
+    distribute,
+    global_batch,
+    on_one_scale,
+    standardized_block,
+)
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import (
@@ -188,18 +194,63 @@ def mutual_information(
             'own pairs, got "matched"'
         )
     estimator = _estimator(estimator)
-    if projection is not None and not isinstance(projection, RandomProjection):
-        raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
+    _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
-    if projection is not None:
-        x = projection(x)
-    estimator, (x, z) = distribute(estimator, batch, x, z)
-    if marginal == "matched":
-        return _surrogate(partial(_matched_information, estimator), x, z)
-    needed = x.requires_grad, z.requires_grad
-    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        return _surrogate(partial(_pair_information, estimator, *needed), x, z)
-    return _surrogate(partial(_own_information, estimator, *needed), x, z)
+    return _information(x, z, estimator, projection, marginal, batch)
+
+
+def code_information(
+    x: Tensor,
+    z: Tensor,
+    *,
+    noise: float = 0.6,
+    estimator: ScoreEstimator | None = None,
+    projection: RandomProjection | None = None,
+    group: "dist.ProcessGroup | None" = None,
+) -> Tensor:
+    """Surrogate of ``I(x; z + noise·s·ε)``, the information of a code about x through a channel.
+
+    This is InfoMax: z = E(x) is the code of a deterministic encoder (circumstance I of the paper),
+    ε ~ N(0, I) is drawn in each call, and s is the scale of z: the root mean square deviation over
+    samples and columns, without the columns that are constant.
+
+    The channel makes the question well posed. Without noise I(x; z) is infinite for every such
+    code; what training then changes is the entropy of z, which wants a code without clusters. With
+    noise, details of z that are smaller than ``noise·s`` carry no information. The gradient does
+    not depend on the units of x and z.
+
+        >>> import torch, mige_ext as mige
+        >>> x = torch.randn(64, 3)
+        >>> z = x[:, :2].tanh().requires_grad_()
+        >>> (-mige.code_information(x, z)).backward()
+        >>> z.grad.shape
+        torch.Size([64, 2])
+
+    Args:
+        x: data, (..., M, d_x) with M >= 2, paired by row with z.
+        z: codes, (..., M, d_z). Leading dimensions are independent groups, over which the result
+            is the mean.
+        noise: standard deviation of the channel's noise relative to s, at least 0.
+        estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
+        projection: a map that is applied first to an x of high dimension.
+        group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
+
+    Returns:
+        A scalar with the gradient of the information, in nats, in x and z, also through s.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described or not finite.
+
+    Cost:
+        That of :func:`mutual_information`. The noise comes from torch's global random generator.
+    """
+    _checks.require_not_negative("noise", noise)
+    estimator = _estimator(estimator)
+    _require_projection(projection)
+    batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    code, _ = standardized_block(z, batch)
+    received = code + noise * torch.randn_like(code)
+    return _information(x, received, estimator, projection, "paired", batch)
 
 
 def encoder_information(
@@ -295,6 +346,30 @@ class _NonGaussianPart:
 def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) -> Tensor:
     estimator, (z,) = distribute(estimator, batch, z)
     return _surrogate(partial(_entropy_and_gradient, estimator), z)
+
+
+def _require_projection(projection: object) -> None:
+    if not isinstance(projection, RandomProjection | None):
+        raise TypeError(f"projection must be a RandomProjection or None, got {projection!r}")
+
+
+def _information(
+    x: Tensor,
+    z: Tensor,
+    estimator: ScoreEstimator,
+    projection: RandomProjection | None,
+    marginal: str,
+    batch: GlobalBatch | None,
+) -> Tensor:
+    if projection is not None:
+        x = projection(x)
+    estimator, (x, z) = distribute(estimator, batch, x, z)
+    if marginal == "matched":
+        return _surrogate(partial(_matched_information, estimator), x, z)
+    needed = x.requires_grad, z.requires_grad
+    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+        return _surrogate(partial(_pair_information, estimator, *needed), x, z)
+    return _surrogate(partial(_own_information, estimator, *needed), x, z)
 
 
 # --- values and gradients -------------------------------------------------------------------------
