@@ -51,6 +51,15 @@ def information_gradient(
     return penalty
 
 
+def recipe(z: Tensor, batch: Batch) -> Tensor:
+    """I(s; z) minus a fraction of the negentropy of z (docs/choosing.md)."""
+    return mige.mutual_information(batch.s, z) - CONTRACTION * mige.negentropy(z)
+
+
+#: Weight of the negentropy beside I(s; z).
+CONTRACTION = 0.25
+
+
 def contraction(z: Tensor, batch: Batch) -> Tensor:
     """Minus the negentropy of z. It does not use s."""
     return -mige.negentropy(z)
@@ -198,9 +207,14 @@ def _scores(
 
 METHODS = {
     "none": Method("no removal"),
-    "mige": Method("MIGE", (0.01, 0.02, 0.04, 0.08), _scores()),
+    "mige": Method("MIGE", (0.01, 0.02, 0.04, 0.08), always(recipe)),
+    "mige-information": Method(
+        "MIGE, information", (0.03, 0.06, 0.12, 0.24), _scores(marginal="paired")
+    ),
+    "mige-own": Method("MIGE, own", (0.01, 0.02, 0.04, 0.08), _scores(marginal="own")),
     "mige-matched": Method("MIGE, matched", (0.03, 0.06, 0.12, 0.24), _scores(marginal="matched")),
     "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
+    "tikhonov": Method("Tikhonov", (0.03, 0.1, 0.3, 1.0), _scores(mige.Tikhonov())),
     "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
     "contraction": Method("contraction", (0.0025, 0.005, 0.01, 0.02), always(contraction)),
     "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), always(hsic)),
