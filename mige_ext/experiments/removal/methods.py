@@ -57,7 +57,7 @@ def recipe(z: Tensor, batch: Batch) -> Tensor:
 
 
 #: Weight of the negentropy beside I(s; z).
-CONTRACTION = 0.25
+CONTRACTION = 0.05
 
 
 def contraction(z: Tensor, batch: Batch) -> Tensor:
@@ -207,7 +207,7 @@ def _scores(
 
 METHODS = {
     "none": Method("no removal"),
-    "mige": Method("MIGE", (0.01, 0.02, 0.04, 0.08), always(recipe)),
+    "mige": Method("MIGE", (0.025, 0.05, 0.1, 0.2), always(recipe)),
     "mige-information": Method(
         "MIGE, information", (0.03, 0.06, 0.12, 0.24), _scores(marginal="paired")
     ),
