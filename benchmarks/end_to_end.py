@@ -158,7 +158,8 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
         seconds=0.3,
     )
     distances = times["distances"]
-    # The operators of the median and the Gram matrix also form the distances; a score does it once.
+    # The operators of the median and of the Gram matrix form the distances, too. A score forms the
+    # distances once.
     median = max(times["median"] - distances, 0.0)
     exponentials = max(times["gram"] - distances, 0.0)
     rest = max(whole - distances - median - exponentials - times["eigh"], 0.0)

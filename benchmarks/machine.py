@@ -41,7 +41,7 @@ def setting() -> tuple[str, int, str]:
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls a function of a module in a new interpreter and returns its result.
+    """Calls a function, defined at the top of a module, in a new interpreter; returns its result.
 
     The peak memory of a process never falls, so each measurement of memory needs its own process.
     """

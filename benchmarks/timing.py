@@ -12,8 +12,9 @@ def time_call(function: Callable[[], object], device: str = "cpu") -> float:
     """Calls a function twice and returns the seconds of the second call.
 
     On CUDA the time is measured between two events on the current stream. The first call is still
-    in the queue when the second call is launched. The launch overhead therefore counts only if the
-    GPU waits for it. The final synchronization separates this measurement from the next one.
+    in the queue when the second call is launched. The overhead of the launch therefore counts only
+    if the GPU has to wait for the launch. The final synchronization separates this measurement from
+    the next one.
     """
     if device == "cpu":
         function()

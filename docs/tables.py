@@ -5,9 +5,9 @@
     ```
 
 ``ratio`` gives a line for each estimator: the NMSE of its scores relative to that of the best
-setting in hindsight, as the geometric mean over the families and the worst family, for every M. Any
-other column of the file gives a line for each family, for one M. The table has only rows of the
-file.
+setting in hindsight, as the geometric mean over the densities and the worst density, for every M.
+Any other column of the file gives a line for each density, for one M. The table has only rows of
+the file.
 """
 
 import csv
@@ -52,15 +52,15 @@ def summary(rows: Rows) -> list[list[str]]:
     return lines
 
 
-def families(rows: Rows, column: str, samples: int) -> list[list[str]]:
-    """The table of another column for one M: families × estimators."""
+def densities(rows: Rows, column: str, samples: int) -> list[list[str]]:
+    """The table of another column for one M: densities × estimators."""
     here = [row for row in rows if int(row["samples"]) == samples and row[column]]
     values = {(row["family"], row["estimator"]): float(row[column]) for row in here}
     names = list(dict.fromkeys(row["estimator"] for row in here))
-    lines = [["family", *names]]
-    for family in dict.fromkeys(row["family"] for row in here):
-        found = [values.get((family, name), math.nan) for name in names]
-        lines.append([family, *("–" if math.isnan(v) else f"{v:.3f}" for v in found)])
+    lines = [["density", *names]]
+    for density in dict.fromkeys(row["family"] for row in here):
+        found = [values.get((density, name), math.nan) for name in names]
+        lines.append([density, *("–" if math.isnan(v) else f"{v:.3f}" for v in found)])
     return lines
 
 
@@ -77,7 +77,7 @@ class Accuracy(SphinxDirective):
         (column,) = self.arguments
         if column == "ratio":
             return [table(summary(rows))]
-        return [table(families(rows, column, self.options["samples"]))]
+        return [table(densities(rows, column, self.options["samples"]))]
 
 
 def table(lines: Sequence[Sequence[str]]) -> nodes.table:

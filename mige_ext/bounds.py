@@ -1,8 +1,8 @@
 """Variational lower bounds on mutual information: the baselines of gradient estimation.
 
-A *critic* T(x, z) gives each pair a score. A *bound* compares the scores of joint pairs, drawn from
-p(x, z), with the scores of marginal pairs, drawn from p(x) p(z). The critic's parameters are
-trained to maximize the bound:
+A *critic* T(x, z) gives each pair a number. In this module a *score* is such a number, not a
+gradient ∇ log q. A *bound* compares the scores of joint pairs, drawn from p(x, z), with the scores
+of marginal pairs, drawn from p(x) p(z). The critic's parameters are trained to maximize the bound:
 
     >>> import torch
     >>> from mige_ext.bounds import SeparableCritic, mine_f, split_pairs

@@ -11,8 +11,8 @@ The estimator decides how the ranks cooperate:
 - **all-reduce**, for an estimator with the method ``score_distributed``: each rank sums over its
   samples, and the sums of all ranks are added. :meth:`.Landmarks.score_distributed` says how much
   it sends.
-- **all-gather**, for every other estimator: every rank receives all N samples and computes their
-  scores, which are exactly those of one process. A rank receives N·d values of each tensor, and
+- **all-gather**, for every other estimator: every rank receives all N samples and computes exactly
+  the scores that one process would compute. A rank receives N·d values of each tensor, and
   needs the time and the memory of N samples.
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
@@ -221,7 +221,7 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
     """Sum the statistics of all ranks, in place. Each rank can then solve for all samples.
 
-    This serves a fit that is split over processes: give every rank the same landmarks
+    With this function, several processes compute one fit. Give every rank the same landmarks
     (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this function
     once.
 

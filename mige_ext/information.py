@@ -17,10 +17,9 @@ Gradients reach every argument that requires one, in its own dtype. Scores are c
 or float64, also under autocast. A second derivative raises an error.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32, in_units, saturated
-from mige_ext._torch_compat import is_transforming
+from mige_ext._surrogate import surrogate
 from mige_ext.distributed import (
     GlobalBatch,
     distribute,
@@ -345,7 +344,7 @@ class _NonGaussianPart:
 
 def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) -> Tensor:
     estimator, (z,) = distribute(estimator, batch, z)
-    return _surrogate(partial(_entropy_and_gradient, estimator), z)
+    return surrogate(partial(_entropy_and_gradient, estimator), z)
 
 
 def _require_projection(projection: object) -> None:
@@ -365,11 +364,11 @@ def _information(
         x = projection(x)
     estimator, (x, z) = distribute(estimator, batch, x, z)
     if marginal == "matched":
-        return _surrogate(partial(_matched_information, estimator), x, z)
+        return surrogate(partial(_matched_information, estimator), x, z)
     needed = x.requires_grad, z.requires_grad
     if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        return _surrogate(partial(_pair_information, estimator, *needed), x, z)
-    return _surrogate(partial(_own_information, estimator, *needed), x, z)
+        return surrogate(partial(_pair_information, estimator, *needed), x, z)
+    return surrogate(partial(_own_information, estimator, *needed), x, z)
 
 
 # --- values and gradients -------------------------------------------------------------------------
@@ -472,101 +471,3 @@ def _matched_information(
     product, marginal_x, marginal_z = _joint_and_gradients(estimator, x.index_select(-2, order), z)
     gradient_x = gradient_x.index_add(-2, order, marginal_x)
     return value + product, gradient_x, gradient_z + marginal_z
-
-
-# --- autograd -------------------------------------------------------------------------------------
-
-
-def _surrogate(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
-    """The value that ``compute`` returns; its backward pass returns the gradients of ``compute``.
-
-    ``compute`` takes the inputs, and returns a value and one gradient for each input.
-    """
-    return _apply(_Surrogate, compute, *inputs)[0]
-
-
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply``, with a separate ``setup_context`` only where torch.func needs it.
-
-    With ``setup_context``, torch matches the arguments to the signature of ``forward`` in each
-    call, which takes 25 µs.
-    """
-    if torch.compiler.is_compiling() or is_transforming():
-        return function.apply(*args)
-    return _with_combined_forward(function).apply(*args)
-
-
-@cache
-def _with_combined_forward(function: Any) -> type[torch.autograd.Function]:
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            output = function.forward(*args)
-            function.setup_context(ctx, args, output)
-            return output
-
-        backward = function.backward
-
-    Function.__name__ = function.__name__
-    return Function
-
-
-class _Surrogate(torch.autograd.Function):
-    """A scalar whose gradients are computed in the forward pass.
-
-    The gradients are outputs too, because torch.func lets a context save only inputs and outputs.
-    """
-
-    @staticmethod
-    def forward(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-        return compute(*(tensor.detach() for tensor in inputs))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, *gradients = output
-        ctx.mark_non_differentiable(*gradients)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], *gradients)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        half = len(ctx.saved_tensors) // 2
-        inputs, gradients = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
-        return None, *(
-            _apply(_FirstDerivative, grad * gradient, tensor) if needed else None
-            for needed, gradient, tensor in zip(
-                ctx.needs_input_grad[1:], gradients, inputs, strict=True
-            )
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise NotImplementedError(
-            "surrogates of entropy and mutual information do not work under torch.func.vmap: give "
-            "the groups as leading dimensions, (..., M, d); the result is the mean over them"
-        )
-
-
-class _FirstDerivative(torch.autograd.Function):
-    """A gradient, in the dtype of its argument, that raises an error when it is differentiated.
-
-    ``once_differentiable`` does not suffice. Under it the gradient of a gradient penalty is zero
-    without an error, because the incoming gradient is a constant and requires no gradient.
-    """
-
-    generate_vmap_rule = True  # for torch.func.jacrev
-
-    @staticmethod
-    def forward(gradient: Tensor, argument: Tensor) -> Tensor:
-        return gradient.to(argument.dtype, copy=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        raise RuntimeError(
-            "surrogates of entropy and mutual information are differentiable once: the score "
-            "estimate in their gradient has no derivative"
-        )

@@ -48,8 +48,8 @@ def accuracy(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Measure a family (bimodal-5) or all families of a kind (gaussian); repeatable. "
-            f"Default: all families, {', '.join(FAMILIES)}.",
+            help="Measure a density (bimodal-5) or all densities of a kind (gaussian); repeatable. "
+            f"Default: all densities, {', '.join(FAMILIES)}.",
         ),
     ] = None,
     only_information: Annotated[
@@ -66,8 +66,8 @@ def accuracy(
         bool,
         typer.Option(
             "--save",
-            help="Write accuracy.csv, information.csv and accuracy.png. Rows of other families and "
-            "M stay.",
+            help="Write accuracy.csv, information.csv and accuracy.png. Rows of other densities "
+            "and M stay.",
         ),
     ] = False,
     out: Annotated[
@@ -123,7 +123,7 @@ def _run_information(
     """Measures the gradients of I of all families of pairs at M >= 256."""
     rows: list[InformationRow] = []
     todo = [(m, f) for m in samples if m >= 256 for f in families if is_paired(f)]
-    for m, family in tqdm(todo, unit="family", disable=not todo):
+    for m, family in tqdm(todo, unit="density", disable=not todo):
         new = measure_information(family, m, seeds or default_seeds(m))
         rows += new
         if table is not None:

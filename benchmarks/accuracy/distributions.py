@@ -20,16 +20,16 @@ DTYPE = torch.float64
 class Draw:
     """Samples, with the quantities that turn their score into gradients.
 
-    An encoder ``v = A u + noise`` makes the moving part ``t(v)`` of z in k dimensions. For a pair
-    z = (x, y) the moving part is y, otherwise it is all of z. In a family without an encoder, u = z
-    and A = I.
+    An encoder gives the code ``t(v)`` in k dimensions, with ``v = A u + noise`` and a function t of
+    each coordinate. For a pair z = (x, y) the code is y, otherwise it is all of z. In a family
+    without an encoder, u = z and A is the identity matrix.
 
     Attributes:
         samples: z, (M, d).
         inputs: u, (M, k).
         slope: ``t'(v)``, (M, k).
-        tangent: Pathwise derivative of the moving part with respect to the family's parameter θ,
-            (M, k); None in a family without mutual information.
+        tangent: Pathwise derivative of the code with respect to the family's parameter θ, (M, k);
+            None in a family without mutual information.
     """
 
     samples: Tensor
@@ -44,9 +44,9 @@ class Distribution(ABC):
     Attributes:
         d: Dimensions.
         paired: Whether the information is I(x; y) of the halves of z; otherwise it is I(u; z).
-        gradient: g, where ``g I`` is the gradient of the information with respect to A. In a family
-            without information it is the gradient of H(z), and g = 1 by Stein's identity
-            ``E[s(z) zᵀ] = −I``.
+        gradient: g. The gradient of the information with respect to A is g times the identity
+            matrix. In a family without information it is the gradient of H(z), and g = 1, because
+            ``E[s(z) zᵀ]`` is minus the identity matrix by Stein's identity.
         derivative: dI/dθ in nats; None in a family without θ.
     """
 
@@ -89,8 +89,9 @@ class Paired(Distribution):
 class CorrelatedGaussian(Paired):
     """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``; x and ε are standard normal in d/2 dimensions.
 
-    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With A in place of ρ,
-    ``I = ½ log det(I + A Aᵀ / (1 − ρ²))``; its gradient at A = ρI is ρI.
+    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With a matrix A in
+    place of ρ in the mean of y, ``I = ½ log det(1 + A Aᵀ / (1 − ρ²))``, where 1 is the identity
+    matrix. At A = ρ1 the gradient of I with respect to A is ρ1.
     """
 
     def __init__(self, d: int, rho: float) -> None:
@@ -216,9 +217,9 @@ class Transformed(Paired):
 class Bimodal(Distribution):
     """Y = aB + ε with B uniform in {−1, 1}^d: 2^d modes and a discrete input.
 
-    In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows ``dI/da =
-    −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is that number
-    divided by d, times the identity.
+    In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows
+    ``dI/da = −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is the
+    identity matrix times ``(dI/da)/d``.
     """
 
     def __init__(self, d: int, a: float) -> None:

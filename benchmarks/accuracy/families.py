@@ -76,7 +76,7 @@ class Family:
 
     @cached_property
     def distribution(self) -> Distribution:
-        """The distribution; it is made once."""
+        """The distribution, which is made at the first use and then kept."""
         return self.make()
 
 

@@ -103,7 +103,7 @@ def _gradient(x: Tensor, y: Tensor, estimator: ScoreEstimator | None) -> Tensor:
 def report_information(
     rows: Sequence[InformationRow], *, complete: bool, markdown: bool = False
 ) -> list[str]:
-    """Prints the table and, for all families, the bounds. Returns names of missed bounds."""
+    """Prints the table, and the bounds if ``complete``. Returns the names of missed bounds."""
     names = list(dict.fromkeys(row.estimator for row in rows))
     for m in dict.fromkeys(row.samples for row in rows):
         cells = {(row.family, row.estimator): row for row in rows if row.samples == m}
@@ -113,7 +113,7 @@ def report_information(
             for family in dict.fromkeys(family for family, _ in cells)
         ]
         title = f"M = {m}: information, relative squared error of the field (cosine)"
-        print_table(title, ("family", *names), lines, markdown=markdown)
+        print_table(title, ("density", *names), lines, markdown=markdown)
     return information_bounds(rows).report(markdown=markdown) if complete else []
 
 
@@ -127,9 +127,9 @@ def information_bounds(rows: Sequence[InformationRow]) -> Bounds:
         other = [row.ratio for row in here if not row.family.startswith("gaussian")]
         what = f"error of the field, default / control, M = {m}"
         if gaussian:
-            bounds.at_most(f"{what}, worst Gaussian family", max(gaussian), GAUSSIAN_RATIO)
+            bounds.at_most(f"{what}, worst Gaussian density", max(gaussian), GAUSSIAN_RATIO)
         if other:
-            bounds.at_most(f"{what}, worst other family", max(other), OTHER_RATIO)
+            bounds.at_most(f"{what}, worst other density", max(other), OTHER_RATIO)
         if other and m == 1024:
-            bounds.at_most(f"{what}, other families, mean", geometric_mean(other), MEAN_RATIO)
+            bounds.at_most(f"{what}, other densities, mean", geometric_mean(other), MEAN_RATIO)
     return bounds

@@ -75,7 +75,9 @@ def measure(
 
 
 def fixed_rows(rows: Sequence[Row], found: dict[str, Found]) -> list[Row]:
-    """The rows of the best fixed setting: lowest geometric mean over the chosen half.
+    """The rows of the best fixed setting.
+
+    It has the lowest geometric mean of the NMSE over the families of the half "chosen".
 
     Args:
         rows: Rows of one M.

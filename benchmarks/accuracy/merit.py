@@ -39,7 +39,10 @@ class Merit:
     derivatives: NDArray[np.float64]
 
     def bias(self, exact: float) -> float:
-        """``‖E Ĝ − g I‖ / ‖g I‖`` without the variance of the mean; NaN for one data set."""
+        """``‖E Ĝ − G‖ / ‖G‖`` without the variance of the mean; NaN for one data set.
+
+        ``exact`` is the number g, and G is g times the identity matrix.
+        """
         s, k = self.gradients.shape[:2]
         if s == 1:
             return float("nan")
@@ -62,7 +65,7 @@ def evaluate(estimator: ScoreEstimator, distribution: Distribution, draws: Seque
         scores = estimator.score(draw_.samples)
         exact = distribution.score(draw_.samples)
         nmse.append(((scores - exact).square().sum() / exact.square().sum()).item())
-        if distribution.paired:  # I = H(x) + H(y) − H(x, y), and only y moves
+        if distribution.paired:  # I = H(x) + H(y) − H(x, y), and only y depends on A
             y = draw_.samples.chunk(2, -1)[1]
             scores = estimator.score(y) - scores.chunk(2, -1)[1]
         gradients.append(-(scores * draw_.slope).mT @ draw_.inputs / len(scores))

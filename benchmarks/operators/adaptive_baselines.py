@@ -3,8 +3,8 @@
 No public implementation exists. ``adaptive_score`` tries every λ of the grid for all groups at once
 and then searches among the bounds. It has no branch on a value, so torch.compile can compile it.
 ``adaptive_score_pdist`` takes one group and tries only the λ that the search needs. Unlike
-``mige_ext.reference``, both take K and its derivatives from one root, form no array of M×M×d, and
-use one Cholesky factorization of each λ for both bases.
+``mige_ext.reference``, both compute K and its derivatives from one square root, form no array of
+M×M×d, and use one Cholesky factorization for both bases of a λ. Neither leaves out samples.
 """
 
 import math
@@ -112,18 +112,19 @@ class Whitened:
     z: Tensor
     whitening: Tensor
     k: Tensor
-    cubes: Tensor  # K³
+    cubes: Tensor  # K³, elementwise
     q: Tensor
     variance: Tensor  # σ², (..., 1, 1)
     h: Tensor
 
     @classmethod
     def of(cls, x: Tensor, pairs: Tensor | None = None) -> "Whitened":
-        """Computes them from samples.
+        """Computes the quantities from samples.
 
         Args:
             x: Samples, (..., M, d).
-            pairs: Positions of the pairs in a flattened M×M array; None takes ``pdist``.
+            pairs: Positions of the pairs in a flattened M×M array; None computes the distances of
+                the pairs by ``pdist``.
         """
         mean, whitening, _ = ridge_whitening(x)
         z = (x - mean.unsqueeze(-2)) @ whitening

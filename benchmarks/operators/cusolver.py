@@ -1,8 +1,8 @@
 """cuSOLVER's batched eigensolver, the library baseline of ``ops.eigh`` on CUDA.
 
 ``cusolverDnXsyevBatched`` takes matrices of any size. PyTorch calls a batched routine of cuSOLVER
-only up to n = 32, and CuPy calls an older one, ``syevjBatched``. This file therefore calls the
-library directly, in the version that CUDA builds of torch load.
+only up to n = 32, and CuPy calls the older routine ``syevjBatched``. This file therefore calls
+cuSOLVER directly, in the version that CUDA builds of torch load.
 """
 
 import ctypes

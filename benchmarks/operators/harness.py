@@ -26,10 +26,10 @@ Size = tuple[int, ...]
 class Problem:
     """One operator at one size: its arguments, its counted work, and the published algorithm.
 
-    The counted bytes are those that every algorithm must move: each argument is read once, each
-    result is written once. Intermediate arrays do not count, because they may stay in cache; GB/s
-    is then a lower bound. The counted flop are those in the docstrings of ``mige_ext.ops``, without
-    exponentials.
+    The counted bytes are those that every algorithm must move: each argument is read once, and each
+    result is written once. Intermediate arrays do not count, because they may stay in cache. GB/s
+    is therefore a lower bound of the memory traffic. The counted flop are those in the docstrings
+    of ``mige_ext.ops``, without exponentials.
 
     Attributes:
         arguments: Arguments of the operator and of the baselines by name.

@@ -34,7 +34,7 @@ class Record:
     peak_gbs: float
 
     def where(self) -> str:
-        """The device; on the CPU the number of threads."""
+        """The device "cuda", or the number of threads on the CPU."""
         if self.device != "cpu":
             return self.device
         return f"{self.threads} thread{'s' if self.threads != '1' else ''}"
@@ -118,7 +118,7 @@ class Comparison:
 def compare(
     records: Sequence[Record], stored: Sequence[Record], tolerance: float
 ) -> list[Comparison]:
-    """Pairs each record with the stored record of the same key; others are left out."""
+    """Pairs each record with the stored record of the same key; a record without one is dropped."""
     by_key = {record.key(): record for record in stored}
     return [
         Comparison(record, by_key[record.key()], tolerance)

@@ -40,15 +40,15 @@ def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     """Measures both ceilings: products of large matrices, and copies of a large array.
 
     A product (2n³ flop) consists of fused multiply-adds. On the CPU a convolution is tried too. The
-    3 flop of a squared difference take two instructions, a subtraction and a multiply-add, and two
-    multiply-adds would do 4 flop. Distances therefore cannot exceed 75 % of this ceiling. The bytes
-    of a copy are those it reads and writes. Cache lines that a processor reads before it overwrites
-    them do not count.
+    3 flop of a squared difference take two instructions, a subtraction and a multiply-add. In the
+    same time, two multiply-adds do 4 flop, so distances cannot exceed 75 % of this ceiling. The
+    bytes of a copy are those that it reads and writes. Cache lines that a processor reads before it
+    overwrites them do not count.
     """
     product = _product(MATMUL[device], device, dtype)
     if device == "cpu":
         # On AMD with AVX-512, MKL's product reached 111 GFLOP/s and oneDNN's convolution 248. The
-        # convolution exists in float32 only; float64 counts as half as fast.
+        # convolution exists in float32 only. For float64, half of its speed is taken.
         product = max(product, _convolution() * torch.float32.itemsize / dtype.itemsize)
     source = torch.ones(COPY[device] // dtype.itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)

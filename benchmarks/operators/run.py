@@ -1,6 +1,6 @@
 """A run of the microbenchmarks: measure, print, keep the results, compare them with older ones.
 
-This file imports no command framework. It therefore runs also if only torch is installed.
+This file does not import typer. It therefore also runs if only torch is installed.
 """
 
 import sys

@@ -42,8 +42,8 @@ def scaling(
     Cost is the time and the peak memory of one score by SSGE with all samples and by landmarks. The
     results are scaling.csv and scaling.png. The figure has the exponents p of cost ~ size^p.
 
-    Error is that of m landmarks and of m samples alone, relative to SSGE with all samples and
-    relative to the true score. The results are landmarks.csv and landmarks.png.
+    The error is measured for m landmarks and for m samples alone, relative to SSGE with all samples
+    and relative to the true score. The results are landmarks.csv and landmarks.png.
     """
     with cpu_threads(threads or torch.get_num_threads()):
         print(f"{machine()}; threads: {torch.get_num_threads()}")

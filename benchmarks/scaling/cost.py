@@ -55,7 +55,7 @@ class Cost:
 
 
 def sweeps(quick: bool) -> list[list[Work]]:
-    """Lists of growing work; :func:`cost` stops in a list when its time is used up."""
+    """Lists of growing work; :func:`cost` leaves the rest of a list when its time is used up."""
     m = 256 if quick else 1024
     many = [10**3, 10**4, 10**5] if quick else [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6]
     dimensions = [16, 64, 256, 1024]

@@ -1,16 +1,19 @@
 // The search over λ of the adaptive score, for CPU and CUDA: which λ is evaluated next, when the
 // search stops, and which result is the best.
 //
-// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ has a bound, the risk plus its standard error. The
-// best score without a correction has the bound `limit`; it is 0 for the Gaussian score. The search
-// starts at the decade next to 1/M and walks by decades as long as the bound falls. It tries larger
-// λ first. If the first step to a larger λ does not lower the bound, it tries smaller λ. If the
-// lowest bound is below the limit at the end, the search also evaluates the λ half a decade towards
-// the neighbor with the lower bound.
+// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. A λ gives a correction of a base score
+// (common/operators.h). The bound of a score is its risk plus the standard error of the risk.
+// `limit` is the smaller of the bounds of the two scores without a correction, the Gaussian score
+// (whose bound is 0) and the start.
+//
+// The search begins at the power of ten next to 1/M. It goes by factors of 10 to larger λ as long
+// as the bound falls. If already the first larger λ does not lower the bound, the search goes to
+// smaller λ in the same way. If the lowest bound at the end is below the limit, the search also
+// evaluates the λ half a decade towards the neighbor with the lower bound.
 //
 // Invariant: `at` is the λ with the lowest bound tried so far. A result is the best so far if its
 // bound is the new lowest and below the limit. Each new best result replaces the previous one, so
-// one buffer suffices. If there is none, the score without a correction is used.
+// one buffer suffices. If there is no such result, the score without a correction is used.
 #pragma once
 
 #include <cmath>
@@ -41,7 +44,7 @@ struct LambdaSearch {
   enum class Phase : int32_t { kStart, kLarger, kSmaller, kHalf };
 
   double bound[kLambdas];  // of each λ tried so far
-  double limit;            // of the best score without a correction, at most 0
+  double limit;            // the lowest bound of a score without a correction, at most 0
   int32_t at;
   int32_t moved_larger;  // whether a larger λ had a lower bound than the start
   Phase phase;
@@ -52,7 +55,7 @@ struct LambdaSearch {
     phase = Phase::kStart;
   }
 
-  // Records the bound of λ number i. Returns whether its result is the best so far.
+  // Records the bound of λ number i. Returns whether the result of this λ is the best so far.
   MIGE_HOST_DEVICE bool record(int i, double bound_of_i) {
     bound[i] = bound_of_i;
     // A NaN does not lower the bound, because the comparison is false.
@@ -83,8 +86,9 @@ struct LambdaSearch {
     return (at + (to_smaller ? smaller : larger)) / 2;
   }
 
-  // The largest number of λ that a search from number `start` tries. It counts the start, every
-  // decade on one side, one step to a larger λ if that side is the smaller one, and half a decade.
+  // The largest number of λ that a search from number `start` tries: the first λ, the λ half a
+  // decade away, and the longer of two walks. One walk takes all larger decades. The other walk
+  // takes one larger decade, which does not lower the bound, and then all smaller decades.
   static int most_rounds(int start) {
     const int larger = start / kDecade, smaller = (kLambdas - 1 - start) / kDecade;
     const int second = (larger > 0 ? 1 : 0) + smaller;

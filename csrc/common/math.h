@@ -145,19 +145,21 @@ MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
   return v > T(0) && v - v == T(0);
 }
 
-// The power of two that brings the largest coordinate near 2^50 in float, so that sums of squared
-// differences, up to 2^104 each, do not overflow. A coordinate 2^110 times smaller has the square
-// 2^-120, which does not underflow, so one far outlier does not cost the other samples accuracy.
+// The power of two that brings the largest coordinate near 2^50 in float and near 2^500 in double.
+// In float, a squared difference is then at most 2^104, so sums of squared differences do not
+// overflow. A coordinate that is 2^110 times smaller has the square 2^-120, which does not
+// underflow. One far outlier therefore does not cost the other samples accuracy.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
   constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
   return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest)));
 }
 
-// The constants for an RBF kernel of bandwidth σ. Coordinates are first multiplied by `scale`, a
+// The constants for an RBF kernel of bandwidth σ. The caller multiplies coordinates by `scale`, a
 // power of two, so that neither their squares nor σ² leave the range of T.
 template <typename T>
 struct ScaledBandwidth {
+  // gamma = 1 / 2(scale σ)² and inverse_variance = 1 / (scale σ)².
   T scale, gamma, inverse_variance;
 
   // Chooses a scale near 1 / σ, or a smaller one if coordinates of magnitude `largest` would

@@ -87,10 +87,10 @@ template <typename T>
 struct RidgeWhiteningArguments {
   const T* x;  // [groups, m, d], m >= 2
   int64_t groups, m, d;
-  double factor;
-  T* mean;       // [groups, d]
-  T* whitening;  // [groups, d, d]
-  T* ridge;      // [groups]
+  double factor;  // τ is this factor times the ridge with the lowest objective
+  T* mean;        // [groups, d]
+  T* whitening;   // [groups, d, d]
+  T* ridge;       // [groups]
 };
 
 // The score of a Student distribution with a robust scatter, as the departure from the Gaussian
@@ -105,18 +105,19 @@ struct StudentScoreArguments {
   T* weights;     // [groups, m], of the last EM step
 };
 
-// The score of the adaptive estimator, which has no settings. A departure is the difference of a
-// score and the Gaussian score.
+// The score of the adaptive estimator, which has no settings. A departure is a score minus the
+// Gaussian score. A base is a score that the kernel corrects: base 0 is zero, base 1 is the
+// Gaussian score, and base 2 is the Gaussian score plus the departure `start`.
 template <typename T>
 struct AdaptiveScoreArguments {
   const T* x;                 // [groups, m, d], m >= 2
-  const T* start;             // [groups, m, d], the departure of a third base, or nullptr
+  const T* start;             // [groups, m, d], or nullptr without base 2
   const T* start_divergence;  // [groups, m], or nullptr without a start
   int64_t groups, m, d;
   T* scores;      // [groups, m, d]
   T* lambda;      // [groups], infinite for a base without a correction
-  int64_t* base;  // [groups]
-  T* risk;        // [groups], minus the risk of the Gaussian score
+  int64_t* base;  // [groups]: 0, 1 or 2
+  T* risk;        // [groups], relative to the Gaussian score, whose risk is 0
   T* error;       // [groups], standard error of the risk
   T* bandwidth;   // [groups], in whitened units
   T* left_out;    // [groups], fraction of samples that the choice of λ leaves out

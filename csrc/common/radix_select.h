@@ -1,4 +1,4 @@
-// Radix selection of an order statistic: the keys, the digits and the rank, for CPU and CUDA.
+// Radix selection of an order statistic, for CPU and CUDA: the keys, their digits, and the rank.
 //
 // The bits of a non-negative floating-point number, read as an unsigned integer (its key), have the
 // order of its value, and NaN comes after infinity. The selection counts one digit of the keys at a

@@ -1,13 +1,15 @@
 // The rules of the Student score, for CPU and CUDA: the values of ν, the weight of a sample, and
-// the risk. mige_ext.ops.student_score explains the formulas.
+// the risk. mige_ext.ops.student_score explains the formulas. z is a whitened sample, μ the
+// location and P the inverse scatter. d is the number of dimensions that count, Support::dimensions
+// in common/whitening_rule.h.
 #pragma once
 
 #include "common/math.h"
 
 namespace mige {
 
-// ν is chosen among 3, 4, 6, 10, 20, 50 and infinity. Without an array, which a GPU would put into
-// local memory.
+// ν is chosen among 3, 4, 6, 10, 20, 50 and infinity. The finite values are no array, because a GPU
+// would put an array into local memory.
 constexpr int kStudentNus = 6;
 MIGE_HOST_DEVICE double student_nu(int i) {
   return i < 3 ? (i == 0 ? 3 : 2 + 2 * i) : (i == 3 ? 10 : (i == 4 ? 20 : 50));
@@ -16,14 +18,14 @@ MIGE_HOST_DEVICE double student_nu(int i) {
 // The number of EM steps for the location and the scatter.
 constexpr int kStudentSteps = 6;
 
-// A sample z in whitened coordinates, and the quantities of u = z − μ that the risk needs.
+// What the risk needs of a sample, with u = z − μ.
 struct StudentSample {
   double inner;    // uᵀPu
   double squared;  // ‖Pu‖²
   double z;        // ‖z‖²
 };
 
-// w = (ν + d) / (ν − 2 + uᵀPu), with d the number of dimensions that count.
+// w = (ν + d) / (ν − 2 + uᵀPu), with `inner` = uᵀPu.
 MIGE_HOST_DEVICE double student_weight(double nu, double d, double inner) {
   return (nu + d) / (nu - 2 + inner);
 }

@@ -1,20 +1,24 @@
 // Which samples the adaptive score leaves out of the choice of λ, base and bandwidth, for CPU and
 // CUDA.
 //
-// The risk takes samples as independent. Two samples that (nearly) coincide make a narrow kernel
-// look perfect. One of them is therefore left out of the choice. The score is then computed at all
-// samples with the λ, the base and the bandwidth that were chosen.
+// The estimated risk takes samples as independent. If two samples coincide or nearly coincide, the
+// estimated risk of a small λ is far too low. One of the two samples is therefore left out of the
+// choice. The score is then computed at all samples with the λ, the base and the bandwidth that
+// were chosen.
 //
-// 1. Of samples that coincide up to rounding, only the first is *distinct*.
-// 2. Near-coincident pairs are left out only if there are more of them than among independent
-//    samples. Let s_1, s_6, s_10, s_20 be the squared distances of a distinct sample to its
-//    neighbors of these ranks among the distinct samples. If the density is constant near the
-//    sample and has dimension δ, then v = (s_1 / s_6)^{δ/2} has P(v < c) = 1 − (1 − c)⁵. δ follows
-//    from the mean of log(s_20 / s_10). For several p, the samples with 1 − (1 − v)⁵ < p are
-//    counted. More than p n + 3 √(2 p n) + 2 of n samples are too many.
-// 3. In this case the pairs are separated that are closer than the median of independent samples,
-//    s_ij < (1 − ½^{1/5})^{2/δ} min(s_6 of i, s_6 of j). A sample is left out if such a pair
-//    connects it to a sample with larger s_6, or with the same s_6 and a smaller index.
+// 1. Of samples that coincide up to rounding, only the first is *distinct*. The others are left
+//    out.
+// 2. A test decides whether near-coincident pairs are more frequent than among independent samples.
+//    Let s_1, s_6, s_10 and s_20 be the squared distances of a distinct sample to its neighbors of
+//    these ranks among the n distinct samples (closer neighbors than 10 and 20 if n < 80). If the
+//    density is constant near the sample and has dimension δ, then v = (s_1 / s_6)^{δ/2} has
+//    P(v < c) = 1 − (1 − c)⁵. δ follows from the mean of log(s_20 / s_10). For each level p, the
+//    test counts the samples with 1 − (1 − v)⁵ < p. If at some level the count is larger than
+//    p n + 3 √(2 p n) + 2, there are too many near-coincident pairs.
+// 3. In this case near-coincident pairs are separated: one sample of each pair is left out. A pair
+//    is near-coincident if s_ij < (1 − ½^{1/5})^{2/δ} min(s_6 of i, s_6 of j). The factor is the
+//    median of s_1 / s_6 of independent samples. The sample with the smaller s_6 is left out, or
+//    for equal s_6 the sample with the larger index.
 #pragma once
 
 #include <cmath>
@@ -26,11 +30,11 @@ namespace mige {
 
 constexpr int kScaleNeighbor = 6;    // the rank of the neighbor that gives the local scale
 constexpr int kMostNeighbors = 20;   // the largest rank of a neighbor
-constexpr int kFewestDistinct = 24;  // with fewer distinct samples, step 2 is left out
-constexpr int kFewestKept = 8;       // with fewer samples, the Gaussian score is used
+constexpr int kFewestDistinct = 24;  // with fewer distinct samples, steps 2 and 3 do not run
+constexpr int kFewestKept = 8;       // if some are left out and fewer remain, the score is Gaussian
 constexpr int kThinningLevels = 5;
 
-// The levels p.
+// The levels p of the test.
 MIGE_HOST_DEVICE double thinning_level(int i) {
   constexpr double kLevels[kThinningLevels] = {0.5, 0.2, 0.05, 0.01, 0.001};
   return kLevels[i];
@@ -61,7 +65,7 @@ MIGE_HOST_DEVICE double thinning_ratio(double p, double half_dimension_of_sample
   return pow(1 - pow(1 - p, 1.0 / (kScaleNeighbor - 1)), 1 / half_dimension_of_samples);
 }
 
-// Whether `count` of n samples below the level p are too many for independent samples.
+// Whether a count at the level p is too large for n independent samples.
 MIGE_HOST_DEVICE bool too_many(int64_t count, int64_t n, double p) {
   const double expected = p * static_cast<double>(n);
   return static_cast<double>(count) > expected + 3 * sqrt(2 * expected) + 2;

@@ -3,7 +3,8 @@
 //
 // Let V [M, d] be the standardized samples and R = VᵀV/M [d, d] their correlations. Below, r is the
 // number of eigenvalues that are computed, min(M, d): those of R, or for d > M those of VVᵀ/M
-// [M, M]. The other d − r eigenvalues of R are 0.
+// [M, M]. The other d − r eigenvalues of R are 0. The objective is the leave-one-out objective of
+// mige_ext.ops.ridge_whitening, and its minimizer is the ridge with the lowest objective.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ namespace mige {
 constexpr int kRidges = 26;
 constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
 constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
-// The adaptive score whitens its samples with this fraction of the minimizer of the objective.
+// The adaptive score and the Student score whiten their samples with this fraction of the
+// minimizer.
 constexpr double kWeakRidge = 0.1;
 
 // Returns log₁₀ τ at the vertex of the parabola through the lowest value of the objective and its
@@ -39,10 +41,12 @@ MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
 template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
-// The number of dimensions in which the risk is measured, and of eigenvalues that are excluded from
-// it. With M − 1 ≥ 1.25 × (varying columns) the numerical rank is trusted, and directions without
+// `dimensions` is the number of dimensions that count: those in which the risk is measured. In the
+// directions of the `excluded` smallest computed eigenvalues the whitened samples and the scores
+// are
+// 0. With M − 1 ≥ 1.25 × (varying columns) the numerical rank is trusted, and directions without
 // variance are excluded. With fewer samples the rank only reflects M, so `dimensions` is the number
-// of varying columns.
+// of varying columns, and no direction is excluded.
 struct Support {
   int32_t dimensions, excluded;
 
@@ -53,8 +57,7 @@ struct Support {
   }
   // The index of the first of the r ascending eigenvalues that belongs to `dimensions`.
   MIGE_HOST_DEVICE int64_t first(int64_t r) const { return r > dimensions ? r - dimensions : 0; }
-  // How many of `dimensions` lie beyond the r computed eigenvalues. The eigenvalues of R are 0
-  // there.
+  // How many of `dimensions` have no computed eigenvalue. Their eigenvalues of R are 0.
   MIGE_HOST_DEVICE int64_t beyond(int64_t r) const { return dimensions > r ? dimensions - r : 0; }
 };
 

@@ -1,6 +1,6 @@
 // The risk of the candidates of one λ, computed in passes over the rows of M×M matrices.
-// adaptive_score.cpp gives the formulas and the notation, and is the only file that includes this
-// one.
+// adaptive_candidates.h gives the formulas and the notation, and is the only file that includes
+// this one.
 //
 // Layout: everything is row-major. Invariant: a sum over a row has the same lanes for every vector
 // width, and therefore the same bits.
@@ -13,6 +13,7 @@
 namespace mige::cpu {
 namespace {
 
+// A sum in kLanes partial sums: term j is added to partial sum j % kLanes.
 template <typename T>
 struct LaneSum {
   T lane[kLanes<T>] = {};
@@ -34,8 +35,8 @@ MIGE_INLINE void imq_rows_impl(T* k,  // [m, m]
   }
 }
 
-// Writes p = φ' = −k³ / 2σ² and the sums over l of p_il and q_il, with q = 2 (d p + 2 s φ'') = k³
-// (3 − d − 3 k²) / σ². The sums of q leave out the diagonal.
+// Writes p = φ' = −k³ / 2σ² and the sums over l of p_il and q_il, with
+// q = 2 (d p + 2 s φ'') = k³ (3 − d − 3 k²) / σ². The sums of q leave out the diagonal.
 template <int kBytes, typename T>
 MIGE_INLINE void imq_derivative_rows_impl(const T* k,  // [m, m]
                                           int64_t m, int64_t d, T inverse_variance,

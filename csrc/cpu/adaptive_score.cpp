@@ -1,37 +1,18 @@
 // adaptive_score on the CPU: the score that chooses its own regularization λ.
 // mige_ext.ops.adaptive_score explains the formulas.
 //
-// Notation: z [m, r] are the whitened samples with r = min(m, d). K = φ(s) [m, m] is the IMQ Gram
-// matrix of their squared distances s. Its derivatives are p = φ' and q = 2 (d p + 2 s φ'') without
-// the diagonal (adaptive_risk.h). 1 is the vector of ones, ∘ the elementwise product, b_i = B_ii,
-// and H = −2 (diag(p1) z − p z). In q and in div_i, d is the number of dimensions in which the risk
-// is measured (common/whitening_rule.h). Sums run over l.
+// Notation: z [m, r] are the whitened samples with r = min(m, d). A candidate has a λ, a base,
+// which is 0, 1 or, with a start, 2, and scores F [m, r]. adaptive_candidates.h computes the
+// candidates of a λ and their risks, and common/lambda_search.h decides which λ are evaluated.
 //
-// A λ has two candidates, base 0 and base 1, with scores F and risks r_i. It costs one inverse and
-// three products:
-//
-//   B = (K + λM I)^{−1},   [W Y] = B [H z],   p [W Y w·z y·z],   (B∘p) z
-//   F = −W − base · λM · Y
-//   r_i = ½‖F_i + z_i‖² − z_i·(F_i + z_i) + div_i
-//   div_i = b_i Σ q_il − Σ B_il q_il − 2 b_i (z_i·(pF)_i − Σ p_il F_l·z_l)
-//           − 2 (F_i·z_i Σ (B∘p)_il − F_i·((B∘p) z)_i) + d (1 − λM b_i)^base
-//
-// The last term uses K B = I − λM B. F is linear in W and Y, so both bases use the same products.
-// A start adds base 2, which corrects s₀ = R₀ − z for a given departure R₀ with divergence δ:
-//
-//   X = B R₀,   F = −W − λM (Y − X),   the last term of div_i is d (1 − λM b_i) + λM b_i δ_i
-//
-// common/lambda_search.h decides which λ are evaluated. Work for one λ: m³ + (10 r + 4) m² flop,
-// and 4 r m² more with a start. Memory: 4 m² + O(m (d + r)) values, and up to 4 m² more if samples
-// are left out (common/thinning_rule.h).
+// Work for one λ: m³ + (10 r + 4) m² flop, and 4 r m² more with a start. Memory: 4 m² + O(m (d +
+// r)) values, and up to 4 m² more if samples are left out (common/thinning_rule.h).
 #include <algorithm>
 #include <limits>
 #include <vector>
 
 #include "common/lambda_search.h"
-#include "cpu/adaptive_risk.h"
-#include "cpu/distance_quantile.h"
-#include "cpu/inverse.h"
+#include "cpu/adaptive_candidates.h"
 #include "cpu/operators.h"
 #include "cpu/thinning.h"
 #include "cpu/whitening.h"
@@ -39,181 +20,6 @@
 namespace mige::cpu {
 
 namespace {
-
-struct Risk {
-  double mean = 0, error = 0;
-  int64_t base = 1;
-  double bound() const { return mean + error; }
-};
-
-// The mean of r_i and its standard error, for one base.
-Risk mean_risk(const double* risks,  // [m, bases]
-               int64_t count, int64_t bases, int64_t base) {
-  const double* const r = risks + base;
-  const double m = static_cast<double>(count);
-  double sum = 0, square = 0;
-  for (int64_t i = 0; i < count; ++i) sum += r[bases * i];
-  const double mean = sum / m;
-  for (int64_t i = 0; i < count; ++i) square += (r[bases * i] - mean) * (r[bases * i] - mean);
-  return {mean, std::sqrt(square / (m - 1) / m), base};
-}
-
-// The departure of a score from the Gaussian score, and its divergence.
-template <typename T>
-struct Departure {
-  const T* values;      // [m, r], or nullptr if there is none
-  const T* divergence;  // [m], or nullptr
-};
-
-// The candidates F of one λ, two or, with a start, three of them, and their risks.
-template <typename T>
-class Candidates {
- public:
-  // Computes the squared distances. `prepare` must follow.
-  Candidates(const T* z,  // [m, r]
-             Departure<T> start, int64_t m, int64_t r, int64_t d)
-      : m_(m),
-        r_(r),
-        d_(d),
-        bases_(start.values ? 3 : 2),
-        n_(bases_ * (r + 1)),
-        z_(z),
-        start_(start) {
-    squared_distance_matrix<T>(z, nullptr, m, m, r, T(1), k_.get());
-    mirror(k_.get(), m);
-  }
-
-  // The squared distances, [m, m]. `prepare` overwrites them.
-  const T* squared_distances() const { return k_.get(); }
-  // The square of their median.
-  T median() const { return upper_quantile(k_.get(), m_, 0.5); }
-
-  // Computes K and [H z R₀] with the bandwidth √square.
-  void prepare(T square) {
-    const int64_t m = m_, r = r_;
-    const T* const z = z_;
-    const T inverse_variance = T(1) / square;
-    parallel_triangle(m, [&](int64_t begin, int64_t end) {
-      imq_rows(k_.get(), m, inverse_variance, begin, end);
-    });
-    mirror(k_.get(), m);
-    rows([&](int64_t begin, int64_t end) {
-      imq_derivative_rows(k_.get(), m_, d_, inverse_variance, p_.get(), w_sum_.get(), q_sum_.get(),
-                          begin, end);
-    });
-    pack_columns(z, m, r, T(1), z_panels_.get());
-    multiply(p_.get(), z_panels_.get(), r, weighted_z_.get());
-    T* const hz = hz_.get();
-    for (int64_t i = 0; i < m; ++i) {
-      for (int64_t c = 0; c < r; ++c) {
-        hz[i * n_ + c] = 2 * (weighted_z_.get()[i * r + c] - w_sum_.get()[i] * z[i * r + c]);
-        hz[i * n_ + r + c] = z[i * r + c];
-        if (start_.values) hz[i * n_ + 2 * r + c] = start_.values[i * r + c];
-      }
-      for (int64_t c = bases_ * r; c < n_; ++c) hz[i * n_ + c] = T(0);
-    }
-    pack_columns(hz, m, n_, T(1), hz_panels_.get());
-  }
-
-  // The risk at this λ of the base with the lowest bound.
-  Risk evaluate(double lambda) {
-    shift_ = static_cast<T>(lambda * static_cast<double>(m_));
-    for (int64_t i = 0; i < m_; ++i) {
-      std::copy_n(k_.get() + i * m_ + i, m_ - i, inverse_.get() + i * m_ + i);
-      inverse_.get()[i * m_ + i] += shift_;
-    }
-    inverter_.invert(inverse_.get(), weighted_.get());
-    multiply(inverse_.get(), hz_panels_.get(), n_, wy_.get());
-    rows([&](int64_t begin, int64_t end) { dot_columns(z_, r_, bases_, wy_.get(), begin, end); });
-    pack_columns(wy_.get(), m_, n_, T(1), wy_panels_.get());
-    multiply(p_.get(), wy_panels_.get(), n_, pwy_.get());
-    rows([&](int64_t begin, int64_t end) {
-      weigh_rows(k_.get(), p_.get(), inverse_.get(), m_, d_, weighted_.get(), w_sum_.get(),
-                 bq_sum_.get(), begin, end);
-    });
-    multiply(weighted_.get(), z_panels_.get(), r_, weighted_z_.get());
-    const T *inverse = inverse_.get(), *weighted_z = weighted_z_.get();
-    const RiskRows<T> of{m_,
-                         r_,
-                         d_,
-                         bases_,
-                         shift_,
-                         z_,
-                         wy_.get(),
-                         pwy_.get(),
-                         weighted_z,
-                         inverse,
-                         q_sum_.get(),
-                         w_sum_.get(),
-                         bq_sum_.get(),
-                         start_.divergence};
-    rows([&](int64_t begin, int64_t end) {
-      risk_rows(of, risks_.get(), divergences_.get(), begin, end);
-    });
-    Risk best = mean_risk(risks_.get(), m_, bases_, 0);
-    for (int64_t base = 1; base < bases_; ++base) {
-      const Risk other = mean_risk(risks_.get(), m_, bases_, base);
-      if (other.bound() < best.bound()) best = other;
-    }
-    return best;
-  }
-
-  // Writes div_i of the λ that was evaluated last.
-  void divergence(int64_t base,
-                  T* out) const {  // [m]
-    for (int64_t i = 0; i < m_; ++i) out[i] = static_cast<T>(divergences_[i * bases_ + base]);
-  }
-
-  // Writes F of the λ that was evaluated last. A product with an inverse has larger errors than a
-  // solution of the equations: in float the relative error is 1e-2 for the smallest λ. One step of
-  // iterative refinement removes these errors.
-  void residual(int64_t base,
-                T* f) {  // [m, r]
-    const int64_t m = m_, n = n_;
-    T* const rest = pwy_.get();  // [H z R₀] − (K + λM I) [W Y X]
-    multiply(k_.get(), wy_panels_.get(), n, rest);
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t c = 0; c < bases_ * r_; ++c)
-        rest[i * n + c] = hz_.get()[i * n + c] - rest[i * n + c] - shift_ * wy_.get()[i * n + c];
-    pack_columns(rest, m, n, T(1), wy_panels_.get());
-    multiply(inverse_.get(), wy_panels_.get(), n, rest);
-    const T shift = base > 0 ? shift_ : T(0);
-    for (int64_t i = 0; i < m; ++i) {
-      const T *wy = wy_.get() + i * n, *more = rest + i * n, *x = wy + 2 * r_,
-              *x_more = more + 2 * r_;
-      for (int64_t c = 0; c < r_; ++c) {
-        f[i * r_ + c] = -(wy[c] + more[c]) - shift * (wy[r_ + c] + more[r_ + c]);
-        if (base == 2) f[i * r_ + c] += shift * (x[c] + x_more[c]);
-      }
-    }
-  }
-
- private:
-  template <typename F>
-  void rows(const F& f) {
-    parallel(m_, kRowGrain, f);
-  }
-
-  void multiply(const T* a,       // [m, m]
-                const T* panels,  // [m, columns] packed by columns
-                int64_t columns,
-                T* out) {  // [m, columns]
-    panel_product(a, false, panels, m_, m_, columns, out);
-  }
-
-  const int64_t m_, r_, d_, bases_, n_;
-  const T* const z_;  // [m, r]
-  const Departure<T> start_;
-  Inverter<T> inverter_{m_};
-  const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
-  const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
-  const Buffer<T> hz_{m_ * n_};  // [H z R₀] and `bases` columns of zeros
-  const Buffer<T> wy_{m_ * n_}, pwy_{m_ * n_}, weighted_z_{m_ * r_};
-  const Buffer<T> hz_panels_{panels_size<T>(m_, n_)}, wy_panels_{panels_size<T>(m_, n_)};
-  const Buffer<T> z_panels_{panels_size<T>(m_, r_)};
-  const Buffer<double> risks_{bases_ * m_}, divergences_{bases_ * m_};
-  T shift_ = 0;
-};
 
 // A result of the search: its risk and its λ, F and div_i.
 template <typename T>

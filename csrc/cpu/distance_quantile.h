@@ -1,6 +1,6 @@
 // The quantile of the pairwise distances of one group by radix selection (common/radix_select.h),
 // which is exact and linear in the number of pairs. The first round passes twice over the m² / 2
-// values. Of typical distances, a fifth or less remain, so the later rounds cost little.
+// values. Typically at most a fifth of the values remain, so the later rounds cost little.
 #pragma once
 
 #include <cmath>
@@ -29,7 +29,7 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
     Key<T>* const candidate = candidates.data();
     size_t next = 0;
     for_each_key([=, &next](Key<T> key) {
-      candidate[next] = key;  // without a branch: the next line decides whether it is kept
+      candidate[next] = key;  // without a branch: if `next` does not grow, it is overwritten
       next += digit_of<T>(key, round) == digit;
     });
     kept = next;

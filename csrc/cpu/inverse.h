@@ -109,8 +109,7 @@ class Inverter {
     add(n, n, b, true, a + k1 * m + k1);
   }
 
-  // Computes the block of rows of V that starts at k0 from their sums S, and updates the rows
-  // above.
+  // Computes the block of rows of V that starts at k0 from S, and updates S in the rows above.
   void invert_rows(const T* a, int64_t k0, T* v) {
     const int64_t m = m_, b = std::min(width_, m - k0), n = m - k0;
     const T* const t = t_.get() + k0 * width_;

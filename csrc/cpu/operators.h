@@ -1,8 +1,8 @@
 // The operators on the CPU. Each operator has one file.
 //
 // A CUDA launcher of the same name takes the same arguments (cuda/launchers.h). Inputs must be
-// finite and bandwidths positive; bind/operator.h checks both. Several groups run in parallel; if
-// there is only one, its rows do. Results have the same bits for any number of groups and threads.
+// finite and bandwidths positive; bind/operator.h checks both. The threads divide the groups, or
+// the rows of a single group. Results have the same bits for any number of groups and threads.
 #pragma once
 
 #include "common/operators.h"

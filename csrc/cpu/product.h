@@ -9,8 +9,8 @@
 
 namespace mige::cpu {
 
-// What becomes of c: the product, the sum of c and the product, or this sum for j >= i only. With
-// kAddUpper, entries below the diagonal are undefined.
+// What a product writes to c. kReplace writes the product, kAdd adds the product to c, and
+// kAddUpper adds it for j >= i only. With kAddUpper, entries below the diagonal are undefined.
 enum class Update { kReplace, kAdd, kAddUpper };
 
 // c = a b, or aᵀ b with `transposed`.
@@ -32,9 +32,9 @@ MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] whe
   if (!transposed)
     return for_each_tile<kBytes>(Rows<T>{a, depth}, b, depth, begin, end, Multiply{},
                                  update == Update::kAddUpper, store);
-  // Rows of aᵀ are columns of a, whose elements are m apart. At m = 1024, 4 KiB in float, the
-  // elements evict each other from the cache. A block of these rows is therefore copied first, and
-  // the copy is multiplied by every panel.
+  // Rows of aᵀ are columns of a, whose elements are m values apart. At m = 1024 this distance is
+  // 4 KiB in float, and the elements evict each other from the cache. A block of these rows is
+  // therefore copied first, and the copy is multiplied by every panel.
   const Buffer<T> copy(kBlockRows * depth);
   for (int64_t block = begin; block < end; block += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - block);

@@ -1,6 +1,7 @@
-// The RBF kernel of one group: the Gram matrix in place of the squared distances, and the gradient
-// sum H from it. Work: one exponential per entry, or half as many if only the upper triangle is
-// computed; 2 m² d flop for the product K X in H, and m² for the row sums K 1.
+// The RBF kernel of one group: the Gram matrix, which replaces the squared distances, and the
+// gradient sum H, which is computed from the Gram matrix. Work: one exponential per entry, or half
+// as many if only the upper triangle is computed; 2 m² d flop for the product K X in H, and m² for
+// the row sums K 1.
 #pragma once
 
 #include <algorithm>
@@ -45,8 +46,8 @@ MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64
 MIGE_KERNEL(rbf_rows, rbf_rows_impl)
 MIGE_KERNEL(gradient_sum_rows, gradient_sum_rows_impl)
 
-// The Gram matrix exp(−γ k_ij) from squared distances, in place. With `upper`, only the entries
-// j >= i are read, and the others are their mirror images.
+// Replaces squared distances k_ij by the Gram matrix exp(−γ k_ij). With `upper`, only the entries
+// j >= i are read, and all other entries become their mirror images.
 template <typename T>
 void to_gram(T* k,  // [m, n]
              int64_t m, int64_t n, bool upper, T gamma) {

@@ -13,8 +13,8 @@ namespace {
 
 // Standardizes the samples: v = (x − mean) / deviation by columns, with sums in double. A constant
 // column becomes 0 and gets an inverse deviation of 0. The first row is subtracted before the sums,
-// so that they do not cancel. A power of two scales every column near 1, so that the sums stay in
-// the range.
+// so that an offset common to all samples costs no digits. A power of two scales every column near
+// 1, so that the sums stay in the range.
 template <int kBytes, typename T>
 MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* v, T* mean,
                                   T* inverse) {
@@ -59,7 +59,8 @@ MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* 
 
 MIGE_KERNEL(standardize, standardize_impl)
 
-// Evaluates the objective J (whitening.h) at every τ of the grid, and returns its minimizer.
+// Evaluates the objective J at every τ of the grid, and returns its minimizer. The names are those
+// of mige_ext.ops.ridge_whitening: c₁, c₂, q_i and q2_i.
 template <typename T>
 double best_ridge(const Whitening<T>& w) {
   const int64_t m = w.m, r = w.rank;

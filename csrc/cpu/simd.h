@@ -13,9 +13,9 @@
 
 namespace mige::cpu {
 
-// Tiles are 64 bytes wide: one AVX-512 register, two AVX2, four SSE2 or NEON ones. Kernels take the
-// size of a register, kBytes = 64, 32 or 16, as a template parameter and are compiled for each.
-// (With 64-byte vectors on registers of 32 bytes the AVX2 version was five times slower.)
+// Tiles are 64 bytes wide: one register of AVX-512, two of AVX2, or four of SSE2 or NEON. Kernels
+// take the size of a register, kBytes = 64, 32 or 16, as a template parameter and are compiled for
+// each. (With 64-byte vectors on registers of 32 bytes the AVX2 version was five times slower.)
 constexpr int64_t kVectorBytes = 64;
 
 template <typename T>

@@ -3,9 +3,10 @@
 //   K_ij = exp(−‖x_i − x_j‖² / 2σ²) = U Λ Uᵀ,   H = −(K X − diag(K 1) X) / σ²
 //   out  = −U_J Λ_J^{−p} U_Jᵀ H
 //
-// p = 1 gives the score ∇ log q at the samples, p = 2 the coefficients W of its Nyström extension ∇
-// log q(z) = k(z, X) W. Layout: x, H and out are [m, d]. The eigenvectors are the rows of an [m, m]
-// matrix in ascending order of the eigenvalues, so the leading J eigenvectors are its last rows.
+// Here p is SsgeOptions::power. p = 1 gives the score ∇ log q at the samples. p = 2 gives the
+// coefficients W of its Nyström extension, ∇ log q(z) = k(z, X) W. Layout: x, H and out are [m, d].
+// The eigenvectors are the rows of an [m, m] matrix in ascending order of the eigenvalues, so the
+// leading J eigenvectors are its last rows.
 // Work: 1.5 m² d (distances) + 2 m² d (H) + 4 m J d (filter) flop, and one eigendecomposition of
 // about 9 m³ flop. Memory: m² (K) + 2 m² (LAPACK's workspace) + O(m d) values.
 #include <algorithm>

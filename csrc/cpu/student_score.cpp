@@ -1,15 +1,15 @@
 // student_score on the CPU: the score of a Student distribution with a robust scatter.
 // mige_ext.ops.student_score explains the formulas, common/student_rule.h has the rules.
 //
-// Everything is in whitened coordinates z [m, r] (whitening.h), in which the covariance with its
-// ridge is the identity. An EM step is, with E the ridge in these coordinates and 1/m the mean over
-// the samples,
+// All quantities are in whitened coordinates z [m, r] (whitening.h). In these coordinates the
+// covariance with its ridge is the identity, and the ridge alone is the diagonal matrix E. d is the
+// number of dimensions that count (common/whitening_rule.h). An EM step computes
 //
 //   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← (Σ w_i u_i u_iᵀ / m + E)^{−1}   with the new μ in u_i.
 //
-// Work: that of the whitening; for a group with a finite ν also 7 products of 4 m r² flop and 6
-// inverses of r³ flop.
+// Work: that of the whitening. For a group with a finite ν, 6 EM steps of 4 m r² + r³ flop and one
+// call of to_samples are added.
 #include <algorithm>
 #include <limits>
 
@@ -33,7 +33,7 @@ MIGE_INLINE double row_product_impl(const T* x, const T* y, int64_t n) {
 
 MIGE_KERNEL(row_product, row_product_impl)
 
-// The location μ and the inverse scatter P of one group, and the samples as the risk needs them.
+// The location μ and the inverse scatter P of one group, and what the risk needs of its samples.
 template <typename T>
 class StudentFit {
  public:
@@ -110,8 +110,8 @@ class StudentFit {
         samples_[i].squared = row_product(scaled, scaled, r);
       }
     }
-    // The P_kk of dimensions that do not count are 1, and so are those of the d − r dimensions in
-    // which the samples do not vary.
+    // Σ P_kk over the dimensions that count. They differ from the r dimensions of z only by
+    // directions without variance, in which P_kk is 1.
     trace_ = dimensions_ - static_cast<double>(r);
     for (int64_t k = 0; k < r; ++k) trace_ += static_cast<double>(inverse[k * r + k]);
   }
@@ -135,7 +135,7 @@ class StudentFit {
     return StudentRisk::of(nu, dimensions_, trace_, samples_[i]);
   }
 
-  // The ridge τ in whitened coordinates. An excluded direction, in which z is 0, gets P_kk = 1.
+  // Element k of the diagonal of E. It is 1 for an excluded direction. There z is 0, so P_kk is 1.
   T ridge_of(int64_t k) const {
     if (k < whitening_.support.excluded) return T(1);
     const double value = static_cast<double>(whitening_.values[k]);

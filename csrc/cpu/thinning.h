@@ -1,6 +1,7 @@
 // The samples of one group that take part in the choice of λ. common/thinning_rule.h has the rule.
-// Work: passes over m² / 2 and m² values, and one over m² / 2 if near-coincident pairs are left
-// out.
+// Work: one pass over m² / 2 squared distances to find coincident samples, and two or more passes
+// over m² squared distances to find the neighbors. If near-coincident pairs are separated, one more
+// pass over m² / 2 squared distances.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 
 namespace mige::cpu {
 
-// The squared distances from one sample to its nearest neighbors, ascending.
+// The squared distances from one sample to its nearest neighbors, in ascending order.
 template <typename T>
 struct Neighbors {
   T nearest[kMostNeighbors];
@@ -41,7 +42,7 @@ int64_t values_below(const T* row, const char* kept, int64_t m, int64_t i, T lim
   int64_t count = 0;
   const auto copy = [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
-      out[count] = row[j];  // without a branch: the next line decides whether it is kept
+      out[count] = row[j];  // without a branch: if `count` does not grow, it is overwritten
       count += kept[j] & (row[j] < limit);
     }
   };
@@ -50,11 +51,11 @@ int64_t values_below(const T* row, const char* kept, int64_t m, int64_t i, T lim
   return count;
 }
 
-// Steps 2 and 3 of the rule. Clears `kept` of the samples that are left out.
+// Steps 2 and 3 of the rule. Sets `kept` to 0 for the samples that are left out.
 template <typename T>
 void leave_out_near(const T* s,  // [m, m]
                     int64_t m, int64_t n,
-                    char* kept) {  // [m], n of them set
+                    char* kept) {  // [m]; 1 for the n distinct samples
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   std::vector<Neighbors<T>> of(static_cast<size_t>(m));
   const int inner = inner_neighbor(n) - 1, outer = outer_neighbor(n) - 1;
@@ -63,8 +64,8 @@ void leave_out_near(const T* s,  // [m, m]
   const Buffer<T> near(m + 1);
   for (int64_t i = 0; i < m; ++i) {
     if (!kept[i]) continue;
-    // The limit moves until it is above the outer neighbor, and few values are below it. (The value
-    // of the sample itself and of copies is below it too.)
+    // `limit` is adjusted until the outer neighbor is below it, but few other samples are. (The
+    // count includes the sample itself and samples that are not kept.)
     const T* const row = s + i * m;
     int64_t count = 0;
     for (int round = 0; round < 8 && limit < kInfinity; ++round) {
@@ -107,8 +108,8 @@ void leave_out_near(const T* s,  // [m, m]
   }
 }
 
-// Sets `kept` of the samples that take part in the choice, and returns their number. All samples
-// are kept if fewer than two are distinct.
+// Sets `kept` to 1 for the samples that take part in the choice and to 0 for all others. Returns
+// the number of samples that are kept. All samples are kept if fewer than two are distinct.
 template <typename T>
 int64_t thin(const T* s,  // [m, m]
              int64_t m, int64_t r,
@@ -127,7 +128,7 @@ int64_t thin(const T* s,  // [m, m]
   return std::count(kept, kept + m, char(1));
 }
 
-// The nearest kept sample of sample i.
+// The index of the kept sample that is nearest to sample i.
 template <typename T>
 int64_t nearest_kept(const T* s,  // [m, m]
                      int64_t m, const char* kept, int64_t i) {

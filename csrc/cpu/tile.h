@@ -49,7 +49,7 @@ struct Panels {
   int64_t count, stride;
 };
 
-// Computes acc[0..kTileRows) for the rows from i on. Row `last` stands in for the rows after it.
+// Computes acc[0..kTileRows) for the rows from i on. Rows after `last` are replaced by row `last`.
 template <int kBytes, typename T, typename Op>
 MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, const T* panel,
                                  int64_t depth, const Op& op, Vector<T, kBytes>* acc) {

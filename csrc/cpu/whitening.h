@@ -1,6 +1,7 @@
 // Whitening of one group of samples with a ridge τ, which is chosen from the samples.
 //
-// With V the standardized samples, D the deviations and R = VᵀV / M = U Λ Uᵀ the correlations:
+// With V the standardized samples, D the standard deviations and R = VᵀV / M = U Λ Uᵀ the
+// correlations:
 //
 //   z = (x − mean) D^{−1} U (Λ + τ)^{−1/2},   τ = factor · argmin J(τ)
 //
@@ -54,8 +55,8 @@ void whitened(const Whitening<T>& w,
   }
 }
 
-// The length of Vᵀ times eigenvector k of VVᵀ/M, √(M λ_k), or 0 if λ_k is a rounding error. In the
-// primal form it is 1.
+// The length √(M λ_k) of the vector Vᵀ q_k, with q_k the eigenvector k of VVᵀ/M. It is 0 if λ_k is
+// a rounding error. In the primal form the result is 1.
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);
@@ -63,8 +64,8 @@ T dual_length(const Whitening<T>& w, int64_t k) {
   return w.values[k] > floor ? std::sqrt(static_cast<T>(w.m) * w.values[k]) : T(0);
 }
 
-// Scores F of the whitened samples as scores of x, F (Λ + τ)^{−1/2} Uᵀ D^{−1}. For d > m the
-// eigenvectors Q of VVᵀ/M are used (dual form): Uᵀ = (M Λ)^{−1/2} Qᵀ V. Overwrites f.
+// Converts scores F of the whitened samples to scores of x, F (Λ + τ)^{−1/2} Uᵀ D^{−1}. In the dual
+// form Uᵀ = (M Λ)^{−1/2} Qᵀ V with the eigenvectors Q of VVᵀ/M. Overwrites f.
 template <typename T>
 void to_samples(const Whitening<T>& w,
                 T* f,      // [m, r]

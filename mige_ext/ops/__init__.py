@@ -7,8 +7,9 @@ MKL for x86-64, results are also the same for any number of threads.
 
 A wrong shape, device or number raises ValueError, and a wrong type or dtype raises TypeError. NaN,
 infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA a check of
-values would stall the stream. There such a value makes all results of its group NaN, and J is 0.
-``reference.py`` contains the same operators in plain torch.
+values would stall the stream. There such a value makes all results of its group NaN, except the
+integers J of ``ssge`` and base of ``adaptive_score``, which become 0.
+``mige_ext.reference`` contains the same operators in plain torch.
 """
 
 from mige_ext.ops._call import OPERATORS

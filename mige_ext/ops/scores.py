@@ -11,10 +11,10 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
     The CPU uses LAPACK's divide and conquer, with one thread for each matrix. (With
     ``torch.linalg.eigh``, the matrices of a batch follow one after another.) CUDA uses pivoted
-    Cholesky and one-sided Jacobi (Veselić and Hari 1989). A warp, a block or many blocks compute a
-    matrix, and the call does not wait for the device. Above M = 2048, CUDA uses torch's solver,
-    which waits and treats NaN as torch does. The result is not differentiable;
-    ``torch.linalg.eigh`` is.
+    Cholesky and one-sided Jacobi (Veselić and Hari 1989). A warp, a thread block or many thread
+    blocks decompose a matrix, and the call does not wait for the device. Above M = 2048, CUDA uses
+    torch's solver, which waits for the device and treats NaN as torch does. The result is not
+    differentiable; that of ``torch.linalg.eigh`` is.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
@@ -28,7 +28,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     Cost:
         On the CPU, about 9M³ flop a matrix. A matrix runs on one thread, and its result does not
         depend on the number of threads. On CUDA, 6 to 8 sweeps of 5M³ flop. A sweep takes 8M³ flop
-        if many blocks work on one matrix (M > 239 in float32 on an H100).
+        if many thread blocks work on one matrix (M > 239 in float32 on an H100).
     """
     return call("eigh", k)
 
@@ -48,7 +48,7 @@ def ssge(
     ``power=1`` gives the score ``∇ log q`` at the samples, ``power=2`` the coefficients W of its
     Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
     samples are removed first, and cost neither accuracy nor range. A group of equal samples has
-    score 0. If ``bandwidth`` is not given, its rank is 0. The result is not differentiable.
+    score 0, and if ``bandwidth`` is not given, J = 0. The result is not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -122,9 +122,9 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The score of a Student distribution, as its departure from the Gaussian score.
 
-    In whitened coordinates (:func:`ridge_whitening`) the Gaussian score is −z. Let μ be a location
-    and P an inverse scatter, in units of the covariance, and u = z − μ. The score of a Student
-    distribution with ν degrees of freedom is
+    In whitened coordinates (:func:`ridge_whitening`) the Gaussian score is −z. Let μ be a location,
+    P an inverse scatter, scaled so that P^{−1} is the covariance, and u = z − μ. The score of a
+    Student distribution with ν degrees of freedom is
 
         s₀ = −w P u,   w = (ν + d) / (ν − 2 + uᵀPu).
 
@@ -132,13 +132,14 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the risk of a
     candidate is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, relative to the Gaussian score.
 
-    1. With μ = 0 and P = I, the first ν is the one of 3, 4, 6, 10, 20 and 50 with the lowest risk
-       plus standard error. If none is below 0, ν is infinite, and the departure is 0.
-    2. Six EM steps fit the location and the scatter. With the weights w_i of the step before,
-       ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E is the ridge τ in
-       whitened coordinates, τ (R + τI)^{−1}.
-    3. The final ν is the one with the lowest risk for these μ and P. If no risk is below 0, ν is
-       infinite.
+    1. The first ν is chosen among 3, 4, 6, 10, 20 and 50 with μ = 0 and P = I: the ν with the
+       lowest sum of the risk and its standard error. If no sum is below 0, ν is infinite, and the
+       departure is 0.
+    2. Six EM steps fit the location and the scatter. A step computes the weights w_i from the
+       current μ and P, then ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E
+       is the ridge τ in whitened coordinates, τ (R + τI)^{−1} (R as in :func:`ridge_whitening`).
+    3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below 0, ν
+       is infinite, and the departure is 0.
 
     Directions without variance and constant columns do not count in d and in tr P
     (:func:`ridge_whitening`). The results are not differentiable.
@@ -148,8 +149,9 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     Returns:
         the departure in the units of a score of x, (..., M, d), and its divergence in whitened
-        coordinates, (..., M), which can be the start of :func:`adaptive_score`; ν, (...); and the
-        weights w_i that gave μ and P, (..., M), which are 1 for an infinite ν.
+        coordinates, (..., M): the arguments ``start`` and ``start_divergence`` of
+        :func:`adaptive_score`; ν, (...); and the weights w_i of the last step, (..., M), which are
+        1 for an infinite ν.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
@@ -174,30 +176,30 @@ def adaptive_score(
 
         F = s₀ − (K + λM I)^{−1} (K s₀ + H),   s₀ = −base · z
 
-    with base 1 (a correction of the Gaussian score) or 0. The risk of a candidate is
-    ``E‖F − s‖²/2`` minus the same for the Gaussian score −z. Stein's identity, for F as a function
-    of all samples of the batch, gives the estimate: the mean of
-    ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z. The divergence includes the derivatives of
-    K, H and the inverse.
+    with base 1 (a correction of the Gaussian score) or base 0. The risk of a candidate is
+    ``E‖F − s‖²/2`` minus the same for the Gaussian score −z, where s is the true score. Stein's
+    identity, for F as a function of all samples of the group, gives an estimate of the risk: the
+    mean of ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z. The divergence includes the
+    derivatives of K, H and the inverse.
 
     The bound of a candidate is its risk plus the standard error of the risk. The result is the
     candidate with the lowest bound, or the Gaussian score, R = 0, if no bound is below 0. The
     search over λ stays within 0.1 … 1e-5. It starts at the power of ten next to 1/M, goes on by
-    factors of 10 as long as the bound falls, and then tries one value halfway to a neighbor.
+    factors of 10 as long as the bound falls, and then tries the λ half a decade towards a neighbor.
 
     The *departure* of a score is its difference from the Gaussian score −z. With ``start``, the
     departure R₀ of another score, base 2 corrects ``s₀ = −z + R₀``. The start itself, R = R₀, is a
     candidate too. The last term of the divergence of base 2 is ``(1 − (BK)_ii) δ_i`` with
-    ``B = (K + λM I)^{−1}`` and δ = ``start_divergence``: R₀ is taken as a function of its own
-    sample. The departure and the divergence that a call returns can be the start of another call. A
-    group whose start and divergence are all 0 has no start.
+    ``B = (K + λM I)^{−1}`` and δ = ``start_divergence``: R₀ at a sample is taken as a function of
+    this sample alone. The departure and the divergence that a call returns can be the start of
+    another call. A group whose start and divergence are all 0 has no start.
 
-    The risk takes the samples as independent. Two samples that nearly coincide make a narrow kernel
-    look perfect, and λ would fall to its smallest value. λ, base and σ are therefore chosen without
-    one sample of each pair that coincides up to rounding. If there are more near-coincident pairs
-    than among independent samples, one sample of each such pair is left out too
-    (``csrc/common/thinning_rule.h``). The score is then computed from all samples. Fewer than 8
-    samples for the choice give the Gaussian score, if others were left out.
+    The estimated risk takes the samples as independent. If two samples nearly coincide, the
+    estimated risk of a small λ is far too low, and the smallest λ would be chosen. λ, base and σ
+    are therefore chosen without one sample of each pair that coincides up to rounding. If there are
+    more near-coincident pairs than among independent samples, one sample of each such pair is left
+    out too (``csrc/common/thinning_rule.h``). The score is then computed from all samples. If
+    samples are left out and fewer than 8 remain, the result is the Gaussian score.
 
     Directions without variance and constant columns do not count (:func:`ridge_whitening`). The
     results are not differentiable.
@@ -214,16 +216,17 @@ def adaptive_score(
         scores, (..., M, d), zero for a group of equal samples; and for each group, (...): λ,
         infinite for a base without a correction; base, int64; the risk, which is 0 for the
         Gaussian score; the standard error of the risk; σ, in whitened units; the fraction of the
-        samples that the choice left out; then the departure of the scores, (..., M, d); and its
-        divergence div_i R, (..., M), also in whitened coordinates. A sample that was left out has
-        the divergence of the nearest sample that was not.
+        samples that the choice left out. The last two results are the departure of the scores,
+        (..., M, d), in the units of a score of x, and its divergence div_i R in whitened
+        coordinates, (..., M). In a score with a correction, a sample that was left out has the
+        divergence of the nearest sample that was not left out.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
         (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
-        eigendecomposition of r × r; memory about 4M² + O(Md). A start adds 4M²r flop to each λ.
-        Samples that are left out add one λ, and on the CPU up to 4M² of memory.
+        eigendecomposition of r × r; memory about 4M² + O(Md). A start adds 4M²r flop to each λ. If
+        samples are left out, the cost of one λ is added, and on the CPU up to 4M² of memory.
     """
     return call("adaptive_score", x, start, start_divergence)

@@ -15,7 +15,7 @@ from mige_ext.scores.base import (
     prepared,
     stein_calibration,
 )
-from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore
+from mige_ext.scores.gaussian import Covariance, FittedGaussian, GaussianScore, ridge_whitening
 from mige_ext.scores.student import FittedStudent
 
 
@@ -27,10 +27,10 @@ class AdaptiveDiagnostics:
     #: 2 where the filter corrects the Student score, 1 where it corrects the Gaussian score, 0
     #: where it starts from zero
     base: Tensor
-    #: Estimate of ``E‖ŝ − s‖²/2`` minus the same for the reference, in whitened units, with ŝ the
-    #: estimated and s the true score. The reference is the Gaussian score with a tenth of the
-    #: chosen ridge τ, whatever ``gaussian`` is. The risk is negative if a kernel correction was
-    #: found, and 0 if the Gaussian score is used unchanged.
+    #: Estimate of ``E‖ŝ − s‖²/2`` for the estimated score ŝ and the true score s, minus the same
+    #: estimate for a reference, in whitened units. The reference is the Gaussian score with a tenth
+    #: of the chosen ridge τ, whatever ``gaussian`` is. The risk is negative if the result differs
+    #: from the reference, and 0 if the Gaussian score is used unchanged.
     risk: Tensor
     standard_error: Tensor  #: standard error of ``risk``
     #: ν of the Student score that base 2 corrects; infinite where the Gaussian score fits better
@@ -40,8 +40,8 @@ class AdaptiveDiagnostics:
     #: nearly coincide with other samples; 0 for independent samples, unless they form clusters of a
     #: few samples each
     left_out: Tensor
-    #: ``−mean(Σ s·(z − m)) / d`` before any correction, with m the mean of the samples; 1 for the
-    #: true score
+    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: samples; 1 for the true score
     calibration: Tensor
 
 
@@ -49,9 +49,10 @@ class AdaptiveDiagnostics:
 class FittedAdaptive(Fitted):
     """An adaptive score at any points, ``s₀(q) − (k(q, Z) S + H(q) Wᵀ) / (λM)``.
 
-    k is the IMQ kernel in whitened coordinates ``z(q) = (q − mean) W``, and H its gradient sum.
-    s₀ is 0 for base 0, and the Gaussian score ``−z(q) Wᵀ`` or that of ``gaussian`` for base 1.
-    Base 2 adds the departure of the Student score from ``−z(q) Wᵀ``.
+    k is the IMQ kernel in whitened coordinates ``z(q) = (q − mean) W``, and H its gradient sum. For
+    base 0, s₀ is 0. For base 1, s₀ is the Gaussian score: ``−z(q) Wᵀ``, or the score of the field
+    ``gaussian``. For base 2, the departure of the Student score from ``−z(q) Wᵀ`` is
+    added to the Gaussian score.
 
     Cost:
         A score takes 7QMd flop in float64, and 2QM values of memory for each group.
@@ -89,17 +90,17 @@ class FittedAdaptive(Fitted):
 class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     """Score from Tikhonov's filter, which chooses its bandwidth and its λ from the samples.
 
-    The samples are whitened with a ridge. It is a tenth of the ridge τ that minimizes a
-    leave-one-out objective. A Tikhonov filter with the IMQ kernel then corrects the Gaussian score,
-    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``, or starts from s₀ = 0. K is the Gram matrix of the
-    whitened samples, and H the gradient sum of the kernel. Stein's identity estimates the risk of
-    each candidate from the same samples. The estimator uses the λ and the s₀ with the least risk
-    plus standard error. If no correction reduces the risk by more than its standard error, the
-    Gaussian score is used unchanged. Samples may repeat: the choice leaves out copies and most near
-    copies. :func:`mige_ext.ops.adaptive_score` has the formulas.
+    The samples are whitened with a ridge, which is a tenth of the ridge τ that minimizes a
+    leave-one-out objective. A Tikhonov filter with the IMQ kernel then corrects a start s₀,
+    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``. The start is the Gaussian score or 0. K is the Gram
+    matrix of the whitened samples, and H the gradient sum of the kernel. Stein's identity estimates
+    the risk of each candidate from the same samples. The estimator uses the λ and the s₀ with the
+    least sum of the risk and its standard error. If no correction reduces the risk by more than its
+    standard error, the Gaussian score is used unchanged. Samples may repeat: the choice of λ and s₀
+    leaves out copies and most near copies. :func:`mige_ext.ops.adaptive_score` has the formulas.
 
     On samples with heavy tails, the score of a Student distribution with a robust scatter is a
-    third s₀ (:func:`mige_ext.ops.student_score`). The risk decides whether it is used.
+    third start (:func:`mige_ext.ops.student_score`). The risk decides whether it is used.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -129,8 +130,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
         eigendecomposition of r × r; memory 4M² + O(Md) for each group. The Student score adds one
         eigendecomposition of r × r, and for heavy tails 28Mr² + 6r³ flop and 4M²r flop for each λ.
-        "qis" and "mle" add two eigendecompositions of d × d, which dominate if d > M. A fit does
-        all of this in float64.
+        "qis" and "mle" add two eigendecompositions of r × r. A fit does all of this in float64, and
+        adds one eigendecomposition of d × d.
     """
 
     gaussian: Covariance = "ridge"
@@ -158,7 +159,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             ValueError, TypeError: as for :meth:`score`.
 
         Cost:
-            O(Md² + d³) for each group.
+            O(Mdr + r³) for each group, with r = min(M, d).
         """
         x = prepared(samples)
         if self.gaussian != "ridge":
@@ -171,10 +172,10 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         """Scores of the pair (x, z), of x and of z, for the gradient of I(x; z).
 
         The score of the pair may start from the Gaussian score of the pair plus the departures of
-        the scores of x and of z from their Gaussian scores. Its correction then adds only the
-        interaction of x and z. Without this start, a departure that is found in z alone, which has
-        few dimensions, is often not found in the pair, and its gradient remains in the estimate of
-        the gradient of I. The risk decides whether the start is used.
+        the scores of x and of z from their Gaussian scores. The correction then adds only the
+        interaction of x and z. Without this start, a departure is often found in z alone, which has
+        few dimensions, but not in the pair. The two scores then do not cancel in the gradient of I,
+        and the departure of z remains there. The risk decides whether the start is used.
 
         Args:
             x: samples, (..., M, d_x) with M >= 2, floating point.
@@ -188,7 +189,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             ValueError, TypeError: x and z are not as described or not finite.
 
         Cost:
-            Three scores. That of the pair takes (M³ + 14M²r) flop for each λ tried.
+            Three scores. The score of the pair takes (M³ + 14M²r) flop for each λ tried.
         """
         _checks.require_paired("x", x, "z", z, 2)
         x, z = prepared(x), prepared(z)
@@ -255,9 +256,9 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 def _ridge_score(x: Tensor) -> Tensor:
     """Scores of the Gaussian that the filter corrects, with a tenth of the ridge τ."""
     z, _, unit = about_origin(x)
-    mean, whitening, _ = ops.ridge_whitening(z)
     with no_autocast(x):
-        return -((z - mean.unsqueeze(-2)) @ whitening) @ whitening.mT / unit
+        whitening = ridge_whitening(z, factor=0.1)
+        return -whitening.applied(z - whitening.mean) / unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -260,9 +260,9 @@ class Diagnostics:
     rank: Tensor
     bandwidth: Tensor  #: σ, in the units of the samples
     energy: Tensor  #: fraction of trace(K) that belongs to the kept eigenvalues
-    #: ``−mean(Σ s·(z − m)) / d`` before any correction, with m the mean of the samples. It is 1 for
-    #: the true score. Kernel estimates are shrunk: the value is below 1, and it falls with fewer
-    #: samples or more dimensions.
+    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: samples. It is 1 for the true score. Kernel estimates are shrunk: the value is below 1, and
+    #: it falls with fewer samples or more dimensions.
     calibration: Tensor
 
 

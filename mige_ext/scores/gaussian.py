@@ -1,8 +1,8 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
 m is the mean of the samples. This score is the control for every other estimator: on Gaussian data
-few estimators have a smaller error. For d < M the Gaussian score needs no M×M matrix. For d >= M it
-needs one, and no d×d matrix.
+few estimators have a smaller error. For d < M the Gaussian score needs only a d×d matrix, and for
+d >= M only an M×M matrix.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ Covariance = Literal["ridge", "qis", "mle"]
 class GaussianDiagnostics:
     """Diagnostics of a Gaussian estimate, one value for each group of samples, (...)."""
 
-    #: ``−mean(Σ s·(z − m)) / d`` before any correction, with m the mean of the samples. It is 1 for
-    #: "mle" with a regular covariance, and smaller for a stronger shrinkage.
+    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: samples. It is 1 for "mle" with a regular covariance, and smaller for a stronger shrinkage.
     calibration: Tensor
 
 
@@ -46,8 +46,8 @@ class GaussianDiagnostics:
 class FittedGaussian(FittedGradient):
     """A fitted Gaussian score, ``g(q) = −(q − m) P``, with the energy ``−(q − m) P (q − m)ᵀ/2``.
 
-    The precision is ``P = W Wᵀ``. For d >= M, "ridge" and "qis" add the same precision in every
-    direction that no sample shows, ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal matrix D.
+    The precision is ``P = W Wᵀ``. For d >= M, "ridge" and "qis" add a precision in the directions
+    in which the samples do not vary, ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal matrix D.
 
     Cost:
         With r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M, "ridge" and
@@ -82,7 +82,7 @@ class FittedGaussian(FittedGradient):
         return Whitening(self.mean, self.whitening, self.directions, self.outside)
 
     def _deviations(self, points: Tensor) -> Tensor:
-        # W is at most 1/ε. Products with it do not overflow for points within this limit.
+        # The elements of W are at most 1/ε. Within this limit, products with W do not overflow.
         limit = torch.finfo(points.dtype).max ** 0.5
         return (points - self.mean).clamp(-limit, limit)
 
@@ -178,10 +178,10 @@ class Whitening(NamedTuple):
 # V Vᵀ/M = Q Λ Qᵀ, the eigenvectors of R are U = Vᵀ Q (MΛ)^{−1/2}, and its other eigenvalues are 0.
 
 
-def ridge_whitening(x: Tensor) -> Whitening:
-    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, τ by leave-one-out: :func:`.ops.ridge_whitening`."""
+def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
+    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, with τ as :func:`.ops.ridge_whitening` chooses it."""
     if not _is_wide(x):
-        mean, whitening, _ = ops.ridge_whitening(x, factor=1.0)
+        mean, whitening, _ = ops.ridge_whitening(x, factor=factor)
         return Whitening(mean.unsqueeze(-2), whitening)
     mean, v, deviation = standardized(x)
     m = x.shape[-2]
@@ -191,12 +191,12 @@ def ridge_whitening(x: Tensor) -> Whitening:
     few = 4 * (m - 1) < 5 * varying
     known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
-    tau = _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
+    tau = factor * _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
     scales = torch.where(few | known, (values + tau).rsqrt(), 0.0).unsqueeze(-2)
     inverse = _inverse(deviation)
     outside = inverse * torch.where(few, tau.rsqrt(), 0.0).unsqueeze(-2)
-    factor = inverse.mT * directions * scales
-    return Whitening(mean, *(part.to(x.dtype) for part in (factor, directions, outside)))
+    whitening = inverse.mT * directions * scales
+    return Whitening(mean, *(part.to(x.dtype) for part in (whitening, directions, outside)))
 
 
 def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:
@@ -217,7 +217,8 @@ def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:
     q, q2 = rotated @ shrunk, rotated @ shrunk.square()
     left = 1 - c2 * q
     objective = (c1**2 / 2 * q2 / left.square() - c2 * q2 / left).mean(-2) - trace  # (..., 26)
-    # A parabola through the least value and its neighbors; the least value at an end of the grid.
+    # The vertex of the parabola through the least value and its neighbors. If the least value is at
+    # an end of the grid, the result is this end.
     at = objective.argmin(-1, keepdim=True)
     inner = at.clamp(1, len(grid) - 2)
     left, here, right = (objective.gather(-1, inner + k) for k in (-1, 0, 1))
@@ -252,14 +253,14 @@ def qis_whitening(x: Tensor) -> Whitening:
 
     For d <= n, ``1/δ_i = l_i((1 − c)² + 2c(1 − c)θ_i + c²(θ_i² + ϑ_i²))``, and directions without
     variance are excluded. For d > n, ``1/δ_i = l_i(θ_i² + ϑ_i²)``, and ``1/δ = (c − 1) mean l`` for
-    the d − n eigenvalues that are 0. δ is then scaled to the trace of λ.
-    The shrinkage is computed in float64.
+    the d − n eigenvalues that are 0. δ is then scaled so that its sum is the sum of λ. The
+    shrinkage is computed in float64.
 
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """
     mean, v, deviation = standardized(x)
-    # In float64, because columns may differ in size, and eigenvalues below ε times the largest one
-    # are rounding errors.
+    # The eigenvalues are computed in float64. Columns may differ in size, and eigenvalues below ε
+    # times the largest one are rounding errors.
     v = (v * deviation).double()
     m, d = v.shape[-2:]
     n, c, positive = m - 1, d / (m - 1), min(m - 1, d)

@@ -34,17 +34,17 @@ class LandmarkStatistics:
         landmarks: Z, (..., m, d), as they were given.
         bandwidth: σ, (...), in the units of the caller; 0 where all landmarks are equal.
         moments: ``[K_xz, 1]ᵀ [K_xz, x − c, 1]``, summed over samples, (..., m + 1, m + d + 1),
-            float64, in units of the landmarks, whose coordinate medians are c. The moments of two
-            processes with the same landmarks may be added. The last element is the number of
-            samples.
+            float64, where c are the coordinate medians of the landmarks. Lengths are in a unit near
+            σ. The moments of two processes with the same landmarks may be added. The last element
+            is the number of samples.
     """
 
     def __init__(self, estimator: "Landmarks", landmarks: Tensor) -> None:
         self.estimator = estimator
         self.landmarks = landmarks = at_least_float32(landmarks.detach())
         self.bandwidth = bandwidth_of(estimator.bandwidth, landmarks)
-        # A median row as the origin keeps offsets and outliers from costing accuracy. If all
-        # landmarks are equal, any positive σ keeps k defined.
+        # The coordinate medians are the origin, so that offsets and outliers cost no accuracy. If
+        # all landmarks are equal, σ is set to 1, because k needs a positive σ.
         self._unit = unit_of(per_group(self.bandwidth)).double()
         sigma = self.bandwidth.double() / self._unit.squeeze((-2, -1))
         self._sigma = torch.where(sigma > 0, sigma, 1.0)

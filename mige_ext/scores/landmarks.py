@@ -51,7 +51,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         ...     _ = statistics.partial_fit(batch)
         >>> fitted = statistics.solve()
 
-    The landmarks are a random subset of the samples, the same for the same M, m and seed, and each
+    The landmarks are a random subset of the samples, which depends only on M, m and seed. Each
     group takes the same rows. Statistics are kept and solved in float64, because the condition
     number of A is the square of that of the kernel matrix. Every method raises ValueError or
     TypeError if samples or landmarks are not finite floating-point tensors of the shapes below.
@@ -140,7 +140,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         """Begins a fit in batches with given landmarks.
 
         Args:
-            landmarks: Z, (..., m, d) with m >= 2; this m replaces that of the estimator.
+            landmarks: Z, (..., m, d) with m >= 2; this m replaces the setting ``m``.
         """
         _checks.require_samples("landmarks", landmarks)
         _checks.require_finite(landmarks=landmarks)

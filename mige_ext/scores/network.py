@@ -63,7 +63,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     constant. With ``½‖s‖²`` in place of the second term, the variance is smaller. s is the score of
     standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on all
     samples at once. On finitely many samples the objective has no lower bound. A network that
-    trains for too many steps therefore memorizes the samples; a few hundred need few steps.
+    trains for too many steps therefore memorizes the samples. A few hundred samples need few steps.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)

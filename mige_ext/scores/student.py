@@ -13,7 +13,7 @@ from mige_ext.scores.records import summary
 class FittedStudent:
     """The score ``−w P (z − μ)`` in whitened coordinates, ``w = (ν + d) / (ν − 2 + r²)``.
 
-    r² is ``(z − μ)ᵀ P (z − μ)``. The results are NaN where ν is infinite.
+    r² is ``(z − μ)ᵀ P (z − μ)``. The scores of a group are NaN if its ν is infinite.
     """
 
     location: Tensor  #: μ, (..., 1, d)
@@ -33,13 +33,13 @@ class FittedStudent:
             whitening: W, (..., d, d), from :func:`mige_ext.ops.ridge_whitening`.
             ridge: τ, (...).
             nu: ν, (...).
-            weights: (..., M).
+            weights: w_i of the last EM step, (..., M).
         """
         weights = weights.unsqueeze(-1)
         location = (weights * z).sum(-2, keepdim=True) / weights.sum(-2, keepdim=True)
         centered = z - location
-        # (R + τI)^{−1/2} with the correlations R, without the directions that do not count. The
-        # points are 0 in these.
+        # (R + τI)^{−1/2} with the correlations R. It is 0 in the directions that do not count, in
+        # which z is 0 too.
         root = standardized(samples)[2].mT * whitening
         scatter = centered.mT @ (weights * centered) / z.shape[-2]
         precision = torch.linalg.pinv(scatter + per_group(ridge) * root @ root, hermitian=True)

@@ -291,7 +291,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert len(again) == len(rows)
     assert {row.seeds for row in again if row.family == "bimodal-2"} == {3}
     assert {row.seeds for row in again if row.family != "bimodal-2"} == {2}
-    assert "| family |" in text
+    assert "| density |" in text
 
 
 @pytest.mark.parametrize(

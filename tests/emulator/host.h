@@ -1,4 +1,4 @@
-// The part of the host functions of the emulated CUDA runtime that the scheduler uses.
+// The part of the emulated CUDA runtime on the host that runtime.cpp and the scheduler use.
 #pragma once
 
 #include <string>

@@ -1,95 +1,22 @@
-"""The score without settings: its operators against the oracle, and the rule behind them."""
+"""The adaptive score: the operator against the oracle, and the rule behind it."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from mige_ext import reference
-from mige_ext.reference import imq
-from tests.support import oracles
-from tests.support.accuracy import rounding
+from tests.ops.adaptive_samples import KINDS, SIZES, samples
+from tests.support.accuracy import assert_accurate_for_its_condition, rounding
 from tests.support.backends import Backend, for_each_backend
 from tests.support.inputs import for_each_dtype, normal
 
-# Below, at and above the sizes of tiles, vectors and pivot blocks; more dimensions than samples.
-SIZES = [
-    (2, 1),
-    (2, 3),
-    (3, 2),
-    (5, 2),
-    (31, 3),
-    (33, 5),
-    (64, 16),
-    (65, 64),
-    (64, 130),
-    (130, 17),
-    (200, 3),
-]
-for_each_size = pytest.mark.parametrize(("m", "d"), SIZES)
-
-
-def samples(kind: str, m: int, d: int) -> Tensor:
-    """Samples for which the rule decides differently, with unequal columns and an offset."""
-    x = normal(m, d)
-    if kind == "two modes":
-        x = 1.5 * x.sign() + 0.3 * normal(m, d, seed=1)
-    if kind == "heavy tails":
-        x = x * (0.1 + 4 * normal(m, 1, seed=2).abs())
-    if kind == "peak":  # nearly coincident samples: the kernel matrix is nearly singular
-        x = x**3
-    x[:, d // 2 :] += x[:, : d - d // 2] / 2
-    return x * torch.logspace(-1, 1, d, dtype=x.dtype) + 3
-
-
-KINDS = ["normal", "two modes", "heavy tails", "peak"]
 # All kinds where that is quick; the first and the last, which decide least alike, of larger sizes.
 for_each_kind_and_size = pytest.mark.parametrize(
     ("kind", "m", "d"),
     [(kind, m, d) for m, d in SIZES for kind in (KINDS if m < 100 else KINDS[:: len(KINDS) - 1])],
 )
-
-
-def _change(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> list[float]:
-    """By how much the results change when the samples and the kernel are rounded differently.
-
-    A sample, and its offset from the others, is known to ε in the dtype of x, an entry of a kernel
-    matrix to a few ε, and sums over the samples to √M of that: what is lost to it no algorithm can
-    keep.
-    """
-    exact = f(x.double())
-    size = x.double().abs().amax(-2, keepdim=True)
-    most = [0.0] * len(exact)
-
-    for seed in range(3):
-
-        def rounded_imq(s: Tensor, sigma: Tensor, seed: int = seed) -> tuple[Tensor, ...]:
-            noise = 1 + rounding(x.dtype) * normal(*s.shape, seed=seed + 3)
-            return tuple(part * noise for part in imq(s, sigma))
-
-        noise = rounding(x.dtype, x.shape[-2]) * size * normal(*x.shape, seed=seed)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reference, "imq", rounded_imq)
-            moved = f(x.double() + noise)
-        for i, (there, here) in enumerate(zip(moved, exact, strict=True)):
-            if not there.isinf().any():
-                most[i] = max(most[i], float((there - here).abs().max()))
-    return most
-
-
-def assert_accurate_for_its_condition(
-    got: tuple[Tensor, ...], f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
-) -> None:
-    """The error is at most twice what a different rounding of samples and kernel makes."""
-    for value, exact, change in zip(got, f(x.double()), _change(f, x), strict=True):
-        if exact.isinf().any():
-            assert torch.equal(value.double(), exact)
-            continue
-        floor = rounding(x.dtype, x.numel()) * float(exact.abs().max())
-        error = float((value.double() - exact).abs().max())
-        assert error <= 2 * change + floor, (error, change, floor)
 
 
 # --- the oracle itself ----------------------------------------------------------------------------
@@ -128,56 +55,6 @@ def test_a_start_adds_its_divergence_to_the_total_divergence(lam: float) -> None
         z, residual(z) - z, sigma, lam, 2, start_divergence=z.cos().sum(-1)
     )
     assert torch.allclose(got, torch.einsum("icic->i", jacobian), rtol=1e-10)
-
-
-@pytest.mark.parametrize(("m", "d"), [(12, 3), (9, 12)])
-def test_the_ridge_minimizes_the_objective_of_scores_that_leave_a_sample_out(
-    m: int, d: int
-) -> None:
-    v = normal(m, d)
-
-    def objective(tau: float) -> Tensor:
-        return oracles.left_out_objective(v, torch.tensor(tau, dtype=v.dtype)).mean()
-
-    tau = float(reference.ridge_whitening(v, factor=1.0)[2])
-    step = 10**0.2
-    assert objective(tau) < objective(tau * step)
-    assert objective(tau) < objective(tau / step)
-
-
-# --- ridge_whitening ------------------------------------------------------------------------------
-
-
-@for_each_size
-@for_each_dtype
-@for_each_backend("ridge_whitening")
-def test_whitening_matches_the_reference(
-    backend: Backend, dtype: torch.dtype, m: int, d: int
-) -> None:
-    x = samples("normal", m, d).to(dtype)
-    got = backend.ridge_whitening(x, factor=0.1)
-    assert_accurate_for_its_condition(got, reference.ridge_whitening, x)
-
-
-@for_each_dtype
-@for_each_backend("ridge_whitening")
-def test_a_constant_column_has_a_row_of_zeros(backend: Backend, dtype: torch.dtype) -> None:
-    x = normal(20, 4, dtype=dtype)
-    x[:, 2] = 7
-    mean, whitening, _ = backend.ridge_whitening(x)
-    assert mean[2] == 7
-    assert not whitening[2].any()
-    assert whitening.isfinite().all()
-
-
-@for_each_dtype
-@for_each_backend("ridge_whitening")
-def test_whitened_samples_of_many_are_white(backend: Backend, dtype: torch.dtype) -> None:
-    x = samples("normal", 400, 3).to(dtype)
-    mean, whitening, ridge = backend.ridge_whitening(x)
-    z = (x - mean) @ whitening
-    covariance = (z.mT @ z / 400).double()
-    assert (covariance - torch.eye(3)).abs().max() < 10 * ridge
 
 
 # --- adaptive_score -------------------------------------------------------------------------------
@@ -272,11 +149,11 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
 ) -> None:
     x = samples(kind, m, d).float()
     scores, lam, base, risk, error, sigma, left_out, *_ = backend.adaptive_score(x)
-    if left_out > 0:  # then the candidate below, of all samples, is not the one that was chosen
-        return
+    kept = _kept(x.double())
+    assert left_out == (~kept).double().mean().to(left_out.dtype)
 
     def candidate(x: Tensor) -> tuple[Tensor, ...]:
-        return _candidate(x, float(lam), int(base))
+        return _candidate(x, kept, float(lam), int(base))
 
     assert_accurate_for_its_condition((scores, sigma), lambda x: candidate(x)[::3], x)
     # Rounding moves the risk by less than a tenth of what it is uncertain by: it decides near ties
@@ -289,16 +166,23 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
     assert true_risk + true_error <= best[3] + best[4] + 2 * little
 
 
-def _candidate(x: Tensor, lam: float, base: int) -> tuple[Tensor, ...]:
+def _kept(x: Tensor) -> Tensor:
+    """Which samples take part in the choice, (M)."""
+    mean, whitening, _ = reference.ridge_whitening(x)
+    return reference.adaptive_kept((x - mean) @ whitening)
+
+
+def _candidate(x: Tensor, kept: Tensor, lam: float, base: int) -> tuple[Tensor, ...]:
     """Scores, risk, its error and σ of a given candidate, in plain torch."""
     mean, whitening, _ = reference.ridge_whitening(x)
     z = (x - mean) @ whitening
-    sigma = reference.distance_quantile(z)
+    z_kept = z[kept]
+    sigma = reference.distance_quantile(z_kept)
     if math.isinf(lam):
         return -z @ whitening.mT, x.new_zeros(()), x.new_zeros(()), sigma
-    f = reference.adaptive_residual(z, sigma, lam, base)
-    r = reference.adaptive_risk(z, f, sigma, lam, base)
-    return f @ whitening.mT, r.mean(), r.std() / math.sqrt(len(x)), sigma
+    f, f_kept = (reference.adaptive_residual(part, sigma, lam, base) for part in (z, z_kept))
+    r = reference.adaptive_risk(z_kept, f_kept, sigma, lam, base)
+    return f @ whitening.mT, r.mean(), r.std() / math.sqrt(len(z_kept)), sigma
 
 
 def degenerate(kind: str, m: int, d: int) -> tuple[Tensor, Tensor]:
@@ -348,80 +232,6 @@ def test_directions_without_variance_do_not_count(
 
 def true_whitening(x: Tensor) -> Tensor:
     return reference.ridge_whitening(x.double())[1]
-
-
-def repeated(kind: str) -> Tensor:
-    """Normal samples of which some coincide or nearly coincide."""
-    x = normal(64, 4)
-    kinds = {
-        "twice": lambda: x.repeat(2, 1),
-        "drawn with replacement": lambda: x[torch.arange(64) * 7 % 41],
-        "two views": lambda: x.repeat(2, 1) + 0.05 * normal(128, 4, seed=1),
-        "rounded": lambda: (2 * normal(130, 2)).round() / 2,
-        "few values": lambda: x[:5].repeat(13, 1),
-        "one pair": lambda: torch.cat((x, x[:1])),
-    }
-    return kinds[kind]()
-
-
-for_each_repetition = pytest.mark.parametrize(
-    "kind",
-    ["twice", "drawn with replacement", "two views", "rounded", "few values", "one pair"],
-)
-
-
-@for_each_repetition
-@for_each_dtype
-@for_each_backend("adaptive_score")
-def test_repeated_samples_are_left_out_of_the_choice(
-    backend: Backend, dtype: torch.dtype, kind: str
-) -> None:
-    x = repeated(kind)
-    got = backend.adaptive_score(x.to(dtype))
-    exact = reference.adaptive_score(x)
-    assert 0 < exact[6] < 1
-    assert got[6] == exact[6].to(dtype)
-    assert got[1] == exact[1].to(dtype) and got[2] == exact[2]
-    lost = rounding(dtype, x.numel()) * max(1, 1 / float(exact[1])) * 100
-    for i in (0, 5, 7, 8):
-        assert (got[i] - exact[i]).abs().max() <= lost * max(1, float(exact[i].abs().max()))
-
-
-@for_each_backend("adaptive_score")
-def test_repeated_samples_that_are_not_normal_are_corrected_as_without_copies(
-    backend: Backend,
-) -> None:
-    once = 1.5 * normal(128, 2).sign() + normal(128, 2, seed=1)
-    start = once.sin()
-    x, starts = once.repeat(2, 1), start.repeat(2, 1)
-    for args in ((), (starts, starts[:, 0])):
-        got = backend.adaptive_score(x, *args)
-        exact = reference.adaptive_score(x, *args)
-        assert got[1] == exact[1] and got[1].isfinite()
-        assert got[6] == 0.5
-        assert (got[0] - exact[0]).abs().max() <= 1e-8 * exact[0].abs().max()
-        assert (got[8] - exact[8]).abs().max() <= 1e-8 * exact[8].abs().max()
-        assert torch.equal(got[8][:128], got[8][128:])
-    true = -once + 1.5 * torch.tanh(1.5 * once)
-    error = (backend.adaptive_score(x)[0][:128] - true).square().sum()
-    assert error < 1.1 * (backend.adaptive_score(once)[0] - true).square().sum()
-
-
-@for_each_backend("adaptive_score")
-def test_repeated_samples_with_more_columns_are_left_out_too(backend: Backend) -> None:
-    x = normal(30, 70).repeat(2, 1)
-    got, exact = backend.adaptive_score(x), reference.adaptive_score(x)
-    assert got[6] == exact[6] == 0.5
-    assert got[1] == exact[1] and got[2] == exact[2]
-    assert (got[0] - exact[0]).abs().max() <= 1e-8 * exact[0].abs().max()
-
-
-@pytest.mark.parametrize("m", [64, 200])
-@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
-def test_of_independent_samples_none_is_left_out(kind: str, m: int) -> None:
-    for d in (2, 5, 20):
-        x = samples(kind, m, d)
-        assert reference.adaptive_score(x)[6] == 0
 
 
 @for_each_dtype

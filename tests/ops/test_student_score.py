@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import reference
-from tests.ops.test_adaptive_score import assert_accurate_for_its_condition
-from tests.support.accuracy import rounding, same_bits
+from tests.support.accuracy import assert_accurate_for_its_condition, rounding, same_bits
 from tests.support.backends import Backend, for_each_backend
 from tests.support.inputs import for_each_dtype, normal
 

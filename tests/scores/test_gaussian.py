@@ -120,12 +120,15 @@ for_each_wide = pytest.mark.parametrize(("m", "d"), [(2, 2), (6, 9), (20, 20), (
 
 
 @for_each_wide
+@pytest.mark.parametrize("multiple", [1.0, 0.1])
 @pytest.mark.parametrize("constant", [0, 1, "many"])
-def test_the_wide_ridge_is_that_of_the_operator(m: int, d: int, constant: Any) -> None:
+def test_the_wide_ridge_is_that_of_the_operator(
+    m: int, d: int, constant: Any, multiple: float
+) -> None:
     x = skewed(m, d)
     x[:, : (d - m // 2 if constant == "many" else constant)] = 0.5
-    mean, factor, tau = reference.ridge_whitening(x, factor=1.0)
-    whitening = ridge_whitening(x)
+    mean, factor, tau = reference.ridge_whitening(x, factor=multiple)
+    whitening = ridge_whitening(x, factor=multiple)
     expected = factor @ factor.mT
     bound = rounding(x.dtype, d) * 100 * (1 + 1 / tau.item())
     assert relative(precision_of(whitening) - expected, expected) <= bound

@@ -1,9 +1,14 @@
 """The tolerances of all tests of accuracy."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor
 
 from mige_ext import reference
+from mige_ext.reference import imq
+from tests.support.inputs import normal
 
 FLOOR = 4  # rounding errors of one unit in the last place that any order of operations may make
 
@@ -74,3 +79,43 @@ def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
     return len(a) == len(b) and all(
         s.dtype == t.dtype and torch.equal(s, t) for s, t in zip(a, b, strict=True)
     )
+
+
+def assert_accurate_for_its_condition(
+    got: tuple[Tensor, ...], f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
+) -> None:
+    """The error is at most twice what a different rounding of samples and kernel makes."""
+    for value, exact, change in zip(got, f(x.double()), _change(f, x), strict=True):
+        if exact.isinf().any():
+            assert torch.equal(value.double(), exact)
+            continue
+        floor = rounding(x.dtype, x.numel()) * float(exact.abs().max())
+        error = float((value.double() - exact).abs().max())
+        assert error <= 2 * change + floor, (error, change, floor)
+
+
+def _change(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> list[float]:
+    """By how much the results change when the samples and the kernel are rounded differently.
+
+    A sample, and its offset from the others, is known to ε in the dtype of x, an entry of a kernel
+    matrix to a few ε, and sums over the samples to √M of that: what is lost to it no algorithm can
+    keep.
+    """
+    exact = f(x.double())
+    size = x.double().abs().amax(-2, keepdim=True)
+    most = [0.0] * len(exact)
+
+    for seed in range(3):
+
+        def rounded_imq(s: Tensor, sigma: Tensor, seed: int = seed) -> tuple[Tensor, ...]:
+            noise = 1 + rounding(x.dtype) * normal(*s.shape, seed=seed + 3)
+            return tuple(part * noise for part in imq(s, sigma))
+
+        noise = rounding(x.dtype, x.shape[-2]) * size * normal(*x.shape, seed=seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reference.adaptive, "imq", rounded_imq)
+            moved = f(x.double() + noise)
+        for i, (there, here) in enumerate(zip(moved, exact, strict=True)):
+            if not there.isinf().any():
+                most[i] = max(most[i], float((there - here).abs().max()))
+    return most

@@ -16,8 +16,8 @@
 //
 //   X = B R₀,   F = −W − μ (Y − X).
 //
-// 1 is the vector of ones. In the risk of a sample the terms of the sample with itself cancel, so
-// the sums include them.
+// 1 is the vector of ones. In H and in the risk of sample i, the terms with l = i cancel, so the
+// sums over l include them.
 #pragma once
 
 #include "common/lambda_search.h"
@@ -36,9 +36,9 @@ constexpr int kMostBases = 3;
 struct GroupSearch : LambdaSearch {
   double mu;          // λm of this round
   double kept_mu;     // λm of the round before
-  int32_t kept;       // the base of this round's result if it is the best so far, −1 otherwise
-  int32_t result;     // the base of the best result so far, −1 for the Gaussian score unchanged
-  int32_t result_at;  // the number of its λ, −1 for a base without a correction
+  int32_t kept;       // the base of this round's result if it is the best so far, otherwise −1
+  int32_t result;     // the base of the best result so far, −1 for the unchanged Gaussian score
+  int32_t result_at;  // the number of the λ of `result`, −1 for a base without a correction
 };
 
 template <typename T>
@@ -47,7 +47,7 @@ struct Adaptive : Workspace {
   AdaptiveScoreArguments<T> to;
   int64_t groups = to.groups, m = to.m, d = to.d, r = w.r();
   int64_t bases = to.start ? 3 : 2, n = bases * r;
-  Key<T>* unit = take<Key<T>>(groups);  // magnitudes that give z the scale 1, or NaN
+  Key<T>* unit = take<Key<T>>(groups);  // a magnitude whose normal_scale is 1, or NaN
   T* ridge = take<T>(groups);
   T* z = w.y;                              // [groups, m, r]
   T* k = take<T>(groups * m * m);          // squared distances s, then K
@@ -81,8 +81,8 @@ struct Adaptive : Workspace {
   }
 };
 
-// The mean of the risks of the `count` samples that are kept, and its standard error. All threads
-// of the block must call.
+// The mean of the risks of the `count` samples that are kept, and the standard error of this mean.
+// All threads of the block must call mean_risk.
 struct MeanRisk {
   double mean, error;
 };
@@ -128,8 +128,9 @@ __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T
   }
 }
 
-// Starts with the Gaussian score as the result, and sets the first λ to try. For equal samples and
-// for input that is not finite, no λ is tried. A thread takes a group. Registers: at most 64.
+// Makes the Gaussian score the first result, and sets the first λ to try. No λ is tried for equal
+// samples, for input that is not finite, or if samples are left out and fewer than kFewestKept
+// remain. A thread takes a group. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int start) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
@@ -151,10 +152,10 @@ __global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int
   }
 }
 
-// Replaces the squared distances by K, sums the cubes of its rows, and writes F of the Gaussian
-// score. For the solution at all samples, `again` leaves out F and the groups without such a
-// solution. A warp takes a row, groups along y. Work: reads and writes m² + m r values. Registers:
-// at most 64.
+// Replaces the squared distances by K, sums the cubes of each row of K, and writes the Gaussian
+// score to `best`. `again` is set for the second solution, at all samples. The kernel then writes
+// only K and the sums, and skips groups without a second solution. A warp takes a row, groups along
+// y. Work: reads and writes m² + m r values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p, bool again) {
   const int lane = threadIdx.x % kWarp;
@@ -183,7 +184,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p,
   }
 }
 
-// Stores [H z] with H = a (diag(K³1) z − K³ z), from the sums K³ z. K³ is the elementwise cube.
+// Stores [H z], where H = a (diag(K³1) z − K³ z) follows from the sums K³ z. K³ is the elementwise
+// cube.
 template <typename T>
 struct ImqGradientSum {
   using Sum = T;
@@ -231,9 +233,9 @@ struct StoreStart {
   }
 };
 
-// Computes the risk of the start, ½|R₀|² − z·R₀ + δ with its divergence δ. Makes the start the
-// result if the bound is below 0. A thread block takes a group, a warp every eighth sample. Work:
-// reads 3 m r values. Registers: at most 128.
+// Computes the risk of the start, ½|R₀|² − z·R₀ + δ, where δ is the divergence of R₀. Makes the
+// start the result if its bound is below 0. A thread block takes a group, a warp every eighth
+// sample. Work: reads 3 m r values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) start_risk_kernel(Adaptive<T> p) {
   __shared__ double sums[kRowWarps];
@@ -286,8 +288,8 @@ __global__ void __launch_bounds__(kElementThreads, 4) regularize_kernel(Adaptive
   }
 }
 
-// The elementwise cube K³, or K³ ∘ B, as an operand of the tile engine. It is computed from K when
-// it is read.
+// The elementwise cube K³, or K³ ∘ B, as an operand of the tile engine (tile.cuh). Each value is
+// computed from K when it is read.
 template <typename T, bool kTimesB>
 struct CubedOperand : Operand<T, true> {
   Operand<T, true> b;

@@ -51,11 +51,11 @@ __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
 
 constexpr int kColumnRows = kScaleThreads / kWarp;
 
-// Computes v = (x − mean) / deviation, the mean, and 1 / deviation. Exactly constant columns get v
-// = 0 and an inverse deviation of 0, because the center that is subtracted first is one of their
-// values. A thread block takes 32 columns, a lane one column and a warp every eighth row, groups
-// along z. Work: reads m d values three times and writes m d values. Shared memory: 4 KiB.
-// Registers: at most 64.
+// Computes v = (x − mean) / deviation, the mean, and 1 / deviation. The center that is subtracted
+// first is one of the values of the column. Exactly constant columns therefore get v = 0 and an
+// inverse deviation of 0. A thread block takes 32 columns, a lane one column and a warp every
+// eighth row, groups along z. Work: reads m d values three times and writes m d values. Shared
+// memory: 4 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     standardize_kernel(Whitening<T> p, T* __restrict__ means) {  // [groups, d] or nullptr
@@ -96,8 +96,9 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 
 // --- products ---
 
-// Stores the sums / m. The sums are in double, because for m near d the smallest eigenvalues are as
-// small as the rounding errors of long sums in float, and whitening divides by their roots.
+// Stores the sums divided by m. The sums are in double. For m near d the smallest eigenvalues are
+// as small as the rounding errors of long sums in float, and whitening divides by the roots of the
+// eigenvalues.
 template <typename T>
 struct Mean {
   using Sum = double;

@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
       w_bz += w * bz;
       y_bz += y * bz;
     }
-    // These are the terms of W, of μY for base 1, and of −μX for base 2. Only their sums over the
-    // lanes are needed.
+    // The terms of W, Y and X in the divergence. Base 1 adds μ times the term of Y, and base 2 also
+    // subtracts μ times the term of X. Only the sums over the lanes are needed.
     const double a = p.inverse_variance(g);
     spread = warp_sum(spread);
     b_cubes = warp_sum(b_cubes);
@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   }
 }
 
-// Copies F and div_i of this round if they are the best so far, elementwise. For the solution at
-// all samples, `again` leaves out div_i. Work: reads 2 m r or 3 m r values and writes m r.
+// Copies F and div_i of this round if they are the best so far, elementwise. With `again`, for the
+// second solution, div_i is not copied. Work: reads 2 m r or 3 m r values and writes m r.
 // Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p, bool again) {
@@ -174,8 +174,8 @@ __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p,
   }
 }
 
-// Starts the solution at all samples, in the groups from whose choice samples were left out and
-// whose result has a correction. A thread takes a group. Registers: at most 64.
+// Selects the groups that are solved again, at all samples: samples were left out of their choice,
+// and their result has a correction. A thread takes a group. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(256, 4) all_samples_kernel(Adaptive<T> p) {
   for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
@@ -188,8 +188,8 @@ __global__ void __launch_bounds__(256, 4) all_samples_kernel(Adaptive<T> p) {
   }
 }
 
-// Copies div_i of the nearest sample that was kept, elementwise. Work: reads and writes m values.
-// Registers: at most 64.
+// Copies div_i of the nearest kept sample to each sample that was left out, elementwise. Work:
+// reads and writes m values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) nearest_divergence_kernel(Adaptive<T> p) {
   for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
@@ -202,9 +202,9 @@ __global__ void __launch_bounds__(kElementThreads, 4) nearest_divergence_kernel(
   }
 }
 
-// Computes the departure F + z of the result in place of z, elementwise. Sets next[g] to −1 where
-// the departure is 0, because the result is the Gaussian score. Work: reads 2 m r values and writes
-// m r. Registers: at most 64.
+// Replaces z by the departure F + z of the result, elementwise. If the result is the Gaussian
+// score, the departure is 0, z is not replaced, and next[g] becomes −1. Work: reads 2 m r values
+// and writes m r. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) departure_kernel(Adaptive<T> p) {
   const int64_t count = p.m * p.r;

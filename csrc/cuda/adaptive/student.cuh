@@ -1,14 +1,14 @@
 // The steps of the Student score in whitened coordinates z [m, r]. mige_ext.ops.student_score
 // explains the method, common/student_rule.h has the rules.
 //
-// An EM step computes, with ν degrees of freedom, d the number of dimensions that count (Support),
-// and E the ridge in these coordinates,
+// Let ν be the degrees of freedom, d the number of dimensions that count (Support), and E the ridge
+// in whitened coordinates, a diagonal matrix. An EM step computes
 //
 //   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← A⁻¹ with A = Σ w_i u_i u_iᵀ / m + E and the new μ in u_i.
 //
-// Only √w u is stored, because A is then a product of one array with itself. The host enqueues all
-// steps. A group with an infinite ν skips them.
+// Of u, only √w u is stored, because Σ w_i u_i u_iᵀ is then a product of one array with itself. The
+// host enqueues all steps. A group with an infinite ν skips the steps.
 #pragma once
 
 #include "common/student_rule.h"
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kRowThreads, 2)
     const double d = p.dimensions(g);
     double trace = d;
     if (!first) {
-      // The P_kk of dimensions that do not count are 1, and so are those of the d − r dimensions in
-      // which the samples do not vary.
+      // Σ P_kk over the dimensions that count. They differ from the r dimensions of z only by
+      // directions without variance, in which P_kk is 1.
       double diagonal = 0;
       for (int64_t k = threadIdx.x; k < r; k += kRowThreads)
         diagonal += static_cast<double>(p.inversion.out[(g * r + k) * r + k]);

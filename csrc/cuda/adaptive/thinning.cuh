@@ -34,24 +34,46 @@ __device__ __forceinline__ bool before(T s, int64_t j, T other_s, int64_t other_
   return s < other_s || (s == other_s && j < other_j);
 }
 
-// The first of the pairs (s, j) of all lanes, for all lanes.
+// The first of the pairs (s, j) that were added; (∞, m) without any.
 template <typename T>
-__device__ __forceinline__ void warp_first(T& s, int64_t& j) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const T other_s = __shfl_xor_sync(kFullMask, s, offset);
-    const int64_t other_j = __shfl_xor_sync(kFullMask, j, offset);
-    if (before(other_s, other_j, s, j)) {
-      s = other_s;
-      j = other_j;
+struct First {
+  T s;
+  int64_t j;
+
+  __device__ __forceinline__ explicit First(int64_t m)
+      : s(value_of<T>(KeyOf<T>::kInfinity)), j(m) {}
+
+  __device__ __forceinline__ void add(T other_s, int64_t other_j) {
+    if (!before(other_s, other_j, s, j)) return;
+    s = other_s;
+    j = other_j;
+  }
+
+  // Adds the pairs of all other lanes. All lanes of the warp call it.
+  __device__ __forceinline__ void add_lanes() {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      const T other_s = __shfl_xor_sync(kFullMask, s, offset);
+      add(other_s, __shfl_xor_sync(kFullMask, j, offset));
     }
   }
-}
+};
 
 // The sum of m flags, for all lanes of a warp.
 __device__ __forceinline__ int warp_count(const int32_t* flags, int64_t m) {
   int count = 0;
   for (int64_t l = threadIdx.x % kWarp; l < m; l += kWarp) count += flags[l];
   return warp_sum(count);
+}
+
+// Calls f(g, flags of group g, their sum) for each group, groups along y.
+template <typename T, typename F>
+__device__ __forceinline__ void for_each_group(const Thinning<T>& p,
+                                               const int32_t* flags,  // [groups, m]
+                                               const F& f) {
+  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
+    const int32_t* const of_group = flags + g * p.m;
+    f(g, of_group, warp_count(of_group, p.m));
+  }
 }
 
 // Marks the samples that do not coincide with an earlier one. A warp takes a row, groups along y.
@@ -76,10 +98,8 @@ template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t m = p.m;
-  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
-    const int32_t* const distinct = p.distinct + g * m;
-    const int n = warp_count(distinct, m);
-    if (n < kFewestDistinct) continue;
+  for_each_group(p, p.distinct, [&](int64_t g, const int32_t* distinct, int n) {
+    if (n < kFewestDistinct) return;
     const int inner = inner_neighbor(n), outer = outer_neighbor(n);
     for_each_row(m, [&](int64_t i) {
       if (distinct[i] == 0) return;
@@ -87,17 +107,12 @@ __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p
       T last = T(-1), at_inner = T(1);
       int64_t last_j = -1;
       for (int rank = 1; rank <= outer; ++rank) {
-        T least = value_of<T>(KeyOf<T>::kInfinity);
-        int64_t least_j = m;
+        First<T> next(m);
         for (int64_t j = lane; j < m; j += kWarp)
-          if (distinct[j] != 0 && j != i && before(last, last_j, row[j], j) &&
-              before(row[j], j, least, least_j)) {
-            least = row[j];
-            least_j = j;
-          }
-        warp_first(least, least_j);
-        last = least;
-        last_j = least_j;
+          if (distinct[j] != 0 && j != i && before(last, last_j, row[j], j)) next.add(row[j], j);
+        next.add_lanes();
+        last = next.s;
+        last_j = next.j;
         if (rank == inner) at_inner = last;
         if (lane == 0 && rank == 1) p.first[g * m + i] = last;
         if (lane == 0 && rank == kScaleNeighbor) p.scale[g * m + i] = last;
@@ -105,7 +120,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p
       if (lane == 0)
         p.log_ratio[g * m + i] = log(static_cast<double>(last) / static_cast<double>(at_inner));
     });
-  }
+  });
 }
 
 // Decides whether close pairs are separated. A thread block takes a group. Work: reads
@@ -146,9 +161,8 @@ template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) separate_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t m = p.m;
-  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
-    const int32_t* const distinct = p.distinct + g * m;
-    const bool all = warp_count(distinct, m) < 2;
+  for_each_group(p, p.distinct, [&](int64_t g, const int32_t* distinct, int n) {
+    const bool all = n < 2;
     const double ratio = p.separation[g];
     for_each_row(m, [&](int64_t i) {
       bool keep = all || distinct[i] != 0;
@@ -167,7 +181,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) separate_kernel(Thinning<T> p)
       }
       if (lane == 0) p.kept[g * m + i] = keep;
     });
-  }
+  });
 }
 
 // Counts the samples that are kept, finds the nearest of them to each sample, and makes the
@@ -177,30 +191,24 @@ template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) mask_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t m = p.m;
-  for (int64_t g = blockIdx.y; g < p.groups; g += gridDim.y) {
-    const int32_t* const kept = p.kept + g * m;
-    const int count = warp_count(kept, m);
+  for_each_group(p, p.kept, [&](int64_t g, const int32_t* kept, int count) {
     if (blockIdx.x == 0 && threadIdx.x == 0) {
       p.count[g] = count;
       p.left_out[g] = static_cast<T>(static_cast<double>(m - count) / static_cast<double>(m));
     }
-    if (count == m) continue;
+    if (count == m) return;
     for_each_row(m, [&](int64_t i) {
       T* const row = p.s + (g * m + i) * m;
-      T least = value_of<T>(KeyOf<T>::kInfinity);
-      int64_t least_j = m;
+      First<T> nearest(m);
       for (int64_t j = lane; j < m; j += kWarp) {
-        if (kept[j] != 0 && before(row[j], j, least, least_j)) {
-          least = row[j];
-          least_j = j;
-        }
+        if (kept[j] != 0) nearest.add(row[j], j);
         if (j != i && (kept[i] == 0 || kept[j] == 0)) row[j] = value_of<T>(KeyOf<T>::kInfinity);
       }
-      warp_first(least, least_j);
+      nearest.add_lanes();
       if (lane == 0)
-        p.nearest[g * m + i] = static_cast<int32_t>(kept[i] != 0 || least_j == m ? i : least_j);
+        p.nearest[g * m + i] = static_cast<int32_t>(kept[i] != 0 || nearest.j == m ? i : nearest.j);
     });
-  }
+  });
 }
 
 template <typename T>

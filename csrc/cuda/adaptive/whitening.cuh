@@ -13,7 +13,8 @@ namespace mige::cuda {
 
 constexpr int kRidgeThreads = 256;  // a thread takes one sample and kRidgesPerThread values of τ
 constexpr int kRidgesPerThread = 4;
-static_assert(kRidgeThreads / kWarp * kRidgesPerThread >= kRidges && kRidges <= kWarp, "τ");
+static_assert(kRidgeThreads / kWarp * kRidgesPerThread >= kRidges && kRidges <= kWarp,
+              "every τ needs a thread and a lane");
 
 // --- the ridge ---
 
@@ -58,10 +59,13 @@ __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
 }
 
 // Sums ½ c₁² q2_i / (1 − c₂ q_i)² − c₂ q2_i / (1 − c₂ q_i) over 32 samples i for every τ, with
-// q_i = Σ_j y_ij² a_j, q2_i = Σ_j y_ij² a_j², a = 1 / (c₁λ + τ), c₁ = m / (m − 1) and c₂ = c₁
-// / (m − 1). A thread block takes 32 samples, a thread one sample and four values of τ, groups
-// along z. Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in float,
-// 16.3 KiB in double. Registers: at most 128.
+//
+//   q_i = Σ_j y_ij² a_j,   q2_i = Σ_j y_ij² a_j²,   a_j = 1 / (c₁ λ_j + τ),
+//   c₁ = m / (m − 1),   c₂ = m / (m − 1)².
+//
+// A thread block takes 32 samples, a thread one sample and four values of τ, groups along z. Work:
+// 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in float, 16.3 KiB in
+// double. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(Whitening<T> w) {
   __shared__ T squares[kRidgeRows][kWarp + 1];
@@ -108,7 +112,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
 }
 
 // Chooses τ of every group. A thread block takes a group, a lane one τ of the grid, and a warp
-// every eighth of the sums over samples and every eighth eigenvalue. Work: reads m + r values.
+// every eighth partial sum over samples and every eighth eigenvalue. Work: reads m + r values.
 // Shared memory: 4 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 4)
@@ -139,7 +143,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
 
 // --- filtered eigenvectors ---
 
-// The factor that multiplies an eigenvector.
+// The factor that multiplies an eigenvector, as a function of its eigenvalue λ.
 enum class RidgeFilter {
   kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
   kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / (mλ), computed without

@@ -1,8 +1,8 @@
-// Launches of kernels, and their dynamic shared memory.
+// Launches of kernels, and the dynamic shared memory of kernels.
 //
-// Kernels use only thread indices, barriers, warp shuffles, votes, atomics and bit intrinsics
-// (__clz, __ffs) of CUDA. Therefore g++ can also compile them, against the replacement of
-// <cuda_runtime.h> in tests/emulator, and run them without a GPU.
+// Of CUDA, kernels use only thread indices, barriers, warp shuffles, votes, atomics and bit
+// intrinsics (__clz, __ffs). g++ can therefore also compile the kernels, with the replacement of
+// <cuda_runtime.h> in tests/emulator, and the result runs without a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -17,7 +17,7 @@ constexpr int kWarp = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
 constexpr int64_t kLargestGridX = 2147483647;
 constexpr int64_t kLargestGridYZ = 65535;
-// Largest dynamic shared memory without cudaFuncSetAttribute.
+// The largest dynamic shared memory, in bytes, that a kernel gets without cudaFuncSetAttribute.
 constexpr size_t kDefaultSmem = 48 * 1024;
 
 // The dynamic shared memory of the current thread block, as an array of T.
@@ -31,8 +31,8 @@ __device__ __forceinline__ T* dynamic_smem() {
 #endif
 }
 
-// The largest dynamic shared memory of a thread block on the current device with
-// cudaFuncSetAttribute, in bytes.
+// The largest dynamic shared memory, in bytes, that cudaFuncSetAttribute can give a kernel on the
+// current device.
 inline size_t largest_smem() {
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
@@ -42,8 +42,8 @@ inline size_t largest_smem() {
   return static_cast<size_t>(bytes);
 }
 
-// The number of thread blocks along each axis. A kernel that loops over groups takes at most
-// group_blocks(groups) along y or z.
+// The number of thread blocks along each axis. A kernel that loops over groups has at most
+// group_blocks(groups) thread blocks along y or z.
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
@@ -146,7 +146,7 @@ inline LaunchShape row_warps(int64_t rows, int64_t groups) {
   return {{divide_up(rows, kRowWarps), group_blocks(groups)}, kRowThreads};
 }
 
-// Calls f(i) for every i < rows. A warp takes an i.
+// Calls f(i) for every i < rows. A warp calls it with one i at a time.
 template <typename F>
 __device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
   for (int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp; i < rows;

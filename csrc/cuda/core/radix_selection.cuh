@@ -2,10 +2,11 @@
 // exact order statistic, and the work is linear in the number of pairs. The host does not wait for
 // the device.
 //
-// Each round counts one digit over the pairs that match the digits found so far (a histogram), and
-// picks the bucket that holds the wanted rank. A digit has 11 bits, so float takes three rounds and
-// double six. The first round also counts the pairs at distance zero. Zero is not a bandwidth, so
-// if the quantile is zero, it is taken among the pairs at a positive distance instead.
+// Each round makes a histogram of one digit over the pairs that match the digits found so far, and
+// picks the bucket that contains the wanted rank. A digit has 11 bits, so float takes three rounds
+// and double takes six. The first round also counts the pairs at distance zero. Zero is not a
+// bandwidth, so if the quantile is zero, it is taken among the pairs at a positive distance
+// instead.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -24,8 +25,7 @@ struct Selection {
   Count zeros;    // pairs at distance zero
 };
 
-// Whether a key belongs to the histogram of a round, that is whether its higher digits equal the
-// prefix.
+// Whether the higher digits of a key equal the prefix. The histogram of a round counts such keys.
 template <typename T>
 __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
   return round == 0 || (key ^ prefix) >> digit_shift<T>(round - 1) == 0;

@@ -46,7 +46,7 @@ struct Largest {
       index = other_index;
     }
   }
-  // Finds the largest value over the lanes of a warp. Every lane gets it.
+  // Replaces the value of every lane of a warp by the largest of these values, with its index.
   __device__ __forceinline__ void take_warp() {
     for (int offset = kWarp / 2; offset > 0; offset /= 2) {
       const T other = __shfl_xor_sync(kFullMask, value, offset);

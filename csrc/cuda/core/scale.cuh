@@ -1,5 +1,5 @@
-// The magnitude of the samples of each group, max |x_i|, and the power of two that scales them.
-// Both stay on the device, so that the host does not wait for the device.
+// The magnitude of the samples of each group, max |x_i|, and the power of two that scales the
+// samples. Both stay on the device, so that the host does not wait for the device.
 //
 // A group with a NaN or an infinity has the magnitude NaN, and every kernel writes NaN to all its
 // results. (On the CPU such input raises an error. CUDA kernels run asynchronously and cannot raise

@@ -1,7 +1,8 @@
 // The workspace of an operator: several arrays in one allocation.
 //
 // A struct of arrays derives from Workspace and takes each array in the initializer of its member.
-// A struct that starts from a copy of another struct's Workspace puts its arrays after the others.
+// A struct that starts from a copy of another struct's Workspace puts its arrays after those of the
+// other struct.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // Pivoted Cholesky decomposition K = L Lᵀ of a matrix in the shared memory of one thread block.
 //
-// Step k chooses the largest remaining diagonal element as its pivot, and swaps it to place k by a
-// swap of two columns and of the same two rows. The decomposition stops when the remaining matrix
+// Step k chooses the largest remaining diagonal element as its pivot. A swap of two columns and of
+// the same two rows brings the pivot to place k. The decomposition stops when the remaining matrix
 // is rounding error, so a matrix of low rank takes less work.
 #pragma once
 

@@ -1,7 +1,7 @@
-// Symmetric eigendecomposition by one warp or one thread block (eigh_small.cuh), or by many thread
-// blocks if the matrix is too large for the shared memory of one thread block. They run the same
-// algorithm on a matrix in global memory: pivoted Cholesky by panels (cholesky_large.cuh),
-// Jacobi between column blocks (jacobi_large.cuh), and the results (this file).
+// Symmetric eigendecomposition by one warp or one thread block (eigh_small.cuh). If the matrix is
+// too large for the shared memory of one thread block, many thread blocks run the same algorithm on
+// a matrix in global memory: pivoted Cholesky by panels (cholesky_large.cuh) and Jacobi between
+// column blocks (jacobi_large.cuh). This file writes their results and chooses the kernels.
 #pragma once
 
 #include "cuda/linalg/cholesky_large.cuh"

@@ -4,8 +4,9 @@
 //
 // With Spectrum::kSymmetric a matrix may be indefinite. It is shifted by a multiple of the identity
 // first, and its eigenvalues are shifted back; eigenvectors do not change. The shift is small
-// (small_shift). If Cholesky then finds a pivot up to a quarter of the shift, the matrix counts as
-// indefinite and is decomposed again. A bound of the eigenvalues' magnitudes is added to the shift.
+// (small_shift). If Cholesky then finds a pivot of at most a quarter of the shift, the matrix
+// counts as indefinite. A bound of the eigenvalues' magnitudes is added to the shift, and the
+// matrix is decomposed again.
 #pragma once
 
 #include "common/operators.h"
@@ -166,11 +167,11 @@ constexpr int kLargestInBlock = 32 * kRowsPerThread;
 template <int kLanes>
 constexpr int kEighThreads = kLanes == 8 ? 256 : 512;
 
-// The pitch of a matrix. With it the columns of the 32 / kLanes pairs of a warp start on different
-// banks of shared memory.
+// The pitch of a matrix. It is chosen so that the columns of the 32 / kLanes pairs of a warp start
+// on different banks of shared memory.
 template <int kLanes>
 __host__ __device__ constexpr int shared_pitch(int n) {
-  if (kLanes == 32) return n | 1;  // a warp takes a column; odd, for the row swaps of Cholesky
+  if (kLanes == 32) return n | 1;  // odd: a row of the matrix uses all banks
   const int pitch = n / 32 * 32 + kLanes;
   return pitch >= n ? pitch : pitch + 32;
 }

@@ -2,8 +2,8 @@
 // lower triangle of A.
 //
 // The factorization is right-looking and takes 64 pivots at a time. Let K be the block of these
-// pivots, X_KK = L_KK⁻¹ from the Cholesky factor of A_KK, and R_J = X_KJ for J < K, R_K = X_KK, and
-// R_J = L_JKᵀ for J > K. One step is
+// pivots, and X_KK = L_KK⁻¹ the inverse Cholesky factor of A_KK. Let R_J = X_KJ for J < K,
+// R_K = X_KK, and R_J = L_JKᵀ for J > K. One step is
 //
 //   L_IK = A_IK X_KKᵀ,   X_KJ ← X_KK X_KJ (J < K),   A_IJ ← A_IJ − L_IK R_J (I > K, J <= I),
 //
@@ -36,8 +36,8 @@ constexpr int kPivots = kProductTile;  // number of pivots in a step
 template <typename T>
 struct InverseArguments : Workspace {
   int64_t groups, n;
-  const int32_t* next;  // [groups] or nullptr: λ that a group evaluates (adaptive.cuh), −1 for none
-  T* a = take<T>(groups * n * n);                  // A; then X in the lower triangle
+  const int32_t* next;             // [groups] or nullptr: a group with a negative value is skipped
+  T* a = take<T>(groups * n * n);  // A; then X in the lower triangle
   T* out = take<T>(groups * n * n);                // A⁻¹
   T* pivot = take<T>(groups * kPivots * kPivots);  // X_KK
   T* column = take<T>(groups * n * kPivots);       // L_IK
@@ -48,10 +48,10 @@ struct InverseArguments : Workspace {
   }
 };
 
-// X_KK = L_KK⁻¹ by the steps above with single pivots. The threads of a thread block hold A_KK in
-// their registers, as the tile engine distributes it, with zeros beyond the matrix. All threads get
-// row k, which is X_kj for j < k and A_kj for j >= k, through `row`. The caller must synchronize
-// before the call.
+// Computes X_KK = L_KK⁻¹ by the steps above, with one pivot at a time. The threads of a thread
+// block hold A_KK in their registers, as the tile engine distributes it, with zeros beyond the
+// matrix. All threads get row k, which is X_kj for j < k and A_kj for j >= k, through `row`. The
+// caller must synchronize before the call.
 template <typename T>
 __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProductThreadTile],
                                               int pivots,

@@ -23,18 +23,18 @@ constexpr int kNotFinite = -1, kNotConverged = -2;
 // is the last one.
 template <typename T>
 constexpr T kOrthogonal = 8 * kEpsilon<T>;
-// Columns with a cosine up to this limit are not rotated. It is smaller than kOrthogonal, because
-// convergence is quadratic: the last sweep rotates columns that already count as orthogonal, and
-// leaves cosines far below both limits.
+// Columns with a cosine up to this limit are not rotated. The limit is smaller than kOrthogonal, so
+// that the last sweep also rotates columns that already count as orthogonal. Convergence is
+// quadratic, so this sweep leaves cosines far below both limits.
 template <typename T>
 constexpr T kNegligible = kEpsilon<T> / 4;
 
 // --- rotations ---
 
-// The rotation that makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y), with τ =
-// s / (1 + c). In most rotations the cosine c is nearly 1, and this form does not round it. With
-// the form c x − s y, the norm of a column would grow by a relative 1e-5 over the thousand
-// rotations of each column.
+// The rotation that makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y), with the
+// sine s, the cosine c and τ = s / (1 + c). In most rotations c is nearly 1, and this form does not
+// round c to 1. With the form c x − s y, the norm of a column would grow by a relative 1e-5 over
+// the thousand rotations of each column.
 template <typename T>
 struct Rotation {
   T s, tau, t;               // sine, s / (1 + cosine), tangent

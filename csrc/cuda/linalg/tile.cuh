@@ -4,8 +4,9 @@
 //
 // A thread block has 256 threads as 16×16. Thread (tx, ty) holds kThreadTile×kThreadTile sums in
 // registers, in groups of four neighbors: rows 64 (i / 4) + 4 ty + i % 4 and columns 64 (j / 4) + 4
-// tx + j % 4. It therefore reads four values of an operand at once from shared memory. For
-// kThreadTile = 8 four such reads serve 64 steps, for kThreadTile = 4 two reads serve 16 steps.
+// tx + j % 4. It therefore reads four values of an operand at once from shared memory. With
+// kThreadTile = 8, four such reads are enough for 64 steps. With kThreadTile = 4, two reads are
+// enough for 16 steps.
 // Slices of 16 values of k go through shared memory. The thread block fetches the next slice from
 // global memory while it uses the current one.
 //
@@ -94,7 +95,7 @@ struct Operand {
   }
 };
 
-// Reads the values of one k that a thread with tx or ty = side needs.
+// Reads the values of an operand for one k that a thread needs. `side` is tx or ty.
 template <typename T, int kThreadTile>
 __device__ __forceinline__ void read_fragment(const T* at_k, int side, T (&values)[kThreadTile]) {
 #pragma unroll

@@ -60,8 +60,8 @@ void solve(const Adaptive<T>& p, Stream& stream) {
   const ContractionShape pairs{groups, m, n, p.next};
   stream.launch(regularize_kernel<T>, elementwise(m * m, groups), p);
   invert(p.inversion, stream);
-  // Computes [W Y] = Xᵀ (X [H z]) with X = L⁻¹, and with a start B R₀ in the same way. The memory
-  // of K³ [W Y] holds X [H z] in between. This takes the same number of flop as B [H z], but has
+  // Computes [W Y] = Xᵀ (X [H z]) with X = L⁻¹, and with a start B R₀ in the same way. X [H z] is
+  // stored in the memory of K³ [W Y]. This form takes the same number of flop as B [H z], but has
   // the small residual of a solution of the equations. The large terms of the divergence nearly
   // cancel, and with a small residual their errors cancel too. Measured in float for 200 cubed
   // normal samples and λ = 1e-5, the risk is −80.46 by this product and −79.18 by B [H z]; the
@@ -91,8 +91,8 @@ void evaluate(const Adaptive<T>& p, Stream& stream) {
   stream.launch(keep_kernel<T>, elementwise(m * r, groups), p, false);
 }
 
-// Solves at all samples in the groups from whose choice samples were left out. Other groups skip
-// everything but the distances.
+// Computes the score at all samples, in groups from whose choice samples were left out. Other
+// groups compute only the distances again.
 template <typename T>
 void solve_at_all_samples(const Adaptive<T>& p, Stream& stream) {
   stream.launch(all_samples_kernel<T>, elementwise(p.groups, 1), p);

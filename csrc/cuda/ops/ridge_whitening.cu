@@ -17,7 +17,7 @@ Layout<T> layout(const RidgeWhiteningArguments<T>& p, void* work) {
 }
 
 // Stores W = D⁻¹ SᵀS, or in the dual form without excluded directions W = D⁻¹ (τ^{-1/2} I − SᵀS).
-// The rows of S are the eigenvectors that filter_vectors scales.
+// The rows of S are the filtered eigenvectors (filter_vectors).
 template <typename T>
 struct StoreWhitening {
   using Sum = T;

@@ -51,7 +51,8 @@ class Comparison(Experiment):
     setting: ClassVar[str]
     #: Name of that setting in the progress bar.
     symbol: ClassVar[str]
-    #: Name of the file of a run in models/, without the suffix.
+    #: Name of the file of a run in models/, without the suffix: a format string with the fields of
+    #: ``Run``.
     stem: ClassVar[str]
     #: Dataclass of a row of results.csv.
     result_type: ClassVar[type[Any]]
@@ -62,8 +63,8 @@ class Comparison(Experiment):
     network_name: ClassVar[str] = "model"
     #: Part of each grid that ``--quick`` searches.
     quick_values: ClassVar[slice]
-    #: Test results of a diverged run, by column: its predictions count as wrong. A run with NaN in
-    #: the first of these columns has not been tested yet.
+    #: Test results of a diverged run, by column. The predictions of a diverged run count as wrong.
+    #: A run with NaN in the first of these columns has not been tested yet.
     all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0})
     #: Options of the experiment that config.json records.
     recorded: ClassVar[Sequence[str]] = ()
@@ -71,7 +72,8 @@ class Comparison(Experiment):
     progress: ClassVar[Mapping[str, str]]
     #: Columns of metrics.csv that are NaN for a run that trains on the validation images.
     validated: ClassVar[Sequence[str]] = ()
-    #: Numbers of training images of a search run and of a final run; 0 if no run can ``--retrain``.
+    #: Numbers of training images of a search run and of a final run; 0 if the experiment
+    #: has no option ``--retrain``.
     search_images = final_images = 0
 
     def __init__(self, options: Any, settings: Any) -> None:

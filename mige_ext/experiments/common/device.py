@@ -25,7 +25,7 @@ def device_of(name: str) -> torch.device:
     """The device that the option ``--device`` names; "auto" is the GPU if there is one.
 
     Raises:
-        ValueError: The name is none of auto, cpu and cuda, or this torch has no such GPU.
+        ValueError: The name is none of auto, cpu and cuda, or names a GPU but torch finds none.
     """
     available = torch.cuda.is_available()
     if name == "auto":

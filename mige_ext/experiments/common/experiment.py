@@ -1,7 +1,7 @@
 """The life cycle of an experiment's command, the same for all experiments.
 
 A command declares its options and returns an ``Experiment``. ``command`` does everything else. It
-turns the options into a typer command and mistakes into error messages, opens the folder, runs the
+makes a typer command of the options, reports invalid options, opens the folder, runs the
 experiment, saves it if it is interrupted, and prints its summary.
 """
 

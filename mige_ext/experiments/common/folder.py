@@ -99,14 +99,14 @@ def open_folder(
         path: Folder.
         settings: Values on which the numbers depend, as JSON. They must agree with those of the
             results in the folder.
-        about: Values that may change when the experiment is continued, as JSON; except
+        about: Further values, as JSON. They may change when the experiment is continued, except
             ``command``, the name of the experiment.
         resume: Whether to continue with the results in the folder.
 
     Raises:
         ValueError: The path cannot be a folder; the folder has results and ``resume`` is false; the
-            folder has no results and ``resume`` is true; its results are of another command or
-            have other settings; or the folder cannot be written.
+            folder has no results and ``resume`` is true; the results in the folder are of another
+            command or have other settings; or the folder cannot be written.
     """
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():

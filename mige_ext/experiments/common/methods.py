@@ -1,4 +1,4 @@
-"""Parts of methods: a row of a comparison, and networks that are trained beside the encoder."""
+"""The methods of a comparison, and the parts of penalties that train a network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Method:
-    """A row of a comparison: what a method adds to the loss, and the grid of its setting."""
+    """A method of a comparison: what it adds to the loss, and the grid of its setting."""
 
     label: str  # in tables and figures
     strengths: tuple[float, ...] = (0.0,)  # grid of the setting; 0 alone if the method has none

@@ -129,14 +129,14 @@ def learning_curves(
     percent: Sequence[str] = (),
     levels: Sequence[str] = (),
 ) -> None:
-    """Draw columns of metrics.csv, mean ± standard deviation over the seeds, a line per method.
+    """Draw columns of metrics.csv: mean ± standard deviation over the seeds, a line per method.
 
     A curve ends where its shortest run ends. Infinite values are not drawn.
 
     Args:
         axes: axes of each column.
         metrics: rows of metrics.csv.
-        shown: runs to draw, with one setting for each method.
+        shown: runs to draw, which have one value of the setting for each method.
         methods: methods by name, for their labels.
         x: column of the positions.
         percent: columns that are drawn in percent.

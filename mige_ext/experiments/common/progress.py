@@ -36,8 +36,8 @@ class Progress(tqdm):  # type: ignore[misc]
 
         Args:
             name: Name of the run.
-            at: Steps of all runs before this one. An earlier run may have counted fewer steps,
-                because it diverged or continued from a checkpoint.
+            at: Number of steps of all runs before this one. The bar is set to it, because an
+                earlier run counts fewer steps if it diverges or continues from a checkpoint.
         """
         self.metrics = {}
         if at is not None:

@@ -11,13 +11,13 @@ class Run(NamedTuple):
     method: str
     value: float  # value of the searched setting, β or a learning rate; 0 if the method has none
     seed: int  # seed of weights, batches and noise
-    images: int = 0  # number of training images; 0 if no run can ``--retrain``
+    images: int = 0  # number of training images; 0 if there is no option ``--retrain``
 
 
 class Row:
     """A row of results.csv or metrics.csv: a dataclass with columns for the run.
 
-    The last column is a time. A diverged run has a result whose time is NaN.
+    The last column is a time. In the result of a diverged run, this time is NaN.
     """
 
     #: Column of ``Run.value``.

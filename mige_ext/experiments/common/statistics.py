@@ -28,9 +28,9 @@ def by_value(rows: Sequence[Any]) -> dict[float, list[Any]]:
 
 
 def without_divergence(rows: Sequence[Any]) -> dict[float, list[Any]]:
-    """The rows of one method as ``by_value`` groups them, without values at which any run diverged.
+    """The rows of one method by value, without the values at which any run diverged.
 
-    If no value of the setting remains, the smallest one is kept.
+    If a run diverged at every value, the smallest value is kept.
     """
     grid = by_value(rows)
     whole = {value: of for value, of in grid.items() if not any(row.diverged for row in of)}

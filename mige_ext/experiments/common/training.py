@@ -39,8 +39,8 @@ class Trainer(ABC):
     epoch_type: ClassVar[type[Any]]
     #: Attributes that a checkpoint contains. An attribute without a state is skipped.
     stateful: ClassVar[Sequence[str]]
-    #: Name of the attribute that a method adds to the plain network. The attribute is None for a
-    #: method that adds nothing; ``overhead`` measures its time.
+    #: Name of the attribute that holds what a method adds to the plain network. The attribute is
+    #: None for a method that adds nothing. ``overhead`` measures the time of the added part.
     extra: ClassVar[str] = "penalty"
 
     def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
@@ -157,7 +157,7 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
     """Raise ``DivergedError`` in place of an error that comes from numbers that are not finite.
 
-    Such errors are an error of mige_ext about samples that are not finite, and every error that is
+    Such an error is an error of mige_ext about samples that are not finite, or any error that is
     raised while weights are not finite.
     """
     try:

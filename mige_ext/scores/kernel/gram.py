@@ -191,7 +191,7 @@ def _centered(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
     The formulas subtract products of coordinates, which lose digits if an offset makes them large.
     An outlier does not move a median, and the median of equal samples makes them exactly 0. The
     result is clamped to the fourth root of the dtype's largest number, so no product overflows.
-    Since σ is near 1, the kernels of points that far away are 0 up to rounding anyway.
+    Since σ is near 1, kernel values at such distances are 0 up to rounding anyway.
     """
     some = min(x.shape[-2], 31)
     middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)

@@ -24,7 +24,7 @@ class Kernel(ABC):
 
     A call with points returns their Gram matrix. A kernel is a frozen dataclass that defines
     :meth:`psi`. Its fields, if any, are numbers or tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are
-    required: a bandwidth then means the same for every kernel.
+    required, so that a bandwidth has the same meaning for every kernel.
     """
 
     @abstractmethod
@@ -37,7 +37,7 @@ class Kernel(ABC):
         return self.psi(s / sigma / sigma)  # σ² may be out of range where σ is not
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """The derivative of φ of the given order, ``ψ^(order)(s/σ²) σ^(−2 order)``; finite."""
+        """The derivative of φ, ``ψ^(order)(s/σ²) σ^(−2 order)``. An overflow saturates."""
         if not _checks.is_integer(order, 0):
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)
@@ -103,7 +103,7 @@ class IMQ(Kernel):
 class Bandwidth:
     """Bandwidth rule: σ = ``multiplier`` × a quantile of the pairwise distances.
 
-    ``Bandwidth()`` is the median rule, for which ``bandwidth="median"`` is short.
+    ``Bandwidth()`` is the median rule. ``bandwidth="median"`` is a short form of it.
 
     Args:
         quantile: in (0, 1]; 0.5 is the median.

@@ -1,7 +1,7 @@
 """Solvers of ``L g = ζ`` with L = K/M: a shifted solve, and iterations from 0.
 
-A right-hand side is (..., M, d), and K is the gram of the M samples with themselves. With the ζ of
-``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
+A right-hand side is (..., M, d), and K is the Gram matrix of the M samples (``gram.py``). With the
+ζ of ``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
 """
 
 import math
@@ -67,9 +67,10 @@ def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` by products with K alone (Hestenes and Stiefel 1952).
 
     The relative error of each group is about ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
-    ε / shift, whichever is larger. A group that is accurate does not change any more. On the CPU
-    the iteration stops when all groups are accurate. On other devices it takes all
-    :func:`conjugate_gradient_steps`, because reading the residual would stall the device.
+    ε / shift, whichever is larger. The solution of a group does not change after it has reached
+    this accuracy. On the CPU the iteration stops when all groups have reached it. On other devices
+    it takes all :func:`conjugate_gradient_steps`, because reading the residual would stall the
+    device.
     """
     m = rhs.shape[-2]
     solution, residual, direction = torch.zeros_like(rhs), rhs, rhs

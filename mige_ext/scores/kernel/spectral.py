@@ -186,7 +186,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
     @abstractmethod
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
-        """The filter for the gram of the samples with themselves, and ζ at the samples."""
+        """Applies the filter, given the Gram matrix of the samples and ζ at the samples."""
 
     def _smooth(self, g: Tensor, coefficients: Tensor, source_coefficient: float) -> Solution:
         """The solution of a filter without a cut-off, from ``g_λ(L) ζ`` and its w and b."""

@@ -15,7 +15,7 @@ from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilt
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedSSGE(FittedFilter):
-    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``, without b ζ."""
+    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``; b is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,16 @@
+"""The risk of a candidate score, which is the mean of the risks r of the samples, (M,)."""
+
+import math
+
+from torch import Tensor
+
+
+def mean_and_error(r: Tensor) -> tuple[Tensor, Tensor]:
+    """The risk and its standard error."""
+    return r.mean(), r.std() / math.sqrt(len(r))
+
+
+def bound_of(r: Tensor) -> float:
+    """The risk plus its standard error, which candidates are compared by."""
+    risk, error = mean_and_error(r)
+    return float(risk + error)
