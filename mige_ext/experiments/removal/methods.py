@@ -5,7 +5,7 @@ its penalty, and its grid of β. A penalty takes z (N, d), under BatchNorm, and 
 It returns a scalar.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
-  estimator. The marginal has its own score, or a matched one. Scores of SSGE and of a Gaussian are
+  estimator. The marginal has its own score, a paired one, or a matched one. Scores of SSGE and of a Gaussian are
   controls.
 * **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
@@ -49,15 +49,6 @@ def information_gradient(
         return mige.mutual_information(batch.s, z, estimator=estimator, marginal=marginal)
 
     return penalty
-
-
-def recipe(z: Tensor, batch: Batch) -> Tensor:
-    """I(s; z) minus a fraction of the negentropy of z (docs/choosing.md)."""
-    return mige.mutual_information(batch.s, z) - CONTRACTION * mige.negentropy(z)
-
-
-#: Weight of the negentropy beside I(s; z).
-CONTRACTION = 0.05
 
 
 def contraction(z: Tensor, batch: Batch) -> Tensor:
@@ -207,11 +198,8 @@ def _scores(
 
 METHODS = {
     "none": Method("no removal"),
-    "mige": Method("MIGE", (0.025, 0.05, 0.1, 0.2), always(recipe)),
-    "mige-information": Method(
-        "MIGE, information", (0.03, 0.06, 0.12, 0.24), _scores(marginal="paired")
-    ),
-    "mige-own": Method("MIGE, own", (0.01, 0.02, 0.04, 0.08), _scores(marginal="own")),
+    "mige": Method("MIGE", (0.01, 0.02, 0.04, 0.08), _scores()),
+    "mige-paired": Method("MIGE, paired", (0.03, 0.06, 0.12, 0.24), _scores(marginal="paired")),
     "mige-matched": Method("MIGE, matched", (0.03, 0.06, 0.12, 0.24), _scores(marginal="matched")),
     "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
     "tikhonov": Method("Tikhonov", (0.03, 0.1, 0.3, 1.0), _scores(mige.Tikhonov())),
