@@ -25,7 +25,7 @@ Z = normal(6, 2, dtype=torch.float32)
 B = normal(2, 6, 3, dtype=torch.float32)
 ONE = torch.ones(())
 DIFFERENTIABLE = {"squared_distances", "rbf_gram", "RBF", "IMQ", "entropy", "encoder_information",
-                  "mutual_information", "negentropy", "RandomProjection",
+                  "code_information", "mutual_information", "negentropy", "RandomProjection",
                   "entropy_surrogate", "MutualInformationGradientEstimator"}  # fmt: skip
 
 

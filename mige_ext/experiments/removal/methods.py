@@ -5,8 +5,8 @@ its penalty, and its grid of β. A penalty takes z (N, d), under BatchNorm, and 
 It returns a scalar.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
-  estimator. The marginal has its own score, a paired one, or a matched one. Scores of SSGE and of a Gaussian are
-  controls.
+  estimator. The marginal has its own score, a paired one, or a matched one. Scores of SSGE, of
+  Tikhonov and of a Gaussian are controls.
 * **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
   al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
