@@ -138,9 +138,8 @@ def mutual_information(
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
 
-    In circumstance I of the paper, x is data and z is its deterministic code; in circumstance II
-    both are representations. The marginal entropy of an argument that needs no gradient is not
-    estimated.
+    x and z may both be representations (circumstance II of the paper), and one of them may be data.
+    The marginal entropy of an argument that needs no gradient is not estimated.
 
     The gradient does not depend on the units of x and z. The default and the Gaussian estimators
     scale the pair themselves. For an estimator with one bandwidth for all columns
@@ -148,8 +147,8 @@ def mutual_information(
     square deviations, each as one block. A bandwidth that is a number has a unit; it is applied to
     x and z as they are.
 
-    For a deterministic ``z = E(x)`` the pair (x, z) has no density. The joint term then penalizes
-    codes that cannot be predicted from x at the scale of the bandwidth.
+    For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
+    train such an encoder, use :func:`code_information`.
 
         >>> import torch, mige_ext as mige
         >>> x, z = torch.randn(2, 64, 3), torch.randn(2, 64, 2, requires_grad=True)
@@ -168,7 +167,7 @@ def mutual_information(
 
             - "paired": x alone and z alone, and the score of the joint may start from these scores
               (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err alike. An estimator
-              without such a method, and a ``group``, use "own".
+              without such a method uses "own".
             - "own": x alone, z alone and the joint, each without the others. An estimator shrinks
               the score of the joint, which has more dimensions, more than the scores of the
               marginals. The difference between the two shrinkages adds a term like an entropy to
