@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -113,6 +111,9 @@ def _batches(rows: int, size: int, steps: int) -> Iterator[Tensor]:
 
 def _probe(encoder: nn.Module, name: str) -> Mapping[str, float]:
     """Test accuracies of classifiers on frozen codes, in %."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
     x, y, test_x, test_y = _data(name)
     encoder.eval()
     with torch.no_grad():

@@ -20,7 +20,6 @@ from functools import cache, partial
 
 import numpy as np
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,6 +132,8 @@ def _table(n: int, category: bool, generator: torch.Generator) -> tuple[Tensor, 
 
 def _leak(encoder: nn.Module, category: bool, generator: torch.Generator) -> float:
     """Nats about s that boosted trees find in codes: H(class of s) − cross-entropy."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     parts = []
     for _ in range(2):
         x, _, s = _table(4000, category, generator)

@@ -87,7 +87,7 @@ def bounds_of(rows: Sequence[Row], tasks: Sequence[Task]) -> Bounds:
 
 def draw(rows: Sequence[Row], tasks: Sequence[Task], path: Path) -> Path:
     """A panel for each task, with the mean and the seeds of each method; returns the file."""
-    shown = [task for task in tasks if len(values(rows, task, DEFAULT))]
+    shown = [task for task in tasks if any(row.task == task.name for row in rows)]
     fig, panels = plots.figure(-(-len(shown) // 3), 3, panel=(3.6, 2.6))
     for ax in panels.flat[len(shown) :]:
         ax.set_visible(False)
