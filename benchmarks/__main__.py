@@ -1,4 +1,4 @@
-"""The benchmarks' command: ``python -m benchmarks {end-to-end,operators,accuracy,scaling}``."""
+"""``python -m benchmarks {end-to-end,operators,accuracy,tasks,scaling}``."""
 
 import sys
 
@@ -9,6 +9,7 @@ try:
     from benchmarks.end_to_end import end_to_end
     from benchmarks.operators.command import operators
     from benchmarks.scaling.command import scaling
+    from benchmarks.tasks.command import tasks
 except ImportError as error:
     sys.exit(
         f"The benchmarks need the extra `experiments` ({error}): "
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (end_to_end, operators, accuracy, scaling):
+for command in (end_to_end, operators, accuracy, tasks, scaling):
     app.command()(command)
 
 if __name__ == "__main__":

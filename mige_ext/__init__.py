@@ -3,7 +3,7 @@
     >>> import torch, mige_ext as mige
     >>> encoder = torch.nn.Linear(10, 4)
     >>> x = torch.randn(256, 10)
-    >>> (-mige.mutual_information(x, encoder(x))).backward()  # ascend I(x; z)
+    >>> (-mige.code_information(x, encoder(x))).backward()  # maximize I(x; z + noise)
 
 Wen et al., "Mutual Information Gradient Estimation for Representation Learning", ICLR 2020.
 """
@@ -37,6 +37,7 @@ except ImportError as error:
 
 from mige_ext.information import (
     DEFAULT_ESTIMATOR,
+    code_information,
     encoder_information,
     entropy,
     mutual_information,
@@ -111,6 +112,7 @@ __all__ = [
     "SpectralFilter",
     "Stein",
     "Tikhonov",
+    "code_information",
     "encoder_information",
     "entropy",
     "mutual_information",

@@ -43,6 +43,12 @@ def require_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
+def require_not_negative(name: str, value: float) -> None:
+    """A finite number of at least 0."""
+    if not (isinstance(value, Real) and 0 <= value < math.inf):
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+
+
 def require_count(name: str, value: int | None, or_none: bool = False) -> None:
     """A positive integer."""
     if value is None and or_none:

@@ -63,9 +63,12 @@ class GlobalBatch:
         return self.offset == 0 and self.sizes[self.rank] > 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the ranks, in place."""
-        dist.all_reduce(values, group=self.group)
-        return values
+        """The sum over the ranks.
+
+        The backward pass adds the gradients of all ranks, which each rank has multiplied by R as
+        :meth:`gather` does.
+        """
+        return _Sum.apply(values, self)
 
     def largest(self, values: Tensor) -> Tensor:
         """The elementwise maximum over the ranks, in place."""
@@ -171,10 +174,31 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Te
     if not getattr(estimator, "has_common_bandwidth", False):
         return samples, None
     batch = estimator.batch if isinstance(estimator, _GlobalEstimator) else None
+    standardized, scale = standardized_block(samples, batch)
+    return standardized, positive(scale)
+
+
+def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tensor, Tensor]:
+    """The samples relative to their mean and to one scale for all columns.
+
+    The scale is the root mean square deviation over samples and columns; constant columns do not
+    count. Both results are differentiable, also through mean and scale.
+
+    Args:
+        samples: (..., M, d), finite.
+        batch: the batch of all ranks, whose mean and scale are used; None for these samples alone.
+
+    Returns:
+        The standardized samples, (..., M, d), in float32 or float64, and the scale, (..., 1, 1). In
+        a group without a varying column, the samples are 0.
+
+    Cost:
+        O(Md). With a batch, four collectives of at most d values.
+    """
     x = at_least_float32(samples)
     m = max(x.shape[-2] if batch is None else batch.total, 1)
     empty = x.numel() == 0
-    size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.abs().amax((-2, -1), keepdim=True)
+    size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
     x = x / unit
     # Relative to the first sample, constant columns are 0 exactly, and an offset costs no digits.
@@ -182,16 +206,16 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Te
         first = x.narrow(-2, 0, 1)
     else:
         zero = x.new_zeros((*x.shape[:-2], 1, x.shape[-1]))
-        first = batch.sum(x.narrow(-2, 0, 1).clone() if batch.has_first else zero)
-    x = x - first
+        first = batch.sum(x.narrow(-2, 0, 1) if batch.has_first else zero)
+    x = x - first.detach()  # a shift has no derivative
     total = x.sum(-2, keepdim=True)
     x = x - (total if batch is None else batch.sum(total)) / m
     squares = x.square().sum(-2, keepdim=True)
     variances = (squares if batch is None else batch.sum(squares)) / m
     varying = (variances > 0).sum(-1, keepdim=True).clamp(min=1)
-    scale = (variances.sum(-1, keepdim=True) / varying).sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)
-    return x / scale, positive(unit * scale)
+    variance = variances.sum(-1, keepdim=True) / varying
+    scale = torch.where(variance > 0, variance, 1.0).sqrt()
+    return x / scale, unit * scale
 
 
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
@@ -232,6 +256,23 @@ class _Gather(torch.autograd.Function):
         batch = ctx.batch
         own = grad.narrow(-2, batch.offset, batch.sizes[batch.rank])
         return own * len(batch.sizes), None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, batch: GlobalBatch) -> Tensor:
+        ctx.batch = batch
+        return _summed(values, batch)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _summed(grad, ctx.batch), None
+
+
+def _summed(values: Tensor, batch: GlobalBatch) -> Tensor:
+    values = values.clone()
+    dist.all_reduce(values, group=batch.group)
+    return values
 
 
 @dataclass(frozen=True, eq=False)

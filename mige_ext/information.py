@@ -26,16 +26,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext._precision import at_least_float32, in_units, saturated
+from mige_ext._gradients import (
+    entropy_and_gradient,
+    matched_information,
+    own_information,
+    pair_information,
+)
+from mige_ext._precision import saturated
 from mige_ext._surrogate import surrogate
-from mige_ext.distributed import GlobalBatch, distribute, global_batch, on_one_scale
+from mige_ext.distributed import (
+    GlobalBatch,
+    distribute,
+    global_batch,
+    standardized_block,
+)
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import (
     PairScoreEstimator,
     ScoreEstimator,
     require_estimator,
-    stein_sum,
 )
 
 #: The default uses gaussian="ridge": its gradients of information are less biased than those of
@@ -128,9 +138,8 @@ def mutual_information(
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
 
-    In circumstance I of the paper, x is data and z is its deterministic code; in circumstance II
-    both are representations. The marginal entropy of an argument that needs no gradient is not
-    estimated.
+    x and z may both be representations (circumstance II of the paper), and one of them may be data.
+    The marginal entropy of an argument that needs no gradient is not estimated.
 
     The gradient does not depend on the units of x and z. The default and the Gaussian estimators
     scale the pair themselves. For an estimator with one bandwidth for all columns
@@ -138,8 +147,8 @@ def mutual_information(
     square deviations, each as one block. A bandwidth that is a number has a unit; it is applied to
     x and z as they are.
 
-    For a deterministic ``z = E(x)`` the pair (x, z) has no density. The joint term then penalizes
-    codes that cannot be predicted from x at the scale of the bandwidth.
+    For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
+    train such an encoder, use :func:`code_information`.
 
         >>> import torch, mige_ext as mige
         >>> x, z = torch.randn(2, 64, 3), torch.randn(2, 64, 2, requires_grad=True)
@@ -158,7 +167,7 @@ def mutual_information(
 
             - "paired": x alone and z alone, and the score of the joint may start from these scores
               (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err alike. An estimator
-              without such a method, and a ``group``, use "own".
+              without such a method uses "own".
             - "own": x alone, z alone and the joint, each without the others. An estimator shrinks
               the score of the joint, which has more dimensions, more than the scores of the
               marginals. The difference between the two shrinkages adds a term like an entropy to
@@ -187,18 +196,63 @@ def mutual_information(
             'own pairs, got "matched"'
         )
     estimator = _estimator(estimator)
-    if projection is not None and not isinstance(projection, RandomProjection):
-        raise TypeError(f"projection must be a RandomProjection, got {projection!r}")
+    _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
-    if projection is not None:
-        x = projection(x)
-    estimator, (x, z) = distribute(estimator, batch, x, z)
-    if marginal == "matched":
-        return surrogate(partial(_matched_information, estimator), x, z)
-    needed = x.requires_grad, z.requires_grad
-    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        return surrogate(partial(_pair_information, estimator, *needed), x, z)
-    return surrogate(partial(_own_information, estimator, *needed), x, z)
+    return _information(x, z, estimator, projection, marginal, batch)
+
+
+def code_information(
+    x: Tensor,
+    z: Tensor,
+    *,
+    noise: float = 0.6,
+    estimator: ScoreEstimator | None = None,
+    projection: RandomProjection | None = None,
+    group: "dist.ProcessGroup | None" = None,
+) -> Tensor:
+    """Surrogate of ``I(x; z + noise·s·ε)``, the information of a code about x through a channel.
+
+    This is InfoMax: z = E(x) is the code of a deterministic encoder (circumstance I of the paper),
+    ε ~ N(0, I) is drawn in each call, and s is the scale of z: the root mean square deviation over
+    samples and columns, without the columns that are constant.
+
+    The channel makes the question well posed. Without noise I(x; z) is infinite for every such
+    code; what training then changes is the entropy of z, which wants a code without clusters. With
+    noise, details of z that are smaller than ``noise·s`` carry no information. The gradient does
+    not depend on the units of x and z.
+
+        >>> import torch, mige_ext as mige
+        >>> x = torch.randn(64, 3)
+        >>> z = x[:, :2].tanh().requires_grad_()
+        >>> (-mige.code_information(x, z)).backward()
+        >>> z.grad.shape
+        torch.Size([64, 2])
+
+    Args:
+        x: data, (..., M, d_x) with M >= 2, paired by row with z.
+        z: codes, (..., M, d_z). Leading dimensions are independent groups, over which the result
+            is the mean.
+        noise: standard deviation of the channel's noise relative to s, at least 0.
+        estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
+        projection: a map that is applied first to an x of high dimension.
+        group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
+
+    Returns:
+        A scalar with the gradient of the information, in nats, in x and z, also through s.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described or not finite.
+
+    Cost:
+        That of :func:`mutual_information`. The noise comes from torch's global random generator.
+    """
+    _checks.require_not_negative("noise", noise)
+    estimator = _estimator(estimator)
+    _require_projection(projection)
+    batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    code, _ = standardized_block(z, batch)
+    received = code + noise * torch.randn_like(code)
+    return _information(x, received, estimator, projection, "paired", batch)
 
 
 def encoder_information(
@@ -293,106 +347,28 @@ class _NonGaussianPart:
 
 def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) -> Tensor:
     estimator, (z,) = distribute(estimator, batch, z)
-    return surrogate(partial(_entropy_and_gradient, estimator), z)
+    return surrogate(partial(entropy_and_gradient, estimator), z)
 
 
-# --- values and gradients -------------------------------------------------------------------------
+def _require_projection(projection: object) -> None:
+    if not isinstance(projection, RandomProjection | None):
+        raise TypeError(f"projection must be a RandomProjection or None, got {projection!r}")
 
 
-def _entropy_and_gradient(
-    estimator: ScoreEstimator, z: Tensor, /, **arguments: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The surrogate's value and its gradient, from the scores of ``estimator``.
-
-    ``arguments`` are the tensors that z is made of, by the names that an error message gives them.
-    """
-    arguments = arguments or {"z": z}
-    samples = at_least_float32(z)
-    try:
-        scores = estimator.score(samples)
-    except ValueError:
-        _checks.require_finite(**arguments)
-        raise
-    return _value_and_gradient(estimator, scores, samples, **arguments)
-
-
-def _value_and_gradient(
-    estimator: ScoreEstimator, scores: Tensor, samples: Tensor, /, **arguments: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The surrogate's value, ``−mean s·(z − m)`` with m = mean z, and its gradient ``−s / M``.
-
-    M counts the samples of all groups.
-    """
-    if scores.shape != samples.shape:
-        raise ValueError(
-            f"estimator must give scores of the shape of its samples, {_checks.shape(samples)}, "
-            f"got {_checks.shape(scores)} from {estimator!r}"
-        )
-    gradient = -scores / max(samples.shape[:-1].numel(), 1)
-    value = stein_sum(samples, gradient).sum()
-    if _checks.looking_is_free(value) and not value.isfinite():
-        _checks.require_finite(**arguments)
-        raise ValueError(f"estimator must give finite scores, got {estimator!r}")
-    return value, gradient
-
-
-def _joint_and_gradients(
-    estimator: ScoreEstimator, x: Tensor, z: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of H(x, z) and its gradients in x and z."""
-    (u, unit_x), (v, unit_z) = (on_one_scale(estimator, argument) for argument in (x, z))
-    dtype = torch.promote_types(u.dtype, v.dtype)
-    pairs = torch.cat((u.to(dtype), v.to(dtype)), -1)
-    value, gradient = _entropy_and_gradient(estimator, pairs, x=x, z=z)
-    gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
-    if unit_x is not None and unit_z is not None:
-        return value, in_units(gradient_x, unit_x), in_units(gradient_z, unit_z)
-    return value, gradient_x, gradient_z
-
-
-def _own_information(
-    estimator: ScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone."""
-    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
-    if needs_x:
-        value_x, marginal = _entropy_and_gradient(estimator, x, x=x)
-        value, gradient_x = value + value_x, gradient_x + marginal
-    if needs_z:
-        value_z, marginal = _entropy_and_gradient(estimator, z, z=z)
-        value, gradient_z = value + value_z, gradient_z + marginal
-    return value, gradient_x, gradient_z
-
-
-def _pair_information(
-    estimator: PairScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as :func:`_own_information`, with the three scores from one call."""
-    samples_x, samples_z = at_least_float32(x), at_least_float32(z)
-    try:
-        joint, scores_x, scores_z = estimator.score_pair(samples_x, samples_z)
-    except ValueError:
-        _checks.require_finite(x=x, z=z)
-        raise
-    dtype = torch.promote_types(samples_x.dtype, samples_z.dtype)
-    pairs = torch.cat((samples_x.to(dtype), samples_z.to(dtype)), -1)
-    value, gradient = (-part for part in _value_and_gradient(estimator, joint, pairs, x=x, z=z))
-    gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
-    if needs_x:
-        value_x, marginal = _value_and_gradient(estimator, scores_x, samples_x, x=x)
-        value, gradient_x = value + value_x, gradient_x + marginal
-    if needs_z:
-        value_z, marginal = _value_and_gradient(estimator, scores_z, samples_z, z=z)
-        value, gradient_z = value + value_z, gradient_z + marginal
-    return value, gradient_x, gradient_z
-
-
-def _matched_information(
-    estimator: ScoreEstimator, x: Tensor, z: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of I(x; z) and its gradients, with the scores of permuted pairs."""
-    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
-    order = torch.randperm(x.shape[-2], device=x.device)
-    product, marginal_x, marginal_z = _joint_and_gradients(estimator, x.index_select(-2, order), z)
-    gradient_x = gradient_x.index_add(-2, order, marginal_x)
-    return value + product, gradient_x, gradient_z + marginal_z
+def _information(
+    x: Tensor,
+    z: Tensor,
+    estimator: ScoreEstimator,
+    projection: RandomProjection | None,
+    marginal: str,
+    batch: GlobalBatch | None,
+) -> Tensor:
+    if projection is not None:
+        x = projection(x)
+    estimator, (x, z) = distribute(estimator, batch, x, z)
+    if marginal == "matched":
+        return surrogate(partial(matched_information, estimator), x, z)
+    needed = x.requires_grad, z.requires_grad
+    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+        return surrogate(partial(pair_information, estimator, *needed), x, z)
+    return surrogate(partial(own_information, estimator, *needed), x, z)

@@ -28,6 +28,12 @@ from tests.support.inputs import normal
 estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
 mutual = compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)
 
+
+def with_same_noise(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(0)
+    return mige.code_information(x, z)
+
+
 ARGUMENTS = [
     Argument(mige.entropy, "", "z", lambda z: mige.entropy(z)),
     Argument(mige.negentropy, "", "z", lambda z: mige.negentropy(z)),
@@ -35,6 +41,8 @@ ARGUMENTS = [
              lambda x: mige.mutual_information(x, fill(x, 16, 2)), paired=True),
     Argument(mige.mutual_information, "", "z",
              lambda z: mige.mutual_information(fill(z, 16, 2), z), paired=True),
+    Argument(mige.code_information, "", "z",
+             lambda z: with_same_noise(fill(z, 16, 2), z), paired=True),
     Argument(mige.mutual_information, "projected", "x",
              lambda x: mige.mutual_information(
                  x, fill(x, 16, 2), projection=mige.RandomProjection(2)), paired=True),
@@ -91,6 +99,8 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      ["SSGE", 0.99, mige.SSGE(), mige.AdaptiveScore], r"must be an AdaptiveScore or None"),
     (mige.mutual_information, "estimator", lambda v: mige.mutual_information(X, Z, estimator=v),
      ["SSGE", 0.99], r"must have a method score\(samples\)"),
+    (mige.code_information, "noise", lambda v: mige.code_information(X, Z, noise=v),
+     [-1.0, float("nan"), float("inf"), "much"], r"must be finite and at least 0"),
     (mige.mutual_information, "marginal",
      lambda v: mige.mutual_information(X, Z, marginal=v),
      ["none", None, True], r"must be "),

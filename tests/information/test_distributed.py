@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ SURROGATES: dict[str, Surrogate] = {
     "entropy": lambda x, z, **how: mige.entropy(z, **how),
     "negentropy": lambda x, z, estimator, **how: mige.negentropy((3 * z).exp(), **how),
     "mutual_information": lambda x, z, **how: mige.mutual_information(x, z, **how),
+    "code_information": lambda x, z, **how: with_fixed_noise(x, z, **how),
     "projected": lambda x, z, **how: mige.mutual_information(
         x, z, projection=mige.RandomProjection(k=2), **how
     ),
@@ -43,6 +45,12 @@ SURROGATES: dict[str, Surrogate] = {
         z.unsqueeze(-2), conditional=z.square().sum(-1), **how
     ),
 }
+
+
+def with_fixed_noise(x: Tensor, z: Tensor, **how: Any) -> Tensor:
+    """code_information, with noise that is a function of the code and so the same on any ranks."""
+    with mock.patch("torch.randn_like", lambda code: torch.sin(9 * code.detach())):
+        return mige.code_information(x, z, **how)
 
 
 def inputs(rows: int = 26) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
-from mige_ext import SSGE, bounds, compat, information
+from mige_ext import SSGE, bounds, compat
+from mige_ext._gradients import own_information
 from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import _Surrogate
 from tests.support.inputs import normal
@@ -175,7 +176,7 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        compute = partial(information._own_information, estimator, *needs)
+        compute = partial(own_information, estimator, *needs)
         outputs = _Surrogate.forward(compute, x, z)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"

@@ -5,8 +5,8 @@ its penalty, and its grid of β. A penalty takes z (N, d), under BatchNorm, and 
 It returns a scalar.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
-  estimator. The marginal has its own score, or a matched one. Scores of SSGE and of a Gaussian are
-  controls.
+  estimator. The marginal has its own score, a paired one, or a matched one. Scores of SSGE, of
+  Tikhonov and of a Gaussian are controls.
 * **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
   al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
@@ -199,8 +199,10 @@ def _scores(
 METHODS = {
     "none": Method("no removal"),
     "mige": Method("MIGE", (0.01, 0.02, 0.04, 0.08), _scores()),
+    "mige-paired": Method("MIGE, paired", (0.03, 0.06, 0.12, 0.24), _scores(marginal="paired")),
     "mige-matched": Method("MIGE, matched", (0.03, 0.06, 0.12, 0.24), _scores(marginal="matched")),
     "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
+    "tikhonov": Method("Tikhonov", (0.03, 0.1, 0.3, 1.0), _scores(mige.Tikhonov())),
     "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
     "contraction": Method("contraction", (0.0025, 0.005, 0.01, 0.02), always(contraction)),
     "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), always(hsic)),

@@ -1,0 +1,1 @@
+"""Tasks: small versions of what people train with gradients of information and entropy."""

@@ -1,0 +1,60 @@
+"""The Information Bottleneck on digits: a stochastic code that keeps the class and little else.
+
+Of three weights β, each method takes the one with the best accuracy on the validation images. The
+network and the training are those of the experiment (``python -m mige_ext bottleneck``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+from benchmarks.tasks.task import CONTROL, DEFAULT, Task
+from mige_ext.experiments.bottleneck.methods import Settings
+from mige_ext.experiments.bottleneck.training import Trainer, measure
+from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.training import train
+from mige_ext.experiments.data.images import ImageData, load
+
+BETAS = (1e-3, 1e-2, 3e-2)
+SETTINGS = Settings(epochs=40)
+
+#: Name -> method of the experiment, and its settings.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    DEFAULT: ("mige", {"estimator": "adaptive"}),
+    "SSGE": ("mige", {"estimator": "ssge", "threshold": 0.99, "calibrate": True}),
+    "Tikhonov": ("mige", {"estimator": "tikhonov"}),
+    CONTROL: ("mige", {"estimator": "gaussian"}),
+    "VIB": ("vib", {}),
+    "no penalty": ("baseline", {}),
+}
+
+
+@cache
+def _digits() -> ImageData:
+    return load("digits")
+
+
+def _run(key: str, seed: int) -> Mapping[str, float]:
+    method, options = METHODS[key]
+    settings = replace(SETTINGS, **options)
+    images = _digits()
+    parts = images.validation, images.test
+    found = []
+    for beta in BETAS if method != "baseline" else (0.0,):
+        trainer, _ = train(Trainer, images, Run(method, beta, seed, len(images.train)), settings)
+        errors = [measure(trainer.model, images, part).error for part in parts]
+        found.append(errors)
+    return {"accuracy, %": 100 * (1 - min(found)[1])}
+
+
+TASKS = (
+    Task(
+        "bottleneck-digits",
+        "held-out",
+        "accuracy, %",
+        True,
+        {key: partial(_run, key) for key in METHODS},
+        ("SSGE", "Tikhonov", CONTROL),
+    ),
+)

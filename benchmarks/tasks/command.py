@@ -1,0 +1,92 @@
+"""The command ``python -m benchmarks tasks``."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from benchmarks.machine import machine
+from benchmarks.tables import RESULTS
+from benchmarks.tasks import bottleneck, infomax, removal, sampling
+from benchmarks.tasks.report import draw, report
+from benchmarks.tasks.task import Row, Task
+from mige_ext.experiments.common.device import cpu_threads
+from mige_ext.experiments.common.folder import Table
+
+TASKS = (*infomax.TASKS, *bottleneck.TASKS, *removal.TASKS, *sampling.TASKS)
+NAMES = ", ".join(task.name for task in TASKS)
+
+
+def tasks(
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="NAME", help=f"Run this task; repeatable. All: {NAMES}."),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="Run this method; repeatable. Default: all."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each method with this many seeds.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
+    ] = False,
+    out: Annotated[
+        Path,
+        typer.Option(
+            show_default="runs/tasks",
+            help="Write tasks.csv and tasks.png to this folder. Runs that tasks.csv has already "
+            "are not repeated, so an interrupted benchmark continues.",
+        ),
+    ] = Path("runs/tasks"),
+    save: Annotated[
+        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
+    ] = False,
+) -> None:
+    """Compares estimators by what people train with them, with controls.
+
+    All tasks with three seeds take about three hours on one thread. The exit status is 1 if a bound
+    is missed.
+    """
+    chosen = [task for task in TASKS if not only or task.name in only]
+    for name in only or ():
+        if name not in (task.name for task in TASKS):
+            raise typer.BadParameter(f"--task: there is no {name}; there are {NAMES}")
+    every = {method: None for task in chosen for method in task.methods}
+    for name in methods or ():
+        if name not in every:
+            raise typer.BadParameter(f"--method: there is no {name}; there are {', '.join(every)}")
+    folder = RESULTS if save else out
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table(folder / "tasks.csv", Row)
+    print(f"{machine()}; threads: {threads}")
+    with cpu_threads(threads):
+        _run(chosen, methods or list(every), seeds, table)
+    missed = report(table.rows, chosen, markdown=markdown)
+    print(f"\n{table.path}\n{draw(table.rows, TASKS, folder / 'tasks.png')}")
+    if missed:
+        raise typer.Exit(1)
+
+
+def _run(chosen: list[Task], methods: list[str], seeds: int, table: Table[Row]) -> None:
+    """Run what the table lacks, and write each run when it is finished."""
+    present = {(row.task, row.method, row.seed) for row in table.rows}
+    todo = [
+        (task, method, seed)
+        for task in chosen
+        for seed in range(seeds)
+        for method in task.methods
+        if method in methods and (task.name, method, seed) not in present
+    ]
+    with tqdm(todo, unit="run", disable=not todo) as progress:
+        for task, method, seed in progress:
+            progress.set_description(f"{task.name}, {method}, seed {seed}")
+            measures = task.methods[method](seed)
+            if not all(map(math.isfinite, measures.values())):
+                raise typer.BadParameter(f"{task.name}: {method} with seed {seed} diverged")
+            table.append(
+                Row(task.name, task.half, method, seed, name, value)
+                for name, value in measures.items()
+            )

@@ -1,0 +1,111 @@
+"""Values and gradients of the surrogates, from the scores of an estimator.
+
+Every function returns the value of a surrogate and one gradient for each of its tensors.
+"""
+
+import torch
+from torch import Tensor
+
+from mige_ext import _checks
+from mige_ext._precision import at_least_float32, in_units
+from mige_ext.distributed import on_one_scale
+from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum
+
+
+def entropy_and_gradient(
+    estimator: ScoreEstimator, z: Tensor, /, **arguments: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The surrogate's value and its gradient, from the scores of ``estimator``.
+
+    ``arguments`` are the tensors that z is made of, by the names that an error message gives them.
+    """
+    arguments = arguments or {"z": z}
+    samples = at_least_float32(z)
+    try:
+        scores = estimator.score(samples)
+    except ValueError:
+        _checks.require_finite(**arguments)
+        raise
+    return _value_and_gradient(estimator, scores, samples, **arguments)
+
+
+def _value_and_gradient(
+    estimator: ScoreEstimator, scores: Tensor, samples: Tensor, /, **arguments: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The surrogate's value, ``−mean s·(z − m)`` with m = mean z, and its gradient ``−s / M``.
+
+    M counts the samples of all groups.
+    """
+    if scores.shape != samples.shape:
+        raise ValueError(
+            f"estimator must give scores of the shape of its samples, {_checks.shape(samples)}, "
+            f"got {_checks.shape(scores)} from {estimator!r}"
+        )
+    gradient = -scores / max(samples.shape[:-1].numel(), 1)
+    value = stein_sum(samples, gradient).sum()
+    if _checks.looking_is_free(value) and not value.isfinite():
+        _checks.require_finite(**arguments)
+        raise ValueError(f"estimator must give finite scores, got {estimator!r}")
+    return value, gradient
+
+
+def _joint_and_gradients(
+    estimator: ScoreEstimator, x: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The surrogate of H(x, z) and its gradients in x and z."""
+    (u, unit_x), (v, unit_z) = (on_one_scale(estimator, argument) for argument in (x, z))
+    dtype = torch.promote_types(u.dtype, v.dtype)
+    pairs = torch.cat((u.to(dtype), v.to(dtype)), -1)
+    value, gradient = entropy_and_gradient(estimator, pairs, x=x, z=z)
+    gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
+    if unit_x is not None and unit_z is not None:
+        return value, in_units(gradient_x, unit_x), in_units(gradient_z, unit_z)
+    return value, gradient_x, gradient_z
+
+
+def own_information(
+    estimator: ScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone."""
+    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
+    if needs_x:
+        value_x, marginal = entropy_and_gradient(estimator, x, x=x)
+        value, gradient_x = value + value_x, gradient_x + marginal
+    if needs_z:
+        value_z, marginal = entropy_and_gradient(estimator, z, z=z)
+        value, gradient_z = value + value_z, gradient_z + marginal
+    return value, gradient_x, gradient_z
+
+
+def pair_information(
+    estimator: PairScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as :func:`own_information`, with the three scores from one call."""
+    samples_x, samples_z = at_least_float32(x), at_least_float32(z)
+    try:
+        joint, scores_x, scores_z = estimator.score_pair(samples_x, samples_z)
+    except ValueError:
+        _checks.require_finite(x=x, z=z)
+        raise
+    dtype = torch.promote_types(samples_x.dtype, samples_z.dtype)
+    pairs = torch.cat((samples_x.to(dtype), samples_z.to(dtype)), -1)
+    value, gradient = (-part for part in _value_and_gradient(estimator, joint, pairs, x=x, z=z))
+    gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
+    if needs_x:
+        value_x, marginal = _value_and_gradient(estimator, scores_x, samples_x, x=x)
+        value, gradient_x = value + value_x, gradient_x + marginal
+    if needs_z:
+        value_z, marginal = _value_and_gradient(estimator, scores_z, samples_z, z=z)
+        value, gradient_z = value + value_z, gradient_z + marginal
+    return value, gradient_x, gradient_z
+
+
+def matched_information(
+    estimator: ScoreEstimator, x: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The surrogate of I(x; z) and its gradients, with the scores of permuted pairs."""
+    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
+    order = torch.randperm(x.shape[-2], device=x.device)
+    product, marginal_x, marginal_z = _joint_and_gradients(estimator, x.index_select(-2, order), z)
+    gradient_x = gradient_x.index_add(-2, order, marginal_x)
+    return value + product, gradient_x, gradient_z + marginal_z
