@@ -244,9 +244,10 @@ def mle_whitening(x: Tensor) -> Whitening:
 def qis_whitening(x: Tensor) -> Whitening:
     """``P = U δ^{−1} Uᵀ`` with δ the eigenvalues λ after quadratic-inverse shrinkage.
 
-    λ and U are the eigenvalues and eigenvectors of the covariance. Let n = M − 1, c = d/n,
-    ``l = 1/λ``, ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over the min(n, d) positive
-    eigenvalues. The smoothed Stein shrinker and its conjugate are
+    λ and U are the eigenvalues and eigenvectors of the covariance. Let n + 1 be the number of
+    samples that differ, d the number of dimensions in which they vary, c = d/n, ``l = 1/λ``,
+    ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over the positive eigenvalues. The
+    smoothed Stein shrinker and its conjugate are
 
     ``θ_i = mean_j l_j(l_j − l_i)/((l_j − l_i)² + h²l_j²)``,
     ``ϑ_i = mean_j h l_j²/((l_j − l_i)² + h²l_j²)``.
@@ -263,43 +264,59 @@ def qis_whitening(x: Tensor) -> Whitening:
     # times the largest one are rounding errors.
     v = (v * deviation).double()
     m, d = v.shape[-2:]
-    n, c, positive = m - 1, d / (m - 1), min(m - 1, d)
     wide = _is_wide(x)
     if wide:
+        v = v - v.mean(-2, keepdim=True)  # of all digits: its rounding errors would look like λ > 0
         values, _, vectors = _dual_spectrum(v)
+        n = (_distinct(v) - 1).clamp(min=1).to(v.dtype)
     else:
         values, vectors = _spectrum(v)
-    values = values * (m / n)  # the unbiased covariance
-    first = values.shape[-1] - positive
+        n = torch.full_like(values[..., :1], m - 1)
     largest = values.narrow(-1, values.shape[-1] - 1, 1)
     largest = torch.where(largest > 0, largest, 1.0)
-    noise = rounding(values, max(m, d))
-    known = values.narrow(-1, first, positive)
-    vectors = vectors.narrow(-1, first, positive)
-    inverse = largest / torch.maximum(known, torch.where(noise > 0, noise, 1.0))  # λ_1 l_i
-    shrunk = inverse * _quadratic(inverse, min(c, 1 / c) ** 0.7 * d**-0.35, c)
-    null = (c - 1) * inverse.mean(-1, keepdim=True)
-    total = (1 / shrunk).sum(-1, keepdim=True)
-    if wide:
-        total = total + (d - n) / null
+    known = values > rounding(values, max(m, d))
+    rank = known.sum(-1, keepdim=True).to(v.dtype)
+    # Fewer samples than dimensions leave directions unseen. Otherwise, directions without variance
+    # are excluded.
+    unseen = wide & (rank >= n)
+    rank = rank.clamp(min=1)
+    dimensions = torch.where(unseen, float(d), rank)
+    c = dimensions / n
+    inverse = torch.where(known, largest / values, 0.0)  # λ_1 l_i
+    h = torch.minimum(c, 1 / c) ** 0.7 * dimensions**-0.35
+    shrunk = torch.where(known, inverse * _quadratic(inverse, h, c, rank), 1.0)
+    total = torch.where(known, 1 / shrunk, 0.0).sum(-1, keepdim=True)
+    null = torch.where(unseen, (c - 1) * inverse.sum(-1, keepdim=True) / rank, 1.0)
+    total = total + torch.where(unseen, (d - n) / null, 0.0)
     trace = (values / largest).sum(-1, keepdim=True)
-    ratio = total / torch.where(trace > 0, trace, 1.0) / largest
-    scales = torch.where(known <= noise, 0.0, (shrunk * ratio).sqrt())
+    ratio = total / torch.where(trace > 0, trace, 1.0) / largest * ((m - 1) / m)
+    scales = torch.where(known, (shrunk * ratio).sqrt(), 0.0)
     varies = (deviation > 0).to(v.dtype)
     factor = (varies.mT * vectors * scales.unsqueeze(-2)).to(x.dtype)
     if not wide:
         return Whitening(mean, factor)
-    outside = varies * (null * ratio).sqrt().unsqueeze(-2)
+    outside = varies * torch.where(unseen, (null * ratio).sqrt(), 0.0).unsqueeze(-2)
     return Whitening(mean, factor, vectors.to(x.dtype), outside.to(x.dtype))
 
 
-def _quadratic(inverse: Tensor, h: float, c: float) -> Tensor:
-    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)`` with c at most 1."""
-    c = min(c, 1.0)
+def _distinct(v: Tensor) -> Tensor:
+    """Number of rows that differ from all rows before them, (..., M, d) -> (..., 1)."""
+    m, d = v.shape[-2:]
+    gram = v @ v.mT
+    lengths = gram.diagonal(dim1=-2, dim2=-1)
+    sums = lengths.unsqueeze(-1) + lengths.unsqueeze(-2)
+    coincide = sums - 2 * gram <= 4 * d * torch.finfo(v.dtype).eps * sums
+    return m - coincide.tril(-1).any(-1).sum(-1, keepdim=True)
+
+
+def _quadratic(inverse: Tensor, h: Tensor, c: Tensor, rank: Tensor) -> Tensor:
+    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)`` with c at most 1; the means have ``rank`` terms."""
+    c = c.clamp(max=1.0)
     others = inverse.unsqueeze(-2)
     apart = others - inverse.unsqueeze(-1)
-    weights = others / (apart.square() + (h * others).square())
-    theta, conjugate = (weights * apart).mean(-1), h * (weights * others).mean(-1)
+    spread = apart.square() + (h.unsqueeze(-1) * others).square()
+    weights = torch.where(others > 0, others / spread, 0.0)
+    theta, conjugate = (weights * apart).sum(-1) / rank, h * (weights * others).sum(-1) / rank
     return (1 - c) ** 2 + 2 * c * (1 - c) * theta + c**2 * (theta.square() + conjugate.square())
 
 
