@@ -95,7 +95,10 @@ class _FirstDerivative(torch.autograd.Function):
 
     @staticmethod
     def forward(gradient: Tensor, argument: Tensor) -> Tensor:
-        return gradient.to(argument.dtype, copy=True)
+        # Scores of a linear solver have columns in memory order. Such a gradient would make other
+        # layers of the network round differently.
+        contiguous = torch.contiguous_format
+        return gradient.to(argument.dtype, copy=True, memory_format=contiguous)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -265,13 +265,13 @@ def qis_whitening(x: Tensor) -> Whitening:
     v = (v * deviation).double()
     m, d = v.shape[-2:]
     wide = _is_wide(x)
+    n: Tensor | int = m - 1
     if wide:
         v = v - v.mean(-2, keepdim=True)  # of all digits: its rounding errors would look like λ > 0
         values, _, vectors = _dual_spectrum(v)
         n = (_distinct(v) - 1).clamp(min=1).to(v.dtype)
     else:
         values, vectors = _spectrum(v)
-        n = torch.full_like(values[..., :1], m - 1)
     largest = values.narrow(-1, values.shape[-1] - 1, 1)
     largest = torch.where(largest > 0, largest, 1.0)
     known = values > rounding(values, max(m, d))
