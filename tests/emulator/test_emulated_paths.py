@@ -123,6 +123,7 @@ def test_a_group_that_is_not_finite_is_nan_and_the_others_are_not(
     poisoned(case, 33, dtype, bad)
 
 
+@pytest.mark.thorough
 @for_each_case("eigh", "ssge")
 @for_each_dtype
 def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype) -> None:
