@@ -100,7 +100,7 @@ def draw(rows: Sequence[Row], tasks: Sequence[Task], path: Path) -> Path:
             ax.plot(found.mean(), height, "o", color=color, markersize=5)
         ax.set_yticks(range(len(methods)), methods)
         ax.set_title(f"{task.name} ({task.half})", fontsize=9)
-        ax.set_xlabel(f"{task.measure}, {'higher' if task.higher else 'lower'} is better")
+        ax.set_xlabel(f"{task.measure} ({'→' if task.higher else '←'} better)")
     fig.savefig(path, dpi=150)
     return path
 
