@@ -17,7 +17,8 @@ def entropy_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The surrogate's value and its gradient, from the scores of ``estimator``.
 
-    ``arguments`` are the tensors that z is made of, by the names that an error message gives them.
+    ``arguments`` are the public function's tensors from which z was made. An error message names
+    them by their keywords.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -66,7 +67,11 @@ def _joint_and_gradients(
 def own_information(
     estimator: ScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone."""
+    """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
+
+    The marginal entropy of x is included only if x needs a gradient (``needs_x``), and likewise for
+    z. A constant entropy would not change the gradient of the other argument.
+    """
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
     if needs_x:
         value_x, marginal = entropy_and_gradient(estimator, x, x=x)

@@ -87,16 +87,17 @@ class _Surrogate(torch.autograd.Function):
 class _FirstDerivative(torch.autograd.Function):
     """A gradient, in the dtype of its argument, that raises an error when it is differentiated.
 
-    ``once_differentiable`` does not suffice. Under it the gradient of a gradient penalty is zero
-    without an error, because the incoming gradient is a constant and requires no gradient.
+    torch's decorator ``once_differentiable`` does not suffice. It raises only if the incoming
+    gradient requires a gradient. In a gradient penalty the incoming gradient is a constant, so the
+    gradient of the penalty would be zero, without an error.
     """
 
     generate_vmap_rule = True  # for torch.func.jacrev
 
     @staticmethod
     def forward(gradient: Tensor, argument: Tensor) -> Tensor:
-        # Scores of a linear solver have columns in memory order. Such a gradient would make other
-        # layers of the network round differently.
+        # Linear solvers return scores in column-major order. A gradient in this memory format would
+        # change the rounding in other layers of the network.
         contiguous = torch.contiguous_format
         return gradient.to(argument.dtype, copy=True, memory_format=contiguous)
 

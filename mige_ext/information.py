@@ -60,12 +60,13 @@ def entropy(
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are independent groups, over which
-            the result is the mean: z of shape (N, K, d) gives H(z | group).
+            the result is the mean. For z of shape (N, K, d) it is the conditional entropy of z,
+            given which of the N groups z belongs to.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of H(z), in nats, in z.
+        A scalar. Its gradient in z is the gradient of H(z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -109,8 +110,8 @@ def negentropy(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of J(z), in nats, in z. The gradient is 0 up to rounding where
-        the estimator finds no correction of its Gaussian part.
+        A scalar. Its gradient in z is the gradient of J(z) in nats. The gradient is 0 up to
+        rounding where the estimator finds no correction of its Gaussian part.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -165,21 +166,22 @@ def mutual_information(
             the paper).
         marginal: where the scores of the marginals come from.
 
-            - "paired": x alone and z alone, and the score of the joint may start from these scores
-              (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err alike. An estimator
-              without such a method uses "own".
-            - "own": x alone, z alone and the joint, each without the others. An estimator shrinks
-              the score of the joint, which has more dimensions, more than the scores of the
-              marginals. The difference between the two shrinkages adds a term like an entropy to
-              the gradient: minimizing I(s; z) then also contracts z (:func:`negentropy`).
-            - "matched": pairs (x, z) with x permuted at random. They are samples of the product of
-              the marginals, with the size and the dimensions of the joint. Joint and marginals are
-              then shrunk alike: for independent x and z the expected gradient is 0 with any
-              estimator.
+            - "paired": they are estimated from x alone and from z alone, and the score of the joint
+              may start from them (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err
+              alike. An estimator without a method ``score_pair`` uses "own".
+            - "own": they are estimated from x alone and from z alone, and the score of the joint is
+              estimated without them. An estimator shrinks the score of the joint, which has more
+              dimensions, more than the scores of the marginals. The difference between the two
+              shrinkages adds a term like an entropy to the gradient: minimizing I(x; z) then also
+              contracts z (:func:`negentropy`).
+            - "matched": they come from pairs (x, z) with x permuted at random. Such pairs are
+              samples of the product of the marginals, with the size and the dimensions of the
+              joint. Joint and marginals are then shrunk alike: for independent x and z the expected
+              gradient is 0 with any estimator.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of I(x; z), in nats, in x and z.
+        A scalar. Its gradients in x and z are the gradients of I(x; z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -192,8 +194,8 @@ def mutual_information(
     _checks.require_choice("marginal", marginal, "paired", "own", "matched")
     if marginal == "matched" and group is not None:
         raise ValueError(
-            'marginal must be "paired" or "own" with a group, whose ranks would each permute their '
-            'own pairs, got "matched"'
+            'marginal must be "paired" or "own" with a group, because "matched" would permute only '
+            'the pairs within each rank, got "matched"'
         )
     estimator = _estimator(estimator)
     _require_projection(projection)
@@ -216,10 +218,10 @@ def code_information(
     ε ~ N(0, I) is drawn in each call, and s is the scale of z: the root mean square deviation over
     samples and columns, without the columns that are constant.
 
-    The channel makes the question well posed. Without noise I(x; z) is infinite for every such
-    code; what training then changes is the entropy of z, which wants a code without clusters. With
-    noise, details of z that are smaller than ``noise·s`` carry no information. The gradient does
-    not depend on the units of x and z.
+    The channel makes the information finite. Without noise I(x; z) is infinite for every such code.
+    Training then increases the entropy of z, which favors a code without clusters. With noise,
+    details of z that are smaller than ``noise·s`` carry no information. The gradient does not
+    depend on the units of x and z.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 3)
@@ -238,7 +240,8 @@ def code_information(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of the information, in nats, in x and z, also through s.
+        A scalar. Its gradients in x and z are the gradients of the information in nats. The
+        gradient in z includes the derivative of s.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -264,8 +267,9 @@ def encoder_information(
 ) -> Tensor:
     """Surrogate of ``I(x; z) = H(z) − H(z | x)`` of a stochastic encoder (circumstance III).
 
-    Draw k of all N inputs is a sample of the marginal. H(z) is the mean of the K entropies.
-    H(z | x) is the mean over the N inputs of the entropy of their K draws.
+    For each k, the k-th draws of the N inputs are N samples of the marginal distribution of z. H(z)
+    is the mean of the entropies of these K sets. H(z | x) is the mean over the N inputs of the
+    entropy of their K draws.
 
     Estimated scores are too small, and more so with fewer samples. If the two entropies come from
     different numbers of samples, their difference is therefore not I. Choose K = N to estimate both
@@ -288,7 +292,7 @@ def encoder_information(
         group: a process group whose ranks' inputs form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of I(x; z), in nats, in z and in ``conditional``.
+        A scalar. Its gradients in z and ``conditional`` are the gradients of I(x; z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.

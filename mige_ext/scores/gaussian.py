@@ -50,15 +50,16 @@ class FittedGaussian(FittedGradient):
     in which the samples do not vary, ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal matrix D.
 
     Cost:
-        With r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M, "ridge" and
-        "qis" take twice as many.
+        For Q points and r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M,
+        "ridge" and "qis" take twice as many.
     """
 
+    # Samples, mean, W and D are in the scaled coordinates ``x / unit − origin``.
     samples: Tensor  #: (..., M, d)
     mean: Tensor  #: m, (..., 1, d)
-    whitening: Tensor  #: W, (..., d, d) for d < M, else (..., d, M) or (..., d, M − 1)
-    origin: Tensor  #: (..., 1, d)
-    unit: Tensor  #: of each column, (..., 1, d)
+    whitening: Tensor  #: W, (..., d, r) with r = min(M, d)
+    origin: Tensor  #: the first sample divided by ``unit``, (..., 1, d)
+    unit: Tensor  #: a power of two for each column, (..., 1, d)
     diagnostics: GaussianDiagnostics  #: of the estimate
     directions: Tensor | None = None  #: U, of the shape of W; None if nothing is added
     outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if nothing is added
@@ -128,7 +129,9 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
                 whitening = ridge_whitening(x)
             elif self.covariance == "mle":
                 whitening = mle_whitening(x)
-            else:  # one unit of length for all columns
+            else:
+                # QIS shrinks the eigenvalues of the covariance, so that all columns must have the
+                # same unit. Afterwards W is converted back to the unit of each column.
                 widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
                 ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
                 whitening = qis_whitening(x * ratio).in_units(standardized(x)[0], ratio)
@@ -170,16 +173,22 @@ class Whitening(NamedTuple):
 
 
 # Each function takes samples (..., M, d) near 1 in size. If P has no second term, (x − m) W is
-# white. Rows of constant columns are 0. In the formulas of the functions, D is the diagonal matrix
-# of the standard deviations (not the D of Whitening), R = VᵀV/M is the correlation matrix of the
-# standardized samples V, and Λ and U are its eigenvalues and eigenvectors.
+# white. Rows of constant columns are 0.
+#
+# From here on, D is the diagonal matrix of the standard deviations. (The D of Whitening is its
+# field `outside`.) R = VᵀV/M is the correlation matrix of the standardized samples V, and Λ and U
+# are the eigenvalues and eigenvectors of R.
 #
 # For d >= M the eigenvectors of the d×d covariance follow from those of an M×M matrix. With
 # V Vᵀ/M = Q Λ Qᵀ, the eigenvectors of R are U = Vᵀ Q (MΛ)^{−1/2}, and its other eigenvalues are 0.
 
 
 def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
-    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, with τ as :func:`.ops.ridge_whitening` chooses it."""
+    """``P = D^{−1} (R + τI)^{−1} D^{−1}``.
+
+    τ is ``factor`` times the minimizer of the leave-one-out objective (:func:`.ops.ridge_whitening`
+    has the formula).
+    """
     if not _is_wide(x):
         mean, whitening, _ = ops.ridge_whitening(x, factor=factor)
         return Whitening(mean.unsqueeze(-2), whitening)
@@ -187,7 +196,8 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
     m = x.shape[-2]
     values, vectors, directions = _dual_spectrum(v.double())
     varying = (deviation > 0).sum(-1)
-    # As in the operator: the rank is trusted unless the samples are few.
+    # As in the operator, every varying column counts if M − 1 is less than 5/4 of their number.
+    # Otherwise only the eigenvalues above their rounding errors count.
     few = 4 * (m - 1) < 5 * varying
     known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
@@ -260,14 +270,16 @@ def qis_whitening(x: Tensor) -> Whitening:
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """
     mean, v, deviation = standardized(x)
-    # The eigenvalues are computed in float64. Columns may differ in size, and eigenvalues below ε
-    # times the largest one are rounding errors.
+    # The eigenvalues are computed in float64: columns may differ in size, and every eigenvalue
+    # below ε times the largest one is lost in rounding errors.
     v = (v * deviation).double()
     m, d = v.shape[-2:]
     wide = _is_wide(x)
     n: Tensor | int = m - 1
     if wide:
-        v = v - v.mean(-2, keepdim=True)  # of all digits: its rounding errors would look like λ > 0
+        # The mean of v is 0 only up to the rounding errors of the dtype of x. In float64 these
+        # errors would look like an eigenvalue above 0.
+        v = v - v.mean(-2, keepdim=True)
         values, _, vectors = _dual_spectrum(v)
         n = (_distinct(v) - 1).clamp(min=1).to(v.dtype)
     else:
