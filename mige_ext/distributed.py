@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks
-from mige_ext._precision import at_least_float32, positive, power_of_two
+from mige_ext._precision import at_least_float32, in_units, positive, power_of_two
 from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
 
@@ -202,7 +202,7 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     empty = x.numel() == 0
     size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
-    x = x / unit
+    x = _InUnits.apply(x, unit)
     # Relative to the first sample, constant columns are 0 exactly, and an offset costs no digits.
     if batch is None:
         first = x.narrow(-2, 0, 1)
@@ -260,6 +260,22 @@ class _Gather(torch.autograd.Function):
         batch = ctx.batch
         own = grad.narrow(-2, batch.offset, batch.sizes[batch.rank])
         return own * len(batch.sizes), None
+
+
+class _InUnits(torch.autograd.Function):
+    """``x / unit``, whose gradient is finite also for subnormal units."""
+
+    @staticmethod
+    def forward(x: Tensor, unit: Tensor) -> Tensor:
+        return x / unit
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return in_units(grad, *ctx.saved_tensors), None
 
 
 class _Sum(torch.autograd.Function):

@@ -80,6 +80,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
         z, estimator=mige.AdaptiveScore(gaussian="qis", calibrate="stein")
     ),
     "matched": lambda x, z: mige.mutual_information(x, z, marginal="matched"),
+    "code_information": lambda x, z: mige.code_information(x, z),
     "projection": lambda x, z: mige.mutual_information(x, z, projection=mige.RandomProjection(k=3)),
     "conditional": lambda x, z: mige.encoder_information(z, conditional=z.sum((-2, -1))),
     "fit": lambda x, z: SSGE().fit(z).score(),
