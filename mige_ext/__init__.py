@@ -35,6 +35,7 @@ except ImportError as error:
         "`pip install --no-build-isolation -e .` in the source tree to build it again."
     ) from error
 
+from mige_ext._warnings import MigeWarning
 from mige_ext.information import (
     DEFAULT_ESTIMATOR,
     code_information,
@@ -103,6 +104,7 @@ __all__ = [
     "LandmarkStatistics",
     "Landmarks",
     "Landweber",
+    "MigeWarning",
     "NetworkDiagnostics",
     "NuMethod",
     "PairScoreEstimator",

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _misuse
 from mige_ext._gradients import (
     entropy_and_gradient,
     matched_information,
@@ -75,7 +75,10 @@ def entropy(
     """
     estimator = _estimator(estimator)
     check = partial(_checks.require_samples, "z", z)
-    return _entropy(z, estimator, global_batch(group, check, z=z))
+    batch = global_batch(group, check, z=z)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
+    return _entropy(z, estimator, batch)
 
 
 def negentropy(
@@ -124,6 +127,8 @@ def negentropy(
         raise TypeError(f"estimator must be an AdaptiveScore or None, got {estimator!r}")
     check = partial(_checks.require_samples, "z", z)
     batch = global_batch(group, check, z=z)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
     return -_entropy(z, _NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch)
 
 
@@ -198,6 +203,8 @@ def mutual_information(
     estimator = _estimator(estimator)
     _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(x=x, z=z, few_values=True)
     return _information(x, z, estimator, projection, marginal, batch)
 
 
@@ -250,6 +257,8 @@ def code_information(
     estimator = _estimator(estimator)
     _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(z=z)
     code, _ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
     return _information(x, received, estimator, projection, "paired", batch)
@@ -298,6 +307,9 @@ def encoder_information(
     """
     estimator = _estimator(estimator)
     batch = global_batch(group, partial(_require_draws, z, conditional), -3, z=z)
+    _misuse.warn_of_swapped_draws(z.shape[-2], z.shape[-3] if batch is None else batch.total)
+    _misuse.warn_without_gradient(z=z, conditional=conditional)
+    _misuse.warn_of_values(z=z.transpose(-3, -2))
     marginal = _entropy(z.transpose(-3, -2), estimator, batch)
     weight = 1.0 if batch is None else batch.weight
     # The conditional term of an input needs no other rank.
@@ -312,10 +324,12 @@ def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> No
     shape = z.shape
     if z.dim() < 3 or shape[-3] < min_inputs or shape[-2] < min_draws or shape[-1] < 1:
         bound = f"N >= {min_inputs}, " if min_inputs else ""
-        raise ValueError(
+        message = (
             f"z must have shape (..., N, K, d) with {bound}K >= {min_draws} and d >= 1, "
             f"got {_checks.shape(z)}"
         )
+        one_input = min_inputs == 2 and z.dim() >= 3 and shape[-3] == 1
+        raise ValueError(message + _checks.ONE_SAMPLE if one_input else message)
     if conditional is None:
         return
     _checks.require_tensor("conditional", conditional)

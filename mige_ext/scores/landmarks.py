@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mige_ext import _checks
 from mige_ext._precision import at_least_float32
-from mige_ext.scores.base import Calibrate, FittableEstimator
+from mige_ext.scores.base import Calibrate, FittableEstimator, warn_of_few_samples
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Progress
 
@@ -119,6 +119,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             progress: wraps the sequence of tiles, the parts of the samples, as ``tqdm.tqdm`` does.
         """
         statistics = self.start(samples) if landmarks is None else self.start_with(landmarks)
+        warn_of_few_samples(*samples.shape[-2:])
         return statistics.partial_fit(samples, progress=progress).solve()
 
     def _fit(self, samples: Tensor) -> FittedLandmarks:

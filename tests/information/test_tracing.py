@@ -24,6 +24,9 @@ from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import _Surrogate
 from tests.support.inputs import normal
 
+# These calls are misuse on purpose; test_warnings.py is about the warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
+
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "default": SSGE(),
     "calibrated": SSGE(calibrate="stein"),

@@ -153,6 +153,9 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         """True if the bandwidth is a rule; see :attr:`.FittableEstimator.has_common_bandwidth`."""
         return isinstance(bandwidth_rule(self.bandwidth), Bandwidth)
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return 4 * m**2
+
     def _score(self, samples: Tensor) -> Tensor:
         x, unit, _, _, solution = self._solution(samples)
         scores = solution.scores

@@ -51,6 +51,9 @@ class SSGE(SpectralFilter):
 
     _fitted = FittedSSGE
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return 3 * (m * d if self.curl_free else m) ** 2
+
     def _score(self, samples: Tensor) -> Tensor:
         if not has_native_product(self.kernel, self.curl_free):
             return super()._score(samples)
