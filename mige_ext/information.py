@@ -25,15 +25,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mige_ext import _checks, _misuse
+from mige_ext import _checks, _misuse, _recording
 from mige_ext._gradients import (
     entropy_and_gradient,
     matched_information,
+    negentropy_and_gradient,
     own_information,
     pair_information,
 )
 from mige_ext._precision import saturated
-from mige_ext._surrogate import surrogate
+from mige_ext._surrogate import (
+    CodeInformation,
+    Entropy,
+    MutualInformation,
+    Negentropy,
+    Surrogate,
+    named_encoder_information,
+    surrogate,
+)
 from mige_ext.distributed import (
     GlobalBatch,
     distribute,
@@ -78,6 +87,7 @@ def entropy(
     batch = global_batch(group, check, z=z)
     _misuse.warn_without_gradient(z=z)
     _misuse.warn_of_values(z=z)
+    _recording.begin("entropy")
     return _entropy(z, estimator, batch)
 
 
@@ -129,7 +139,9 @@ def negentropy(
     batch = global_batch(group, check, z=z)
     _misuse.warn_without_gradient(z=z)
     _misuse.warn_of_values(z=z)
-    return -_entropy(z, _NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch)
+    _recording.begin("negentropy")
+    part, (z,) = distribute(_NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch, z)
+    return surrogate(Negentropy, partial(negentropy_and_gradient, part), z)
 
 
 def mutual_information(
@@ -205,7 +217,8 @@ def mutual_information(
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(x=x, z=z, few_values=True)
-    return _information(x, z, estimator, projection, marginal, batch)
+    _recording.begin("mutual_information")
+    return _information(MutualInformation, x, z, estimator, projection, marginal, batch)
 
 
 def code_information(
@@ -261,7 +274,8 @@ def code_information(
     _misuse.warn_of_values(z=z)
     code, _ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
-    return _information(x, received, estimator, projection, "paired", batch)
+    _recording.begin("code_information")
+    return _information(CodeInformation, x, received, estimator, projection, "paired", batch)
 
 
 def encoder_information(
@@ -310,12 +324,15 @@ def encoder_information(
     _misuse.warn_of_swapped_draws(z.shape[-2], z.shape[-3] if batch is None else batch.total)
     _misuse.warn_without_gradient(z=z, conditional=conditional)
     _misuse.warn_of_values(z=z.transpose(-3, -2))
+    _recording.begin("encoder_information")
     marginal = _entropy(z.transpose(-3, -2), estimator, batch)
     weight = 1.0 if batch is None else batch.weight
     # The conditional term of an input needs no other rank.
     if conditional is None:
-        return marginal - weight * entropy(z, estimator=estimator)
-    return marginal - weight * (conditional / max(conditional.numel(), 1)).sum()
+        given_x = _entropy(z, estimator, None, "z given x")
+    else:
+        given_x = (conditional / max(conditional.numel(), 1)).sum()
+    return named_encoder_information(marginal - weight * given_x)
 
 
 def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> None:
@@ -359,9 +376,11 @@ class _NonGaussianPart:
         return saturated(self.estimator.score(samples) - gaussian)
 
 
-def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) -> Tensor:
+def _entropy(
+    z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None, term: str = "z"
+) -> Tensor:
     estimator, (z,) = distribute(estimator, batch, z)
-    return surrogate(partial(entropy_and_gradient, estimator), z)
+    return surrogate(Entropy, partial(entropy_and_gradient, estimator, term=term), z)
 
 
 def _require_projection(projection: object) -> None:
@@ -370,6 +389,7 @@ def _require_projection(projection: object) -> None:
 
 
 def _information(
+    kind: type[Surrogate],
     x: Tensor,
     z: Tensor,
     estimator: ScoreEstimator,
@@ -381,8 +401,8 @@ def _information(
         x = projection(x)
     estimator, (x, z) = distribute(estimator, batch, x, z)
     if marginal == "matched":
-        return surrogate(partial(matched_information, estimator), x, z)
+        return surrogate(kind, partial(matched_information, estimator), x, z)
     needed = x.requires_grad, z.requires_grad
     if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        return surrogate(partial(pair_information, estimator, *needed), x, z)
-    return surrogate(partial(own_information, estimator, *needed), x, z)
+        return surrogate(kind, partial(pair_information, estimator, *needed), x, z)
+    return surrogate(kind, partial(own_information, estimator, *needed), x, z)

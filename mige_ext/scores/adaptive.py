@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mige_ext import _checks, ops
+from mige_ext import _checks, _recording, ops
 from mige_ext._precision import about_origin, no_autocast, per_group, saturated
 from mige_ext.scores.base import (
     Calibrate,
@@ -202,6 +202,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         # whitened coordinates therefore add up, except that the ridges differ a little.
         divergence = of_x.divergence.to(dtype) + of_z.divergence.to(dtype)
         pairs = self._estimate(joint, start, divergence)
+        for term, estimate in (("joint", pairs), ("x", of_x), ("z", of_z)):
+            _recording.report(estimate.diagnostics, term)
         scores = [
             calibrated(of.scores, of.diagnostics.calibration, self.calibrate)
             for of in (pairs, of_x, of_z)
@@ -213,6 +215,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
     def _score(self, samples: Tensor) -> Tensor:
         estimate = self._estimate(samples)
+        _recording.report(estimate.diagnostics)
         return calibrated(estimate.scores, estimate.diagnostics.calibration, self.calibrate)
 
     def _diagnose(self, samples: Tensor) -> AdaptiveDiagnostics:

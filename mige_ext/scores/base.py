@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _recording
 from mige_ext._memory import check_memory
 from mige_ext._precision import at_least_float32, no_autocast, per_group, saturated
 from mige_ext._warnings import may_warn, warn_once
@@ -260,7 +260,9 @@ class FittableEstimator(ABC, Generic[F]):
     def _fit(self, samples: Tensor) -> F: ...
 
     def _score(self, samples: Tensor) -> Tensor:
-        return self._fit(samples).score()
+        fitted = self._fit(samples)
+        _recording.report(getattr(fitted, "diagnostics", None))
+        return fitted.score()
 
     def _diagnose(self, samples: Tensor) -> Any:
         return self._fit(samples).diagnostics
@@ -290,8 +292,12 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     This is Stein's identity with m the mean of the samples. d counts the columns that vary, because
     a constant column has no density.
     """
-    d = (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
-    return -stein_sum(samples, scores) / samples.shape[-2] / d
+    return -stein_sum(samples, scores) / samples.shape[-2] / varying_columns(samples)
+
+
+def varying_columns(samples: Tensor) -> Tensor:
+    """Number of columns of each group that are not constant, at least 1: (..., M, d) -> (...)."""
+    return (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
 
 
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:

@@ -142,7 +142,8 @@ def test_everything_public_is_in_the_table() -> None:
                mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
                mige.PairScoreEstimator,
                mige.Fitted, mige.FittableEstimator, mige.DEFAULT_ESTIMATOR, mige.Kernel,
-               mige.SpectralFilter, mige.MigeWarning}  # fmt: skip
+               mige.SpectralFilter, mige.MigeWarning, mige.recording,
+               mige.SurrogateRecord, mige.TermRecord}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}
     for module in (ops, compat, projection):
         public |= {
