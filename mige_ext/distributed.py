@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _recording
 from mige_ext._precision import at_least_float32, in_units, positive, power_of_two
 from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
@@ -318,6 +318,7 @@ class _GlobalEstimator:
             total=batch.total,
             all_reduce=lambda sums: dist.all_reduce(sums, group=batch.group),
         )
+        _recording.report_nothing()
         return scores * batch.weight
 
 

@@ -25,15 +25,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _misuse, _recording
 from mige_ext._gradients import (
     entropy_and_gradient,
     matched_information,
+    negentropy_and_gradient,
     own_information,
     pair_information,
 )
 from mige_ext._precision import saturated
-from mige_ext._surrogate import surrogate
+from mige_ext._surrogate import (
+    CodeInformation,
+    Entropy,
+    MutualInformation,
+    Negentropy,
+    Surrogate,
+    named_encoder_information,
+    surrogate,
+)
 from mige_ext.distributed import (
     GlobalBatch,
     distribute,
@@ -76,7 +85,11 @@ def entropy(
     """
     estimator = _estimator(estimator)
     check = partial(_checks.require_samples, "z", z)
-    return _entropy(z, estimator, global_batch(group, check, z=z))
+    batch = global_batch(group, check, z=z)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
+    _recording.begin("entropy")
+    return _entropy(z, estimator, batch)
 
 
 def negentropy(
@@ -125,7 +138,11 @@ def negentropy(
         raise TypeError(f"estimator must be an AdaptiveScore or None, got {estimator!r}")
     check = partial(_checks.require_samples, "z", z)
     batch = global_batch(group, check, z=z)
-    return -_entropy(z, _NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
+    _recording.begin("negentropy")
+    part, (z,) = distribute(_NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch, z)
+    return surrogate(Negentropy, partial(negentropy_and_gradient, part), z)
 
 
 def mutual_information(
@@ -200,7 +217,10 @@ def mutual_information(
     estimator = _estimator(estimator)
     _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
-    return _information(x, z, estimator, projection, marginal, batch)
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(x=x, z=z, few_values=True)
+    _recording.begin("mutual_information")
+    return _information(MutualInformation, x, z, estimator, projection, marginal, batch)
 
 
 def code_information(
@@ -253,9 +273,12 @@ def code_information(
     estimator = _estimator(estimator)
     _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(z=z)
     code, _ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
-    return _information(x, received, estimator, projection, "paired", batch)
+    _recording.begin("code_information")
+    return _information(CodeInformation, x, received, estimator, projection, "paired", batch)
 
 
 def encoder_information(
@@ -302,12 +325,18 @@ def encoder_information(
     """
     estimator = _estimator(estimator)
     batch = global_batch(group, partial(_require_draws, z, conditional), -3, z=z)
+    _misuse.warn_of_swapped_draws(z.shape[-2], z.shape[-3] if batch is None else batch.total)
+    _misuse.warn_without_gradient(z=z, conditional=conditional)
+    _misuse.warn_of_values(z=z.transpose(-3, -2))
+    _recording.begin("encoder_information")
     marginal = _entropy(z.transpose(-3, -2), estimator, batch)
     weight = 1.0 if batch is None else batch.weight
     # The conditional term of an input needs no other rank.
     if conditional is None:
-        return marginal - weight * entropy(z, estimator=estimator)
-    return marginal - weight * (conditional / max(conditional.numel(), 1)).sum()
+        given_x = _entropy(z, estimator, None, "z given x")
+    else:
+        given_x = (conditional / max(conditional.numel(), 1)).sum()
+    return named_encoder_information(marginal - weight * given_x)
 
 
 def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> None:
@@ -316,10 +345,12 @@ def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> No
     shape = z.shape
     if z.dim() < 3 or shape[-3] < min_inputs or shape[-2] < min_draws or shape[-1] < 1:
         bound = f"N >= {min_inputs}, " if min_inputs else ""
-        raise ValueError(
+        message = (
             f"z must have shape (..., N, K, d) with {bound}K >= {min_draws} and d >= 1, "
             f"got {_checks.shape(z)}"
         )
+        one_input = min_inputs == 2 and z.dim() >= 3 and shape[-3] == 1
+        raise ValueError(message + _checks.ONE_SAMPLE if one_input else message)
     if conditional is None:
         return
     _checks.require_tensor("conditional", conditional)
@@ -349,9 +380,11 @@ class _NonGaussianPart:
         return saturated(self.estimator.score(samples) - gaussian)
 
 
-def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) -> Tensor:
+def _entropy(
+    z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None, term: str = "z"
+) -> Tensor:
     estimator, (z,) = distribute(estimator, batch, z)
-    return surrogate(partial(entropy_and_gradient, estimator), z)
+    return surrogate(Entropy, partial(entropy_and_gradient, estimator, term=term), z)
 
 
 def _require_projection(projection: object) -> None:
@@ -360,6 +393,7 @@ def _require_projection(projection: object) -> None:
 
 
 def _information(
+    kind: type[Surrogate],
     x: Tensor,
     z: Tensor,
     estimator: ScoreEstimator,
@@ -371,8 +405,8 @@ def _information(
         x = projection(x)
     estimator, (x, z) = distribute(estimator, batch, x, z)
     if marginal == "matched":
-        return surrogate(partial(matched_information, estimator), x, z)
+        return surrogate(kind, partial(matched_information, estimator), x, z)
     needed = x.requires_grad, z.requires_grad
     if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        return surrogate(partial(pair_information, estimator, *needed), x, z)
-    return surrogate(partial(own_information, estimator, *needed), x, z)
+        return surrogate(kind, partial(pair_information, estimator, *needed), x, z)
+    return surrogate(kind, partial(own_information, estimator, *needed), x, z)

@@ -121,6 +121,9 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
     covariance: Covariance = setting("ridge", require_choice, "ridge", "qis", "mle")
     calibrate: Calibrate = None
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return m**2 if m <= d else 0
+
     def _fit(self, samples: Tensor) -> FittedGaussian:
         require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
