@@ -35,6 +35,8 @@ except ImportError as error:
         "`pip install --no-build-isolation -e .` in the source tree to build it again."
     ) from error
 
+from mige_ext._recording import SurrogateRecord, TermRecord, recording
+from mige_ext._warnings import MigeWarning
 from mige_ext.information import (
     DEFAULT_ESTIMATOR,
     code_information,
@@ -103,6 +105,7 @@ __all__ = [
     "LandmarkStatistics",
     "Landmarks",
     "Landweber",
+    "MigeWarning",
     "NetworkDiagnostics",
     "NuMethod",
     "PairScoreEstimator",
@@ -111,12 +114,15 @@ __all__ = [
     "SlicedScoreMatching",
     "SpectralFilter",
     "Stein",
+    "SurrogateRecord",
+    "TermRecord",
     "Tikhonov",
     "code_information",
     "encoder_information",
     "entropy",
     "mutual_information",
     "negentropy",
+    "recording",
 ]
 
 

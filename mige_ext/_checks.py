@@ -107,12 +107,20 @@ def require_shape(name: str, value: Tensor, fits: bool, expected: str) -> None:
         raise ValueError(f"{name} must have shape {expected}, got {shape(value)}")
 
 
+#: End of an error about a batch of one sample.
+ONE_SAMPLE = "; if this is the last batch of a DataLoader, use drop_last=True"
+
+
 def require_samples(name: str, value: Tensor, min_samples: int = 2) -> None:
     """A tensor (..., M, d) with enough rows and at least one column."""
     require_tensor(name, value)
     fits = value.dim() >= 2 and value.shape[-2] >= min_samples and value.shape[-1] >= 1
+    if fits:
+        return
     bound = f"M >= {min_samples} and " if min_samples > 0 else ""
-    require_shape(name, value, fits, f"(..., M, d) with {bound}d >= 1")
+    message = f"{name} must have shape (..., M, d) with {bound}d >= 1, got {shape(value)}"
+    one_row = min_samples == 2 and value.dim() >= 2 and value.shape[-2] == 1
+    raise ValueError(message + ONE_SAMPLE if one_row else message)
 
 
 def require_native(name: str, value: Tensor) -> None:

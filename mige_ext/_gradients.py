@@ -6,18 +6,19 @@ Every function returns the value of a surrogate and one gradient for each of its
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _recording
 from mige_ext._precision import at_least_float32, in_units
 from mige_ext.distributed import on_one_scale
-from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum
+from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum, varying_columns
 
 
 def entropy_and_gradient(
-    estimator: ScoreEstimator, z: Tensor, /, **arguments: Tensor
+    estimator: ScoreEstimator, z: Tensor, /, term: str = "z", **arguments: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The surrogate's value and its gradient, from the scores of ``estimator``.
 
-    ``arguments`` are the tensors that z is made of, by the names that an error message gives them.
+    ``term`` is the name of the entropy in a record. ``arguments`` are the public function's tensors
+    from which z was made. An error message names them by their keywords.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -26,11 +27,17 @@ def entropy_and_gradient(
     except ValueError:
         _checks.require_finite(**arguments)
         raise
-    return _value_and_gradient(estimator, scores, samples, **arguments)
+    return _value_and_gradient(estimator, scores, samples, term, **arguments)
+
+
+def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with the opposite sign, for an estimator of the non-Gaussian part of the score."""
+    value, gradient = entropy_and_gradient(estimator, z)
+    return -value, -gradient
 
 
 def _value_and_gradient(
-    estimator: ScoreEstimator, scores: Tensor, samples: Tensor, /, **arguments: Tensor
+    estimator: ScoreEstimator, scores: Tensor, samples: Tensor, term: str, /, **arguments: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The surrogate's value, ``−mean s·(z − m)`` with m = mean z, and its gradient ``−s / M``.
 
@@ -42,21 +49,28 @@ def _value_and_gradient(
             f"got {_checks.shape(scores)} from {estimator!r}"
         )
     gradient = -scores / max(samples.shape[:-1].numel(), 1)
-    value = stein_sum(samples, gradient).sum()
+    sums = stein_sum(samples, gradient)
+    _recording.add(term, lambda: _calibration(samples, sums))
+    value = sums.sum()
     if _checks.looking_is_free(value) and not value.isfinite():
         _checks.require_finite(**arguments)
         raise ValueError(f"estimator must give finite scores, got {estimator!r}")
     return value, gradient
 
 
+def _calibration(samples: Tensor, sums: Tensor) -> Tensor:
+    """The calibration of each group, ``−mean(Σ s·(z − m)) / d``, from the value of each group."""
+    return sums * sums.numel() / varying_columns(samples)
+
+
 def _joint_and_gradients(
-    estimator: ScoreEstimator, x: Tensor, z: Tensor
+    estimator: ScoreEstimator, x: Tensor, z: Tensor, term: str = "joint"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of H(x, z) and its gradients in x and z."""
     (u, unit_x), (v, unit_z) = (on_one_scale(estimator, argument) for argument in (x, z))
     dtype = torch.promote_types(u.dtype, v.dtype)
     pairs = torch.cat((u.to(dtype), v.to(dtype)), -1)
-    value, gradient = entropy_and_gradient(estimator, pairs, x=x, z=z)
+    value, gradient = entropy_and_gradient(estimator, pairs, term, x=x, z=z)
     gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
     if unit_x is not None and unit_z is not None:
         return value, in_units(gradient_x, unit_x), in_units(gradient_z, unit_z)
@@ -66,10 +80,14 @@ def _joint_and_gradients(
 def own_information(
     estimator: ScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone."""
+    """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
+
+    The marginal entropy of x is included only if x needs a gradient (``needs_x``), and likewise for
+    z. A constant entropy would not change the gradient of the other argument.
+    """
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
     if needs_x:
-        value_x, marginal = entropy_and_gradient(estimator, x, x=x)
+        value_x, marginal = entropy_and_gradient(estimator, x, "x", x=x)
         value, gradient_x = value + value_x, gradient_x + marginal
     if needs_z:
         value_z, marginal = entropy_and_gradient(estimator, z, z=z)
@@ -89,13 +107,14 @@ def pair_information(
         raise
     dtype = torch.promote_types(samples_x.dtype, samples_z.dtype)
     pairs = torch.cat((samples_x.to(dtype), samples_z.to(dtype)), -1)
-    value, gradient = (-part for part in _value_and_gradient(estimator, joint, pairs, x=x, z=z))
+    joint_entropy = _value_and_gradient(estimator, joint, pairs, "joint", x=x, z=z)
+    value, gradient = (-part for part in joint_entropy)
     gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
     if needs_x:
-        value_x, marginal = _value_and_gradient(estimator, scores_x, samples_x, x=x)
+        value_x, marginal = _value_and_gradient(estimator, scores_x, samples_x, "x", x=x)
         value, gradient_x = value + value_x, gradient_x + marginal
     if needs_z:
-        value_z, marginal = _value_and_gradient(estimator, scores_z, samples_z, z=z)
+        value_z, marginal = _value_and_gradient(estimator, scores_z, samples_z, "z", z=z)
         value, gradient_z = value + value_z, gradient_z + marginal
     return value, gradient_x, gradient_z
 
@@ -106,6 +125,7 @@ def matched_information(
     """The surrogate of I(x; z) and its gradients, with the scores of permuted pairs."""
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
     order = torch.randperm(x.shape[-2], device=x.device)
-    product, marginal_x, marginal_z = _joint_and_gradients(estimator, x.index_select(-2, order), z)
+    permuted = x.index_select(-2, order)
+    product, marginal_x, marginal_z = _joint_and_gradients(estimator, permuted, z, "product")
     gradient_x = gradient_x.index_add(-2, order, marginal_x)
     return value + product, gradient_x, gradient_z + marginal_z

@@ -4,6 +4,7 @@ The functions of :mod:`mige_ext.information` get their gradients from a score es
 differentiation. :func:`surrogate` makes these gradients known to autograd and torch.func.
 """
 
+import types
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,12 +15,20 @@ from torch import Tensor
 from mige_ext._torch_compat import is_transforming
 
 
-def surrogate(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
+def surrogate(
+    kind: type["Surrogate"], compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
+) -> Tensor:
     """The value that ``compute`` returns; its backward pass returns the gradients of ``compute``.
 
-    ``compute`` takes the inputs, and returns a value and one gradient for each input.
+    ``compute`` takes the inputs, and returns a value and one gradient for each input. ``kind`` is a
+    subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
     """
-    return _apply(_Surrogate, compute, *inputs)[0]
+    return _apply(kind, compute, *inputs)[0]
+
+
+def named_encoder_information(value: Tensor) -> Tensor:
+    """The same value, with a ``grad_fn`` that is named after the information function."""
+    return _apply(EncoderInformation, value)
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -35,20 +44,19 @@ def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
 
 @cache
 def _with_combined_forward(function: Any) -> type[torch.autograd.Function]:
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            output = function.forward(*args)
-            function.setup_context(ctx, args, output)
-            return output
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = function.forward(*args)
+        function.setup_context(ctx, args, output)
+        return output
 
-        backward = function.backward
+    # torch takes the name of ``grad_fn`` from the name with which the class is created.
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    return types.new_class(
+        function.__name__, (torch.autograd.Function,), exec_body=lambda body: body.update(methods)
+    )
 
-    Function.__name__ = function.__name__
-    return Function
 
-
-class _Surrogate(torch.autograd.Function):
+class Surrogate(torch.autograd.Function):
     """A scalar whose gradients are computed in the forward pass.
 
     The gradients are outputs too, because torch.func lets a context save only inputs and outputs.
@@ -84,18 +92,56 @@ class _Surrogate(torch.autograd.Function):
         )
 
 
+class Entropy(Surrogate):
+    """The surrogate of an entropy."""
+
+
+class Negentropy(Surrogate):
+    """The surrogate of a negentropy."""
+
+
+class MutualInformation(Surrogate):
+    """The surrogate of a mutual information."""
+
+
+class CodeInformation(Surrogate):
+    """The surrogate of the information of a code through a channel."""
+
+
+class EncoderInformation(torch.autograd.Function):
+    """The difference of two surrogates, which keeps its value and its gradient."""
+
+    generate_vmap_rule = True  # for torch.func.jacrev
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 class _FirstDerivative(torch.autograd.Function):
     """A gradient, in the dtype of its argument, that raises an error when it is differentiated.
 
-    ``once_differentiable`` does not suffice. Under it the gradient of a gradient penalty is zero
-    without an error, because the incoming gradient is a constant and requires no gradient.
+    torch's decorator ``once_differentiable`` does not suffice. It raises only if the incoming
+    gradient requires a gradient. In a gradient penalty the incoming gradient is a constant, so the
+    gradient of the penalty would be zero, without an error.
     """
 
     generate_vmap_rule = True  # for torch.func.jacrev
 
     @staticmethod
     def forward(gradient: Tensor, argument: Tensor) -> Tensor:
-        return gradient.to(argument.dtype, copy=True)
+        # Linear solvers return scores in column-major order. A gradient in this memory format would
+        # change the rounding in other layers of the network.
+        contiguous = torch.contiguous_format
+        return gradient.to(argument.dtype, copy=True, memory_format=contiguous)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -1,7 +1,7 @@
 """The samples of several processes as one batch, for ``group=`` of the information functions.
 
-R ranks have N samples together, and rank r has N_r of them. The surrogate of all N samples has one
-row of its gradient for each sample. Each rank computes the rows of its own samples and multiplies
+R ranks have N samples together, and rank r has N_r of them. The gradient of the surrogate of all N
+samples has one row for each sample. Each rank computes the rows of its own samples and multiplies
 them by R. DistributedDataParallel (DDP) averages gradients over the ranks, ``1/R Σ_r``. Parameters
 therefore get the gradient of the surrogate of all samples. Without DDP, average the gradients of
 the parameters yourself.
@@ -29,8 +29,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mige_ext import _checks
-from mige_ext._precision import at_least_float32, positive, power_of_two
+from mige_ext import _checks, _recording
+from mige_ext._precision import at_least_float32, in_units, positive, power_of_two
 from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
 
@@ -65,8 +65,8 @@ class GlobalBatch:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks.
 
-        The backward pass adds the gradients of all ranks, which each rank has multiplied by R as
-        :meth:`gather` does.
+        The backward pass adds the gradients of all ranks. It does not multiply them by R, because
+        the gradient that arrives on a rank contains this factor already (:meth:`gather`).
         """
         return _Sum.apply(values, self)
 
@@ -128,7 +128,7 @@ def global_batch(
         for name, (_, first), (_, other) in zip(tensors, ranks[0], described, strict=True):
             if first != other:
                 raise ValueError(
-                    f"{name} must agree on all ranks of group in all but the number of samples "
+                    f"{name} must differ between the ranks of group only in the number of samples "
                     f"M, got {first} on rank 0 and {other} on rank {rank}"
                 )
     sizes = tuple(described[0][0] for described in ranks)
@@ -156,7 +156,9 @@ def distribute(
 
 
 def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Tensor | None]:
-    """An argument of a pair in the unit that :func:`.mutual_information` gives it.
+    """Standardize x or z of a pair, if the estimator has one bandwidth for all columns.
+
+    :func:`.mutual_information` then does not depend on the unit of x relative to the unit of z.
 
     Args:
         estimator: the estimator of the pair, as :func:`distribute` returned it.
@@ -200,14 +202,16 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     empty = x.numel() == 0
     size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
-    x = x / unit
+    x = _InUnits.apply(x, unit)
     # Relative to the first sample, constant columns are 0 exactly, and an offset costs no digits.
     if batch is None:
         first = x.narrow(-2, 0, 1)
     else:
         zero = x.new_zeros((*x.shape[:-2], 1, x.shape[-1]))
         first = batch.sum(x.narrow(-2, 0, 1) if batch.has_first else zero)
-    x = x - first.detach()  # a shift has no derivative
+    # The mean is subtracted next, so the result does not depend on `first`, and `first` needs no
+    # derivative.
+    x = x - first.detach()
     total = x.sum(-2, keepdim=True)
     x = x - (total if batch is None else batch.sum(total)) / m
     squares = x.square().sum(-2, keepdim=True)
@@ -233,7 +237,7 @@ def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> No
         TypeError: ``group`` is not a process group, or this process does not belong to it.
 
     Cost:
-        8·(m + 1)(m + d + 1) bytes a group of samples, sent and received.
+        With m landmarks, 8·(m + 1)(m + d + 1) bytes for each group of samples, sent and received.
     """
     _require_group(group)
     dist.all_reduce(statistics.moments, group=group)
@@ -256,6 +260,22 @@ class _Gather(torch.autograd.Function):
         batch = ctx.batch
         own = grad.narrow(-2, batch.offset, batch.sizes[batch.rank])
         return own * len(batch.sizes), None
+
+
+class _InUnits(torch.autograd.Function):
+    """``x / unit``, whose gradient is finite also for subnormal units."""
+
+    @staticmethod
+    def forward(x: Tensor, unit: Tensor) -> Tensor:
+        return x / unit
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return in_units(grad, *ctx.saved_tensors), None
 
 
 class _Sum(torch.autograd.Function):
@@ -298,6 +318,7 @@ class _GlobalEstimator:
             total=batch.total,
             all_reduce=lambda sums: dist.all_reduce(sums, group=batch.group),
         )
+        _recording.report_nothing()
         return scores * batch.weight
 
 

@@ -25,15 +25,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _misuse, _recording
 from mige_ext._gradients import (
     entropy_and_gradient,
     matched_information,
+    negentropy_and_gradient,
     own_information,
     pair_information,
 )
 from mige_ext._precision import saturated
-from mige_ext._surrogate import surrogate
+from mige_ext._surrogate import (
+    CodeInformation,
+    Entropy,
+    MutualInformation,
+    Negentropy,
+    Surrogate,
+    named_encoder_information,
+    surrogate,
+)
 from mige_ext.distributed import (
     GlobalBatch,
     distribute,
@@ -60,12 +69,13 @@ def entropy(
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are independent groups, over which
-            the result is the mean: z of shape (N, K, d) gives H(z | group).
+            the result is the mean. For z of shape (N, K, d) it is the conditional entropy of z,
+            given which of the N groups z belongs to.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of H(z), in nats, in z.
+        A scalar. Its gradient in z is the gradient of H(z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -75,7 +85,11 @@ def entropy(
     """
     estimator = _estimator(estimator)
     check = partial(_checks.require_samples, "z", z)
-    return _entropy(z, estimator, global_batch(group, check, z=z))
+    batch = global_batch(group, check, z=z)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
+    _recording.begin("entropy")
+    return _entropy(z, estimator, batch)
 
 
 def negentropy(
@@ -109,8 +123,8 @@ def negentropy(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of J(z), in nats, in z. The gradient is 0 up to rounding where
-        the estimator finds no correction of its Gaussian part.
+        A scalar. Its gradient in z is the gradient of J(z) in nats. The gradient is 0 up to
+        rounding where the estimator finds no correction of its Gaussian part.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -124,7 +138,11 @@ def negentropy(
         raise TypeError(f"estimator must be an AdaptiveScore or None, got {estimator!r}")
     check = partial(_checks.require_samples, "z", z)
     batch = global_batch(group, check, z=z)
-    return -_entropy(z, _NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
+    _recording.begin("negentropy")
+    part, (z,) = distribute(_NonGaussianPart(estimator or DEFAULT_ESTIMATOR), batch, z)
+    return surrogate(Negentropy, partial(negentropy_and_gradient, part), z)
 
 
 def mutual_information(
@@ -165,21 +183,22 @@ def mutual_information(
             the paper).
         marginal: where the scores of the marginals come from.
 
-            - "paired": x alone and z alone, and the score of the joint may start from these scores
-              (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err alike. An estimator
-              without such a method uses "own".
-            - "own": x alone, z alone and the joint, each without the others. An estimator shrinks
-              the score of the joint, which has more dimensions, more than the scores of the
-              marginals. The difference between the two shrinkages adds a term like an entropy to
-              the gradient: minimizing I(s; z) then also contracts z (:func:`negentropy`).
-            - "matched": pairs (x, z) with x permuted at random. They are samples of the product of
-              the marginals, with the size and the dimensions of the joint. Joint and marginals are
-              then shrunk alike: for independent x and z the expected gradient is 0 with any
-              estimator.
+            - "paired": they are estimated from x alone and from z alone, and the score of the joint
+              may start from them (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err
+              alike. An estimator without a method ``score_pair`` uses "own".
+            - "own": they are estimated from x alone and from z alone, and the score of the joint is
+              estimated without them. An estimator shrinks the score of the joint, which has more
+              dimensions, more than the scores of the marginals. The difference between the two
+              shrinkages adds a term like an entropy to the gradient: minimizing I(x; z) then also
+              contracts z (:func:`negentropy`).
+            - "matched": they come from pairs (x, z) with x permuted at random. Such pairs are
+              samples of the product of the marginals, with the size and the dimensions of the
+              joint. Joint and marginals are then shrunk alike: for independent x and z the expected
+              gradient is 0 with any estimator.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of I(x; z), in nats, in x and z.
+        A scalar. Its gradients in x and z are the gradients of I(x; z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -192,13 +211,16 @@ def mutual_information(
     _checks.require_choice("marginal", marginal, "paired", "own", "matched")
     if marginal == "matched" and group is not None:
         raise ValueError(
-            'marginal must be "paired" or "own" with a group, whose ranks would each permute their '
-            'own pairs, got "matched"'
+            'marginal must be "paired" or "own" with a group, because "matched" would permute only '
+            'the pairs within each rank, got "matched"'
         )
     estimator = _estimator(estimator)
     _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
-    return _information(x, z, estimator, projection, marginal, batch)
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(x=x, z=z, few_values=True)
+    _recording.begin("mutual_information")
+    return _information(MutualInformation, x, z, estimator, projection, marginal, batch)
 
 
 def code_information(
@@ -216,10 +238,10 @@ def code_information(
     ε ~ N(0, I) is drawn in each call, and s is the scale of z: the root mean square deviation over
     samples and columns, without the columns that are constant.
 
-    The channel makes the question well posed. Without noise I(x; z) is infinite for every such
-    code; what training then changes is the entropy of z, which wants a code without clusters. With
-    noise, details of z that are smaller than ``noise·s`` carry no information. The gradient does
-    not depend on the units of x and z.
+    The channel makes the information finite. Without noise I(x; z) is infinite for every such code.
+    Training then increases the entropy of z, which favors a code without clusters. With noise,
+    details of z that are smaller than ``noise·s`` carry no information. The gradient does not
+    depend on the units of x and z.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 3)
@@ -238,7 +260,8 @@ def code_information(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of the information, in nats, in x and z, also through s.
+        A scalar. Its gradients in x and z are the gradients of the information in nats. The
+        gradient in z includes the derivative of s.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -250,9 +273,12 @@ def code_information(
     estimator = _estimator(estimator)
     _require_projection(projection)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(z=z)
     code, _ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
-    return _information(x, received, estimator, projection, "paired", batch)
+    _recording.begin("code_information")
+    return _information(CodeInformation, x, received, estimator, projection, "paired", batch)
 
 
 def encoder_information(
@@ -264,8 +290,9 @@ def encoder_information(
 ) -> Tensor:
     """Surrogate of ``I(x; z) = H(z) − H(z | x)`` of a stochastic encoder (circumstance III).
 
-    Draw k of all N inputs is a sample of the marginal. H(z) is the mean of the K entropies.
-    H(z | x) is the mean over the N inputs of the entropy of their K draws.
+    For each k, the k-th draws of the N inputs are N samples of the marginal distribution of z. H(z)
+    is the mean of the entropies of these K sets. H(z | x) is the mean over the N inputs of the
+    entropy of their K draws.
 
     Estimated scores are too small, and more so with fewer samples. If the two entropies come from
     different numbers of samples, their difference is therefore not I. Choose K = N to estimate both
@@ -288,7 +315,7 @@ def encoder_information(
         group: a process group whose ranks' inputs form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar with the gradient of I(x; z), in nats, in z and in ``conditional``.
+        A scalar. Its gradients in z and ``conditional`` are the gradients of I(x; z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -298,12 +325,18 @@ def encoder_information(
     """
     estimator = _estimator(estimator)
     batch = global_batch(group, partial(_require_draws, z, conditional), -3, z=z)
+    _misuse.warn_of_swapped_draws(z.shape[-2], z.shape[-3] if batch is None else batch.total)
+    _misuse.warn_without_gradient(z=z, conditional=conditional)
+    _misuse.warn_of_values(z=z.transpose(-3, -2))
+    _recording.begin("encoder_information")
     marginal = _entropy(z.transpose(-3, -2), estimator, batch)
     weight = 1.0 if batch is None else batch.weight
     # The conditional term of an input needs no other rank.
     if conditional is None:
-        return marginal - weight * entropy(z, estimator=estimator)
-    return marginal - weight * (conditional / max(conditional.numel(), 1)).sum()
+        given_x = _entropy(z, estimator, None, "z given x")
+    else:
+        given_x = (conditional / max(conditional.numel(), 1)).sum()
+    return named_encoder_information(marginal - weight * given_x)
 
 
 def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> None:
@@ -312,10 +345,12 @@ def _require_draws(z: Tensor, conditional: Tensor | None, min_inputs: int) -> No
     shape = z.shape
     if z.dim() < 3 or shape[-3] < min_inputs or shape[-2] < min_draws or shape[-1] < 1:
         bound = f"N >= {min_inputs}, " if min_inputs else ""
-        raise ValueError(
+        message = (
             f"z must have shape (..., N, K, d) with {bound}K >= {min_draws} and d >= 1, "
             f"got {_checks.shape(z)}"
         )
+        one_input = min_inputs == 2 and z.dim() >= 3 and shape[-3] == 1
+        raise ValueError(message + _checks.ONE_SAMPLE if one_input else message)
     if conditional is None:
         return
     _checks.require_tensor("conditional", conditional)
@@ -345,9 +380,11 @@ class _NonGaussianPart:
         return saturated(self.estimator.score(samples) - gaussian)
 
 
-def _entropy(z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None) -> Tensor:
+def _entropy(
+    z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None, term: str = "z"
+) -> Tensor:
     estimator, (z,) = distribute(estimator, batch, z)
-    return surrogate(partial(entropy_and_gradient, estimator), z)
+    return surrogate(Entropy, partial(entropy_and_gradient, estimator, term=term), z)
 
 
 def _require_projection(projection: object) -> None:
@@ -356,6 +393,7 @@ def _require_projection(projection: object) -> None:
 
 
 def _information(
+    kind: type[Surrogate],
     x: Tensor,
     z: Tensor,
     estimator: ScoreEstimator,
@@ -367,8 +405,8 @@ def _information(
         x = projection(x)
     estimator, (x, z) = distribute(estimator, batch, x, z)
     if marginal == "matched":
-        return surrogate(partial(matched_information, estimator), x, z)
+        return surrogate(kind, partial(matched_information, estimator), x, z)
     needed = x.requires_grad, z.requires_grad
     if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        return surrogate(partial(pair_information, estimator, *needed), x, z)
-    return surrogate(partial(own_information, estimator, *needed), x, z)
+        return surrogate(kind, partial(pair_information, estimator, *needed), x, z)
+    return surrogate(kind, partial(own_information, estimator, *needed), x, z)

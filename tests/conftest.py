@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from mige_ext import _warnings
 from mige_ext.experiments.common.device import cpu_threads
 from tests.support import tiers
 
@@ -29,7 +30,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    """One seed and one thread for every test; test_determinism.py is about more of them."""
+    """One seed and one thread for every test, in which no warning has been given yet.
+
+    test_determinism.py is about more threads.
+    """
+    _warnings._given.clear()
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -163,7 +163,7 @@ def first_failure(tree: Path, *options: str) -> str:
     if done.returncode not in (0, 1):
         sys.exit(f"pytest did not run the tests\n{done.stdout}{done.stderr}")
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split()[1].partition("::")[2] if done.returncode else ""
+    return failed[0].partition("::")[2].partition(" - ")[0] if done.returncode else ""
 
 
 def verdict(tree: Path, mutation: Mutation, thorough: bool) -> tuple[str, str]:

@@ -1,9 +1,10 @@
 """InfoMax: an encoder learns a code without labels, and a linear probe reads the labels from it.
 
-Three tasks have one view, with an encoder that ends in BatchNorm without an affine part. They
-differ in the images: digits (8×8), 10,000 images of MNIST, and CIFAR-10 with a small convolutional
-network for 2 epochs. In a fourth task two views of each digit, shifted and noisy, have codes z and
-z' by the same encoder, and I(z; z') is maximized.
+Three tasks use one view, the image x itself, and maximize the information of its code z about x.
+The encoder ends in BatchNorm without an affine part. These tasks differ in the images: digits
+(8×8), 10,000 images of MNIST, and CIFAR-10 with a small convolutional network for 2 epochs. A
+fourth task makes two views of each digit by random shifts and noise. The same encoder gives their
+codes z and z', and I(z; z') is maximized.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,8 @@ def _information(x: Tensor, z: Tensor, **options: object) -> Tensor:
     return -mige.mutual_information(x, z, **options)  # type: ignore[arg-type]
 
 
-#: Objectives with one view of the data. Without noise, the code is deterministic.
+#: Objectives with one view of the data; None keeps the random encoder. Objectives with "no noise"
+#: maximize I(x; z) without a channel, although I is infinite for a deterministic code.
 ONE_VIEW: dict[str, Objective | None] = {
     DEFAULT: _code,
     "qis": partial(_code, estimator=QIS),
@@ -52,7 +54,7 @@ ONE_VIEW: dict[str, Objective | None] = {
     "Gaussian, no noise": partial(_information, estimator=GAUSSIAN),
     "random": None,
 }
-#: Objectives with two views, whose codes have a joint density.
+#: Objectives with two views, whose codes have a joint density; None keeps the random encoder.
 TWO_VIEWS: dict[str, Objective | None] = {
     DEFAULT: _information,
     "own": partial(_information, marginal="own"),
@@ -132,6 +134,7 @@ def _probe(encoder: nn.Module, name: str) -> Mapping[str, float]:
 def _one_view(
     name: str, latent: int, steps: int, batch: int, columns: int | None, key: str, seed: int
 ) -> Mapping[str, float]:
+    """Train with the objective ``key``, with x projected to ``columns`` dimensions (None: all)."""
     torch.manual_seed(seed)
     x = _data(name)[0]
     encoder = _encoder(name, x.shape[1:], latent)
@@ -146,8 +149,8 @@ def _one_view(
     for rows in _batches(len(x), batch, steps if objective else 0):
         flat = x[rows].flatten(1)
         assert objective is not None
-        wide = flat if isinstance(objective, nn.Module) else projection(flat)
-        loss = objective(wide, encoder(x[rows]))
+        data = flat if isinstance(objective, nn.Module) else projection(flat)
+        loss = objective(data, encoder(x[rows]))
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -5,9 +5,9 @@ The loss is the cross-entropy of the label plus β times a penalty. The penalty 
 marginals or estimators, or maximize the negentropy of z, which contracts z and never sees s.
 
 Two tasks have the network, the training and the attackers of the experiment (``python -m mige_ext
-removal``), in small: the angle of rotated digits, and the synthetic table. Of two weights β, each
-method takes the one with the least leak on validation data among those that lose at most one point
-of accuracy.
+removal``), with fewer steps: the angle of rotated digits, and the synthetic table. Of two weights
+β, each method takes the one with the least leak on validation data among the weights that lose at
+most one point of accuracy.
 
 Two tasks have a table of six columns, whose nuisance is one number or a category, and boosted trees
 as attacker. One of them trains for 3,000 steps at a constant learning rate, and shows whether
@@ -35,7 +35,7 @@ from mige_ext.experiments.removal.training import Settings, Trainer, measure
 
 ACCURACY_LOSS = 0.01  # a weight β may cost this fraction of the accuracy
 
-# --- the experiment in small ----------------------------------------------------------------------
+# --- the experiment with fewer steps --------------------------------------------------------------
 
 #: Name -> method of the experiment.
 METHODS = {
@@ -148,6 +148,7 @@ def _leak(encoder: nn.Module, category: bool, generator: torch.Generator) -> flo
 
 
 def _run(category: bool, milestones: tuple[int, ...], key: str, seed: int) -> Mapping[str, float]:
+    """Train to the last of the ``milestones``, the steps after which the leak is measured."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     encoder = perceptron(6, 32, 3).append(nn.BatchNorm1d(3, affine=False))

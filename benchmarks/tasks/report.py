@@ -9,20 +9,21 @@ from benchmarks.tables import Bounds, print_table
 from benchmarks.tasks.task import CONTROL, DEFAULT, Row, Task
 from mige_ext.experiments.common import plots
 
-#: The default may be worse than its best rival by this much: points of accuracy, or the factor of a
-#: leak or a distance. Then the same for its Gaussian control.
+#: The default may be worse than its best rival by this much: points of accuracy, or a factor of the
+#: leak or of the distance.
 POINTS, FACTOR = 1.0, 1.2
+#: The default may be worse than the Gaussian control by this much.
 CONTROL_POINTS, CONTROL_FACTOR = 0.5, 1.1
 #: On this fraction of the tasks the default must be better than every rival.
 BETTER = 1 / 3
-#: The leak after 3,000 steps relative to that after 500.
+#: The leak after 3,000 steps may be at most this factor of the leak after 500 steps.
 LONG = 1.5
 #: Leaks and distances below this are equal, because they are below their standard errors.
 LEAST = {"leak, nats": 0.02, "energy distance, 1e-3": 1.0}
 
 
 def values(rows: Sequence[Row], task: Task, method: str, measure: str | None = None) -> np.ndarray:
-    """The values of a measure over the seeds, by default of the one that judges."""
+    """The values of a measure, one for each seed; by default of the measure ``task.measure``."""
     wanted = (task.name, method, measure or task.measure)
     return np.array([r.value for r in rows if (r.task, r.method, r.measure) == wanted])
 
@@ -100,7 +101,7 @@ def draw(rows: Sequence[Row], tasks: Sequence[Task], path: Path) -> Path:
             ax.plot(found.mean(), height, "o", color=color, markersize=5)
         ax.set_yticks(range(len(methods)), methods)
         ax.set_title(f"{task.name} ({task.half})", fontsize=9)
-        ax.set_xlabel(f"{task.measure}, {'higher' if task.higher else 'lower'} is better")
+        ax.set_xlabel(f"{task.measure} ({'→' if task.higher else '←'} better)")
     fig.savefig(path, dpi=150)
     return path
 

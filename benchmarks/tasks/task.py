@@ -13,12 +13,13 @@ class Task:
 
     Attributes:
         name: Name in the table and of ``--task``.
-        half: "chosen" if the task was used to choose the default, or "held-out".
-        measure: Name and unit of the measure that judges the methods.
+        half: Which of the two halves of the tasks this is in: "chosen" if the default was chosen by
+            its results, otherwise "held-out".
+        measure: Name and unit of the measure by which the methods are ranked.
         higher: Whether a higher measure is better.
         methods: The methods by name. A method takes a seed, and returns the measures of its run by
-            name; the first one judges.
-        rivals: Names of the methods whose best is the rival of the default.
+            name. The first of them is ``measure``.
+        rivals: Names of the methods with the best of which the default is compared.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Row:
 
     Attributes:
         task: Name of the task.
-        half: "chosen" or "held-out".
+        half: ``Task.half`` of the task.
         method: Name of the method.
         seed: Seed of the data order, the weights and the noise.
         measure: Name of the measure.

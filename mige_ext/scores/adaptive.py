@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mige_ext import _checks, ops
+from mige_ext import _checks, _recording, ops
 from mige_ext._precision import about_origin, no_autocast, per_group, saturated
 from mige_ext.scores.base import (
     Calibrate,
@@ -187,27 +187,35 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
         Raises:
             ValueError, TypeError: x and z are not as described or not finite.
+            MemoryError: as for :meth:`score`.
 
         Cost:
             Three scores. The score of the pair takes (M³ + 14M²r) flop for each λ tried.
         """
         _checks.require_paired("x", x, "z", z, 2)
         x, z = prepared(x), prepared(z)
-        of_x, of_z = self._estimate(x), self._estimate(z)
         dtype = torch.promote_types(x.dtype, z.dtype)
+        joint = self._prepared(torch.cat((x.to(dtype), z.to(dtype)), -1))
+        of_x, of_z = self._estimate(x), self._estimate(z)
         start = torch.cat((of_x.departure.to(dtype), of_z.departure.to(dtype)), -1)
         # A block of the pair's covariance is the covariance of x or of z. The divergences in
         # whitened coordinates therefore add up, except that the ridges differ a little.
         divergence = of_x.divergence.to(dtype) + of_z.divergence.to(dtype)
-        pairs = self._estimate(torch.cat((x.to(dtype), z.to(dtype)), -1), start, divergence)
+        pairs = self._estimate(joint, start, divergence)
+        for term, estimate in (("joint", pairs), ("x", of_x), ("z", of_z)):
+            _recording.report(estimate.diagnostics, term)
         scores = [
             calibrated(of.scores, of.diagnostics.calibration, self.calibrate)
             for of in (pairs, of_x, of_z)
         ]
         return scores[0], scores[1], scores[2]
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return 4 * m**2
+
     def _score(self, samples: Tensor) -> Tensor:
         estimate = self._estimate(samples)
+        _recording.report(estimate.diagnostics)
         return calibrated(estimate.scores, estimate.diagnostics.calibration, self.calibrate)
 
     def _diagnose(self, samples: Tensor) -> AdaptiveDiagnostics:

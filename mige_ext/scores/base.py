@@ -8,8 +8,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _recording
+from mige_ext._memory import check_memory
 from mige_ext._precision import at_least_float32, no_autocast, per_group, saturated
+from mige_ext._warnings import may_warn, warn_once
 from mige_ext.scores.records import moved, pack, summary, unpack
 
 Calibrate = Literal["stein"] | None
@@ -226,8 +228,9 @@ class FittableEstimator(ABC, Generic[F]):
 
         Raises:
             ValueError, TypeError: ``samples`` is not as described or not finite.
+            MemoryError: the memory that M samples need exceeds the free memory of the device.
         """
-        return self._score(prepared(samples))
+        return self._score(self._prepared(samples))
 
     def fit(self, samples: Tensor) -> F:
         """Fits the score, to evaluate it at any points.
@@ -235,17 +238,31 @@ class FittableEstimator(ABC, Generic[F]):
         Argument and errors are those of :meth:`score`. The fit keeps copies of the values that its
         scores need.
         """
-        return self._fit(prepared(samples))
+        return self._fit(self._prepared(samples))
 
     def diagnose(self, samples: Tensor) -> Any:
         """The diagnostics of :meth:`score`, with the same argument, errors and cost."""
-        return self._diagnose(prepared(samples))
+        return self._diagnose(self._prepared(samples))
+
+    def _prepared(self, samples: Tensor) -> Tensor:
+        """Samples with their shape, dtype and number checked, detached, in float32 or float64."""
+        samples = prepared(samples)
+        m, d = samples.shape[-2:]
+        warn_of_few_samples(m, d)
+        check_memory(samples, self._quadratic_memory(m, d))
+        return samples
+
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        """Number of values of one group that grow with M², or less; 0 for time linear in M."""
+        return 0
 
     @abstractmethod
     def _fit(self, samples: Tensor) -> F: ...
 
     def _score(self, samples: Tensor) -> Tensor:
-        return self._fit(samples).score()
+        fitted = self._fit(samples)
+        _recording.report(getattr(fitted, "diagnostics", None))
+        return fitted.score()
 
     def _diagnose(self, samples: Tensor) -> Any:
         return self._fit(samples).diagnostics
@@ -275,8 +292,12 @@ def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
     This is Stein's identity with m the mean of the samples. d counts the columns that vary, because
     a constant column has no density.
     """
-    d = (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
-    return -stein_sum(samples, scores) / samples.shape[-2] / d
+    return -stein_sum(samples, scores) / samples.shape[-2] / varying_columns(samples)
+
+
+def varying_columns(samples: Tensor) -> Tensor:
+    """Number of columns of each group that are not constant, at least 1: (..., M, d) -> (...)."""
+    return (samples.amax(-2) > samples.amin(-2)).sum(-1).clamp(min=1)
 
 
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
@@ -297,6 +318,17 @@ def calibrated(values: Tensor, calibration: Tensor, calibrate: Calibrate = "stei
 def calibration_factor(calibration: Tensor) -> Tensor:
     """The calibration as a positive divisor, (...) -> (..., 1, 1); 1 for equal samples."""
     return per_group(torch.where(calibration > 0, calibration, 1.0))
+
+
+def warn_of_few_samples(m: int, d: int) -> None:
+    """Fewer than d + 2 samples in d dimensions."""
+    if may_warn("few samples") and m < d + 2:
+        warn_once(
+            "few samples",
+            f"M = {m} samples in d = {d} dimensions: with M < d + 2 the covariance of the samples "
+            "is singular, and the scores depend on its regularization. Use more samples, or fewer "
+            "dimensions, as with projection=RandomProjection(k=64)",
+        )
 
 
 def prepared(samples: Tensor) -> Tensor:

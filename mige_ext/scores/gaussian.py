@@ -50,15 +50,16 @@ class FittedGaussian(FittedGradient):
     in which the samples do not vary, ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal matrix D.
 
     Cost:
-        With r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M, "ridge" and
-        "qis" take twice as many.
+        For Q points and r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M,
+        "ridge" and "qis" take twice as many.
     """
 
+    # Samples, mean, W and D are in the scaled coordinates ``x / unit − origin``.
     samples: Tensor  #: (..., M, d)
     mean: Tensor  #: m, (..., 1, d)
-    whitening: Tensor  #: W, (..., d, d) for d < M, else (..., d, M) or (..., d, M − 1)
-    origin: Tensor  #: (..., 1, d)
-    unit: Tensor  #: of each column, (..., 1, d)
+    whitening: Tensor  #: W, (..., d, r) with r = min(M, d)
+    origin: Tensor  #: the first sample divided by ``unit``, (..., 1, d)
+    unit: Tensor  #: a power of two for each column, (..., 1, d)
     diagnostics: GaussianDiagnostics  #: of the estimate
     directions: Tensor | None = None  #: U, of the shape of W; None if nothing is added
     outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if nothing is added
@@ -120,6 +121,9 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
     covariance: Covariance = setting("ridge", require_choice, "ridge", "qis", "mle")
     calibrate: Calibrate = None
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return m**2 if m <= d else 0
+
     def _fit(self, samples: Tensor) -> FittedGaussian:
         require_finite(samples=samples)
         x, origin, unit = about_origin(samples)
@@ -128,7 +132,9 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
                 whitening = ridge_whitening(x)
             elif self.covariance == "mle":
                 whitening = mle_whitening(x)
-            else:  # one unit of length for all columns
+            else:
+                # QIS shrinks the eigenvalues of the covariance, so that all columns must have the
+                # same unit. Afterwards W is converted back to the unit of each column.
                 widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
                 ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
                 whitening = qis_whitening(x * ratio).in_units(standardized(x)[0], ratio)
@@ -170,16 +176,22 @@ class Whitening(NamedTuple):
 
 
 # Each function takes samples (..., M, d) near 1 in size. If P has no second term, (x − m) W is
-# white. Rows of constant columns are 0. In the formulas of the functions, D is the diagonal matrix
-# of the standard deviations (not the D of Whitening), R = VᵀV/M is the correlation matrix of the
-# standardized samples V, and Λ and U are its eigenvalues and eigenvectors.
+# white. Rows of constant columns are 0.
+#
+# From here on, D is the diagonal matrix of the standard deviations. (The D of Whitening is its
+# field `outside`.) R = VᵀV/M is the correlation matrix of the standardized samples V, and Λ and U
+# are the eigenvalues and eigenvectors of R.
 #
 # For d >= M the eigenvectors of the d×d covariance follow from those of an M×M matrix. With
 # V Vᵀ/M = Q Λ Qᵀ, the eigenvectors of R are U = Vᵀ Q (MΛ)^{−1/2}, and its other eigenvalues are 0.
 
 
 def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
-    """``P = D^{−1} (R + τI)^{−1} D^{−1}``, with τ as :func:`.ops.ridge_whitening` chooses it."""
+    """``P = D^{−1} (R + τI)^{−1} D^{−1}``.
+
+    τ is ``factor`` times the minimizer of the leave-one-out objective (:func:`.ops.ridge_whitening`
+    has the formula).
+    """
     if not _is_wide(x):
         mean, whitening, _ = ops.ridge_whitening(x, factor=factor)
         return Whitening(mean.unsqueeze(-2), whitening)
@@ -187,7 +199,8 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
     m = x.shape[-2]
     values, vectors, directions = _dual_spectrum(v.double())
     varying = (deviation > 0).sum(-1)
-    # As in the operator: the rank is trusted unless the samples are few.
+    # As in the operator, every varying column counts if M − 1 is less than 5/4 of their number.
+    # Otherwise only the eigenvalues above their rounding errors count.
     few = 4 * (m - 1) < 5 * varying
     known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
@@ -244,9 +257,10 @@ def mle_whitening(x: Tensor) -> Whitening:
 def qis_whitening(x: Tensor) -> Whitening:
     """``P = U δ^{−1} Uᵀ`` with δ the eigenvalues λ after quadratic-inverse shrinkage.
 
-    λ and U are the eigenvalues and eigenvectors of the covariance. Let n = M − 1, c = d/n,
-    ``l = 1/λ``, ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over the min(n, d) positive
-    eigenvalues. The smoothed Stein shrinker and its conjugate are
+    λ and U are the eigenvalues and eigenvectors of the covariance. Let n + 1 be the number of
+    samples that differ, d the number of dimensions in which they vary, c = d/n, ``l = 1/λ``,
+    ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over the positive eigenvalues. The
+    smoothed Stein shrinker and its conjugate are
 
     ``θ_i = mean_j l_j(l_j − l_i)/((l_j − l_i)² + h²l_j²)``,
     ``ϑ_i = mean_j h l_j²/((l_j − l_i)² + h²l_j²)``.
@@ -259,47 +273,65 @@ def qis_whitening(x: Tensor) -> Whitening:
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """
     mean, v, deviation = standardized(x)
-    # The eigenvalues are computed in float64. Columns may differ in size, and eigenvalues below ε
-    # times the largest one are rounding errors.
+    # The eigenvalues are computed in float64: columns may differ in size, and every eigenvalue
+    # below ε times the largest one is lost in rounding errors.
     v = (v * deviation).double()
     m, d = v.shape[-2:]
-    n, c, positive = m - 1, d / (m - 1), min(m - 1, d)
     wide = _is_wide(x)
+    n: Tensor | int = m - 1
     if wide:
+        # The mean of v is 0 only up to the rounding errors of the dtype of x. In float64 these
+        # errors would look like an eigenvalue above 0.
+        v = v - v.mean(-2, keepdim=True)
         values, _, vectors = _dual_spectrum(v)
+        n = (_distinct(v) - 1).clamp(min=1).to(v.dtype)
     else:
         values, vectors = _spectrum(v)
-    values = values * (m / n)  # the unbiased covariance
-    first = values.shape[-1] - positive
     largest = values.narrow(-1, values.shape[-1] - 1, 1)
     largest = torch.where(largest > 0, largest, 1.0)
-    noise = rounding(values, max(m, d))
-    known = values.narrow(-1, first, positive)
-    vectors = vectors.narrow(-1, first, positive)
-    inverse = largest / torch.maximum(known, torch.where(noise > 0, noise, 1.0))  # λ_1 l_i
-    shrunk = inverse * _quadratic(inverse, min(c, 1 / c) ** 0.7 * d**-0.35, c)
-    null = (c - 1) * inverse.mean(-1, keepdim=True)
-    total = (1 / shrunk).sum(-1, keepdim=True)
-    if wide:
-        total = total + (d - n) / null
+    known = values > rounding(values, max(m, d))
+    rank = known.sum(-1, keepdim=True).to(v.dtype)
+    # Fewer samples than dimensions leave directions unseen. Otherwise, directions without variance
+    # are excluded.
+    unseen = wide & (rank >= n)
+    rank = rank.clamp(min=1)
+    dimensions = torch.where(unseen, float(d), rank)
+    c = dimensions / n
+    inverse = torch.where(known, largest / values, 0.0)  # λ_1 l_i
+    h = torch.minimum(c, 1 / c) ** 0.7 * dimensions**-0.35
+    shrunk = torch.where(known, inverse * _quadratic(inverse, h, c, rank), 1.0)
+    total = torch.where(known, 1 / shrunk, 0.0).sum(-1, keepdim=True)
+    null = torch.where(unseen, (c - 1) * inverse.sum(-1, keepdim=True) / rank, 1.0)
+    total = total + torch.where(unseen, (d - n) / null, 0.0)
     trace = (values / largest).sum(-1, keepdim=True)
-    ratio = total / torch.where(trace > 0, trace, 1.0) / largest
-    scales = torch.where(known <= noise, 0.0, (shrunk * ratio).sqrt())
+    ratio = total / torch.where(trace > 0, trace, 1.0) / largest * ((m - 1) / m)
+    scales = torch.where(known, (shrunk * ratio).sqrt(), 0.0)
     varies = (deviation > 0).to(v.dtype)
     factor = (varies.mT * vectors * scales.unsqueeze(-2)).to(x.dtype)
     if not wide:
         return Whitening(mean, factor)
-    outside = varies * (null * ratio).sqrt().unsqueeze(-2)
+    outside = varies * torch.where(unseen, (null * ratio).sqrt(), 0.0).unsqueeze(-2)
     return Whitening(mean, factor, vectors.to(x.dtype), outside.to(x.dtype))
 
 
-def _quadratic(inverse: Tensor, h: float, c: float) -> Tensor:
-    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)`` with c at most 1."""
-    c = min(c, 1.0)
+def _distinct(v: Tensor) -> Tensor:
+    """Number of rows that differ from all rows before them, (..., M, d) -> (..., 1)."""
+    m, d = v.shape[-2:]
+    gram = v @ v.mT
+    lengths = gram.diagonal(dim1=-2, dim2=-1)
+    sums = lengths.unsqueeze(-1) + lengths.unsqueeze(-2)
+    coincide = sums - 2 * gram <= 4 * d * torch.finfo(v.dtype).eps * sums
+    return m - coincide.tril(-1).any(-1).sum(-1, keepdim=True)
+
+
+def _quadratic(inverse: Tensor, h: Tensor, c: Tensor, rank: Tensor) -> Tensor:
+    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)`` with c at most 1; the means have ``rank`` terms."""
+    c = c.clamp(max=1.0)
     others = inverse.unsqueeze(-2)
     apart = others - inverse.unsqueeze(-1)
-    weights = others / (apart.square() + (h * others).square())
-    theta, conjugate = (weights * apart).mean(-1), h * (weights * others).mean(-1)
+    spread = apart.square() + (h.unsqueeze(-1) * others).square()
+    weights = torch.where(others > 0, others / spread, 0.0)
+    theta, conjugate = (weights * apart).sum(-1) / rank, h * (weights * others).sum(-1) / rank
     return (1 - c) ** 2 + 2 * c * (1 - c) * theta + c**2 * (theta.square() + conjugate.square())
 
 

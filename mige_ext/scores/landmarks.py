@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _recording
 from mige_ext._precision import at_least_float32
-from mige_ext.scores.base import Calibrate, FittableEstimator
+from mige_ext.scores.base import Calibrate, FittableEstimator, warn_of_few_samples
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Progress
 
@@ -106,7 +106,9 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             samples: (..., M, d) with M >= 2, floating point.
             progress: as for :meth:`fit`; called twice, for the fit and for the scores.
         """
-        return self.fit(samples, progress=progress).score(samples, progress=progress)
+        fitted = self.fit(samples, progress=progress)
+        _recording.report(fitted.diagnostics)
+        return fitted.score(samples, progress=progress)
 
     def fit(
         self, samples: Tensor, landmarks: Tensor | None = None, *, progress: Progress | None = None
@@ -119,6 +121,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             progress: wraps the sequence of tiles, the parts of the samples, as ``tqdm.tqdm`` does.
         """
         statistics = self.start(samples) if landmarks is None else self.start_with(landmarks)
+        warn_of_few_samples(*samples.shape[-2:])
         return statistics.partial_fit(samples, progress=progress).solve()
 
     def _fit(self, samples: Tensor) -> FittedLandmarks:
@@ -168,7 +171,9 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         all_reduce(landmarks)
         statistics = self.start_with(landmarks).partial_fit(samples)
         all_reduce(statistics.moments)
-        return statistics.solve().score(samples)
+        fitted = statistics.solve()
+        _recording.report(fitted.diagnostics)
+        return fitted.score(samples)
 
     def resume(self, state: Mapping[str, Tensor]) -> LandmarkStatistics:
         """Continues from a :meth:`LandmarkStatistics.state_dict` of the same settings.

@@ -47,7 +47,9 @@ def test_energy_distance_of_a_shift() -> None:
     assert sampling.energy_distance(a, b + 100) == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("category", [False, True])
+@pytest.mark.parametrize(
+    "category", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["category", "number"]
+)
 def test_the_attacker_finds_what_a_code_reveals(category: bool) -> None:
     class Columns(nn.Module):
         def __init__(self, columns: slice) -> None:

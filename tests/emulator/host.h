@@ -1,4 +1,4 @@
-// The part of the emulated CUDA runtime on the host that runtime.cpp and the scheduler use.
+// Functions and limits that runtime.cpp, the scheduler and the bindings share, all for host code.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// The runtime of the emulator's cuda_runtime.h. Each thread of a block is a fiber, and fibers wait
-// for each other at barriers and warp primitives.
+// Launches, barriers and warp primitives, on which the emulator's cuda_runtime.h is built. Each
+// thread of a block is a fiber, and fibers wait for each other at barriers and warp primitives.
 #pragma once
 
 #include <cstddef>
@@ -56,14 +56,16 @@ uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value
 
 // --- settings ---
 
-// The order in which the threads of a block run within a round. kShuffled draws a new order for
-// every round from a fixed seed.
+// The order in which the threads of a block run within a round. In a round every ready thread runs
+// up to its next barrier or warp primitive (scheduler.h). kShuffled draws a new order for every
+// round from a fixed seed.
 enum class Schedule { kAscending, kDescending, kShuffled };
 void set_schedule(Schedule schedule);
 
 // The emulated device. The default values are those of the H100.
 struct Device {
-  int shared_memory_per_block = 227 * 1024;  // with cudaFuncSetAttribute
+  // Bytes that a kernel may request by cudaFuncSetAttribute.
+  int shared_memory_per_block = 227 * 1024;
   int multiprocessors = 132;
 };
 Device& device();

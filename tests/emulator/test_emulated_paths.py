@@ -123,6 +123,7 @@ def test_a_group_that_is_not_finite_is_nan_and_the_others_are_not(
     poisoned(case, 33, dtype, bad)
 
 
+@pytest.mark.thorough
 @for_each_case("eigh", "ssge")
 @for_each_dtype
 def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype) -> None:
@@ -155,8 +156,8 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
             tried.append(i)
         return z.new_full((4,), float(bounds[i]) + base)
 
-    monkeypatch.setattr(reference, "adaptive_start", lambda m: start)
-    monkeypatch.setattr(reference, "adaptive_risk", risk)
+    monkeypatch.setattr(reference.adaptive, "adaptive_start", lambda m: start)
+    monkeypatch.setattr(reference.adaptive, "adaptive_risk", risk)
     for _ in range(100):
         # Few values, so that there are ties; below 0 and not.
         bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()

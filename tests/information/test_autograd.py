@@ -132,8 +132,8 @@ def test_autocast_changes_nothing_but_the_dtype_of_the_encoder() -> None:
         z = encoder(x)
         assert z.dtype == torch.bfloat16
         values = [entropy(z), mutual_information(x, z), encoder_information(z.view(8, 5, 3))]
-    wide = z.detach().float()
-    expected = [entropy(wide), mutual_information(x, wide.requires_grad_()),
+    wide = z.detach().float().requires_grad_()
+    expected = [entropy(wide), mutual_information(x, wide),
                 encoder_information(wide.view(8, 5, 3))]  # fmt: skip
     for value, exact in zip(values, expected, strict=True):
         assert value.dtype == torch.float32

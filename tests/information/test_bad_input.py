@@ -25,6 +25,9 @@ from tests.support.bad_input import (
 )
 from tests.support.inputs import normal
 
+# These calls are misuse on purpose; test_warnings.py is about the warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
+
 estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
 mutual = compat.MutualInformationGradientEstimator(n_eigen_threshold=0.9)
 
@@ -134,12 +137,13 @@ def test_what_is_not_finite_is_named_whichever_estimator_is_used() -> None:
 
 
 def test_everything_public_is_in_the_table() -> None:
-    # results, a protocol, and bases
+    # results, a protocol, bases, and what takes no argument
     records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
                mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
                mige.PairScoreEstimator,
                mige.Fitted, mige.FittableEstimator, mige.DEFAULT_ESTIMATOR, mige.Kernel,
-               mige.SpectralFilter}  # fmt: skip
+               mige.SpectralFilter, mige.MigeWarning, mige.recording,
+               mige.SurrogateRecord, mige.TermRecord}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}
     for module in (ops, compat, projection):
         public |= {

@@ -80,6 +80,7 @@ def test_groups_have_their_own_scale(pair: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(2 * found[0], alone.grad, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:all samples of z are equal:mige_ext.MigeWarning")
 def test_a_constant_code_gets_a_finite_gradient() -> None:
     x = normal(32, 3)
     assert gradient(x, torch.ones(32, 2, dtype=torch.float64)).isfinite().all()

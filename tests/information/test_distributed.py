@@ -202,10 +202,10 @@ def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
         "finite-landmarks": "z must be finite",
         "pairs": "x and z must agree in all but the last dimension",
         "draws": "z must have shape (..., N, K, d)",
-        "columns": "z must agree on all ranks of group in all but the number of samples M, got "
+        "columns": "z must differ between the ranks of group only in the number of samples M, got "
         "torch.float64 (M, 3) without gradient on rank 0 and torch.float64 (M, 4) without",
         "dtype": "torch.float64 (M, 3) without gradient on rank 0 and torch.float32 (M, 3)",
-        "gradient": "x must agree on all ranks of group",
+        "gradient": "x must differ between the ranks of group only in the number of samples M",
         "few": "z must have at least 2 samples on all ranks of group together, got 1",
     }.items():
         assert words in first[case][1], case

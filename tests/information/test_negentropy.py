@@ -14,6 +14,9 @@ from tests.support.accuracy import rounding
 from tests.support.gradients import close, gradient, leaf
 from tests.support.inputs import for_each_dtype, normal
 
+# These calls are misuse on purpose; test_warnings.py is about the warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
+
 ESTIMATORS = [
     AdaptiveScore(gaussian=gaussian, calibrate=calibrate)
     for gaussian in ("ridge", "qis", "mle")

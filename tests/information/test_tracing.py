@@ -21,8 +21,11 @@ import mige_ext as mige
 from mige_ext import SSGE, bounds, compat
 from mige_ext._gradients import own_information
 from mige_ext._precision import at_least_float32
-from mige_ext._surrogate import _Surrogate
+from mige_ext._surrogate import Surrogate
 from tests.support.inputs import normal
+
+# These calls are misuse on purpose; test_warnings.py is about the warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "default": SSGE(),
@@ -80,6 +83,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
         z, estimator=mige.AdaptiveScore(gaussian="qis", calibrate="stein")
     ),
     "matched": lambda x, z: mige.mutual_information(x, z, marginal="matched"),
+    "code_information": lambda x, z: mige.code_information(x, z),
     "projection": lambda x, z: mige.mutual_information(x, z, projection=mige.RandomProjection(k=3)),
     "conditional": lambda x, z: mige.encoder_information(z, conditional=z.sum((-2, -1))),
     "fit": lambda x, z: SSGE().fit(z).score(),
@@ -177,12 +181,12 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
         compute = partial(own_information, estimator, *needs)
-        outputs = _Surrogate.forward(compute, x, z)
+        outputs = Surrogate.forward(compute, x, z)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
-        _Surrogate.setup_context(context, (compute, x, z), outputs)
+        Surrogate.setup_context(context, (compute, x, z), outputs)
         context.saved_tensors = tuple(saved)
-        _, *grads = _Surrogate.backward(context, value, None, None)
+        _, *grads = Surrogate.backward(context, value, None, None)
     for needed, argument, grad in zip(needs, (x, z), grads, strict=True):
         assert (grad is not None) == needed
         if grad is not None:

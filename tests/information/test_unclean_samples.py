@@ -24,6 +24,9 @@ from tests.scores.test_unclean_samples import (
 )
 from tests.support.inputs import normal
 
+# These calls are misuse on purpose; test_warnings.py is about the warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
+
 NOISE = 0.7
 
 

@@ -11,6 +11,9 @@ from mige_ext import mutual_information
 from tests.support.accuracy import rounding
 from tests.support.inputs import normal
 
+# These calls are misuse on purpose; test_warnings.py is about the warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
+
 RULE = mige.Bandwidth(quantile=0.3, multiplier=1.5)
 COMMON: dict[str, mige.ScoreEstimator] = {
     "ssge": mige.SSGE(rank=8),

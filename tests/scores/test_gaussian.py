@@ -344,3 +344,27 @@ def test_the_mutual_information_of_a_normal_pair_has_the_slope_of_the_formula() 
     value = mige.mutual_information(x, z, estimator=GaussianScore(covariance="mle"))
     (slope,) = torch.autograd.grad(value, rho)
     assert abs(slope.item() - 0.6 / 0.64) < 10 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("m", "d", "repeated"), [(24, 25, 1), (24, 60, 6), (24, 60, 12)])
+def test_qis_of_repeated_samples_counts_the_samples_that_differ(
+    dtype: torch.dtype, m: int, d: int, repeated: int
+) -> None:
+    x = normal(m, d)
+    x[:repeated] = x[m - repeated :]
+    scores = GaussianScore(covariance="qis").score(x.to(dtype)).double()
+    error = (scores + x).square().sum() / x.square().sum()
+    once = x[repeated:]
+    of_distinct = GaussianScore(covariance="qis").score(once)
+    least = (of_distinct + once).square().sum() / once.square().sum()
+    assert error < least + repeated / m / 2
+
+
+def test_qis_excludes_directions_that_fewer_dimensions_leave_out() -> None:
+    """Samples in a plane have the score that they have as samples of two coordinates."""
+    x = normal(16, 2)
+    plane = torch.linalg.qr(normal(40, 2, seed=1)).Q
+    exact = GaussianScore(covariance="qis").score(x) @ plane.mT
+    got = GaussianScore(covariance="qis").score(x @ plane.mT)
+    assert (got - exact).norm() < 1e-10 * exact.norm()

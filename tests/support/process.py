@@ -16,9 +16,10 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def assert_fits(output: str, folder: Path) -> None:
-    """Check that the lines of a command fit into 100 columns, except those that name its folder.
+    """Check that the lines that a command printed fit into 100 columns.
 
-    Progress bars adapt to the terminal.
+    A line that names the folder of the command may be longer. Progress bars are not checked,
+    because they adapt to the terminal.
     """
     lines = [line for line in output.splitlines() if str(folder) not in line and "%|" not in line]
     long = [line for line in lines if len(line) > 100]

@@ -1,12 +1,12 @@
 // The tile engine: the inner loop of distances, Gram matrices and matrix products.
 //
-//   sum_ij = Σ_k step(a_ik, b_jk)   for a square tile of rows i and columns j, k ascending.
+//   sum_rc = Σ_k step(a_rk, b_ck)   for a square tile of rows r and columns c, k ascending.
 //
-// A thread block has 256 threads as 16×16. Thread (tx, ty) holds kThreadTile×kThreadTile sums in
-// registers, in groups of four neighbors: rows 64 (i / 4) + 4 ty + i % 4 and columns 64 (j / 4) + 4
-// tx + j % 4. It therefore reads four values of an operand at once from shared memory. With
-// kThreadTile = 8, four such reads are enough for 64 steps. With kThreadTile = 4, two reads are
-// enough for 16 steps.
+// A thread block has 256 threads as 16×16. Thread (tx, ty) computes kThreadTile×kThreadTile sums in
+// registers. Its sum[i][j] belongs to row r = 64 (i / 4) + 4 ty + i % 4 and to column
+// c = 64 (j / 4) + 4 tx + j % 4. Four rows or columns in succession are neighbors, so the thread
+// reads four values of an operand at once from shared memory. With kThreadTile = 8, four such reads
+// are enough for 64 steps. With kThreadTile = 4, two reads are enough for 16 steps.
 // Slices of 16 values of k go through shared memory. The thread block fetches the next slice from
 // global memory while it uses the current one.
 //
@@ -41,10 +41,12 @@ template <int kThreadTile>
 struct Tile {
   static_assert(kThreadTile == 4 || kThreadTile == 8, "must be one or two groups of four sums");
   static constexpr int kSize = kTileSide * kThreadTile;
-  static constexpr int kPitch = kSize + 4;  // a multiple of 4, for Quads; not of the 32 banks
-  static constexpr int kSlices = 2 * kTileDepth * kPitch;  // values in a slice of each operand
+  // A Quad needs a pitch that is a multiple of 4. The pitch is no multiple of 32, so that the
+  // values of one row in successive k lie in different banks of shared memory.
+  static constexpr int kPitch = kSize + 4;
+  static constexpr int kSlices = 2 * kTileDepth * kPitch;  // values in two slices, one per operand
 
-  // In thread (tx, ty), sum_ij lies in row index(ty, i) and column index(tx, j) of the tile.
+  // In thread (tx, ty), sum[i][j] lies in row index(ty, i) and column index(tx, j) of the tile.
   static __device__ __forceinline__ int index(int side, int i) {
     return i / 4 * 64 + side * 4 + i % 4;
   }
@@ -95,7 +97,8 @@ struct Operand {
   }
 };
 
-// Reads the values of an operand for one k that a thread needs. `side` is tx or ty.
+// Reads from shared memory the values of one operand and one k that this thread uses. `at_k` is
+// where the values of this k begin in the slice, and `side` is tx or ty.
 template <typename T, int kThreadTile>
 __device__ __forceinline__ void read_fragment(const T* at_k, int side, T (&values)[kThreadTile]) {
 #pragma unroll
@@ -143,7 +146,7 @@ struct Multiply {
 
 // --- the sums of a tile ---
 
-// Adds step(a_ik, b_jk) to sum_ij for all k of one slice in shared memory.
+// Adds step(a_rk, b_ck) to the sums of this thread for all k of one slice in shared memory.
 template <typename T, int kThreadTile, typename Sum, typename Step = Multiply>
 __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPitch]
                                           const T* b_slice,  // [kTileDepth, kPitch]
@@ -184,7 +187,7 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
   }
 }
 
-// Calls f(i, j, r, c) for each sum_ij of this thread whose element (r, c) lies in m rows and n
+// Calls f(i, j, r, c) for each sum[i][j] of this thread whose element (r, c) lies in m rows and n
 // columns. The tile begins at (row0, column0).
 template <int kThreadTile = kProductThreadTile, typename F>
 __device__ __forceinline__ void for_each_element(int64_t row0, int64_t column0, int64_t m,

@@ -9,9 +9,9 @@ namespace {
 template <typename T>
 struct Layout : Workspace {
   int64_t groups, m, d;
-  Key<T>* largest = take<Key<T>>(groups);
-  T* centered = take<T>(groups * m * d);
-  T* k = take<T>(groups * m * m);
+  Key<T>* largest = take<Key<T>>(groups);  // [groups]: magnitude of the samples
+  T* centered = take<T>(groups * m * d);   // [groups, m, d]: samples, scaled for the bandwidth
+  T* k = take<T>(groups * m * m);          // [groups, m, m]: K
 };
 
 }  // namespace
@@ -32,8 +32,8 @@ int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda
   pairwise<T, Pairwise::kScaledRbf>({at.centered, nullptr, p.bandwidth, groups, m, m, d, at.k},
                                     at.largest, stream);
   contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
-              GradientSum<T>{at.centered, p.out, at.largest, p.bandwidth, true}, {groups, m, d},
-              stream);
+              GradientSum<T>{at.centered, p.out, at.largest, p.bandwidth, /*near_bandwidth=*/true},
+              {groups, m, d}, stream);
   return stream.status();
 }
 

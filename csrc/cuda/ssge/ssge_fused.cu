@@ -4,6 +4,8 @@
 //   out = −U_J Λ_J^−power U_Jᵀ H,   K = U Λ Uᵀ the RBF Gram matrix,
 //   H_j = Σ_i ∇_{x_i} k(x_i, x_j).
 //
+// `power` is 1 for the score at the samples and 2 for the coefficients of the Nyström extension.
+//
 // A thread block takes a group. A matrix S [m, pitch] in shared memory holds one after another the
 // squared distances, K, its Cholesky factor L, and A = U √Λ. The samples [m, d] and H pass through
 // shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H until the last step.
@@ -40,18 +42,21 @@ struct SharedSpace {
 template <typename T, int kLanes>
 struct FusedMemory : SharedSpace {
   int m;
+  // [m, pitch]: S, followed by the other arrays of SharedMatrix
   T* s = reinterpret_cast<T*>(take<char>(SharedMatrix<T>::size(m, shared_pitch<kLanes>(m))));
-  T* slice = take<T>(kFusedSlice * fused_rows(m));
-  T* other = take<T>(kFusedSlice * fused_rows(m));
-  T* row_sum = take<T>(m);
-  T* factor = take<T>(m);
+  T* slice = take<T>(kFusedSlice * fused_rows(m));  // [16, rows]: samples or H
+  T* other = take<T>(kFusedSlice * fused_rows(m));  // [16, rows]: factor ∘ Aᵀ H
+  T* row_sum = take<T>(m);                          // [m]: K 1
+  T* factor = take<T>(m);                           // [m]: the filter of each column of A
+  // For the quantile of the distances: workspace of pick_digit, a histogram, and the state.
   Count* sums = take<Count>(kSelectThreads);
   unsigned* counts = take<unsigned>(kDigits);
   Selection<T>* selection = take<Selection<T>>(1);
-  Key<T>* largest = take<Key<T>>(1);
-  int64_t* rank = take<int64_t>(1);
+  Key<T>* largest = take<Key<T>>(1);  // magnitude of the samples
+  int64_t* rank = take<int64_t>(1);   // J
 };
 
+// Bytes of FusedMemory. Only addresses are computed: `nowhere` is never read or written.
 template <typename T>
 size_t ssge_fused_size(int m) {
   alignas(16) static char nowhere;
@@ -159,7 +164,7 @@ template <typename T, int kLanes>
 struct FusedGroup {
   const SsgeArguments<T>& p;
   const FusedMemory<T, kLanes>& at;
-  const SharedMatrix<T>& a;  // S
+  const SharedMatrix<T>& a;  // the matrix S, in place of which A is computed
   int64_t g;
   T magnitude, scale;
 
@@ -189,7 +194,8 @@ struct FusedGroup {
   __device__ __forceinline__ T bandwidth() const {
     if (p.given) return checked_bandwidth(p.given[g]);
     const T square = select_square(at, a.n, a.pitch, p.options.quantile);
-    const T poison = magnitude - magnitude;  // 0, or NaN
+    // NaN if a sample is NaN or infinite, otherwise 0.
+    const T poison = magnitude - magnitude;
     return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>) + poison;
   }
 
@@ -262,7 +268,8 @@ struct FusedGroup {
     }
   }
 
-  // Computes out = scale A (factor ∘ Aᵀ H), one slice of columns after another.
+  // Computes out = scale A (factor ∘ Aᵀ H), one slice of columns after another. The Cholesky
+  // decomposition has permuted the rows of A: row i belongs to sample a.row[i].
   __device__ __forceinline__ void score() const {
     const T bound = p.bound();
     const int m = a.n, rows = fused_rows(m);

@@ -19,7 +19,7 @@ from mige_ext.experiments.common.folder import open_folder
 from mige_ext.experiments.common.interrupted import exit_on_interrupt
 from mige_ext.experiments.common.options import Options, filled, parameters
 
-#: Line that ``--quick`` prints under its table.
+#: Line that every experiment prints under its table with ``--quick``.
 QUICK_NOTE = "The small version shows that everything runs. Its numbers do not rank the methods."
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -33,13 +33,13 @@ class Experiment(ABC):
         settings: Dataclass of every value on which the numbers depend.
     """
 
-    #: Line that ``--quick`` prints first.
+    #: First line of the output with ``--quick``: what is smaller in this experiment.
     quick_note: ClassVar[str]
     #: Name of the measured quantity, for the last line of the output.
     measured: ClassVar[str]
     #: The command to run next, for the last line of the output.
     following: ClassVar[str]
-    #: True if every result existed already and nothing was computed.
+    #: Whether every result existed before this run, so that the run computed nothing.
     complete = True
 
     def __init__(self, options: Any, settings: Any) -> None:
@@ -79,8 +79,8 @@ def command(
 ) -> Callable[[Callable[[AnyOptions, dict[str, Any]], Experiment]], Callable[..., None]]:
     """Turn a function that makes an experiment into a command.
 
-    The function takes the options and the settings that were given, by name. Its name is the name
-    of the command, and its docstring the help.
+    The function takes an ``options_type`` and a dictionary, from names to values, of the settings
+    that the user gave. Its name is the name of the command, and its docstring is the help.
 
     Args:
         options_type: Dataclass of options that may change when the experiment is continued.
@@ -135,7 +135,7 @@ def command(
 
 
 def _named(message: str, declared: Sequence[Parameter]) -> str:
-    """The message, whose first word becomes an option if it is the name of one."""
+    """The message; a first word that is the name of a parameter is replaced by its option."""
     name, _, rest = message.partition(" ")
     if name in {parameter.name for parameter in declared}:
         return f"--{name.replace('_', '-')} {rest}"

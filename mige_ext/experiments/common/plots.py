@@ -42,6 +42,8 @@ PALETTE: dict[str, str] = {
     "no removal": "#404040",
     "contraction": "#660099",
     "MIGE, matched": "#99CC99",
+    "MIGE, paired": "#996600",
+    "Tikhonov": "#FF9999",
     "SSGE .99": "#99CCFF",
     "HSIC": "#0000FF",
     "HSIC, whitened": "#9966FF",

@@ -1,4 +1,4 @@
-"""Solvers of ``L g = ζ`` with L = K/M: a shifted solve, and iterations from 0.
+"""Solvers of ``L g = ζ`` with L = K/M: a solve with L + λI, and iterations that start at g = 0.
 
 A right-hand side is (..., M, d), and K is the Gram matrix of the M samples (``gram.py``). With the
 ζ of ``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
@@ -42,7 +42,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix)
     if _checks.looking_is_free(matrix) and info.any():
         raise ValueError(
-            "lam (eta / M of Stein) must exceed the rounding errors of the kernel matrix in "
+            "lam (for Stein, eta / M) must exceed the rounding errors of the kernel matrix in "
             f"{matrix.dtype}, got {shift:g}"
         )
     solution = torch.cholesky_solve(rhs, factor)
@@ -97,11 +97,19 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def iterate(
     gram: Gram, source: Tensor, steps: Iterable[tuple[float, float]]
 ) -> tuple[Tensor, Tensor, float]:
-    """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from 0, at any points.
+    """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from ``g_0 = g_{−1} = 0``.
 
-    At other points ``g_t(q) = a_t ζ(q) + K(q, X) c_t``, where (a, c) follow the same recurrence: ζ
-    adds ω to a, and ``L g = K(q, X) g(X)/M`` adds −ω g(X)/M to c. ``steps`` has (u, ω) of each
-    step. The result is g at the samples, (..., M, d), c, (..., M, d), and a.
+    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t. In
+    each step the term ω ζ changes a by ω. The term −ω L g, with ``(L g)(q) = K(q, X) g(X)/M``,
+    changes c by −ω g(X)/M. The term with u acts on a and c as it acts on g.
+
+    Args:
+        gram: K, the Gram matrix of the samples.
+        source: ζ at the samples, (..., M, d).
+        steps: (u, ω) of each step.
+
+    Returns:
+        g at the samples, (..., M, d); c, (..., M, d); a.
     """
     m = source.shape[-2]
     g = c = torch.zeros_like(source)

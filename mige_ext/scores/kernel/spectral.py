@@ -39,7 +39,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mige_ext import _checks
+from mige_ext import _checks, _recording
 from mige_ext._precision import in_units, no_autocast, per_group, power_of_two, saturated
 from mige_ext.scores.base import (
     Calibrate,
@@ -153,11 +153,16 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         """True if the bandwidth is a rule; see :attr:`.FittableEstimator.has_common_bandwidth`."""
         return isinstance(bandwidth_rule(self.bandwidth), Bandwidth)
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return 4 * m**2
+
     def _score(self, samples: Tensor) -> Tensor:
         x, unit, _, _, solution = self._solution(samples)
         scores = solution.scores
         if self.calibrate is not None:
-            scores = calibrated(scores, _calibration(x, scores))
+            calibration = _calibration(x, scores)
+            _recording.report(_recording.TermRecord(calibration))
+            scores = calibrated(scores, calibration)
         return in_units(scores, unit)
 
     def _fit(self, samples: Tensor) -> FittedFilter:

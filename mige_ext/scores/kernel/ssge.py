@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mige_ext import _checks, ops
+from mige_ext import _checks, _recording, ops
 from mige_ext._precision import positive, rounding, unit_of
 from mige_ext.scores.base import Diagnostics, calibrated, stein_calibration
 from mige_ext.scores.kernel.gram import Gram, has_native_product
@@ -51,13 +51,18 @@ class SSGE(SpectralFilter):
 
     _fitted = FittedSSGE
 
+    def _quadratic_memory(self, m: int, d: int) -> int:
+        return 3 * (m * d if self.curl_free else m) ** 2
+
     def _score(self, samples: Tensor) -> Tensor:
         if not has_native_product(self.kernel, self.curl_free):
             return super()._score(samples)
         scores, *_ = self._native(samples, 1, self._given_bandwidth(samples))
         if self.calibrate is None:
             return scores
-        return calibrated(scores, stein_calibration(samples, scores))
+        calibration = stein_calibration(samples, scores)
+        _recording.report(_recording.TermRecord(calibration))
+        return calibrated(scores, calibration)
 
     def _fit(self, samples: Tensor) -> FittedFilter:
         if not has_native_product(self.kernel, self.curl_free):

@@ -87,6 +87,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
     assert repr_of(Table(parts / "results.csv", Result).rows) == repr_of(rows)
 
 
+@pytest.mark.thorough  # divergence in a search is also tested in removal
 def test_a_run_that_diverges_knows_no_label_and_the_others_go_on(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--retrain", "1", methods=("mige", "pca"), rates=(1e-3, 1e30))
     assert result.exit_code == 0, result.output

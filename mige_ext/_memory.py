@@ -1,0 +1,76 @@
+"""The memory of estimators whose matrices grow with M², compared with the free memory."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mige_ext._warnings import may_warn, warn_once
+
+#: Number of samples above which the memory is estimated.
+MANY_SAMPLES = 10_000
+
+
+def check_memory(samples: Tensor, values: int) -> None:
+    """Warn of many samples, and refuse them if the device has too little free memory.
+
+    Args:
+        samples: (..., M, d).
+        values: number of values of one group that grow with M², a lower bound.
+
+    Raises:
+        MemoryError: the estimate exceeds the free memory of the device of the samples.
+    """
+    m = samples.shape[-2]
+    if torch.compiler.is_compiling() or m <= MANY_SAMPLES or values == 0 or samples.numel() == 0:
+        return
+    needed = values * samples.element_size()
+    use = "use estimator=Landmarks(m=1024), whose memory does not grow with M²"
+    free = free_memory(samples.device)
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"M = {m} needs {_gigabytes(needed)}, and {samples.device} has {_gigabytes(free)} "
+            f"free: {use}"
+        )
+    if may_warn("memory"):
+        warn_once(
+            "memory",
+            f"M = {m} needs {_gigabytes(needed)} for each group, and time that grows with M³: "
+            f"{use}, or fewer samples",
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free memory of a device in bytes, in part an overestimate; None if it is not known.
+
+    On the CPU this is the available memory and swap, within the limit of the control group. On CUDA
+    it includes what torch's allocator has reserved and does not use.
+    """
+    if device.type == "cpu":
+        return _free_on_cpu()
+    if device.type != "cuda" or not torch.cuda.is_available():  # no GPU: the tensor is a fake
+        return None
+    if not torch.cuda.is_current_stream_capturing():
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return None
+
+
+def _free_on_cpu() -> int | None:
+    """Available memory as Linux reports it; None on other systems."""
+    try:
+        lines = [line.split() for line in Path("/proc/meminfo").read_text("ascii").splitlines()]
+    except OSError:
+        return None
+    kilobytes = {line[0]: int(line[1]) for line in lines}
+    if "MemAvailable:" not in kilobytes:
+        return None
+    free = 1024 * (kilobytes["MemAvailable:"] + kilobytes.get("SwapFree:", 0))
+    try:
+        return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    except (OSError, ValueError):  # no control group, or the limit "max"
+        return free
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

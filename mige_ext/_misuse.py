@@ -1,0 +1,86 @@
+"""Warnings about the arguments of the information functions.
+
+Values are looked at on the CPU only, because on CUDA this would make the host wait. A look costs a
+few microseconds: it reads 16 values of one column, and reads more only if two of them are equal.
+"""
+
+from torch import Tensor, is_grad_enabled
+
+from mige_ext import _checks
+from mige_ext._warnings import may_warn, warn_once
+
+_FIRST_LOOK = 16  # samples; fewer may take few values by chance
+_SECOND_LOOK = 64  # samples
+
+
+def warn_without_gradient(**tensors: Tensor | None) -> None:
+    """No argument requires a gradient, although gradients are enabled."""
+    if not is_grad_enabled() or any(t is not None and t.requires_grad for t in tensors.values()):
+        return
+    if not may_warn("gradient"):
+        return
+    names = [name for name, tensor in tensors.items() if tensor is not None]
+    both = f"neither {' nor '.join(names)} requires a"
+    who = both if len(names) > 1 else f"{names[0]} requires no"
+    warn_once(
+        "gradient",
+        f"{who} gradient, and the value of a surrogate means nothing, only its gradient does: do "
+        "not detach the representation, or use torch.no_grad() if you need no gradient",
+    )
+
+
+def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
+    """All samples coincide; or, with ``few_values``, they take few distinct values."""
+    for name, tensor in samples.items():
+        collapsed = may_warn("collapsed")
+        if not (collapsed or (few_values and may_warn("few values"))):
+            return
+        m = tensor.shape[-2]
+        if tensor.numel() == 0 or m < 2 or not _checks.looking_is_free(tensor):
+            continue
+        tensor = tensor.detach()
+        count = min(m, _FIRST_LOOK)
+        column = tensor.as_strided(
+            (count,), (m // count * tensor.stride(-2),), tensor.storage_offset()
+        )
+        distinct = len(set(column.tolist()))
+        if distinct == 1 and collapsed:
+            _warn_if_collapsed(name, tensor)
+        if few_values and distinct < count == _FIRST_LOOK:
+            _warn_if_few_values(name, tensor)
+
+
+def warn_of_swapped_draws(draws: int, inputs: int) -> None:
+    """There are more draws than inputs, so the two dimensions are probably swapped."""
+    if draws > inputs and may_warn("swapped"):
+        warn_once(
+            "swapped",
+            f"z has {draws} draws for each of {inputs} inputs, more draws than inputs: its shape "
+            "is (..., N, K, d) with N inputs and K draws. If the draws come first, transpose z",
+        )
+
+
+def _warn_if_collapsed(name: str, samples: Tensor) -> None:
+    if bool((samples == samples.narrow(-2, 0, 1)).all()):
+        warn_once(
+            "collapsed",
+            f"all samples of {name} are equal: {name} has collapsed, and its scores are 0. Fix the "
+            "scale of a representation (a BatchNorm without affine parameters), and lower the "
+            "weight of the information in the loss",
+        )
+
+
+def _warn_if_few_values(name: str, samples: Tensor) -> None:
+    first = samples[(0,) * (samples.dim() - 2)]
+    looked_at = min(first.shape[0], _SECOND_LOOK)
+    rows = first[:: first.shape[0] // looked_at][:looked_at]
+    if 4 * rows[:, 0].unique().numel() > looked_at:
+        return
+    distinct = rows.unique(dim=0).shape[0]
+    if distinct > 1 and 4 * distinct <= looked_at:
+        warn_once(
+            "few values",
+            f"{name} takes {distinct} distinct values in {looked_at} samples: it has no density, "
+            "which the scores need, and there is no form for categorical variables yet. Add noise "
+            f"to {name} (docs/choosing.md#removing-information)",
+        )

@@ -1,0 +1,133 @@
+"""The choices that estimators make inside surrogates: :func:`mige_ext.recording`.
+
+An information function begins a record (:func:`begin`). An estimator may report what it chose for
+its samples (:func:`report`). The gradients of the surrogate add the report to the record as a term
+(:func:`add`). Every function returns at once unless a recording is active.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TermRecord:
+    """What an estimator chose for one term of a surrogate, one value for each group, (...).
+
+    A quantity that the estimator does not have is None.
+    """
+
+    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores; 1 for the true score
+    calibration: Tensor | None = None
+    lam: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.lam`
+    base: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.base`
+    nu: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.nu`
+    risk: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.risk`
+
+
+@dataclass(frozen=True, eq=False)
+class SurrogateRecord:
+    """What estimators chose in one call of an information function."""
+
+    name: str  #: the function, such as "mutual_information"
+    #: by name: "z" or "x" for a marginal, and "joint"; "product" with ``marginal="matched"``, and
+    #: "z given x" in ``encoder_information``
+    terms: dict[str, TermRecord] = field(default_factory=dict)
+
+
+@contextmanager
+def recording() -> Iterator[list[SurrogateRecord]]:
+    """Records what the estimators choose in every surrogate that is computed inside.
+
+    The records have tensors that the estimators compute anyway, and no value of a tensor is read.
+    On a GPU, the host therefore does not wait.
+
+        >>> import torch, mige_ext as mige
+        >>> x, z = torch.randn(64, 3), torch.randn(64, 2, requires_grad=True)
+        >>> with mige.recording() as log:
+        ...     (-mige.mutual_information(x, z)).backward()
+        >>> log[0].name, list(log[0].terms)
+        ('mutual_information', ['joint', 'z'])
+        >>> log[0].terms["joint"].lam.shape
+        torch.Size([])
+
+    Surrogates of other threads are not recorded. A surrogate that ``torch.utils.checkpoint``
+    computes twice is recorded twice.
+
+    Returns:
+        A context manager, which gives the list of the records, in the order of the calls.
+
+    Raises:
+        RuntimeError: ``torch.compile`` traces a surrogate or this function during a recording.
+
+    Cost:
+        O(Md) for the calibration of an estimator that does not compute it anyway.
+    """
+    _refuse_tracing()
+    started = _Recording()
+    _active.append(started)
+    try:
+        yield started.records
+    finally:
+        _active.remove(started)
+
+
+def begin(name: str) -> None:
+    """Begin the record of a call of an information function."""
+    if not _active:
+        return
+    _refuse_tracing()
+    for each in _of_this_thread():
+        each.reported.clear()
+        each.records.append(SurrogateRecord(name))
+
+
+def report(diagnostics: object, term: str = "") -> None:
+    """Report the diagnostics of an estimate; ``term`` is its name, if the estimator knows it."""
+    for each in _of_this_thread():
+        if getattr(diagnostics, "calibration", None) is None:
+            return
+        chosen = {f.name: getattr(diagnostics, f.name, None) for f in fields(TermRecord)}
+        each.reported[term] = TermRecord(**chosen)
+
+
+def report_nothing() -> None:
+    """Say that the calibration does not follow from the scores, unless an estimator reported."""
+    for each in _of_this_thread():
+        each.reported.setdefault("", TermRecord())
+
+
+def add(name: str, calibration: Callable[[], Tensor]) -> None:
+    """Add a term to the record; ``calibration`` computes it for an estimator without a report."""
+    for each in _of_this_thread():
+        term = each.reported.pop(name, None) or each.reported.pop("", None)
+        if each.records:
+            each.records[-1].terms[name] = term or TermRecord(calibration())
+
+
+@dataclass(eq=False)
+class _Recording:
+    records: list[SurrogateRecord] = field(default_factory=list)
+    reported: dict[str, TermRecord] = field(default_factory=dict)  # terms not yet in a record
+    thread: int = field(default_factory=threading.get_ident)
+
+
+_active: list[_Recording] = []
+
+
+def _of_this_thread() -> list[_Recording]:
+    if not _active:
+        return []
+    return [each for each in _active if each.thread == threading.get_ident()]
+
+
+def _refuse_tracing() -> None:
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "mige_ext.recording does not work under torch.compile: call the surrogates outside the "
+            "compiled function, or end the recording first"
+        )

@@ -1,0 +1,41 @@
+"""Warnings about calls that are valid but are probably not what the caller meant."""
+
+import os
+import sys
+import warnings
+
+import torch
+
+from mige_ext._torch_compat import is_transforming
+
+
+class MigeWarning(UserWarning):
+    """A call is valid, but is probably not what was meant; the message says what to do.
+
+    Each kind of warning is given once in a process. ``warnings.filterwarnings("ignore",
+    category=mige_ext.MigeWarning)`` turns all of them off.
+    """
+
+
+_LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+_given: set[str] = set()
+
+
+def may_warn(kind: str) -> bool:
+    """Whether a warning of this kind is still to be given, and this call is not traced.
+
+    Under ``torch.compile`` and ``torch.func`` the values are not there to be looked at.
+    """
+    return not torch.compiler.is_compiling() and kind not in _given and not is_transforming()
+
+
+def warn_once(kind: str, message: str) -> None:
+    """Give a warning at the line that called the library, unless its kind has been given."""
+    if kind in _given:
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_code.co_filename.startswith(_LIBRARIES) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    # A filter may turn the warning into an error, which is then raised by each call.
+    warnings.warn(message, MigeWarning, stacklevel=level)
+    _given.add(kind)

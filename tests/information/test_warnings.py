@@ -1,0 +1,190 @@
+"""Calls that are valid but probably not meant give one warning, which says what to do."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import mige_ext as mige
+from mige_ext import _memory, _warnings
+from tests.support.process import environment
+
+
+def representation(*shape: int) -> Tensor:
+    return torch.randn(*shape, requires_grad=True)
+
+
+SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "entropy": mige.entropy,
+    "negentropy": mige.negentropy,
+    "mutual_information": lambda z: mige.mutual_information(torch.randn(32, 2), z),
+    "code_information": lambda z: mige.code_information(torch.randn(32, 2), z),
+    "encoder_information": lambda z: mige.encoder_information(
+        z.unsqueeze(-2) + torch.randn(32, 4, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_arguments_without_a_gradient_give_a_warning(name: str) -> None:
+    z = torch.randn(32, 2)
+    with pytest.warns(mige.MigeWarning, match=r"requires? (no|a) gradient.*no_grad"):
+        SURROGATES[name](z)
+    with torch.no_grad():
+        SURROGATES[name](z)
+
+
+def test_a_warning_is_given_once_at_the_line_of_the_caller() -> None:
+    z = torch.randn(32, 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            mige.entropy(z)
+            mige.negentropy(z)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_warning_of_an_estimator_names_the_line_of_the_caller() -> None:
+    with pytest.warns(mige.MigeWarning) as caught:
+        mige.entropy(representation(4, 20))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("s", ["labels", "one-hot", "groups"])
+def test_few_values_give_a_warning(s: str) -> None:
+    labels = torch.randint(0, 10, (128,))
+    values = {
+        "labels": labels.double().unsqueeze(-1),
+        "one-hot": torch.nn.functional.one_hot(labels, 10).float(),
+        "groups": labels.float().reshape(2, 64, 1),
+    }[s]
+    z = representation(*values.shape[:-1], 3)
+    with pytest.warns(mige.MigeWarning, match=r"^x takes .* distinct values.*noise"):
+        mige.mutual_information(values, z)
+    noisy = values + 0.1 * torch.randn_like(values)
+    _warnings._given.clear()
+    mige.mutual_information(noisy, z)
+
+
+def test_data_with_repeated_values_in_a_column_give_no_warning() -> None:
+    image = torch.rand(128, 20)
+    image[:, 0] = 0
+    image[:, 1] = image[:, 1].round()
+    mige.mutual_information(image, representation(128, 3))
+    repeated = torch.randn(64, 3).repeat(2, 1)
+    mige.mutual_information(repeated, representation(128, 3))
+
+
+@pytest.mark.parametrize("name", ["entropy", "negentropy", "mutual_information"])
+def test_a_collapsed_code_gives_a_warning(name: str) -> None:
+    z = torch.full((32, 2), 0.3, requires_grad=True)
+    with pytest.warns(mige.MigeWarning, match="z has collapsed"):
+        SURROGATES[name](z)
+
+
+def test_a_code_with_one_varying_column_has_not_collapsed() -> None:
+    z = torch.randn(32, 2)
+    z[:, 0] = 0.3
+    mige.entropy(z.requires_grad_())
+
+
+def test_more_draws_than_inputs_give_a_warning() -> None:
+    with pytest.warns(mige.MigeWarning, match=r"z has 32 draws for each of 8 inputs.*transpose z"):
+        mige.encoder_information(representation(8, 32, 2))
+    _warnings._given.clear()
+    mige.encoder_information(representation(32, 8, 2))
+
+
+def test_few_samples_give_a_warning() -> None:
+    z = representation(9, 8)
+    for call in (mige.entropy, mige.GaussianScore().fit, mige.Landmarks(m=4).fit):
+        _warnings._given.clear()
+        with pytest.warns(mige.MigeWarning, match=r"M = 9 samples in d = 8 dimensions.*M < d \+ 2"):
+            call(z)
+    _warnings._given.clear()
+    mige.entropy(representation(10, 8))
+    with pytest.warns(mige.MigeWarning, match=r"d = 11 dimensions"):
+        mige.mutual_information(torch.randn(10, 3), representation(10, 8))
+
+
+@pytest.mark.parametrize(
+    "estimator", [mige.AdaptiveScore(), mige.SSGE(), mige.Tikhonov(), mige.NuMethod(steps=2)]
+)
+def test_many_samples_give_a_warning(
+    estimator: mige.ScoreEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_memory, "MANY_SAMPLES", 50)
+    with pytest.warns(mige.MigeWarning, match=r"M = 60 needs .* GB .*Landmarks\(m=1024\)"):
+        estimator.score(torch.randn(60, 2))
+
+
+@pytest.mark.parametrize(
+    "estimator", [mige.Landmarks(m=8), mige.GaussianScore(), mige.SlicedScoreMatching(steps=1)]
+)
+def test_estimators_of_linear_time_give_no_warning(
+    estimator: mige.ScoreEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_memory, "MANY_SAMPLES", 50)
+    monkeypatch.setattr(_memory, "free_memory", lambda device: 0)
+    estimator.score(torch.randn(60, 2))
+
+
+def test_samples_that_do_not_fit_into_memory_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "free_memory", lambda device: int(64e9))
+    expected = r"M = 100000 needs 160 GB, and cpu has 64 GB free: use estimator=Landmarks\(m=1024\)"
+    with pytest.raises(MemoryError, match=expected):
+        mige.entropy(representation(100_000, 1))
+    with pytest.raises(MemoryError, match="M = 100000 needs 320 GB"):
+        mige.mutual_information(torch.randn(100_000, 1).double(), representation(100_000, 1))
+
+
+def test_free_memory_of_the_cpu_is_known_on_linux() -> None:
+    free = _memory.free_memory(torch.device("cpu"))
+    assert free is None or free > 1e6
+    assert _memory.free_memory(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mige.entropy(torch.randn(1, 3)),
+        lambda: mige.mutual_information(torch.randn(1, 3), torch.randn(1, 2)),
+        lambda: mige.code_information(torch.randn(1, 3), torch.randn(1, 2)),
+        lambda: mige.encoder_information(torch.randn(1, 4, 2)),
+        lambda: mige.SSGE().score(torch.randn(1, 3)),
+    ],
+)
+def test_the_error_about_one_sample_names_drop_last(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="drop_last=True"):
+        call()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_transforms_and_traces_give_no_warning() -> None:
+    z = torch.zeros(16, 2)
+    torch.func.grad(mige.entropy)(z)
+    torch.func.grad(lambda z: mige.mutual_information(torch.zeros(16, 1), z))(z)
+    compiled = torch.compile(mige.entropy, fullgraph=True, backend="eager")
+    try:
+        compiled(z)
+    finally:
+        torch.compiler.reset()
+
+
+def test_a_filter_turns_all_warnings_off() -> None:
+    code = (
+        "import warnings, torch, mige_ext as mige\n"
+        "warnings.filterwarnings('ignore', category=mige.MigeWarning)\n"
+        "mige.entropy(torch.zeros(4, 4))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
