@@ -1,6 +1,9 @@
 """``python -m benchmarks {end-to-end,operators,accuracy,tasks,scaling}``."""
 
 import sys
+import warnings
+
+from mige_ext import MigeWarning
 
 try:
     import typer
@@ -27,4 +30,6 @@ for command in (end_to_end, operators, accuracy, tasks, scaling):
     app.command()(command)
 
 if __name__ == "__main__":
+    # Benchmarks also measure few samples in many dimensions, and more than 10,000 samples.
+    warnings.filterwarnings("ignore", r"M = \d+ ", MigeWarning)
     app(prog_name="python -m benchmarks")

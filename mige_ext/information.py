@@ -15,6 +15,8 @@ a fixed scale of z. ``docs/choosing.md`` has the recipe and its conditions.
 
 Gradients reach every argument that requires one, in its own dtype. Scores are computed in float32
 or float64, also under autocast. A second derivative raises an error.
+
+A call that is valid but probably not meant gives a :class:`.MigeWarning`, once for each kind.
 """
 
 from dataclasses import dataclass
@@ -79,6 +81,7 @@ def entropy(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
+        MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
         One score: O(M³ + M²d) for each group. The backward pass multiplies by a scalar.
@@ -128,6 +131,7 @@ def negentropy(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
+        MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
         One score: O(M³ + M²d) for each group. The backward pass multiplies by a scalar.
@@ -202,6 +206,7 @@ def mutual_information(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
+        MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
         One score of (x, z). "own" adds one score for each argument that requires a gradient,
@@ -265,6 +270,7 @@ def code_information(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
+        MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
         That of :func:`mutual_information`. The noise comes from torch's global random generator.
@@ -319,6 +325,7 @@ def encoder_information(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
+        MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
         K scores of N samples and, without ``conditional``, N scores of K samples.

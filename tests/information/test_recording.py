@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import mige_ext as mige
@@ -98,6 +100,32 @@ def test_the_calibration_of_any_estimator_is_recorded() -> None:
     calibration = log[0].terms["z"].calibration
     assert calibration is not None
     torch.testing.assert_close(calibration, 2 * X.var(-2, correction=0).mean(-1))
+
+
+class Summed(Passive):
+    """An estimator that reduces the samples of several processes to sums, without diagnostics."""
+
+    def score_distributed(self, samples: Tensor, **_: object) -> Tensor:
+        return self.score(samples)
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed")
+def test_a_batch_of_several_processes_is_recorded(tmp_path: Path) -> None:
+    z = S[0].clone().requires_grad_()
+    landmarks = mige.Landmarks(m=16)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with mige.recording() as log:
+            for estimator in (landmarks, mige.AdaptiveScore(), Summed()):
+                mige.entropy(z, estimator=estimator, group=dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
+    terms = [record.terms["z"] for record in log]
+    calibration, lam = terms[0].calibration, terms[1].lam
+    assert calibration is not None and lam is not None
+    torch.testing.assert_close(calibration, landmarks.diagnose(z).calibration)
+    assert torch.equal(lam, mige.AdaptiveScore().diagnose(z).lam)
+    assert terms[2].calibration is None
 
 
 def test_only_what_happens_inside_and_in_the_same_thread_is_recorded() -> None:

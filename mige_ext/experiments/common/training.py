@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mige_ext._warnings import MigeWarning
 from mige_ext.experiments.common.checkpoint import Checkpoint, RandomState
 from mige_ext.experiments.common.runs import row_of
 
@@ -111,7 +113,7 @@ def train(
         DivergedError: At the end of an epoch a scalar or a weight is not finite, or a step or a
             measurement fails because of a number that is not finite.
     """
-    with seeded(run.seed, problem.device):
+    with seeded(run.seed, problem.device), _small_batches_are_meant():
         random = RandomState(problem.device, run.seed)
         trainer = trainer_type(problem, run, settings, random)
         identity = {"run": list(run), "settings": asdict(settings), "device": problem.device.type}
@@ -139,6 +141,14 @@ def train(
             kept.save(rows)
             on_epoch(rows[-1])
     return trainer, rows
+
+
+@contextmanager
+def _small_batches_are_meant() -> Iterator[None]:
+    """No warning of few samples: the published experiments have M < d + 2 too."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"M = \d+ samples in d = ", MigeWarning)
+        yield
 
 
 def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:

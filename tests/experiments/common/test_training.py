@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 import mige_ext as mige
 from mige_ext.experiments.common.runs import Row, Run
-from mige_ext.experiments.common.training import DivergedError, Trainer, seeded, train
+from mige_ext.experiments.common.training import (
+    DivergedError,
+    Trainer,
+    _small_batches_are_meant,
+    seeded,
+    train,
+)
 
 CPU = torch.device("cpu")
 
@@ -198,3 +204,10 @@ def test_seeded_leaves_the_global_state_alone() -> None:
     assert torch.equal(torch.rand(2), expected)
     with seeded(5, CPU):
         assert torch.equal(torch.rand(2), inside)
+
+
+@pytest.mark.filterwarnings("error")
+def test_training_gives_no_warning_of_small_batches() -> None:
+    z = torch.randn(4, 20, requires_grad=True)
+    with _small_batches_are_meant():
+        mige.entropy(z)

@@ -57,6 +57,7 @@ def test_steps_down_the_penalty_reduce_dependence(method: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         penalty = make(problem, 4)
+        z.requires_grad_()
         for _ in range(30):  # what has a learner learns first
             penalty(z, batch)
         for _ in range(10):
