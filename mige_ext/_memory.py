@@ -16,7 +16,8 @@ def check_memory(samples: Tensor, values: int) -> None:
 
     Args:
         samples: (..., M, d).
-        values: number of values of one group that grow with M², a lower bound.
+        values: a lower bound on the number of elements in the arrays that grow with M², for one
+            group.
 
     Raises:
         MemoryError: the estimate exceeds the free memory of the device of the samples.
@@ -41,10 +42,11 @@ def check_memory(samples: Tensor, values: int) -> None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free memory of a device in bytes, in part an overestimate; None if it is not known.
+    """Free memory of a device in bytes, sometimes an overestimate; None if it is not known.
 
-    On the CPU this is the available memory and swap, within the limit of the control group. On CUDA
-    it includes what torch's allocator has reserved and does not use.
+    On the CPU this is the available memory and swap, at most the limit of the control group. The
+    memory that the control group already uses is not subtracted from this limit. On CUDA the result
+    includes what torch's allocator has reserved and does not use, which may be fragmented.
     """
     if device.type == "cpu":
         return _free_on_cpu()

@@ -9,12 +9,12 @@ from torch import Tensor, is_grad_enabled
 from mige_ext import _checks
 from mige_ext._warnings import may_warn, warn_once
 
-_FIRST_LOOK = 16  # samples; fewer may take few values by chance
-_SECOND_LOOK = 64  # samples
+_FIRST_LOOK = 16  # samples read in every call; fewer samples give no warning of few values
+_SECOND_LOOK = 64  # samples read if two of the first 16 have an equal value
 
 
 def warn_without_gradient(**tensors: Tensor | None) -> None:
-    """No argument requires a gradient, although gradients are enabled."""
+    """Warn if no argument requires a gradient, although gradients are enabled."""
     if not is_grad_enabled() or any(t is not None and t.requires_grad for t in tensors.values()):
         return
     if not may_warn("gradient"):
@@ -30,7 +30,7 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
 
 
 def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
-    """All samples coincide; or, with ``few_values``, they take few distinct values."""
+    """Warn if all samples are equal; with ``few_values`` also if they take few distinct values."""
     for name, tensor in samples.items():
         collapsed = may_warn("collapsed")
         if not (collapsed or (few_values and may_warn("few values"))):
@@ -51,7 +51,7 @@ def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
 
 
 def warn_of_swapped_draws(draws: int, inputs: int) -> None:
-    """There are more draws than inputs, so the two dimensions are probably swapped."""
+    """Warn if there are more draws than inputs: the two dimensions are probably swapped."""
     if draws > inputs and may_warn("swapped"):
         warn_once(
             "swapped",

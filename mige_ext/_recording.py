@@ -1,8 +1,9 @@
 """The choices that estimators make inside surrogates: :func:`mige_ext.recording`.
 
 An information function begins a record (:func:`begin`). An estimator may report what it chose for
-its samples (:func:`report`). The gradients of the surrogate add the report to the record as a term
-(:func:`add`). Every function returns at once unless a recording is active.
+its samples (:func:`report`). The code that then computes the surrogate's gradient from the scores
+(``_gradients.py``) adds the report to the record as a term (:func:`add`). Every function returns at
+once unless a recording is active.
 """
 
 import threading
@@ -34,8 +35,8 @@ class SurrogateRecord:
     """What estimators chose in one call of an information function."""
 
     name: str  #: the function, such as "mutual_information"
-    #: by name: "z" or "x" for a marginal, and "joint"; "product" with ``marginal="matched"``, and
-    #: "z given x" in ``encoder_information``
+    #: by name: "z" or "x" for a marginal, and "joint"; "product" for the pairs with x permuted of
+    #: ``marginal="matched"``, and "z given x" in ``encoder_information``
     terms: dict[str, TermRecord] = field(default_factory=dict)
 
 
@@ -87,7 +88,16 @@ def begin(name: str) -> None:
 
 
 def report(diagnostics: object, term: str = "") -> None:
-    """Report the diagnostics of an estimate; ``term`` is its name, if the estimator knows it."""
+    """Report the diagnostics of an estimate.
+
+    Diagnostics without a calibration are not reported; :func:`add` then computes the calibration
+    from the scores.
+
+    Args:
+        diagnostics: an object with some of the fields of :class:`TermRecord`.
+        term: the name of the term, such as "joint". An estimator that gets only one set of samples
+            does not know the name; its report belongs to the term that is added next.
+    """
     for each in _of_this_thread():
         if getattr(diagnostics, "calibration", None) is None:
             return
@@ -96,7 +106,11 @@ def report(diagnostics: object, term: str = "") -> None:
 
 
 def report_nothing() -> None:
-    """Say that the calibration does not follow from the scores, unless an estimator reported."""
+    """Report a term without values, unless the estimator reported one.
+
+    :func:`add` then does not compute the calibration. A process of a distributed batch has only a
+    part of the scores, and the calibration does not follow from a part.
+    """
     for each in _of_this_thread():
         each.reported.setdefault("", TermRecord())
 

@@ -36,6 +36,6 @@ def warn_once(kind: str, message: str) -> None:
     level, frame = 1, sys._getframe()
     while frame.f_code.co_filename.startswith(_LIBRARIES) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
-    # A filter may turn the warning into an error, which is then raised by each call.
     warnings.warn(message, MigeWarning, stacklevel=level)
+    # If a filter makes the warning an error, this line is not reached, and each call raises it.
     _given.add(kind)

@@ -1,5 +1,8 @@
 """The families of the accuracy benchmark: distributions by name, in two halves.
 
+In the benchmark's code, a family is one distribution: a kind with a dimension, such as
+``bimodal-5``. The glossary explains the ten kinds, which it also calls families.
+
 Rules that choose settings may be designed on the half "chosen". The half "held-out" only tests
 them. Both halves have the same kinds of distributions in alternating dimensions, and are therefore
 about equally hard. No family has the same parameters as a family in the other half.

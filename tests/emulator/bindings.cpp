@@ -1,5 +1,5 @@
 // The launchers of csrc/cuda as functions of NumPy arrays. A function has the same arguments, in
-// the same order, as the function of the same name in mige_ext/ops.py.
+// the same order, as the function of the same name in mige_ext.ops.
 #include "bindings.h"
 
 #include "common/lambda_search.h"
@@ -149,6 +149,7 @@ py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& sta
     const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
     const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
     const Buffer<int64_t> base(batch_shape(x, 2));
+    // The start and its divergence; both are empty if no start is given.
     const Buffer<T> from(start), of_from(start_divergence);
     const Buffer<T> left_out(batch_shape(x, 2));
     const Buffer<T> departure(batch_shape(x, 2, {m, d})), divergence(batch_shape(x, 2, {m}));

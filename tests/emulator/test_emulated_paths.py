@@ -20,8 +20,10 @@ from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
 SMALL_DEVICE = 99 * 1024  # bytes of shared memory for a block: compute capability 12.0
-# Sizes whose matrix fits a block of the small device while the whole score does not; sizes whose
-# matrix does not fit.
+# Numbers of samples for the small device. With either number, a group is too large for the kernel
+# that computes the whole SSGE score in one launch. A Gram matrix of ONE_BLOCK samples fits into the
+# shared memory of a block, which then computes the eigendecomposition alone. A Gram matrix of
+# MANY_BLOCKS samples does not fit.
 ONE_BLOCK = {torch.float32: 128, torch.float64: 97}
 MANY_BLOCKS = {torch.float32: 161, torch.float64: 129}
 
@@ -74,7 +76,7 @@ def test_a_score_in_steps_is_the_score_in_one_launch(
 ) -> None:
     m = sizes[dtype]
     x = torch.stack([normal(m, 17, dtype=dtype), 1e3 + normal(m, 17, dtype=dtype, seed=1)])
-    large = BACKEND.ssge(x, threshold=0.9, power=2)  # in one launch where that can be
+    large = BACKEND.ssge(x, threshold=0.9, power=2)  # in one launch for m <= 128
     with shared_memory(SMALL_DEVICE):
         steps = BACKEND.ssge(x, threshold=0.9, power=2)
         given = BACKEND.ssge(x, steps[2], threshold=0.9, power=2)
@@ -98,12 +100,12 @@ def test_equal_samples_have_a_score_of_zero_in_steps_too(dtype: torch.dtype) -> 
 
 
 def poisoned(case: Case, m: int, dtype: torch.dtype, bad: float) -> None:
-    """One bad value in the first of two groups: NaN there, and nothing in the other."""
+    """A value that is not finite makes the first group's results NaN, and no others."""
     args, kwargs = case.make(m=m, batch=(2,), dtype=dtype)
     name = case.operator
     points = args[1] if name == "rbf_product" else args[0]
     expected = case.run(BACKEND, *args, **kwargs)
-    points[0, -1, 2] = bad  # the last row: below the diagonal of a matrix
+    points[0, -1, 2] = bad  # in a matrix, below the diagonal: eigh reads the lower triangle
     results = case.run(BACKEND, *args, **kwargs)
     for got, right in zip(results, expected, strict=True):
         assert same_bits((got[1],), (right[1],))
@@ -133,8 +135,8 @@ def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype)
 
 @for_each_dtype
 def test_large_groups_search_alone_as_in_a_batch(dtype: torch.dtype) -> None:
-    x = normal(3, 66, 3, dtype=dtype)  # two blocks of pivots
-    x[1] = x[1] ** 3  # to the smallest λ, when the others have long been done
+    x = normal(3, 66, 3, dtype=dtype)  # the matrix inverse takes 64 pivots at a time: two steps
+    x[1] = x[1] ** 3  # its search goes on to smaller λ after the others have stopped
     x[2] = 5
     together = BACKEND.adaptive_score(x)
     assert together[1][0] > together[1][1]
@@ -150,6 +152,8 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
     x, tried = normal(4, 1), list[int]()
     generator = torch.Generator().manual_seed(start)
 
+    # Stands in for the risk of λ number i: bounds[i] for the base score 0, and more for base 1. A λ
+    # is therefore recorded once, and its bound is bounds[i].
     def risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int, _: int) -> Tensor:
         i = reference.LAMBDA_GRID.index(lam)
         if base == 0:
@@ -159,7 +163,8 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
     monkeypatch.setattr(reference.adaptive, "adaptive_start", lambda m: start)
     monkeypatch.setattr(reference.adaptive, "adaptive_risk", risk)
     for _ in range(100):
-        # Few values, so that there are ties; below 0 and not.
+        # Only seven different bounds, so that some are equal. Scores with a bound below 0 beat the
+        # Gaussian score, and the others do not.
         bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()
         tried.clear()
         lam = float(reference.adaptive_score(x)[1])
@@ -172,9 +177,10 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
 @pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
 @for_each_case("rbf_gram", "rbf_gradient_sum", "rbf_product", "ssge")
 def test_a_bandwidth_that_is_none_gives_nan(case: Case, sigma: float) -> None:
+    """A number that is not a valid bandwidth makes the results of its group NaN."""
     args, kwargs = case.make(m=33, batch=(2,))
     if case.operator == "ssge" and len(args) == 1:
-        return  # chooses its own
+        return  # this case computes the bandwidth
     bandwidth = args[1] if case.operator == "ssge" else kwargs["bandwidth"]
     bandwidth[0] = sigma
     result = case.run(BACKEND, *args, **kwargs)[0]
@@ -188,15 +194,16 @@ def test_info_says_what_became_of_each_matrix(n: int) -> None:
     k[1, 7, 3] = np.nan
     with shared_memory(SMALL_DEVICE):
         values, _, info = BACKEND.call("eigh_with_info", k)
-    assert 2 <= info[0] <= 12
-    assert info[1] == -1
+    assert 2 <= info[0] <= 12  # sweeps until convergence; at most 30 are made
+    assert info[1] == -1  # the matrix is not finite
     assert values[0].isfinite().all()
     assert values[1].isnan().all()
 
 
 @for_each_dtype
 def test_tiles_of_128_give_the_bits_of_tiles_of_64(dtype: torch.dtype) -> None:
-    # Above 1,024 points float32 takes the larger tiles; of a part it takes the smaller ones.
+    # In float32, `whole` has tiles of 128, because it has more than 1,024 rows and columns. `part`
+    # has fewer rows, and therefore tiles of 64.
     x = normal(1027, 3, dtype=dtype)
     one = torch.ones((), dtype=dtype)
     whole = BACKEND.rbf_gram(x, bandwidth=one)

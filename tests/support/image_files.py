@@ -80,7 +80,11 @@ def cifar10_files() -> Files:
 
 
 def cifar10_png_files() -> Files:
-    """The images and labels of ``cifar10_files``."""
+    """The images and labels of ``cifar10_files`` as six PNG files and two JSON files.
+
+    A row of a PNG file has the 1,024 RGB pixels of one image. The JSON files have the labels of the
+    training images and of the test images.
+    """
     files = {}
     for seed, name in enumerate(formats.CIFAR10_PNG_FILES[:6]):
         planes = pixels(seed, 10, 3072).reshape(10, 3, 1024)

@@ -1,12 +1,13 @@
 """Selects the combinations of parameters that each tier of tests runs.
 
 A parametrized test multiplies sizes, dtypes, back ends and operators. Most faults appear at one
-value of one parameter, and most of the others at one pair of values. There are three tiers:
+value of one parameter, and most of the others at one pair of values. There are two tiers:
 
-- ``make test``: each test function runs with a few cases that contain every value of every
-  parameter.
-- ``make check``, which is ``pytest --all``: the cases contain every pair of values.
-- ``pytest --product``: all combinations run.
+- The first tier, ``make test``: each test function runs with a few cases that contain every value
+  of every parameter.
+- The second tier, ``make check`` or ``pytest --all``: the cases contain every pair of values.
+
+``pytest --product`` runs all combinations.
 
 Each back end (the CPU, the emulator, a GPU) is covered by itself, because each has its own code.
 
@@ -41,7 +42,8 @@ def covering(cases: Sequence[Values], strength: int) -> list[int]:
     """Positions of a few cases in which every combination of ``strength`` values appears.
 
     The algorithm is greedy: the next case is the one with the most combinations that are still
-    missing, and the first one of equals. The result is the same in every process.
+    missing. If several cases have equally many, the first of them is next. The result is the same
+    in every process.
 
     Args:
         cases: the values of the parameters of each case.

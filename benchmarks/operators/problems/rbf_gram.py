@@ -14,7 +14,7 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
         # On CUDA each difference is also scaled against overflow. These operations do not count.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m + 1),  # x and σ read, K written
-        published=(reference.rbf_gram, groups * m * m * d),
+        published=(reference.rbf_gram, groups * m * m * d),  # its largest array: all differences
     )
 
 

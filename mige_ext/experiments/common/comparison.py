@@ -2,7 +2,8 @@
 
 * Every method is trained at every value of its grid, and the validation part chooses one value.
 * The final runs are trained at that value. With ``--retrain`` they train on the training and
-  validation images together.
+  validation images together. Without ``--retrain``, a run of the search with the same value and
+  seed serves as the final run, and is not trained again.
 * The test part is read once, after the last training, and only for the final runs.
 * Everything is on disk after each epoch. ``--resume`` continues an interrupted command.
 
@@ -36,7 +37,9 @@ class Comparison(Experiment):
     """A comparison of methods, each with one setting whose value is searched.
 
     Args:
-        options: A ``ComparisonOptions``, with a list of values named like ``setting``.
+        options: A ``ComparisonOptions`` with a list of values to search. The attribute ``setting``
+            is the name of this list, such as "beta". If the list is empty, each method's own grid
+            is searched.
         settings: Settings of every run.
 
     Raises:
@@ -47,7 +50,7 @@ class Comparison(Experiment):
     methods: ClassVar[Mapping[str, Method]]
     #: Methods of ``--quick``.
     quick_methods: ClassVar[Sequence[str]]
-    #: Column of the setting that is searched.
+    #: Name of the setting that is searched: a field of the options, and a column of the tables.
     setting: ClassVar[str]
     #: Name of that setting in the progress bar.
     symbol: ClassVar[str]
@@ -96,7 +99,7 @@ class Comparison(Experiment):
         if method not in self.methods:
             raise ValueError(f"method must be one of {list(self.methods)}, got {method!r}")
         default = self.methods[method].strengths
-        if default == (0.0,):
+        if default == (0.0,):  # the method does not have the setting
             return [0.0]
         if self.options.quick:
             default = default[self.quick_values]
@@ -212,7 +215,7 @@ class Comparison(Experiment):
             results = self.evaluate(run, trainer, rows)
         except DivergedError as reason:
             results = self.diverged(run)
-            self._path(run).unlink(missing_ok=True)  # written if the run was interrupted before
+            self._path(run).unlink(missing_ok=True)  # save_interrupted may have written it
             message = f"{self.name_of(run)} diverged; its predictions count as wrong: {reason}"
             bar.write(message, file=sys.stderr)
         self.results.append(results)
@@ -316,7 +319,10 @@ class Comparison(Experiment):
         return [run for run in runs if run not in diverged]
 
     def is_final(self, run: Run) -> bool:
-        """Whether a run trains on the validation part too, and so cannot be measured on it."""
+        """Whether a run trains on the validation part too, and so cannot be measured on it.
+
+        With ``--retrain`` every run of ``final_runs`` does so. Without it, no run does.
+        """
         return run.images != self.search_images
 
     # Files
@@ -334,7 +340,10 @@ class Comparison(Experiment):
         return weights
 
     def save_interrupted(self) -> None:
-        """Write the weights of the stopped run after its last whole epoch, and the figures."""
+        """Write the figures, and the weights of the interrupted run.
+
+        The weights are those after its last full epoch, from the checkpoint.
+        """
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             run = Run(*state["run"]["run"])
@@ -351,6 +360,7 @@ class Comparison(Experiment):
     def save_figures(self) -> list[Path]:
         """Draw the results; returns results.csv and the figures."""
         shown = self.final_runs
+        # Some learning curves show validation results, which final runs with --retrain do not have.
         if any(map(self.is_final, shown)):
             shown = [r for r in self.search_runs if r.value == self.choice[r.method]]
         return [self.results.path, *self._save(self.figures(self.without_divergence(shown)))]

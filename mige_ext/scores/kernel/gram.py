@@ -1,6 +1,9 @@
-"""Matrix-valued kernels on points: their products with vectors and their gradient sums.
+"""Matrix-valued kernels on points: the two parts of a kernel score, ``K(q, X) w + b ζ(q)``.
 
-No product and no gradient sum needs an M×M×d array.
+The first part is the product of the kernel matrix with coefficients w. The second part is a number
+b for each group, times the source ζ. The source is the gradient sum divided by M; with a minus sign
+it is the right-hand side of the equation for the score (docs/mathematics.md). Neither part needs an
+M×M×d array.
 
 A kernel φ(s) = ψ(s/σ²) (``kernels.py``) defines two kernels with values in R^{d×d}. With r = q − x
 and s = ‖r‖²:
@@ -56,7 +59,7 @@ class Gram(ABC):
     @property
     @abstractmethod
     def trace(self) -> Tensor | int:
-        """The trace of the matrix K of the samples with themselves, a number or (..., 1)."""
+        """The trace of :meth:`dense` with the samples as query points, a number or (..., 1)."""
 
     @abstractmethod
     def product(self, w: Tensor) -> Tensor:
@@ -132,6 +135,7 @@ class CurlFreeGram(Gram):
     def energy(self, w: Tensor, b: Tensor | None = None) -> Tensor:
         """The function whose gradient is ``product(w) + b · source()``, (..., Q).
 
+        b has the shape (..., 1, 1), and None stands for 0. The function is
         ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``, where d counts the coordinates that vary.
         """
         energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
@@ -159,6 +163,7 @@ def rbf_score(
 ) -> Tensor:
     """``k(q, X) w + b ζ(q)`` for the diagonal RBF kernel, by the native operator.
 
+    b has the shape (..., 1, 1), and None stands for 0.
     ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / (Mσ²)`` follows from the same product, with (w, X, 1) in
     place of w. The product never forms the Q×M matrix.
     """
