@@ -2,7 +2,7 @@
 # make test       environment, build, the tests that a user needs
 # make check      every pair of test parameters, schedules and sanitizers of the emulator, resources of the CUDA kernels, docs
 # make lint       ruff, mypy, import-linter, clang-format, the workflows
-# make format     mends what ruff and clang-format can mend
+# make format     fixes what ruff and clang-format can fix
 # make docs       the documentation, into build/docs; warnings are errors
 # make wheel      source distribution and wheel, checked, into dist
 # make benchmark  the end-to-end benchmark
