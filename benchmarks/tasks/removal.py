@@ -5,7 +5,7 @@ The loss is the cross-entropy of the label plus β times a penalty. The penalty 
 marginals or estimators, or maximize the negentropy of z, which contracts z and never sees s.
 
 Two tasks have the network, the training and the attackers of the experiment (``python -m mige_ext
-removal``), with fewer steps: the angle of rotated digits, and the synthetic table. Of two weights
+removal``), with fewer steps: the angle of rotated images of MNIST, and the synthetic table. Of two weights
 β, each method takes the one with the least leak on validation data among the weights that lose at
 most one point of accuracy.
 
@@ -188,7 +188,7 @@ def _task(
 
 
 TASKS = (
-    _task("removal-digits", "chosen", {k: partial(_experiment, "digits", k) for k in METHODS}),
+    _task("removal-mnist", "held-out", {k: partial(_experiment, "mnist", k) for k in METHODS}),
     _task(
         "removal-structural", "chosen", {k: partial(_experiment, "structural", k) for k in METHODS}
     ),

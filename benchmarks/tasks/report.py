@@ -72,7 +72,7 @@ def bounds_of(rows: Sequence[Row], tasks: Sequence[Task]) -> Bounds:
         else:
             least = LEAST[task.measure]
             value, best = max(mean[DEFAULT], least), max(min(rivals), least)
-            better += mean[DEFAULT] < min(rivals)
+            better += value < best
             bounds.at_most(f"{task.name}, relative to the best rival", value / best, FACTOR)
             control = max(mean[CONTROL], least)
             bounds.at_most(f"{task.name}, relative to the control", value / control, CONTROL_FACTOR)
