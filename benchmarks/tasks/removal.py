@@ -5,9 +5,9 @@ The loss is the cross-entropy of the label plus β times a penalty. The penalty 
 marginals or estimators, or maximize the negentropy of z, which contracts z and never sees s.
 
 Two tasks have the network, the training and the attackers of the experiment (``python -m mige_ext
-removal``), with fewer steps: the angle of rotated images of MNIST, and the synthetic table. Of two weights
-β, each method takes the one with the least leak on validation data among the weights that lose at
-most one point of accuracy.
+removal``), with fewer steps: the angle of rotated images of MNIST, and the synthetic table. Of two
+weights β, each method takes the one with the least leak on validation data among the weights that
+lose at most one point of accuracy.
 
 Two tasks have a table of six columns, whose nuisance is one number or a category, and boosted trees
 as attacker. One of them trains for 3,000 steps at a constant learning rate, and shows whether
