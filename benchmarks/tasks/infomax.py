@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import mige_ext as mige
 from benchmarks.tasks.task import CONTROL, DEFAULT, Task
 from mige_ext.bounds import SeparableCritic, infonce
-from mige_ext.experiments.common.methods import perceptron
+from mige_ext.experiments.common.methods import descend, perceptron
 from mige_ext.experiments.data.images import load
 
 #: Takes the data x (M, d_x), flat, and the code z (M, d_z); returns the scalar to minimize.
@@ -150,10 +150,7 @@ def _one_view(
         flat = x[rows].flatten(1)
         assert objective is not None
         data = flat if isinstance(objective, nn.Module) else projection(flat)
-        loss = objective(data, encoder(x[rows]))
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        descend(adam, objective(data, encoder(x[rows])))
     return _probe(encoder, name)
 
 
@@ -174,10 +171,7 @@ def _two_views(key: str, seed: int) -> Mapping[str, float]:
     objective = TWO_VIEWS[key]
     for rows in _batches(len(x), 240, 500 if objective else 0):
         assert objective is not None
-        loss = objective(encoder(_view(x[rows])), encoder(_view(x[rows])))
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        descend(adam, objective(encoder(_view(x[rows])), encoder(_view(x[rows]))))
     return _probe(encoder, "digits")
 
 

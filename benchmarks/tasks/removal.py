@@ -55,9 +55,12 @@ def _problem(name: str) -> Problem:
     return Structural() if name == "structural" else Images(load(name), "rotation")
 
 
+def _settings(name: str) -> Settings:
+    return Settings(data=name, steps=400, codes=4000, test_codes=4000)
+
+
 def _experiment(name: str, key: str, seed: int) -> Mapping[str, float]:
-    problem, method = _problem(name), METHODS[key]
-    settings = Settings(data=name, steps=400, codes=4000, test_codes=4000)
+    problem, settings, method = _problem(name), _settings(name), METHODS[key]
     found = []
     for beta in EXPERIMENT[method].strengths[1:3] or (0.0,):
         trainer, _ = train(Trainer, problem, Run(method, beta, seed), settings)
@@ -72,7 +75,7 @@ def _experiment(name: str, key: str, seed: int) -> Mapping[str, float]:
 @cache
 def _accuracy_without(name: str, seed: int) -> float:
     """Validation accuracy without a penalty."""
-    problem, settings = _problem(name), Settings(data=name, steps=400, codes=4000, test_codes=4000)
+    problem, settings = _problem(name), _settings(name)
     trainer, _ = train(Trainer, problem, Run("none", 0.0, seed), settings)
     return measure(trainer.model.eval(), problem, "validation", settings, seed)[0]
 
