@@ -21,7 +21,7 @@ class Features(NamedTuple):
 
     conv: Tensor  # (N, 4096), called h in the paper
     fc: Tensor  # (N, 1024)
-    y: Tensor  # (N, 64), the representation z
+    z: Tensor  # (N, 64), the code
 
 
 class Encoder(nn.Module):
@@ -103,7 +103,7 @@ class PrincipalComponents(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Project images (N, C, H, W) to (N, latent)."""
-        return {"y": (x.flatten(1) - self.mean) @ self.directions}
+        return {"z": (x.flatten(1) - self.mean) @ self.directions}
 
 
 def encode(
@@ -154,6 +154,6 @@ def frozen(
         _, features = encode(encoder, images, chunk, bf16=bf16)
         by_layer = features._asdict() if isinstance(features, Features) else features
         kept = {name: by_layer[name] for name in layers or by_layer}
-        chunks.append({name: x if name == "y" else x.half() for name, x in kept.items()})
+        chunks.append({name: x if name == "z" else x.half() for name, x in kept.items()})
     encoder.train()
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}

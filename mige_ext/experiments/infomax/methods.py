@@ -67,15 +67,15 @@ def information(problem: Problem, *, hidden: bool = False) -> Objective:
 
     def loss(images: Tensor, features: Features) -> Tensor:
         wide = features.conv if hidden else images.flatten(1)
-        narrow = balanced(problem.projection(wide), features.y, problem.alpha)
-        return -mige.mutual_information(narrow, features.y, estimator=problem.estimator)
+        narrow = balanced(problem.projection(wide), features.z, problem.alpha)
+        return -mige.mutual_information(narrow, features.z, estimator=problem.estimator)
 
     return loss
 
 
 def entropy(problem: Problem) -> Objective:
     """−H(z) by scores."""
-    return lambda images, features: -mige.entropy(features.y, estimator=problem.estimator)
+    return lambda images, features: -mige.entropy(features.z, estimator=problem.estimator)
 
 
 class Critic(nn.Module):
@@ -95,7 +95,7 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, features: Features) -> Tensor:
         """The loss of critic and encoder."""
-        return -self.bound(self.critic(features.conv[:, None], features.y[None]))
+        return -self.bound(self.critic(features.conv[:, None], features.z[None]))
 
 
 class PriorMatching(nn.Module):
@@ -117,7 +117,7 @@ class PriorMatching(nn.Module):
 
     def forward(self, images: Tensor, features: Features) -> Tensor:
         """The loss of discriminator and encoder."""
-        z, judge = features.y, self.discriminator
+        z, judge = features.z, self.discriminator
         prior = torch.randn_like(z)
         guess = F.softplus(-judge(prior)).mean() + F.softplus(judge(z.detach())).mean()
         constant = {name: value.detach() for name, value in judge.named_parameters()}

@@ -13,10 +13,10 @@ from mige_ext.experiments.common.statistics import by_method, mean_and_error, sp
 from mige_ext.experiments.infomax.methods import METHODS
 from mige_ext.experiments.infomax.training import Epoch
 
-LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "y": "Y"}
+LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "z": "z"}
 
 #: MIGE in the paper's Table 1, in %.
-PUBLISHED = {"cifar10": {"conv": 57.95, "fc": 57.09, "y": 53.75}}
+PUBLISHED = {"cifar10": {"conv": 57.95, "fc": 57.09, "z": 53.75}}
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
         levels=[name for name, method in METHODS.items() if method.make is None],
     )
     draw_probes(right, tested)
-    left.set(title="least squares, validation", ylabel="accuracy from Y, %")
-    middle.set_ylabel("effective rank of Y")
+    left.set(title="least squares, validation", ylabel="accuracy from z, %")
+    middle.set_ylabel("effective rank of z")
     for ax in (left, middle):
         ax.set_xlim(left=0)
     if shown or tested:
         plots.legend(fig, columns=4)
     plots.caption(
         fig,
-        "Left: least squares from Y to the classes, on validation images after each epoch; dotted: "
+        "Left: least squares from z to the classes, on validation images after each epoch; dotted: "
         "methods without training. Right: networks that were trained on each frozen layer, on test "
         "images. The two accuracies therefore differ.",
         f"Lines and points: {spread_of(len({row.seed for row in tested}))}; bands: standard "

@@ -142,7 +142,7 @@ class Trainer(CommonTrainer):
         pixels = self.problem.train.images[rows]
         x, features = encode(self.encoder, self.problem, pixels, bf16=self.settings.bf16)
         # Without an objective, a step computes the features and does not train the encoder.
-        loss = 0 * features.y.sum() if self.objective is None else self.objective(x, features)
+        loss = 0 * features.z.sum() if self.objective is None else self.objective(x, features)
         assert self.optimizer is not None
         descend(self.optimizer, loss)
         return {"loss": loss}
@@ -155,6 +155,6 @@ class Trainer(CommonTrainer):
         return {"rank": effective_rank(z), "linear_accuracy": accuracy}
 
     def _codes(self, pixels: Tensor) -> Tensor:
-        return frozen(self.encoder, self.problem, pixels, bf16=self.settings.bf16, layers=["y"])[
-            "y"
+        return frozen(self.encoder, self.problem, pixels, bf16=self.settings.bf16, layers=["z"])[
+            "z"
         ]

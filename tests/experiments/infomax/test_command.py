@@ -59,8 +59,8 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
     assert result.exit_code == 0, result.output
     rows, epochs = Table(whole / "results.csv", Result).rows, Table(whole / "metrics.csv", Epoch)
     assert [(row.method, row.layer) for row in rows] == [
-        ("pca", "y"),
-        *((method, layer) for method in ("infonce+pm", "mige") for layer in ("conv", "fc", "y")),
+        ("pca", "z"),
+        *((method, layer) for method in ("infonce+pm", "mige") for layer in ("conv", "fc", "z")),
     ]
     assert all(0 < row.accuracy <= 1 for row in rows)
     assert {(row.method, row.learning_rate) for row in rows} >= {("pca", 0.0), ("mige", 5e-4)}
@@ -94,7 +94,7 @@ def test_a_run_that_diverges_knows_no_label_and_the_others_go_on(tmp_path: Path)
     assert "rate 1e+30 seed 0 diverged; its predictions count as wrong: epoch " in result.output
     rows = Table(tmp_path / "results.csv", Result).rows
     failed = [row for row in rows if row.learning_rate == 1e30]
-    assert [row.layer for row in failed] == ["conv", "fc", "y"]
+    assert [row.layer for row in failed] == ["conv", "fc", "z"]
     assert all(row.diverged and math.isnan(row.val_accuracy) for row in failed)
     assert {row.learning_rate for row in rows if row.images == 1000} == {0.0, 1e-3}
     result = invoke(tmp_path / "all", methods=("mige",), rates=(1e30,))
@@ -113,7 +113,7 @@ def test_cifar100_in_its_official_files(tmp_path: Path, monkeypatch: pytest.Monk
     result = invoke(tmp_path / "out", *options, methods=("pixels", "mige-ii"))
     assert result.exit_code == 0, result.output
     rows = Table(tmp_path / "out" / "results.csv", Result).rows
-    assert [row.layer for row in rows] == ["pixels", "conv", "fc", "y"]
+    assert [row.layer for row in rows] == ["pixels", "conv", "fc", "z"]
     assert all(row.images == 160 and 0 <= row.accuracy <= 1 for row in rows)
     (model,) = (tmp_path / "out" / "models").glob("mige-ii-*")
     probe = torch.load(model, weights_only=True)["probes"]["conv"]

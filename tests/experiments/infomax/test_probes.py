@@ -47,7 +47,7 @@ def test_principal_components_are_white_and_lead(digits: ImageData) -> None:
     x = digits.normalize(digits.train.images)
     components = PrincipalComponents(64, 10)
     components.fit(x)
-    y = components(x)["y"]
+    y = components(x)["z"]
     torch.testing.assert_close(y.mT.cov(), torch.eye(10), atol=1e-3, rtol=0)
     _, _, v = torch.linalg.svd(x.flatten(1) - x.flatten(1).mean(0), full_matrices=False)
     told, _ = torch.linalg.qr(components.directions)
