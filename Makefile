@@ -20,11 +20,13 @@ ENV ?= venv
 ifeq ($(ENV),none)
   RUN := $(PYTHON)
   CMAKE := cmake
+  BUILD_TOOLS :=
   ENVIRONMENT :=
   TOOLS :=
 else
   RUN := $(VENV)/bin/python
   CMAKE := $(VENV)/bin/cmake
+  BUILD_TOOLS := $(VENV)/.build-tools
   ENVIRONMENT := $(VENV)/.installed
   TOOLS := $(VENV)/.tools
 endif
@@ -48,28 +50,31 @@ CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
 ACTIONLINT := build/actionlint
 
 .PHONY: demo test check everything emulate lint format benchmark docs wheel resources gpu-check clean \
-  emulator-plain emulator-faults emulator-asan emulator-tsan
+  emulator emulator-sanitizers
 
 demo: $(BUILT)
 	$(RUN) -m mige_ext demo --out runs/demo
 	@echo "For your own Python: . $(VENV)/bin/activate"
 
-test: $(BUILT) emulator-plain emulator-faults
+# The emulator needs no torch: it is compiled while pip installs torch.
+test:
+	@$(MAKE) --no-print-directory --jobs=2 $(BUILT) emulator
 	$(RUN) -m pytest $(PARALLEL)
 
 # For all architectures, with warnings as errors, whatever torch there is.
 check: export MIGE_STRICT := on
 check: export MIGE_CUDA ?= $(if $(shell command -v nvcc),on,off)
 check: export MIGE_CUDA_ARCHITECTURES ?= all
-check: $(TOOLS)
-	$(MAKE) everything
+check:
+	@$(MAKE) --no-print-directory --jobs=2 $(TOOLS) emulator-sanitizers
+	@$(MAKE) --no-print-directory everything
 
 everything: $(BUILT) emulate docs $(if $(filter on,$(MIGE_CUDA)),resources)
 	$(RUN) -m pytest $(PARALLEL) --all
 
 # The operators and the ways through them in every schedule; pytest itself runs the ascending one. A
 # sanitizer's reports depend neither on the schedule nor on the numbers: one size, every kernel.
-emulate: $(BUILT) emulator-plain emulator-faults emulator-asan emulator-tsan
+emulate: $(BUILT) emulator-sanitizers
 	set -e; for schedule in descending shuffled; do MIGE_EMULATOR_SCHEDULE=$$schedule \
 	  $(RUN) -m pytest $(PARALLEL) $(EMULATED) -k emulated; done
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant \
@@ -110,14 +115,21 @@ format: $(TOOLS)
 	$(VENV)/bin/clang-format -i $$(git ls-files $(CXX_SOURCES))
 
 # CMake decides what there is to do.
-emulator-plain emulator-faults emulator-asan emulator-tsan: $(ENVIRONMENT)
+emulator: VARIANTS := plain faults
+emulator-sanitizers: VARIANTS := asan tsan
+emulator-sanitizers: | emulator
+emulator emulator-sanitizers: $(BUILD_TOOLS)
 	@$(CMAKE) -S tests/emulator -B $(EMULATOR) -G Ninja -DPython_EXECUTABLE=$(RUN_PATH) >/dev/null
-	@echo "Building the emulator of the CUDA kernels ($(@:emulator-%=%))."
-	@$(CMAKE) --build $(EMULATOR) --target $(@:emulator-%=%) --parallel $(JOBS)
+	@echo "Compiling the emulator of the CUDA kernels ($(VARIANTS))."
+	@$(CMAKE) --build $(EMULATOR) --target $(VARIANTS) --parallel $(JOBS)
 
-$(VENV)/.installed: requirements-dev.txt
-	@echo "Installing torch and what the tests need into $(VENV); this takes about a minute."
+$(VENV)/.build-tools: requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) cmake ninja pybind11 --constraint requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed: requirements-dev.txt $(BUILD_TOOLS)
+	@echo "Installing torch and what the tests need into $(VENV); this takes about a minute."
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
