@@ -72,26 +72,17 @@ def _whitened(x: Tensor) -> tuple[Tensor, Tensor]:
     return white @ span, whitening @ span
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """Factors of ``Σ_c = scatter · S_c + identity · I``, in coordinates where Σ = I."""
+def _candidates(n: Tensor, trace: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Factors of ``Σ_c = scatter · S_c + identity · I`` for each candidate, (...) -> (..., 8).
 
-    strength: float  #: ν
-    has_scale: bool  #: whether t_c is estimated
-
-    def factors(self, n: Tensor, trace: Tensor, d: int) -> tuple[Tensor, Tensor]:
-        """Both factors for classes of n samples, whose scatter has this trace."""
-        freedom = (n - 1).clamp(min=0)
-        scale = torch.ones_like(n)
-        if self.has_scale:
-            scale = (trace.clamp(min=0) + SCALE_SAMPLES * d) / ((freedom + SCALE_SAMPLES) * d)
-        if math.isinf(self.strength):
-            return torch.zeros_like(n), scale
-        total = freedom + self.strength * d
-        return 1 / total, self.strength * d * scale / total
-
-
-CANDIDATES = [_Candidate(nu, has_scale) for nu in STRENGTHS for has_scale in (False, True)]
+    ``n`` are sizes of classes, and ``trace`` the traces of their scatters.
+    """
+    freedom = (n - 1).clamp(min=0).unsqueeze(-1)
+    scale = (trace.clamp(min=0).unsqueeze(-1) + SCALE_SAMPLES * d) / (freedom + SCALE_SAMPLES) / d
+    strengths = n.new_tensor(STRENGTHS) * d
+    scatter = 1 / (freedom + strengths)
+    identity = torch.where(strengths.isinf(), 1.0, strengths * scatter)
+    return torch.cat((scatter, scatter), -1), torch.cat((identity, identity * scale), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,105 +90,129 @@ class _Classes:
     """The classes of the samples, in coordinates where the covariance within classes is I."""
 
     basis: Tensor  #: from these coordinates to those of the samples, (G, r, r)
-    member: Tensor  #: 1 where the sample is in the cell, (G, M, K)
-    rival: Tensor  #: whether the cell is not empty and has the sample's condition, (G, M, K)
+    cells: Tensor  #: the cell of each sample, (G, M)
+    sizes: Tensor  #: number of samples of each cell, (G, K)
+    rivals: Tensor  #: whether the cell is not empty and has the sample's condition, (G, K, M)
     values: Tensor  #: eigenvalues of the scatter of each cell, (G, K, r)
     vectors: Tensor  #: its eigenvectors, (G, K, r, r)
     centered: Tensor  #: samples relative to the overall mean, (G, M, r)
     residual: Tensor  #: samples relative to the mean of their own cell, (G, M, r)
-    mean: Tensor  #: of each cell, (G, K, r)
-    freedom: Tensor  #: M minus the number of cells with samples, at least 1, (G)
+    offset: Tensor  #: samples relative to the mean of each cell, in its eigenvectors, (G, K, M, r)
 
     @classmethod
     def of(cls, white: Tensor, cells: Tensor, conditions: Tensor) -> "_Classes":
         m, r = white.shape[-2:]
-        member = one_hot(cells, len(conditions)).to(white.dtype)
-        n = member.sum(-2)
-        rival = (n > 0).unsqueeze(-2) & (conditions[cells].unsqueeze(-1) == conditions)
-        freedom = (m - (n > 0).sum(-1)).clamp(min=1).to(white.dtype)
-
-        def means(samples: Tensor) -> Tensor:
-            return member.mT @ samples / n.clamp(min=1).unsqueeze(-1)
-
-        residual = white - member @ means(white)
-        within = residual.mT @ residual / per_group(freedom)
-        values, vectors = ops.eigh(within)
+        member = one_hot(cells, len(conditions)).to(white.dtype).mT  # (G, K, M)
+        sizes = member.sum(-1)
+        rivals = conditions[cells].unsqueeze(-2) == conditions.unsqueeze(-1)
+        rivals = rivals & (sizes > 0).unsqueeze(-1)
+        means = member @ white / sizes.clamp(min=1).unsqueeze(-1)
+        residual = white - member.mT @ means
+        freedom = per_group(_freedom(sizes, m))
+        values, vectors = ops.eigh(residual.mT @ residual / freedom)
         basis = vectors * (values.clamp(min=0) + r / m).rsqrt().unsqueeze(-2)
-        white, residual = white @ basis, residual @ basis
-        weighted = member.mT.unsqueeze(-1) * residual.unsqueeze(-3)  # (G, K, M, r)
+        white, residual, means = white @ basis, residual @ basis, means @ basis
+        weighted = member.unsqueeze(-1) * residual.unsqueeze(-3)
         values, vectors = ops.eigh(weighted.mT @ weighted)
-        values = values.clamp(min=0)
+        offset = (white.unsqueeze(-3) - means.unsqueeze(-2)) @ vectors
         return cls(
-            basis, member, rival, values, vectors, white, residual, means(white), freedom
-        )  # fmt: skip
+            basis, cells, sizes, rivals, values.clamp(min=0), vectors, white, residual, offset
+        )
 
     def departure(self) -> Tensor:
         """The gradients of the candidates, averaged by their evidence, (G, M, r)."""
         d = self.values.shape[-1]
-        n, trace = self.member.sum(-2), self.values.sum(-1)
-        offset = self._rotated(self.centered.unsqueeze(-2) - self.mean.unsqueeze(-3))
-        evidence = torch.stack([*self._evidence(offset), self._evidence_of_frequencies()])
-        weights = evidence.softmax(0).unsqueeze(-1).unsqueeze(-1).unsqueeze(-1)
-        total = torch.zeros_like(offset)
-        for candidate, weight in zip(CANDIDATES, weights, strict=False):
-            scatter, identity = candidate.factors(n, trace, d)
-            variances = scatter.unsqueeze(-1) * self.values + identity.unsqueeze(-1)
-            scores = -offset / variances.unsqueeze(-3)
-            logits = (offset * scores).sum(-1) / 2 - variances.log().sum(-1).unsqueeze(-2) / 2
-            posterior = self._log_posterior(logits + (n + 0.5).log().unsqueeze(-2)).exp()
-            total += weight * (posterior - self.member).unsqueeze(-1) * scores
-        return torch.einsum("gmkj,gkij->gmi", total, self.vectors)
+        scatter, identity = _candidates(self.sizes, self.values.sum(-1), d)
+        variances = self._variances(scatter, identity)
+        distance = self.offset.square() @ (1 / variances)  # (G, K, M, 8)
+        logits = (self.sizes + 0.5).log().unsqueeze(-1) - variances.log().sum(-2) / 2
+        posterior = self._log_posterior(logits.unsqueeze(-2) - distance / 2).exp()
+        own = one_hot(self.cells, self.sizes.shape[-1]).mT.unsqueeze(-1)
+        evidence = torch.cat((self._evidence(), self._evidence_of_frequencies()), -1)
+        weights = evidence.softmax(-1).narrow(-1, 0, variances.shape[-1])
+        coefficients = (own - posterior) * weights.unsqueeze(-2).unsqueeze(-2)
+        total = coefficients @ (1 / variances).mT * self.offset  # (G, K, M, r)
+        return (total @ self.vectors.mT).sum(-3)
 
-    def _rotated(self, offsets: Tensor) -> Tensor:
-        """Vectors (G, M, K, r) or (G, M, 1, r) in the eigenvectors of each cell, (G, M, K, r)."""
-        return (offsets.transpose(-3, -2) @ self.vectors).transpose(-3, -2)
+    def _variances(self, scatter: Tensor, identity: Tensor) -> Tensor:
+        """Eigenvalues of each Σ_c, (G, K, 8) twice -> (G, K, r, 8)."""
+        return scatter.unsqueeze(-2) * self.values.unsqueeze(-1) + identity.unsqueeze(-2)
 
     def _log_posterior(self, logits: Tensor) -> Tensor:
-        """The logarithm of the probability of each cell, given the condition, (G, M, K)."""
-        return torch.log_softmax(logits.masked_fill(~self.rival, -torch.inf), -1)
+        """The logarithm of the probability of each cell, given the condition, (G, K, M, 8)."""
+        return logits.masked_fill(~self.rivals.unsqueeze(-1), -torch.inf).log_softmax(-3)
 
-    def _log_likelihood(self, logits: Tensor) -> Tensor:
-        """The sum over the samples of the log-probability of their cell, (G)."""
-        log_posterior = self._log_posterior(logits)
-        return torch.where(self.member > 0, log_posterior, 0.0).sum((-2, -1))
+    def _of_own(self, values: Tensor) -> Tensor:
+        """The values of each sample's own cell, (G, K, M, n) -> (G, M, n)."""
+        index = self.cells.unsqueeze(-2).unsqueeze(-1)
+        return values.gather(-3, index.expand(-1, -1, -1, values.shape[-1])).squeeze(-3)
 
-    def _others(self) -> tuple[Tensor, Tensor]:
-        """Sizes of all cells and of the sample's own cell, both without the sample."""
-        n = self.member.sum(-2, keepdim=True)
-        return n - self.member, (self.member * (n - 1)).sum(-1)
+    def _evidence_of(self, logits: Tensor, own: Tensor) -> Tensor:
+        """The log-likelihood of the cells of all samples, (G, n).
+
+        ``logits`` are those of all cells, (G, K, M, n), and ``own`` replaces those of the sample's
+        own cell, (G, M, n).
+        """
+        index = self.cells.unsqueeze(-2).unsqueeze(-1).expand(-1, -1, -1, logits.shape[-1])
+        logits = logits.scatter(-3, index, own.unsqueeze(-3))
+        return self._of_own(self._log_posterior(logits)).sum(-2)
 
     def _evidence_of_frequencies(self) -> Tensor:
-        """The evidence of the frequencies of the classes, (G)."""
-        return self._log_likelihood((self._others()[0] + 0.5).log())
+        """The evidence of the frequencies of the classes, (G, 1)."""
+        logits = (self.sizes + 0.5).log().unsqueeze(-1).expand(self.rivals.shape).unsqueeze(-1)
+        own = (self.sizes - 0.5).clamp(min=0.5).log().gather(-1, self.cells)
+        return self._evidence_of(logits, own.unsqueeze(-1))
 
-    def _evidence(self, offset: Tensor) -> list[Tensor]:
-        """The evidence of each candidate, (G).
+    def _evidence(self) -> Tensor:
+        """The evidence of each candidate, (G, 8).
 
         Without sample i, the scatter of its own cell is ``S_c − h r rᵀ`` with ``h = n/(n − 1)`` and
         the residual r of the sample, and its residual is h r. The covariance within the classes
         loses ``h r rᵀ`` too. The Sherman–Morrison formula gives the inverses.
         """
-        m, d = self.centered.shape[-2:]
-        n, own = self._others()
-        h = torch.where(own > 0, (own + 1) / own.clamp(min=1), 0.0)  # 0 for a class of one sample
-        residual = self._rotated(self.residual.unsqueeze(-2))
-        alone = self._rotated(self.centered.unsqueeze(-2)) * (m / (m - 1))
-        held_out = torch.where(own[..., None, None] > 0, offset * h[..., None, None], alone)
-        offset = torch.where(self.member.unsqueeze(-1) > 0, held_out, offset)
-        trace = self.values.sum(-1).unsqueeze(-2)
-        trace = trace - self.member * (h * self.residual.square().sum(-1)).unsqueeze(-1)
-        freedom = (self.freedom.unsqueeze(-1) - (own > 0).to(h)).clamp(min=1).unsqueeze(-1)
-        inflation, loss = self.freedom[..., None, None] / freedom, h.unsqueeze(-1) / freedom
-        evidence = []
-        for candidate in CANDIDATES:
-            scatter, identity = candidate.factors(n, trace, d)
-            variances = scatter.unsqueeze(-1) * self.values.unsqueeze(-3)
-            variances = variances + (identity * inflation).unsqueeze(-1)
-            removed = self.member * scatter * h.unsqueeze(-1) + identity * loss
-            shrunk = residual / variances
-            cross = (offset * shrunk).sum(-1)
-            left = (1 - removed * (residual * shrunk).sum(-1)).clamp(min=1e-3)
-            distance = (offset.square() / variances).sum(-1) + removed * cross.square() / left
-            volume = variances.log().sum(-1) + left.log()
-            evidence.append(self._log_likelihood((n + 0.5).log() - (distance + volume) / 2))
-        return evidence
+        m, d = self.residual.shape[-2:]
+        n = self.sizes.gather(-1, self.cells)  # of the sample's own cell, (G, M)
+        h = torch.where(n > 1, n / (n - 1).clamp(min=1), 0.0)
+        freedom = _freedom(self.sizes, m).unsqueeze(-1)
+        left = torch.where(n > 1, freedom - 1, freedom).clamp(min=1)  # without the sample
+        residual = self.residual.unsqueeze(-3) @ self.vectors  # (G, K, M, r)
+
+        # The other cells lose only what Σ loses.
+        scatter, identity = _candidates(self.sizes, self.values.sum(-1), d)
+        inflation = (freedom / (freedom - 1).clamp(min=1)).unsqueeze(-1)
+        variances = self._variances(scatter, identity * inflation)
+        forms = torch.stack((self.offset.square(), self.offset * residual, residual.square()), -3)
+        forms = forms @ (1 / variances).unsqueeze(-3)  # (G, K, 3, M, 8)
+        removed = identity.unsqueeze(-2) * (h / left)[:, None, :, None]
+        volume = variances.log().sum(-2).unsqueeze(-2)
+        rest = _logits(forms, removed, volume, self.sizes[..., None, None] + 0.5)
+
+        # The own cell loses the sample too. A class of one sample is predicted by the overall mean.
+        shape = self.cells.unsqueeze(-1).expand(-1, -1, d)
+        values = self.values.gather(-2, shape)
+        trace = values.sum(-1) - h * self.residual.square().sum(-1)
+        scatter, identity = _candidates(n - 1, trace, d)  # (G, M, 8)
+        residual, single = self._of_own(residual), (n == 1).unsqueeze(-1)
+        offset = torch.where(single, self.centered * (m / (m - 1)), residual * h.unsqueeze(-1))
+        variances = values.unsqueeze(-1) * scatter.unsqueeze(-2)
+        variances = variances + (identity * (freedom / left).unsqueeze(-1)).unsqueeze(-2)
+        forms = torch.stack((offset.square(), offset * residual, residual.square()), -3)
+        forms = (forms.unsqueeze(-1) / variances.unsqueeze(-4)).sum(-2)  # (G, 3, M, 8)
+        removed = (scatter + identity / left.unsqueeze(-1)) * h.unsqueeze(-1)
+        own = _logits(forms, removed, variances.log().sum(-2), n.unsqueeze(-1) - 0.5)
+        return self._evidence_of(rest, own)
+
+
+def _freedom(sizes: Tensor, m: int) -> Tensor:
+    """M minus the number of cells with samples, at least 1: (G, K) -> (G)."""
+    return (m - (sizes > 0).sum(-1)).clamp(min=1).to(sizes.dtype)
+
+
+def _logits(forms: Tensor, removed: Tensor, volume: Tensor, sizes: Tensor) -> Tensor:
+    """``log size + log N(x; 0, Σ − removed · r rᵀ)`` without a constant.
+
+    ``forms`` are ``xᵀΣ⁻¹x``, ``xᵀΣ⁻¹r`` and ``rᵀΣ⁻¹r``, (..., 3, M, 8), and ``volume`` is log |Σ|.
+    """
+    distance, cross, loss = forms.unbind(-3)
+    left = (1 - removed * loss).clamp(min=1e-3)
+    return sizes.log() - (distance + removed * cross.square() / left + volume + left.log()) / 2
