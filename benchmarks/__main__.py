@@ -1,4 +1,4 @@
-"""``python -m benchmarks {end-to-end,operators,accuracy,tasks,scaling}``."""
+"""``python -m benchmarks {end-to-end,operators,accuracy,categories,tasks,scaling}``."""
 
 import sys
 import warnings
@@ -9,6 +9,7 @@ try:
     import typer
 
     from benchmarks.accuracy.command import accuracy
+    from benchmarks.categories.command import categories
     from benchmarks.end_to_end import end_to_end
     from benchmarks.operators.command import operators
     from benchmarks.scaling.command import scaling
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (end_to_end, operators, accuracy, tasks, scaling):
+for command in (end_to_end, operators, accuracy, categories, tasks, scaling):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -81,6 +81,6 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
         warn_once(
             "few values",
             f"{name} takes {distinct} distinct values in {looked_at} samples: it has no density, "
-            "which the scores need, and there is no form for categorical variables yet. Add noise "
-            f"to {name} (docs/choosing.md#removing-information)",
+            f"which the scores need. If {name} is a category, give it as integers of shape "
+            f"(..., M) (docs/categories.md). Otherwise add a little noise to {name}",
         )

@@ -28,6 +28,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks, _misuse, _recording
+from mige_ext._categories import (
+    conditional_information,
+    information_of_category,
+    is_category,
+)
 from mige_ext._gradients import (
     entropy_and_gradient,
     matched_information,
@@ -156,6 +161,7 @@ def mutual_information(
     estimator: ScoreEstimator | None = None,
     projection: RandomProjection | None = None,
     marginal: Literal["paired", "own", "matched"] = "paired",
+    given: Tensor | None = None,
     group: "dist.ProcessGroup | None" = None,
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
@@ -178,8 +184,16 @@ def mutual_information(
         >>> z.grad.shape
         torch.Size([2, 64, 2])
 
+    An integer or boolean x is a category, ``I(x; z) = H(z) − Σ_c p(c) H(z | x = c)``. With
+    ``given``, the information is conditional, ``Σ_y p(y) I(x; z | y)``. ``docs/categories.md`` says
+    which ``marginal`` to choose.
+
+        >>> s = torch.randint(0, 3, (2, 64))
+        >>> mige.mutual_information(s, z, marginal="own", given=s > 0).backward()
+
     Args:
-        x: samples, (..., M, d_x) with M >= 2, paired by row with z.
+        x: samples, (..., M, d_x) with M >= 2, paired by row with z; or a category, (..., M), of any
+            integers or booleans.
         z: samples, (..., M, d_z). Leading dimensions are independent groups, over which the result
             is the mean.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
@@ -199,19 +213,32 @@ def mutual_information(
               samples of the product of the marginals, with the size and the dimensions of the
               joint. Joint and marginals are then shrunk alike: for independent x and z the expected
               gradient is 0 with any estimator.
+
+            For a category x, "paired" is the gradient of Gaussian classifiers, which takes no
+            ``estimator``. "own" is the score of z minus the score within the class. "matched" is
+            the score within classes that are permuted at random, minus the score within the class.
+            With both, the samples of classes of 1 or 2 samples get no gradient.
+        given: a category y, (..., M), of any integers or booleans. For an x with a density, classes
+            of y of 1 or 2 samples add nothing.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar. Its gradients in x and z are the gradients of I(x; z) in nats.
 
     Raises:
-        ValueError, TypeError: an argument is not as described or not finite.
+        ValueError, TypeError: an argument is not as described or not finite. For a category x,
+            ``projection`` is refused, and ``estimator`` with "paired".
+        RuntimeError, NotImplementedError: a call with a category is compiled by ``torch.compile``,
+            captured in a CUDA graph, or mapped by ``torch.func.vmap``.
         MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
         One score of (x, z). "own" adds one score for each argument that requires a gradient,
         "paired" one of x and one of z, and "matched" one of permuted pairs. A score takes
         O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by a scalar.
+
+        For a category x of K classes, "paired" takes O(M K d² + K d³). The other two take a score
+        of each class, and "own" a score of z. On CUDA the host waits for the sizes of the classes.
     """
     _checks.require_choice("marginal", marginal, "paired", "own", "matched")
     if marginal == "matched" and group is not None:
@@ -219,8 +246,19 @@ def mutual_information(
             'marginal must be "paired" or "own" with a group, because "matched" would permute only '
             'the pairs within each rank, got "matched"'
         )
+    if is_category(x):
+        if projection is not None:
+            raise ValueError(f"projection must be None for a category x, got {projection!r}")
+        if estimator is not None:
+            require_estimator(estimator)
+        return information_of_category(
+            x, z, given, estimator, DEFAULT_ESTIMATOR, marginal, group
+        )  # fmt: skip
     estimator = _estimator(estimator)
     _require_projection(projection)
+    if given is not None:
+        projected = projection or (lambda x: x)
+        return conditional_information(x, z, given, estimator, marginal, group, projected)
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(x=x, z=z, few_values=True)

@@ -37,6 +37,18 @@ def with_same_noise(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return mige.code_information(x, z)
 
 
+def category(samples: Any) -> torch.Tensor:
+    """Classes of the samples (..., M, d), with one class of one sample and one of two."""
+    if not isinstance(samples, torch.Tensor) or samples.dim() < 2:
+        return torch.zeros(16, dtype=torch.long)
+    classes = torch.tensor([7, -2, -2, 0] + 12 * [5, 5, 0, 0])
+    return classes[: samples.shape[-2]].expand(samples.shape[:-1])
+
+
+def of_category(z: Any, marginal: Any = "paired") -> torch.Tensor:
+    return mige.mutual_information(category(z), z, marginal=marginal)
+
+
 ARGUMENTS = [
     Argument(mige.entropy, "", "z", lambda z: mige.entropy(z)),
     Argument(mige.negentropy, "", "z", lambda z: mige.negentropy(z)),
@@ -44,6 +56,11 @@ ARGUMENTS = [
              lambda x: mige.mutual_information(x, fill(x, 16, 2)), paired=True),
     Argument(mige.mutual_information, "", "z",
              lambda z: mige.mutual_information(fill(z, 16, 2), z), paired=True),
+    Argument(mige.mutual_information, "category", "z", of_category, paired=True),
+    Argument(mige.mutual_information, "category-own", "z", lambda z: of_category(z, "own"),
+             paired=True),
+    Argument(mige.mutual_information, "given", "x",
+             lambda x: mige.mutual_information(x, fill(x, 16, 2), given=category(x)), paired=True),
     Argument(mige.code_information, "", "z",
              lambda z: with_same_noise(fill(z, 16, 2), z), paired=True),
     Argument(mige.mutual_information, "projected", "x",

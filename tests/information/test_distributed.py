@@ -38,6 +38,14 @@ SURROGATES: dict[str, Surrogate] = {
         x, z, projection=mige.RandomProjection(k=2), **how
     ),
     "both": lambda x, z, **how: mige.mutual_information(torch.sin(3 * z), z, **how),
+    "category": lambda x, z, estimator, **how: mige.mutual_information(x[:, 0] > 0, z, **how),
+    "category-own": lambda x, z, **how: mige.mutual_information(
+        x[:, 0] > 0, z, marginal="own", **how
+    ),
+    "category-given": lambda x, z, estimator, **how: mige.mutual_information(
+        x[:, 0] > 0, z, given=x[:, 1] > 0, **how
+    ),
+    "given": lambda x, z, **how: mige.mutual_information(x, z, given=x[:, 0] > 0, **how),
     "draws": lambda x, z, **how: mige.encoder_information(
         torch.stack([z, z.sin(), z.cos()], -2), **how
     ),
@@ -99,6 +107,9 @@ def invalid_arguments(rank: int, world: int) -> dict[str, tuple[str, str]]:
         ),
         "pairs": lambda g: mige.mutual_information(normal(4 + last, 3), normal(4, 2), group=g),
         "few": lambda g: mige.entropy(normal(rank, 3)[:1], group=g),
+        "category": lambda g: mige.mutual_information(
+            torch.zeros(4 + last, dtype=torch.int64), normal(4, 3), group=g
+        ),
         "draws": lambda g: mige.encoder_information(normal(2, 1 if last else 2, 3), group=g),
     }
     found = {}
@@ -202,6 +213,7 @@ def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
         "finite-landmarks": "z must be finite",
         "pairs": "x and z must agree in all but the last dimension",
         "draws": "z must have shape (..., N, K, d)",
+        "category": "x must have the leading dimensions and the samples of z, shape (4,)",
         "columns": "z must differ between the ranks of group only in the number of samples M, got "
         "torch.float64 (M, 3) without gradient on rank 0 and torch.float64 (M, 4) without",
         "dtype": "torch.float64 (M, 3) without gradient on rank 0 and torch.float32 (M, 3)",

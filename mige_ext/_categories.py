@@ -1,0 +1,308 @@
+"""Mutual information with categories: ``I(s; z)`` of a class s, and information given a class y.
+
+``I(s; z) = H(z) − Σ_c p(c) H(z | c)`` has the gradient ``−(ŝ(z_i) − ŝ_c(z_i)) / M`` in z_i, where
+ŝ_c is the score within the class of the sample. The difference of the two scores is the gradient of
+a classifier, ``ŝ(z) − ŝ_c(z) = −∇_z log p(c | z)``. It comes from Gaussian classifiers
+(:mod:`mige_ext.scores.categorical`) with ``marginal="paired"``, and from two scores otherwise.
+
+Samples are divided by class: the classes of one size form one batch of groups. On CUDA the host
+waits once or twice, because the number of classes and their sizes are needed.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mige_ext import _checks, _misuse, _recording
+from mige_ext._gradients import (
+    entropy_and_gradient,
+    matched_information,
+    own_information,
+    pair_information,
+)
+from mige_ext._precision import at_least_float32
+from mige_ext._surrogate import MutualInformation, surrogate
+from mige_ext._torch_compat import is_batched
+from mige_ext.distributed import global_batch
+from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum
+from mige_ext.scores.categorical import class_departure
+
+#: Classes with fewer samples add nothing to the information, and their samples get no gradient.
+LEAST_SAMPLES = 3
+
+Compute = Callable[..., tuple[Tensor, ...]]
+
+
+def is_category(x: object) -> bool:
+    """Whether an argument is a category: a tensor of integers or of booleans."""
+    return isinstance(x, Tensor) and not (x.dtype.is_floating_point or x.dtype.is_complex)
+
+
+def information_of_category(
+    s: Tensor,
+    z: Tensor,
+    given: Tensor | None,
+    estimator: ScoreEstimator | None,
+    default: ScoreEstimator,
+    marginal: str,
+    group: "dist.ProcessGroup | None",
+) -> Tensor:
+    """The surrogate of I(s; z) or I(s; z | y) for a category s.
+
+    ``estimator`` is the argument of the public function, whose x is s. ``default`` is the estimator
+    that "own" and "matched" use for None.
+    """
+    if marginal == "paired" and estimator is not None:
+        raise ValueError(
+            'estimator must be None for a category x with marginal="paired", which estimates no '
+            f'score: use marginal="own" for the scores within the classes, got {estimator!r}'
+        )
+    s, z, given = _prepared(s, z, given, group)
+    _misuse.warn_without_gradient(z=z)
+    _misuse.warn_of_values(z=z)
+    _recording.begin("mutual_information")
+    cells, conditions = _cells(s, given)
+    if marginal == "paired":
+        return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
+    within = conditions[cells]
+    others = _permuted(cells, within) if marginal == "matched" else within
+    return surrogate(
+        MutualInformation, partial(_scores_within, estimator or default, others, cells), z
+    )
+
+
+def conditional_information(
+    x: Tensor,
+    z: Tensor,
+    given: Tensor,
+    estimator: ScoreEstimator,
+    marginal: str,
+    group: "dist.ProcessGroup | None",
+    projected: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The surrogate of ``I(x; z | y) = Σ_y p(y) I(x; z | y)`` for x and z with a density."""
+    check = partial(_checks.require_paired, "x", x, "z", z)
+    x, z, labels = _prepared(x, z, given, group, check)
+    assert labels is not None
+    _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_values(x=x, z=z, few_values=True)
+    _recording.begin("mutual_information")
+    x, needed = projected(x), (x.requires_grad, z.requires_grad)
+    compute: Compute
+    if marginal == "matched":
+        compute = partial(matched_information, estimator)
+    elif marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+        compute = partial(pair_information, estimator, *needed)
+    else:
+        compute = partial(own_information, estimator, *needed)
+    return surrogate(MutualInformation, partial(_within_conditions, compute, _ids(labels)), x, z)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def _prepared(
+    x: Tensor,
+    z: Tensor,
+    given: Tensor | None,
+    group: "dist.ProcessGroup | None",
+    check_samples: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments of all ranks, with categories as 64-bit integers of shape (..., M)."""
+
+    def check(least: int) -> None:
+        _refuse_tracing(x, z, given)
+        if check_samples is not None:
+            check_samples(least)
+        else:
+            _checks.require_samples("z", z, least)
+            _require_category("x", x, z)
+        if given is not None:
+            _require_category("given", given, z)
+        _checks.require_finite(**({} if check_samples is None else {"x": x}), z=z)
+
+    if group is None:
+        check(2)
+        return _integers(x), z, None if given is None else _integers(given)
+    tensors = {"x": x, "z": z, **({} if given is None else {"given": given})}
+    columns = {
+        name: _integers(tensor).unsqueeze(-1) if is_category(tensor) else tensor
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor)
+    }
+    batch = global_batch(group, check, -2, **columns)
+    assert batch is not None
+    gathered = {
+        name: batch.gather(tensor).squeeze(-1) if is_category(tensor) else batch.gather(tensor)
+        for name, tensor in columns.items()
+    }
+    return gathered["x"], gathered["z"], gathered.get("given")
+
+
+def _require_category(name: str, value: object, z: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not is_category(value):
+        raise TypeError(f"{name} must have an integer or boolean dtype, got {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+    _checks.require_same_device(name, value, "z", z)
+    if value.shape != z.shape[:-1]:
+        expected = f"shape {tuple(z.shape[:-1])} for z of shape {_checks.shape(z)}"
+        if name == "x" and value.dim() == z.dim():
+            raise ValueError(
+                f"{name} must have a floating-point dtype, got {value.dtype}, unless {name} is a "
+                f"category, which must have {expected}, got {_checks.shape(value)}"
+            )
+        raise ValueError(
+            f"{name} must have the leading dimensions and the samples of z, {expected}, "
+            f"got {_checks.shape(value)}"
+        )
+
+
+def _refuse_tracing(*tensors: Tensor | None) -> None:
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "mutual_information with a category (an integer x, or given) does not work under "
+            "torch.compile, because the number of classes is needed: call it outside the compiled "
+            "function"
+        )
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            continue
+        if is_batched(tensor):
+            raise NotImplementedError(
+                "mutual_information with a category does not work under torch.func.vmap: give the "
+                "groups as leading dimensions, (..., M, d); the result is the mean over them"
+            )
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "mutual_information with a category cannot be captured in a CUDA graph, because "
+                "the number of classes is needed on the host"
+            )
+
+
+def _integers(value: Tensor) -> Tensor:
+    return value.long() if is_category(value) else value
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def _ids(labels: Tensor) -> Tensor:
+    """Labels as integers from 0, equal where the labels are equal."""
+    return labels.unique(return_inverse=True)[1]
+
+
+def _cells(s: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The cell (c, y) of each sample, (..., M), and the condition y of each cell, (K)."""
+    classes, ids = s.unique(return_inverse=True)
+    if given is None:
+        return ids, torch.zeros_like(classes)
+    conditions, condition_ids = given.unique(return_inverse=True)
+    pairs, cells = (ids * len(conditions) + condition_ids).unique(return_inverse=True)
+    return cells, pairs % len(conditions)
+
+
+def _per_group(ids: Tensor) -> Tensor:
+    """Integers (..., M) that differ between groups, as one row of all samples, (G·M)."""
+    rows = ids.reshape(-1, ids.shape[-1])
+    first = torch.arange(len(rows), device=ids.device).unsqueeze(-1) * (ids.amax() + 1)
+    return (rows + first).flatten()
+
+
+def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
+    """The rows of each class, (k, n) for the k classes of n samples, for each distinct n.
+
+    ``ids`` are the class of each sample, (..., M); every group has classes of its own. Classes of
+    fewer than :data:`LEAST_SAMPLES` samples are left out.
+    """
+    if ids.numel() == 0:
+        return
+    labels = _per_group(ids)
+    order = labels.argsort(stable=True)
+    counts = labels.unique(return_counts=True)[1].cpu()
+    starts = counts.cumsum(0) - counts
+    for n in counts.unique().tolist():
+        if n >= LEAST_SAMPLES:
+            places = starts[counts == n].unsqueeze(-1) + torch.arange(n)
+            yield order[places.to(ids.device)]
+
+
+def _permuted(cells: Tensor, within: Tensor) -> Tensor:
+    """The cells, permuted at random among the samples of one group and one condition."""
+    flat, conditions = cells.flatten(), _per_group(within)
+    shuffled = torch.randperm(len(flat), device=flat.device)
+    source = shuffled[conditions[shuffled].argsort(stable=True)]
+    permuted = torch.empty_like(flat)
+    permuted[conditions.argsort(stable=True)] = flat[source]
+    return permuted.reshape(cells.shape)
+
+
+# --- values and gradients -------------------------------------------------------------------------
+
+
+def _classifier(cells: Tensor, conditions: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The surrogate of I(s; z | y) and its gradient, from the Gaussian classifiers."""
+    samples = at_least_float32(z)
+    m, d = z.shape[-2:]
+    if z.numel() == 0:
+        return samples.sum(), torch.zeros_like(samples)
+    flat = samples.reshape(-1, m, d)
+    departure = class_departure(flat, cells.reshape(-1, m), conditions)
+    gradient = -departure / flat.shape[:-1].numel()
+    return stein_sum(flat, gradient).sum(), gradient.reshape(z.shape)
+
+
+def _scores_within(
+    estimator: ScoreEstimator, others: Tensor, cells: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The surrogate of I(s; z | y) and its gradient, from scores of two divisions into classes.
+
+    ``others`` are the classes of the marginal entropy, and ``cells`` those of the other entropy.
+    """
+    counted = torch.zeros(cells.numel(), dtype=torch.bool, device=z.device)
+    for rows in _rows_by_size(cells):
+        counted[rows.flatten()] = True
+    value_z, marginal = _entropy_within(estimator, others, z, "z")
+    value, conditional = _entropy_within(estimator, cells, z, "z given x")
+    gradient = torch.where(counted.reshape(cells.shape).unsqueeze(-1), marginal - conditional, 0.0)
+    return value_z - value, gradient
+
+
+def _entropy_within(
+    estimator: ScoreEstimator, ids: Tensor, z: Tensor, term: str
+) -> tuple[Tensor, Tensor]:
+    """The surrogate of ``Σ_c p(c) H(z | c)`` and its gradient."""
+
+    def compute(z: Tensor) -> tuple[Tensor, ...]:
+        return entropy_and_gradient(estimator, z, term)
+
+    value, gradient = _within_conditions(compute, ids, z)
+    return value, gradient
+
+
+def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The mean of ``compute`` over the classes, weighted by their frequencies, and its gradients.
+
+    Args:
+        compute: takes tensors (k, n, d), and returns the mean of a surrogate over the k groups and
+            its gradients.
+        ids: the class of each sample, (..., M).
+        tensors: (..., M, d).
+    """
+    flat = [at_least_float32(tensor).reshape(-1, tensor.shape[-1]) for tensor in tensors]
+    value = flat[0].new_zeros(())
+    gradients = [torch.zeros_like(tensor) for tensor in flat]
+    for rows in _rows_by_size(ids):
+        weight = rows.numel() / ids.numel()
+        part, *parts = compute(*(tensor[rows] for tensor in flat))
+        value = value + weight * part
+        for gradient, each in zip(gradients, parts, strict=True):
+            gradient[rows] = weight * each.to(gradient.dtype)
+    return value, *(
+        gradient.reshape(tensor.shape) for gradient, tensor in zip(gradients, tensors, strict=True)
+    )
