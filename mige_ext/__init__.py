@@ -70,6 +70,7 @@ __version__ = "0.2.0"
 
 #: Public modules; ``mige_ext.bounds`` and the like are imported when they are first used.
 _MODULES = (
+    "audit",
     "bounds",
     "compat",
     "distributed",

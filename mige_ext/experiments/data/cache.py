@@ -1,12 +1,14 @@
-"""The cache of decoded image sets: one folder of NumPy arrays for each set.
+"""The cache of decoded sets: one folder for each set, with NumPy arrays of images or a CSV file.
 
 The cache is ``~/.cache/mige_ext``, or the folder named by the environment variable ``MIGE_DATA``.
 A set enters the cache in one step, so a reader finds the whole set or nothing.
 """
 
 import hashlib
+import io
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +33,30 @@ def store(folder: Path, arrays: Arrays) -> None:
     Raises:
         OSError: the cache cannot be written.
     """
+    contents = {}
+    for name, array in arrays._asdict().items():
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        contents[f"{name}.npy"] = buffer.getbuffer()
+    store_files(folder, contents)
+
+
+def store_files(folder: Path, contents: Mapping[str, "bytes | memoryview"]) -> None:
+    """Write the files of a set and their checksums in one step.
+
+    Args:
+        folder: folder of the set. If it exists already, it stays as it is.
+        contents: content of each file, by name.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         draft = Path(temporary) / folder.name
         draft.mkdir()
-        for name, array in arrays._asdict().items():
-            np.save(draft / f"{name}.npy", array)
+        for name, content in contents.items():
+            (draft / name).write_bytes(content)
         sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(draft.iterdir())]
         (draft / _CHECKSUMS).write_text("".join(sums))
         try:

@@ -1,0 +1,214 @@
+"""The attackers of an audit: perceptrons, nearest neighbors and boosted trees.
+
+Every attacker is fitted to the rows to fit. It predicts the class or cell of s, and a continuous s
+itself, for the validation rows and for the test rows.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mige_ext.audit._inputs import Rows
+
+HIDDEN_SIZES = (64, 256)  # of the perceptrons, which have two hidden layers
+NEIGHBORS = 100
+_BATCH = 500
+_LEAST_STEPS = 40  # of a perceptron, in an epoch
+_LEARNING_RATE = 3e-3
+_TREES = {"max_iter": 100, "learning_rate": 0.1, "early_stopping": True, "n_iter_no_change": 5}
+
+
+class Prediction(NamedTuple):
+    """The prediction of an attacker for N rows."""
+
+    log_p: Tensor  # (N, C), log probabilities of the classes
+    s: Tensor | None  # (N, k), prediction of a continuous s
+
+
+class Views(NamedTuple):
+    """One set of rows, with two linear maps of z in float32."""
+
+    standardized: Tensor  # (N, d), unit variance in every column
+    whitened: Tensor  # (N, r), unit covariance, without directions of rounding errors
+    label: Tensor  # (N,)
+    s: Tensor | None  # (N, k) float32, unit variance in every column
+
+
+#: Fits an attacker to the first rows and predicts the others.
+Attacker = Callable[[Views, Sequence[Views]], list[Prediction]]
+
+
+def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
+    """Standardize and whiten z by the rows to fit; standardize s.
+
+    Whitening shows what z encodes in directions of little variance.
+    """
+    mean, scale = fit.z.mean(0), _scale(fit.z)
+    values, vectors = torch.linalg.eigh((fit.z / scale).mT.cov().reshape(2 * [fit.z.shape[1]]))
+    kept = values > values[-1] * 1e-12  # the variance of rounding errors of float32 is smaller
+    whitening = vectors[:, kept] * values[kept].rsqrt()
+
+    def view(rows: Rows) -> Views:
+        standardized = (rows.z - mean) / scale
+        s = rows.s
+        if s is not None and fit.s is not None:
+            s = ((s - fit.s.mean(0)) / _scale(fit.s)).float()
+        return Views(standardized.float(), (standardized @ whitening).float(), rows.label, s)
+
+    return [view(rows) for rows in (fit, *others)]
+
+
+def _scale(x: Tensor) -> Tensor:
+    """Standard deviations of the columns; 1 for a constant column."""
+    deviation = x.std(0)
+    return torch.where(deviation > 0, deviation, 1.0)
+
+
+def attackers(
+    kinds: Sequence[str], classes: int, epochs: int, seed: int
+) -> Iterator[tuple[str, Attacker]]:
+    """The attackers of these kinds, with their names."""
+    if "perceptrons" in kinds:
+        for view in ("standardized", "whitened"):
+            for size in HIDDEN_SIZES:
+                yield (
+                    f"MLP {size}, {view}",
+                    _Perceptron(view, size, classes, epochs),
+                )
+    if "neighbors" in kinds:
+        yield f"{NEIGHBORS} neighbors", _Neighbors(classes)
+    if "trees" in kinds:
+        yield "boosted trees", _Trees(classes, seed)
+
+
+class _Perceptron:
+    """A network with an output for each class and for each column of s.
+
+    Its weights are those of the epoch with the least validation cross-entropy.
+    """
+
+    def __init__(self, view: str, size: int, classes: int, epochs: int) -> None:
+        self.view, self.size, self.classes, self.epochs = view, size, classes, epochs
+
+    def __call__(self, fit: Views, others: Sequence[Views]) -> list[Prediction]:
+        z = getattr(fit, self.view)
+        sizes = [z.shape[1], self.size, self.size]
+        outputs = self.classes + (0 if fit.s is None else fit.s.shape[1])
+        hidden = [
+            layer
+            for inputs, units in pairwise(sizes)
+            for layer in (nn.Linear(inputs, units), nn.ReLU())
+        ]
+        network = nn.Sequential(*hidden, nn.Linear(self.size, outputs)).to(z.device)
+        adam = torch.optim.Adam(network.parameters(), _LEARNING_RATE, fused=True)
+        each = max(math.ceil(len(z) / _BATCH), _LEAST_STEPS)
+        steps = self.epochs * each
+        decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / (steps + 1))
+        best, weights = math.inf, copy.deepcopy(network.state_dict())
+        batches = self._batches(len(z), steps)
+        for _ in range(self.epochs):
+            for _ in range(each):
+                rows = next(batches).to(z.device)
+                output = network(z[rows])
+                loss = F.cross_entropy(output[:, : self.classes], fit.label[rows])
+                if fit.s is not None:
+                    loss = loss + F.mse_loss(output[:, self.classes :], fit.s[rows])
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+                decay.step()
+            with torch.no_grad():
+                loss = F.nll_loss(self._predict(network, others[0]).log_p, others[0].label)
+            if loss < best:
+                best, weights = float(loss), copy.deepcopy(network.state_dict())
+        network.load_state_dict(weights)
+        with torch.no_grad():
+            return [self._predict(network, rows) for rows in others]
+
+    def _batches(self, count: int, steps: int) -> Iterator[Tensor]:
+        made = 0
+        while made < steps:
+            for rows in torch.randperm(count).split(_BATCH):
+                yield rows
+                made += 1
+
+    def _predict(self, network: nn.Module, rows: Views) -> Prediction:
+        output = torch.cat([network(z) for z in getattr(rows, self.view).split(10_000)])
+        s = None if rows.s is None else output[:, self.classes :]
+        return Prediction(output[:, : self.classes].log_softmax(1), s)
+
+
+class _Neighbors:
+    """The frequencies of the classes among the nearest neighbors in whitened z, and their mean s.
+
+    The frequencies in all rows count as one further neighbor, so no probability is 0.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def __call__(self, fit: Views, others: Sequence[Views]) -> list[Prediction]:
+        k = min(NEIGHBORS, max(1, len(fit.label) // 10))
+        frequencies = torch.bincount(fit.label, minlength=self.classes) / len(fit.label)
+        frequencies = frequencies.clamp(min=0.5 / len(fit.label))
+        predictions = []
+        for rows in others:
+            log_p, s = [], []
+            for z in rows.whitened.split(1000):
+                nearest = torch.cdist(z, fit.whitened).topk(k, largest=False, sorted=False).indices
+                counts = z.new_zeros(len(z), self.classes)
+                counts.scatter_add_(1, fit.label[nearest], torch.ones_like(nearest, dtype=z.dtype))
+                log_p.append((counts + frequencies).log().log_softmax(1))
+                if fit.s is not None:
+                    s.append(fit.s[nearest].mean(1))
+            predictions.append(Prediction(torch.cat(log_p), torch.cat(s) if s else None))
+        return predictions
+
+
+class _Trees:
+    """Gradient-boosted trees of scikit-learn on both views of z."""
+
+    def __init__(self, classes: int, seed: int) -> None:
+        self.classes, self.seed = classes, seed
+
+    def __call__(self, fit: Views, others: Sequence[Views]) -> list[Prediction]:
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
+
+        columns = [_columns(rows) for rows in (fit, *others)]
+        options: dict[str, Any] = {**_TREES, "random_state": self.seed}
+        device = fit.label.device
+        with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
+            label = fit.label.cpu().numpy()
+            trees = HistGradientBoostingClassifier(**options).fit(columns[0], label)
+            known = torch.as_tensor(trees.classes_)
+            predictions = []
+            for z in columns[1:]:
+                p = torch.full((len(z), self.classes), torch.finfo(torch.float32).tiny)
+                p[:, known] = torch.as_tensor(trees.predict_proba(z)).float()
+                p = p.clamp(min=torch.finfo(p.dtype).tiny)
+                predictions.append(Prediction(p.log().to(device), None))
+            if fit.s is None:
+                return predictions
+            fits = [
+                HistGradientBoostingRegressor(**options).fit(columns[0], target)
+                for target in fit.s.mT.cpu().numpy()
+            ]
+            return [
+                prediction._replace(
+                    s=torch.stack(
+                        [torch.as_tensor(of.predict(z)).float().to(device) for of in fits], 1
+                    )
+                )
+                for prediction, z in zip(predictions, columns[1:], strict=True)
+            ]
+
+
+def _columns(rows: Views) -> Any:
+    return torch.cat([rows.standardized, rows.whitened], 1).cpu().numpy()

@@ -1,0 +1,68 @@
+"""The results of an audit."""
+
+from dataclasses import dataclass
+
+#: The kinds of attackers. The perceptrons have two sizes and two views of z.
+ATTACKERS = ("perceptrons", "neighbors", "trees")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What one attacker finds on the test rows."""
+
+    #: Name of the attacker.
+    attacker: str
+    #: Information about s that the attacker extracts from z, in nats.
+    nats: float
+    #: Standard error of ``nats`` over the test rows.
+    standard_error: float
+    #: R² of a continuous s, a mean over the columns of s; None for a categorical s.
+    r2: float | None
+    #: Accuracy minus the accuracy without z, for a categorical s; None for a continuous s.
+    accuracy_above_chance: float | None
+    #: ``nats`` on the validation rows, by which the strongest attacker is chosen.
+    validation_nats: float
+    #: ``r2`` or ``accuracy_above_chance`` on the validation rows.
+    validation_score: float
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What the strongest attacker finds on the test rows; returned by ``leakage``."""
+
+    #: Lower bound of I(z; s) in nats, by the attacker that is the strongest in nats.
+    nats: float
+    #: Standard error of ``nats`` over the test rows.
+    standard_error: float
+    #: R² of a continuous s, by the attacker with the largest R²; None for a categorical s.
+    r2: float | None
+    #: Accuracy minus the accuracy without z, by the attacker with the largest accuracy; None for a
+    #: continuous s.
+    accuracy_above_chance: float | None
+    #: Name of the attacker that is the strongest in nats.
+    attacker: str
+    #: Entropy of s in nats, of its classes or of its cells: the largest possible ``nats``.
+    entropy: float
+    #: Number of test rows.
+    test_rows: int
+    #: Results of all attackers.
+    attacks: tuple[Attack, ...]
+
+    def __str__(self) -> str:
+        """The result in a line, and a line for each attacker."""
+        head = f"{self.nats:.4f} ± {self.standard_error:.4f} nats"
+        rows = [
+            f"{head} of at most {self.entropy:.4f}, {_score(self)} ({self.test_rows:,} test rows)",
+            *(
+                f"  {attack.attacker:<24} {attack.nats:8.4f} ± {attack.standard_error:.4f} nats, "
+                f"{_score(attack)}"
+                for attack in self.attacks
+            ),
+        ]
+        return "\n".join(rows)
+
+
+def _score(result: Attack | Leakage) -> str:
+    if result.r2 is not None:
+        return f"R² {result.r2:.3f}"
+    return f"accuracy {100 * (result.accuracy_above_chance or 0):.2f} points above chance"

