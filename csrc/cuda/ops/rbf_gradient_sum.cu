@@ -12,6 +12,7 @@ struct Layout : Workspace {
   Key<T>* largest = take<Key<T>>(groups);  // [groups]: magnitude of the samples
   T* centered = take<T>(groups * m * d);   // [groups, m, d]: samples, scaled for the bandwidth
   T* k = take<T>(groups * m * m);          // [groups, m, m]: K
+  PartialSums partial = take_partial_sums(*this, partial_bytes<T>(groups, m, d, m));
 };
 
 }  // namespace
@@ -33,7 +34,7 @@ int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda
                                     at.largest, stream);
   contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
               GradientSum<T>{at.centered, p.out, at.largest, p.bandwidth, /*near_bandwidth=*/true},
-              {groups, m, d}, stream);
+              {groups, m, d, nullptr, at.partial}, stream);
   return stream.status();
 }
 
