@@ -47,6 +47,7 @@ MOST_WORK = 7e10  # batch × n³
 EIGH_ITEMS = tuple(f"1x{n}" for n in sorted({*EIGH_SIZES, *BETWEEN})) + tuple(
     f"{batch}x{n}" for batch in (16, 128, 500) for n in EIGH_SIZES if batch * n**3 <= MOST_WORK
 )
+LIBRARY_ITEMS = ("1x256", "16x256", "1x1024")  # with MIGE_CUSOLVER=on
 SMOKE_ITEMS = tuple(f"{operator}-{dtype}" for operator in OPERATORS for dtype in DTYPES)
 
 VERSIONS = """
@@ -221,6 +222,7 @@ def plan(options: Options) -> list[Step]:
         variables = {**here, "MIGE_CSV": str(options.csv), "MIGE_SECONDS": seconds}
         return measurement("operators", names, limit, variables, item_limit=limit / 2)
 
+    by_library = {**here, "MIGE_CUSOLVER": "on"}
     steps = build_steps(options.architecture) if options.build else []
     steps.append(Step("versions", [sys.executable, "-c", VERSIONS], 40, here, required=True))
     smoke = measurement("smoke", SMOKE_ITEMS, 60, here)
@@ -230,7 +232,8 @@ def plan(options: Options) -> list[Step]:
             smoke,
             tests("conformance", 70, *conformance),
             tests("tests of the GPU", 50, on_gpu),
-            measurement("eigh", EIGH_ITEMS, 100, here),
+            measurement("eigh", EIGH_ITEMS, 95, here),
+            measurement("eigh", LIBRARY_ITEMS, 25, by_library, name="eigh by the library"),
             operators(FIRST_OPERATORS, 80, "0.15"),
             sanitizer("memcheck", 45, "65", "257"),
             *profiles(20),
