@@ -42,6 +42,10 @@ def synchronize() -> None:
 
 # --- smoke ----------------------------------------------------------------------------------------
 
+# The result that an operator chooses from a grid: λ or ν. If rounding changes the choice, other
+# results differ too, and only NaN counts as wrong.
+CHOICES = {"adaptive_score": 1, "student_score": 2}
+
 
 def smoke(item: str) -> str | None:
     """Compares an operator with the reference in float64, beside the CPU kernel of the same dtype.
@@ -56,31 +60,40 @@ def smoke(item: str) -> str | None:
         for number, (name, args, kwargs) in enumerate(calls(n, n // 2 + 1, 5, dtype)):
             if name != operator:
                 continue
-            exact = _first(getattr(reference, name), args, kwargs, lambda t: t.double())
-            on_cpu = _first(getattr(ops, name), args, kwargs, lambda t: t)
-            got = _first(getattr(ops, name), args, kwargs, lambda t: t.to(DEVICE)).cpu()
-            size = float(exact.abs().max())
-            error, of_cpu = (float((t.double() - exact).abs().max()) for t in (got, on_cpu))
+            if name == "ssge":  # rounding may change the rank
+                kwargs = {"rank": 2, **kwargs}
+            exact = _results(getattr(reference, name), args, kwargs, lambda t: t.double())
+            on_cpu = _results(getattr(ops, name), args, kwargs, lambda t: t)
+            got = _results(getattr(ops, name), args, kwargs, lambda t: t.to(DEVICE))
+            size = float(exact[0].abs().max())
+            error, of_cpu = (float((t[0] - exact[0]).abs().max()) for t in (got, on_cpu))
             good = error <= 10 * of_cpu + torch.finfo(dtype).eps ** 0.5 * size
-            emit(item, n=n, call=number, error=error / size, cpu_error=of_cpu / size, passed=good)
-            if not good:  # NaN too
+            chosen = CHOICES.get(name)
+            same = chosen is None or torch.allclose(got[chosen], exact[chosen], rtol=1e-3)
+            good = good or (not same and bool(got[0].isfinite().all()))
+            emit(
+                item, n=n, call=number, error=error / size, cpu_error=of_cpu / size,
+                same_choice=same, passed=good,
+            )  # fmt: skip
+            if not good:
                 wrong.append(f"call {number} at n = {n}")
     return "gross errors: " + ", ".join(wrong) if wrong else None
 
 
-def _first(
+def _results(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     move: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """The first result of a function, with its tensors moved."""
+) -> tuple[Tensor, ...]:
+    """The results of a function in float64 on the CPU, with its arguments moved."""
 
     def moved(value: Any) -> Any:
         return move(value) if isinstance(value, Tensor) else value
 
     result = function(*map(moved, args), **{k: moved(v) for k, v in kwargs.items()})
-    return result if isinstance(result, Tensor) else result[0]
+    results = result if isinstance(result, tuple) else (result,)
+    return tuple(t.detach().cpu().double() for t in results)
 
 
 # --- eigh -----------------------------------------------------------------------------------------

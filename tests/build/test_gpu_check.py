@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from mige_ext import ops
 from tests.support.backends import OPERATORS
 from tests.support.process import ROOT, environment
 from tools import gpu_check, gpu_runner
@@ -330,6 +332,26 @@ def test_the_measurements_run_on_a_cpu_without_typer(tmp_path: Path) -> None:
     assert [row.split(",")[4] for row in csv.read_text().splitlines()[1:]] == [
         "rbf_gram", "rbf_gram", "ssge", "ssge",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [1.01, torch.nan])
+def test_the_smoke_step_finds_a_gross_error(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    from tools import gpu_measure
+
+    right, count = ops.rbf_product, 0
+
+    def wrong_on_the_device(*args: Tensor, **kwargs: Tensor) -> Tensor:
+        nonlocal count
+        count += 1  # a call on CPU tensors, then one on the device's
+        return right(*args, **kwargs) * (value if count % 2 == 0 else 1.0)
+
+    monkeypatch.setattr(gpu_measure, "DEVICE", "cpu")
+    assert gpu_measure.smoke("rbf_product-float32") is None
+    monkeypatch.setattr(ops, "rbf_product", wrong_on_the_device)
+    found = gpu_measure.smoke("rbf_product-float32")
+    assert found is not None and found.startswith(
+        "gross errors: call 6 at n = 33, call 6 at n = 65"
+    )
 
 
 # --- requirements ---------------------------------------------------------------------------------
