@@ -93,7 +93,7 @@ wheel: $(ENVIRONMENT) $(TOOLS)
 	$(RUN) tools/wheel.py
 
 gpu-check:
-	$(PYTHON) tools/gpu_check.py $(if $(OUT),--out $(OUT))
+	$(PYTHON) tools/gpu_check.py $(if $(OUT),--out $(OUT)) $(if $(PLAN),--plan $(PLAN))
 
 resources: $(BUILT) $(TOOLS)
 	$(RUN) tools/resources.py

@@ -1,166 +1,94 @@
 """Builds the CUDA kernels for the GPU of this machine, tests them, and measures them.
 
-    make gpu-check                        # or: python tools/gpu_check.py [--out FOLDER]
+    make gpu-check                     # or: python tools/gpu_check.py [--plan 1|2] [--out FOLDER]
 
-It needs nvcc, cmake, pytest and a CUDA build of torch in the Python that runs it. It needs no
-network and creates no environment. The steps are the build for this GPU, the conformance suite, the
-tests that need a GPU, the microbenchmarks, and compute-sanitizer. A step that fails or exceeds its
-time does not stop the others. The results of the benchmarks are written to
-``benchmarks/results/<gpu>.csv``, and the results of the steps to ``benchmarks/results/<gpu>.md``.
-The exit status is 0 if every step passed, otherwise 1. A run takes at most eight minutes.
+The Python that runs it needs a CUDA build of torch. The build needs nvcc and cmake, the tests need
+pytest. The command needs no network and creates no environment. A step that fails or exceeds its
+time does not stop the others. ``tools/gpu_runner.py`` says which files hold the results. The exit
+status is 0 if every step passed, otherwise 1.
+
+Without ``--plan`` all steps run in at most eight minutes. Each plan takes at most 340 seconds. Plan
+1 is for the first run on a GPU: what fails, how accurate and how fast is everything. Plan 2 is for
+the run after the repairs, and compares with an older library.
 """
 
 import argparse
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this file is also run as a script
+
+from tools.gpu_runner import Files, Step, run_all, slug  # noqa: E402
+
 BUILD = ROOT / "build" / "gpu-check"
-TOTAL = 480.0  # seconds for all steps
+SECONDS = {0: 480.0, 1: 340.0, 2: 340.0}  # for all steps of a plan
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# `python -m benchmarks` is not used, because it needs typer.
-BENCHMARKS = """
-import pathlib, sys
-from benchmarks.operators.run import OPERATORS, Options, run
-csv = pathlib.Path(sys.argv[1])
-sys.exit(run(OPERATORS, Options(device="cuda", seconds=0.3, compiled=False, csv=csv)))
+DTYPES = ("float32", "float64")
+OPERATORS = tuple(
+    sorted(p.stem for p in (ROOT / "benchmarks/operators/problems").glob("[a-z]*.py"))
+)
+PROFILED = ("eigh_block", "pair_rotate", "contraction", "pairwise")  # kernels
+FIRST_OPERATORS = ("ssge", "adaptive_score", "rbf_product", "rbf_gram", "rbf_gradient_sum")
+
+# Sizes of one matrix, and of a batch. Large batches of large matrices would take too long.
+EIGH_SIZES = (32, 64, 100, 128, 200, 256, 512, 1024)
+BETWEEN = (257, 320, 513)  # for one matrix
+MOST_WORK = 7e10  # batch × n³
+EIGH_ITEMS = tuple(f"1x{n}" for n in sorted({*EIGH_SIZES, *BETWEEN})) + tuple(
+    f"{batch}x{n}" for batch in (16, 128, 500) for n in EIGH_SIZES if batch * n**3 <= MOST_WORK
+)
+LIBRARY_ITEMS = ("1x256", "16x256", "1x1024")  # with MIGE_CUSOLVER=on
+SMOKE_ITEMS = tuple(f"{operator}-{dtype}" for operator in OPERATORS for dtype in DTYPES)
+
+VERSIONS = """
+import platform, torch
+from mige_ext import _C
+print("Python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda)
+print("kernels for", _C.cuda_architectures or "no architecture", "by nvcc", _C.cuda_version)
+assert _C.cuda_architectures, "mige_ext was built without CUDA kernels"
+print(torch.cuda.get_device_name(), torch.zeros(1, device="cuda").item())
 """
 
 
 @dataclass(frozen=True)
-class Step:
-    """A command with its time limit.
+class Options:
+    """What a run does.
 
     Attributes:
-        name: Name in the summary.
-        command: Program and arguments.
-        limit: Longest time in seconds.
-        environment: Additional environment variables.
-        required: Whether the later steps are skipped if this one fails.
+        plan: 1 or 2; 0 for all steps.
+        architecture: Compute capability of the GPU, "90" for 9.0.
+        csv: File of the microbenchmarks.
+        build: Whether the kernels are compiled. Otherwise the library in mige_ext/ is checked.
+        old: An older library for plan 2, to compare with, or None.
     """
 
-    name: str
-    command: Sequence[str]
-    limit: float
-    environment: Mapping[str, str] = field(default_factory=dict)
-    required: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a step.
-
-    Attributes:
-        name: Name of the step.
-        status: "passed", "failed", "timed out" or "not run".
-        seconds: Time that the step took.
-        note: The last line of its output, or the reason of the failure.
-    """
-
-    name: str
-    status: str
-    seconds: float
-    note: str
-
-
-# --- running steps --------------------------------------------------------------------------------
-
-
-def run(step: Step, limit: float, log: Path) -> Result:
-    """Runs a step and writes its output to a file."""
-    environment = {**os.environ, **step.environment}
-    start = time.monotonic()
-    try:
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                step.command,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                cwd=ROOT, env=environment, start_new_session=True,
-            )  # fmt: skip
-            try:
-                code = process.wait(limit)
-                status = "passed" if code == 0 else "failed"
-            except subprocess.TimeoutExpired:
-                status = "timed out"
-            finally:
-                if process.poll() is None:  # kills its children too
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-    except OSError as error:
-        return Result(step.name, "failed", time.monotonic() - start, str(error))
-    seconds = time.monotonic() - start
-    if status == "timed out":
-        return Result(step.name, status, seconds, f"after {limit:.0f} s; see {log.name}")
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    note = lines[-1] if lines else ""
-    return Result(
-        step.name, status, seconds, note if status == "passed" else f"exit {code}: {note}"
-    )
-
-
-def run_all(steps: Sequence[Step], logs: Path, total: float = TOTAL) -> list[Result]:
-    """Runs one step after another within the total time. A failed step does not stop the run."""
-    logs.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + total
-    results: list[Result] = []
-    obstacle = ""
-    for step in steps:
-        remaining = end - time.monotonic()
-        if obstacle or remaining <= 0:
-            reason = obstacle or f"the {total:.0f} s for all steps are over"
-            result = Result(step.name, "not run", 0.0, reason)
-        else:
-            log = logs / f"{slug(step.name)}.log"
-            result = run(step, min(step.limit, remaining), log)
-            if result.status != "passed":
-                if log.exists():
-                    print("\n".join(log.read_text(errors="replace").splitlines()[-40:]))
-                if step.required:
-                    obstacle = f"needs the step {step.name}"
-        print(
-            f"{result.status:<9} {result.seconds:6.1f} s  {result.name}  {result.note}", flush=True
-        )
-        results.append(result)
-    return results
-
-
-def summary(title: str, facts: Mapping[str, str], results: Sequence[Result]) -> str:
-    """The steps as Markdown."""
-    passed = sum(r.status == "passed" for r in results)
-    lines = [f"# {title}", "", f"{passed} of {len(results)} steps passed.", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
-    lines += ["| step | result | seconds | last line |", "|---|---|---|---|"]
-    for r in results:
-        note = re.sub(r"\s+", " ", r.note).replace("|", "\\|").replace(str(ROOT), ".")[:160]
-        lines.append(f"| {r.name} | {r.status} | {r.seconds:.1f} | {note} |")
-    return "\n".join(lines) + "\n"
-
-
-def slug(name: str) -> str:
-    """A name in a form that is safe as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    plan: int
+    architecture: str
+    csv: Path
+    build: bool = True
+    old: Path | None = None
 
 
 # --- this machine ---------------------------------------------------------------------------------
 
 
 def find(program: str) -> str | None:
-    """Path of a program on PATH or beside the Python that runs."""
-    places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent)]
+    """Path of a program on PATH, beside the Python that runs, or in the usual place of CUDA."""
+    places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
     return shutil.which(program, path=os.pathsep.join(places))
 
 
-def missing() -> list[str]:
+def missing(build: bool = True) -> list[str]:
     """A sentence for each missing requirement, with the remedy."""
     found = []
     if importlib.util.find_spec("torch") is None:
@@ -172,88 +100,214 @@ def missing() -> list[str]:
             found.append(f"torch {torch.__version__} is a build without CUDA")
         if not torch.cuda.is_available():
             found.append("no GPU: torch.cuda.is_available() is False")
-    if find("nvcc") is None and not os.environ.get("CUDACXX"):
+    if build and find("nvcc") is None and not os.environ.get("CUDACXX"):
         found.append("nvcc is missing: put it on PATH, or its path in CUDACXX")
-    if find("cmake") is None:
+    if build and find("cmake") is None:
         found.append(f"cmake is missing: {sys.executable} -m pip install cmake")
-    if find("ninja") is None and find("make") is None:
+    if build and find("ninja") is None and find("make") is None:
         found.append("ninja and make are missing: one of them is needed")
-    if importlib.util.find_spec("pytest") is None:
-        found.append(f"pytest is missing: {sys.executable} -m pip install pytest")
+    if not build and not (ROOT / "mige_ext" / "_C.abi3.so").exists():
+        found.append("mige_ext/_C.abi3.so is missing: name a library by --library")
     return found
 
 
-def plan(architecture: str, csv: Path) -> list[Step]:
-    """The steps for a GPU of this architecture."""
-    python = sys.executable
-    paths = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    here = {"PYTHONPATH": paths}
+def gpu() -> tuple[str, str]:
+    """Name and compute capability of the GPU, without a CUDA context in this process."""
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        line = subprocess.check_output(query, text=True, timeout=20).splitlines()[0]
+        name, capability = line.rsplit(",", 1)
+        return name.strip(), capability.strip().replace(".", "")
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        import torch
+
+        major, minor = torch.cuda.get_device_capability()
+        return torch.cuda.get_device_name(), f"{major}{minor}"
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def environment(package: Path = ROOT) -> dict[str, str]:
+    """Environment variables for a Python that finds the package in a folder, and this tree."""
+    paths = dict.fromkeys([str(package), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
+
+
+def build_steps(architecture: str) -> list[Step]:
+    """Compiles the kernels. Warnings of the compilers do not stop the build."""
     generator = "Ninja" if find("ninja") else "Unix Makefiles"
     cmake, folder = find("cmake") or "cmake", BUILD / slug(generator)
-    pytest = [python, "-m", "pytest", "-p", "no:cacheprovider"]
-    steps = [
-        Step(
-            "configure",
-            [
-                cmake, "-S", str(ROOT), "-B", str(folder), "-G", generator,
-                f"-DPython_EXECUTABLE={python}", f"-DMIGE_OUTPUT_DIRECTORY={ROOT / 'mige_ext'}",
-                "-DMIGE_CUDA=on", f"-DMIGE_CUDA_ARCHITECTURES={architecture}",
-            ],
-            40,
-            required=True,
-        ),
-        Step(
-            "build",
-            [cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1)],
-            120,
-            required=True,
-        ),
-        Step("resources", [python, "tools/resources.py"], 30, here),
-        Step(
-            "conformance",
-            [*pytest, "tests/ops", "--ignore=tests/ops/test_cuda.py",
-             "-k", "cuda and not fake"],  # pytest fails if this selects no test
-            120,
-            here,
-        ),
-        Step("tests of the GPU", [*pytest, "tests/ops/test_cuda.py", "-rs"], 60, here),
-        Step("benchmarks", [python, "-c", BENCHMARKS, str(csv)], 150, here),
+    configure = [
+        cmake, "-S", str(ROOT), "-B", str(folder), "-G", generator,
+        f"-DPython_EXECUTABLE={sys.executable}", f"-DMIGE_OUTPUT_DIRECTORY={ROOT / 'mige_ext'}",
+        "-DMIGE_CUDA=on", f"-DMIGE_CUDA_ARCHITECTURES={architecture}", "-DMIGE_STRICT=off",
     ]  # fmt: skip
-    alone = {**here, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    sanitizer = find("compute-sanitizer") or "compute-sanitizer"
-    for tool in SANITIZERS:
-        script = "tests/support/sanitize.py"
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, script]
-        steps.append(Step(f"compute-sanitizer {tool}", command, 60, alone))
-    return steps
+    build = [cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]
+    return [
+        Step("configure", configure, 40, required=True),
+        Step("build", build, 150, required=True),
+        Step("resources", [sys.executable, "tools/resources.py"], 30, environment()),
+    ]
+
+
+def tests(name: str, limit: float, *selection: str) -> Step:
+    """A step of pytest. The processes of pytest-xdist survive a crash of one of them."""
+    parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    report = BUILD / "logs" / f"{slug(name)}.xml"
+    command = [
+        sys.executable, "-m", "pytest", *parallel, "-p", "no:benchmark", "-p", "no:cacheprovider",
+        "-W", "default", "--maxfail=30", "-rfE", f"--junitxml={report}", *selection,
+    ]  # fmt: skip
+    return Step(name, command, limit, environment())
+
+
+def measurement(
+    task: str,
+    items: Sequence[str],
+    limit: float,
+    variables: Mapping[str, str],
+    *,
+    name: str = "",
+    item_limit: float = 30,
+) -> Step:
+    """A step of ``tools/gpu_measure.py``."""
+    command = [sys.executable, "-m", "tools.gpu_measure", task]
+    return Step(name or task, command, limit, variables, items=tuple(items), item_limit=item_limit)
+
+
+def sanitizer(tool: str, limit: float, *sizes: str) -> Step:
+    """A step of compute-sanitizer. Torch asks the driver for what it may not have."""
+    command = [
+        find("compute-sanitizer") or "compute-sanitizer", "--tool", tool,
+        "--report-api-errors", "no", "--error-exitcode", "9",
+        sys.executable, "tests/support/sanitize.py", *sizes,
+    ]  # fmt: skip
+    alone = {**environment(), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return Step(f"compute-sanitizer {tool}", command, limit, alone)
+
+
+def profiles(limit: float) -> list[Step]:
+    """A step of ncu for each kernel: all counters of the second launch, as text in the log."""
+    return [
+        Step(
+            f"ncu {kernel}",
+            [
+                find("ncu") or "ncu", "--clock-control", "none", "--set", "full",
+                "--kernel-name", f"regex:{kernel}", "--launch-skip", "1", "--launch-count", "1",
+                sys.executable, "-m", "tools.gpu_measure", "profile", kernel,
+            ],
+            limit, environment(),
+        )
+        for kernel in PROFILED
+    ]  # fmt: skip
+
+
+def old_package(library: Path) -> Path:
+    """A folder with a copy of the package that has another library."""
+    folder = BUILD / "old"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "mige_ext", folder / "mige_ext")
+    shutil.copy(library, folder / "mige_ext" / "_C.abi3.so")
+    return folder
+
+
+def plan(options: Options) -> list[Step]:
+    """The steps of a run. Steps that take a GPU to its limits, or only explain, come last."""
+    here = environment()
+    conformance = ["tests/ops", "--ignore=tests/ops/test_cuda.py", "-k", "cuda and not fake"]
+    on_gpu = "tests/ops/test_cuda.py"
+
+    def operators(names: Sequence[str], limit: float, seconds: str) -> Step:
+        variables = {**here, "MIGE_CSV": str(options.csv), "MIGE_SECONDS": seconds}
+        return measurement("operators", names, limit, variables, item_limit=limit / 2)
+
+    by_library = {**here, "MIGE_CUSOLVER": "on"}
+    steps = build_steps(options.architecture) if options.build else []
+    steps.append(Step("versions", [sys.executable, "-c", VERSIONS], 40, here, required=True))
+    smoke = measurement("smoke", SMOKE_ITEMS, 60, here)
+    if options.plan == 1:
+        return [
+            *steps,
+            smoke,
+            tests("conformance", 70, *conformance),
+            tests("tests of the GPU", 50, on_gpu),
+            measurement("eigh", EIGH_ITEMS, 95, here),
+            measurement("eigh", LIBRARY_ITEMS, 25, by_library, name="eigh by the library"),
+            operators(FIRST_OPERATORS, 80, "0.15"),
+            sanitizer("memcheck", 45, "65", "257"),
+            *profiles(20),
+        ]
+    if options.plan == 2:
+        old = []
+        if options.old is not None:
+            there = environment(old_package(options.old))
+            name = "eigh of the old library"
+            old = [measurement("eigh", EIGH_ITEMS, 60, there, name=name)]
+        return [
+            *steps,
+            measurement("eigh", EIGH_ITEMS, 60, here),
+            *old,
+            tests("conformance", 60, *conformance),
+            tests("tests of the GPU", 40, on_gpu),
+            operators(OPERATORS, 110, "0.2"),
+            sanitizer("racecheck", 40, "33", "65"),
+            sanitizer("synccheck", 40, "33", "65"),
+        ]
+    return [
+        *steps,
+        smoke,
+        tests("conformance", 120, *conformance),
+        tests("tests of the GPU", 60, on_gpu),
+        measurement("eigh", EIGH_ITEMS, 100, here),
+        operators(OPERATORS, 150, "0.3"),
+        *(sanitizer(tool, 60) for tool in SANITIZERS),
+        *profiles(20),
+    ]
+
+
+def facts(name: str, architecture: str) -> Mapping[str, str]:
+    """The machine, for the summary."""
+    import torch
+
+    return {
+        "GPU": f"{name}, compute capability {architecture[:-1]}.{architecture[-1]}",
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
+        "Python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def main() -> None:
     """Checks the requirements, runs the steps and writes the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--plan", type=int, choices=(1, 2), default=0, help="Run these steps only.")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results",
         help="Write the results to this folder.",
     )  # fmt: skip
-    out = parser.parse_args().out.resolve()
-    obstacles = missing()
+    parser.add_argument(
+        "--no-build", action="store_true", help="Check the library that is in mige_ext/."
+    )
+    parser.add_argument(
+        "--library", type=Path, help="Copy this library to mige_ext/ first; implies --no-build."
+    )
+    parser.add_argument("--old", type=Path, help="Compare with this library (plan 2).")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the step that runs, too
+    if given.library is not None:
+        shutil.copy(given.library, ROOT / "mige_ext" / "_C.abi3.so")
+    build = not given.no_build and given.library is None
+    obstacles = missing(build)
     if obstacles:
         sys.exit("gpu-check cannot run here:\n" + "\n".join(f"  {o}" for o in obstacles))
-    import torch
-
-    major, minor = torch.cuda.get_device_capability()
-    gpu = torch.cuda.get_device_name()
-    facts = {
-        "GPU": f"{gpu}, compute capability {major}.{minor}",
-        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
-        "Python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    name, architecture = gpu()
+    out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    results = run_all(plan(f"{major}{minor}", out / f"{slug(gpu)}.csv"), BUILD / "logs")
-    path = out / f"{slug(gpu)}.md"
-    path.write_text(summary(gpu, facts, results))
-    print(f"\nWritten: {path}")
+    files = Files(out, slug(name), BUILD / "logs")
+    steps = plan(Options(given.plan, architecture, files.csv, build, given.old))
+    results = run_all(steps, files, facts(name, architecture), SECONDS[given.plan])
+    print(f"\nWritten: {files.summary}")
     sys.exit(0 if all(r.status == "passed" for r in results) else 1)
 
 

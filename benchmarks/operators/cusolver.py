@@ -18,7 +18,7 @@ WITH_VECTORS, LOWER = 1, 0
 TYPES = {torch.float32: 0, torch.float64: 1}  # CUDA_R_32F, CUDA_R_64F
 
 
-def batched_eigh(device: str) -> tuple[str, Callable[..., object] | None]:
+def batched_eigh(device: str) -> tuple[str, Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
     """The name and the function of the best batched routine, or the reason and None."""
     if device == "cpu":
         return "none on the CPU, where the eager baseline is LAPACK itself", None

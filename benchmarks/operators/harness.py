@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import processor
+from benchmarks.operators import cusolver, solvers
 from benchmarks.operators.records import Record
 from benchmarks.operators.roofline import Ceilings
 from benchmarks.timing import time_each
 
 # A published algorithm whose largest array has more bytes than this is left out.
 PUBLISHED_LIMIT = {"cpu": 2**31, "cuda": 2**34}
+
+BATCHED = " by the batched solver"  # end of the name of an eager variant
 
 Size = tuple[int, ...]
 
@@ -58,6 +61,8 @@ class Benchmark:
             a variant that takes only a single group ends in ``pdist``.
         library: Takes a device, and returns the name and the function of a library's own routine.
             If the library has none, returns the reason and None.
+        decomposes: Whether the eager variants decompose a matrix (``solvers.eigh``). On CUDA they
+            are then timed with torch's solver and with cuSOLVER's batched routine.
         fields: Names of the numbers of a size; the first is the number of groups.
     """
 
@@ -67,6 +72,7 @@ class Benchmark:
     operator: Callable[..., object]
     eager: tuple[Callable[..., object], ...]
     library: Callable[[str], tuple[str, Callable[..., object] | None]] | None = None
+    decomposes: bool = False
     fields: tuple[str, ...] = ("groups", "M", "d")
 
     def describe(self, size: Size) -> str:
@@ -113,6 +119,13 @@ class Meter:
     compiled: bool = True
     seconds: float = 1.0
     notes: list[str] = field(default_factory=list)
+    _solver: tuple[str, solvers.Solver | None] | None = field(default=None, init=False)
+
+    def solver(self) -> tuple[str, solvers.Solver | None]:
+        """The name and the function of the library's batched eigensolver; None on the CPU."""
+        if self._solver is None:
+            self._solver = cusolver.batched_eigh(self.device)
+        return self._solver
 
     def note(self, text: str) -> None:
         """Adds a note unless it is there already."""
@@ -139,6 +152,13 @@ class Meter:
             self.seconds, device=self.device,
         )  # fmt: skip
         own = times["own"]
+        solved = {name: time for name, time in times.items() if name.endswith(BATCHED)}
+        for name, time in solved.items():
+            with_torch = times[name.removesuffix(BATCHED)]
+            self.note(
+                f"{label}: {name.split('/')[1].removesuffix(BATCHED)} takes {1e3 * with_torch:.3g} "
+                f"ms with torch.linalg.eigh and {1e3 * time:.3g} ms with {self.solver()[0]}."
+            )
 
         def ratio(kind: str) -> float | None:
             variants = [time for name, time in times.items() if name.split("/")[0] == kind]
@@ -174,6 +194,10 @@ class Meter:
         for function in benchmark.eager:
             if size[0] == 1 or not function.__name__.endswith("pdist"):
                 functions[f"eager/{function.__name__}"] = function
+                solver = self.solver()[1] if benchmark.decomposes else None
+                if solver is not None:
+                    solved = solvers.solved_by(solver, function)
+                    functions[f"eager/{function.__name__}{BATCHED}"] = solved
         if problem.published is not None:
             published, largest = problem.published
             bytes_ = largest * self.dtype.itemsize

@@ -75,11 +75,13 @@ def merge(path: Path, records: Sequence[Record]) -> list[Record]:
     merged = {record.key(): record for record in read(path)} if path.exists() else {}
     merged.update({record.key(): record for record in records})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    temporary = path.with_name(f".{path.name}.new")  # a full disk leaves the old file as it is
+    with temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Record)])
         for record in merged.values():
             writer.writerow(_text(value) for value in asdict(record).values())
+    temporary.replace(path)
     return list(merged.values())
 
 

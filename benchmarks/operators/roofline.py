@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks.operators.records import Record
 from benchmarks.timing import time_call
@@ -50,21 +51,27 @@ def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
         # On AMD with AVX-512, MKL's product reached 111 GFLOP/s and oneDNN's convolution 248. The
         # convolution exists in float32 only. For float64, half of its speed is taken.
         product = max(product, _convolution() * torch.float32.itemsize / dtype.itemsize)
-    source = torch.ones(COPY[device] // dtype.itemsize, dtype=dtype, device=device)
+    source = _random(COPY[device] // dtype.itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)
     moved = 2 * source.numel() * dtype.itemsize
     return Ceilings(product, moved / _fastest(lambda: target.copy_(source), device) / 1e9)
 
 
+def _random(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
+    """Normal numbers. The power and with it the clock of a GPU depend on the data."""
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+
+
 def _product(n: int, device: str, dtype: torch.dtype) -> float:
     """GFLOP/s of a product of n×n matrices."""
-    a, b, c = (torch.ones(n, n, dtype=dtype, device=device) for _ in range(3))
+    a, b, c = (_random(n, n, dtype=dtype, device=device) for _ in range(3))
     return 2 * n**3 / _fastest(lambda: torch.mm(a, b, out=c), device) / 1e9
 
 
 def _convolution() -> float:
     """GFLOP/s of a convolution in float32 on the CPU, 8 images of 32×32 with 256 channels."""
-    images, weights = torch.ones(8, 256, 34, 34), torch.ones(256, 256, 3, 3)
+    images, weights = _random(8, 256, 34, 34), _random(256, 256, 3, 3)
     images = images.to(memory_format=torch.channels_last)
     weights = weights.to(memory_format=torch.channels_last)
     flop = 2 * 8 * 256 * 32 * 32 * 256 * 3 * 3

@@ -89,8 +89,12 @@ def _run(operators: Sequence[str], options: Options) -> int:
     print(_setting(meter))
     found: list[Record] = []
     for operator in operators:
+        rows: list[Record] = []
         try:
-            rows = list(meter.measure(problems.load(operator)))
+            for row in meter.measure(problems.load(operator)):
+                rows.append(row)
+                if options.csv is not None:  # after every row, because a later size may crash
+                    records.merge(options.csv, [row])
         except NotImplementedError as error:  # the operator has no kernel for this device
             meter.note(f"{operator}: not measured, {error}")
             continue
@@ -127,9 +131,7 @@ def _cells(row: Record) -> list[str]:
 
 
 def _keep(found: Sequence[Record], ceilings: roofline.Ceilings, options: Options) -> None:
-    """Writes the files of ``csv``, ``figure`` and ``save``."""
-    if options.csv is not None:
-        records.merge(options.csv, found)
+    """Writes the files of ``figure`` and ``save``."""
     if options.save:
         name = records.slug(found[0])
         everything = records.merge(RESULTS / f"operators-{name}.csv", found)

@@ -128,6 +128,9 @@ class Operator {
         on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);
+        // Torch's guard sets the device of torch's copy of the CUDA runtime.
+        if (const int status = cuda::use_device(like_.get_device_index()); status != 0)
+          fail(name_, ": CUDA error ", status, ": ", cuda::error_text(status));
         // The tensor may be freed while kernels still use it, because torch's allocator reuses the
         // memory only for later work of the same stream.
         const Tensor memory =

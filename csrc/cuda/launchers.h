@@ -15,6 +15,10 @@ namespace mige::cuda {
 
 const char* error_text(int status);
 
+// Makes a device the current device of this library's copy of the CUDA runtime. Returns a
+// cudaError_t.
+int use_device(int index);
+
 // Declares the launcher of an operator, and <operator>_work, which returns the bytes of its
 // workspace.
 #define MIGE_DECLARE(name, Arguments)                        \

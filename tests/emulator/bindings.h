@@ -112,13 +112,17 @@ inline void bind_settings(py::module_& m) {
   m.def(
       "set_schedule", [](const std::string& name) { set_schedule(schedule_named(name)); },
       py::arg("name"));
-  m.def(
-      "set_device",
-      [](int shared_memory_per_block, int multiprocessors) {
-        device() = {shared_memory_per_block, multiprocessors};
-      },
-      py::arg("shared_memory_per_block") = Device().shared_memory_per_block,
-      py::arg("multiprocessors") = Device().multiprocessors);
+  m.def("set_device", &set_device,
+        py::arg("shared_memory_per_block") = Device().shared_memory_per_block,
+        py::arg("multiprocessors") = Device().multiprocessors);
+  // For every launch since the last call: text with the types of the kernel's parameters, and the
+  // number of blocks.
+  m.def("take_launches", [] {
+    py::list launches;
+    for (const Launch& launch : take_launches())
+      launches.append(py::make_tuple(launch.types, launch.blocks));
+    return launches;
+  });
 }
 
 }  // namespace mige::emulator

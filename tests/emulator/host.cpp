@@ -1,8 +1,11 @@
 // The host functions of the emulated CUDA runtime: errors, attributes, copies.
 #include "host.h"
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -10,10 +13,12 @@ namespace mige::emulator {
 namespace {
 
 constexpr size_t kSmemWithoutAsking = 48 * 1024;
+constexpr size_t kMostLaunches = 100000;  // that are remembered
 constexpr unsigned kLargestGridX = 2147483647, kLargestGridYZ = 65535, kLargestBlockZ = 64;
 
 cudaError_t last_error = cudaSuccess;
-size_t granted_smem = kSmemWithoutAsking;
+std::map<const void*, size_t> granted_smem;  // by kernel
+std::vector<Launch> launches;
 
 cudaError_t report(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -27,15 +32,25 @@ Device& device() {
   return instance;
 }
 
-bool accept_launch(dim3 grid, dim3 block, size_t smem) {
-  const size_t granted = std::exchange(granted_smem, kSmemWithoutAsking);
+std::vector<Launch> take_launches() { return std::exchange(launches, {}); }
+
+void set_device(int shared_memory_per_block, int multiprocessors) {
+  granted_smem.clear();
+  device() = {shared_memory_per_block, multiprocessors, device().index + 1};
+}
+
+bool accept_launch(Kernel kernel, dim3 grid, dim3 block, size_t smem) {
+  const auto granted = granted_smem.find(kernel.address);
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   const bool grid_fits = grid.x <= kLargestGridX && grid.y <= kLargestGridYZ &&
                          grid.z <= kLargestGridYZ && uint64_t{grid.x} * grid.y * grid.z > 0;
   const bool block_fits = threads > 0 && block.x <= kLargestBlock && block.y <= kLargestBlock &&
                           block.z <= kLargestBlockZ && threads <= kLargestBlock;
   if (!grid_fits || !block_fits) return report(cudaErrorInvalidConfiguration) == cudaSuccess;
-  if (smem > granted) return report(cudaErrorInvalidValue) == cudaSuccess;
+  if (smem > (granted == granted_smem.end() ? kSmemWithoutAsking : granted->second))
+    return report(cudaErrorInvalidValue) == cudaSuccess;
+  if (launches.size() == kMostLaunches) launches.clear();
+  launches.push_back({kernel.types, uint64_t{grid.x} * grid.y * grid.z});
   return true;
 }
 
@@ -53,6 +68,12 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorSharedObjectSymbolNotFound:
+      return "shared object symbol not found";
+    case cudaErrorNotSupported:
+      return "operation not supported";
+    case cudaErrorUnknown:
+      return "unknown error";
   }
   return "unrecognized error code";
 }
@@ -60,12 +81,16 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 
 cudaError_t cudaGetDevice(int* index) {
-  *index = 0;
+  *index = device().index;
   return cudaSuccess;
 }
 
+cudaError_t cudaSetDevice(int index) {
+  return index == device().index ? cudaSuccess : report(cudaErrorInvalidValue);
+}
+
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index) {
-  if (index != 0) return report(cudaErrorInvalidValue);
+  if (index != device().index) return report(cudaErrorInvalidValue);
   switch (attribute) {
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = device().shared_memory_per_block;
@@ -77,11 +102,11 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int ind
   return report(cudaErrorInvalidValue);
 }
 
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute, int value) {
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
       value > device().shared_memory_per_block)
     return report(cudaErrorInvalidValue);
-  granted_smem = std::max(kSmemWithoutAsking, static_cast<size_t>(value));
+  granted_smem[kernel] = std::max(kSmemWithoutAsking, static_cast<size_t>(value));
   return cudaSuccess;
 }
 

@@ -10,7 +10,7 @@ namespace mige::emulator {
 constexpr int kLargestBlock = 1024;  // threads
 
 // Whether a GPU would accept this launch. If not, cudaGetLastError() returns the reason.
-bool accept_launch(dim3 grid, dim3 block, size_t smem);
+bool accept_launch(Kernel kernel, dim3 grid, dim3 block, size_t smem);
 
 Schedule schedule_named(const std::string& name);
 

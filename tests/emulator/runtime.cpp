@@ -55,8 +55,8 @@ Schedule schedule_named(const std::string& name) {
 
 void set_schedule(Schedule schedule) { scheduler().schedule = schedule; }
 
-void run(dim3 grid, dim3 block, size_t smem, Body body, void* context) {
-  if (accept_launch(grid, block, smem)) scheduler().run(grid, block, smem, body, context);
+void run(Kernel kernel, dim3 grid, dim3 block, size_t smem, Body body, void* context) {
+  if (accept_launch(kernel, grid, block, smem)) scheduler().run(grid, block, smem, body, context);
 }
 
 void* dynamic_smem() { return scheduler().smem(); }

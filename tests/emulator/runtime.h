@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cuda_types.h"
 
@@ -23,14 +24,31 @@ struct Site {
 
 using Body = void (*)(void* context);
 
+// A kernel, and text that contains the types of its parameters.
+struct Kernel {
+  const void* address;
+  const char* types;
+};
+
 // Runs the body once for every thread of the grid, one block after another. A launch that a GPU
 // would refuse sets cudaGetLastError(). A fault of a kernel throws std::runtime_error.
-void run(dim3 grid, dim3 block, size_t smem, Body body, void* context);
+void run(Kernel kernel, dim3 grid, dim3 block, size_t smem, Body body, void* context);
 
 template <typename F>
-void launch(dim3 grid, dim3 block, size_t smem, F body) {
-  run(grid, block, smem, [](void* context) { (*static_cast<F*>(context))(); }, &body);
+void launch(const void* kernel, dim3 grid, dim3 block, size_t smem, F body) {
+  run(
+      {kernel, __PRETTY_FUNCTION__}, grid, block, smem,
+      [](void* context) { (*static_cast<F*>(context))(); }, &body);
 }
+
+// A launch that was accepted.
+struct Launch {
+  const char* types;
+  uint64_t blocks;
+};
+
+// The launches since the last call of this function.
+std::vector<Launch> take_launches();
 
 // --- what a running thread calls ---
 
@@ -67,7 +85,10 @@ struct Device {
   // Bytes that a kernel may request by cudaFuncSetAttribute.
   int shared_memory_per_block = 227 * 1024;
   int multiprocessors = 132;
+  int index = 0;
 };
 Device& device();
+// Makes another device with a new index the current device.
+void set_device(int shared_memory_per_block, int multiprocessors);
 
 }  // namespace mige::emulator

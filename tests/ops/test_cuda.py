@@ -1,5 +1,6 @@
-"""What only a GPU can show: streams, graph capture, synchronisation, several devices."""
+"""What only a GPU can show: streams, graph capture, synchronization, several devices."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mige_ext as mige
-from mige_ext import _C, SSGE, ops
+from mige_ext import _C, SSGE, ops, reference
 from tests.support.accuracy import rounding, same_bits
 from tests.support.backends import map_tensors
 from tests.support.cases import Case, for_each_case
@@ -32,15 +33,22 @@ def information_and_gradients(x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
     return value.detach(), *torch.autograd.grad(value, (x, z))
 
 
+def set_sync_debug_mode(mode: str) -> None:
+    """Sets the mode without torch's warning, raised once, that the mode is a prototype."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 @contextmanager
-def no_synchronisation() -> Iterator[None]:
+def no_synchronization() -> Iterator[None]:
     """A host that waits for the GPU is an error."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        set_sync_debug_mode("error")
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        set_sync_debug_mode("default")
 
 
 def test_mutual_information_agrees_with_the_cpu() -> None:
@@ -111,7 +119,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], object]] = {
 def test_the_host_never_waits_for_the_gpu(call: str) -> None:
     x, z = leaves()
     CALLS[call](x, z)  # the projection's matrix comes to the GPU at the first use
-    with no_synchronisation():
+    with no_synchronization():
         CALLS[call](x, z)
 
 
@@ -125,7 +133,7 @@ def test_operators_do_not_wait_and_give_the_same_bits_again(case: Case, dtype: t
         return result if isinstance(result, tuple) else (result,)
 
     expected = run()
-    with no_synchronisation():
+    with no_synchronization():
         again = [run() for _ in range(5)]
     assert all(same_bits(results, expected) for results in again)
 
@@ -142,6 +150,46 @@ def test_a_group_with_nan_is_nan_and_does_not_disturb_the_others(
     torch.cuda.synchronize()
     assert not scores[1].isfinite().all()
     assert torch.equal(scores[0], expected[0]) and torch.equal(scores[2], expected[2])
+
+
+def matrix(kind: str, n: int, dtype: torch.dtype) -> Tensor:
+    x, g = normal(n, 64, dtype=dtype), normal(n, n, dtype=dtype, seed=1)
+    if kind == "gram":
+        return reference.rbf_gram(x, bandwidth=x.new_tensor(11.0))
+    return g + g.mT if kind == "indefinite" else x[:, :1] @ x[:, :1].mT
+
+
+@pytest.mark.parametrize("kind", ["gram", "indefinite", "rank one"])
+@pytest.mark.parametrize("n", [239, 240, 257, 320, 513, 1024])
+@for_each_dtype
+def test_a_large_matrix_is_decomposed_accurately(
+    dtype: torch.dtype, n: int, kind: str, record_property: Callable[[str, object], None]
+) -> None:
+    # With 227 KiB of shared memory, one block takes up to 239 rows in float32.
+    k = matrix(kind, n, dtype).cuda()
+    ops.eigh(k)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    values, vectors = ops.eigh(k)
+    end.record()
+    torch.cuda.synchronize()
+    exact = torch.linalg.eigvalsh(k.double())
+    norm = float(exact.abs().max())
+    residual = (vectors.double() * values) @ vectors.mT.double() - k
+    overlap = vectors.mT.double() @ vectors.double() - torch.eye(n, device="cuda")
+    numbers = {
+        "ms": start.elapsed_time(end),
+        "eigenvalues": float((values - exact).abs().max()) / norm,
+        "residual": float(residual.abs().max()) / norm,
+        "orthogonality": float(overlap.abs().max()),
+    }
+    print(f"eigh {kind} n = {n} {dtype}:", numbers)
+    for name, number in numbers.items():
+        record_property(name, number)
+    assert (values.diff() >= 0).all()
+    assert numbers["eigenvalues"] <= rounding(dtype, n)
+    assert numbers["residual"] <= 2 * rounding(dtype, n)
+    assert numbers["orthogonality"] <= 2 * rounding(dtype, n)
 
 
 def test_a_matrix_for_torchs_solver_is_read_from_its_lower_triangle() -> None:

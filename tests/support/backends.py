@@ -59,6 +59,10 @@ class Emulated(Backend):
         """Calls a function of the emulator that changes a setting of the device."""
         self._call(name, *args)
 
+    def read(self, name: str) -> Any:
+        """Calls a function of the emulator that returns plain values."""
+        return self._call(name)
+
     def call(self, name: str, *args: Any) -> Any:
         """Calls a function of the emulator; arguments and results are tensors."""
         arrays = (a.contiguous().numpy() if isinstance(a, Tensor) else a for a in args)

@@ -29,4 +29,5 @@ BENCHMARK = Benchmark(
     problem,
     ops.adaptive_score,
     (baselines.adaptive_score, baselines.adaptive_score_pdist),
+    decomposes=True,
 )

@@ -28,5 +28,6 @@ BENCHMARK = Benchmark(
     ops.eigh,
     (baselines.eigh,),
     cusolver.batched_eigh,
+    decomposes=True,
     fields=("batch", "n"),
 )

@@ -26,4 +26,5 @@ BENCHMARK = Benchmark(
     problem,
     ops.ridge_whitening,
     (baselines.ridge_whitening,),
+    decomposes=True,
 )

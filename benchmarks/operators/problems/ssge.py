@@ -29,4 +29,5 @@ BENCHMARK = Benchmark(
     problem,
     ops.ssge,
     (baselines.eager, baselines.eager_pdist),
+    decomposes=True,
 )

@@ -29,4 +29,5 @@ BENCHMARK = Benchmark(
     problem,
     ops.student_score,
     (baselines.student_score,),
+    decomposes=True,
 )

@@ -67,6 +67,9 @@ struct Adaptive : Workspace {
   int32_t* next = take<int32_t>(groups);  // number of this round's λ, −1 once the search stops
   Selection<T>* selections = take<Selection<T>>(groups);
   Count* counts = take<Count>(groups * kDigits);
+  PartialSums partial = take_partial_sums(
+      *this, std::max({partial_bytes<T>(groups, m, n, m), partial_bytes<T>(groups, m, r, m),
+                       partial_bytes<T>(groups, m, r, d), partial_bytes<T>(groups, m, d, r)}));
   Thinning<T> thinning{Workspace(*this), k, groups, m, r, to.left_out};
   InverseArguments<T> inversion{Workspace(thinning), groups, m, next};  // of A = K + μI
 
@@ -317,5 +320,9 @@ struct Cubed {
     return CubedOperand<T, kTimesB>{k.at(g, row0), b.at(g, row0)};
   }
 };
+template <typename T, bool kTimesB>
+int64_t depth_of(const Cubed<T, kTimesB>& left) {
+  return left.k.depth;
+}
 
 }  // namespace mige::cuda

@@ -7,6 +7,8 @@
 // G has the nonzero eigenvalues of R. The other d − m eigenvalues of R are zero.
 #pragma once
 
+#include <algorithm>
+
 #include "common/whitening_rule.h"
 #include "cuda/core/scale.cuh"
 #include "cuda/launchers.h"
@@ -37,6 +39,9 @@ struct Whitening : Workspace {
   double* objective = take<double>(groups * blocks() * kWarp);  // sums over 32 samples, for every τ
   EighArguments<T> eigh{gram, groups, static_cast<int>(r()), values, vectors, nullptr};
   char* eigh_space = take<char>(eigh_work(eigh));
+  PartialSums partial = take_partial_sums(
+      *this, std::max({partial_bytes<double>(groups, r(), r(), dual() ? d : m),
+                       partial_bytes<T>(groups, m, d, r()), partial_bytes<T>(groups, d, d, r())}));
 };
 
 // λ_j of the dual form, or 0 if it is rounding error. At least one eigenvalue is rounding error,

@@ -8,6 +8,9 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
+#include <set>
+#include <utility>
 
 #include "common/math.h"
 
@@ -40,6 +43,22 @@ inline size_t largest_smem() {
           cudaSuccess)
     return kDefaultSmem;
   return static_cast<size_t>(bytes);
+}
+
+// Allows a kernel the largest dynamic shared memory of the current device, at the first call for
+// this kernel and device. All launches of a kernel share its limit, whatever they use. If a host
+// thread set the limit to the memory of its own launch, the launch of another thread could fail.
+inline cudaError_t allow_largest_smem(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) != 0) return cudaSuccess;
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(largest_smem()));
+  if (status == cudaSuccess) allowed.emplace(kernel, device);
+  return status;
 }
 
 // The number of thread blocks along each axis. A kernel that loops over groups has at most
@@ -80,7 +99,9 @@ class Stream {
     const Grid& grid = shape.grid;
     if (grid.x > kLargestGridX || grid.y > kLargestGridYZ || grid.z > kLargestGridYZ)
       remember(cudaErrorInvalidConfiguration);
-    if (shape.smem > kDefaultSmem) opt_in(reinterpret_cast<const void*>(kernel), shape.smem);
+    auto* const address = reinterpret_cast<const void*>(kernel);
+    if (shape.smem > kDefaultSmem && allow_largest_smem(address) != cudaSuccess)
+      remember(cudaGetLastError());  // clears the error, which the next launch would report
     if (status_ != cudaSuccess) return;
     const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
                       static_cast<unsigned>(grid.z));
@@ -88,7 +109,7 @@ class Stream {
 #ifdef __CUDACC__
     kernel<<<blocks, threads, shape.smem, stream_>>>(static_cast<Parameters>(arguments)...);
 #else
-    emulator::launch(blocks, threads, shape.smem,
+    emulator::launch(address, blocks, threads, shape.smem,
                      [&] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
     remember(cudaGetLastError());
@@ -104,17 +125,6 @@ class Stream {
  private:
   void remember(cudaError_t status) {
     if (status_ == cudaSuccess) status_ = status;
-  }
-
-  // Allows the kernel the largest dynamic shared memory of the device, whatever `smem` is. The host
-  // threads share the limit of a kernel. If one of them set it to its own `smem`, a launch by
-  // another thread could fail. cudaGetLastError also clears the error, which the next launch would
-  // otherwise report.
-  void opt_in(const void* kernel, size_t smem) {
-    const size_t limit = largest_smem() > smem ? largest_smem() : smem;
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(limit)) != cudaSuccess)
-      remember(cudaGetLastError());
   }
 
   cudaStream_t stream_;

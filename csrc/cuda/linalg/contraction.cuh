@@ -4,7 +4,8 @@
 //
 // with batched operands and a finish that the caller chooses. All products use this kernel, so all
 // sums have the same order. The precision is T and does not depend on torch's settings (TF32) or on
-// a library's choice for a size. The result of a group has the same bits alone and in a batch.
+// a library's choice for a size. Long sums of products with few tiles are divided into parts
+// (parts.cuh). The result of a group has the same bits alone and in a batch.
 //
 // An operand has a function at(g, row0), which returns what the tile engine reads for the 64 rows
 // from row0 on. A finish has a type Sum, the type of the sums, and a function of(g, m, n), which
@@ -12,7 +13,7 @@
 // takes Σ_k a_ik. With kLowerTriangle only tiles on and below the diagonal are computed.
 #pragma once
 
-#include "cuda/core/device.cuh"
+#include "cuda/linalg/parts.cuh"
 #include "cuda/linalg/tile.cuh"
 
 namespace mige::cuda {
@@ -111,31 +112,90 @@ struct StoreScaled {
 struct ContractionShape {
   int64_t groups, m, n;
   const int32_t* next = nullptr;  // [groups]: a group with a negative value is skipped
+  // Without this memory, one thread block computes all parts of a sum. The results are the same.
+  PartialSums partial{};
+
+  ContractionShape with(const PartialSums& memory) const { return {groups, m, n, next, memory}; }
+  ContractionShape skipping(const int32_t* negative) const {
+    return {groups, m, n, negative, partial};
+  }
 };
 
-// Computes the product. A thread block takes a 64×64 tile of every gridDim.z-th group, a thread 4×4
-// elements. Work: 2 m n depth flop; reads 2 m n depth / 64 values, and what `finish` reads and
-// writes. (An operand that is an elementwise product of two matrices reads twice as many values.)
-// Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in
-// double.
+// The number of terms of the sums of a product with this left operand.
+template <typename Left>
+int64_t depth_of(const Left& left) {
+  return left.depth;
+}
+
+constexpr int64_t kSmallestPart = 64;  // terms of a sum
+
+inline int64_t product_tiles(int64_t m, int64_t n) {
+  return divide_up(m, kProductTile) * divide_up(n, kProductTile);
+}
+inline Parts product_parts(int64_t m, int64_t n, int64_t depth) {
+  return Parts::of(product_tiles(m, n), depth, kSmallestPart);
+}
+
+// The bytes of partial sums that contract() needs to give every part its own thread block. A row of
+// a partial sum has room for Σ_k a_ik in an additional column.
+template <typename Sum>
+int64_t partial_bytes(int64_t groups, int64_t m, int64_t n, int64_t depth) {
+  return product_parts(m, n, depth).bytes(groups, product_tiles(m, n), m * (n + 1), sizeof(Sum));
+}
+
+// The partial sum of row i of group g: `n` sums, then Σ_k a_ik.
+template <typename Sum>
+__device__ __forceinline__ Sum* partial_row(const ContractionShape& shape, int64_t part, int64_t g,
+                                            int64_t i) {
+  return static_cast<Sum*>(shape.partial.sums) +
+         ((part * shape.groups + g) * shape.m + i) * (shape.n + 1);
+}
+
+// Computes the product, or the sums of one part of it. A thread block takes a 64×64 tile of every
+// gridDim.z-th group, and one part or all parts; a thread takes 4×4 elements. Work: 2 m n depth
+// flop; reads 2 m n depth / 64 values, and what `finish` reads and writes. (An operand that is an
+// elementwise product of two matrices reads twice as many values.) Shared memory: 8.5 KiB in float,
+// 17 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T, typename Left, typename Right, typename Finish>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
-    contraction_kernel(Left left, Right right, Finish finish, ContractionShape shape) {
-  __shared__ __align__(16) T slices[Tile<kProductThreadTile>::kSlices];
+    contraction_kernel(Left left, Right right, Finish finish, ContractionShape shape, Parts parts) {
+  using Sum = typename Finish::Sum;
+  constexpr int kSide = kProductThreadTile;
+  __shared__ __align__(16) T slices[Tile<kSide>::kSlices];
+  const auto columns = static_cast<unsigned>(divide_up(shape.n, kProductTile));
   const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kProductTile;
-  const int64_t column0 = static_cast<int64_t>(blockIdx.x) * kProductTile;
+  const int64_t column0 = static_cast<int64_t>(blockIdx.x % columns) * kProductTile;
+  const int64_t first = blockIdx.x / columns;  // 0 if the parts have no thread blocks of their own
+  const int64_t last = parts.separate ? first + 1 : parts.count;
   if (kLowerTriangle<Finish> && column0 > row0) return;
   for (int64_t g = blockIdx.z; g < shape.groups; g += gridDim.z) {
     if (shape.next != nullptr && shape.next[g] < 0) continue;
-    typename Finish::Sum sum[kProductThreadTile][kProductThreadTile] = {};
-    T row_sum[kProductThreadTile] = {};
-    accumulate(left.at(g, row0), row0, right.at(g, row0), column0, slices, sum,
-               [&](auto& s, const auto& a, const auto& b) {
-                 if (kWithRowSums<Finish>)
+    Sum sum[kSide][kSide] = {};
+    T row_sum[kSide] = {};
+    for (int64_t part = first; part < last; ++part) {
+      Sum of_part[kSide][kSide] = {};
+      T row_of_part[kSide] = {};
+      accumulate(
+          left.at(g, row0), row0, right.at(g, row0), column0, slices, of_part,
+          [&](auto& s, const auto& a, const auto& b) {
+            if (kWithRowSums<Finish>)
 #pragma unroll
-                   for (int i = 0; i < kProductThreadTile; ++i) row_sum[i] += a[i];
-                 Multiply{}(s, a, b);
-               });
+              for (int i = 0; i < kSide; ++i) row_of_part[i] += a[i];
+            Multiply{}(s, a, b);
+          },
+          part * parts.depth, (part + 1) * parts.depth);
+      for_each_sum([&](int i, int j) { sum[i][j] += of_part[i][j]; });
+#pragma unroll
+      for (int i = 0; i < kSide; ++i) row_sum[i] += row_of_part[i];
+    }
+    if (parts.separate) {
+      for_each_element(row0, column0, shape.m, shape.n, [&](int i, int j, int64_t r, int64_t c) {
+        Sum* const row = partial_row<Sum>(shape, first, g, r);
+        row[c] = sum[i][j];
+        if (kWithRowSums<Finish> && c == 0) row[shape.n] = row_sum[i];
+      });
+      continue;
+    }
     const auto element = finish.of(g, shape.m, shape.n);
     for_each_element(row0, column0, shape.m, shape.n, [&](int i, int j, int64_t r, int64_t c) {
       if constexpr (kWithRowSums<Finish>)
@@ -146,14 +206,47 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
   }
 }
 
+// Adds the partial sums in ascending order and finishes the elements, elementwise. Work: reads
+// `count` m n partial sums, and what `finish` reads and writes. Registers: at most 64.
+template <typename Finish>
+__global__ void __launch_bounds__(kElementThreads, 4)
+    add_parts_kernel(Finish finish, ContractionShape shape, int64_t count) {
+  using Sum = typename Finish::Sum;
+  const int64_t n = shape.n;
+  for (int64_t g = blockIdx.y; g < shape.groups; g += gridDim.y) {
+    if (shape.next != nullptr && shape.next[g] < 0) continue;
+    const auto element = finish.of(g, shape.m, n);
+    const auto total = [&](int64_t i, int64_t j) {
+      Sum sum = 0;
+      for (int64_t part = 0; part < count; ++part) sum += partial_row<Sum>(shape, part, g, i)[j];
+      return sum;
+    };
+    grid_stride<kElementThreads>(shape.m * n, [&](int64_t e) {
+      const int64_t i = e / n, j = e % n;
+      if (kLowerTriangle<Finish> && j / kProductTile > i / kProductTile) return;
+      if constexpr (kWithRowSums<Finish>)
+        element(i, j, total(i, j), total(i, n));
+      else
+        element(i, j, total(i, j));
+    });
+  }
+}
+
 template <typename T, typename Left, typename Right, typename Finish>
 void contract(const Left& left, const Right& right, const Finish& finish,
               const ContractionShape& shape, Stream& stream) {
+  const int64_t m = shape.m, n = shape.n, depth = depth_of(left);
+  Parts parts = product_parts(m, n, depth);
+  const int64_t bytes = partial_bytes<typename Finish::Sum>(shape.groups, m, n, depth);
+  parts.separate = bytes > 0 && bytes <= shape.partial.bytes;
   stream.launch(contraction_kernel<T, Left, Right, Finish>,
-                {{divide_up(shape.n, kProductTile), divide_up(shape.m, kProductTile),
-                  group_blocks(shape.groups)},
+                {{divide_up(n, kProductTile) * (parts.separate ? parts.count : 1),
+                  divide_up(m, kProductTile), group_blocks(shape.groups)},
                  kTileThreads},
-                left, right, finish, shape);
+                left, right, finish, shape, parts);
+  if (parts.separate)
+    stream.launch(add_parts_kernel<Finish>, elementwise(m * n, shape.groups), finish, shape,
+                  parts.count);
 }
 
 }  // namespace mige::cuda

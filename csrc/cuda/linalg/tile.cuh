@@ -162,13 +162,15 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPi
   }
 }
 
-// Computes the sums over the whole depth. `slices` is shared memory for Tile<kThreadTile>::kSlices
-// values. The caller must synchronize before it writes to `slices` again.
+// Computes the sums over the values of k from `begin` to `end`, or to the end of the operands.
+// `begin` is a multiple of kTileDepth, and so is an `end` before that of the operands. `slices` is
+// shared memory for Tile<kThreadTile>::kSlices values. The caller must synchronize before it writes
+// to `slices` again.
 template <typename T, int kThreadTile, typename A, typename B, typename Sum,
           typename Step = Multiply>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
                                            T* slices, Sum (&sum)[kThreadTile][kThreadTile],
-                                           const Step& step = {}) {
+                                           const Step& step, int64_t begin, int64_t end) {
   T* const a_slice = slices;
   T* const b_slice = slices + kTileDepth * Tile<kThreadTile>::kPitch;
   T next_a[kThreadTile], next_b[kThreadTile];
@@ -176,15 +178,25 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
     a.fetch(a0, k0, next_a);
     b.fetch(b0, k0, next_b);
   };
-  fetch(0);
-  for (int64_t k0 = 0; k0 < a.depth; k0 += kTileDepth) {
+  end = at_most(end, a.depth);
+  fetch(begin);
+  for (int64_t k0 = begin; k0 < end; k0 += kTileDepth) {
     __syncthreads();  // the previous slices have been read
     a.store(next_a, a_slice);
     b.store(next_b, b_slice);
     __syncthreads();
-    if (k0 + kTileDepth < a.depth) fetch(k0 + kTileDepth);
+    if (k0 + kTileDepth < end) fetch(k0 + kTileDepth);
     use_slice(a_slice, b_slice, sum, step);
   }
+}
+
+// Computes the sums over the whole depth.
+template <typename T, int kThreadTile, typename A, typename B, typename Sum,
+          typename Step = Multiply>
+__device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
+                                           T* slices, Sum (&sum)[kThreadTile][kThreadTile],
+                                           const Step& step = {}) {
+  accumulate(a, a0, b, b0, slices, sum, step, 0, a.depth);
 }
 
 // Calls f(i, j, r, c) for each sum[i][j] of this thread whose element (r, c) lies in m rows and n

@@ -37,8 +37,8 @@ int distance_quantile(const DistanceQuantileArguments<T>& p, void* work, void* c
     const T* const x = p.x + g * m * d;
     const Layout<T> at{Workspace(work), count, m};
     largest_magnitudes<T>(x, m * d, nullptr, 0, count, at.largest, stream);
-    pairwise<T, Pairwise::kScaledSquaredDistance>({x, nullptr, nullptr, count, m, m, d, at.s},
-                                                  at.largest, stream);
+    pairwise<T, Pairwise::kScaledSquaredDistance>(pairs_of(x, count, m, d, at.s), at.largest,
+                                                  stream);
     select_bandwidth(at.s, count, m, p.quantile, 1.0, T(0), at.largest, at.selections, at.counts,
                      p.out + g, stream);
   }

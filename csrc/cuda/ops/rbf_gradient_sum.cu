@@ -12,6 +12,7 @@ struct Layout : Workspace {
   Key<T>* largest = take<Key<T>>(groups);  // [groups]: magnitude of the samples
   T* centered = take<T>(groups * m * d);   // [groups, m, d]: samples, scaled for the bandwidth
   T* k = take<T>(groups * m * m);          // [groups, m, m]: K
+  PartialSums partial = take_partial_sums(*this, partial_bytes<T>(groups, m, d, m));
 };
 
 }  // namespace
@@ -29,11 +30,11 @@ int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda
   const Layout<T> at{Workspace(work), groups, m, d};
   largest_magnitudes<T>(p.x, m * d, nullptr, 0, groups, at.largest, stream);
   center(p.x, groups, m, d, at.largest, p.bandwidth, at.centered, stream);
-  pairwise<T, Pairwise::kScaledRbf>({at.centered, nullptr, p.bandwidth, groups, m, m, d, at.k},
+  pairwise<T, Pairwise::kScaledRbf>(pairs_of(at.centered, groups, m, d, at.k, p.bandwidth),
                                     at.largest, stream);
   contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
               GradientSum<T>{at.centered, p.out, at.largest, p.bandwidth, /*near_bandwidth=*/true},
-              {groups, m, d}, stream);
+              ContractionShape{groups, m, d}.with(at.partial), stream);
   return stream.status();
 }
 

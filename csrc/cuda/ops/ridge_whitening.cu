@@ -54,7 +54,8 @@ int ridge_whitening(const RidgeWhiteningArguments<T>& p, void* work, void* cuda_
   filter_vectors(w, w.dual() ? RidgeFilter::kDualWhitening : RidgeFilter::kWhitening, p.ridge, at.s,
                  stream);
   const Columns<T> s{at.s, w.r(), p.d};
-  contract<T>(s, s, StoreWhitening<T>{w, p.ridge, p.whitening}, {p.groups, p.d, p.d}, stream);
+  contract<T>(s, s, StoreWhitening<T>{w, p.ridge, p.whitening},
+              ContractionShape{p.groups, p.d, p.d}.with(w.partial), stream);
   return stream.status();
 }
 

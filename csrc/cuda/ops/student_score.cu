@@ -18,10 +18,11 @@ void step(const Student<T>& p, Stream& stream) {
   stream.launch(student_center_kernel<T>,
                 {{divide_up(r, kWarp), 1, group_blocks(groups)}, kScaleThreads}, p);
   const Columns<T> u{p.u, m, r};
-  contract<T>(u, u, StoreScatter<T>{p}, {groups, r, r, p.next}, stream);
+  contract<T>(u, u, StoreScatter<T>{p},
+              ContractionShape{groups, r, r}.with(p.partial).skipping(p.next), stream);
   invert(p.inversion, stream);
   contract<T>(Rows<T>{p.u, m, r}, Rows<T>{p.inversion.out, r, r}, Store<T>{p.pu},
-              {groups, m, r, p.next}, stream);
+              ContractionShape{groups, m, r}.with(p.partial).skipping(p.next), stream);
   stream.launch(student_squares_kernel<T>, row_warps(m, groups), p);
 }
 
@@ -48,7 +49,8 @@ int student_score(const StudentScoreArguments<T>& p, void* work, void* cuda_stre
   filter_vectors(at.w, at.w.dual() ? RidgeFilter::kDualScore : RidgeFilter::kScore, at.ridge, at.s,
                  stream);
   contract<T>(Rows<T>{at.z, m, r}, Columns<T>{at.s, r, p.d},
-              StoreScaled<T, false>{p.departure, at.w.inverse}, {groups, m, p.d, at.next}, stream);
+              StoreScaled<T, false>{p.departure, at.w.inverse},
+              ContractionShape{groups, m, p.d}.with(at.partial).skipping(at.next), stream);
   return stream.status();
 }
 

@@ -108,6 +108,22 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   }
 }
 
+// The arguments for all pairs of one set of samples.
+template <typename T>
+PairwiseArguments<T> pairs_of(const T* x,  // [groups, m, d]
+                              int64_t groups, int64_t m, int64_t d,
+                              T* out,                          // [groups, m, m]
+                              const T* bandwidth = nullptr) {  // [groups]
+  PairwiseArguments<T> p{};
+  p.x = x;
+  p.bandwidth = bandwidth;
+  p.groups = groups;
+  p.m = p.n = m;
+  p.d = d;
+  p.out = out;
+  return p;
+}
+
 // Launches the kernel. The size of a matrix alone chooses the tile, and the bits of the result do
 // not depend on the tile.
 template <typename T, Pairwise kKind>

@@ -44,6 +44,36 @@ def test_a_record_follows_from_the_times(
     assert row.x_compiled is None and "left out" in " ".join(meter.notes)
 
 
+def test_eager_baselines_take_the_better_solver_and_both_are_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solved = 0
+
+    def solver(k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal solved
+        solved += 1
+        values, vectors = torch.linalg.eigh(k)
+        return values, vectors
+
+    def made_up(functions: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, float]:
+        for function in functions.values():
+            function()
+        return {name: 5e-6 if "batched" in name else 7e-6 for name in functions} | {"own": 2e-6}
+
+    monkeypatch.setattr(harness, "time_each", made_up)
+    monkeypatch.setattr(harness.cusolver, "batched_eigh", lambda device: ("a library", solver))
+    meter = Meter("cpu", torch.float32, CEILINGS, compiled=False)
+    [row] = meter.measure(problems.load("ssge"), [TINY["ssge"]])
+    assert row.x_eager == pytest.approx(2.5)
+    assert solved >= 1
+    assert any(
+        "eager takes 0.007 ms with torch.linalg.eigh and 0.005 ms with a library" in note
+        for note in meter.notes
+    )
+    [row] = meter.measure(problems.load("rbf_gram"), [TINY["rbf_gram"]])
+    assert row.x_eager == pytest.approx(3.5)  # nothing is decomposed
+
+
 def test_a_published_algorithm_too_large_is_left_out_with_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

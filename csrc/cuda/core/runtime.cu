@@ -1,4 +1,4 @@
-// The error message for the status that a launcher returns.
+// What the bindings need of the CUDA runtime.
 #include <cuda_runtime.h>
 
 #include "cuda/launchers.h"
@@ -6,5 +6,7 @@
 namespace mige::cuda {
 
 const char* error_text(int status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
+
+int use_device(int index) { return static_cast<int>(cudaSetDevice(index)); }
 
 }  // namespace mige::cuda
