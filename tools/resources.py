@@ -1,11 +1,12 @@
-"""Registers, shared memory and occupancy of each CUDA kernel, read from the compiled library.
+"""Registers, shared memory, occupancy and inner loops of the CUDA kernels, read from the library.
 
     python tools/resources.py        # or: make resources
 
 Prints registers, shared memory and theoretical occupancy of every kernel on every architecture.
 Exits with 1 if a kernel breaks a rule: it uses local memory (spills and stack frames), uses more
-registers than its budget, has no budget or no ``__launch_bounds__``, or uses more static shared
-memory than a block may have. No GPU is needed, because the machine code states the numbers.
+registers than its budget, has no budget or no ``__launch_bounds__``, uses more static shared memory
+than a block may have, or has more instructions in a loop than the loop's budget
+(``tools/instructions.py``). No GPU is needed, because the machine code states the numbers.
 
 The budget of a kernel is a sentence in the comment above it:
 
@@ -126,7 +127,7 @@ def parse(resources: str, elf: str) -> list[Usage]:
         elif "REG:" in line:
             number = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
             found_kernels.append((architecture, function, number))
-    names = _demangled(function for _, function, _ in found_kernels)
+    names = demangled(function for _, function, _ in found_kernels)
     usages = []
     for architecture, function, number in found_kernels:
         name, parameters = names[function]
@@ -147,7 +148,7 @@ def parse(resources: str, elf: str) -> list[Usage]:
     return sorted(dict.fromkeys(usages), key=lambda u: (u.name, u.parameters, u.architecture))
 
 
-def _demangled(functions: Iterable[str]) -> dict[str, tuple[str, str]]:
+def demangled(functions: Iterable[str]) -> dict[str, tuple[str, str]]:
     """The name and the template arguments of each mangled function."""
     mangled = sorted(set(functions))
     listing = subprocess.run(
@@ -171,10 +172,10 @@ def _parted(declaration: str) -> tuple[str, str]:
 
 # --- the budgets ----------------------------------------------------------------------------------
 
-_NUMBER = r"(\d+)(?: in (\w+|<[^>]*>))?"
-_SENTENCE = re.compile(
-    rf"Registers: at most ({_NUMBER}(?:(?:,| and|, and|, otherwise) {_NUMBER})*)"
-)
+_NUMBER = r"\d+(?: in (?:\w+|<[^>]*>))?"
+#: A list of limits, such as "64 in <float, 8>, otherwise 128"; it has no groups.
+LIMITS = rf"{_NUMBER}(?:(?:,| and|, and|, otherwise) {_NUMBER})*"
+_SENTENCE = re.compile(rf"Registers: at most ({LIMITS})")
 
 
 def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
@@ -191,24 +192,30 @@ def budgets_of(source: str) -> dict[str, dict[str, int]]:
     found = {}
     parts = source.split("__global__")
     for before, after in pairwise(parts):
-        comment = " ".join(
-            line.strip().removeprefix("//").strip()
-            for line in before.splitlines()
-            if line.strip().startswith("//")
-        )
-        name = _kernel_name(after)
+        name = kernel_name(after)
         if name is None:
             continue
-        sentences = list(_SENTENCE.finditer(comment))
-        found[name] = (
-            {kind.strip("<>"): int(n) for n, kind in re.findall(_NUMBER, sentences[-1][1])}
-            if sentences
-            else {}
-        )
+        sentences = _SENTENCE.findall(comment_text(before))
+        found[name] = limits_of(sentences[-1]) if sentences else {}
     return found
 
 
-def _kernel_name(declaration: str) -> str | None:
+def comment_text(source: str) -> str:
+    """The comments in a piece of source, in one line."""
+    return " ".join(
+        line.strip().removeprefix("//").strip()
+        for line in source.splitlines()
+        if line.strip().startswith("//")
+    )
+
+
+def limits_of(text: str) -> dict[str, int]:
+    """The numbers in a text that matches LIMITS, by type; the type "" means all other types."""
+    numbers = re.findall(r"(\d+)(?: in (\w+|<[^>]*>))?", text)
+    return {kind.strip("<>"): int(n) for n, kind in numbers}
+
+
+def kernel_name(declaration: str) -> str | None:
     """The function that the text after ``__global__`` declares; None without a declaration."""
     declaration = re.sub(r"//[^\n]*", "", declaration)
     bounds = re.match(r"\s*(?:void\s*)?__launch_bounds__\s*\(", declaration)
@@ -222,10 +229,10 @@ def _kernel_name(declaration: str) -> str | None:
     return name[1] if name else None
 
 
-def limit_of(usage: Usage, budget: dict[str, int]) -> int | None:
-    """The budget for the kernel's template arguments, else the budget for all types, else None."""
+def limit_of(parameters: str, budget: dict[str, int]) -> int | None:
+    """The budget for template arguments, else the budget for all types, else None."""
     for kind, limit in budget.items():
-        if kind and f"{usage.parameters},".startswith(f"{kind},"):
+        if kind and f"{parameters},".startswith(f"{kind},"):
             return limit
     return budget.get("")
 
@@ -235,7 +242,7 @@ def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[
     found = []
     for u in usages:
         where = f"{u.title} on sm_{u.architecture}"
-        limit = limit_of(u, allowed.get(u.name, {}))
+        limit = limit_of(u.parameters, allowed.get(u.name, {}))
         if u.local:
             found.append(f"{where}: {u.local} bytes of local memory (stack or spills), expected 0")
         if u.shared > STATIC_LIMIT:
@@ -289,7 +296,7 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for u in usages:
-        limit = limit_of(u, allowed.get(u.name, {})) or "–"
+        limit = limit_of(u.parameters, allowed.get(u.name, {})) or "–"
         cells = [f"`{u.title}`", u.architecture, u.registers, limit, u.shared, u.threads or "–"]
         if u.threads and u.architecture in MULTIPROCESSORS:
             blocks = resident_blocks(u, u.threads)
@@ -302,20 +309,23 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
 
 
 def main() -> None:
-    """Prints the table and the violations."""
+    """Prints the tables and the violations."""
     sys.path.insert(0, str(ROOT))
     from mige_ext import _C
+    from tools import instructions
 
     if not _C.cuda_architectures:
         sys.exit("mige_ext was built without CUDA kernels: put nvcc on PATH and build anew")
     try:
         usages = read(Path(_C.__file__))
+        loops = instructions.read(Path(_C.__file__), loop_budgets := instructions.budgets())
     except FileNotFoundError as error:
         sys.exit(str(error))
     allowed = budgets()
     print(table(usages, allowed))
     print("\nShared memory and occupancy do not include dynamic shared memory.")
-    found = violations(usages, allowed)
+    print(f"\n{instructions.table(loops)}")
+    found = violations(usages, allowed) + instructions.violations(loops, loop_budgets)
     sys.exit("\n".join(["", *found]) if found else 0)
 
 

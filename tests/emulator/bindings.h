@@ -112,6 +112,7 @@ inline void bind_settings(py::module_& m) {
   m.def(
       "set_schedule", [](const std::string& name) { set_schedule(schedule_named(name)); },
       py::arg("name"));
+  m.def("set_noise", &set_noise, py::arg("noise"));
   m.def("set_device", &set_device,
         py::arg("shared_memory_per_block") = Device().shared_memory_per_block,
         py::arg("multiprocessors") = Device().multiprocessors);

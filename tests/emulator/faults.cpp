@@ -32,4 +32,6 @@ PYBIND11_MODULE(mige_emulator_faults, m) {
   m.def("run", &run_fault);
   m.def("primitives", &primitives);
   m.def("launch", &launch_nothing);
+  m.def("approximate_rsqrt", &approximate_rsqrt);
+  m.def("approximate_reciprocal", &approximate_reciprocal);
 }

@@ -1,7 +1,10 @@
 // Launches, and what a running thread calls. scheduler.h has the order in which threads run.
 #include "runtime.h"
 
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -15,6 +18,44 @@ namespace {
 Schedule schedule_of_environment() {
   const char* const name = std::getenv("MIGE_EMULATOR_SCHEDULE");
   return name ? schedule_named(name) : Schedule::kAscending;
+}
+
+unsigned noise_of_environment() {
+  const char* const text = std::getenv("MIGE_EMULATOR_NOISE");
+  if (!text || !*text) return 0;
+  char* end = nullptr;
+  const unsigned long value = std::strtoul(text, &end, 10);
+  if (*end != 0 || *text == '-' || value > 0xffffffffu)
+    throw std::invalid_argument(std::string("MIGE_EMULATOR_NOISE must be an integer from 0 to "
+                                            "4294967295, got ") +
+                                text);
+  return static_cast<unsigned>(value);
+}
+
+unsigned& noise() {
+  static unsigned value = noise_of_environment();
+  return value;
+}
+
+// Zero in place of a denormal number.
+float flushed(float v) {
+  return std::fabs(v) < std::numeric_limits<float>::min() ? std::copysign(0.0f, v) : v;
+}
+
+float noisy(float exact) {
+  exact = flushed(exact);
+  // The ends of the range stay as they are.
+  const float magnitude = std::fabs(exact);
+  if (noise() == 0 || !(magnitude > 2e-38f && magnitude < 3e38f)) return exact;
+  uint32_t bits = 0;
+  std::memcpy(&bits, &exact, sizeof(bits));
+  uint32_t hash = bits ^ noise() * 0x9e3779b9u;  // the finalizer of MurmurHash3 mixes the bits
+  hash = (hash ^ hash >> 16) * 0x85ebca6bu;
+  hash = (hash ^ hash >> 13) * 0xc2b2ae35u;
+  hash ^= hash >> 16;
+  bits += hash % 5 - 2;  // −2 … 2 units
+  std::memcpy(&exact, &bits, sizeof(bits));
+  return exact;
 }
 
 Scheduler& scheduler() {
@@ -54,6 +95,12 @@ Schedule schedule_named(const std::string& name) {
 }
 
 void set_schedule(Schedule schedule) { scheduler().schedule = schedule; }
+
+void set_noise(unsigned value) { noise() = value; }
+
+float approximate_rsqrt(float v) { return noisy(1 / std::sqrt(flushed(v))); }
+
+float approximate_reciprocal(float v) { return noisy(1 / flushed(v)); }
 
 void run(Kernel kernel, dim3 grid, dim3 block, size_t smem, Body body, void* context) {
   if (accept_launch(kernel, grid, block, smem)) scheduler().run(grid, block, smem, body, context);

@@ -72,6 +72,13 @@ enum class Shuffle { kIndex, kUp, kDown, kXor };
 uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value, Shuffle how,
                  int operand, int width);
 
+// --- approximate instructions ---
+
+// 1 / √v and 1 / v, with denormal numbers as zero. The error depends only on the exact result and
+// the noise, so threads with equal arguments get equal results, as on a GPU.
+float approximate_rsqrt(float v);
+float approximate_reciprocal(float v);
+
 // --- settings ---
 
 // The order in which the threads of a block run within a round. In a round every ready thread runs
@@ -79,6 +86,10 @@ uint64_t shuffle(const char* primitive, Site site, unsigned mask, uint64_t value
 // round from a fixed seed.
 enum class Schedule { kAscending, kDescending, kShuffled };
 void set_schedule(Schedule schedule);
+
+// The error of approximate instructions. With noise 0 their results are exact. With another noise,
+// which is a seed, they are up to 2 units in the last place away.
+void set_noise(unsigned noise);
 
 // The emulated device. The default values are those of the H100.
 struct Device {

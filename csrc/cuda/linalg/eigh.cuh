@@ -29,16 +29,14 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArgumen
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
     const T magnitude = magnitude_of<T>(p.e.largest[g]);
     const bool finite = magnitude == magnitude;
-    int sweeps = 0;
-    while (sweeps < kMaxLargeSweeps && p.state[g].rotated[sweeps]) ++sweeps;
-    const bool failed = !finite || sweeps == kMaxLargeSweeps;
-    const Spectral<T> out{large_shift(p, kSpectrum, g), matrix_scale(kSpectrum, magnitude), failed,
-                          p.e.values + g * n, p.e.vectors + g * n * n};
+    const Iteration iteration = p.state[g].iteration();
+    const Spectral<T> out{large_shift(p, kSpectrum, g), matrix_scale(kSpectrum, magnitude),
+                          !(finite && iteration.converged), p.e.values + g * n,
+                          p.e.vectors + g * n * n};
     for_each_row(n, [&](int64_t j) {
       write_eigenpair(p.columns(g) + j * n, p.norm + g * n, n, j, out, [](int64_t i) { return i; });
     });
-    if (p.e.info && blockIdx.x == 0 && threadIdx.x == 0)
-      p.e.info[g] = !finite ? kNotFinite : (failed ? kNotConverged : sweeps + 1);
+    if (p.e.info && blockIdx.x == 0 && threadIdx.x == 0) p.e.info[g] = info_of(finite, iteration);
   }
 }
 
@@ -46,6 +44,7 @@ template <typename T, Spectrum kSpectrum>
 void eigh_large(const SpectralArguments<T>& e, void* work, Stream& stream) {
   const LargeArguments<T> p{Workspace(work), e};
   stream.zero(p.state, e.groups);
+  stream.zero(p.sweeps, kMaxLargeSweeps);
   stream.zero(p.a, p.a_size());
   cholesky_large<T, kSpectrum>(p, stream);
   jacobi_large(p, stream);
@@ -75,20 +74,16 @@ int64_t spectral_work(int64_t groups, int64_t n) {
 
 template <typename T, Spectrum kSpectrum>
 void spectral(const SpectralArguments<T>& e, void* work, Stream& stream) {
-  const auto in_a_block = [&](auto kernel, int threads) {
-    stream.launch(kernel, {{e.groups}, threads, shared_matrix_size<T>(e.n)}, e);
-  };
   if (e.n <= kWarp)
     stream.launch(eigh_warp_kernel<T, kSpectrum>,
                   {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
-  else if (!fits_a_block<T>(e.n))
-    eigh_large<T, kSpectrum>(e, work, stream);
-  else if (e.n <= 64)
-    in_a_block(eigh_block_kernel<T, kSpectrum, 8>, kEighThreads<8>);
-  else if (e.n <= 128)
-    in_a_block(eigh_block_kernel<T, kSpectrum, 16>, kEighThreads<16>);
+  else if (fits_a_block<T>(e.n))
+    with_shape(e.n, [&](auto lanes, auto rows) {
+      stream.launch(eigh_block_kernel<T, lanes, rows, kSpectrum>,
+                    {{e.groups}, kEighThreads<lanes, rows>, shared_matrix_size<T>(e.n)}, e);
+    });
   else
-    in_a_block(eigh_block_kernel<T, kSpectrum, 32>, kEighThreads<32>);
+    eigh_large<T, kSpectrum>(e, work, stream);
 }
 
 }  // namespace mige::cuda

@@ -9,6 +9,8 @@
 // matrix is decomposed again.
 #pragma once
 
+#include <type_traits>
+
 #include "common/operators.h"
 #include "cuda/linalg/jacobi.cuh"
 
@@ -101,18 +103,25 @@ __device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift
   return pivoted_cholesky<Team>(a, T(0));
 }
 
+// The value of `info` (common/operators.h).
+__device__ __forceinline__ int32_t info_of(bool finite, const Iteration& iteration) {
+  if (!finite) return -1;
+  return iteration.converged ? iteration.sweeps : -2;
+}
+
 // Decomposes the matrix of group g. orthogonalize(rank) is the Jacobi iteration on the columns of
-// the Cholesky factor; it returns the number of sweeps or kNotConverged.
+// the Cholesky factor; it returns an Iteration.
 template <typename Team, Spectrum kSpectrum, typename T, typename F>
 __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const SpectralArguments<T>& p,
                                           int64_t g, const F& orthogonalize) {
   const int64_t size = static_cast<int64_t>(p.n) * p.n;
   // The scale is computed twice rather than kept, because the Jacobi iteration needs all registers.
   const auto scale = [&] { return matrix_scale(kSpectrum, magnitude_of<T>(p.largest[g])); };
+  const bool finite = p.largest[g] < KeyOf<T>::kInfinity;
   T shift = 0;
-  int info = kNotFinite;
-  if (p.largest[g] < KeyOf<T>::kInfinity) {
-    info = orthogonalize(factorize<Team, kSpectrum>(a, p.k + g * size, scale(), shift));
+  Iteration iteration{0, false};
+  if (finite) {
+    iteration = orthogonalize(factorize<Team, kSpectrum>(a, p.k + g * size, scale(), shift));
     column_norms<Team>(a);
   } else {
     for (int i = Team::rank(); i < p.n; i += Team::size()) {
@@ -121,10 +130,11 @@ __device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const Spectr
     }
     Team::sync();
   }
-  const Spectral<T> out{shift, scale(), info < 0, p.values + g * p.n, p.vectors + g * size};
+  const Spectral<T> out{shift, scale(), !iteration.converged, p.values + g * p.n,
+                        p.vectors + g * size};
   for (int j = Team::rank() / kWarp; j < p.n; j += Team::size() / kWarp)
     write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, [&](int i) { return a.row[i]; });
-  if (p.info && Team::rank() == 0) p.info[g] = info;
+  if (p.info && Team::rank() == 0) p.info[g] = info_of(finite, iteration);
   Team::sync();  // before the next matrix overwrites this one
 }
 
@@ -151,55 +161,70 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
 #pragma unroll
       for (int e = 0; e < kWarp; ++e)
         column[e] = e < p.n && lane < p.n ? a.s[lane * kWarpPitch + e] : T(0);
-      const int sweeps = jacobi_in_registers(column);
+      const Iteration iteration = jacobi_in_registers(column);
 #pragma unroll
       for (int e = 0; e < kWarp; ++e)
         if (e < p.n && lane < p.n) a.s[lane * kWarpPitch + e] = column[e];
       __syncwarp();
-      return sweeps;
+      return iteration;
     });
 }
 
 // --- one thread block per matrix ---
 
-constexpr int kLargestInBlock = 32 * kRowsPerThread;
+constexpr int kLargestInBlock = PairShape<16, 15>::kLargest;
 
-template <int kLanes>
-constexpr int kEighThreads = kLanes == 8 ? 256 : 512;
+// Calls f(lanes, rows) with the numbers of the PairShape for n rows, as std::integral_constant.
+// Eight lanes take the fewest instructions per pair.
+template <typename F>
+auto with_eight_lanes(int n, const F& f) {
+  constexpr std::integral_constant<int, 8> kEight{};
+  if (n <= 64) return f(kEight, kEight);
+  if (n <= 104) return f(kEight, std::integral_constant<int, 13>{});
+  return f(kEight, std::integral_constant<int, 16>{});
+}
 
-// The pitch of a matrix. It is chosen so that the columns of the 32 / kLanes pairs of a warp start
-// on different banks of shared memory.
-template <int kLanes>
-__host__ __device__ constexpr int shared_pitch(int n) {
-  if (kLanes == 32) return n | 1;  // odd: a row of the matrix uses all banks
-  const int pitch = n / 32 * 32 + kLanes;
-  return pitch >= n ? pitch : pitch + 32;
+// The same for any n. With more than 128 rows, the rows of eight lanes would not fit the registers.
+template <typename F>
+auto with_shape(int n, const F& f) {
+  constexpr std::integral_constant<int, 16> kSixteen{};
+  if (n <= 128) return with_eight_lanes(n, f);
+  if (n <= 176) return f(kSixteen, std::integral_constant<int, 11>{});
+  return f(kSixteen, std::integral_constant<int, 15>{});
 }
 
 template <typename T>
 size_t shared_matrix_size(int n) {
-  const int pitch =
-      n <= 64 ? shared_pitch<8>(n) : (n <= 128 ? shared_pitch<16>(n) : shared_pitch<32>(n));
-  return SharedMatrix<T>::size(n, pitch);
+  return with_shape(n, [&](auto lanes, auto rows) {
+    return SharedMatrix<T>::size(n, PairShape<lanes, rows>::kPitch);
+  });
 }
 
-template <typename T, int kLanes>
-constexpr int kEighBlocks = (kLanes == 8 ? 2 : 1) * (sizeof(T) == 4 && kLanes < 32 ? 2 : 1);
+// Threads of a thread block: all pairs of a round at once, up to n = 128.
+template <int kLanes, int kRows>
+constexpr int kEighThreads = PairShape<kLanes, kRows>::kLargest <= 64 ? 256 : 512;
+
+// Thread blocks on a multiprocessor. In float up to n = 104 a thread has at most 64 registers.
+template <typename T, int kLanes, int kRows>
+constexpr int kEighBlocks = (PairShape<kLanes, kRows>::kLargest <= 64 ? 2 : 1) *
+                            (sizeof(T) == 4 && PairShape<kLanes, kRows>::kLargest <= 104 ? 2 : 1);
 
 // A thread block takes a matrix, kLanes threads take a pair of columns. Work: see pivoted_cholesky
-// and jacobi. Shared memory: n × pitch values, where the pitch is less than n + 32; 227 KiB are
-// enough for n = 239 in float. In float up to n = 128 a thread has at most 64 registers, so that
-// four thread blocks of 256 threads or two of 512 fit a multiprocessor. Registers: at most 128 in
-// float and 128 in double.
-template <typename T, Spectrum kSpectrum, int kLanes>
-__global__ void __launch_bounds__(kEighThreads<kLanes>, kEighBlocks<T, kLanes>)
+// and jacobi. Shared memory: n × pitch values; 227 KiB are enough for n = 240 in float and n = 160
+// in double. Registers: at most 64 in <float, 8, 8>, 64 in <float, 8, 13>, otherwise 128. A pass of
+// the loop over pairs rotates four pairs with eight lanes, and two with sixteen. Instructions of
+// the loop with MUFU.RSQ, SHFL and STS: at most 176 in <float, 8, 8>, 220 in <float, 8, 13>, 248 in
+// <float, 8, 16>, 208 in <float, 16, 11> and 240 in <float, 16, 15>.
+template <typename T, int kLanes, int kRows, Spectrum kSpectrum>
+__global__ void __launch_bounds__(kEighThreads<kLanes, kRows>, kEighBlocks<T, kLanes, kRows>)
     eigh_block_kernel(SpectralArguments<T> p) {
-  const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, shared_pitch<kLanes>(p.n));
+  const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, PairShape<kLanes, kRows>::kPitch);
   // The grid has a thread block per group, so every thread block takes one group. On compute
   // capability 12.0 kSymmetric in float fits 64 registers only without a loop, kGram only with one.
   const int64_t stride = kSpectrum == Spectrum::kGram ? gridDim.x : p.groups;
   for (int64_t g = blockIdx.x; g < p.groups; g += stride) {
-    decompose<BlockTeam, kSpectrum>(a, p, g, [&](int rank) { return jacobi<kLanes>(a, rank); });
+    decompose<BlockTeam, kSpectrum>(a, p, g,
+                                    [&](int rank) { return jacobi<kLanes, kRows>(a, rank); });
     if (kSpectrum == Spectrum::kSymmetric) break;
   }
 }

@@ -11,13 +11,12 @@
 // takes 7-13. Invariant: after a rotation the column with the larger norm has the lower index.
 #pragma once
 
+#include "cuda/core/approximate.cuh"
 #include "cuda/linalg/cholesky.cuh"
 
 namespace mige::cuda {
 
 constexpr int kMaxSweeps = 30;
-// Values of `info`, which otherwise is the number of sweeps.
-constexpr int kNotFinite = -1, kNotConverged = -2;
 
 // Columns with a cosine up to this limit count as orthogonal. A sweep that finds only such columns
 // is the last one.
@@ -40,39 +39,49 @@ struct Rotation {
   T s, tau, t;               // sine, s / (1 + cosine), tangent
   bool orthogonal, swapped;  // whether x and y were orthogonal; whether the new y is the larger one
 
-  // The rotation for a = ‖x‖², b = ‖y‖² and g = x·y.
-  static __device__ __forceinline__ Rotation of(T a, T b, T g, T orthogonal) {
-    const T magnitude = g < T(0) ? -g : g, norms = sqrt(a) * sqrt(b);
-    Rotation r{0, 0, 0, !(magnitude > orthogonal * norms), b > a};
-    if (magnitude > kNegligible<T> * norms) {
-      // t is the smaller root of t² + 2 zeta t = 1. If zeta² overflows, t = 0, which is correct.
-      const T zeta = (b - a) / (2 * g);
-      const T t =
-          (zeta < T(0) ? T(-1) : T(1)) / ((zeta < T(0) ? -zeta : zeta) + sqrt(1 + zeta * zeta));
-      r.t = t;
-      const T c = T(1) / sqrt(1 + t * t);
-      r.s = c * t;
-      r.tau = r.s / (1 + c);
-      r.swapped = b + t * g > a - t * g;
-    }
-    return r;
+  // Whether |g| <= limit √(a b), for a = ‖x‖², b = ‖y‖² and g = x·y. If g² and (b − a)² underflow,
+  // the norms of both columns are rounding errors, and the columns count as orthogonal.
+  static __device__ __forceinline__ bool are_orthogonal(T a, T b, T g, T limit) {
+    const T difference = b - a, square = 4 * g * g;
+    return !(square > 4 * limit * limit * (a * b) &&
+             difference * difference + square >= kSmallestNormal<T>);
   }
 
-  // Rotates in place and puts the larger column first.
-  __device__ __forceinline__ void apply(T& x, T& y) const {
-    const T u = x - s * (y + tau * x), v = y + s * (x - tau * y);
-    x = swapped ? v : u;
-    y = swapped ? u : v;
+  // The rotation for a = ‖x‖², b = ‖y‖² and g = x·y. `limit` is the largest cosine of orthogonal
+  // columns. The tangent t may be approximate, because a later rotation corrects the angle. But c,
+  // s and τ must belong to the same angle, so a Newton step makes c accurate, and another one τ.
+  static __device__ __forceinline__ Rotation of(T a, T b, T g, T limit) {
+    // t is the smaller root of g t² + (b − a) t = g.
+    const T difference = b - a, twice = 2 * g, sum = difference * difference + twice * twice;
+    const T magnitude = difference < T(0) ? -difference : difference;
+    const T root = sum * approximate_rsqrt(sum);
+    const T ratio = twice * approximate_reciprocal(magnitude + root);
+    const T t =
+        are_orthogonal(a, b, g, kNegligible<T>) ? T(0) : (difference < T(0) ? -ratio : ratio);
+    const T secant_square = 1 + t * t;
+    T c = approximate_rsqrt(secant_square);
+    c += c * (T(0.5) - T(0.5) * secant_square * c * c);
+    const T s = c * t, inverse = approximate_reciprocal(1 + c);
+    const T tau = s * inverse;
+    return {s, tau + (s - tau * (1 + c)) * inverse, t, are_orthogonal(a, b, g, limit),
+            difference + t * twice > T(0)};
   }
 
-  // Computes the squared norms after the rotation from xx = ‖x‖², yy = ‖y‖² and xy = x·y before it.
-  // A norm that rounding would make negative becomes 0.
-  __device__ __forceinline__ void apply_to_norms(T xx, T yy, T xy, T& first, T& second) const {
-    const T u = xx - t * xy, v = yy + t * xy;
-    first = swapped ? v : u;
-    second = swapped ? u : v;
-    first = first > T(0) ? first : T(0);
-    second = second > T(0) ? second : T(0);
+  // Whether the rotation leaves the columns as they are.
+  __device__ __forceinline__ bool is_identity() const { return t == T(0) && !swapped; }
+
+  // The columns after the rotation, before they are swapped.
+  __device__ __forceinline__ T first(T x, T y) const { return x - s * (y + tau * x); }
+  __device__ __forceinline__ T second(T x, T y) const { return y + s * (x - tau * y); }
+
+  // Computes the squared norms after the rotation from a = ‖x‖², b = ‖y‖² and g = x·y before it,
+  // the larger one first. A norm that rounding would make negative becomes 0.
+  __device__ __forceinline__ void apply_to_norms(T a, T b, T g, T& larger, T& smaller) const {
+    const T u = a - t * g, v = b + t * g;
+    larger = swapped ? v : u;
+    smaller = swapped ? u : v;
+    larger = larger > T(0) ? larger : T(0);
+    smaller = smaller > T(0) ? smaller : T(0);
   }
 };
 
@@ -110,98 +119,139 @@ __device__ void column_norms(const SharedMatrix<T>& a) {
   Team::sync();
 }
 
-// A thread works on two columns and keeps this many rows of each in registers. kLanes *
-// kRowsPerThread must be at least n.
-constexpr int kRowsPerThread = 8;
+// How threads divide the pairs of columns of a matrix of at most kLargest rows. kLanes threads take
+// a pair, and each of them keeps kRows rows of both columns in registers. A warp takes 32 / kLanes
+// pairs. Columns are padded with zeros to kLargest rows, so that no thread tests bounds. The pitch
+// is chosen so that the columns of the pairs of a warp start on different banks of shared memory.
+template <int kLanes, int kRows>
+struct PairShape {
+  static constexpr int kLargest = kLanes * kRows;
+  static constexpr int kPitch = (kLargest - kLanes + 31) / 32 * 32 + kLanes;
+  static constexpr int kPairs = kWarp / kLanes;
+};
 
-// Makes the first `rank` columns orthogonal and returns the number of sweeps, or kNotConverged.
-// kLanes threads work on a pair of columns, so a warp works on 32 / kLanes pairs. Norms are
-// computed once per sweep and updated by the rotations, so a pair takes one sum over the lanes
-// instead of three. Work of a sweep: rank²/2 pairs, each with 10 n flop and 4 n values read or
-// written in shared memory, and one barrier per round.
-template <int kLanes, typename T>
-__device__ int jacobi(const SharedMatrix<T>& a, int rank) {
-  const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
-  const int teams = static_cast<int>(blockDim.x) / kLanes;
-  const unsigned mask = static_cast<unsigned>((1ull << kLanes) - 1)
-                        << (threadIdx.x % kWarp / kLanes * kLanes);
-  const int size = power_of_two_above(rank);
+// Rotates the columns i and j of a pair. All lanes of a warp must call this together, a group of
+// kLanes lanes with the same pair. A group whose `valid` is false changes nothing; its columns must
+// be columns that no other warp changes. Returns whether the columns were not orthogonal.
+template <int kLanes, int kRows, typename T>
+__device__ __forceinline__ bool rotate_pair(const SharedMatrix<T>& a, int i, int j, bool valid) {
+  constexpr int kPitch = PairShape<kLanes, kRows>::kPitch;
+  const int lane = threadIdx.x % kLanes;
+  T* const x = a.s + i * kPitch + lane;
+  T* const y = a.s + j * kPitch + lane;
+  const T xx = a.norm[i], yy = a.norm[j];
+  T in_x[kRows], in_y[kRows];
+  T xy = 0;
+#pragma unroll
+  for (int e = 0; e < kRows; ++e) {
+    in_x[e] = x[e * kLanes];
+    in_y[e] = y[e * kLanes];
+    xy += in_x[e] * in_y[e];
+  }
+  xy = warp_sum<kLanes>(xy);
+  const auto rotation = Rotation<T>::of(xx, yy, xy, kOrthogonal<T>);
+  __syncwarp();  // all lanes of the pair have read the norms
+  if (valid && !rotation.is_identity()) {
+    // Swapped columns are written to each other's place.
+    T* const to_x = rotation.swapped ? y : x;
+    T* const to_y = rotation.swapped ? x : y;
+#pragma unroll
+    for (int e = 0; e < kRows; ++e) {
+      to_x[e * kLanes] = rotation.first(in_x[e], in_y[e]);
+      to_y[e * kLanes] = rotation.second(in_x[e], in_y[e]);
+    }
+    if (lane == 0) {
+      T larger, smaller;
+      rotation.apply_to_norms(xx, yy, xy, larger, smaller);
+      a.norm[i] = larger;
+      a.norm[j] = smaller;
+    }
+  }
+  return valid && !rotation.orthogonal;
+}
+
+// The result of the iteration: the number of sweeps, of which the last one found orthogonal
+// columns if `converged`.
+struct Iteration {
+  int sweeps;
+  bool converged;
+};
+
+// Makes the first `rank` columns of a orthogonal. Norms are computed once per sweep and updated by
+// the rotations, so a pair takes one sum over the lanes instead of three. Work of a sweep: rank²/2
+// pairs, each with 10 kLargest flop and 4 kLargest values read or written in shared memory, and one
+// barrier per round. eigh_block_kernel has the number of instructions of a pair.
+template <int kLanes, int kRows, typename T>
+__device__ Iteration jacobi(const SharedMatrix<T>& a, int rank) {
+  using Shape = PairShape<kLanes, kRows>;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp, size = power_of_two_above(rank);
+  for (int j = warp; j < rank; j += warps)
+    for (int i = a.n + lane; i < Shape::kLargest; i += kWarp) a.s[j * Shape::kPitch + i] = 0;
   for (int sweep = 1; sweep <= kMaxSweeps; ++sweep) {
     bool rotated = false;
     column_norms<BlockTeam>(a);
     for (int r = 1; r < size; ++r) {
-      for (int p = first; p < size / 2; p += teams) {
-        const int i = first_of_pair(p, r), j = i ^ r;
-        if (j >= rank) continue;
-        T* const x = a.s + i * a.pitch + lane;
-        T* const y = a.s + j * a.pitch + lane;
-        const T xx = a.norm[i], yy = a.norm[j];
-        T in_x[kRowsPerThread], in_y[kRowsPerThread];
-        T xy = 0;
-#pragma unroll
-        for (int e = 0; e < kRowsPerThread; ++e) {
-          const bool inside = lane + e * kLanes < a.n;
-          in_x[e] = inside ? x[e * kLanes] : T(0);
-          in_y[e] = inside ? y[e * kLanes] : T(0);
-          xy += in_x[e] * in_y[e];
-        }
-        xy = warp_sum<kLanes>(xy, mask);
-        const auto rotation = Rotation<T>::of(xx, yy, xy, kOrthogonal<T>);
-        rotated = rotated || !rotation.orthogonal;
-        if (rotation.s == T(0) && !rotation.swapped) continue;
-#pragma unroll
-        for (int e = 0; e < kRowsPerThread; ++e) {
-          if (lane + e * kLanes >= a.n) continue;
-          rotation.apply(in_x[e], in_y[e]);
-          x[e * kLanes] = in_x[e];
-          y[e * kLanes] = in_y[e];
-        }
-        __syncwarp(mask);  // all lanes of the pair have read the norms
-        if (lane == 0) rotation.apply_to_norms(xx, yy, xy, a.norm[i], a.norm[j]);
+#pragma unroll 1
+      for (int p0 = warp * Shape::kPairs; p0 < size / 2; p0 += warps * Shape::kPairs) {
+        const int i = first_of_pair(p0 + lane / kLanes, r), j = i ^ r;
+        const bool valid = j < rank;
+        if (!__any_sync(kFullMask, valid)) continue;
+        // The columns of this warp begin at `spare`, which is below the rank if any pair is valid.
+        const int spare = first_of_pair(p0, r);
+        rotated |= rotate_pair<kLanes, kRows>(a, valid ? i : spare, valid ? j : spare, valid);
       }
       __syncthreads();
     }
-    if (!__syncthreads_or(rotated)) return sweep;
+    if (!__syncthreads_or(rotated)) return {sweep, true};
   }
-  return kNotConverged;
+  return {kMaxSweeps, false};
 }
 
 // --- Jacobi in registers ---
 
 // Jacobi for n <= 32 by one warp, without barriers and shared memory. Each lane has one column in
 // registers and reads the second column of the pair by shuffles. Work of a sweep: 31 rounds, each
-// with 33 shuffles and 12 × 32 flop per lane.
+// with 33 shuffles and 6 × 32 flop per lane.
 template <typename T>
-__device__ int jacobi_in_registers(T (&column)[kWarp]) {
+__device__ Iteration jacobi_in_registers(T (&column)[kWarp]) {
   const int lane = threadIdx.x % kWarp;
   for (int sweep = 1; sweep <= kMaxSweeps; ++sweep) {
     bool rotated = false;
+    T norm = 0;
+#pragma unroll
+    for (int e = 0; e < kWarp; ++e) norm += column[e] * column[e];
 #pragma unroll 1
     for (int r = 1; r < kWarp; ++r) {
       T other[kWarp];
-      T mine = 0, dot = 0;
+      T dot = 0;
 #pragma unroll
       for (int e = 0; e < kWarp; ++e) {
         other[e] = __shfl_xor_sync(kFullMask, column[e], r);
-        mine += column[e] * column[e];
         dot += column[e] * other[e];
       }
-      const T theirs = __shfl_xor_sync(kFullMask, mine, r);
+      const T other_norm = __shfl_xor_sync(kFullMask, norm, r);
       const bool lower = lane < (lane ^ r);
-      // Both lanes of a pair compute the same rotation.
-      const auto rotation =
-          Rotation<T>::of(lower ? mine : theirs, lower ? theirs : mine, dot, kOrthogonal<T>);
+      const T a = lower ? norm : other_norm, b = lower ? other_norm : norm;
+      // Both lanes of a pair compute the same rotation. The lane with the lower index keeps the
+      // larger column.
+      const auto rotation = Rotation<T>::of(a, b, dot, kOrthogonal<T>);
       rotated = rotated || !rotation.orthogonal;
+      const bool second = lower == rotation.swapped;  // whether this lane keeps y + s (x − τ y)
+      const T s = second ? rotation.s : -rotation.s, tau = second ? -rotation.tau : rotation.tau;
 #pragma unroll
       for (int e = 0; e < kWarp; ++e) {
-        T x = lower ? column[e] : other[e], y = lower ? other[e] : column[e];
-        rotation.apply(x, y);
-        column[e] = lower ? x : y;
+        const T from = rotation.swapped ? other[e] : column[e];
+        const T with = rotation.swapped ? column[e] : other[e];
+        column[e] = from + s * (with + tau * from);
       }
+      T larger, smaller;
+      rotation.apply_to_norms(a, b, dot, larger, smaller);
+      norm = lower ? larger : smaller;
     }
-    if (!__any_sync(kFullMask, rotated)) return sweep;
+    if (!__any_sync(kFullMask, rotated)) return {sweep, true};
   }
-  return kNotConverged;
+  return {kMaxSweeps, false};
 }
 
 // --- results ---

@@ -9,9 +9,10 @@
 // thread block. In float32 for n = 256 and 512, 6-7 sweeps were measured. With a second sweep on G
 // there is one sweep less, but the total time is longer.
 //
-// Work of a sweep: n/32 rounds of two launches, 8 n³ flop, and the sweeps on G. The host does not
-// wait for the device, so the number of launches is fixed. Launches after convergence return at
-// once.
+// A sweep is one launch. Its tasks are the steps of every pair and piece. A step of a group begins
+// when the previous step of all pairs of the group has finished (tasks.cuh). Work of a sweep: 8 n³
+// flop, and the sweeps on G. The host does not wait for the device, so the number of launches is
+// fixed. Launches after convergence return at once.
 #pragma once
 
 #include "cuda/linalg/large_matrix.cuh"
@@ -27,22 +28,16 @@ constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 // 31 belong to the first column block, and columns 32 to 63 to the second.
 struct ColumnPair {
   int first, second;
+
+  // The p-th pair of round r. If `second` is not a column block, the pair does not exist.
+  static __device__ __forceinline__ ColumnPair of_round(int p, int r) {
+    const int first = first_of_pair(p, r);
+    return {first, first ^ r};
+  }
   __device__ __forceinline__ int of(int c) const {
     return c < kPanel ? first * kPanel + c : second * kPanel + c - kPanel;
   }
 };
-
-// Whether this thread block has work in this round: its pair exists and is not all zero, and the
-// previous sweep rotated columns.
-template <typename T>
-__device__ __forceinline__ bool pair_of_round(const LargeArguments<T>& p, int64_t g, int sweep,
-                                              int r, ColumnPair& pair) {
-  const LargeState<T>& state = p.state[g];
-  pair.first = first_of_pair(static_cast<int>(blockIdx.x), r);
-  pair.second = pair.first ^ r;
-  return pair.second < p.blocks && pair.first * kPanel < state.rank &&
-         (sweep == 0 || state.rotated[sweep - 1]);
-}
 
 // The operand (see tile.cuh) for the 64 columns of a pair and a piece of their rows.
 template <typename T>
@@ -60,169 +55,254 @@ struct PairOperand : Operand<T, true> {
   }
 };
 
-// Step 1: G = CᵀC [64, 64] for the 64 columns C of a pair, over one piece of 256 rows. A thread
-// block takes one pair (x) and one piece (y), groups along z; a thread takes 4×4 elements. Work per
-// pair: 2 n 64² flop; reads 128 n values. Shared memory: 8.5 KiB in float, 17 KiB in double.
-// Registers: at most 128 in float, 255 in double.
+constexpr int kGramPitch = kPairColumns + 1;
+constexpr int kRotationPitch = Tile<4>::kPitch;
+
+// The rotation of columns i < j in shared memory. In float a thread reads it by one access.
 template <typename T>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
-    pair_gram_kernel(LargeArguments<T> p, int sweep, int r) {
-  __shared__ __align__(16) T slices[Tile<4>::kSlices];
-  const int64_t n = p.e.n;
-  const int64_t row0 = blockIdx.y * int64_t(kPiece);
-  const int64_t rows = at_most(n - row0, kPiece);
-  for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
-    ColumnPair pair;
-    if (!pair_of_round(p, g, sweep, r, pair)) continue;
-    const PairOperand<T> columns{{p.columns(g) + row0, kPairColumns, rows, n, T(1)}, pair};
+struct alignas(16) StoredRotation {
+  T s, tau;
+  int to_i, to_j;  // where the new columns i and j are written: i and j, or j and i if swapped
+
+  __device__ __forceinline__ bool swapped() const { return to_i > to_j; }
+  __device__ __forceinline__ int i() const { return swapped() ? to_j : to_i; }
+  __device__ __forceinline__ int j() const { return swapped() ? to_i : to_j; }
+  __device__ __forceinline__ T first(T x, T y) const { return x - s * (y + tau * x); }
+  __device__ __forceinline__ T second(T x, T y) const { return y + s * (x - tau * y); }
+};
+
+// The shared memory of a task. Step 1 uses only the slices, which take the place of `slice` and V.
+template <typename T>
+struct PairMemory {
+  T* slice;                      // [kTileDepth, kRotationPitch]
+  T* v;                          // [64, kRotationPitch]: V − I
+  T* gram;                       // [64, kGramPitch]
+  StoredRotation<T>* rotations;  // [32]: the rotations of a round on G
+
+  static constexpr size_t kValues =
+      (kTileDepth + kPairColumns) * kRotationPitch + static_cast<size_t>(kPairColumns) * kGramPitch;
+  static constexpr size_t kSize = sizeof(T) * kValues + sizeof(StoredRotation<T>) * kPanel;
+
+  static __device__ __forceinline__ PairMemory at(T* memory) {
+    T* const v = memory + kTileDepth * kRotationPitch;
+    return {memory, v, v + kPairColumns * kRotationPitch,
+            reinterpret_cast<StoredRotation<T>*>(memory + kValues)};
+  }
+};
+static_assert(PairMemory<double>::kSize <= 99 * 1024, "the smallest architecture has only 99 KiB");
+static_assert(Tile<4>::kSlices <= (kTileDepth + kPairColumns) * kRotationPitch, "see PairMemory");
+static_assert(PairMemory<float>::kValues * sizeof(float) % 16 == 0, "rotations are aligned");
+
+// Applies the rotations of a round to the rows and the columns of G. A lane has the two rows of one
+// pair and rotates them in registers; a warp takes the two columns of every eighth pair.
+template <typename T>
+__device__ __forceinline__ void rotate_both_sides(const PairMemory<T>& m,
+                                                  const StoredRotation<T>& rows) {
+  const int warp = threadIdx.x / kWarp;
+  const T* const row_i = m.gram + rows.i() * kGramPitch;
+  const T* const row_j = m.gram + rows.j() * kGramPitch;
+  T* const to_i = m.gram + rows.to_i * kGramPitch;
+  T* const to_j = m.gram + rows.to_j * kGramPitch;
+#pragma unroll
+  for (int e = 0; e < kPanel / 8; ++e) {
+    const StoredRotation<T> columns = m.rotations[warp + 8 * e];
+    const int k = columns.i(), l = columns.j();
+    const T ik = row_i[k], il = row_i[l], jk = row_j[k], jl = row_j[l];
+    const T uk = rows.first(ik, jk), vk = rows.second(ik, jk);
+    const T ul = rows.first(il, jl), vl = rows.second(il, jl);
+    to_i[columns.to_i] = columns.first(uk, ul);
+    to_i[columns.to_j] = columns.second(uk, ul);
+    to_j[columns.to_i] = columns.first(vk, vl);
+    to_j[columns.to_j] = columns.second(vk, vl);
+  }
+}
+
+// W ← (W + I) R − I = W R + (R − I) for W = V − I and the rotations R of a round. A lane has two
+// columns i and j, a warp every eighth row. R − I has nonzero elements in the rows i and j only.
+template <typename T>
+__device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
+                                         const StoredRotation<T>& rotation) {
+  const int warp = threadIdx.x / kWarp, i = rotation.i(), j = rotation.j();
+  T* const row = m.v + warp * kRotationPitch;
+  const T* const at_i = row + i;
+  const T* const at_j = row + j;
+  T* const to_i = row + rotation.to_i;
+  T* const to_j = row + rotation.to_j;
+#pragma unroll
+  for (int c = 0; c < kPairColumns; c += 8) {
+    const T x = at_i[c * kRotationPitch], y = at_j[c * kRotationPitch];
+    to_i[c * kRotationPitch] = rotation.first(x, y);
+    to_j[c * kRotationPitch] = rotation.second(x, y);
+  }
+  // Swapped columns leave the ones of the identity where they are.
+  const T one = rotation.swapped() ? T(1) : T(0);
+  const T diagonal = one - rotation.s * rotation.tau;  // c − 1, plus 1 if swapped
+  if ((i & 7) == warp) {
+    m.v[i * kRotationPitch + rotation.to_i] += diagonal;
+    m.v[i * kRotationPitch + rotation.to_j] += rotation.s - one;
+  }
+  if ((j & 7) == warp) {
+    m.v[j * kRotationPitch + rotation.to_i] -= rotation.s + one;
+    m.v[j * kRotationPitch + rotation.to_j] += diagonal;
+  }
+}
+
+// One sweep of two-sided Jacobi on the 64×64 matrix G. It accumulates the rotations in V. All 256
+// threads take part. V is stored as V − I, because a cosine near 1 would be rounded to 1, and the
+// columns would grow over the sweeps.
+template <typename T>
+__device__ __forceinline__ void rotate_gram(const PairMemory<T>& m) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll 1
+  for (int r = 1; r < kPairColumns; ++r) {
+    if (threadIdx.x < kWarp) {
+      const int i = first_of_pair(lane, r), j = i ^ r;
+      const T a = m.gram[i * kGramPitch + i], b = m.gram[j * kGramPitch + j];
+      const auto rotation = Rotation<T>::of(a > T(0) ? a : T(0), b > T(0) ? b : T(0),
+                                            m.gram[i * kGramPitch + j], kLargeOrthogonal<T>);
+      m.rotations[lane] = {rotation.s, rotation.tau, rotation.swapped ? j : i,
+                           rotation.swapped ? i : j};
+    }
+    __syncthreads();
+    const StoredRotation<T> rotation = m.rotations[lane];
+    rotate_both_sides(m, rotation);
+    rotate_v(m, rotation);
+    __syncthreads();
+  }
+}
+
+// --- the tasks of a sweep ---
+
+// One step of one pair of column blocks and one piece of 256 rows.
+struct SweepTask {
+  int64_t g;
+  int phase, pair,
+      piece;  // phase 2 (r − 1) is step 1 of round r, and phase 2 (r − 1) + 1 is step 2
+
+  // Tasks are in the order of phases, groups, pairs and pieces.
+  template <typename T>
+  static __device__ __forceinline__ SweepTask of(const LargeArguments<T>& p, TaskCount number) {
+    const TaskCount per_group = p.tasks_per_phase(), per_phase = per_group * p.e.groups;
+    const int in_group = static_cast<int>(number % per_group);
+    return {static_cast<int64_t>(number % per_phase / per_group),
+            static_cast<int>(number / per_phase), in_group / p.pieces, in_group % p.pieces};
+  }
+
+  __device__ __forceinline__ int round() const { return phase / 2 + 1; }
+  __device__ __forceinline__ bool is_gram() const { return phase % 2 == 0; }
+
+  template <typename T>
+  __device__ __forceinline__ T* gram(const LargeArguments<T>& p, int of_piece) const {
+    return p.grams + ((g * p.pairs + pair) * p.pieces + of_piece) * kPairColumns * kPairColumns;
+  }
+};
+
+// Step 1: one piece of G = CᵀC. A thread takes 4×4 elements. Work: 2 × 256 × 64² flop; reads 128 ×
+// 256 values.
+template <typename T>
+__device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const SweepTask& task,
+                                         const ColumnPair& pair, T* slices) {
+  const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
+  const PairOperand<T> columns{
+      {p.columns(task.g) + row0, kPairColumns, at_most(n - row0, kPiece), n, T(1)}, pair};
+  T sum[4][4] = {};
+  accumulate(columns, 0, columns, 0, slices, sum);
+  T* const gram = task.gram(p, task.piece);
+  for_each_element(0, 0, kPairColumns, kPairColumns, [&](int i, int j, int64_t r, int64_t c) {
+    gram[r * kPairColumns + c] = sum[i][j];
+  });
+}
+
+// Loads G, the sum over its pieces, and V − I = 0. Returns whether any two of the columns are not
+// orthogonal, the same for all threads.
+template <typename T>
+__device__ __forceinline__ bool load_gram(const LargeArguments<T>& p, const SweepTask& task,
+                                          const PairMemory<T>& m) {
+  const T* const pieces = task.gram(p, 0);
+  for (int e = threadIdx.x; e < kPairColumns * kPairColumns; e += kTileThreads) {
+    T sum = 0;
+    for (int i = 0; i < p.pieces; ++i) sum += pieces[i * kPairColumns * kPairColumns + e];
+    m.gram[e / kPairColumns * kGramPitch + e % kPairColumns] = sum;
+    m.v[e / kPairColumns * kRotationPitch + e % kPairColumns] = 0;
+  }
+  __syncthreads();
+  bool rotates = false;
+  for (int e = threadIdx.x; e < kPairColumns * kPairColumns; e += kTileThreads) {
+    const int i = e / kPairColumns, j = e % kPairColumns;
+    rotates |= i < j &&
+               !Rotation<T>::are_orthogonal(m.gram[i * kGramPitch + i], m.gram[j * kGramPitch + j],
+                                            m.gram[i * kGramPitch + j], kLargeOrthogonal<T>);
+  }
+  return __syncthreads_or(rotates) != 0;
+}
+
+// C ← C V for one piece. Work: 2 × 256 × 64² flop; reads and writes 64 × 256 values.
+template <typename T>
+__device__ __forceinline__ void multiply_by_v(const LargeArguments<T>& p, const SweepTask& task,
+                                              const ColumnPair& pair, const PairMemory<T>& m) {
+  const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
+  T* const a = p.columns(task.g);
+  for (int64_t k0 = row0; k0 < row0 + kPiece && k0 < n; k0 += kPairColumns) {
     T sum[4][4] = {};
-    accumulate(columns, 0, columns, 0, slices, sum);
-    T* const gram = p.grams + ((g * p.pairs + blockIdx.x) * p.pieces + blockIdx.y) * kPairColumns *
-                                  kPairColumns;
-    for_each_element(0, 0, kPairColumns, kPairColumns, [&](int i, int j, int64_t r, int64_t c) {
-      gram[r * kPairColumns + c] = sum[i][j];
+    for (int c0 = 0; c0 < kPairColumns; c0 += kTileDepth) {
+      __syncthreads();  // the previous slice has been read
+      for (int e = threadIdx.x; e < kTileDepth * kPairColumns; e += kTileThreads) {
+        const int64_t k = k0 + e % kPairColumns;
+        m.slice[e / kPairColumns * kRotationPitch + e % kPairColumns] =
+            k < n ? a[pair.of(c0 + e / kPairColumns) * n + k] : T(0);
+      }
+      __syncthreads();
+      use_slice(m.v + c0 * kRotationPitch, m.slice, sum);
+    }
+    for_each_element(0, k0, kPairColumns, n, [&](int i, int j, int64_t c, int64_t k) {
+      a[pair.of(static_cast<int>(c)) * n + k] += sum[i][j];
     });
   }
 }
 
-constexpr int kGramPitch = kPairColumns + 1;
-constexpr int kRotationPitch = Tile<4>::kPitch;
-template <typename T>
-constexpr size_t kRotateSmem =
-    sizeof(T) * (kTileDepth * kRotationPitch + kPairColumns * kRotationPitch +
-                 kPairColumns * kGramPitch + 2 * kPanel) +
-    sizeof(int) * kPanel;
-static_assert(kRotateSmem<double> <= 99 * 1024, "the smallest architecture has only 99 KiB");
-
-// One sweep of two-sided Jacobi on the 64×64 matrix `gram`. It accumulates the rotations in V. All
-// 256 threads take part. V is stored as V − I, because a cosine near 1 would be rounded to 1, and
-// the columns would grow over the sweeps.
-template <typename T>
-__device__ void rotate_gram(T* gram,   // [64, kGramPitch]
-                            T* v,      // [64, kRotationPitch]: V − I
-                            T* sines,  // [2, 32]
-                            int* swaps) {
-  const int t = static_cast<int>(threadIdx.x);
-  for (int r = 1; r < kPairColumns; ++r) {
-    if (t < kPanel) {
-      const int i = first_of_pair(t, r), j = i ^ r;
-      const T a = gram[i * kGramPitch + i], b = gram[j * kGramPitch + j];
-      const auto rotation = Rotation<T>::of(a > T(0) ? a : T(0), b > T(0) ? b : T(0),
-                                            gram[i * kGramPitch + j], kLargeOrthogonal<T>);
-      sines[t] = rotation.s;
-      sines[kPanel + t] = rotation.tau;
-      swaps[t] = rotation.swapped;
-    }
-    __syncthreads();
-    const auto rotation_of = [&](int pair) {
-      return Rotation<T>{sines[pair], sines[kPanel + pair], T(0), true, swaps[pair] != 0};
-    };
-    // A thread updates the four elements in the two rows of one pair and the two columns of
-    // another pair.
-    for (int e = t; e < kPanel * kPanel; e += kTileThreads) {
-      const int of_rows = e % kPanel, of_columns = e / kPanel;
-      const int i = first_of_pair(of_rows, r), j = i ^ r;
-      const int k = first_of_pair(of_columns, r), l = k ^ r;
-      T ik = gram[i * kGramPitch + k], il = gram[i * kGramPitch + l];
-      T jk = gram[j * kGramPitch + k], jl = gram[j * kGramPitch + l];
-      const auto rows = rotation_of(of_rows), columns = rotation_of(of_columns);
-      rows.apply(ik, jk);
-      rows.apply(il, jl);
-      columns.apply(ik, il);
-      columns.apply(jk, jl);
-      gram[i * kGramPitch + k] = ik;
-      gram[i * kGramPitch + l] = il;
-      gram[j * kGramPitch + k] = jk;
-      gram[j * kGramPitch + l] = jl;
-    }
-    for (int e = t; e < kPairColumns * kPanel; e += kTileThreads) {
-      const int pair = e % kPanel, c = e / kPanel;
-      const int i = first_of_pair(pair, r), j = i ^ r;
-      T& in_i = v[c * kRotationPitch + i];
-      T& in_j = v[c * kRotationPitch + j];
-      const auto rotation = rotation_of(pair);
-      const T one_i = c == i, one_j = c == j;
-      const T x = in_i + one_i, y = in_j + one_j;
-      const T u = in_i - rotation.s * (y + rotation.tau * x);
-      const T v = in_j + rotation.s * (x - rotation.tau * y);
-      in_i = rotation.swapped ? v + (one_j - one_i) : u;
-      in_j = rotation.swapped ? u + (one_i - one_j) : v;
-    }
-    __syncthreads();
-  }
-}
-
-// Step 2: computes V from the Gram matrix of a pair, and C ← C V for one piece of 256 rows. A
-// thread block takes one pair (x) and one piece (y), groups along z. Work per pair: 63 rounds on
-// the 64×64 matrix, which take about 12 64³ flop per piece, and 2 n 64² flop for C V; reads and
-// writes 64 n values. Shared memory: 38 KiB in float, 76 KiB in double. Registers: at most 128 in
-// float, 255 in double.
+// One sweep over all pairs of every group that has not converged. A thread block takes one task
+// after another. Work of a task: add_gram, or 63 rounds on G, which take about 12 × 64³ flop, and
+// multiply_by_v. Shared memory: 38 KiB in float, 76 KiB in double. Registers: at most 128 in float,
+// 255 in double. A pass of the loop over r is a round on G. Instructions of the loop with MUFU.RSQ
+// and BAR: at most 380 in float.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
-    pair_rotate_kernel(LargeArguments<T> p, int sweep, int r) {
-  T* const slice = dynamic_smem<T>();                 // [kTileDepth, kRotationPitch]
-  T* const v = slice + kTileDepth * kRotationPitch;   // [64, kRotationPitch]
-  T* const gram = v + kPairColumns * kRotationPitch;  // [64, kGramPitch]
-  T* const sines = gram + kPairColumns * kGramPitch;  // [2, 32]
-  int* const swaps = reinterpret_cast<int*>(sines + 2 * kPanel);
-  const int64_t n = p.e.n;
-  const int t = static_cast<int>(threadIdx.x);
-
-  for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
-    ColumnPair pair;
-    if (!pair_of_round(p, g, sweep, r, pair)) continue;
-    const T* const pieces =
-        p.grams + (g * p.pairs + blockIdx.x) * p.pieces * kPairColumns * kPairColumns;
-    for (int e = t; e < kPairColumns * kPairColumns; e += kTileThreads) {
-      T sum = 0;
-      for (int i = 0; i < p.pieces; ++i) sum += pieces[i * kPairColumns * kPairColumns + e];
-      gram[e / kPairColumns * kGramPitch + e % kPairColumns] = sum;
-      v[e / kPairColumns * kRotationPitch + e % kPairColumns] = 0;
-    }
-    __syncthreads();
-    bool rotated = false;
-    for (int e = t; e < kPairColumns * kPairColumns; e += kTileThreads) {
-      const int i = e / kPairColumns, j = e % kPairColumns;
-      const T cosine = gram[i * kGramPitch + j];
-      rotated = rotated || (i != j && (cosine < T(0) ? -cosine : cosine) >
-                                          kLargeOrthogonal<T> * sqrt(gram[i * kGramPitch + i]) *
-                                              sqrt(gram[j * kGramPitch + j]));
-    }
-    if (!__syncthreads_or(rotated)) continue;
-    if (t == 0 && blockIdx.y == 0) atomicOr(&p.state[g].rotated[sweep], 1);
-    rotate_gram(gram, v, sines, swaps);
-
-    T* const a = p.columns(g);
-    const int64_t row0 = blockIdx.y * int64_t(kPiece);
-    for (int64_t k0 = row0; k0 < row0 + kPiece && k0 < n; k0 += kPairColumns) {
-      T sum[4][4] = {};
-      for (int c0 = 0; c0 < kPairColumns; c0 += kTileDepth) {
-        __syncthreads();  // the previous slice has been read
-        for (int e = t; e < kTileDepth * kPairColumns; e += kTileThreads) {
-          const int64_t k = k0 + e % kPairColumns;
-          slice[e / kPairColumns * kRotationPitch + e % kPairColumns] =
-              k < n ? a[pair.of(c0 + e / kPairColumns) * n + k] : T(0);
+    sweep_kernel(LargeArguments<T> p, int sweep) {
+  __shared__ TaskCount broadcast;
+  const auto memory = PairMemory<T>::at(dynamic_smem<T>());
+  if (sweep > 0 && !p.sweeps[sweep - 1].rotated) return;
+  const TaskCount tasks = p.phases() * p.tasks_per_phase() * p.e.groups;
+  for (;;) {
+    const TaskCount number = take_task(&p.sweeps[sweep].next, &broadcast);
+    if (number >= tasks) return;
+    const auto task = SweepTask::of(p, number);
+    LargeState<T>& state = p.state[task.g];
+    if (sweep > 0 && !state.rotated[sweep - 1]) continue;  // this group has converged
+    wait_for_tasks(&state.finished[sweep], task.phase * p.tasks_per_phase());
+    const auto pair = ColumnPair::of_round(task.pair, task.round());
+    if (pair.second < p.blocks && pair.first * kPanel < state.rank) {
+      if (task.is_gram()) {
+        add_gram(p, task, pair, memory.slice);
+      } else if (load_gram(p, task, memory)) {
+        if (threadIdx.x == 0 && task.piece == 0) {
+          atomicOr(&state.rotated[sweep], 1);
+          atomicOr(&p.sweeps[sweep].rotated, 1);
         }
-        __syncthreads();
-        use_slice(v + c0 * kRotationPitch, slice, sum);
+        rotate_gram(memory);
+        multiply_by_v(p, task, pair, memory);
       }
-      for_each_element(0, k0, kPairColumns, n, [&](int i, int j, int64_t c, int64_t k) {
-        a[pair.of(static_cast<int>(c)) * n + k] += sum[i][j];
-      });
     }
-    __syncthreads();  // before the next group overwrites V
+    finish_task(&state.finished[sweep]);
   }
 }
 
-// Makes the columns of every group orthogonal.
+// Makes the columns of every group orthogonal. The grid has a thread block for every task of a
+// phase; more could not work at the same time.
 template <typename T>
 void jacobi_large(const LargeArguments<T>& p, Stream& stream) {
-  const Grid grid{p.pairs, p.pieces, group_blocks(p.e.groups)};
+  const Grid grid{at_most(p.tasks_per_phase() * p.e.groups, kLargestGridX)};
   for (int sweep = 0; sweep < kMaxLargeSweeps; ++sweep)
-    for (int r = 1; r < 2 * p.pairs; ++r) {
-      stream.launch(pair_gram_kernel<T>, {grid, kTileThreads}, p, sweep, r);
-      stream.launch(pair_rotate_kernel<T>, {grid, kTileThreads, kRotateSmem<T>}, p, sweep, r);
-    }
+    stream.launch(sweep_kernel<T>, {grid, kTileThreads, PairMemory<T>::kSize}, p, sweep);
 }
 
 }  // namespace mige::cuda

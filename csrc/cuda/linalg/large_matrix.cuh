@@ -2,6 +2,7 @@
 // shift I by pivoted Cholesky, then A = L V by Jacobi (see eigh.cuh).
 #pragma once
 
+#include "cuda/core/tasks.cuh"
 #include "cuda/core/workspace.cuh"
 #include "cuda/linalg/contraction.cuh"
 #include "cuda/linalg/eigh_small.cuh"
@@ -18,7 +19,21 @@ struct LargeState {
   Key<T> bound;    // if `indefinite`: the squared bound of the eigenvalues' magnitudes, as a key
   int rank;        // columns of L
   int indefinite;  // Cholesky with the small shift failed
-  int rotated[kMaxLargeSweeps];  // whether a sweep found columns that were not orthogonal
+  int finished[kMaxLargeSweeps];  // tasks of a sweep of Jacobi (jacobi_large.cuh)
+  int rotated[kMaxLargeSweeps];   // whether a sweep found columns that were not orthogonal
+
+  // The sweeps, of which the last one found only orthogonal columns if the iteration converged.
+  __device__ Iteration iteration() const {
+    int sweep = 0;
+    while (sweep < kMaxLargeSweeps && rotated[sweep]) ++sweep;
+    return {sweep + 1, sweep < kMaxLargeSweeps};
+  }
+};
+
+// A sweep of Jacobi over all groups.
+struct LargeSweep {
+  TaskCount next;  // number of the next task
+  int rotated;     // whether the sweep found columns that were not orthogonal in any group
 };
 
 template <typename T>
@@ -28,6 +43,7 @@ struct LargeArguments : Workspace {
   int pairs = power_of_two_above(blocks) / 2;             // pairs of column blocks in a round
   int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
   LargeState<T>* state = take<LargeState<T>>(e.groups);
+  LargeSweep* sweeps = take<LargeSweep>(kMaxLargeSweeps);
   int32_t* ended = take<int32_t>(e.groups);  // −1 when Cholesky has ended, otherwise 0
   T* rest = take<T>(e.groups * e.n * e.n);   // scale K + shift I − P Pᵀ of all panels P so far
   T* diagonal = take<T>(e.groups * e.n);     // cholesky_large.cuh defines it
@@ -35,6 +51,9 @@ struct LargeArguments : Workspace {
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
   T* norm = take<T>(e.groups * e.n);
 
+  // The phases of a sweep of Jacobi: two steps in each round. A group has as many tasks per phase.
+  __host__ __device__ int phases() const { return 2 * (2 * pairs - 1); }
+  __host__ __device__ int tasks_per_phase() const { return pairs * pieces; }
   int64_t a_size() const { return e.groups * blocks * kPanel * e.n; }
   __device__ __forceinline__ T* columns(int64_t g) const { return a + g * blocks * kPanel * e.n; }
 };

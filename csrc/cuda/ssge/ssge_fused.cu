@@ -39,11 +39,12 @@ struct SharedSpace {
   }
 };
 
-template <typename T, int kLanes>
+template <typename T, int kLanes, int kRows>
 struct FusedMemory : SharedSpace {
   int m;
   // [m, pitch]: S, followed by the other arrays of SharedMatrix
-  T* s = reinterpret_cast<T*>(take<char>(SharedMatrix<T>::size(m, shared_pitch<kLanes>(m))));
+  T* s =
+      reinterpret_cast<T*>(take<char>(SharedMatrix<T>::size(m, PairShape<kLanes, kRows>::kPitch)));
   T* slice = take<T>(kFusedSlice * fused_rows(m));  // [16, rows]: samples or H
   T* other = take<T>(kFusedSlice * fused_rows(m));  // [16, rows]: factor ∘ Aᵀ H
   T* row_sum = take<T>(m);                          // [m]: K 1
@@ -60,8 +61,8 @@ struct FusedMemory : SharedSpace {
 template <typename T>
 size_t ssge_fused_size(int m) {
   alignas(16) static char nowhere;
-  return m <= 64 ? FusedMemory<T, 8>{{&nowhere, 0}, m}.size
-                 : FusedMemory<T, 16>{{&nowhere, 0}, m}.size;
+  return with_eight_lanes(
+      m, [&](auto lanes, auto rows) { return FusedMemory<T, lanes, rows>{{&nowhere, 0}, m}.size; });
 }
 
 // Sets slice[c, i] = value(i, c0 + c), or 0 outside the m rows and d columns.
@@ -99,8 +100,9 @@ __device__ void add_distances(T* s, int pitch, const T* slice, int m) {
 }
 
 // The quantile of the entries i < j of S, which are squared distances of scaled coordinates.
-template <typename T, int kLanes>
-__device__ T select_square(const FusedMemory<T, kLanes>& at, int m, int pitch, double quantile) {
+template <typename T, int kLanes, int kRows>
+__device__ T select_square(const FusedMemory<T, kLanes, kRows>& at, int m, int pitch,
+                           double quantile) {
   if (threadIdx.x == 0) at.selection->zeros = 0;
   for (int round = 0; round < kSelectRounds<T>; ++round) {
     for (int i = threadIdx.x; i < kDigits; i += blockDim.x) at.counts[i] = 0;
@@ -160,10 +162,10 @@ __device__ T block_magnitude(const T* x, int64_t count, Key<T>* largest) {
 }
 
 // One group of the fused kernel: its memory, and its steps in the order in which they run.
-template <typename T, int kLanes>
+template <typename T, int kLanes, int kRows>
 struct FusedGroup {
   const SsgeArguments<T>& p;
-  const FusedMemory<T, kLanes>& at;
+  const FusedMemory<T, kLanes, kRows>& at;
   const SharedMatrix<T>& a;  // the matrix S, in place of which A is computed
   int64_t g;
   T magnitude, scale;
@@ -245,7 +247,7 @@ struct FusedGroup {
     const int m = a.n, lane = threadIdx.x % kWarp;
     const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
     const int columns = pivoted_cholesky<BlockTeam>(a, kGramStop<T>);
-    const bool failed = jacobi<kLanes>(a, columns) < 0;
+    const bool failed = !jacobi<kLanes, kRows>(a, columns).converged;
     column_norms<BlockTeam>(a);
     for (int j = warp; j < m; j += warps) {
       const int place = failed ? j : m - 1 - position_of(a.norm, m, j);
@@ -291,19 +293,25 @@ struct FusedGroup {
   }
 };
 
-template <typename T, int kLanes>
-constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes> : 256;
+template <typename T, int kLanes, int kRows>
+constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes, kRows> : 256;
+
+// Thread blocks on a multiprocessor.
+template <typename T, int kLanes, int kRows>
+constexpr int kFusedBlocks = kFusedThreads<T, kLanes, kRows> == 256 && sizeof(T) == 4 ? 2 : 1;
 
 // Computes the score of every gridDim.x-th group. Registers: at most 128 in float, 255 in double.
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kLanes == 8 ? 2 : 1)
+// A pass of the loop over pairs rotates four pairs. Instructions of the loop with MUFU.RSQ, SHFL
+// and STS: at most 176 in <float, 8, 8>, 220 in <float, 8, 13> and 248 in <float, 8, 16>.
+template <typename T, int kLanes, int kRows>
+__global__ void __launch_bounds__(kFusedThreads<T, kLanes, kRows>, kFusedBlocks<T, kLanes, kRows>)
     ssge_fused_kernel(SsgeArguments<T> p) {
   const int m = static_cast<int>(p.m);
-  const FusedMemory<T, kLanes> at{{dynamic_smem<char>(), 0}, m};
-  const auto a = SharedMatrix<T>::at(at.s, m, shared_pitch<kLanes>(m));
+  const FusedMemory<T, kLanes, kRows> at{{dynamic_smem<char>(), 0}, m};
+  const auto a = SharedMatrix<T>::at(at.s, m, PairShape<kLanes, kRows>::kPitch);
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
     const T magnitude = block_magnitude(p.x + g * m * p.d, m * p.d, at.largest);
-    const FusedGroup<T, kLanes> group{p, at, a, g, magnitude, normal_scale(magnitude)};
+    const FusedGroup<T, kLanes, kRows> group{p, at, a, g, magnitude, normal_scale(magnitude)};
     group.distances();
     const T sigma = group.bandwidth(), gamma = gamma_of(sigma, magnitude);
     if (threadIdx.x == 0) p.bandwidth[g] = sigma;
@@ -318,13 +326,6 @@ __global__ void __launch_bounds__(kFusedThreads<T, kLanes>, sizeof(T) == 4 && kL
   }
 }
 
-template <typename T, int kLanes>
-void launch_fused(const SsgeArguments<T>& p, Stream& stream) {
-  stream.launch(
-      ssge_fused_kernel<T, kLanes>,
-      {{at_most(p.groups, kLargestGridX)}, kFusedThreads<T, kLanes>, ssge_fused_size<T>(p.m)}, p);
-}
-
 }  // namespace
 
 template <typename T>
@@ -334,10 +335,13 @@ bool ssge_fits_a_block(int64_t m) {
 
 template <typename T>
 void ssge_fused(const SsgeArguments<T>& p, Stream& stream) {
-  if (p.m <= 64)
-    launch_fused<T, 8>(p, stream);
-  else
-    launch_fused<T, 16>(p, stream);
+  const int m = static_cast<int>(p.m);
+  with_eight_lanes(m, [&](auto lanes, auto rows) {
+    stream.launch(
+        ssge_fused_kernel<T, lanes, rows>,
+        {{at_most(p.groups, kLargestGridX)}, kFusedThreads<T, lanes, rows>, ssge_fused_size<T>(m)},
+        p);
+  });
 }
 
 template bool ssge_fits_a_block<float>(int64_t);

@@ -1,0 +1,204 @@
+"""Instructions of the inner loops of CUDA kernels, counted in the machine code.
+
+The budget of a loop is a sentence in the comment above its kernel. It names instructions that the
+loop contains, because machine code does not say which loop of the source it belongs to:
+
+    // Instructions of the loop with MUFU.RSQ and SHFL: at most 216 in <float, 8, 13>.
+
+A loop is the code between the target of a backward branch and this branch. Of the loops with the
+named instructions, the shortest one counts. Each instruction counts once, so inner loops must be
+unrolled. ``tools/resources.py`` (``make resources``) prints the counts.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from tools import resources
+
+
+@dataclass(frozen=True)
+class LoopBudget:
+    """What the sentence above a kernel says.
+
+    Attributes:
+        opcodes: the beginnings of instructions that the loop contains.
+        limits: largest number of instructions, by the first template arguments of the kernel.
+            Instantiations without a limit are not counted.
+    """
+
+    opcodes: tuple[str, ...]
+    limits: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The counted loop of one kernel on one architecture; ``count`` is None if there is none."""
+
+    name: str
+    parameters: str
+    architecture: int
+    count: int | None
+    budget: int
+
+    @property
+    def title(self) -> str:
+        """The kernel with its template arguments, as in C++."""
+        return f"{self.name}<{self.parameters}>" if self.parameters else self.name
+
+
+# --- the machine code -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Code:
+    """The instructions of one kernel: their addresses and texts."""
+
+    function: str
+    architecture: int
+    instructions: tuple[tuple[int, str], ...]
+
+
+def parse(sass: str) -> Iterator[Code]:
+    """The kernels in what ``cuobjdump --dump-sass`` prints."""
+    architecture, function = 0, ""
+    instructions: list[tuple[int, str]] = []
+    for line in [*sass.splitlines(), "Function : end"]:
+        # The address, the instruction and its encoding: "/*0010*/  EXIT ;  /* 0x... */".
+        if found := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+([^;]+?)\s*;", line):
+            instructions.append((int(found[1], 16), found[2]))
+        elif found := re.match(r"arch = sm_(\d+)|\s*Function : (\S+)", line):
+            if instructions:
+                yield Code(function, architecture, tuple(instructions))
+            instructions = []
+            architecture, function = int(found[1] or architecture), found[2] or ""
+
+
+def opcode(instruction: str) -> str:
+    """``@!P0 STS.64 [R2], R4`` -> ``STS.64``."""
+    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
+
+
+def shortest_loop(code: Code, opcodes: tuple[str, ...]) -> int | None:
+    """The number of instructions of the shortest loop that contains all opcodes."""
+    counts = []
+    for end, instruction in code.instructions:
+        target = re.search(r"0x([0-9a-f]+)", instruction)
+        if not opcode(instruction).startswith("BRA") or not target or int(target[1], 16) > end:
+            continue
+        body = [opcode(i) for at, i in code.instructions if int(target[1], 16) <= at <= end]
+        if all(any(o.startswith(wanted) for o in body) for wanted in opcodes):
+            counts.append(len(body))
+    return min(counts, default=None)
+
+
+def read(library: Path, budgets: dict[str, LoopBudget]) -> list[Loop]:
+    """The loops with a budget in a library, an object file or a cubin."""
+    tool = resources.cuobjdump()
+    if tool is None:
+        raise FileNotFoundError("cuobjdump is missing: pip install nvidia-cuda-cuobjdump")
+    # cuobjdump looks for nvdisasm on PATH. The Python packages have both in one folder.
+    path = f"{Path(tool).resolve().parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+    def dump(*options: str) -> str:
+        done = subprocess.run(
+            [tool, *options, str(library)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(done.args)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    functions = re.findall(r"Function (\S+):", dump("--dump-resource-usage"))
+    names = resources.demangled(functions)
+    wanted = sorted(f for f, (name, _) in names.items() if name in budgets)
+    if not wanted:
+        return []
+    return measure(dump("--dump-sass", "--function", ",".join(wanted)), budgets)
+
+
+def measure(sass: str, budgets: dict[str, LoopBudget]) -> list[Loop]:
+    """The loops with a budget in the text of cuobjdump."""
+    codes = list(parse(sass))
+    names = resources.demangled(code.function for code in codes)
+    found = []
+    for code in codes:
+        name, parameters = names[code.function]
+        budget = budgets.get(name)
+        limit = resources.limit_of(parameters, budget.limits) if budget else None
+        if budget and limit is not None:
+            count = shortest_loop(code, budget.opcodes)
+            found.append(Loop(name, parameters, code.architecture, count, limit))
+    # If several files instantiate a template the same way, the library contains it several times.
+    return sorted(set(found), key=lambda loop: (loop.title, loop.architecture))
+
+
+# --- the budgets ----------------------------------------------------------------------------------
+
+_SENTENCE = re.compile(
+    r"Instructions of the loop with ([A-Z0-9.]+(?:(?:,| and) [A-Z0-9.]+)*): "
+    rf"at most ({resources.LIMITS})"
+)
+
+
+def budgets(folder: Path = resources.KERNELS) -> dict[str, LoopBudget]:
+    """The budgets in the sources, by kernel."""
+    found: dict[str, LoopBudget] = {}
+    for path in sorted(folder.rglob("*.cu*")):
+        found.update(budgets_of(path.read_text()))
+    return found
+
+
+def budgets_of(source: str) -> dict[str, LoopBudget]:
+    """The budgets in the text of one file."""
+    found = {}
+    for before, after in pairwise(source.split("__global__")):
+        name = resources.kernel_name(after)
+        sentences = _SENTENCE.findall(resources.comment_text(before))
+        if name and sentences:
+            opcodes, limits = sentences[-1]
+            found[name] = LoopBudget(
+                tuple(re.split(r", | and ", opcodes)), resources.limits_of(limits)
+            )
+    return found
+
+
+def violations(loops: list[Loop], allowed: dict[str, LoopBudget]) -> list[str]:
+    """Every budget that a kernel exceeds, as a sentence."""
+    found = []
+    for loop in loops:
+        where = f"{loop.title} on sm_{loop.architecture}"
+        if loop.count is None:
+            opcodes = " and ".join(allowed[loop.name].opcodes)
+            found.append(f"{where}: no loop with {opcodes}, which has an instruction budget")
+        elif loop.count > loop.budget:
+            found.append(
+                f"{where}: {loop.count} instructions in the loop, expected at most {loop.budget}"
+            )
+    for name, budget in sorted(allowed.items()):
+        for kind in budget.limits:
+            if not any(loop.name == name and _is_of(loop, kind) for loop in loops):
+                found.append(
+                    f"{name}<{kind}>: has an instruction budget, but is not in the library"
+                )
+    return found
+
+
+def _is_of(loop: Loop, kind: str) -> bool:
+    return resources.limit_of(loop.parameters, {kind: 0}) == 0
+
+
+def table(loops: list[Loop]) -> str:
+    """The counts as a Markdown table."""
+    rows = ["| loop of | sm | instructions | budget |", "|---|---|---|---|"]
+    for loop in loops:
+        count = "–" if loop.count is None else loop.count
+        rows.append(f"| `{loop.title}` | {loop.architecture} | {count} | {loop.budget} |")
+    return "\n".join(rows)
