@@ -95,6 +95,12 @@ def require_tensor(name: str, value: object) -> None:
     """A dense floating-point tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if value.dtype.is_floating_point and value.dtype.itemsize == 1:
+        raise TypeError(
+            f"{name} must have a floating-point dtype of at least 16 bits, got {value.dtype}"
+        )
     if not value.dtype.is_floating_point:
         raise TypeError(f"{name} must have a floating-point dtype, got {value.dtype}")
     if value.layout != torch.strided:

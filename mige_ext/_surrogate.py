@@ -4,15 +4,14 @@ The functions of :mod:`mige_ext.information` get their gradients from a score es
 differentiation. :func:`surrogate` makes these gradients known to autograd and torch.func.
 """
 
-import types
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mige_ext._torch_compat import is_transforming
+from mige_ext._functions import Function, apply, no_vmap
+from mige_ext._torch_compat import active_transforms
 
 
 def surrogate(
@@ -23,73 +22,110 @@ def surrogate(
     ``compute`` takes the inputs, and returns a value and one gradient for each input. ``kind`` is a
     subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
     """
-    return _apply(kind, compute, *inputs)[0]
+    if torch.compiler.is_compiling():
+        transforms = active_transforms()
+        if transforms.count("Grad") > 1:
+            raise _once()
+        if not transforms:
+            inputs = tuple(_differentiable_once(tensor) for tensor in inputs)
+    return apply(kind, compute, *inputs, *(_anchor(tensor) for tensor in inputs))[0]
 
 
 def named_encoder_information(value: Tensor) -> Tensor:
     """The same value, with a ``grad_fn`` that is named after the information function."""
-    return _apply(EncoderInformation, value)
+    return apply(EncoderInformation, value)
 
 
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply``, with a separate ``setup_context`` only where torch.func needs it.
+def _anchor(tensor: Tensor) -> Tensor | None:
+    """A tensor without values of interest, whose derivative is one of ``tensor``.
 
-    With ``setup_context``, torch matches the arguments to the signature of ``forward`` in each
-    call, which takes 25 µs.
+    A surrogate keeps it for the backward pass in place of ``tensor``. ``tensor`` may then be
+    changed in place, may be an inference tensor, and needs no memory.
     """
-    if torch.compiler.is_compiling() or is_transforming():
-        return function.apply(*args)
-    return _with_combined_forward(function).apply(*args)
+    if not tensor.requires_grad:
+        return None
+    if torch.compiler.is_compiling():  # The compiler may leave out a tensor without elements.
+        return tensor.sum()
+    return tensor.repeat(0, *(1,) * (tensor.dim() - 1))
 
 
-@cache
-def _with_combined_forward(function: Any) -> type[torch.autograd.Function]:
-    def forward(ctx: Any, *args: Any) -> Any:
-        output = function.forward(*args)
-        function.setup_context(ctx, args, output)
-        return output
+def _differentiable_once(tensor: Tensor) -> Tensor:
+    """The same tensor in compiled code, which raises in a second derivative.
 
-    # torch takes the name of ``grad_fn`` from the name with which the class is created.
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    return types.new_class(
-        function.__name__, (torch.autograd.Function,), exec_body=lambda body: body.update(methods)
-    )
+    The compiler computes the backward pass of an autograd function without a graph. A second
+    derivative would therefore be 0, without an error, but for an operator outside this function.
+    """
+    return _same(tensor, tensor.sum()) if tensor.requires_grad else tensor
 
 
-class Surrogate(torch.autograd.Function):
+@torch.library.custom_op("mige_ext::_same", mutates_args=())
+def _same(tensor: Tensor, anchor: Tensor) -> Tensor:
+    return tensor.clone()
+
+
+@torch.library.custom_op("mige_ext::_same_backward", mutates_args=())
+def _same_backward(grad: Tensor, anchor: Tensor) -> Tensor:
+    return grad.clone()
+
+
+def _raise_once(ctx: Any, grad: Tensor) -> Any:
+    raise _once()
+
+
+_same.register_fake(lambda tensor, anchor: torch.empty_like(tensor))
+_same.register_autograd(
+    lambda ctx, grad: (_same_backward(grad, *ctx.saved_tensors), None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1]),
+)
+_same_backward.register_fake(lambda grad, anchor: torch.empty_like(grad))
+_same_backward.register_autograd(_raise_once)
+
+
+class Surrogate(Function):
     """A scalar whose gradients are computed in the forward pass.
 
     The gradients are outputs too, because torch.func lets a context save only inputs and outputs.
+    The inputs are tensors, and then one anchor (:func:`_anchor`) for each of them.
     """
 
     @staticmethod
-    def forward(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-        return compute(*(tensor.detach() for tensor in inputs))
+    def called(compute: Any, *inputs: Any) -> str:
+        return "a surrogate"
+
+    @staticmethod
+    def forward(
+        compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        tensors = inputs[: len(inputs) // 2]
+        return compute(*(tensor.detach() for tensor in tensors if tensor is not None))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _, *gradients = output
+        count = len(gradients)
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[1:], *gradients)
+        ctx.dtypes = tuple(tensor.dtype for tensor in inputs[1 : 1 + count])
+        ctx.save_for_backward(*gradients, *inputs[1 + count :])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        half = len(ctx.saved_tensors) // 2
-        inputs, gradients = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
-        return None, *(
-            _apply(_FirstDerivative, grad * gradient, tensor) if needed else None
-            for needed, gradient, tensor in zip(
-                ctx.needs_input_grad[1:], gradients, inputs, strict=True
-            )
+        count = len(ctx.dtypes)
+        gradients, anchors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        return (
+            None,
+            *(
+                apply(_FirstDerivative, grad * gradient, anchor, dtype) if needed else None
+                for needed, gradient, anchor, dtype in zip(
+                    ctx.needs_input_grad[1:], gradients, anchors, ctx.dtypes, strict=False
+                )
+            ),
+            *(None,) * count,
         )
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        raise NotImplementedError(
-            "surrogates of entropy and mutual information do not work under torch.func.vmap: give "
-            "the groups as leading dimensions, (..., M, d); the result is the mean over them"
-        )
+        raise no_vmap()
 
 
 class Entropy(Surrogate):
@@ -108,10 +144,14 @@ class CodeInformation(Surrogate):
     """The surrogate of the information of a code through a channel."""
 
 
-class EncoderInformation(torch.autograd.Function):
+class EncoderInformation(Function):
     """The difference of two surrogates, which keeps its value and its gradient."""
 
     generate_vmap_rule = True  # for torch.func.jacrev
+
+    @staticmethod
+    def called(*args: Any) -> str:
+        return "a surrogate"
 
     @staticmethod
     def forward(value: Tensor) -> Tensor:
@@ -126,7 +166,14 @@ class EncoderInformation(torch.autograd.Function):
         return grad
 
 
-class _FirstDerivative(torch.autograd.Function):
+def _gradient(gradient: Tensor, anchor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient in a dtype; a backward pass with ``create_graph`` makes it raise an error."""
+    if torch.is_grad_enabled():
+        return apply(_FirstDerivative, gradient, anchor, dtype)
+    return _FirstDerivative.forward(gradient, anchor, dtype)
+
+
+class _FirstDerivative(Function):
     """A gradient, in the dtype of its argument, that raises an error when it is differentiated.
 
     torch's decorator ``once_differentiable`` does not suffice. It raises only if the incoming
@@ -137,11 +184,15 @@ class _FirstDerivative(torch.autograd.Function):
     generate_vmap_rule = True  # for torch.func.jacrev
 
     @staticmethod
-    def forward(gradient: Tensor, argument: Tensor) -> Tensor:
+    def called(*args: Any) -> str:
+        return "the gradient of a surrogate of entropy or mutual information"
+
+    @staticmethod
+    def forward(gradient: Tensor, anchor: Tensor | None, dtype: torch.dtype) -> Tensor:
         # Linear solvers return scores in column-major order. A gradient in this memory format would
         # change the rounding in other layers of the network.
         contiguous = torch.contiguous_format
-        return gradient.to(argument.dtype, copy=True, memory_format=contiguous)
+        return gradient.to(dtype, copy=True, memory_format=contiguous)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -149,7 +200,15 @@ class _FirstDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        raise RuntimeError(
-            "surrogates of entropy and mutual information are differentiable once: the score "
-            "estimate in their gradient has no derivative"
-        )
+        raise _once()
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Any:
+        raise _once()
+
+
+def _once() -> RuntimeError:
+    return RuntimeError(
+        "surrogates of entropy and mutual information are differentiable once: the score "
+        "estimate in their gradient has no derivative"
+    )

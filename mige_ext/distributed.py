@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks, _recording
+from mige_ext._functions import Function, apply, refuse_vmap, visible
 from mige_ext._precision import at_least_float32, in_units, positive, power_of_two
 from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
@@ -104,11 +105,13 @@ def global_batch(
     Raises:
         TypeError: ``group`` is not a process group, or this process does not belong to it.
         ValueError, TypeError: an argument of this process is invalid; the error of ``check``.
+        NotImplementedError: ``torch.func.vmap`` maps over an argument.
         ValueError: an argument is invalid on another rank, the arguments of two ranks differ in
             more than the number of samples, or all ranks together have fewer than two samples.
     """
     if group is None:
         check(2)
+        refuse_vmap(*tensors.values())
         return None
     _require_group(group)
     error: Exception | None = None
@@ -145,11 +148,11 @@ def distribute(
 ) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
     """Prepare an estimator and tensors, (..., N_r, d), for the surrogate of the global batch.
 
-    Without a batch, both are returned unchanged. An estimator with ``score_distributed`` is
+    Without a batch, the values of both are unchanged. An estimator with ``score_distributed`` is
     wrapped; for every other estimator the samples of all ranks are gathered.
     """
     if batch is None:
-        return estimator, tensors
+        return estimator, tuple(visible(tensor) for tensor in tensors)
     if isinstance(estimator, DistributedScoreEstimator):
         return _GlobalEstimator(estimator, batch), tensors
     return estimator, tuple(batch.gather(tensor) for tensor in tensors)
@@ -202,7 +205,7 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     empty = x.numel() == 0
     size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
-    x = _InUnits.apply(x, unit)
+    x = apply(_InUnits, x, unit)
     # Relative to the first sample, constant columns are 0 exactly, and an offset costs no digits.
     if batch is None:
         first = x.narrow(-2, 0, 1)
@@ -262,8 +265,12 @@ class _Gather(torch.autograd.Function):
         return own * len(batch.sizes), None
 
 
-class _InUnits(torch.autograd.Function):
+class _InUnits(Function):
     """``x / unit``, whose gradient is finite also for subnormal units."""
+
+    @staticmethod
+    def called(*args: Any) -> str:
+        return "a surrogate"
 
     @staticmethod
     def forward(x: Tensor, unit: Tensor) -> Tensor:

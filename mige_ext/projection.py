@@ -1,6 +1,7 @@
 """Random projection to fewer dimensions, which preserves distances and makes scores cheaper."""
 
 import math
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -16,6 +17,7 @@ from mige_ext._precision import at_least_float32, no_autocast
 from mige_ext._torch_compat import constant_when_compiled, is_transforming
 
 _KEPT = 16
+_lock = threading.Lock()  # for changes of _matrices
 _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor]" = {}
 
 
@@ -75,11 +77,14 @@ class RandomProjection:
         r = _matrices.get(key)
         if r is None:
             r = self.matrix(*key[1:])
-            if len(_matrices) >= _KEPT:
-                # Matrices on a GPU stay, because a captured CUDA graph reads R at its address.
-                for old in [old for old, kept in _matrices.items() if kept.device.type == "cpu"]:
-                    del _matrices[old]
-            _matrices[key] = r
+            with _lock:
+                if len(_matrices) >= _KEPT:
+                    # Matrices on a GPU stay, because a captured CUDA graph reads R at its address.
+                    for old in [
+                        old for old, kept in _matrices.items() if kept.device.type == "cpu"
+                    ]:
+                        del _matrices[old]
+                r = _matrices.setdefault(key, r)
         return r
 
     def __call__(self, x: Tensor) -> Tensor:

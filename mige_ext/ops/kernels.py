@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mige_ext._precision import no_autocast, per_group, positive, saturated, unit_of
+from mige_ext._torch_compat import in_forward_mode, is_transforming
 from mige_ext.ops._call import call, real
 
 
@@ -29,7 +30,11 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     Cost:
         3MNd flop (half without ``y``).
     """
-    return call("squared_distances", x, y)
+    if not _is_transformed():
+        return call("squared_distances", x, y)
+    distances = call("squared_distances", *_detached(x, y))
+    x, y, unit = _normalized(x, y)
+    return distances + _variation(x, y) * unit * unit
 
 
 def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -52,6 +57,27 @@ def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tenso
         grad_x = 2 * (grad.sum(-1, keepdim=True) * x - grad @ y)
         grad_y = 2 * (grad.sum(-2).unsqueeze(-1) * y - grad.mT @ x)
     return grad_x, grad_y
+
+
+def _is_transformed() -> bool:
+    """Whether the derivatives that are registered for the operators do not apply.
+
+    Under ``torch.func.grad`` such a derivative raises an error, and in forward mode it is 0.
+    """
+    return is_transforming() or in_forward_mode()
+
+
+def _detached(*tensors: Any) -> tuple[Any, ...]:
+    return tuple(t.detach() if isinstance(t, Tensor) else t for t in tensors)
+
+
+def _variation(x: Tensor, y: Tensor | None) -> Tensor:
+    """0 for every pair of points, with all derivatives of their squared distance."""
+    other = x if y is None else y
+    with no_autocast(x):
+        expanded = x.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
+        expanded = expanded - 2 * x @ other.mT
+    return expanded - expanded.detach()
 
 
 def _squared_distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -111,7 +137,13 @@ def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor
     Cost:
         3MNd flop (half without ``y``) and MN exponentials.
     """
-    return call("rbf_gram", x, y, bandwidth)
+    if not _is_transformed():
+        return call("rbf_gram", x, y, bandwidth)
+    gram = call("rbf_gram", *_detached(x, y, bandwidth))
+    x, y, unit = _normalized(x, y)
+    sigma = positive(per_group(bandwidth) / unit)
+    exponent = -saturated(squared_distances(x, y) / sigma / sigma) / 2
+    return gram * torch.exp(exponent - exponent.detach())
 
 
 def _rbf_gram_backward(

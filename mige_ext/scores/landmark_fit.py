@@ -76,17 +76,10 @@ class LandmarkStatistics:
         x, z = samples.detach().reshape(n, samples.shape[-2], d), self._z.reshape(n, m, d)
         unit, center = self._unit.reshape(n, 1, 1), self._center.reshape(n, 1, d)
         sigma, moments = self._sigma.reshape(n), self.moments.view(n, m + 1, m + d + 1)
-        for g, r in _tiles(x.shape[0], x.shape[1], m + d + 1, progress):
-            tile = x.narrow(0, *g).narrow(1, *r).double()
-            # An infinite sample is an error (NaN on CUDA). An infinite quotient saturates.
-            tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
-            points, s = z.narrow(0, *g), sigma.narrow(0, *g)
-            gram = ops.rbf_gram(tile, points, bandwidth=s)
-            ones = tile.new_ones((*tile.shape[:-1], 1))
-            row = torch.cat((gram, tile - center.narrow(0, *g), ones), -1)
-            total = moments.narrow(0, *g)
-            total.narrow(1, 0, m).add_(ops.rbf_product(points, tile, row, bandwidth=s))
-            total.narrow(1, m, 1).add_(row.sum(1, keepdim=True))
+        if torch.compiler.is_compiling():
+            moments.add_(_moments(x, z, unit, center, sigma))
+        else:
+            _add_moments(moments, x, z, unit, center, sigma, progress)
         return self
 
     def solve(self) -> "FittedLandmarks":
@@ -171,14 +164,86 @@ class FittedLandmarks(Fitted):
         if query is None:
             query = self.landmarks * self.unit
         _checks.require_query("query", query, self.landmarks, "landmarks")
-        result = self.coefficients.new_zeros(query.shape)
-        groups = max(query.shape[:-2].numel(), 1)
-        for _, r in _tiles(1, query.shape[-2], groups * query.shape[-1], progress):
-            points = in_units(query.detach().narrow(-2, *r).to(result.dtype), self.unit)
-            z, c, sigma = self.landmarks, self.coefficients, self.bandwidth
-            scores = ops.rbf_product(points, z, c, bandwidth=sigma)
-            result.narrow(-2, *r).add_(saturated(scores / self.unit))
-        return result
+        fit = self.landmarks, self.coefficients, self.bandwidth, self.unit
+        if torch.compiler.is_compiling():
+            return _scores(query.detach(), *fit)
+        return _tiled_scores(query.detach(), *fit, progress)
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+def _add_moments(
+    moments: Tensor,
+    x: Tensor,
+    z: Tensor,
+    unit: Tensor,
+    center: Tensor,
+    sigma: Tensor,
+    progress: Progress | None = None,
+) -> None:
+    """Adds samples (n, B, d) to the moments (n, m + 1, m + d + 1)."""
+    m, d = z.shape[-2:]
+    for g, r in _tiles(x.shape[0], x.shape[1], m + d + 1, progress):
+        tile = x.narrow(0, *g).narrow(1, *r).double()
+        # An infinite sample is an error (NaN on CUDA). An infinite quotient saturates.
+        tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
+        points, s = z.narrow(0, *g), sigma.narrow(0, *g)
+        gram = ops.rbf_gram(tile, points, bandwidth=s)
+        ones = tile.new_ones((*tile.shape[:-1], 1))
+        row = torch.cat((gram, tile - center.narrow(0, *g), ones), -1)
+        total = moments.narrow(0, *g)
+        total.narrow(1, 0, m).add_(ops.rbf_product(points, tile, row, bandwidth=s))
+        total.narrow(1, m, 1).add_(row.sum(1, keepdim=True))
+
+
+def _tiled_scores(
+    query: Tensor,
+    landmarks: Tensor,
+    coefficients: Tensor,
+    bandwidth: Tensor,
+    unit: Tensor,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Scores of a fit at points (..., Q, d)."""
+    result = coefficients.new_zeros(query.shape)
+    groups = max(query.shape[:-2].numel(), 1)
+    for _, r in _tiles(1, query.shape[-2], groups * query.shape[-1], progress):
+        points = in_units(query.narrow(-2, *r).to(result.dtype), unit)
+        scores = ops.rbf_product(points, landmarks, coefficients, bandwidth=bandwidth)
+        result.narrow(-2, *r).add_(saturated(scores / unit))
+    return result
+
+
+# The compiler unrolls a loop over tiles, and would compile anew for each number of samples. To the
+# compiler, the loops are therefore two operators.
+
+
+@torch.library.custom_op("mige_ext::_landmark_moments", mutates_args=())
+def _moments(x: Tensor, z: Tensor, unit: Tensor, center: Tensor, sigma: Tensor) -> Tensor:
+    moments = _no_moments(x, z, unit, center, sigma)
+    _add_moments(moments, x, z, unit, center, sigma)
+    return moments
+
+
+@_moments.register_fake
+def _no_moments(x: Tensor, z: Tensor, unit: Tensor, center: Tensor, sigma: Tensor) -> Tensor:
+    m, d = z.shape[-2:]
+    return z.new_zeros((z.shape[0], m + 1, m + d + 1))
+
+
+@torch.library.custom_op("mige_ext::_landmark_scores", mutates_args=())
+def _scores(
+    query: Tensor, landmarks: Tensor, coefficients: Tensor, bandwidth: Tensor, unit: Tensor
+) -> Tensor:
+    return _tiled_scores(query, landmarks, coefficients, bandwidth, unit)
+
+
+@_scores.register_fake
+def _no_scores(
+    query: Tensor, landmarks: Tensor, coefficients: Tensor, bandwidth: Tensor, unit: Tensor
+) -> Tensor:
+    return coefficients.new_zeros(query.shape)
 
 
 def _tiles(groups: int, rows: int, width: int, progress: Progress | None) -> Iterable[Tile]:

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 import mige_ext
-from mige_ext._torch_compat import constant_when_compiled, is_batched, is_transforming
+from mige_ext._torch_compat import (
+    active_transforms,
+    constant_when_compiled,
+    in_forward_mode,
+    is_batched,
+    is_transforming,
+)
 from tests.support.process import environment
 
 PACKAGE = Path(mige_ext.__file__).parent
@@ -33,6 +39,24 @@ def test_a_transform_is_reported_while_it_runs() -> None:
     assert seen == [False, True, True, False]
 
 
+# torch itself calls torch.jit.script, which it deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_transforms_are_listed_from_the_outermost() -> None:
+    seen = []
+
+    def square(x: Tensor) -> Tensor:
+        seen.append((active_transforms(), in_forward_mode()))
+        return x.square().sum()
+
+    x = torch.ones(2, 3)
+    square(x)
+    torch.func.vmap(torch.func.grad(square))(x)
+    torch.func.jvp(square, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        square(x)
+    assert seen == [((), False), (("Vmap", "Grad"), False), (("Jvp",), True), ((), True)]
+
+
 def test_a_tensor_is_batched_under_vmap_alone() -> None:
     seen = []
 
@@ -44,7 +68,8 @@ def test_a_tensor_is_batched_under_vmap_alone() -> None:
     square(x)
     torch.func.grad(square)(x)
     torch.func.vmap(square)(x)
-    assert seen == [False, False, True]
+    torch.func.vmap(torch.func.grad(square))(x)
+    assert seen == [False, False, True, True]
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     # the device, which is not there.
     saved: list[Tensor] = []
     context = SimpleNamespace(
-        needs_input_grad=(False, *needs),
+        needs_input_grad=(False, *needs, False, False),
         save_for_backward=lambda *t: saved.extend(t),
         mark_non_differentiable=lambda *t: None,
         set_materialize_grads=lambda _: None,
@@ -181,13 +181,14 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
         compute = partial(own_information, estimator, *needs)
-        outputs = Surrogate.forward(compute, x, z)
+        outputs = Surrogate.forward(compute, x, z, None, None)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
-        Surrogate.setup_context(context, (compute, x, z), outputs)
+        Surrogate.setup_context(context, (compute, x, z, None, None), outputs)
         context.saved_tensors = tuple(saved)
         _, *grads = Surrogate.backward(context, value, None, None)
-    for needed, argument, grad in zip(needs, (x, z), grads, strict=True):
+    assert grads[2:] == [None, None]  # of the anchors
+    for needed, argument, grad in zip(needs, (x, z), grads[:2], strict=True):
         assert (grad is not None) == needed
         if grad is not None:
             assert (grad.shape, grad.dtype) == (argument.shape, argument.dtype)

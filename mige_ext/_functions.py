@@ -1,0 +1,113 @@
+"""Application of an autograd function in eager code, under ``torch.func`` and under the compiler.
+
+The three need different classes:
+
+- Eager code is fastest if ``forward`` and ``setup_context`` are one method. With ``setup_context``,
+  torch matches the arguments to the signature of ``forward`` in each call, which takes 25 µs.
+- ``torch.func`` needs ``setup_context``.
+- The compiler needs ``setup_context`` too, and rejects every class that defines ``jvp``.
+
+A :class:`Function` is written for the compiler. Its derivative in forward mode is the method
+``tangent``, which :func:`apply` names ``jvp`` outside the compiler.
+"""
+
+import types
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mige_ext._torch_compat import active_transforms, in_forward_mode, is_batched, is_transforming
+
+
+class Function(torch.autograd.Function):
+    """An autograd function for :func:`apply`."""
+
+    @staticmethod
+    def called(*args: Any) -> str:
+        """What the user called, for error messages."""
+        raise NotImplementedError
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Any:
+        """The derivative in forward mode, which raises unless a subclass has one."""
+        raise NotImplementedError(
+            f"{ctx.called} has no derivative in forward mode (jvp, jacfwd, hessian): use grad, vjp "
+            "or jacrev of torch.func, or backward"
+        )
+
+
+def apply(function: type[Function], *args: Any) -> Any:
+    """``function.apply(*args)``, with the class that the caller's mode needs.
+
+    Raises:
+        NotImplementedError: a function is differentiated in forward mode by compiled code.
+    """
+    if torch.compiler.is_compiling():
+        if in_forward_mode():
+            raise NotImplementedError(
+                f"{function.called(*args)} has no derivative in forward mode (jvp, jacfwd, "
+                "hessian) in compiled code: differentiate outside torch.compile"
+            )
+        return function.apply(*(visible(a) if isinstance(a, Tensor) else a for a in args))
+    return _variant(function, is_transforming()).apply(*args)
+
+
+def visible(tensor: Tensor) -> Tensor:
+    """The tensor, such that ``requires_grad`` is right in compiled code too.
+
+    While torch compiles a function, the argument of ``torch.func.grad`` claims to require no
+    gradient. torch would then drop the backward pass of an autograd function, and the gradient
+    would be 0. A view of the argument requires a gradient.
+    """
+    if torch.compiler.is_compiling() and active_transforms():
+        return tensor.view_as(tensor)
+    return tensor
+
+
+def refuse_vmap(*tensors: Tensor) -> None:
+    """Refuse the tensors of an information function that ``torch.func.vmap`` maps over."""
+    if torch.compiler.is_compiling():
+        batched = "Vmap" in active_transforms()
+    else:
+        batched = is_transforming() and any(is_batched(tensor) for tensor in tensors)
+    if batched:
+        raise no_vmap()
+
+
+def no_vmap() -> NotImplementedError:
+    """The error of a surrogate under ``torch.func.vmap``."""
+    return NotImplementedError(
+        "surrogates of entropy and mutual information do not work under torch.func.vmap: give "
+        "the groups as leading dimensions, (..., M, d); the result is the mean over them"
+    )
+
+
+@cache
+def _variant(function: Any, transforming: bool) -> type[torch.autograd.Function]:
+    """The class for eager code, or for ``torch.func``."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = function.forward(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.called = function.called(*inputs)
+        function.setup_context(ctx, inputs, output)
+
+    methods = {"jvp": staticmethod(function.tangent), "backward": staticmethod(function.backward)}
+    if transforming:
+        methods["forward"] = staticmethod(function.forward)
+        methods["setup_context"] = staticmethod(setup_context)
+        methods["vmap"] = staticmethod(function.vmap)
+    else:
+        methods["forward"] = staticmethod(forward)
+    attributes = {**methods, "generate_vmap_rule": function.generate_vmap_rule}
+    # torch takes the name of ``grad_fn`` from the name with which the class is created.
+    return types.new_class(
+        function.__name__,
+        (torch.autograd.Function,),
+        exec_body=lambda body: body.update(attributes),
+    )
