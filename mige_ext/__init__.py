@@ -65,6 +65,12 @@ from mige_ext.scores.kernel.tikhonov import Stein, Tikhonov
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics
 from mige_ext.scores.landmarks import Landmarks
 from mige_ext.scores.network import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
+from mige_ext.values import (
+    EntropyValue,
+    InformationValue,
+    estimate_entropy,
+    estimate_mutual_information,
+)
 
 __version__ = "0.2.0"
 
@@ -79,6 +85,7 @@ _MODULES = (
     "projection",
     "reference",
     "scores",
+    "values",
 )
 
 __all__ = [
@@ -91,6 +98,7 @@ __all__ = [
     "Bandwidth",
     "Diagnostics",
     "DistributedScoreEstimator",
+    "EntropyValue",
     "FittableEstimator",
     "Fitted",
     "FittedAdaptive",
@@ -101,6 +109,7 @@ __all__ = [
     "FittedSSGE",
     "GaussianDiagnostics",
     "GaussianScore",
+    "InformationValue",
     "Kernel",
     "LandmarkStatistics",
     "Landmarks",
@@ -120,6 +129,8 @@ __all__ = [
     "code_information",
     "encoder_information",
     "entropy",
+    "estimate_entropy",
+    "estimate_mutual_information",
     "mutual_information",
     "negentropy",
     "recording",
