@@ -65,6 +65,12 @@ from mige_ext.scores.kernel.tikhonov import Stein, Tikhonov
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics
 from mige_ext.scores.landmarks import Landmarks
 from mige_ext.scores.network import FittedNetwork, NetworkDiagnostics, SlicedScoreMatching
+from mige_ext.values import (
+    EntropyValue,
+    InformationValue,
+    estimate_entropy,
+    estimate_mutual_information,
+)
 
 __version__ = "0.2.0"
 
@@ -80,6 +86,7 @@ _MODULES = (
     "projection",
     "reference",
     "scores",
+    "values",
 )
 
 __all__ = [
@@ -92,6 +99,7 @@ __all__ = [
     "Bandwidth",
     "Diagnostics",
     "DistributedScoreEstimator",
+    "EntropyValue",
     "FittableEstimator",
     "Fitted",
     "FittedAdaptive",
@@ -102,6 +110,7 @@ __all__ = [
     "FittedSSGE",
     "GaussianDiagnostics",
     "GaussianScore",
+    "InformationValue",
     "Kernel",
     "LandmarkStatistics",
     "Landmarks",
@@ -121,6 +130,8 @@ __all__ = [
     "code_information",
     "encoder_information",
     "entropy",
+    "estimate_entropy",
+    "estimate_mutual_information",
     "mutual_information",
     "negentropy",
     "recording",

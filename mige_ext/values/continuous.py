@@ -1,0 +1,72 @@
+"""The information of continuous x and z, and the entropy of z: the choice among the methods."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mige_ext.values.candidates import Candidate, exceeds
+from mige_ext.values.gaussian import gaussian_part, log_determinant_bias, white
+from mige_ext.values.kernel import interaction, negentropy
+from mige_ext.values.neighbors import neighbor_entropy, neighbor_information
+from mige_ext.values.student import student_copula
+
+
+def continuous_information(
+    u: Tensor, v: Tensor, generator: torch.Generator
+) -> tuple[Candidate, Candidate]:
+    """I and its Gaussian part, from uniform scores of x, (M, d_x), and of z, (M, d_z)."""
+    x, z = torch.special.ndtri(u), torch.special.ndtri(v)
+    part = gaussian_part(x, z)
+    gaussian = part.candidate
+    of_pairs, of_x, of_z = interaction(part, generator)
+    best = Candidate(
+        "kernel",
+        gaussian.value + of_pairs.value - of_x.value - of_z.value,
+        gaussian.terms + of_pairs.terms - of_x.terms - of_z.terms,
+    )
+    if part.x.shape[1] == u.shape[1] and part.z.shape[1] == v.shape[1]:
+        student = student_copula(torch.cat((u, v), 1), u.shape[1])
+        gain = student.gain.mean() - of_pairs.value
+        if exceeds(gain, student.gain - of_pairs.terms):
+            best = student.candidate
+    neighbors = neighbor_information(x, z)
+    if exceeds(neighbors.value - best.value, neighbors.terms - best.terms):
+        best = neighbors
+    return best, gaussian
+
+
+def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate, Candidate]:
+    """H(z) and its Gaussian part, from samples (M, d)."""
+    m, d = z.shape
+    if m < d + 2:
+        raise ValueError(f"z must have M >= d + 2 samples, {d + 2}, got {m}")
+    deviation = z.std(0)
+    if not bool((deviation > 0).all()):
+        raise ValueError(
+            f"z must vary in every column, got {int((deviation == 0).sum())} constant columns: "
+            "its entropy is minus infinity"
+        )
+    standard = (z - z.mean(0)) / deviation
+    y = white(standard)
+    if y.shape[1] < d:
+        raise ValueError(
+            f"z must vary in all {d} directions, got {y.shape[1]}: a linear combination of its "
+            "columns is constant, and its entropy is minus infinity"
+        )
+    covariance = standard.mT @ standard / (m - 1)
+    half_log = torch.linalg.cholesky(covariance).diagonal().log().sum() + deviation.log().sum()
+    constant = half_log + d / 2 * math.log(2 * math.pi * math.e)
+    squares = y.square().sum(1) / 2
+    gaussian = Candidate("gaussian", constant - log_determinant_bias(m, d) / 2, squares)
+    found = negentropy(y, generator)
+    best = Candidate("kernel", gaussian.value - found.value, gaussian.terms - found.terms)
+    if not exceeds(found.value, found.terms):
+        return best, gaussian
+    neighbors = neighbor_entropy(y)
+    # y has the divisor M in its covariance.
+    scale = half_log + d / 2 * math.log((m - 1) / m)
+    other = Candidate("neighbors", neighbors.value + scale, neighbors.terms)
+    if exceeds(best.value - other.value, best.terms - other.terms):
+        best = other
+    return best, gaussian

@@ -1,0 +1,354 @@
+"""Values of mutual information and entropy in nats: the public functions."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mige_ext import _checks, _misuse
+from mige_ext._precision import no_autocast
+from mige_ext.distributed import GlobalBatch, global_batch
+from mige_ext.values.candidates import Candidate
+from mige_ext.values.classes import class_information
+from mige_ext.values.continuous import continuous_entropy, continuous_information
+from mige_ext.values.ranks import ranked
+from mige_ext.values.records import EntropyValue, InformationValue
+
+#: More samples than this are divided into disjoint parts.
+MOST_SAMPLES = 2000
+
+
+def estimate_mutual_information(
+    x: Tensor,
+    z: Tensor,
+    *,
+    given: Tensor | None = None,
+    seed: int = 0,
+    group: "dist.ProcessGroup | None" = None,
+) -> InformationValue:
+    """Value of the mutual information I(x; z) in nats, or of I(x; z | y) with y = ``given``.
+
+    For continuous x and z, ``I = E log(p(x, z) / (p(x) p(z)))`` is estimated in three ways, on
+    coordinates that are made normal by their ranks. I does not change with such coordinates.
+
+    - "kernel": the Gaussian formula without its bias, plus the non-Gaussian part from the risks of
+      the adaptive score at six noise levels (de Bruijn's identity);
+    - "student": the Student copula with the highest likelihood, for samples that are large together
+      without a correlation;
+    - "neighbors": the estimate of Kraskov et al. from five nearest neighbors.
+
+    Each of them misses a part of the dependence on some data, and rarely adds one. "kernel" is
+    therefore used unless another is significantly larger, by two standard errors of the difference:
+    first "student", compared by the likelihood of (x, z), then "neighbors". For a category, the
+    two ways are "classifier", a bound on samples that a classifier with Gaussian classes was not
+    fitted to, and "neighbors", the estimate of Ross. For a categorical condition, the result is
+    ``Σ_y p(y) I(x; z | y)``.
+
+        >>> import torch, mige_ext as mige
+        >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> estimate = mige.estimate_mutual_information(x, x + x.flip(0))
+        >>> bool((estimate.value - 0.69).abs() < 3 * estimate.standard_error)  # log 2
+        True
+
+    The value may be negative, because it is not clipped. It does not depend on the order of the
+    samples, nor on increasing functions of single columns. Equal values in a column of continuous
+    samples get their ranks in random order, which does not change I; give a variable with few
+    values as a category instead. Constant columns are left out.
+
+    Args:
+        x: samples, (..., M, d_x), floating point; or a category, (..., M), integer or boolean.
+        z: samples, (..., M, d_z), paired with x, or a category; x and z are not both categories.
+            Leading dimensions are independent groups, each with its own value.
+        given: a category y, (..., M), integer or boolean; none by default.
+        seed: seed of the noise, the folds and the order of equal values. The global random
+            generator is neither read nor changed.
+        group: a process group whose ranks' samples are gathered and form one batch.
+
+    Returns:
+        :class:`InformationValue`, without a gradient. :func:`.mutual_information` has the gradient.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described or not finite; M is smaller than
+            d_x + d_z + 2 (for each value of ``given``); a class has one sample; x and z determine
+            each other, so that I is infinite.
+
+    Cost:
+        Six scores of (x, z), of x and of z: O(M³) up to M = 2000. More samples are divided into
+        disjoint parts of at most 2000, and the values of the parts are averaged.
+
+    Kraskov, Stögbauer and Grassberger, "Estimating mutual information" (Phys. Rev. E 69, 2004);
+    Ross, "Mutual information between discrete and continuous data sets" (PLoS ONE 9(2), 2014).
+    """
+    _checks.require_seed("seed", seed)
+    arguments = {"x": x, "z": z} if given is None else {"x": x, "z": z, "given": given}
+    columns = {name: _as_columns(name, tensor) for name, tensor in arguments.items()}
+    batch = global_batch(group, partial(_require_arguments, columns), -2, **columns)
+    gathered = _gathered(columns, batch)
+    _misuse.warn_of_values(few_values=True, **_continuous(gathered))
+    shape = gathered["x"].shape[:-2]
+    groups = [_as_groups(tensor) for tensor in gathered.values()]
+    with no_autocast(x):
+        found = [_information(*tensors, seed=seed) for tensors in zip(*groups, strict=True)]
+    return InformationValue(*_stacked(found, shape, x), groups[0].shape[1], _parts(found))
+
+
+def estimate_entropy(
+    z: Tensor, *, seed: int = 0, group: "dist.ProcessGroup | None" = None
+) -> EntropyValue:
+    """Value of the differential entropy H(z) in nats.
+
+    The estimate is ``½ log|2πe Σ| − J``: the entropy of the Gaussian with the covariance Σ of z,
+    without its bias, minus the negentropy J from the risks of the adaptive score at six noise
+    levels (de Bruijn's identity). This "kernel" estimate is rather too large. If J is significant,
+    by two standard errors, and the estimate "neighbors" of Kozachenko and Leonenko, from five
+    nearest neighbors, is significantly smaller, then "neighbors" is used.
+
+        >>> import torch, mige_ext as mige
+        >>> z = torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
+        >>> estimate = mige.estimate_entropy(4 * z)
+        >>> bool((estimate.value - 1.386).abs() < 0.1)                          # log 4
+        True
+
+    H(Az + b) = H(z) + log|det A| also holds for the estimate "kernel", up to the noise. H is −∞ if
+    z lies in a subspace; this raises an error. Samples without a covariance, such as Cauchy
+    samples, give an estimate that is too large.
+
+    Args:
+        z: samples, (..., M, d) with M >= d + 2, floating point. Leading dimensions are independent
+            groups, each with its own value.
+        seed: as for :func:`estimate_mutual_information`.
+        group: a process group whose ranks' samples are gathered and form one batch.
+
+    Returns:
+        :class:`EntropyValue`, without a gradient. :func:`.entropy` has the gradient.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described or not finite, or z has no variance
+            in some direction.
+
+    Cost:
+        Six scores of z: O(M³) up to M = 2000, then O(M) with disjoint parts.
+    """
+    _checks.require_seed("seed", seed)
+    _checks.require_tensor("z", z)
+    z = z.detach()
+    batch = global_batch(group, partial(_require_arguments, {"z": z}), -2, z=z)
+    samples = _gathered({"z": z}, batch)["z"]
+    shape = samples.shape[:-2]
+    groups = _as_groups(samples).double()
+    with no_autocast(z):
+        found = [_in_parts(each, None, seed, _entropy) for each in groups]
+    return EntropyValue(*_stacked(found, shape, z), groups.shape[1], _parts(found))
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def _is_category(columns: Tensor) -> bool:
+    return not columns.dtype.is_floating_point
+
+
+def _as_columns(name: str, value: object) -> Tensor:
+    """The argument without a gradient; a category (..., M) as one column of integers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype.is_complex:
+        raise TypeError(f"{name} must be real, got {value.dtype}")
+    if value.dtype.is_floating_point:
+        if name == "given":
+            raise TypeError(f"given must have an integer or boolean dtype, got {value.dtype}")
+        return value.detach()
+    if value.dim() < 1:
+        raise ValueError(
+            f"{name} must have shape (..., M) as a category, got {_checks.shape(value)}"
+        )
+    return value.long().unsqueeze(-1)
+
+
+def _require_arguments(columns: dict[str, Tensor], least: int) -> None:
+    continuous = _continuous(columns)
+    if not continuous.keys() & {"x", "z"}:
+        raise TypeError("x or z must have a floating-point dtype, got a category for both")
+    for name, tensor in continuous.items():
+        _checks.require_samples(name, tensor, least)
+    first, size = next(iter(continuous.items()))
+    for name, tensor in columns.items():
+        _checks.require_same_device(name, tensor, first, size)
+        if tensor.shape[:-1] != size.shape[:-1]:
+            got = tensor.shape[:-1] if _is_category(tensor) else tensor.shape
+            raise ValueError(
+                f"{name} must have the leading dimensions and the M samples of {first}, "
+                f"{tuple(size.shape[:-1])}, got {tuple(got)}"
+            )
+    if least:
+        _checks.require_finite(**columns)
+
+
+def _continuous(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in columns.items() if not _is_category(tensor)}
+
+
+def _as_groups(samples: Tensor) -> Tensor:
+    """(..., M, d) -> (groups, M, d)."""
+    return samples.reshape(samples.shape[:-2].numel(), *samples.shape[-2:])
+
+
+def _gathered(columns: dict[str, Tensor], batch: GlobalBatch | None) -> dict[str, Tensor]:
+    if batch is None:
+        return columns
+    return {name: batch.gather(tensor) for name, tensor in columns.items()}
+
+
+# --- one group ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Estimate of a group, of a part of it, or of one value of ``given``."""
+
+    value: Tensor
+    standard_error: Tensor
+    gaussian: Tensor
+    method: str
+    parts: int = 1
+
+
+#: Takes samples of x and z and a generator; returns the estimate and its Gaussian part.
+Estimate = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Candidate, Candidate]]
+
+
+def _information(x: Tensor, z: Tensor, given: Tensor | None = None, *, seed: int) -> _Found:
+    """The information of one group."""
+    if given is not None:
+        return _given(x, z, given[:, 0], seed)
+    if _is_category(z):
+        x, z = z, x
+    if _is_category(x):
+        return _in_parts(x, z, seed, _of_category)
+    return _in_parts(x, z, seed, _of_pair)
+
+
+def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
+    """``Σ_y p(y) I(x; z | y)``."""
+    found, shares = list[_Found](), list[float]()
+    for value in y.unique():
+        rows = y == value
+        if int(rows.sum()) < 2:
+            raise ValueError(f"given must have at least 2 samples of each value, got 1 of {value}")
+        try:
+            found.append(_information(x[rows], z[rows], seed=seed))
+        except ValueError as error:
+            raise ValueError(f"for the samples with given = {int(value)}: {error}") from error
+        shares.append(float(rows.double().mean()))
+    return _mixed(found, torch.tensor(shares), len(y))
+
+
+def _mixed(found: list[_Found], shares: Tensor, m: int = 0) -> _Found:
+    """A weighted mean of estimates; with m samples, also the standard error of the weights."""
+    weights = shares.to(found[0].value)
+    values, errors, parts = (
+        torch.stack([getattr(each, name) for each in found])
+        for name in ("value", "standard_error", "gaussian")
+    )
+    value = (weights * values).sum()
+    variance = (weights * errors).square().sum()
+    if m:
+        variance = variance + (weights * (values - value).square()).sum() / m
+    methods = " + ".join(sorted({name for each in found for name in each.method.split(" + ")}))
+    most = max(each.parts for each in found)
+    return _Found(value, variance.sqrt(), (weights * parts).sum(), methods, most)
+
+
+def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Found:
+    """The mean over disjoint parts of at most :data:`MOST_SAMPLES`, of about equal size."""
+    m = x.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    x, z = _sorted(x, z)
+    parts = math.ceil(m / MOST_SAMPLES)
+    rows = torch.randperm(m, generator=generator).to(x.device)
+    if _is_category(x):  # Every class is divided evenly among the parts.
+        rows = rows[x[rows, 0].argsort(stable=True)]
+    found = list[_Found]()
+    for part in range(parts):
+        chosen = rows[part::parts]
+        best, gaussian = estimate(x[chosen], None if z is None else z[chosen], generator)
+        found.append(_Found(best.value, best.standard_error, gaussian.value, best.method))
+    shares = torch.tensor([len(rows[part::parts]) / m for part in range(parts)])
+    mixed = _mixed(found, shares)
+    return _Found(mixed.value, mixed.standard_error, mixed.gaussian, mixed.method, parts)
+
+
+def _sorted(x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The samples in an order that does not depend on the order in which they came."""
+    both = x.double() if z is None else torch.cat((z.double(), x.double()), 1)
+    order = torch.arange(len(both), device=both.device)
+    for column in reversed(both.unbind(1)):  # by the first column, then the second, ...
+        order = order[column[order].argsort(stable=True)]
+    return x[order], None if z is None else z[order]
+
+
+def _varying(x: Tensor) -> Tensor:
+    return x[:, (x != x[:1]).any(0)]
+
+
+def _nothing(x: Tensor) -> tuple[Candidate, Candidate]:
+    """The information of a constant."""
+    terms = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+    nothing = Candidate("constant", terms.mean(), terms)
+    return nothing, nothing
+
+
+def _of_pair(
+    x: Tensor, z: Tensor | None, generator: torch.Generator
+) -> tuple[Candidate, Candidate]:
+    assert z is not None
+    x, z = _varying(x), _varying(z)
+    if x.shape[1] == 0 or z.shape[1] == 0:
+        return _nothing(x)
+    return continuous_information(ranked(x, generator), ranked(z, generator), generator)
+
+
+def _of_category(
+    s: Tensor, z: Tensor | None, generator: torch.Generator
+) -> tuple[Candidate, Candidate]:
+    assert z is not None
+    _, s, counts = s[:, 0].unique(return_inverse=True, return_counts=True)
+    if int(counts.min()) < 2:
+        raise ValueError(
+            f"every class must have at least 2 samples, got {int((counts < 2).sum())} classes "
+            f"with one among {len(counts)} classes of {len(s)} samples"
+        )
+    z = _varying(z)
+    if len(counts) == 1 or z.shape[1] == 0:
+        return _nothing(z)
+    return class_information(s, torch.special.ndtri(ranked(z, generator)), generator)
+
+
+def _entropy(
+    z: Tensor, _: Tensor | None, generator: torch.Generator
+) -> tuple[Candidate, Candidate]:
+    return continuous_entropy(z, generator)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _parts(found: list[_Found]) -> int:
+    return max((each.parts for each in found), default=1)
+
+
+def _stacked(
+    found: list[_Found], shape: torch.Size, like: Tensor
+) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
+    """Values, standard errors and Gaussian parts, (...), and the methods."""
+    empty = torch.empty(0, dtype=torch.float64, device=like.device)
+    columns = [
+        torch.stack([getattr(each, name) for each in found]) if found else empty
+        for name in ("value", "standard_error", "gaussian")
+    ]
+    value, error, gaussian = (column.reshape(shape) for column in columns)
+    return value, error, gaussian, tuple(each.method for each in found)

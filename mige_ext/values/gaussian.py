@@ -1,0 +1,71 @@
+"""The Gaussian part of the information, and white coordinates of a block of columns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mige_ext.values.candidates import Candidate
+
+#: Directions of a block with less than this fraction of its largest variance are left out.
+_NO_VARIANCE = 1e-6
+#: Below this smallest eigenvalue of the correlation, a function of x determines one of z.
+DEPENDENT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPart:
+    """The information of the Gaussian with the covariance of the samples."""
+
+    candidate: Candidate
+    x: Tensor  #: white coordinates of x, (M, d_x)
+    z: Tensor  #: white coordinates of z, (M, d_z)
+    root: Tensor  #: Cholesky factor of the covariance of (x, z) in these coordinates
+
+
+def white(y: Tensor) -> Tensor:
+    """Coordinates with covariance I, (M, d) -> (M, r); directions without variance are left out."""
+    y = y - y.mean(0)
+    variances, directions = torch.linalg.eigh(y.mT @ y / y.shape[0])
+    kept = variances > _NO_VARIANCE * variances[-1]
+    return y @ directions[:, kept] / variances[kept].sqrt()
+
+
+def log_determinant_bias(m: int, d: int) -> float:
+    """``E log|S| − log|Σ|`` for the covariance S (divisor M − 1) of M Gaussian samples."""
+    index = torch.arange(d, dtype=torch.float64)
+    half = torch.tensor((m - 1) / 2, dtype=torch.float64)
+    return float((torch.digamma(half - index / 2) - half.log()).sum())
+
+
+def information_bias(m: int, d_x: int, d_z: int) -> float:
+    """Bias of ``½ (log|S_x| + log|S_z| − log|S_xz|)`` for M Gaussian samples."""
+    bias = log_determinant_bias
+    return (bias(m, d_x) + bias(m, d_z) - bias(m, d_x + d_z)) / 2
+
+
+def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
+    """The Gaussian part from normal scores x, (M, d_x), and z, (M, d_z).
+
+    Raises:
+        ValueError: x and z are linearly dependent, or M is too small.
+    """
+    x, z = white(x), white(z)
+    m, d = x.shape[0], x.shape[1] + z.shape[1]
+    if m < d + 2:
+        raise ValueError(
+            f"x and z must have M >= d_x + d_z + 2 samples, here {d + 2} without directions that "
+            f"have no variance, got {m}: use fewer columns, such as a projection, or more samples"
+        )
+    pairs = torch.cat((x, z), 1)
+    covariance = pairs.mT @ pairs / m
+    if float(torch.linalg.eigvalsh(covariance)[0]) < DEPENDENT:
+        raise ValueError(
+            "x and z must not determine each other, got a linear combination of the columns of x "
+            "that equals one of z: I(x; z) is infinite. Add noise to z"
+        )
+    root = torch.linalg.cholesky(covariance)
+    value = -root.diagonal().log().sum() - information_bias(m, x.shape[1], z.shape[1])
+    mahalanobis = torch.linalg.solve_triangular(root, pairs.mT, upper=False).square().sum(0)
+    terms = (pairs.square().sum(1) - mahalanobis) / 2
+    return GaussianPart(Candidate("gaussian", value, terms), x, z, root)

@@ -1,0 +1,99 @@
+"""The non-Gaussian part of the information, from the risks of the adaptive score.
+
+Let z be white, and ``z_u`` be z with noise of variance ``e^u − 1``, divided by its scale. Then de
+Bruijn's identity gives the negentropy of z as an integral over noise levels,
+
+    J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du,
+
+and minus the risk of :func:`mige_ext.ops.adaptive_score` estimates the integrand from below: it is
+0 where the Gaussian score is kept. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mige_ext import ops
+from mige_ext.values.gaussian import GaussianPart
+
+#: Gauss-Legendre nodes in √u, and the largest u. At u = 2.5 the noise has 92 % of the variance.
+NODES, LARGEST = 6, 2.5
+#: Up to this many dimensions of the pair, scores are computed in float64.
+MOST_FLOAT64 = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Negentropy:
+    """An integral over the noise levels, with its terms at the samples."""
+
+    value: Tensor  #: ()
+    terms: Tensor  #: (M,), up to a constant
+    departure: Tensor  #: score minus Gaussian score at each noise level, (nodes, M, d)
+    divergence: Tensor  #: its divergence, (nodes, M)
+
+    @classmethod
+    def zero(cls, noisy: Tensor) -> "Negentropy":
+        """That of a column of normal scores, which is exactly normal."""
+        terms = noisy.new_zeros(noisy.shape[1], dtype=torch.float64)
+        return cls(terms.sum(), terms, torch.zeros_like(noisy), noisy.new_zeros(noisy.shape[:-1]))
+
+
+def interaction(
+    part: GaussianPart, generator: torch.Generator
+) -> tuple[Negentropy, Negentropy, Negentropy]:
+    """J(x, z), J(x) and J(z) with one noise; the score of the pair may start from x and z."""
+    noisy, weight = _noisy(torch.cat((part.x, part.z), 1), part.root, generator)
+    blocks = (b.contiguous() for b in noisy.split([part.x.shape[1], part.z.shape[1]], -1))
+    of_x, of_z = (
+        _negentropy(block, weight) if block.shape[-1] > 1 else Negentropy.zero(block)
+        for block in blocks
+    )
+    start = torch.cat((of_x.departure, of_z.departure), -1)
+    return _negentropy(noisy, weight, start, of_x.divergence + of_z.divergence), of_x, of_z
+
+
+def negentropy(z: Tensor, generator: torch.Generator) -> Negentropy:
+    """J(z) of white samples, (M, d)."""
+    root = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    return _negentropy(*_noisy(z, root, generator))
+
+
+def _noisy(z: Tensor, root: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples at all noise levels, (nodes, M, d), and the weights of the integral, (nodes,).
+
+    The noise has the covariance of z, whose Cholesky factor is ``root``.
+    """
+    roots, weights = np.polynomial.legendre.leggauss(NODES)
+    v = torch.from_numpy(roots + 1) / 2 * LARGEST**0.5
+    weight = torch.from_numpy(weights) * LARGEST**0.5 * v  # du = 2 v dv
+    u = (v * v).reshape(-1, 1, 1).to(z.device)
+    noise = torch.randn((NODES, *z.shape), generator=generator, dtype=torch.float64)
+    noise = noise.to(z.device) @ root.mT
+    noisy = _in_precision((z + (u.exp() - 1).sqrt() * noise) * (-u / 2).exp())
+    return noisy, weight.to(z.device)
+
+
+def _in_precision(noisy: Tensor) -> Tensor:
+    """The samples in float32, if there are so many dimensions that rounding does not matter.
+
+    In few dimensions the Gram matrix is nearly singular, and in float32 the risk of a small λ is
+    far too low: at M = 1000 and d = 2, −8.8 instead of −2.6.
+    """
+    return noisy.float() if noisy.shape[-1] > MOST_FLOAT64 else noisy
+
+
+def _negentropy(
+    noisy: Tensor, weight: Tensor, start: Tensor | None = None, divergence: Tensor | None = None
+) -> Negentropy:
+    if start is None:
+        start, divergence, _, _ = ops.student_score(noisy)
+    _, _, _, risk, _, _, _, departure, divergence = ops.adaptive_score(noisy, start, divergence)
+    # The risk is the mean of r = ½‖R‖² − z·R + div R in white coordinates, with R the departure.
+    centered = noisy - noisy.mean(-2, keepdim=True)
+    covariance = centered.mT @ centered / noisy.shape[-2]
+    squares = ((departure @ covariance) * departure).sum(-1)
+    risks = squares / 2 - (centered * departure).sum(-1) + divergence
+    terms = -(weight.unsqueeze(1) * risks.double()).sum(0)
+    return Negentropy(-(weight * risk.double()).sum(), terms, departure, divergence)

@@ -1,0 +1,35 @@
+"""What the functions of this package return."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class InformationValue:
+    """An estimate of mutual information in nats, one value for each group of samples, (...)."""
+
+    value: Tensor  #: the estimate, (...), float64, without a gradient; may be negative
+    #: standard error of the mean over the samples, (...); the error of a method that misses a part
+    #: of the information is not included
+    standard_error: Tensor
+    #: the Gaussian part, (...): the information if the dependence were that of Gaussians; for a
+    #: category, the bound of a classifier with Gaussian classes of a common covariance
+    gaussian: Tensor
+    #: name of the method of each group, in row-major order; names are joined by " + " if parts or
+    #: values of ``given`` differ in it
+    methods: tuple[str, ...]
+    samples_used: int  #: M, on all ranks of a group
+    parts: int  #: number of disjoint parts into which the samples were divided
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyValue:
+    """An estimate of differential entropy in nats, one value for each group of samples, (...)."""
+
+    value: Tensor  #: the estimate, (...), float64, without a gradient; negative for small z
+    standard_error: Tensor  #: standard error of the mean over the samples, (...)
+    gaussian: Tensor  #: the Gaussian part, (...): entropy of the Gaussian with the covariance of z
+    methods: tuple[str, ...]  #: as for :class:`InformationValue`
+    samples_used: int  #: M, on all ranks of a group
+    parts: int  #: number of disjoint parts into which the samples were divided
