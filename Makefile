@@ -6,7 +6,7 @@
 # make docs       the documentation, into build/docs; warnings are errors
 # make wheel      source distribution and wheel, checked, into dist
 # make benchmark  the end-to-end benchmark
-# make resources  registers, shared memory and occupancy of the CUDA kernels; needs nvcc and no GPU
+# make resources  registers, shared memory, occupancy and inner loops of the CUDA kernels; needs nvcc and no GPU
 # make gpu-check  on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
 # make clean      removes what was built
 #
@@ -43,6 +43,8 @@ JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
 # In parallel, where pytest-xdist is installed.
 PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS)")' 2>/dev/null)
 EMULATED := tests/ops tests/emulator/test_emulated_paths.py
+# The operators that use approximate instructions.
+NOISY := tests/ops/test_eigh.py tests/ops/test_ssge.py tests/emulator/test_emulated_paths.py
 SANITIZED := "emulated and (batch_is_its_groups or info_says or large_groups or (many_blocks and indefinite) \
   or (large_group_that and float32-ssge and not bandwidth))"
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
@@ -77,6 +79,7 @@ everything: $(BUILT) emulate docs $(if $(filter on,$(MIGE_CUDA)),resources)
 emulate: $(BUILT) emulator-sanitizers
 	set -e; for schedule in descending shuffled; do MIGE_EMULATOR_SCHEDULE=$$schedule \
 	  $(RUN) -m pytest $(PARALLEL) $(EMULATED) -k emulated; done
+	MIGE_EMULATOR_NOISE=1 $(RUN) -m pytest $(PARALLEL) $(NOISY) -k emulated
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant \
 	  $(RUN) -m pytest $(PARALLEL) --all $(EMULATED) -k $(SANITIZED); done
 

@@ -87,6 +87,28 @@ def test_a_score_in_steps_is_the_score_in_one_launch(
         assert_ssge_accurate(steps[0][g], x[g], steps[2][g], int(steps[3][g]), 2)
 
 
+@pytest.mark.parametrize("m", [104, 128, 176, 240])
+def test_the_largest_matrix_of_each_number_of_rows_in_registers(m: int) -> None:
+    """The kernels have a limit of 64 rows (in the conformance suite) and these limits."""
+    x = normal(m, 2, dtype=torch.float32)  # the Gram matrix has a low rank: few pairs of columns
+    out, values, sigma, rank = BACKEND.ssge(x, threshold=0.9)
+    k = reference.rbf_gram(x.double(), bandwidth=sigma.double())
+    exact = torch.linalg.eigvalsh(k)
+    assert (values.double() - exact).abs().max() <= rounding(torch.float32, m) * exact[-1]
+    assert_ssge_accurate(out, x, sigma, int(rank), 1)
+
+
+def test_a_large_matrix_has_the_same_bits_alone_as_in_a_batch() -> None:
+    kinds = matrices(MANY_BLOCKS[torch.float64], torch.float64)
+    batch = torch.stack([kinds["zero"], kinds["gram"], kinds["identity"]])
+    with shared_memory(SMALL_DEVICE):
+        together = BACKEND.call("eigh_with_info", batch)
+        alone = BACKEND.call("eigh_with_info", batch[1])
+    assert together[2][0] == together[2][2] == 1  # sweeps; the other two skip the later sweeps
+    assert together[2][1] > 2
+    assert same_bits(tuple(t[1] for t in together), alone)
+
+
 @for_each_dtype
 def test_equal_samples_have_a_score_of_zero_in_steps_too(dtype: torch.dtype) -> None:
     m = MANY_BLOCKS[dtype]

@@ -252,3 +252,52 @@ def test_shared_memory_is_limited_by_the_emulated_device(limit: int) -> None:
 def test_an_unknown_schedule_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="schedule must be ascending"), kernels("plain") as e:
         e.call("set_schedule", "sideways")
+
+
+# --- approximate instructions ---------------------------------------------------------------------
+
+ARGUMENTS = np.exp(np.linspace(-40, 40, 301)).astype(np.float32)
+
+
+def approximations(emulator: Emulator, noise: int) -> tuple[Any, Any]:
+    """Approximations of 1 / √v and 1 / v, and their errors in units of the last place."""
+    emulator.call("set_noise", noise)
+    got, errors = [], []
+    for name, exact in [
+        ("approximate_rsqrt", 1 / np.sqrt(ARGUMENTS)),
+        ("approximate_reciprocal", 1 / ARGUMENTS),
+    ]:
+        values = [emulator.call(name, float(v)) for v in ARGUMENTS]
+        got.append(np.array(values, dtype=np.float32))
+        errors.append(got[-1].view(np.int32) - exact.view(np.int32))
+    return np.stack(got), np.stack(errors)
+
+
+def test_noise_moves_approximations_by_up_to_two_units(plain: Emulator) -> None:
+    got, errors = approximations(plain, 0)
+    assert abs(errors).max() <= 1  # numpy rounds √v before the division too
+    for noise in (1, 2):
+        noisy, errors = approximations(plain, noise)
+        moved = noisy.view(np.int32) - got.view(np.int32)
+        assert set(moved.ravel()) == {-2, -1, 0, 1, 2}
+        np.testing.assert_array_equal(approximations(plain, noise)[0], noisy)
+    assert not np.array_equal(approximations(plain, 1)[0], noisy)
+    plain.call("set_noise", 0)
+
+
+def test_approximations_take_denormal_numbers_as_zero(plain: Emulator) -> None:
+    assert plain.call("approximate_rsqrt", 1e-39) == np.inf
+    assert plain.call("approximate_reciprocal", -1e-39) == -np.inf
+    assert plain.call("approximate_reciprocal", 3e38) == 0
+
+
+def test_the_environment_chooses_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(noise: str) -> list[float]:
+        monkeypatch.setenv("MIGE_EMULATOR_NOISE", noise)
+        with kernels("plain") as emulator:
+            return [emulator.call("approximate_rsqrt", float(v)) for v in ARGUMENTS[:50]]
+
+    assert of("") == of("0")
+    assert of("1") != of("0")
+    with pytest.raises(RuntimeError, match="MIGE_EMULATOR_NOISE must be an integer"):
+        of("two")

@@ -210,7 +210,7 @@ constexpr int kEighBlocks = (PairShape<kLanes, kRows>::kLargest <= 64 ? 2 : 1) *
                             (sizeof(T) == 4 && PairShape<kLanes, kRows>::kLargest <= 104 ? 2 : 1);
 
 // A thread block takes a matrix, kLanes threads take a pair of columns. Work: see pivoted_cholesky
-// and jacobi. Shared memory: n × pitch values; 227 KiB are enough for n = 240 in float and n = 160
+// and jacobi. Shared memory: n × pitch values; 227 KiB are enough for n = 240 in float and n = 163
 // in double. Registers: at most 64 in <float, 8, 8>, 64 in <float, 8, 13>, otherwise 128. A pass of
 // the loop over pairs rotates four pairs with eight lanes, and two with sixteen. Instructions of
 // the loop with MUFU.RSQ, SHFL and STS: at most 176 in <float, 8, 8>, 220 in <float, 8, 13>, 248 in
