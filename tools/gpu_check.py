@@ -37,7 +37,13 @@ DTYPES = ("float32", "float64")
 OPERATORS = tuple(
     sorted(p.stem for p in (ROOT / "benchmarks/operators/problems").glob("[a-z]*.py"))
 )
-PROFILED = ("eigh_block", "pair_rotate", "contraction", "pairwise")  # kernels
+# What ncu looks at, and the kernels as a regular expression.
+PROFILED = {
+    "eigh of small matrices": "eigh_block_kernel",
+    "eigh of large matrices": "pair_rotate_kernel|sweep_kernel",
+    "products": "contraction_kernel",
+    "distances": "pairwise_kernel",
+}
 FIRST_OPERATORS = ("ssge", "adaptive_score", "rbf_product", "rbf_gram", "rbf_gradient_sum")
 
 # Sizes of one matrix, and of a batch. Large batches of large matrices would take too long.
@@ -191,15 +197,15 @@ def profiles(limit: float) -> list[Step]:
     """A step of ncu for each kernel: all counters of the second launch, as text in the log."""
     return [
         Step(
-            f"ncu {kernel}",
+            f"ncu {name}",
             [
                 find("ncu") or "ncu", "--clock-control", "none", "--set", "full",
-                "--kernel-name", f"regex:{kernel}", "--launch-skip", "1", "--launch-count", "1",
-                sys.executable, "-m", "tools.gpu_measure", "profile", kernel,
+                "--kernel-name", f"regex:{kernels}", "--launch-skip", "1", "--launch-count", "1",
+                sys.executable, "-m", "tools.gpu_measure", "profile", name,
             ],
             limit, environment(),
         )
-        for kernel in PROFILED
+        for name, kernels in PROFILED.items()
     ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     python -m tools.gpu_measure smoke eigh-float32 ...       # an operator and a dtype
     python -m tools.gpu_measure eigh 128x64 1x1024 ...       # batch x n
     python -m tools.gpu_measure operators ssge ...           # the microbenchmarks
-    python -m tools.gpu_measure profile contraction ...      # calls for a profiler
+    python -m tools.gpu_measure profile products ...         # calls for a profiler
 
 Every item prints its rows and appends them to the file that ``MIGE_ROWS`` names. The processes need
 torch and NumPy, and neither pytest nor typer.
@@ -193,18 +193,24 @@ def operators(item: str) -> str | None:
     return None if found == 0 else f"exit status {found}"
 
 
+def samples(m: int) -> dict[str, Tensor]:
+    """Samples (m, 64) and a bandwidth."""
+    x = torch.randn(m, 64, device=DEVICE)
+    return {"x": x, "bandwidth": x.new_tensor(11.0)}
+
+
+PROFILES: dict[str, Callable[[], object]] = {
+    "eigh of small matrices": lambda: ops.eigh(matrices("gram", 500, 100)),
+    "eigh of large matrices": lambda: ops.eigh(matrices("gram", 16, 256)),
+    "products": lambda: ops.rbf_gradient_sum(**samples(1024)),
+    "distances": lambda: ops.rbf_gram(**samples(4096)),
+}
+
+
 def profile(item: str) -> str | None:
-    """Calls an operator that launches the kernel of this name, for ncu."""
-    x = torch.randn(4096, 64, device=DEVICE)
-    sigma = x.new_tensor(11.0)
-    run = {
-        "eigh_block": lambda: ops.eigh(matrices("gram", 500, 100)),
-        "pair_rotate": lambda: ops.eigh(matrices("gram", 16, 256)),
-        "contraction": lambda: ops.rbf_gradient_sum(x[:1024], bandwidth=sigma),
-        "pairwise": lambda: ops.rbf_gram(x, bandwidth=sigma),
-    }[item]
+    """Calls an operator three times, for ncu."""
     for _ in range(3):
-        run()
+        PROFILES[item]()
     return None
 
 

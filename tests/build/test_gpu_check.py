@@ -275,6 +275,15 @@ def test_what_only_explains_comes_last(tmp_path: Path, plan: int) -> None:
     assert gpu_check.SECONDS[plan] <= 340
 
 
+def test_the_profiler_looks_at_kernels_that_exist() -> None:
+    from tools.gpu_measure import PROFILES
+
+    assert PROFILES.keys() == gpu_check.PROFILED.keys()
+    source = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").rglob("*.cu*"))
+    for kernels in gpu_check.PROFILED.values():
+        assert any(f"{kernel}(" in source for kernel in kernels.split("|")), kernels
+
+
 def test_an_older_library_is_measured_in_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

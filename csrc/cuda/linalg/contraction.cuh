@@ -170,24 +170,35 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
   if (kLowerTriangle<Finish> && column0 > row0) return;
   for (int64_t g = blockIdx.z; g < shape.groups; g += gridDim.z) {
     if (shape.next != nullptr && shape.next[g] < 0) continue;
-    Sum sum[kSide][kSide] = {};
-    T row_sum[kSide] = {};
-    for (int64_t part = first; part < last; ++part) {
-      Sum of_part[kSide][kSide] = {};
-      T row_of_part[kSide] = {};
-      accumulate(
-          left.at(g, row0), row0, right.at(g, row0), column0, slices, of_part,
-          [&](auto& s, const auto& a, const auto& b) {
-            if (kWithRowSums<Finish>)
+    // The sums of the part at hand are added to the others at its end. The thread block fetches the
+    // next part meanwhile.
+    Sum sum[kSide][kSide] = {}, of_part[kSide][kSide] = {};
+    T row_sum[kSide] = {}, row_of_part[kSide] = {};
+    const auto step = [&](auto& s, const auto& a, const auto& b) {
+      if (kWithRowSums<Finish>)
 #pragma unroll
-              for (int i = 0; i < kSide; ++i) row_of_part[i] += a[i];
-            Multiply{}(s, a, b);
-          },
-          part * parts.depth, (part + 1) * parts.depth);
-      for_each_sum([&](int i, int j) { sum[i][j] += of_part[i][j]; });
+        for (int i = 0; i < kSide; ++i) row_of_part[i] += a[i];
+      Multiply{}(s, a, b);
+    };
+    const auto add_part = [&] {
+      for_each_sum([&](int i, int j) {
+        sum[i][j] += of_part[i][j];
+        of_part[i][j] = 0;
+      });
 #pragma unroll
-      for (int i = 0; i < kSide; ++i) row_sum[i] += row_of_part[i];
-    }
+      for (int i = 0; i < kSide; ++i) {
+        row_sum[i] += row_of_part[i];
+        row_of_part[i] = 0;
+      }
+    };
+    int64_t end_of_part = (first + 1) * parts.depth;
+    accumulate(left.at(g, row0), row0, right.at(g, row0), column0, slices, of_part, step,
+               first * parts.depth, last * parts.depth, [&](int64_t k) {
+                 if (k != end_of_part) return;
+                 add_part();
+                 end_of_part += parts.depth;
+               });
+    add_part();
     if (parts.separate) {
       for_each_element(row0, column0, shape.m, shape.n, [&](int i, int j, int64_t r, int64_t c) {
         Sum* const row = partial_row<Sum>(shape, first, g, r);

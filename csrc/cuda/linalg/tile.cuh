@@ -163,14 +163,16 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPi
 }
 
 // Computes the sums over the values of k from `begin` to `end`, or to the end of the operands.
-// `begin` is a multiple of kTileDepth, and so is an `end` before that of the operands. `slices` is
-// shared memory for Tile<kThreadTile>::kSlices values. The caller must synchronize before it writes
-// to `slices` again.
-template <typename T, int kThreadTile, typename A, typename B, typename Sum,
-          typename Step = Multiply>
+// `begin` is a multiple of kTileDepth, and so is an `end` before that of the operands. After each
+// slice, added(k) gets the end of the values that have been added. `slices` is shared memory for
+// Tile<kThreadTile>::kSlices values. The caller must synchronize before it writes to `slices`
+// again.
+template <typename T, int kThreadTile, typename A, typename B, typename Sum, typename Step,
+          typename Added>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
                                            T* slices, Sum (&sum)[kThreadTile][kThreadTile],
-                                           const Step& step, int64_t begin, int64_t end) {
+                                           const Step& step, int64_t begin, int64_t end,
+                                           const Added& added) {
   T* const a_slice = slices;
   T* const b_slice = slices + kTileDepth * Tile<kThreadTile>::kPitch;
   T next_a[kThreadTile], next_b[kThreadTile];
@@ -187,6 +189,7 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
     __syncthreads();
     if (k0 + kTileDepth < end) fetch(k0 + kTileDepth);
     use_slice(a_slice, b_slice, sum, step);
+    added(k0 + kTileDepth);
   }
 }
 
@@ -196,7 +199,7 @@ template <typename T, int kThreadTile, typename A, typename B, typename Sum,
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
                                            T* slices, Sum (&sum)[kThreadTile][kThreadTile],
                                            const Step& step = {}) {
-  accumulate(a, a0, b, b0, slices, sum, step, 0, a.depth);
+  accumulate(a, a0, b, b0, slices, sum, step, 0, a.depth, [](int64_t) {});
 }
 
 // Calls f(i, j, r, c) for each sum[i][j] of this thread whose element (r, c) lies in m rows and n
