@@ -94,7 +94,8 @@ def _candidates(
     """
     freedom = (n - 1).clamp(min=0).unsqueeze(-1)
     scale = (trace.clamp(min=0).unsqueeze(-1) + SCALE_SAMPLES * d) / (freedom + SCALE_SAMPLES) / d
-    nu = n.new_tensor(strengths) * d
+    # On CUDA, filling a tensor does not make the host wait, and copying a list does.
+    nu = torch.stack([n.new_full((), strength * d) for strength in strengths])
     scatter = 1 / (freedom + nu)
     identity = torch.where(nu.isinf(), 1.0, nu * scatter)
     return torch.cat((scatter, scatter), -1), torch.cat((identity, identity * scale), -1)
