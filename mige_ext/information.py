@@ -251,9 +251,8 @@ def mutual_information(
             raise ValueError(f"projection must be None for a category x, got {projection!r}")
         if estimator is not None:
             require_estimator(estimator)
-        return information_of_category(
-            x, z, given, estimator, DEFAULT_ESTIMATOR, marginal, group
-        )  # fmt: skip
+        default = DEFAULT_ESTIMATOR
+        return information_of_category(x, z, given, estimator, default, marginal, group)
     estimator = _estimator(estimator)
     _require_projection(projection)
     if given is not None:

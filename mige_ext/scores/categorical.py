@@ -9,9 +9,10 @@ c, the scatter S_c of these samples, and the covariance Σ within the classes,
 
 Eight candidates combine four values of ν with two values of t_c. For ``ν = ∞`` the covariances are
 ``t_c Σ``. With ``t_c = 1`` all classes shrink toward Σ. The alternative is the scale of the class,
-``t_c = (tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``.
+``t_c = (tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``. Two more candidates split every class into two
+modes by 2-means. They are mixtures of Gaussians with ``ν = ∞`` for each mode.
 
-A ninth candidate says that z is independent of the class. The *evidence* of a candidate is the
+The last candidate says that z is independent of the class. The *evidence* of a candidate is the
 log-likelihood of the class of each sample, computed without this sample. The gradients of the
 candidates are averaged with weights proportional to the exponential of the evidence. The gradient
 is therefore near 0 unless a classifier predicts classes of unseen samples better than their
@@ -19,7 +20,8 @@ frequencies do.
 
 In coordinates where Σ = I, all candidates of a class have the eigenvectors of S_c. A sample changes
 each covariance by a matrix of rank one. One eigendecomposition for each class therefore gives the
-evidence of all candidates in closed form.
+evidence of all candidates in closed form. The modes are not computed again without each sample.
+Their evidence is too high for this reason, and is reduced by half the number of their coordinates.
 """
 
 import math
@@ -36,6 +38,10 @@ from mige_ext._precision import about_origin, no_autocast, per_group, saturated
 STRENGTHS = (0.5, 2.0, 8.0, math.inf)
 #: Samples that the prior adds to the estimate of the scale of a class.
 SCALE_SAMPLES = 2
+#: Evidence that a split of the classes costs, for each class and dimension.
+SPLIT_COST = 0.75
+#: Iterations of 2-means.
+SPLIT_STEPS = 5
 
 
 def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
@@ -57,9 +63,16 @@ def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
     with no_autocast(z):
         samples, _, unit = about_origin(z)
         white, back = _whitened(samples)
-        classes = _Classes.of(white, cells, conditions)
-        departure = classes.departure() @ (back @ classes.basis).mT
-        return saturated(departure / unit)
+        owners = torch.arange(len(conditions), device=z.device)
+        whole = _Classes.of(white, cells, owners, conditions, STRENGTHS)
+        twice = owners.repeat_interleave(2), conditions.repeat_interleave(2)
+        split = _Classes.of(white, whole.modes(), *twice, (math.inf,))
+        cost = SPLIT_COST * (whole.sizes > 0).sum(-1, keepdim=True) * white.shape[-1]
+        evidence = whole.evidence(), split.evidence() - cost, whole.evidence_of_frequencies()
+        weights = torch.cat(evidence, -1).softmax(-1)
+        of_whole, of_split, _ = weights.split([part.shape[-1] for part in evidence], -1)
+        departure = whole.departure(of_whole) + split.departure(of_split)
+        return saturated(departure @ back.mT / unit)
 
 
 def _whitened(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,135 +85,191 @@ def _whitened(x: Tensor) -> tuple[Tensor, Tensor]:
     return white @ span, whitening @ span
 
 
-def _candidates(n: Tensor, trace: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """Factors of ``Σ_c = scatter · S_c + identity · I`` for each candidate, (...) -> (..., 8).
+def _candidates(
+    n: Tensor, trace: Tensor, d: int, strengths: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Factors of ``Σ_c = scatter · S_c + identity · I`` for C candidates, (...) -> (..., C).
 
     ``n`` are sizes of classes, and ``trace`` the traces of their scatters.
     """
     freedom = (n - 1).clamp(min=0).unsqueeze(-1)
     scale = (trace.clamp(min=0).unsqueeze(-1) + SCALE_SAMPLES * d) / (freedom + SCALE_SAMPLES) / d
-    strengths = n.new_tensor(STRENGTHS) * d
-    scatter = 1 / (freedom + strengths)
-    identity = torch.where(strengths.isinf(), 1.0, strengths * scatter)
+    # On CUDA, filling a tensor does not make the host wait, and copying a list does.
+    nu = torch.stack([n.new_full((), strength * d) for strength in strengths])
+    scatter = 1 / (freedom + nu)
+    identity = torch.where(nu.isinf(), 1.0, nu * scatter)
     return torch.cat((scatter, scatter), -1), torch.cat((identity, identity * scale), -1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Classes:
-    """The classes of the samples, in coordinates where the covariance within classes is I."""
+    """Gaussians, each of which belongs to a class, in coordinates where Σ = I.
 
+    There is one Gaussian for each cell, or one for each mode of a cell.
+    """
+
+    strengths: tuple[float, ...]  #: ν / d of the candidates
     basis: Tensor  #: from these coordinates to those of the samples, (G, r, r)
-    cells: Tensor  #: the cell of each sample, (G, M)
-    sizes: Tensor  #: number of samples of each cell, (G, K)
-    rivals: Tensor  #: whether the cell is not empty and has the sample's condition, (G, K, M)
-    values: Tensor  #: eigenvalues of the scatter of each cell, (G, K, r)
-    vectors: Tensor  #: its eigenvectors, (G, K, r, r)
+    member: Tensor  #: the Gaussian of each sample, (G, M)
+    sizes: Tensor  #: number of samples of each Gaussian, (G, K)
+    rivals: Tensor  #: whether the Gaussian has samples, and the sample's condition, (G, K, M)
+    own: Tensor  #: whether the Gaussian is a rival and has the sample's class, (G, K, M)
+    values: Tensor  #: eigenvalues of the scatter of each Gaussian, (G, K, r)
+    vectors: Tensor | None  #: its eigenvectors, (G, K, r, r); None stands for unit matrices
+    trace: Tensor  #: its trace, (G, K)
     centered: Tensor  #: samples relative to the overall mean, (G, M, r)
-    residual: Tensor  #: samples relative to the mean of their own cell, (G, M, r)
-    offset: Tensor  #: samples relative to the mean of each cell, in its eigenvectors, (G, K, M, r)
+    residual: Tensor  #: samples relative to the mean of their own Gaussian, (G, M, r)
+    offset: Tensor  #: samples relative to each mean, in its eigenvectors, (G, K, M, r)
 
     @classmethod
-    def of(cls, white: Tensor, cells: Tensor, conditions: Tensor) -> "_Classes":
+    def of(
+        cls,
+        white: Tensor,
+        member: Tensor,
+        owners: Tensor,
+        conditions: Tensor,
+        strengths: tuple[float, ...],
+    ) -> "_Classes":
+        """The Gaussians of white samples; ``owners`` and ``conditions`` are those of Gaussians.
+
+        If every ν is infinite, the covariances need no eigendecomposition of the scatters.
+        """
         m, r = white.shape[-2:]
-        member = one_hot(cells, len(conditions)).to(white.dtype).mT  # (G, K, M)
-        sizes = member.sum(-1)
-        rivals = conditions[cells].unsqueeze(-2) == conditions.unsqueeze(-1)
+        here = one_hot(member, len(owners)).to(white.dtype).mT  # (G, K, M)
+        sizes = here.sum(-1)
+        rivals = conditions[member].unsqueeze(-2) == conditions.unsqueeze(-1)
         rivals = rivals & (sizes > 0).unsqueeze(-1)
-        means = member @ white / sizes.clamp(min=1).unsqueeze(-1)
-        residual = white - member.mT @ means
+        own = rivals & (owners[member].unsqueeze(-2) == owners.unsqueeze(-1))
+        means = here @ white / sizes.clamp(min=1).unsqueeze(-1)
+        residual = white - here.mT @ means
         freedom = per_group(_freedom(sizes, m))
         values, vectors = ops.eigh(residual.mT @ residual / freedom)
         basis = vectors * (values.clamp(min=0) + r / m).rsqrt().unsqueeze(-2)
         white, residual, means = white @ basis, residual @ basis, means @ basis
-        weighted = member.unsqueeze(-1) * residual.unsqueeze(-3)
-        values, vectors = ops.eigh(weighted.mT @ weighted)
-        offset = (white.unsqueeze(-3) - means.unsqueeze(-2)) @ vectors
+        trace = (here @ residual.square()).sum(-1)
+        offset = white.unsqueeze(-3) - means.unsqueeze(-2)
+        if all(math.isinf(nu) for nu in strengths):
+            values, vectors = (
+                torch.zeros_like(means),
+                torch.eye(r).to(means).expand(*means.shape, r),
+            )
+        else:
+            weighted = here.unsqueeze(-1) * residual.unsqueeze(-3)
+            values, vectors = ops.eigh(weighted.mT @ weighted)
+            offset = offset @ vectors
         return cls(
-            basis, cells, sizes, rivals, values.clamp(min=0), vectors, white, residual, offset
-        )
+            strengths, basis, member, sizes, rivals, own, values.clamp(min=0), vectors, trace,
+            white, residual, offset,
+        )  # fmt: skip
 
-    def departure(self) -> Tensor:
-        """The gradients of the candidates, averaged by their evidence, (G, M, r)."""
-        d = self.values.shape[-1]
-        scatter, identity = _candidates(self.sizes, self.values.sum(-1), d)
-        variances = self._variances(scatter, identity)
-        distance = self.offset.square() @ (1 / variances)  # (G, K, M, 8)
-        logits = (self.sizes + 0.5).log().unsqueeze(-1) - variances.log().sum(-2) / 2
-        posterior = self._log_posterior(logits.unsqueeze(-2) - distance / 2).exp()
-        own = one_hot(self.cells, self.sizes.shape[-1]).mT.unsqueeze(-1)
-        evidence = torch.cat((self._evidence(), self._evidence_of_frequencies()), -1)
-        weights = evidence.softmax(-1).narrow(-1, 0, variances.shape[-1])
-        coefficients = (own - posterior) * weights.unsqueeze(-2).unsqueeze(-2)
-        total = coefficients @ (1 / variances).mT * self.offset  # (G, K, M, r)
-        return (total @ self.vectors.mT).sum(-3)
+    def modes(self) -> Tensor:
+        """Two modes of each Gaussian by 2-means, (G, M): mode 0 or 1 of k is number 2k or 2k + 1.
 
-    def _variances(self, scatter: Tensor, identity: Tensor) -> Tensor:
-        """Eigenvalues of each Σ_c, (G, K, 8) twice -> (G, K, r, 8)."""
-        return scatter.unsqueeze(-2) * self.values.unsqueeze(-1) + identity.unsqueeze(-2)
-
-    def _log_posterior(self, logits: Tensor) -> Tensor:
-        """The logarithm of the probability of each cell, given the condition, (G, K, M, 8)."""
-        return logits.masked_fill(~self.rivals.unsqueeze(-1), -torch.inf).log_softmax(-3)
-
-    def _of_own(self, values: Tensor) -> Tensor:
-        """The values of each sample's own cell, (G, K, M, n) -> (G, M, n)."""
-        index = self.cells.unsqueeze(-2).unsqueeze(-1)
-        return values.gather(-3, index.expand(-1, -1, -1, values.shape[-1])).squeeze(-3)
-
-    def _evidence_of(self, logits: Tensor, own: Tensor) -> Tensor:
-        """The log-likelihood of the cells of all samples, (G, n).
-
-        ``logits`` are those of all cells, (G, K, M, n), and ``own`` replaces those of the sample's
-        own cell, (G, M, n).
+        2-means starts from the sign along the direction in which the Gaussian is widest.
         """
-        index = self.cells.unsqueeze(-2).unsqueeze(-1).expand(-1, -1, -1, logits.shape[-1])
-        logits = logits.scatter(-3, index, own.unsqueeze(-3))
-        return self._of_own(self._log_posterior(logits)).sum(-2)
+        widest = self._of_member(self.offset).narrow(-1, self.offset.shape[-1] - 1, 1)
+        first, modes = 2 * self.member, 2 * self.member + (widest > 0).long().squeeze(-1)
+        for _ in range(SPLIT_STEPS):
+            here = one_hot(modes, 2 * self.sizes.shape[-1]).to(self.centered.dtype).mT
+            means = here @ self.centered / here.sum(-1, keepdim=True).clamp(min=1)
+            distances = [
+                (self.centered - _gathered(means, first + side)).square().sum(-1) for side in (0, 1)
+            ]
+            modes = first + (distances[1] < distances[0]).long()
+        return modes
 
-    def _evidence_of_frequencies(self) -> Tensor:
+    def departure(self, weights: Tensor) -> Tensor:
+        """The gradients of C candidates, averaged, (G, C) -> (G, M, r)."""
+        scatter, identity = self._candidates(self.sizes, self.trace)
+        variances = self._variances(scatter, identity)
+        distance = self.offset.square() @ (1 / variances)  # (G, K, M, C)
+        logits = (self.sizes + 0.5).log().unsqueeze(-1) - variances.log().sum(-2) / 2
+        every, own = self._masked(logits.unsqueeze(-2) - distance / 2)
+        coefficients = (own.softmax(-3) - every.softmax(-3)) * weights[:, None, None]
+        total = coefficients @ (1 / variances).mT * self.offset  # (G, K, M, r)
+        if self.vectors is not None:
+            total = total @ self.vectors.mT
+        return total.sum(-3) @ self.basis.mT
+
+    def evidence_of_frequencies(self) -> Tensor:
         """The evidence of the frequencies of the classes, (G, 1)."""
         logits = (self.sizes + 0.5).log().unsqueeze(-1).expand(self.rivals.shape).unsqueeze(-1)
-        own = (self.sizes - 0.5).clamp(min=0.5).log().gather(-1, self.cells)
-        return self._evidence_of(logits, own.unsqueeze(-1))
+        own = (self.sizes - 0.5).clamp(min=0.5).log().gather(-1, self.member)
+        return self._evidence(logits, own.unsqueeze(-1))
 
-    def _evidence(self) -> Tensor:
-        """The evidence of each candidate, (G, 8).
+    def evidence(self) -> Tensor:
+        """The evidence of each candidate, (G, C).
 
-        Without sample i, the scatter of its own cell is ``S_c − h r rᵀ`` with ``h = n/(n − 1)`` and
-        the residual r of the sample, and its residual is h r. The covariance within the classes
-        loses ``h r rᵀ`` too. The Sherman–Morrison formula gives the inverses.
+        Without sample i, the scatter of its own Gaussian is ``S_c − h r rᵀ`` with the residual r of
+        the sample and ``h = n/(n − 1)``, and its residual is h r. The covariance Σ loses ``h r rᵀ``
+        too. The Sherman–Morrison formula gives the inverses.
         """
-        m, d = self.residual.shape[-2:]
-        n = self.sizes.gather(-1, self.cells)  # of the sample's own cell, (G, M)
+        m = self.residual.shape[-2]
+        n = self.sizes.gather(-1, self.member)  # of the sample's own Gaussian, (G, M)
         h = torch.where(n > 1, n / (n - 1).clamp(min=1), 0.0)
         freedom = _freedom(self.sizes, m).unsqueeze(-1)
         left = torch.where(n > 1, freedom - 1, freedom).clamp(min=1)  # without the sample
-        residual = self.residual.unsqueeze(-3) @ self.vectors  # (G, K, M, r)
+        residual = self.residual.unsqueeze(-3)
+        residual = (
+            residual.expand_as(self.offset) if self.vectors is None else residual @ self.vectors
+        )
 
-        # The other cells lose only what Σ loses.
-        scatter, identity = _candidates(self.sizes, self.values.sum(-1), d)
+        # The other Gaussians lose only what Σ loses.
+        scatter, identity = self._candidates(self.sizes, self.trace)
         inflation = (freedom / (freedom - 1).clamp(min=1)).unsqueeze(-1)
         variances = self._variances(scatter, identity * inflation)
-        forms = torch.stack((self.offset.square(), self.offset * residual, residual.square()), -3)
-        forms = forms @ (1 / variances).unsqueeze(-3)  # (G, K, 3, M, 8)
+        inverse = 1 / variances
+        forms = [f @ inverse for f in _products(self.offset, residual)]  # (G, K, M, C) each
         removed = identity.unsqueeze(-2) * (h / left)[:, None, :, None]
         volume = variances.log().sum(-2).unsqueeze(-2)
         rest = _logits(forms, removed, volume, self.sizes[..., None, None] + 0.5)
 
-        # The own cell loses the sample too. A class of one sample is predicted by the overall mean.
-        shape = self.cells.unsqueeze(-1).expand(-1, -1, d)
-        values = self.values.gather(-2, shape)
-        trace = values.sum(-1) - h * self.residual.square().sum(-1)
-        scatter, identity = _candidates(n - 1, trace, d)  # (G, M, 8)
-        residual, single = self._of_own(residual), (n == 1).unsqueeze(-1)
+        # The own Gaussian loses the sample too. One without others has the overall mean.
+        values = _gathered(self.values, self.member)
+        trace = self.trace.gather(-1, self.member) - h * self.residual.square().sum(-1)
+        scatter, identity = self._candidates(n - 1, trace)  # (G, M, C)
+        residual, single = self._of_member(residual), (n == 1).unsqueeze(-1)
         offset = torch.where(single, self.centered * (m / (m - 1)), residual * h.unsqueeze(-1))
         variances = values.unsqueeze(-1) * scatter.unsqueeze(-2)
         variances = variances + (identity * (freedom / left).unsqueeze(-1)).unsqueeze(-2)
-        forms = torch.stack((offset.square(), offset * residual, residual.square()), -3)
-        forms = (forms.unsqueeze(-1) / variances.unsqueeze(-4)).sum(-2)  # (G, 3, M, 8)
+        inverse = 1 / variances
+        forms = [(f.unsqueeze(-1) * inverse).sum(-2) for f in _products(offset, residual)]
         removed = (scatter + identity / left.unsqueeze(-1)) * h.unsqueeze(-1)
         own = _logits(forms, removed, variances.log().sum(-2), n.unsqueeze(-1) - 0.5)
-        return self._evidence_of(rest, own)
+        return self._evidence(rest, own)
+
+    def _candidates(self, n: Tensor, trace: Tensor) -> tuple[Tensor, Tensor]:
+        return _candidates(n, trace, self.residual.shape[-1], self.strengths)
+
+    def _variances(self, scatter: Tensor, identity: Tensor) -> Tensor:
+        """Eigenvalues of each Σ_c, (G, K, C) twice -> (G, K, r, C)."""
+        return scatter.unsqueeze(-2) * self.values.unsqueeze(-1) + identity.unsqueeze(-2)
+
+    def _masked(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the rivals and of the Gaussians of the own class, (G, K, M, C) each."""
+        masks = self.rivals, self.own
+        every, own = (logits.masked_fill(~mask.unsqueeze(-1), -torch.inf) for mask in masks)
+        return every, own
+
+    def _of_member(self, values: Tensor) -> Tensor:
+        """The values of each sample's own Gaussian, (G, K, M, n) -> (G, M, n)."""
+        index = self.member.unsqueeze(-2).unsqueeze(-1)
+        return values.gather(-3, index.expand(-1, -1, -1, values.shape[-1])).squeeze(-3)
+
+    def _evidence(self, logits: Tensor, member: Tensor) -> Tensor:
+        """The log-likelihood of the classes of all samples, (G, n).
+
+        ``logits`` are those of all Gaussians, (G, K, M, n), and ``member`` replaces those of the
+        sample's own Gaussian, (G, M, n).
+        """
+        index = self.member.unsqueeze(-2).unsqueeze(-1).expand(-1, -1, -1, logits.shape[-1])
+        every, own = self._masked(logits.scatter(-3, index, member.unsqueeze(-3)))
+        return (own.logsumexp(-3) - every.logsumexp(-3)).sum(-2)
+
+
+def _gathered(values: Tensor, member: Tensor) -> Tensor:
+    """The values of one Gaussian for each sample, (G, K, r) and (G, M) -> (G, M, r)."""
+    return values.gather(-2, member.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
 def _freedom(sizes: Tensor, m: int) -> Tensor:
@@ -208,11 +277,16 @@ def _freedom(sizes: Tensor, m: int) -> Tensor:
     return (m - (sizes > 0).sum(-1)).clamp(min=1).to(sizes.dtype)
 
 
-def _logits(forms: Tensor, removed: Tensor, volume: Tensor, sizes: Tensor) -> Tensor:
+def _products(offset: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The products of coordinates whose sums are the forms in :func:`_logits`."""
+    return offset.square(), offset * residual, residual.square()
+
+
+def _logits(forms: list[Tensor], removed: Tensor, volume: Tensor, sizes: Tensor) -> Tensor:
     """``log size + log N(x; 0, Σ − removed · r rᵀ)`` without a constant.
 
-    ``forms`` are ``xᵀΣ⁻¹x``, ``xᵀΣ⁻¹r`` and ``rᵀΣ⁻¹r``, (..., 3, M, 8), and ``volume`` is log |Σ|.
+    ``forms`` are ``xᵀΣ⁻¹x``, ``xᵀΣ⁻¹r`` and ``rᵀΣ⁻¹r``, (..., M, C), and ``volume`` is log |Σ|.
     """
-    distance, cross, loss = forms.unbind(-3)
+    distance, cross, loss = forms
     left = (1 - removed * loss).clamp(min=1e-3)
     return sizes.log() - (distance + removed * cross.square() / left + volume + left.log()) / 2
