@@ -23,6 +23,12 @@ def surrogate(
     subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
     """
     if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting() and torch.is_grad_enabled():
+            raise RuntimeError(
+                "surrogates of entropy and mutual information do not work in torch.export: an "
+                "exported surrogate has no gradient, and its value means nothing. Export the score "
+                "of an estimator"
+            )
         transforms = active_transforms()
         if transforms.count("Grad") > 1:
             raise _once()

@@ -62,9 +62,10 @@ def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tenso
 def _is_transformed() -> bool:
     """Whether the derivatives that are registered for the operators do not apply.
 
-    Under ``torch.func.grad`` such a derivative raises an error, and in forward mode it is 0.
+    Under ``torch.func.grad`` such a derivative raises an error, and in forward mode it is 0. An
+    exported program may be transformed later.
     """
-    return is_transforming() or in_forward_mode()
+    return is_transforming() or in_forward_mode() or torch.compiler.is_exporting()
 
 
 def _detached(*tensors: Any) -> tuple[Any, ...]:

@@ -1,0 +1,287 @@
+"""Features of torch, alone and in pairs, applied to one function of each kind that mige_ext has.
+
+A :class:`Subject` is a scalar function of (x, z), and the same function in plain torch, for which
+torch's own derivatives are right. :func:`outcome` applies two features to both and compares:
+
+- "=": the results are equal;
+- "refused": mige_ext raises an error that names what was called;
+- "torch": torch raises an error.
+
+Anything else fails. Features nest in a fixed order. Innermost are those that change the function
+(``functional_call``, checkpoint, a change in place), then the derivatives, then ``vmap``, and
+outermost ``torch.compile`` or ``torch.export``. Without a derivative among the two features, the
+gradient comes from ``backward``.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.utils.checkpoint import checkpoint
+
+import mige_ext as mige
+from mige_ext import ops
+from tests.support.inputs import normal
+
+Function = Callable[[Tensor, Tensor], Tensor]
+
+SAMPLES = (12, 10, 9)  # M; only the first without the feature "dynamic M"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A function of mige_ext, and the same function in plain torch."""
+
+    function: Function
+    plain: Function
+    differentiable: bool = True  # otherwise the derivatives of ``plain`` are not expected
+    twice: bool = True  # otherwise the second derivatives of ``plain`` are not expected
+
+
+def _arguments(m: int) -> tuple[Tensor, Tensor]:
+    return normal(m, 2, seed=1), normal(m, 2, seed=2)
+
+
+def _surrogate(x: Tensor, z: Tensor) -> Tensor:
+    return mige.mutual_information(x, z, estimator=mige.Tikhonov())
+
+
+@cache
+def _gradient(m: int) -> Tensor:
+    """The gradient of the surrogate in z, by ``backward`` in eager mode."""
+    x, z = _arguments(m)
+    (gradient,) = torch.autograd.grad(_surrogate(x, z.requires_grad_()), z)
+    return gradient
+
+
+def _linear(x: Tensor, z: Tensor) -> Tensor:
+    """A linear function with the gradient of the surrogate."""
+    return (z * _gradient(z.shape[-2])).sum()
+
+
+def _score(x: Tensor, z: Tensor) -> Tensor:
+    return (mige.SSGE().score(z) * (x.sum(-1, keepdim=True) + z.square())).sum()
+
+
+def _constant_score(x: Tensor, z: Tensor) -> Tensor:
+    score = mige.SSGE().score(z.detach().clone())
+    return (score * (x.sum(-1, keepdim=True) + z.square())).sum()
+
+
+def _gram(x: Tensor, z: Tensor) -> Tensor:
+    one = torch.ones((), dtype=z.dtype)
+    return (ops.rbf_gram(z, x, bandwidth=one) * ops.squared_distances(z)).square().sum()
+
+
+def _plain_gram(x: Tensor, z: Tensor) -> Tensor:
+    def distances(a: Tensor, b: Tensor) -> Tensor:
+        return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+
+    return (torch.exp(-distances(z, x) / 2) * distances(z, z)).square().sum()
+
+
+def _ssge(x: Tensor, z: Tensor) -> Tensor:
+    return (x * ops.ssge(z)[0]).sum()
+
+
+SUBJECTS = {
+    "surrogates": Subject(_surrogate, _linear, twice=False),
+    "scores": Subject(_score, _constant_score),
+    "operators with a derivative": Subject(_gram, _plain_gram),
+    "other operators": Subject(_ssge, _ssge, differentiable=False, twice=False),
+}
+
+# --- features -------------------------------------------------------------------------------------
+
+#: Columns and rows of the table. The order is that of the table, not of the application.
+FEATURES = (
+    "compile, eager",
+    "compile, aot_eager",
+    "compile, inductor",
+    "grad",
+    "vjp",
+    "jvp",
+    "second derivative",
+    "vmap",
+    "functional_call",
+    "checkpoint",
+    "inference input",
+    "change in place",
+    "dynamic M",
+    "export",
+)
+
+
+class _WithParameter(nn.Module):
+    """``f(x, w)`` with a parameter w, which ``functional_call`` replaces."""
+
+    def __init__(self, f: Function) -> None:
+        super().__init__()
+        self.f, self.w = f, nn.Parameter(torch.zeros(1, 2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x, self.w)
+
+
+def _functional(f: Function) -> Function:
+    module = _WithParameter(f)
+    return lambda x, z: functional_call(module, {"w": z}, (x,))
+
+
+def _checkpointed(f: Function) -> Function:
+    return lambda x, z: checkpoint(f, x, z, use_reentrant=False)
+
+
+def _changed(f: Function) -> Function:
+    def changed(x: Tensor, z: Tensor) -> Tensor:
+        code = z * 1
+        value = f(x, code)
+        code.mul_(0)
+        return value + code.sum()
+
+    return changed
+
+
+INNER = {
+    "functional_call": _functional,
+    "checkpoint": _checkpointed,
+    "change in place": _changed,
+}
+
+
+def _directional(f: Function) -> Function:
+    return lambda x, z: jvp(lambda q: f(x, q), (z,), (z.detach().cos(),))[1]
+
+
+def _by_vjp(f: Function) -> Function:
+    def gradient(x: Tensor, z: Tensor) -> Tensor:
+        value, pull = vjp(lambda q: f(x, q), z)
+        return pull(torch.ones_like(value))[0]
+
+    return gradient
+
+
+DERIVATIVES: dict[str, Callable[[Function], Function]] = {
+    "grad": lambda f: grad(f, 1),
+    "vjp": _by_vjp,
+    "jvp": _directional,
+}
+
+
+def _nested(derivatives: list[str], f: Function) -> Function:
+    """The first derivative of f, or the derivative of the sum of its squared elements."""
+    for order, name in enumerate(derivatives):
+        if order:
+            inner = f
+            f = lambda x, z, inner=inner: inner(x, z).square().sum()  # noqa: E731
+        f = DERIVATIVES[name](f)
+    return f
+
+
+def _mapped(f: Function) -> Function:
+    return lambda x, z: vmap(f)(torch.stack((x, 2 * x)), torch.stack((z, z + x)))
+
+
+class _Program(nn.Module):
+    def __init__(self, f: Function) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.f(x, z)
+
+
+def _exported(f: Function, x: Tensor, z: Tensor, sizes: int) -> Function:
+    dynamic = None
+    if sizes > 1:
+        m = torch.export.Dim("m", min=3, max=1000)
+        dynamic = {"x": {0: m}, "z": {0: m}}
+    return torch.export.export(_Program(f), (x, z), dynamic_shapes=dynamic).module()
+
+
+def _run(f: Function, features: set[str], differentiable: bool) -> list[Tensor]:
+    """The derivative, or the value without one, for each number of samples."""
+    for name in INNER:
+        if name in features:
+            f = INNER[name](f)
+    derivatives = [name for name in DERIVATIVES if name in features]
+    f = _nested(derivatives, f)
+    if "vmap" in features:
+        f = _mapped(f)
+    second = "second derivative" in features
+    for backend in ("eager", "aot_eager", "inductor"):
+        if f"compile, {backend}" in features:
+            f = torch.compile(f, backend=backend, fullgraph=True)
+    sizes = SAMPLES if "dynamic M" in features else SAMPLES[:1]
+    results = []
+    for number, m in enumerate(sizes):
+        x, z = _arguments(m)
+        if "inference input" in features:
+            with torch.inference_mode():
+                x = x * 1
+        if second or (differentiable and not derivatives):
+            z.requires_grad_()
+        if "export" in features and number == 0:
+            f = _exported(f, x, z, len(sizes))
+        value = f(x, z)
+        if differentiable and not derivatives:
+            (value,) = torch.autograd.grad(value.sum(), z, create_graph=second)
+        if second:
+            (value,) = torch.autograd.grad(value.square().sum(), z)
+        results.append(value.detach())
+    return results
+
+
+# --- outcomes -------------------------------------------------------------------------------------
+
+NAMED = re.compile(r"surrogates? |mige_ext\.ops\.\w+ has no derivative")
+#: Features that change how a result is computed, not what it is.
+NEUTRAL = {"export", *INNER, "inference input", *(f for f in FEATURES if f.startswith("compile"))}
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Each feature alone, as a pair of itself, and all pairs that exist."""
+    return [
+        (a, b)
+        for i, a in enumerate(FEATURES)
+        for b in FEATURES[i:]
+        if a == b or not (a.startswith("compile") and (b.startswith("compile") or b == "export"))
+    ]
+
+
+def outcome(subject: str, *features: str) -> str:
+    """What two features do together; the module has the list of outcomes."""
+    s, wanted = SUBJECTS[subject], set(features)
+    order = len(wanted & {*DERIVATIVES, "second derivative"})
+    if order == 1 and "second derivative" in wanted:
+        order = 2 if s.differentiable else 1
+    torch.compiler.reset()
+    for m in SAMPLES:
+        _gradient(m)  # outside any transform
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            got = _run(s.function, wanted, s.differentiable)
+        except Exception as error:
+            return "refused" if NAMED.search(str(error)) else "torch"
+        allowed = (s.differentiable or order == 0) and (s.twice or order < 2)
+        assert allowed, f"{subject} with {features} must raise an error, got {got}"
+        expected = _run(s.plain, wanted - NEUTRAL, s.differentiable)
+    torch.testing.assert_close(got, expected, msg=lambda m: f"{subject} with {features}: {m}")
+    return "="
+
+
+def table(subject: str, known: dict[tuple[str, str], str]) -> list[list[str]]:
+    """The lines of the table of a subject: features × features, the lower triangle."""
+    lines = [[subject, *(str(number) for number in range(1, len(FEATURES) + 1))]]
+    for number, row in enumerate(FEATURES):
+        cells = [known.get((column, row), "–") for column in FEATURES[: number + 1]]
+        empty = [""] * (len(FEATURES) - len(cells))
+        lines.append([f"{number + 1} {row}", *cells, *empty])
+    return lines
