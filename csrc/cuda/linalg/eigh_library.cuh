@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
         p.e.values[g * n + i] = failed ? not_a_number<T>() : clamped(p.e.values[g * n + i] / scale);
     });
     if (p.e.info && blockIdx.x == 0 && threadIdx.x == 0)
-      p.e.info[g] = !finite ? kNotFinite : (failed ? kNotConverged : 0);
+      p.e.info[g] = info_of(finite, {0, p.info[g] == 0});
   }
 }
 
