@@ -73,7 +73,7 @@ def report(rows: Sequence[Row], *, markdown: bool = False) -> list[str]:
             every = {**found[0], **found[1]}
             if every:
                 chosen = selected(rows, method, n)
-                means = [float(np.mean(list(f.values()))) for f in (every, *found) if f]
+                means = [_mean(each) for each in (every, *found)]
                 close = sum(error < CLOSE for error in every.values())
                 time = float(np.median([row.seconds for row in chosen]))
                 lines.append([n, method, len(every), *means, close, time])
@@ -83,6 +83,10 @@ def report(rows: Sequence[Row], *, markdown: bool = False) -> list[str]:
     for source, title in (("own", "Tasks of our own"), ("package", "benchmark-mi by task")):
         _print_tasks(rows, PACKAGE if source == "package" else (source,), title, markdown)
     return bounds_of(rows).report(markdown=markdown)
+
+
+def _mean(found: dict[str, float]) -> float | str:
+    return float(np.mean(list(found.values()))) if found else "–"
 
 
 def _print_tasks(rows: Sequence[Row], sources: Sequence[str], title: str, markdown: bool) -> None:
