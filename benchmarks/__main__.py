@@ -1,4 +1,4 @@
-"""``python -m benchmarks {end-to-end,operators,accuracy,categories,tasks,scaling}``."""
+"""``python -m benchmarks {end-to-end,operators,accuracy,categories,tasks,values,scaling}``."""
 
 import sys
 import warnings
@@ -14,6 +14,7 @@ try:
     from benchmarks.operators.command import operators
     from benchmarks.scaling.command import scaling
     from benchmarks.tasks.command import tasks
+    from benchmarks.values.command import values
 except ImportError as error:
     sys.exit(
         f"The benchmarks need the extra `experiments` ({error}): "
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (end_to_end, operators, accuracy, categories, tasks, scaling):
+for command in (end_to_end, operators, accuracy, categories, tasks, values, scaling):
     app.command()(command)
 
 if __name__ == "__main__":

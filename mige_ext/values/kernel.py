@@ -21,7 +21,7 @@ from mige_ext.values.gaussian import GaussianPart
 #: Gauss-Legendre nodes in √u, and the largest u. At u = 2.5 the noise has 92 % of the variance.
 NODES, LARGEST = 6, 2.5
 #: Up to this many dimensions of the pair, scores are computed in float64.
-MOST_FLOAT64 = 6
+MOST_FLOAT64 = 3
 
 
 @dataclass(frozen=True, eq=False)

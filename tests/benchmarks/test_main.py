@@ -8,5 +8,13 @@ from benchmarks.__main__ import app
 def test_help_lists_the_commands() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0, result.output
-    for command in ("end-to-end", "operators", "accuracy", "categories", "tasks", "scaling"):
+    for command in (
+        "end-to-end",
+        "operators",
+        "accuracy",
+        "categories",
+        "tasks",
+        "values",
+        "scaling",
+    ):
         assert command in result.output

@@ -115,6 +115,12 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      [0, 1.5, NAN], r"must lie in \(0, 1\]"),
     (mige.entropy, "estimator", lambda v: mige.entropy(X, estimator=v),
      ["SSGE", 0.99, mige.SSGE], r"must have a method score\(samples\)"),
+    # test_values.py has the other arguments. Categories are valid, and H of a constant is −∞.
+    (mige.estimate_mutual_information, "seed",
+     lambda v: mige.estimate_mutual_information(X, Z, seed=v), [-1, 0.5, True, None],
+     r"must be an integer, not negative"),
+    (mige.estimate_entropy, "seed", lambda v: mige.estimate_entropy(X, seed=v),
+     [-1, 0.5, True, None], r"must be an integer, not negative"),
     (mige.negentropy, "estimator", lambda v: mige.negentropy(X, estimator=v),
      ["SSGE", 0.99, mige.SSGE(), mige.AdaptiveScore], r"must be an AdaptiveScore or None"),
     (mige.mutual_information, "estimator", lambda v: mige.mutual_information(X, Z, estimator=v),
@@ -160,7 +166,8 @@ def test_everything_public_is_in_the_table() -> None:
                mige.PairScoreEstimator,
                mige.Fitted, mige.FittableEstimator, mige.DEFAULT_ESTIMATOR, mige.Kernel,
                mige.SpectralFilter, mige.MigeWarning, mige.recording,
-               mige.SurrogateRecord, mige.TermRecord}  # fmt: skip
+               mige.SurrogateRecord, mige.TermRecord,
+               mige.InformationValue, mige.EntropyValue}  # fmt: skip
     public = {getattr(mige, name) for name in mige.__all__}
     for module in (ops, compat, projection):
         public |= {

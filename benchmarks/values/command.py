@@ -1,0 +1,135 @@
+"""The command ``python -m benchmarks values``."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from benchmarks.machine import machine
+from benchmarks.tables import RESULTS
+from benchmarks.values.estimators import ESTIMATORS, VALUES, Estimated
+from benchmarks.values.report import Row, draw, report
+from benchmarks.values.tasks import COPULAS, INDEPENDENT, Array, Task, of_package, own
+from mige_ext.experiments.common.device import cpu_threads
+from mige_ext.experiments.common.folder import Table
+
+SKIPPED = (
+    "The 40 tasks of benchmark-mi are skipped: draw their samples with "
+    "`python benchmarks/values/samples.py SAMPLES.npz` in an environment that has benchmark-mi, "
+    "and give the file as --samples-file SAMPLES.npz."
+)
+
+
+def values(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples-file",
+            help="Samples of the 40 tasks of benchmark-mi, which "
+            "benchmarks/values/samples.py wrote. Without the file, these tasks are skipped.",
+        ),
+    ] = None,
+    sizes: Annotated[
+        list[int] | None,
+        typer.Option("--samples", help="Number of samples; repeatable. Default: 256 and 1000."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="NAME", help="Run this task; repeatable. Default: all."),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help=f"Run this estimator; repeatable. All: {', '.join(ESTIMATORS)}."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Samples per task.")] = 1,
+    checks: Annotated[
+        int,
+        typer.Option(min=0, help="Samples of each Gaussian copula, for the coverage; N = 256."),
+    ] = 50,
+    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
+    ] = False,
+    out: Annotated[
+        Path,
+        typer.Option(
+            show_default="runs/values",
+            help="Write values.csv and values.png to this folder. Estimates that values.csv has "
+            "already are not repeated.",
+        ),
+    ] = Path("runs/values"),
+    save: Annotated[
+        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
+    ] = False,
+) -> None:
+    """Compares values of mutual information in nats with the truth.
+
+    The exit status is 1 if a bound is missed, such as that of the mean absolute error.
+    """
+    for name in methods or ():
+        if name not in ESTIMATORS:
+            raise typer.BadParameter(f"--method: there is no {name}; there are {list(ESTIMATORS)}")
+    tasks = [*(of_package(file) if file else ()), *own()]
+    known = [task.name for task in (*tasks, *COPULAS, *INDEPENDENT)]
+    for name in only or ():
+        if name not in known:
+            raise typer.BadParameter(f"--task: there is no {name}; there are {', '.join(known)}")
+    if file is None:
+        print(SKIPPED)
+    folder = RESULTS if save else out
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table(folder / "values.csv", Row)
+    print(f"{machine()}; threads: {threads}")
+    todo = [
+        (task, n, seed, method)
+        for n in sizes or [256, 1000]
+        for seed in range(seeds)
+        for task in tasks
+        for method in methods or ESTIMATORS
+    ]
+    if VALUES in (methods or ESTIMATORS):
+        todo += [(task, 1000, 0, VALUES) for task in INDEPENDENT]
+        todo += [(task, 256, seed, VALUES) for task in COPULAS for seed in range(checks)]
+    todo = [each for each in todo if not only or each[0].name in only]
+    with cpu_threads(threads):
+        _run(todo, table)
+    missed = report(table.rows, markdown=markdown)
+    print(f"\n{table.path}\n{draw(table.rows, folder / 'values.png')}")
+    if missed:
+        raise typer.Exit(1)
+
+
+def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
+    """Run what the table lacks, and write each estimate when it is finished."""
+    present = {(row.task, row.samples, row.seed, row.method) for row in table.rows}
+    known: dict[str, tuple[Estimated, float]] = {}
+    todo = [each for each in todo if (each[0].name, *each[1:]) not in present]
+    with tqdm(todo, unit="estimate", disable=not todo) as progress:
+        for task, n, seed, method in progress:
+            progress.set_description(f"{task.name}, N = {n}, seed {seed}, {method}")
+            x, z = task.sample(n, seed)
+            # All estimators but KSG use the ranks of the columns only.
+            same = _key(x, z, f"{method} {seed} {task.name if method == 'KSG' else ''}")
+            if same not in known:
+                start = time.perf_counter()
+                found = ESTIMATORS[method](x, z, seed)
+                known[same] = found, time.perf_counter() - start
+            found, seconds = known[same]
+            row = Row(task.source, task.name, task.truth, n, seed, method, *_fields(found, seconds))
+            table.append([row])
+
+
+def _fields(found: Estimated, seconds: float) -> tuple[float, float, float, str]:
+    return found.value, found.standard_error, seconds, found.detail
+
+
+def _key(x: Array, z: Array, what: str) -> str:
+    """A digest of the ranks of the columns."""
+    ranks = [np.argsort(v, axis=0, kind="stable").tobytes() for v in (x, z)]
+    return hashlib.sha256(b"".join([*ranks, what.encode(), str(x.shape).encode()])).hexdigest()
