@@ -19,7 +19,7 @@ from mige_ext.audit._inputs import Rows
 HIDDEN_SIZES = (64, 256)  # of the perceptrons, which have two hidden layers
 NEIGHBORS = 100
 _BATCH = 500
-_LEAST_STEPS = 40  # of a perceptron, in an epoch
+_LEAST_STEPS = 20  # of a perceptron, in an epoch
 _LEARNING_RATE = 3e-3
 _TREES = {"max_iter": 100, "learning_rate": 0.1, "early_stopping": True, "n_iter_no_change": 5}
 
@@ -52,6 +52,8 @@ def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
     mean, scale = fit.z.mean(0), _scale(fit.z)
     values, vectors = torch.linalg.eigh((fit.z / scale).mT.cov().reshape(2 * [fit.z.shape[1]]))
     kept = values > values[-1] * 1e-12  # the variance of rounding errors of float32 is smaller
+    if not bool(kept.any()):  # constant codes
+        kept[-1], values = True, torch.ones_like(values)
     whitening = vectors[:, kept] * values[kept].rsqrt()
 
     def view(rows: Rows) -> Views:

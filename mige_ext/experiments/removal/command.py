@@ -3,7 +3,7 @@
 An encoder minimizes the cross-entropy of the label plus β times a penalty on the information that z
 has about s. ``removal/methods.py`` has the penalties: the gradient of I(z; s) by scores (MIGE), and
 penalties of other methods. Attackers are trained on the frozen z, and measure the information that
-remains (``removal/attacker.py``).
+remains (``mige_ext.audit``).
 
 * β is chosen on the validation part, among the values that cost at most half a point of accuracy.
   The value with the least leak is chosen. If every value costs more, the most accurate is chosen.
@@ -21,14 +21,17 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
+from mige_ext.audit import Leakage
 from mige_ext.experiments.common import options as common
 from mige_ext.experiments.common.comparison import Comparison
 from mige_ext.experiments.common.experiment import command
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.statistics import spread_of, without_divergence
 from mige_ext.experiments.data import images as data
+from mige_ext.experiments.data import tables
+from mige_ext.experiments.data.table_files import TABLES
 from mige_ext.experiments.removal.methods import METHODS
-from mige_ext.experiments.removal.nuisances import Images, Problem, Structural
+from mige_ext.experiments.removal.nuisances import Images, People, Problem, Structural
 from mige_ext.experiments.removal.report import Result, draw, draw_curves, format_table
 from mige_ext.experiments.removal.training import Epoch, Model, Settings, Trainer, measure
 
@@ -64,8 +67,9 @@ class Removals(Comparison):
     problem: Problem
 
     def load_problem(self) -> Problem:
-        """Load the images under the nuisance, or the structural table."""
-        name, known = self.settings.data, sorted(["structural", *data.names()])
+        """Load the images under the nuisance, or a table."""
+        name = self.settings.data
+        known = sorted(["structural", *data.names(), *tables.names()])
         if name not in known:
             raise ValueError(f"--data must be one of {', '.join(known)}, got {name!r}")
         if name == "structural":
@@ -75,6 +79,9 @@ class Removals(Comparison):
                     f"got {str(self.options.data_dir)!r}"
                 )
             return Structural(self.device)
+        if name in TABLES:
+            table = tables.load(name, self.options.data_dir).to(self.device)
+            return People(table, self.settings.nuisance)
         images = data.load(name, self.options.data_dir).to(self.device)
         return Images(images, self.settings.nuisance)
 
@@ -106,7 +113,7 @@ class Removals(Comparison):
             run,
             val_accuracy=accuracy,
             val_leak_nats=leak.nats,
-            val_leak_r2=leak.r2,
+            val_leak_score=score_of(leak),
             attacker=leak.attacker,
             ms_per_step=1000 * sum(row.seconds for row in rows) / self.settings.steps,
         )
@@ -122,7 +129,8 @@ class Removals(Comparison):
         model = Model(self.problem, self.settings).to(self.device)
         model.load_state_dict(self.load(run)["model"])
         accuracy, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
-        known = {"leak_nats": leak.nats, "leak_r2": leak.r2, "attacker": leak.attacker}
+        known: dict[str, Any] = {"leak_nats": leak.nats, "leak_error": leak.standard_error}
+        known |= {"leak_score": score_of(leak), "attacker": leak.attacker}
         return [{"accuracy": accuracy, **known}]
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
@@ -141,6 +149,13 @@ class Removals(Comparison):
             f"{100 * MARGIN:g} points of the accuracy\nwithout removal.\n\n"
             f"{format_table(self.tested)}"
         )
+
+
+def score_of(leak: Leakage) -> float:
+    """R² of a continuous nuisance, or the accuracy above chance of a categorical one."""
+    score = leak.accuracy_above_chance if leak.r2 is None else leak.r2
+    assert score is not None
+    return score
 
 
 def choose_beta(rows: Sequence[Result], method: str) -> float:
@@ -189,6 +204,14 @@ def removal(options: Options, given: dict[str, Any]) -> Removals:
                 f"its attribute; got {settings.nuisance!r}"
             )
         settings = replace(settings, nuisance="attribute")
+    elif settings.data in TABLES:
+        known = TABLES[settings.data].nuisances
+        if given.get("nuisance", known[0]) not in known:
+            raise ValueError(
+                f"--nuisance of {settings.data} must be one of {', '.join(known)}, "
+                f"got {settings.nuisance!r}"
+            )
+        settings = replace(settings, nuisance=given.get("nuisance", known[0]))
     names = options.method or (QUICK_METHODS if options.quick else METHODS)
     options = replace(options, method=list(dict.fromkeys(["none", *names])))
     return Removals(common.filled(options, seeds=1 if options.quick else 3, threads=1), settings)

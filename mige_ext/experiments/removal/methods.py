@@ -6,7 +6,8 @@ It returns a scalar.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
   estimator. The marginal has its own score, a paired one, or a matched one. Scores of SSGE, of
-  Tikhonov and of a Gaussian are controls.
+  Tikhonov and of a Gaussian are controls. A categorical s is passed as its class; the other
+  penalties take it as numbers.
 * **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
   al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
@@ -31,7 +32,7 @@ import mige_ext as mige
 from mige_ext import ops
 from mige_ext.bounds import JointCritic, mine
 from mige_ext.experiments.common.methods import Learner, Method, always, descend, perceptron
-from mige_ext.experiments.removal.nuisances import BINS, Batch, Problem
+from mige_ext.experiments.removal.nuisances import Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
 Penalty = Callable[[Tensor, Batch], Tensor]
@@ -41,12 +42,19 @@ Penalty = Callable[[Tensor, Batch], Tensor]
 
 
 def information_gradient(
-    estimator: ScoreEstimator | None = None, marginal: Literal["paired", "own", "matched"] = "own"
+    problem: Problem,
+    estimator: ScoreEstimator | None = None,
+    marginal: Literal["paired", "own", "matched"] = "own",
 ) -> Penalty:
-    """I(s; z), by the scores of (s, z) and of z."""
+    """I(s; z), by the scores of (s, z) and of z; if s is a category, by scores within its classes.
+
+    With ``problem.given_label`` it is I(s; z | label).
+    """
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
-        return mige.mutual_information(batch.s, z, estimator=estimator, marginal=marginal)
+        s = batch.bin if problem.categorical else batch.s
+        given = batch.label if problem.given_label else None
+        return mige.mutual_information(s, z, estimator=estimator, marginal=marginal, given=given)
 
     return penalty
 
@@ -139,7 +147,7 @@ class Classifier(Learned):
     """An adversary that predicts the bin of s; the penalty is minus its cross-entropy."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
-        super().__init__(perceptron(latent, self.HIDDEN, self.HIDDEN, BINS))
+        super().__init__(perceptron(latent, self.HIDDEN, self.HIDDEN, problem.bins))
 
     def loss(self, z: Tensor, batch: Batch) -> Tensor:
         """E[−log p(bin | z)]."""
@@ -193,7 +201,7 @@ class Mine(Learned):
 def _scores(
     estimator: ScoreEstimator | None = None, **options: Any
 ) -> Callable[[Problem, int], Penalty]:
-    return always(information_gradient(estimator, **options))
+    return lambda problem, _: information_gradient(problem, estimator, **options)
 
 
 METHODS = {

@@ -12,7 +12,8 @@ thickness erode or dilate strokes by up to a pixel √12 (u − ½)             
 ========= ======================================== ============================ ===============
 
 The nuisance of images is independent of the label. :class:`Structural` is a synthetic table whose
-nuisance affects the label. There, removal of s costs accuracy.
+nuisance affects the label. There, removal of s costs accuracy. :class:`People` has tables of people
+with a sensitive column as nuisance: an age, or a category such as sex or race.
 """
 
 import math
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mige_ext.experiments.data.images import ImageData
+from mige_ext.experiments.data.tables import TableData
 
 BINS = 16
 PARTS = ("train", "validation", "test")
@@ -37,7 +39,7 @@ class Batch(NamedTuple):
     x: Tensor  # (N, inputs) float32
     label: Tensor  # (N,) int64
     s: Tensor  # (N, d) float32, zero mean and unit variance
-    bin: Tensor  # (N,) int64, 0 ... BINS - 1, of equal probability
+    bin: Tensor  # (N,) int64, 0 ... bins - 1, of equal probability; the class of a categorical s
 
 
 class Problem(ABC):
@@ -46,6 +48,9 @@ class Problem(ABC):
     inputs: int
     classes: int
     nuisance_dim: int
+    bins: int = BINS  # number of bins of s, or of classes if s is categorical
+    categorical: bool = False  # whether s is a category
+    given_label: bool = False  # whether z may reveal what the label reveals about s
     device: torch.device  # of the rows
 
     def checksum(self) -> str:
@@ -217,3 +222,62 @@ class Structural(Problem):
         """Select the given rows of a part. The generator is not used."""
         rows = rows.to(self.device)
         return Batch(*(column[rows] for column in self.parts[part]))
+
+
+class People(Problem):
+    """A table of people, with one of its sensitive columns as nuisance.
+
+    The nuisance stays among the inputs. A continuous nuisance has 16 bins between its quantiles. A
+    categorical nuisance has its classes as bins. Its s has a column of zeros and ones for each
+    class but the first, scaled to zero mean and unit variance, for penalties that need numbers.
+
+    Args:
+        data: the table.
+        nuisance: a name in its ``nuisances``.
+
+    Raises:
+        ValueError: the nuisance is unknown.
+    """
+
+    def __init__(self, data: TableData, nuisance: str) -> None:
+        known = list(data.train.nuisances)
+        if nuisance not in known:
+            raise ValueError(f"nuisance of {data.name} must be one of {known}, got {nuisance!r}")
+        self.data, self.nuisance = data, nuisance
+        self.device = data.train.x.device
+        self.inputs, self.classes = data.train.x.shape[1], data.classes
+        self.categorical = nuisance in data.categories
+        train = data.train.nuisances[nuisance]
+        if self.categorical:
+            self.bins = len(data.categories[nuisance])
+            self.edges = torch.arange(1, self.bins, device=self.device)
+        else:
+            inner = torch.arange(1, BINS, device=self.device) / BINS
+            self.edges = train.quantile(inner).unique()
+            self.bins = len(self.edges) + 1
+        numbers = self._numbers(train)
+        deviation = numbers.std(0, unbiased=False)
+        self.mean, self.scale = numbers.mean(0), torch.where(deviation > 0, deviation, 1.0)
+        self.nuisance_dim = numbers.shape[1]
+
+    def _numbers(self, column: Tensor) -> Tensor:
+        """The nuisance (N,) as numbers (N, d)."""
+        if self.categorical:
+            return F.one_hot(column, self.bins)[:, 1:].float()
+        return column[:, None]
+
+    def checksum(self) -> str:
+        """Checksum of the table."""
+        return self.data.checksum()
+
+    def count(self, part: str) -> int:
+        """Number of rows of a part."""
+        return len(getattr(self.data, part))
+
+    def draw(self, part: str, rows: Tensor, generator: torch.Generator) -> Batch:
+        """Select the given rows of a part. The generator is not used."""
+        table, rows = getattr(self.data, part), rows.to(self.device)
+        column = table.nuisances[self.nuisance][rows]
+        s = (self._numbers(column) - self.mean) / self.scale
+        bins = torch.bucketize(column, self.edges, right=True)
+        return Batch(table.x[rows], table.labels[rows], s, bins)

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 from mige_ext.experiments.common import plots, tables
 from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.statistics import by_method, by_value, mean_and_error, spread_of
+from mige_ext.experiments.data.table_files import TABLES
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.training import Epoch
 
 #: The figure shows accuracies down to this many margins below the accuracy without removal.
 CUT = 8
+#: Nuisances that are categories.
+CATEGORICAL = {name for of in TABLES.values() for name in of.nuisances if name in of.categories}
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class Result(Row):
     seed: int
     val_accuracy: float  # fraction of right labels on the validation part
     val_leak_nats: float  # lower bound of I(z; s) there, by the strongest attacker
-    val_leak_r2: float  # fraction of the variance of s that is explained there
-    accuracy: float  # this and the next two are those on the test part; NaN before the test
+    val_leak_score: float  # R² of s there; accuracy above chance if s is categorical
+    accuracy: float  # this and the next three are those on the test part; NaN before the test
     leak_nats: float
-    leak_r2: float
+    leak_error: float  # standard error of leak_nats over the test rows
+    leak_score: float
     attacker: str  # the strongest attacker in nats
     ms_per_step: float  # training time; NaN for a diverged run
 
@@ -45,11 +49,16 @@ def format_table(tested: Sequence[Result]) -> str:
         "leak, nats": lambda rows: tables.format_mean(
             [row.leak_nats for row in tables.finished(rows)], 3
         ),
-        "leak,\nR²": tables.number_cell("leak_r2", ".3f"),
+        f"leak,\n{score_name(tested)}": tables.number_cell("leak_score", ".3f"),
         "ms a\nstep": tables.number_cell("ms_per_step", ".1f", of=np.median),
         attacker: lambda rows: mode([row.attacker for row in tables.finished(rows)]),
     }
     return tables.method_table(tested, METHODS, "β", columns, left=[attacker])
+
+
+def score_name(results: Sequence[Result]) -> str:
+    """Name of ``leak_score``."""
+    return "acc. − chance" if results and results[0].nuisance in CATEGORICAL else "R²"
 
 
 def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> Figure:
@@ -74,7 +83,7 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
         if not of_method or any(row.diverged for row in of_method):  # the table lists diverged runs
             continue
         accuracy, error = mean_and_error([100 * row.accuracy for row in of_method])
-        for ax, column in ((middle, "leak_nats"), (right, "leak_r2")):
+        for ax, column in ((middle, "leak_nats"), (right, "leak_score")):
             leak, leak_error = mean_and_error([getattr(row, column) for row in of_method])
             plots.errorbar(ax, leak, accuracy, label, xerr=leak_error, yerr=error)
     if left.get_ylim()[0] < shown:
@@ -82,12 +91,12 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
         left.set_ylim(shown, best + 0.05 * (best - shown))
     left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
     middle.set(title="the chosen β, test", xlabel="leak, nats")
-    right.set(title="the chosen β, test", xlabel="leak, R²")
+    right.set(title="the chosen β, test", xlabel=f"leak, {score_name(results)}")
     plots.legend(fig, columns=6)
     data, nuisance = (results[0].data, results[0].nuisance) if results else ("", "")
     plots.caption(
         fig,
-        f"{data}, {nuisance}. The leak in nats, log 16 − cross-entropy of the strongest attacker, "
+        f"{data}, {nuisance}. The leak in nats, H(s) − cross-entropy of the strongest attacker, "
         "is a lower bound. Better is up and left.",
         f"Left: mean over the seeds of the search; a β that costs more than {100 * CUT * margin:g} "
         f"points of accuracy is outside the panel; the dotted line is {100 * margin:g} points "

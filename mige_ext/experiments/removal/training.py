@@ -3,16 +3,20 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mige_ext.audit import Leakage, leakage
 from mige_ext.experiments.common.methods import descend, perceptron
 from mige_ext.experiments.common.options import Checked, data_option, fixed, option
 from mige_ext.experiments.common.runs import Row
+from mige_ext.experiments.common.training import DivergedError
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
-from mige_ext.experiments.removal.attacker import Codes, Leak, attack
+from mige_ext.experiments.data import tables
+from mige_ext.experiments.data.table_files import TABLES
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
 
@@ -20,12 +24,26 @@ EPOCH = 100  # steps between checkpoints and measurements
 EPOCH_ROWS = 2000  # rows of the validation part on which an epoch is measured
 
 
+class Codes(NamedTuple):
+    """N frozen representations with the nuisance that they should not reveal."""
+
+    z: Tensor  # (N, d)
+    s: Tensor  # (N, k) float32, or (N,) int64 if it is categorical
+
+
 @dataclass(frozen=True)
 class Settings(Checked):
     """Everything on which the numbers of a run depend, besides method, β and seed."""
 
-    data: str = data_option("mnist", "; or structural, a table", "mnist; quick structural")
-    nuisance: str = option("rotation", f"What is removed from images: {', '.join(NUISANCES)}.")
+    data: str = data_option(
+        "mnist", f"; or a table: structural, {', '.join(tables.names())}", "mnist; quick structural"
+    )
+    nuisance: str = option(
+        "rotation",
+        f"What is removed. Images: {', '.join(NUISANCES)}. "
+        + " ".join(f"{name}: {', '.join(of.nuisances)}." for name, of in TABLES.items()),
+        shown="images rotation; adult age; compas race",
+    )
     steps: int = option(800, "Training steps.", least=1, shown="800; quick 200")
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
     latent: int = option(8, "Dimensions of z.", least=1)
@@ -150,15 +168,24 @@ def encode(
         batch = problem.draw(part, chunk, generator)
         z = model.encoder(batch.x)
         right += int((model.head(z).argmax(1) == batch.label).sum())
-        codes.append(Codes(z, batch.s, batch.bin))
+        codes.append(Codes(z, batch.bin if problem.categorical else batch.s))
     return Codes(*map(torch.cat, zip(*codes, strict=True))), right / len(rows)
 
 
 def measure(
     model: Model, problem: Problem, part: str, settings: Settings, seed: int
-) -> tuple[float, Leak]:
-    """Accuracy and leak on a part that neither the encoder nor the attackers were trained on."""
+) -> tuple[float, Leakage]:
+    """Accuracy and leak on a part that neither the encoder nor the attackers were trained on.
+
+    Raises:
+        DivergedError: the codes are not finite.
+    """
     limit = settings.test_codes if part == "test" else settings.codes
     train_codes, _ = encode(model, problem, "train", seed, limit)
     codes, accuracy = encode(model, problem, part, seed + 1)
-    return accuracy, attack(train_codes, codes, epochs=settings.attack_epochs, seed=seed)
+    if not (train_codes.z.isfinite().all() and codes.z.isfinite().all()):
+        raise DivergedError(f"the codes of the {part} part are not finite")
+    found = leakage(
+        *train_codes, test=codes, epochs=settings.attack_epochs, seed=seed, progress=False
+    )
+    return accuracy, found

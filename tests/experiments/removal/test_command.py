@@ -48,7 +48,7 @@ def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
 
 def row(method: str, beta: float, accuracy: float, leak: float) -> Result:
     nan = math.nan
-    return Result("d", "n", method, beta, 0, accuracy, leak, 0.0, nan, nan, nan, "a", 1.0)
+    return Result("d", "n", method, beta, 0, accuracy, leak, 0.0, nan, nan, nan, nan, "a", 1.0)
 
 
 def test_beta_removes_most_within_half_a_point() -> None:
@@ -205,6 +205,7 @@ def test_divergence_is_no_leak_of_nothing() -> None:
         (["--data", "structural", "--nuisance", "rotation"], "--nuisance goes with images"),
         (["--data", "structural", "--data-dir", "/"], "--data-dir goes with images"),
         (["--seeds", "1", "--grid-seeds", "2"], "--grid-seeds must be at most the 1 seeds"),
+        (["--data", "adult", "--nuisance", "rotation"], "--nuisance of adult must be one of"),
         (["--resume"], "--resume needs a folder with results"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
