@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests; what tests import is in `tests.support`."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -40,6 +41,18 @@ def _reproducible() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Ends a process of pytest-xdist after an illegal access on a GPU.
+
+    All later calls on the GPU would fail in this process. pytest-xdist starts another one.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
 
 
 # --- tiers ----------------------------------------------------------------------------------------

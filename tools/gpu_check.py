@@ -163,7 +163,9 @@ def tests(name: str, limit: float, *selection: str) -> Step:
     report = BUILD / "logs" / f"{slug(name)}.xml"
     command = [
         sys.executable, "-m", "pytest", *parallel, "-p", "no:benchmark", "-p", "no:cacheprovider",
-        "-W", "default", "--maxfail=30", "-rfE", f"--junitxml={report}", *selection,
+        "-W", "default", "--maxfail=30", "-rfEs", f"--junitxml={report}", *selection,
+        # A line for every test, and the tracebacks of a test that hangs, are in the log at once.
+        "-vv", "-o", "faulthandler_timeout=20",
     ]  # fmt: skip
     return Step(name, command, limit, environment())
 

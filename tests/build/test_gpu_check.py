@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import ops
+from tests import conftest
 from tests.support.backends import OPERATORS
 from tests.support.process import ROOT, environment
 from tools import gpu_check, gpu_runner
@@ -361,6 +362,26 @@ def test_the_smoke_step_finds_a_gross_error(monkeypatch: pytest.MonkeyPatch, val
     assert found is not None and found.startswith(
         "gross errors: call 6 at n = 33, call 6 at n = 65"
     )
+
+
+def test_a_test_process_ends_when_its_gpu_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    conftest.pytest_runtest_logfinish()
+    assert not ended
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    conftest.pytest_runtest_logfinish()
+    assert ended == [1]
+    monkeypatch.delenv("PYTEST_XDIST_WORKER")  # without xdist no process would replace this one
+    conftest.pytest_runtest_logfinish()
+    assert ended == [1]
+    monkeypatch.undo()
 
 
 # --- requirements ---------------------------------------------------------------------------------

@@ -30,6 +30,21 @@ def test_a_gradient_sum_of_1024_samples_occupies_the_device() -> None:
     assert blocks(", mige::cuda::Parts") == [256]  # 16 tiles of 64 rows, 16 parts of 64 samples
 
 
+@pytest.mark.thorough
+def test_the_sums_of_a_large_score_are_divided() -> None:
+    x = normal(161, 5, dtype=torch.float32)
+    BACKEND.settings("set_device", 99 * 1024)
+    try:
+        blocks("")
+        BACKEND.ssge(x, rank=3)
+    finally:
+        BACKEND.settings("set_device")
+    launches = BACKEND.read("take_launches")
+    finishes = ("GradientSum<", "StoreScaled<", "ScaleScore<")
+    of_finish = [[n for types, n in launches if finish in types] for finish in finishes]
+    assert [counts[0] for counts in of_finish] == [9, 9, 9]  # 3 tiles of 64 rows, 3 parts
+
+
 @pytest.mark.parametrize(("queries", "samples", "expected"), [(256, 1024, 64), (4096, 320, 320)])
 def test_a_kernel_product_occupies_the_device(queries: int, samples: int, expected: int) -> None:
     q, x = normal(queries, 4, dtype=torch.float32), normal(samples, 4, dtype=torch.float32)

@@ -20,6 +20,7 @@ struct Layout : Workspace {
   T* k = take<T>(groups * m * m);
   T* vectors = take<T>(groups * m * m);
   T* factor = take<T>(groups * m);
+  PartialSums partial = take_partial_sums(*this, partial_bytes<T>(groups, m, d, m));
   char* spectral = take<char>(spectral_work<T>(groups, m));
 };
 
@@ -30,8 +31,9 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const Layout<T> at{Workspace(work), groups, m, d};
   largest_magnitudes<T>(p.x, m * d, nullptr, 0, groups, at.largest, stream);
   center<T>(p.x, groups, m, d, at.largest, nullptr, at.centered, stream);
-  pairwise<T, Pairwise::kSquaredDistance>({at.centered, nullptr, nullptr, groups, m, m, d, at.k},
-                                          at.largest, stream);
+  const ContractionShape shape = ContractionShape{groups, m, d}.with(at.partial);
+  pairwise<T, Pairwise::kSquaredDistance>(pairs_of(at.centered, groups, m, d, at.k), at.largest,
+                                          stream);
   if (p.given)
     stream.launch(given_bandwidth_kernel<T>, elementwise(groups, 1), p);
   else
@@ -39,17 +41,16 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
                      at.selections, at.counts, p.bandwidth, stream);
   stream.launch(gram_in_place_kernel<T>, elementwise(m * m, groups), p, at.largest, at.k);
   contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
-              GradientSum<T>{at.centered, at.h, at.largest, p.bandwidth, false}, {groups, m, d},
-              stream);
+              GradientSum<T>{at.centered, at.h, at.largest, p.bandwidth, false}, shape, stream);
   const EighArguments<T> e{at.k, groups, static_cast<int>(m), p.values, at.vectors, nullptr};
   spectral<T, Spectrum::kGram>({e, at.largest}, at.spectral, stream);
   stream.launch(rank_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, p, at.largest,
                 at.factor);
   T* const projected = at.centered;
   contract<T>(Rows<T>{at.vectors, m, m}, Columns<T>{at.h, m, d},
-              StoreScaled<T, true>{projected, at.factor}, {groups, m, d}, stream);
+              StoreScaled<T, true>{projected, at.factor}, shape, stream);
   contract<T>(Columns<T>{at.vectors, m, m}, Columns<T>{projected, m, d},
-              ScaleScore<T>{p, at.largest}, {groups, m, d}, stream);
+              ScaleScore<T>{p, at.largest}, shape, stream);
 }
 
 }  // namespace
