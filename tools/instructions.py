@@ -12,6 +12,7 @@ unrolled. ``tools/resources.py`` (``make resources``) prints the counts.
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,25 +97,29 @@ def shortest_loop(code: Code, opcodes: tuple[str, ...]) -> int | None:
     return min(counts, default=None)
 
 
+def nvdisasm() -> str | None:
+    """The path of nvdisasm, which cuobjdump calls, from the toolkit or nvidia-cuda-nvdisasm."""
+    beside = Path(resources.cuobjdump() or "cuobjdump").with_name("nvdisasm")
+    return shutil.which("nvdisasm") or (str(beside) if beside.is_file() else None)
+
+
 def read(library: Path, budgets: dict[str, LoopBudget]) -> list[Loop]:
     """The loops with a budget in a library, an object file or a cubin."""
-    tool = resources.cuobjdump()
+    tool, disassembler = resources.cuobjdump(), nvdisasm()
     if tool is None:
         raise FileNotFoundError("cuobjdump is missing: pip install nvidia-cuda-cuobjdump")
-    # cuobjdump looks for nvdisasm on PATH. The Python packages have both in one folder.
-    path = f"{Path(tool).resolve().parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    if disassembler is None:
+        raise FileNotFoundError("nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
+    path = f"{Path(disassembler).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
     def dump(*options: str) -> str:
-        done = subprocess.run(
+        return subprocess.run(
             [tool, *options, str(library)],
             capture_output=True,
             text=True,
-            check=False,
-            env={**os.environ, "PATH": path},
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(done.args)} failed: {done.stderr.strip()}")
-        return done.stdout
+            check=True,
+            env={**os.environ, "PATH": path},  # on which cuobjdump looks for nvdisasm
+        ).stdout
 
     functions = re.findall(r"Function (\S+):", dump("--dump-resource-usage"))
     names = resources.demangled(functions)

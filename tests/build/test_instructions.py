@@ -1,6 +1,5 @@
 """Inner loops of CUDA kernels keep to their instruction budgets (``tools/instructions.py``)."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,11 +104,7 @@ def test_the_jacobi_kernels_have_budgets() -> None:
     resources.cuobjdump() is None, reason="needs cuobjdump: pip install nvidia-cuda-cuobjdump"
 )
 @pytest.mark.skipif(
-    not (
-        shutil.which("nvdisasm")
-        or Path(resources.cuobjdump() or "").with_name("nvdisasm").is_file()
-    ),
-    reason="needs nvdisasm: pip install nvidia-cuda-nvdisasm",
+    instructions.nvdisasm() is None, reason="needs nvdisasm: pip install nvidia-cuda-nvdisasm"
 )
 def test_loops_of_the_library_keep_to_their_budgets() -> None:
     budgets = instructions.budgets()

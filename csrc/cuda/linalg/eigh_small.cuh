@@ -209,24 +209,19 @@ template <typename T, int kLanes, int kRows>
 constexpr int kEighBlocks = (PairShape<kLanes, kRows>::kLargest <= 64 ? 2 : 1) *
                             (sizeof(T) == 4 && PairShape<kLanes, kRows>::kLargest <= 104 ? 2 : 1);
 
-// A thread block takes a matrix, kLanes threads take a pair of columns. Work: see pivoted_cholesky
-// and jacobi. Shared memory: n × pitch values; 227 KiB are enough for n = 240 in float and n = 163
-// in double. Registers: at most 64 in <float, 8, 8>, 64 in <float, 8, 13>, otherwise 128. A pass of
-// the loop over pairs rotates four pairs with eight lanes, and two with sixteen. Instructions of
-// the loop with MUFU.RSQ, SHFL and STS: at most 176 in <float, 8, 8>, 220 in <float, 8, 13>, 248 in
-// <float, 8, 16>, 208 in <float, 16, 11> and 240 in <float, 16, 15>.
+// The grid has a thread block per matrix; kLanes threads take a pair of columns. A loop over
+// several matrices would need more registers. Work: see pivoted_cholesky and jacobi. Shared memory:
+// n × pitch values; 227 KiB are enough for n = 240 in float and n = 163 in double. Registers: at
+// most 64 in <float, 8, 8>, 64 in <float, 8, 13>, otherwise 128. A pass of the loop over pairs
+// rotates four pairs with eight lanes, and two with sixteen. Instructions of the loop with
+// MUFU.RSQ, SHFL and STS: at most 188 in <float, 8, 8>, 232 in <float, 8, 13>, 260 in <float, 8,
+// 16>, 216 in <float, 16, 11> and 254 in <float, 16, 15>.
 template <typename T, int kLanes, int kRows, Spectrum kSpectrum>
 __global__ void __launch_bounds__(kEighThreads<kLanes, kRows>, kEighBlocks<T, kLanes, kRows>)
     eigh_block_kernel(SpectralArguments<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, PairShape<kLanes, kRows>::kPitch);
-  // The grid has a thread block per group, so every thread block takes one group. On compute
-  // capability 12.0 kSymmetric in float fits 64 registers only without a loop, kGram only with one.
-  const int64_t stride = kSpectrum == Spectrum::kGram ? gridDim.x : p.groups;
-  for (int64_t g = blockIdx.x; g < p.groups; g += stride) {
-    decompose<BlockTeam, kSpectrum>(a, p, g,
-                                    [&](int rank) { return jacobi<kLanes, kRows>(a, rank); });
-    if (kSpectrum == Spectrum::kSymmetric) break;
-  }
+  decompose<BlockTeam, kSpectrum>(a, p, blockIdx.x,
+                                  [&](int rank) { return jacobi<kLanes, kRows>(a, rank); });
 }
 
 }  // namespace mige::cuda

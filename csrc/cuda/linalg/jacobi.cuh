@@ -30,13 +30,22 @@ constexpr T kNegligible = kEpsilon<T> / 4;
 
 // --- rotations ---
 
-// The rotation that makes columns x and y orthogonal: x − s (y + τ x) and y + s (x − τ y), with the
-// sine s, the cosine c and τ = s / (1 + c). In most rotations c is nearly 1, and this form does not
-// round c to 1. With the form c x − s y, the norm of a column would grow by a relative 1e-5 over
-// the thousand rotations of each column.
+// A rotation of two columns x and y: x − s (y + τ x) and y + s (x − τ y), with the sine s, the
+// cosine c and τ = s / (1 + c). In most rotations c is nearly 1, and this form does not round c to
+// 1. With the form c x − s y, the norm of a column would grow by a relative 1e-5 over the thousand
+// rotations of each column.
 template <typename T>
-struct Rotation {
-  T s, tau, t;               // sine, s / (1 + cosine), tangent
+struct PlaneRotation {
+  T s, tau;
+
+  __device__ __forceinline__ T first(T x, T y) const { return x - s * (y + tau * x); }
+  __device__ __forceinline__ T second(T x, T y) const { return y + s * (x - tau * y); }
+};
+
+// The rotation that makes columns x and y orthogonal.
+template <typename T>
+struct Rotation : PlaneRotation<T> {
+  T t;                       // the tangent
   bool orthogonal, swapped;  // whether x and y were orthogonal; whether the new y is the larger one
 
   // Whether |g| <= limit √(a b), for a = ‖x‖², b = ‖y‖² and g = x·y. If g² and (b − a)² underflow,
@@ -63,16 +72,14 @@ struct Rotation {
     c += c * (T(0.5) - T(0.5) * secant_square * c * c);
     const T s = c * t, inverse = approximate_reciprocal(1 + c);
     const T tau = s * inverse;
-    return {s, tau + (s - tau * (1 + c)) * inverse, t, are_orthogonal(a, b, g, limit),
+    return {{s, tau + (s - tau * (1 + c)) * inverse},
+            t,
+            are_orthogonal(a, b, g, limit),
             difference + t * twice > T(0)};
   }
 
   // Whether the rotation leaves the columns as they are.
   __device__ __forceinline__ bool is_identity() const { return t == T(0) && !swapped; }
-
-  // The columns after the rotation, before they are swapped.
-  __device__ __forceinline__ T first(T x, T y) const { return x - s * (y + tau * x); }
-  __device__ __forceinline__ T second(T x, T y) const { return y + s * (x - tau * y); }
 
   // Computes the squared norms after the rotation from a = ‖x‖², b = ‖y‖² and g = x·y before it,
   // the larger one first. A norm that rounding would make negative becomes 0.

@@ -60,15 +60,12 @@ constexpr int kRotationPitch = Tile<4>::kPitch;
 
 // The rotation of columns i < j in shared memory. In float a thread reads it by one access.
 template <typename T>
-struct alignas(16) StoredRotation {
-  T s, tau;
+struct alignas(16) StoredRotation : PlaneRotation<T> {
   int to_i, to_j;  // where the new columns i and j are written: i and j, or j and i if swapped
 
   __device__ __forceinline__ bool swapped() const { return to_i > to_j; }
   __device__ __forceinline__ int i() const { return swapped() ? to_j : to_i; }
   __device__ __forceinline__ int j() const { return swapped() ? to_i : to_j; }
-  __device__ __forceinline__ T first(T x, T y) const { return x - s * (y + tau * x); }
-  __device__ __forceinline__ T second(T x, T y) const { return y + s * (x - tau * y); }
 };
 
 // The shared memory of a task. Step 1 uses only the slices, which take the place of `slice` and V.
@@ -160,8 +157,8 @@ __device__ __forceinline__ void rotate_gram(const PairMemory<T>& m) {
       const T a = m.gram[i * kGramPitch + i], b = m.gram[j * kGramPitch + j];
       const auto rotation = Rotation<T>::of(a > T(0) ? a : T(0), b > T(0) ? b : T(0),
                                             m.gram[i * kGramPitch + j], kLargeOrthogonal<T>);
-      m.rotations[lane] = {rotation.s, rotation.tau, rotation.swapped ? j : i,
-                           rotation.swapped ? i : j};
+      m.rotations[lane] = {
+          {rotation.s, rotation.tau}, rotation.swapped ? j : i, rotation.swapped ? i : j};
     }
     __syncthreads();
     const StoredRotation<T> rotation = m.rotations[lane];
@@ -173,11 +170,11 @@ __device__ __forceinline__ void rotate_gram(const PairMemory<T>& m) {
 
 // --- the tasks of a sweep ---
 
-// One step of one pair of column blocks and one piece of 256 rows.
+// One step of one pair of column blocks and one piece of 256 rows. Phase 2 (r − 1) is step 1 of
+// round r, and phase 2 (r − 1) + 1 is step 2.
 struct SweepTask {
   int64_t g;
-  int phase, pair,
-      piece;  // phase 2 (r − 1) is step 1 of round r, and phase 2 (r − 1) + 1 is step 2
+  int phase, pair, piece;
 
   // Tasks are in the order of phases, groups, pairs and pieces.
   template <typename T>

@@ -302,7 +302,7 @@ constexpr int kFusedBlocks = kFusedThreads<T, kLanes, kRows> == 256 && sizeof(T)
 
 // Computes the score of every gridDim.x-th group. Registers: at most 128 in float, 255 in double.
 // A pass of the loop over pairs rotates four pairs. Instructions of the loop with MUFU.RSQ, SHFL
-// and STS: at most 176 in <float, 8, 8>, 220 in <float, 8, 13> and 248 in <float, 8, 16>.
+// and STS: at most 188 in <float, 8, 8>, 232 in <float, 8, 13> and 260 in <float, 8, 16>.
 template <typename T, int kLanes, int kRows>
 __global__ void __launch_bounds__(kFusedThreads<T, kLanes, kRows>, kFusedBlocks<T, kLanes, kRows>)
     ssge_fused_kernel(SsgeArguments<T> p) {
