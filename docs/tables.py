@@ -1,4 +1,6 @@
-"""The directive ``accuracy``: a table of ``benchmarks/results/accuracy.csv``.
+"""The directives ``accuracy`` and ``pairs``, which are tables of files.
+
+``accuracy`` is a table of ``benchmarks/results/accuracy.csv``:
 
     ```{accuracy} ratio
     :samples: 256
@@ -8,6 +10,11 @@
 setting in hindsight, as the geometric mean over the densities and the worst density, for every M.
 Any other column of the file gives a line for each density, for one M. The table has only rows of
 the file.
+
+``pairs`` is a table of ``pairs.csv``, features × features, for one kind of function:
+
+    ```{pairs} scores
+    ```
 """
 
 import csv
@@ -22,6 +29,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "accuracy.csv"
+PAIRS = Path(__file__).parent / "pairs.csv"
 #: Rows that nobody can choose: settings in hindsight, and a part of an estimator.
 HIDDEN = ("oracle", "best ", "Gaussian part")
 
@@ -80,6 +88,30 @@ class Accuracy(SphinxDirective):
         return [table(densities(rows, column, self.options["samples"]))]
 
 
+class Pairs(SphinxDirective):
+    """The directive of features in pairs; the module describes it."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Makes the table."""
+        self.env.note_dependency(str(PAIRS))
+        with PAIRS.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["function"] == self.arguments[0]]
+        return [table(triangle({(row["first"], row["second"]): row["outcome"] for row in rows}))]
+
+
+def triangle(outcomes: dict[tuple[str, str], str]) -> list[list[str]]:
+    """The lower triangle of the table of pairs. Its columns have the numbers of the features."""
+    features = list(dict.fromkeys(first for first, _ in outcomes))
+    lines = [["", *(str(number + 1) for number in range(len(features)))]]
+    for number, row in enumerate(features):
+        cells = [outcomes.get((column, row), "–") for column in features[: number + 1]]
+        lines.append([f"{number + 1} {row}", *cells, *[""] * (len(features) - len(cells))])
+    return lines
+
+
 def table(lines: Sequence[Sequence[str]]) -> nodes.table:
     """A table of lines of cells. The first line is the header."""
     group = nodes.tgroup("", cols=len(lines[0]))
@@ -95,4 +127,5 @@ def table(lines: Sequence[Sequence[str]]) -> nodes.table:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directive."""
     app.add_directive("accuracy", Accuracy)
+    app.add_directive("pairs", Pairs)
     return {"parallel_read_safe": True}

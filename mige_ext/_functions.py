@@ -45,13 +45,18 @@ def apply(function: type[Function], *args: Any) -> Any:
         NotImplementedError: a function is differentiated in forward mode by compiled code.
     """
     if torch.compiler.is_compiling():
-        if in_forward_mode():
-            raise NotImplementedError(
-                f"{function.called(*args)} has no derivative in forward mode (jvp, jacfwd, "
-                "hessian) in compiled code: differentiate outside torch.compile"
-            )
+        refuse_forward_mode(function, *args)
         return function.apply(*(visible(a) if isinstance(a, Tensor) else a for a in args))
     return _variant(function, is_transforming()).apply(*args)
+
+
+def refuse_forward_mode(function: type[Function], *args: Any) -> None:
+    """Refuse a function in compiled code that may be differentiated in forward mode."""
+    if in_forward_mode():
+        raise NotImplementedError(
+            f"{function.called(*args)} has no derivative in forward mode (jvp, jacfwd, hessian) in "
+            "compiled code: differentiate outside torch.compile"
+        )
 
 
 def visible(tensor: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ Values are looked at on the CPU only, because on CUDA this would make the host w
 few microseconds: it reads 16 values of one column, and reads more only if two of them are equal.
 """
 
+import torch
 from torch import Tensor, is_grad_enabled
 
 from mige_ext import _checks
 from mige_ext._warnings import may_warn, warn_once
 
 _FIRST_LOOK = 16  # samples read in every call; fewer samples give no warning of few values
-_SECOND_LOOK = 64  # samples read if two of the first 16 have an equal value
+_SECOND_LOOK = 64  # samples read if two of the first 16 have an equal value; all before a warning
 
 
 def warn_without_gradient(**tensors: Tensor | None) -> None:
@@ -72,15 +73,18 @@ def _warn_if_collapsed(name: str, samples: Tensor) -> None:
 
 def _warn_if_few_values(name: str, samples: Tensor) -> None:
     first = samples[(0,) * (samples.dim() - 2)]
-    looked_at = min(first.shape[0], _SECOND_LOOK)
-    rows = first[:: first.shape[0] // looked_at][:looked_at]
-    if 4 * rows[:, 0].unique().numel() > looked_at:
+    m = first.shape[0]
+    looked_at = min(m, _SECOND_LOOK)
+    rows = first[torch.arange(looked_at) * (m - 1) // (looked_at - 1)]  # from the first to the last
+    if 4 * rows[:, 0].unique().numel() > looked_at or 4 * rows.unique(dim=0).shape[0] > looked_at:
         return
-    distinct = rows.unique(dim=0).shape[0]
-    if distinct > 1 and 4 * distinct <= looked_at:
+    if 4 * first[:, 0].unique().numel() > m:
+        return
+    distinct = first.unique(dim=0).shape[0]  # of all samples
+    if distinct > 1 and 4 * distinct <= m:
         warn_once(
             "few values",
-            f"{name} takes {distinct} distinct values in {looked_at} samples: it has no density, "
+            f"{name} takes {distinct} distinct values in {m} samples: it has no density, "
             f"which the scores need. If {name} is a category, give it as integers of shape "
             f"(..., M) (docs/categories.md). Otherwise add a little noise to {name}",
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mige_ext._functions import Function, apply, no_vmap
+from mige_ext._functions import Function, apply, no_vmap, refuse_forward_mode, visible
 from mige_ext._torch_compat import active_transforms
 
 
@@ -23,18 +23,25 @@ def surrogate(
     subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
     """
     if torch.compiler.is_compiling():
+        refuse_forward_mode(kind, compute, *inputs)
         if torch.compiler.is_exporting() and torch.is_grad_enabled():
-            raise RuntimeError(
-                "surrogates of entropy and mutual information do not work in torch.export: an "
-                "exported surrogate has no gradient, and its value means nothing. Export the score "
-                "of an estimator"
-            )
+            raise _no_export()
+        inputs = tuple(visible(tensor) for tensor in inputs)
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+            return compute(*(tensor.detach() for tensor in inputs))[0]
         transforms = active_transforms()
         if transforms.count("Grad") > 1:
             raise _once()
         if not transforms:
             inputs = tuple(_differentiable_once(tensor) for tensor in inputs)
     return apply(kind, compute, *inputs, *(_anchor(tensor) for tensor in inputs))[0]
+
+
+def _no_export() -> RuntimeError:
+    return RuntimeError(
+        "surrogates of entropy and mutual information do not work in torch.export: an exported "
+        "surrogate has no gradient, and its value means nothing. Export the score of an estimator"
+    )
 
 
 def named_encoder_information(value: Tensor) -> Tensor:
@@ -116,8 +123,8 @@ class Surrogate(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        count = len(ctx.dtypes)
-        gradients, anchors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        count, saved = len(ctx.dtypes), ctx.saved_tensors  # torch's checkpoint allows one access
+        gradients, anchors = saved[:count], saved[count:]
         return (
             None,
             *(

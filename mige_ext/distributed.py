@@ -16,8 +16,10 @@ The estimator decides how the ranks cooperate:
   needs the time and the memory of N samples.
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
-therefore have different numbers of samples, and an invalid argument raises on every rank. The host
-waits for these collectives. Therefore ``group=`` works neither in CUDA graphs nor under
+therefore have different numbers of samples, and an invalid argument raises on every rank. Every
+rank must call equally often. A rank without data left calls with samples of shape (..., 0, d).
+
+The host waits for these collectives. Therefore ``group=`` works neither in CUDA graphs nor under
 ``torch.compile(fullgraph=True)``.
 """
 
@@ -106,6 +108,7 @@ def global_batch(
         TypeError: ``group`` is not a process group, or this process does not belong to it.
         ValueError, TypeError: an argument of this process is invalid; the error of ``check``.
         NotImplementedError: ``torch.func.vmap`` maps over an argument.
+        RuntimeError: a rank of ``group`` does not call within the time-out of the group.
         ValueError: an argument is invalid on another rank, the arguments of two ranks differ in
             more than the number of samples, or all ranks together have fewer than two samples.
     """
@@ -122,7 +125,14 @@ def global_batch(
         error = invalid
     local = str(error) if error else [_described(tensor, axis) for tensor in tensors.values()]
     ranks: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(ranks, local, group=group)
+    try:
+        dist.all_gather_object(ranks, local, group=group)
+    except RuntimeError as failed:
+        raise RuntimeError(
+            "not every rank of group called the function within the time-out of group: all ranks "
+            "must call it equally often, also inside DistributedDataParallel.join. Give a rank "
+            f"without data samples of shape (..., 0, d). The communication failed: {failed}"
+        ) from failed
     if error is not None:
         raise error
     for rank, described in enumerate(ranks):

@@ -1,8 +1,9 @@
 // The Python module mige_ext._C. Importing it registers the operators, because the other files of
-// this folder register them in static initializers. The module itself contains only facts about the
-// build.
+// this folder register them in static initializers. The module itself contains facts about the
+// build, and the exception of an interrupted operator.
 #include <Python.h>
 
+#include "bind/interrupt.h"
 #include "bind/operator.h"
 #include "cpu/simd.h"
 
@@ -11,12 +12,18 @@ namespace {
 // Whether this process's torch can run the CUDA kernels of this build.
 const bool cuda_torch_found = mige::bind::kWithCuda && mige::bind::cuda_torch_found();
 
+PyMethodDef methods[] = {
+    {"take_interruption", mige::bind::take_interruption, METH_NOARGS,
+     "The exception of a signal handler that ended an operator, or None; forgets it."},
+    {nullptr, nullptr, 0, nullptr}};
+
 PyModuleDef module_definition = {
-    PyModuleDef_HEAD_INIT, "_C", "Compiled operators of mige_ext.", -1, {}, {}, {}, {}, {}};
+    PyModuleDef_HEAD_INIT, "_C", "Compiled operators of mige_ext.", -1, methods, {}, {}, {}, {}};
 
 }  // namespace
 
 PyMODINIT_FUNC PyInit__C() {
+  mige::bind::handle_signals_on_this_thread();
   PyObject* module = PyModule_Create(&module_definition);
   if (module == nullptr) return nullptr;
   if (PyModule_AddStringConstant(module, "cuda_architectures", MIGE_CUDA_ARCHITECTURES) != 0 ||

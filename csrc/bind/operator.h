@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bind/checks.h"
+#include "cpu/interrupt.h"
 #include "cpu/operators.h"
 #include "cuda/launchers.h"
 
@@ -125,6 +126,8 @@ class Operator {
       const Arguments<decltype(zero)> arguments{values...};
       if (!like_.is_cuda()) {
         for (const Input& input : inputs_) check_values<decltype(zero)>(input);
+        cpu::Interruption interruption;
+        const cpu::Interruptible scope(&interruption);
         on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);

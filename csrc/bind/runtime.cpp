@@ -5,12 +5,16 @@
 #include <type_traits>
 
 #include "bind/checks.h"
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 
 namespace mige::cpu {
 namespace {
 
 using bind::Tensor;
+
+// A thread polls for Ctrl-C after so many grains of its range, 768 rows in a loop over rows.
+constexpr int64_t kPollGrains = 16;
 
 // LAPACK stores the size of its workspace, about 2 m² values, in an int: 2 × 32,000² < 2³¹.
 constexpr int64_t kLargestSyevd = 32000;
@@ -41,8 +45,15 @@ class OneMklThread {
 
 void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
                      const void* f) {
-  torch::stable::parallel_for(0, n, grain,
-                              [=](int64_t begin, int64_t end) { call(f, begin, end); });
+  Interruption* const shared = current_interruption();
+  torch::stable::parallel_for(0, n, grain, [=](int64_t begin, int64_t end) {
+    const Interruptible scope(shared);
+    const int64_t step = kPollGrains * grain;
+    for (int64_t at = begin; at < end; at += step) {
+      poll_interrupt();
+      call(f, at, std::min(at + step, end));
+    }
+  });
 }
 
 template <typename T>

@@ -13,6 +13,7 @@ void eigh(const EighArguments<T>& p) {
     // buffer.
     const Buffer<T> matrix(m * m);
     for (int64_t g = begin; g < end; ++g) {
+      poll_interrupt();
       T* values = p.values + g * m;
       std::copy_n(p.k + g * m * m, m * m, matrix.get());
       eigh(matrix.get(), m, values);

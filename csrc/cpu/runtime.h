@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/math.h"
+#include "cpu/interrupt.h"
 
 namespace mige::cpu {
 
@@ -25,7 +26,10 @@ void parallel(int64_t n, int64_t grain, const F& f) {
 template <typename F>
 void for_each_group(int64_t groups, const F& f) {
   parallel(groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t g = begin; g < end; ++g) f(g);
+    for (int64_t g = begin; g < end; ++g) {
+      poll_interrupt();
+      f(g);
+    }
   });
 }
 

@@ -94,6 +94,9 @@ def call(name: str, *args: Any) -> Any:
             return apply(_WithoutDerivative, name, *args)
         return getattr(_library, name)(*args)
     except (RuntimeError, TypeError) as error:
+        interruption = None if torch.compiler.is_compiling() else _C.take_interruption()
+        if interruption is not None:  # such as KeyboardInterrupt
+            raise interruption from None
         if torch.compiler.is_compiling():  # The message cannot be read.
             raise
         raise _translated(name, args, error) from None

@@ -181,3 +181,28 @@ def test_everything_public_is_in_the_table() -> None:
     for table in (ARGUMENTS, scores_tables.ARGUMENTS, ops_tables.ARGUMENTS):
         covered |= {argument.owner for argument in table}
     assert public - records == covered
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("z", mige.entropy),
+        ("z", mige.negentropy),
+        ("z", mige.encoder_information),
+        ("x", lambda t: mige.mutual_information(t, torch.randn(16, 3))),
+        ("z", lambda t: mige.code_information(torch.randn(16, 3), t)),
+        ("samples", lambda t: mige.Landmarks(m=8).score(t)),
+        ("query", lambda t: mige.SSGE().fit(torch.randn(16, 3)).score(t)),
+        ("x", mige.RandomProjection(k=2)),
+        ("y", lambda t: mige.ops.squared_distances(torch.randn(16, 3), t)),
+        ("x", mige.ops.ssge),
+    ],
+)
+def test_a_nested_tensor_is_refused_by_name(
+    name: str, call: Callable[[Tensor], Any], layout: torch.layout
+) -> None:
+    nested = torch.nested.nested_tensor([torch.randn(9, 3), torch.randn(7, 3)], layout=layout)
+    with pytest.raises(TypeError, match=f"^{name} must be a dense tensor, got a nested one"):
+        call(nested)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -268,6 +269,30 @@ def test_matched_marginals_with_a_group_raise() -> None:
         ValueError, match=r'marginal must be "paired" or "own" with a group.*got "matched"'
     ):
         mige.mutual_information(x, x, marginal="matched", group=object())  # type: ignore[arg-type]
+
+
+def alone(rank: int, folder: str) -> None:
+    """One step on rank 0 and two on rank 1, inside ``join``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", timedelta(seconds=5), 2, rank)
+    ddp = DistributedDataParallel(nn.Linear(4, 2))
+    message = ""
+    try:
+        with ddp.join():
+            for _ in range(1 + rank):
+                x = normal(8, 4, dtype=torch.float32)
+                mige.mutual_information(x, ddp(x), group=dist.group.WORLD).backward()
+    except RuntimeError as error:
+        message = str(error)
+    torch.save(message, f"{folder}/{rank}.pt")
+
+
+@pytest.mark.thorough
+def test_a_rank_that_calls_more_often_gets_an_error_that_names_the_group(tmp_path: Path) -> None:
+    spawn(alone, (str(tmp_path),), nprocs=2)
+    message = torch.load(tmp_path / "1.pt")
+    assert "not every rank of group called the function" in message
+    assert "join" in message
 
 
 @pytest.mark.thorough

@@ -3,6 +3,9 @@
 import copy
 import math
 import pickle
+import random
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -169,3 +172,30 @@ def test_a_projection_first_used_under_a_transform_works_after_it() -> None:
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(projection(x).sum(), x, create_graph=True)
     assert gradient.isfinite().all()
+
+
+def test_threads_share_the_matrices() -> None:
+    expected = [RandomProjection(k=2, seed=seed)(torch.ones(3, 30)) for seed in range(40)]
+    failed: list[BaseException] = []
+
+    def project(first: int) -> None:
+        order = random.Random(first)
+        try:
+            for _ in range(200):
+                seed = order.randrange(40)
+                got = RandomProjection(k=2, seed=seed)(torch.ones(3, 30))
+                assert torch.equal(got, expected[seed])
+        except BaseException as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=project, args=(first,)) for first in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed

@@ -263,3 +263,41 @@ def test_a_fit_can_be_taken_apart_and_put_together() -> None:
     query = normal(5, 3, seed=1)
     assert torch.equal(again.score(query), fitted.score(query))
     assert torch.equal(fitted.score(), fitted.score(fitted.landmarks * fitted.unit))
+
+
+# --- compiled code --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_one_program_serves_all_numbers_of_samples() -> None:
+    estimator, compilations = Landmarks(m=8), []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(estimator.score, backend=backend, fullgraph=True)
+    for m in (40, 31, 25, 60):
+        x = normal(2, m, 3)
+        assert torch.equal(compiled(x), estimator.score(x))
+    assert len(compilations) == 2  # one for the first number, one for all others
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_score_is_exported_for_all_numbers_of_samples() -> None:
+    class Score(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Landmarks(m=8).score(x)
+
+    m = torch.export.Dim("m", min=9, max=4096)
+    exported = torch.export.export(Score(), (normal(20, 3),), dynamic_shapes={"x": {0: m}})
+    x = normal(33, 3)
+    assert torch.equal(exported.module()(x), Landmarks(m=8).score(x))

@@ -123,6 +123,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "bool": (lambda t: t.bool(), r"must have a floating-point dtype, got torch\.bool"),
     "complex": (lambda t: t + 0j, r"must have a floating-point dtype, got torch\.complex64"),
     "sparse": (lambda t: t.to_sparse(), r"must be a dense tensor, got layout torch\.sparse_coo"),
+    "float8": (
+        lambda t: t.to(torch.float8_e4m3fn),
+        r"must have a floating-point dtype of at least 16 bits, got torch\.float8_e4m3fn",
+    ),
     "nan": (lambda t: with_value(t, torch.nan), r"must be finite, got "),
     "inf": (lambda t: with_value(t, torch.inf), r"must be finite, got "),
     "-inf": (lambda t: with_value(t, -torch.inf), r"must be finite, got "),

@@ -13,12 +13,12 @@ outermost ``torch.compile`` or ``torch.export``. Without a derivative among the 
 gradient comes from ``backward``.
 """
 
+import csv
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,11 @@ from torch.utils.checkpoint import checkpoint
 import mige_ext as mige
 from mige_ext import ops
 from tests.support.inputs import normal
+from tests.support.process import ROOT
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
+TABLE = ROOT / "docs" / "pairs.csv"
 SAMPLES = (12, 10, 9)  # M; only the first without the feature "dynamic M"
 
 
@@ -49,7 +51,7 @@ def _arguments(m: int) -> tuple[Tensor, Tensor]:
 
 
 def _surrogate(x: Tensor, z: Tensor) -> Tensor:
-    return mige.mutual_information(x, z, estimator=mige.Tikhonov())
+    return mige.mutual_information(x, z, marginal="own")
 
 
 @cache
@@ -66,12 +68,12 @@ def _linear(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _score(x: Tensor, z: Tensor) -> Tensor:
-    return (mige.SSGE().score(z) * (x.sum(-1, keepdim=True) + z.square())).sum()
+    return (mige.SSGE().score(z) * (x.sum(-1, keepdim=True) + z.exp())).sum()
 
 
 def _constant_score(x: Tensor, z: Tensor) -> Tensor:
     score = mige.SSGE().score(z.detach().clone())
-    return (score * (x.sum(-1, keepdim=True) + z.square())).sum()
+    return (score * (x.sum(-1, keepdim=True) + z.exp())).sum()
 
 
 def _gram(x: Tensor, z: Tensor) -> Tensor:
@@ -230,11 +232,13 @@ def _run(f: Function, features: set[str], differentiable: bool) -> list[Tensor]:
         if "export" in features and number == 0:
             f = _exported(f, x, z, len(sizes))
         value = f(x, z)
+        if type(value) is not Tensor:  # torch.export of a program with torch.func in it
+            raise TypeError(f"torch must give a tensor, got {type(value).__name__}")
         if differentiable and not derivatives:
             (value,) = torch.autograd.grad(value.sum(), z, create_graph=second)
         if second:
             (value,) = torch.autograd.grad(value.square().sum(), z)
-        results.append(value.detach())
+        results.append(value.detach().clone())
     return results
 
 
@@ -277,11 +281,22 @@ def outcome(subject: str, *features: str) -> str:
     return "="
 
 
-def table(subject: str, known: dict[tuple[str, str], str]) -> list[list[str]]:
-    """The lines of the table of a subject: features × features, the lower triangle."""
-    lines = [[subject, *(str(number) for number in range(1, len(FEATURES) + 1))]]
-    for number, row in enumerate(FEATURES):
-        cells = [known.get((column, row), "–") for column in FEATURES[: number + 1]]
-        empty = [""] * (len(FEATURES) - len(cells))
-        lines.append([f"{number + 1} {row}", *cells, *empty])
-    return lines
+# --- the table ------------------------------------------------------------------------------------
+
+
+@cache
+def recorded() -> dict[tuple[str, str, str], str]:
+    """The outcomes in ``docs/pairs.csv``, by subject and features."""
+    with TABLE.open(newline="") as file:
+        return {(row[0], row[1], row[2]): row[3] for row in list(csv.reader(file))[1:]}
+
+
+def main() -> None:
+    """Computes all outcomes, and writes ``docs/pairs.csv``."""
+    rows = [(s, *pair, outcome(s, *pair)) for s in SUBJECTS for pair in pairs()]
+    with TABLE.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("function", "first", "second", "outcome"), *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+// Implements cpu/interrupt.h with Python's signals.
+//
+// An operator runs without Python's lock (GIL), so Ctrl-C only sets a flag in Python. A poll takes
+// the lock and lets Python run its signal handlers. If a handler raises an exception, the poll
+// keeps it, and the operator fails with the marker "Interrupted: ". mige_ext.ops then raises the
+// exception itself. A handler that raises nothing does not disturb the operator.
+#include "bind/interrupt.h"
+
+#include <chrono>
+#include <thread>
+
+#include "bind/checks.h"
+#include "cpu/interrupt.h"
+
+namespace mige::cpu {
+
+namespace {
+
+thread_local Interruption* current = nullptr;
+
+}  // namespace
+
+Interruption* current_interruption() { return current; }
+
+Interruptible::Interruptible(Interruption* shared) : before_(current) { current = shared; }
+Interruptible::~Interruptible() { current = before_; }
+
+}  // namespace mige::cpu
+
+namespace mige::bind {
+namespace {
+
+constexpr std::chrono::milliseconds kInterval{50};
+
+// All are used by one thread, with Python's lock.
+std::thread::id signal_thread;
+std::chrono::steady_clock::time_point last_poll;
+PyObject* pending = nullptr;
+
+// Whether a signal handler raised an exception, which is then in `pending`.
+bool handler_raised() {
+  if (!Py_IsInitialized()) return false;
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const bool raised = PyErr_CheckSignals() != 0;
+  if (raised) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    Py_XDECREF(pending);
+    pending = value;
+  }
+  PyGILState_Release(state);
+  return raised;
+}
+
+}  // namespace
+
+void handle_signals_on_this_thread() { signal_thread = std::this_thread::get_id(); }
+
+PyObject* take_interruption(PyObject*, PyObject*) {
+  PyObject* const taken = pending;
+  pending = nullptr;
+  if (taken) return taken;
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+
+}  // namespace mige::bind
+
+namespace mige::cpu {
+
+void poll_interrupt() {
+  Interruption* const shared = current_interruption();
+  if (shared && shared->raised.load(std::memory_order_relaxed)) bind::fail("Interrupted: ");
+  if (std::this_thread::get_id() != bind::signal_thread) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - bind::last_poll < bind::kInterval) return;
+  bind::last_poll = now;
+  if (!bind::handler_raised()) return;
+  if (shared) shared->raised.store(true, std::memory_order_relaxed);
+  bind::fail("Interrupted: ");
+}
+
+}  // namespace mige::cpu

@@ -1,0 +1,14 @@
+// The exception that a signal handler of Python raised during an operator.
+#pragma once
+
+#include <Python.h>
+
+namespace mige::bind {
+
+// Remembers the calling thread as the one that runs signal handlers. Called by the module's import.
+void handle_signals_on_this_thread();
+
+// Returns the exception and forgets it; None if there is none. Called as _C.take_interruption().
+PyObject* take_interruption(PyObject*, PyObject*);
+
+}  // namespace mige::bind
