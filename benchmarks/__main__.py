@@ -1,4 +1,4 @@
-"""``python -m benchmarks {end-to-end,operators,accuracy,categories,census,tasks,values,scaling}``."""
+"""``python -m benchmarks``, with one command for each benchmark."""
 
 import sys
 import warnings
