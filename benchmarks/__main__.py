@@ -1,4 +1,4 @@
-"""``python -m benchmarks {end-to-end,operators,accuracy,categories,tasks,values,scaling}``."""
+"""``python -m benchmarks``, with one command for each benchmark."""
 
 import sys
 import warnings
@@ -9,6 +9,7 @@ try:
     import typer
 
     from benchmarks.accuracy.command import accuracy
+    from benchmarks.categories.census import census
     from benchmarks.categories.command import categories
     from benchmarks.end_to_end import end_to_end
     from benchmarks.operators.command import operators
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (end_to_end, operators, accuracy, categories, tasks, values, scaling):
+for command in (end_to_end, operators, accuracy, categories, census, tasks, values, scaling):
     app.command()(command)
 
 if __name__ == "__main__":

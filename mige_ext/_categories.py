@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mige_ext import _checks, _misuse, _recording
+from mige_ext._functions import refuse_vmap
 from mige_ext._gradients import (
     entropy_and_gradient,
     matched_information,
@@ -25,7 +26,6 @@ from mige_ext._gradients import (
 )
 from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import MutualInformation, surrogate
-from mige_ext._torch_compat import is_batched
 from mige_ext.distributed import global_batch
 from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum
 from mige_ext.scores.categorical import class_departure
@@ -147,6 +147,8 @@ def _require_category(name: str, value: object, z: Tensor) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not is_category(value):
         raise TypeError(f"{name} must have an integer or boolean dtype, got {value.dtype}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     _checks.require_same_device(name, value, "z", z)
@@ -170,19 +172,13 @@ def _refuse_tracing(*tensors: Tensor | None) -> None:
             "torch.compile, because the number of classes is needed: call it outside the compiled "
             "function"
         )
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            continue
-        if is_batched(tensor):
-            raise NotImplementedError(
-                "mutual_information with a category does not work under torch.func.vmap: give the "
-                "groups as leading dimensions, (..., M, d); the result is the mean over them"
-            )
-        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "mutual_information with a category cannot be captured in a CUDA graph, because "
-                "the number of classes is needed on the host"
-            )
+    present = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
+    refuse_vmap(*present)
+    if any(tensor.is_cuda for tensor in present) and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "mutual_information with a category cannot be captured in a CUDA graph, because the "
+            "number of classes is needed on the host"
+        )
 
 
 def _integers(value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""The benchmark of categories: exact fields, baselines, and the command."""
+"""The benchmarks of categories: exact fields, baselines, the census, and the commands."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+import mige_ext as mige
 from benchmarks.__main__ import app
-from benchmarks.categories import command
+from benchmarks.categories import census, command
 from benchmarks.categories.families import DIMENSIONS, FAMILIES, NO_DEPENDENCE, Mixture, mixture
 from benchmarks.categories.methods import METHODS
+from mige_ext.experiments.data.tables import TableData, TablePart
 
 pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
@@ -62,3 +65,42 @@ def test_the_command_writes_a_row_for_each_method(
     assert len(rows) == 2 * len(METHODS)
     assert all(-1 <= float(row["cosine"]) <= 1 for row in rows if row["family"] == "shift")
     assert all(float(row["norm"]) >= 0 for row in rows)
+
+
+# --- census ---------------------------------------------------------------------------------------
+
+
+def people(rows: int, seed: int) -> TablePart:
+    """Rows whose inputs reveal sex and race, and whose label depends on another input."""
+    generator = torch.Generator().manual_seed(seed)
+    sex, race = (torch.randint(n, (rows,), generator=generator) for n in (2, 3))
+    noise = torch.randn(rows, generator=generator)
+    x = torch.stack((sex.float(), race.float(), noise), 1)
+    return TablePart(x, (noise > 0).long(), {"sex": sex, "race": race})
+
+
+@pytest.mark.thorough
+def test_the_census_is_attacked_with_and_without_a_penalty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = people(600, 0), people(200, 1), people(300, 2)
+    table = TableData("adult", *parts, inputs=("sex", "race", "noise"), categories={})
+    monkeypatch.setattr(census, "load", lambda name, folder: table)
+    # One attacker is enough to see that the codes of the right rows are attacked.
+    one = partial(mige.audit.leakage, attackers=("neighbors",))
+    monkeypatch.setattr(mige.audit, "leakage", one)
+    methods = ["--method=none", "--method=own"]
+    options = ["census", "--steps=80", f"--out={tmp_path}", *methods]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "census.csv").read_text().splitlines()))
+    leak = {(row["attribute"], row["method"]): float(row["leak"]) for row in rows}
+    assert set(leak) == {(a, m) for a in ("sex", "race") for m in ("none", "own")}
+    assert leak["sex", "own"] < leak["sex", "none"]
+    assert all(float(row["accuracy"]) > 80 for row in rows)
+
+
+def test_an_unknown_method_of_the_census_is_refused() -> None:
+    result = CliRunner().invoke(app, ["census", "--method=mine"])
+    assert result.exit_code == 2
+    assert "there is no mine" in result.output

@@ -13,6 +13,7 @@ def test_help_lists_the_commands() -> None:
         "operators",
         "accuracy",
         "categories",
+        "census",
         "tasks",
         "values",
         "scaling",

@@ -321,7 +321,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "given device": (lambda: mige.mutual_information(Z, Z, given=S.to("meta")), ValueError,
                      r"given must be on the device of z, cpu, got meta"),
     "vmap": (lambda: torch.func.vmap(mige.mutual_information)(S.expand(2, 16), Z.expand(2, 16, 3)),
-             NotImplementedError, r"does not work under torch.func.vmap"),
+             NotImplementedError, r"do not work under torch.func.vmap"),
     "compile": (lambda: torch.compile(
                     mige.mutual_information, backend="eager", fullgraph=True)(S, Z),
                 Exception, r"does not work under torch.compile"),

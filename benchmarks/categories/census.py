@@ -1,0 +1,150 @@
+"""The command ``python -m benchmarks census``: sex and race removed from codes of UCI Adult."""
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mige_ext as mige
+from benchmarks.machine import machine
+from benchmarks.tables import RESULTS, print_table, write_csv
+from mige_ext.experiments.common.device import cpu_threads
+from mige_ext.experiments.data.tables import TableData, TablePart, load
+
+ATTRIBUTES = ("sex", "race")
+#: Codes of training data that the attackers see.
+CODES = 12_000
+#: The first steps, in which the weight of the penalty grows from 0.
+WARM_UP = 100
+
+#: ``penalty(s, z)``; None trains without a penalty.
+Penalty = Callable[[Tensor, Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A penalty with its weight."""
+
+    penalty: Penalty
+    beta: float
+    sees: bool = True  #: whether the penalty sees s; otherwise one code is attacked for all s
+
+
+METHODS: dict[str, Method] = {
+    "none": Method(None, 0.0, sees=False),
+    "own": Method(lambda s, z: mige.mutual_information(s, z, marginal="own"), 0.1),
+    "contraction": Method(lambda s, z: -mige.negentropy(z), 0.02, sees=False),
+    "paired": Method(lambda s, z: mige.mutual_information(s, z), 0.3),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on an attribute.
+
+    Attributes:
+        attribute: Name of s.
+        method: Name in ``METHODS``.
+        beta: Weight of the penalty.
+        seed: Seed of the encoder and the batches.
+        accuracy: Accuracy of the label on the test rows, in %.
+        leak: What the strongest attacker finds about s in the codes of the test rows, in nats.
+        standard_error: Standard error of the leak over the test rows.
+    """
+
+    attribute: str
+    method: str
+    beta: float
+    seed: int
+    accuracy: float
+    leak: float
+    standard_error: float
+
+
+def census(
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="Run this method; repeatable."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train with this many seeds.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Train for this many steps.")] = 700,
+    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with UCI's files; without it, a package has them.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(show_default="runs/census", help="Write census.csv to this folder.")
+    ] = Path("runs/census"),
+    save: Annotated[
+        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
+    ] = False,
+) -> None:
+    """Removes sex and race from codes of a census, and attacks the codes.
+
+    Takes about five minutes of one core for a seed. The file is written after every method.
+    """
+    chosen = {name: METHODS[name] for name in methods or METHODS if name in METHODS}
+    for name in methods or ():
+        if name not in METHODS:
+            raise typer.BadParameter(f"--method: there is no {name}; there are {list(METHODS)}")
+    table = load("adult", data_dir)
+    folder = RESULTS if save else out
+    print(f"{machine()}; threads: {threads}; {len(table.train)} training rows")
+    rows: list[Row] = []
+    with cpu_threads(threads):
+        for seed in range(seeds):
+            for name, method in chosen.items():
+                rows += run(table, name, method, seed, steps)
+                header = [field.name for field in fields(Row)]
+                write_csv(folder / "census.csv", header, [astuple(row) for row in rows])
+    print_table("Removal", [field.name for field in fields(Row)], [astuple(row) for row in rows])
+
+
+def run(table: TableData, name: str, method: Method, seed: int, steps: int) -> list[Row]:
+    """Train and attack, once for each attribute, or once for all if the method sees none."""
+    rows = []
+    trained: tuple[nn.Module, nn.Module] | None = None
+    for attribute in ATTRIBUTES:
+        if trained is None or method.sees:
+            trained = _trained(table.train, attribute, method, seed, steps)
+        encoder, head = trained
+        with torch.no_grad():
+            train, test = (encoder(part.x) for part in (table.train, table.test))
+            found = head(test).argmax(-1)
+        accuracy = 100 * float((found == table.test.labels).double().mean())
+        s, held_out = (part.nuisances[attribute] for part in (table.train, table.test))
+        codes = train[:CODES], s[:CODES]
+        leak = mige.audit.leakage(*codes, test=(test, held_out), progress=False)
+        result = accuracy, leak.nats, leak.standard_error
+        rows.append(Row(attribute, name, method.beta, seed, *result))
+    return rows
+
+
+def _trained(
+    data: TablePart, attribute: str, method: Method, seed: int, steps: int
+) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(seed)
+    encoder = nn.Sequential(
+        nn.Linear(data.x.shape[1], 64), nn.ReLU(), nn.Linear(64, 8), nn.BatchNorm1d(8, affine=False)
+    )
+    head = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    s = data.nuisances[attribute]
+    for step in range(steps):
+        batch = torch.randint(len(data), (384,))
+        z = encoder(data.x[batch])
+        loss = F.cross_entropy(head(z), data.labels[batch])
+        if method.penalty is not None:
+            weight = method.beta * min(1.0, step / WARM_UP)
+            loss = loss + weight * method.penalty(s[batch], z)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+    return encoder.eval(), head.eval()
