@@ -1,7 +1,6 @@
 """The command ``python -m benchmarks values``."""
 
 import hashlib
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -108,7 +107,7 @@ def values(
 def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
     """Run what the table lacks, and write each estimate when it is finished."""
     present = {(row.task, row.samples, row.seed, row.method) for row in table.rows}
-    known: dict[str, tuple[Estimated, float]] = {}
+    known: dict[str, Estimated] = {}
     todo = [each for each in todo if (each[0].name, *each[1:]) not in present]
     with tqdm(todo, unit="estimate", disable=not todo) as progress:
         for task, n, seed, method in progress:
@@ -117,16 +116,10 @@ def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
             # All estimators but KSG use the ranks of the columns only.
             same = _key(x, z, f"{method} {seed} {task.name if method == 'KSG' else ''}")
             if same not in known:
-                start = time.perf_counter()
-                found = ESTIMATORS[method](x, z, seed)
-                known[same] = found, time.perf_counter() - start
-            found, seconds = known[same]
-            row = Row(task.source, task.name, task.truth, n, seed, method, *_fields(found, seconds))
-            table.append([row])
-
-
-def _fields(found: Estimated, seconds: float) -> tuple[float, float, float, str]:
-    return found.value, found.standard_error, seconds, found.detail
+                known[same] = ESTIMATORS[method](x, z, seed)
+            found = known[same]
+            what = task.source, task.name, task.truth, n, seed, method
+            table.append([Row(*what, found.value, found.standard_error, found.detail)])
 
 
 def _key(x: Array, z: Array, what: str) -> str:

@@ -31,7 +31,6 @@ class Row:
         method: Name of the estimator.
         value: The estimate in nats.
         standard_error: Its standard error; NaN if the estimator has none.
-        seconds: Time of the estimate.
         detail: The method that was chosen, or the number of training steps.
     """
 
@@ -43,7 +42,6 @@ class Row:
     method: str
     value: float
     standard_error: float
-    seconds: float
     detail: str
 
 
@@ -72,13 +70,11 @@ def report(rows: Sequence[Row], *, markdown: bool = False) -> list[str]:
             found = [errors(selected(rows, method, n, [half])) for half in PACKAGE]
             every = {**found[0], **found[1]}
             if every:
-                chosen = selected(rows, method, n)
                 means = [_mean(each) for each in (every, *found)]
                 close = sum(error < CLOSE for error in every.values())
-                time = float(np.median([row.seconds for row in chosen]))
-                lines.append([n, method, len(every), *means, close, time])
+                lines.append([n, method, len(every), *means, close])
     if lines:
-        header = ("N", "method", "tasks", "error", *PACKAGE, "within .1", "s")
+        header = ("N", "method", "tasks", "error", *PACKAGE, "within .1")
         print_table("Tasks of benchmark-mi", header, lines, markdown=markdown)
     for source, title in (("own", "Tasks of our own"), ("package", "benchmark-mi by task")):
         _print_tasks(rows, PACKAGE if source == "package" else (source,), title, markdown)
@@ -134,11 +130,11 @@ def bounds_of(rows: Sequence[Row]) -> Bounds:
 
 
 def draw(rows: Sequence[Row], path: Path) -> Path:
-    """Estimates against the truth, a panel for each N; returns the file."""
+    """Estimates against the truth up to 1.9 nats, a panel for each N; returns the file."""
     sources = (*PACKAGE, "own")
     sizes = sorted({row.samples for row in rows if row.source in sources})
     methods = [m for m in ESTIMATORS if any(selected(rows, m, n, sources) for n in sizes)]
-    fig, panels = plots.figure(len(sizes), len(methods), panel=(2.2, 2.2), sharex=True, sharey=True)
+    fig, panels = plots.figure(len(sizes), len(methods), panel=(2.2, 2.3), sharex=True, sharey=True)
     for line, n in zip(panels, sizes, strict=True):
         for ax, method in zip(line, methods, strict=True):
             ax.plot([0, 1.8], [0, 1.8], color="0.6", linewidth=0.8)
@@ -147,9 +143,8 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
                 truth, value = [row.truth for row in found], [row.value for row in found]
                 ax.plot(truth, value, "o", color=color, markersize=3, alpha=0.7, label=source)
             ax.set_title(f"{method}, N = {n}", fontsize=9)
-            ax.set_ylim(-0.4, 2.2)
-    for ax in panels[-1]:
-        ax.set_xlabel("true I, nats")
+            ax.set(xlim=(-0.1, 1.9), ylim=(-0.1, 1.9), xlabel="true I, nats")
+            ax.set_visible(bool(selected(rows, method, n, sources)))
     for ax in panels[:, 0]:
         ax.set_ylabel("estimate, nats")
     panels[0, 0].legend(fontsize=7, loc="upper left")

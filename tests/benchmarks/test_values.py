@@ -85,7 +85,7 @@ def test_critics_find_information_and_stop(bound: str, monkeypatch: pytest.Monke
 
 def rows(error: float, source: str, count: int, samples: int = 1000) -> list[Row]:
     return [
-        Row(source, f"t{i}", 1.0, samples, 0, VALUES, 1 + error, 0.1, 0.0, "kernel")
+        Row(source, f"t{i}", 1.0, samples, 0, VALUES, 1 + error, 0.1, "kernel")
         for i in range(count)
     ]
 
@@ -101,7 +101,7 @@ def test_bounds_of_coverage_and_of_independent_samples() -> None:
     assert bounds_of(rows(0.19, "copula", 5)).report() == []
     assert len(bounds_of(rows(0.21, "copula", 5)).report()) == 5
     independent = [
-        Row("independent", "i", 0.0, 1000, 0, VALUES, value, 0.1, 0.0, "")
+        Row("independent", "i", 0.0, 1000, 0, VALUES, value, 0.1, "")
         for value in (0.21, -0.21, 0.23, -0.23)
     ]
     assert [row[3] for row in bounds_of(independent).rows] == ["ok", "ok", "MISSED", "MISSED"]
