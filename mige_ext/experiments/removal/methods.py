@@ -12,11 +12,14 @@ It returns a scalar.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
   al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
   directions of little variance. A center loss (Wen et al., 2016) reduces the variation within each
-  class.
+  class. **Distance correlation** has distances in place of kernels. **MMD** compares the groups of
+  s with each other.
 * **Adversaries** predict s, or its bin, from z, and the encoder maximizes their error (Ganin and
-  Lempitsky, 2015).
+  Lempitsky, 2015). **Gradient reversal** has three at once, and a weight that grows.
 * **CLUB** and **MINE** train a network for a bound of I(s; z): an upper bound (Cheng et al., 2020)
-  and a lower bound (Belghazi et al., 2018).
+  and a lower bound (Belghazi et al., 2018). **Sliced information** trains the directions on which z
+  and s are projected (Chen et al., 2022).
+* **LEACE** trains without a penalty, then erases what is linear in s (Belrose et al., 2023).
 
 A penalty with a learner trains it in each call, and then returns the penalty.
 """
@@ -29,9 +32,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mige_ext as mige
-from mige_ext import ops
 from mige_ext.bounds import JointCritic, mine
 from mige_ext.experiments.common.methods import Learner, Method, always, descend, perceptron
+from mige_ext.experiments.removal.dependence import (
+    distance_correlation,
+    group_discrepancy,
+    hsic,
+    hsic_whitened,
+    hsic_whitened_center,
+)
 from mige_ext.experiments.removal.nuisances import Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
@@ -46,15 +55,11 @@ def information_gradient(
     estimator: ScoreEstimator | None = None,
     marginal: Literal["paired", "own", "matched"] = "own",
 ) -> Penalty:
-    """I(s; z), by the scores of (s, z) and of z; if s is a category, by scores within its classes.
-
-    With ``problem.given_label`` it is I(s; z | label).
-    """
+    """I(s; z), by the scores of (s, z) and of z; if s is a category, by scores within its classes."""
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
         s = batch.bin if problem.categorical else batch.s
-        given = batch.label if problem.given_label else None
-        return mige.mutual_information(s, z, estimator=estimator, marginal=marginal, given=given)
+        return mige.mutual_information(s, z, estimator=estimator, marginal=marginal)
 
     return penalty
 
@@ -62,41 +67,6 @@ def information_gradient(
 def contraction(z: Tensor, batch: Batch) -> Tensor:
     """Minus the negentropy of z. It does not use s."""
     return -mige.negentropy(z)
-
-
-# Kernels
-
-
-def hsic(z: Tensor, batch: Batch) -> Tensor:
-    """⟨K̄, L̄⟩ / ‖K̄‖‖L̄‖ of the centered RBF Gram matrices of z and s, at the median distance."""
-    k, l_ = _centered_gram(z), _centered_gram(batch.s)
-    return (k * l_).sum() / (k.norm() * l_.norm())
-
-
-def hsic_whitened(z: Tensor, batch: Batch) -> Tensor:
-    """``hsic`` of z whitened to unit covariance. Gradients pass through the whitening."""
-    centered = z - z.mean(0)
-    covariance = centered.mT @ centered / len(z) + 1e-3 * torch.eye(z.shape[1], device=z.device)
-    factor = torch.linalg.cholesky_ex(covariance).L  # unlike cholesky, no wait for the GPU
-    return hsic(torch.linalg.solve_triangular(factor, centered.mT, upper=False).mT, batch)
-
-
-def hsic_whitened_center(z: Tensor, batch: Batch) -> Tensor:
-    """``hsic_whitened``, plus the fraction of the variance of z that is within the classes."""
-    alike = (batch.label[:, None] == batch.label).to(z.dtype)
-    centers = (alike @ z) / alike.sum(1, keepdim=True)
-    within = (z - centers).square().mean()
-    return hsic_whitened(z, batch) + CENTER_WEIGHT * within
-
-
-#: Weight of the center loss beside HSIC. On rotated MNIST, at equal accuracy, z has more nats about
-#: s with a weight of .1 than with .3, and with 1 as many as with .3.
-CENTER_WEIGHT = 0.5
-
-
-def _centered_gram(x: Tensor) -> Tensor:
-    gram = ops.rbf_gram(x, bandwidth=ops.distance_quantile(x.detach()))
-    return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
 
 # Learners
@@ -195,6 +165,86 @@ class Mine(Learned):
         return -value
 
 
+class Reversal(Learned):
+    """Gradient reversal with three adversaries of different sizes (Ganin and Lempitsky, 2015).
+
+    Each adversary predicts the bin of s, and takes one step for each step of the encoder. The
+    weight of the penalty grows from 0 to 1 over the first ``RAMP`` steps::
+
+        2 / (1 + exp(−10 step / RAMP)) − 1
+    """
+
+    STEPS, RAMP = 1, 400
+    calls: Tensor
+
+    def __init__(self, problem: Problem, latent: int) -> None:
+        hidden = ((self.HIDDEN,), (self.HIDDEN, self.HIDDEN), (256, 256, 256))
+        super().__init__(nn.ModuleList(perceptron(latent, *h, problem.bins) for h in hidden))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def loss(self, z: Tensor, batch: Batch) -> Tensor:
+        """Mean of the adversaries' E[−log p(bin | z)]."""
+        losses = [F.cross_entropy(critic(z), batch.bin) for critic in self.network.children()]
+        return torch.stack(losses).mean()
+
+    def penalty(self, z: Tensor, batch: Batch) -> Tensor:
+        """Minus the loss, times the growing weight."""
+        self.calls += 1
+        weight = 2 * torch.sigmoid(10 * self.calls / self.RAMP) - 1
+        return -weight * self.loss(z, batch)
+
+
+class Slices(nn.Module):
+    """Directions in z and in s, which need no unit length."""
+
+    def __init__(self, count: int, z_dim: int, s_dim: int) -> None:
+        super().__init__()
+        self.z = nn.Parameter(torch.randn(count, z_dim))
+        self.s = nn.Parameter(torch.randn(count, s_dim))
+
+
+class SlicedInformation(Learned):
+    """Sliced infomin: z and s are projected on lines, along which both should be independent.
+
+    For a pair of lines, ρ is the largest correlation of a polynomial of the projection of z and a
+    polynomial of the projection of s, which is a canonical correlation. The directions maximize
+    the mean of −½ log(1 − ρ²), and the encoder minimizes it (Chen et al., 2022).
+    """
+
+    RATE, SLICES, DEGREE = 1e-2, 32, 3
+    network: Slices
+
+    def __init__(self, problem: Problem, latent: int) -> None:
+        super().__init__(Slices(self.SLICES, latent, problem.nuisance_dim))
+
+    def loss(self, z: Tensor, batch: Batch) -> Tensor:
+        """Minus the mean of −½ log(1 − ρ²)."""
+        features = [
+            self.polynomials(x, direction)
+            for x, direction in ((z, self.network.z), (batch.s, self.network.s))
+        ]
+        correlation = self.correlation(*features).clamp(max=0.999)
+        return 0.5 * torch.log1p(-correlation.square()).mean()
+
+    def polynomials(self, x: Tensor, directions: Tensor) -> Tensor:
+        """Whitened powers of the projections, (slices, N, DEGREE)."""
+        line = (x @ F.normalize(directions, dim=1).mT).mT
+        line = (line - line.mean(1, keepdim=True)) / line.std(1, keepdim=True).clamp(min=1e-6)
+        line = torch.tanh(line / 2)  # powers of outliers would dominate
+        powers = torch.stack([line**degree for degree in range(1, self.DEGREE + 1)], 2)
+        powers = powers - powers.mean(1, keepdim=True)
+        covariance = powers.mT @ powers / len(x)
+        scale = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        ridge = 1e-3 * scale * torch.eye(self.DEGREE, device=x.device)
+        factor = torch.linalg.cholesky_ex(covariance + ridge).L
+        return torch.linalg.solve_triangular(factor, powers.mT, upper=False).mT
+
+    @staticmethod
+    def correlation(left: Tensor, right: Tensor) -> Tensor:
+        """The largest canonical correlation of whitened features, (slices,)."""
+        return torch.linalg.svdvals(left.mT @ right / left.shape[1])[:, 0]
+
+
 # The methods
 
 
@@ -221,5 +271,12 @@ METHODS = {
     "adversary-regressor": Method("adversary, regressor", (0.1, 0.3, 1.0, 3.0), Regressor),
     "adversary-classifier": Method("adversary, classifier", (0.3, 1.0, 3.0, 10.0), Classifier),
     "club": Method("CLUB", (0.1, 0.3, 1.0, 3.0), Club),
+    "distance": Method("distance correlation", (0.5, 1.0, 2.0, 4.0), always(distance_correlation)),
+    "mmd": Method("MMD between groups", (1.0, 3.0, 10.0, 30.0), always(group_discrepancy)),
+    "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
+    "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
+    "leace": Method("LEACE"),  # after training, see POST_HOC
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
 }
+#: Methods that change the codes of the trained encoder, and train a new head on them.
+POST_HOC = ("leace",)

@@ -13,11 +13,12 @@ from mige_ext.audit import Leakage, leakage
 from mige_ext.experiments.common.methods import descend, perceptron
 from mige_ext.experiments.common.options import Checked, data_option, fixed, option
 from mige_ext.experiments.common.runs import Row
-from mige_ext.experiments.common.training import DivergedError
+from mige_ext.experiments.common.training import DivergedError, seeded
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data import tables
 from mige_ext.experiments.data.table_files import TABLES
-from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.erasure import Eraser, train_head
+from mige_ext.experiments.removal.methods import METHODS, POST_HOC
 from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
 
 EPOCH = 100  # steps between checkpoints and measurements
@@ -81,14 +82,36 @@ class Epoch(Row):
 
 
 class Model(nn.Module):
-    """Encoder of two hidden layers, z under BatchNorm without affine part, and a head on z."""
+    """Encoder of two hidden layers, z under BatchNorm without affine part, and a head on z.
 
-    def __init__(self, problem: Problem, settings: Settings) -> None:
+    With a method of ``POST_HOC`` the encoder ends with an eraser.
+    """
+
+    def __init__(self, problem: Problem, settings: Settings, method: str) -> None:
         super().__init__()
         hidden, latent = settings.hidden, settings.latent
         self.encoder = perceptron(problem.inputs, hidden, hidden // 2, latent)
         self.encoder.append(nn.BatchNorm1d(latent, affine=False))
         self.head = perceptron(latent, 64, problem.classes)
+        if method in POST_HOC:
+            self.encoder.append(Eraser(latent))
+
+    def finish(self, problem: Problem, settings: Settings, seed: int) -> None:
+        """Fit the eraser, if there is one, to training codes, and train the head anew on them."""
+        eraser = self.encoder[-1]
+        if not isinstance(eraser, Eraser):
+            return
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(problem.count("train"), generator=generator)[: settings.codes]
+        self.eval()
+        with torch.no_grad():
+            drawn = [problem.draw("train", chunk, generator) for chunk in rows.split(2000)]
+            z = torch.cat([self.encoder(batch.x) for batch in drawn])
+            eraser.fit(z, torch.cat([batch.s for batch in drawn]))
+            z = eraser(z)
+        with seeded(seed, problem.device):
+            train_head(self.head, z, torch.cat([batch.label for batch in drawn]), settings)
+        self.train()
 
 
 class Trainer(CommonTrainer):
@@ -104,7 +127,7 @@ class Trainer(CommonTrainer):
     def setup(self) -> None:
         """Make the model before the weights of the penalty."""
         problem, settings, self.generator = self.problem, self.settings, self.random.order
-        self.model = Model(problem, settings).to(problem.device)
+        self.model = Model(problem, settings, self.run.method).to(problem.device)
         method = METHODS[self.run.method]
         self.penalty = method.build(problem.device, problem, settings.latent)
         self.optimizer = torch.optim.Adam(
@@ -137,7 +160,9 @@ class Trainer(CommonTrainer):
         return {"cross_entropy": cross_entropy.detach()}
 
     def close(self) -> dict[str, float]:
-        """Measure the accuracy on part of the validation part."""
+        """Measure the accuracy on part of the validation part; finish after the last step."""
+        if self.schedule.last_epoch == self.settings.steps:
+            self.model.finish(self.problem, self.settings, self.run.seed)
         _, accuracy = encode(
             self.model.eval(), self.problem, "validation", self.run.seed, EPOCH_ROWS
         )

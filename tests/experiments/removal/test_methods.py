@@ -13,7 +13,7 @@ from mige_ext.experiments.removal.nuisances import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
-PENALIZED = [name for name in METHODS if name != "none"]
+PENALIZED = [name for name, method in METHODS.items() if method.make]
 INFORMED = [name for name in PENALIZED if name != "contraction"]  # They see s.
 
 
