@@ -295,7 +295,9 @@ def main() -> None:
     """Computes all outcomes, and writes ``docs/pairs.csv``."""
     rows = [(s, *pair, outcome(s, *pair)) for s in SUBJECTS for pair in pairs()]
     with TABLE.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("function", "first", "second", "outcome"), *rows])
+        csv.writer(file, lineterminator="\n").writerows(
+            [("function", "first", "second", "outcome"), *rows]
+        )
 
 
 if __name__ == "__main__":
