@@ -125,7 +125,7 @@ def bounds_of(rows: Sequence[Row]) -> Bounds:
     for row in rows:
         if row.source == "independent" and row.method == VALUES and row.seed == 0:
             excess = abs(row.value) - 2 * row.standard_error
-            bounds.at_most(f"|value| − 2 standard errors, {row.task}", excess, INDEPENDENT)
+            bounds.at_most(f"absolute value − 2 standard errors, {row.task}", excess, INDEPENDENT)
     return bounds
 
 
