@@ -163,8 +163,9 @@ def _directional(f: Function) -> Function:
 
 def _by_vjp(f: Function) -> Function:
     def gradient(x: Tensor, z: Tensor) -> Tensor:
-        value, pull = vjp(lambda q: f(x, q), z)
-        return pull(torch.ones_like(value))[0]
+        value, pull, *_ = vjp(lambda q: f(x, q), z)
+        gradient: Tensor = pull(torch.ones_like(value))[0]
+        return gradient
 
     return gradient
 
@@ -176,13 +177,14 @@ DERIVATIVES: dict[str, Callable[[Function], Function]] = {
 }
 
 
+def _sum_of_squares(f: Function) -> Function:
+    return lambda x, z: f(x, z).square().sum()
+
+
 def _nested(derivatives: list[str], f: Function) -> Function:
     """The first derivative of f, or the derivative of the sum of its squared elements."""
     for order, name in enumerate(derivatives):
-        if order:
-            inner = f
-            f = lambda x, z, inner=inner: inner(x, z).square().sum()  # noqa: E731
-        f = DERIVATIVES[name](f)
+        f = DERIVATIVES[name](_sum_of_squares(f) if order else f)
     return f
 
 

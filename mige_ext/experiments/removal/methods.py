@@ -55,7 +55,7 @@ def information_gradient(
     estimator: ScoreEstimator | None = None,
     marginal: Literal["paired", "own", "matched"] = "own",
 ) -> Penalty:
-    """I(s; z), by the scores of (s, z) and of z; if s is a category, by scores within its classes."""
+    """I(s; z), by the scores of (s, z) and of z; for a category s, by scores within its classes."""
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
         s = batch.bin if problem.categorical else batch.s

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.operators import harness, problems
+from benchmarks.operators import cusolver, harness, problems
 from benchmarks.operators.harness import Meter, Samples
 from tests.benchmarks.operators.inputs import CEILINGS, TINY, for_each_operator
 from tests.support.inputs import for_each_dtype
@@ -61,7 +61,7 @@ def test_eager_baselines_take_the_better_solver_and_both_are_noted(
         return {name: 5e-6 if "batched" in name else 7e-6 for name in functions} | {"own": 2e-6}
 
     monkeypatch.setattr(harness, "time_each", made_up)
-    monkeypatch.setattr(harness.cusolver, "batched_eigh", lambda device: ("a library", solver))
+    monkeypatch.setattr(cusolver, "batched_eigh", lambda device: ("a library", solver))
     meter = Meter("cpu", torch.float32, CEILINGS, compiled=False)
     [row] = meter.measure(problems.load("ssge"), [TINY["ssge"]])
     assert row.x_eager == pytest.approx(2.5)
