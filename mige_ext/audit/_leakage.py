@@ -7,7 +7,8 @@ classes, it bounds the mutual information from below (Barber and Agakov, 2003)::
 
 p₀ has the frequencies in the rows to fit, and p those in the rows that are attacked. One number per
 attacker, t ≥ 0, is chosen on the validation rows. It corrects an attacker that is too certain of
-its predictions (t < 1). An attacker that knows nothing gets t = 0 and 0 nats.
+its predictions (t < 1). An attacker that knows nothing gets t = 0 and 0 nats, as does an attacker
+whose gain on the validation rows is within one standard error of 0.
 
 The attackers and t never see the test rows. The strongest attacker is chosen on the validation rows
 as well, so the choice does not inflate the bound.
@@ -184,6 +185,9 @@ def _measure(
         ratio = ((1 - rest) * prediction.log_p.double().exp() / frequencies + rest).log()
         ratios.append(torch.where(known, ratio, 0.0))
     power = _power(ratios[0], validation.label)
+    seen, _ = _gains(power * ratios[0], validation.label)
+    if seen.mean() <= seen.std() / math.sqrt(len(seen)):  # it may be chance
+        power = 0.0
     (seen, seen_right), (gains, right) = (
         _gains(power * ratio, rows.label)
         for ratio, rows in zip(ratios, (validation, target), strict=True)

@@ -68,6 +68,11 @@ class Removals(Comparison):
 
     def load_problem(self) -> Problem:
         """Load the images under the nuisance, or a table."""
+        problem = self._load_data()
+        problem.given_label = self.settings.given == "label"
+        return problem
+
+    def _load_data(self) -> Problem:
         name = self.settings.data
         known = sorted(["structural", *data.names(), *tables.names()])
         if name not in known:
@@ -140,10 +145,13 @@ class Removals(Comparison):
             "curves": draw_curves(self.metrics.rows, shown),
         }
 
+    def _given(self) -> str:
+        return "" if self.settings.given == "none" else f" given the {self.settings.given}"
+
     def summary(self) -> str:
         """The conditions of the test, and its table."""
         return (
-            f"{self.settings.data}, {self.settings.nuisance}: test data, "
+            f"{self.settings.data}, {self.settings.nuisance}{self._given()}: test data, "
             f"{spread_of(self.options.seeds)}.\n"
             "β is chosen on the validation data: the least leak within "
             f"{100 * MARGIN:g} points of the accuracy\nwithout removal.\n\n"

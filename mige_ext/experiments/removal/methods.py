@@ -55,11 +55,15 @@ def information_gradient(
     estimator: ScoreEstimator | None = None,
     marginal: Literal["paired", "own", "matched"] = "own",
 ) -> Penalty:
-    """I(s; z), by the scores of (s, z) and of z; for a category s, by scores within its classes."""
+    """I(s; z), by the scores of (s, z) and of z; if s is a category, by scores within its classes.
+
+    With ``problem.given_label`` it is I(s; z | label).
+    """
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
         s = batch.bin if problem.categorical else batch.s
-        return mige.mutual_information(s, z, estimator=estimator, marginal=marginal)
+        given = batch.label if problem.given_label else None
+        return mige.mutual_information(s, z, estimator=estimator, marginal=marginal, given=given)
 
     return penalty
 

@@ -50,6 +50,7 @@ class Problem(ABC):
     nuisance_dim: int
     bins: int = BINS  # number of bins of s, or of classes if s is categorical
     categorical: bool = False  # whether s is a category
+    given_label: bool = False  # whether z may reveal what the label reveals about s
     device: torch.device  # of the rows
 
     def checksum(self) -> str:

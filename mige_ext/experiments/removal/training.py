@@ -30,6 +30,7 @@ class Codes(NamedTuple):
 
     z: Tensor  # (N, d)
     s: Tensor  # (N, k) float32, or (N,) int64 if it is categorical
+    label: Tensor  # (N,) int64
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Settings(Checked):
         f"What is removed. Images: {', '.join(NUISANCES)}. "
         + " ".join(f"{name}: {', '.join(of.nuisances)}." for name, of in TABLES.items()),
         shown="images rotation; adult age; compas race",
+    )
+    given: str = option(
+        "none",
+        "What is known beside z. With label, z may reveal what the label reveals about s: MIGE "
+        "penalizes I(s; z | label), and the leak is measured within the labels",
+        choices=("none", "label"),
     )
     steps: int = option(800, "Training steps.", least=1, shown="800; quick 200")
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
@@ -193,7 +200,7 @@ def encode(
         batch = problem.draw(part, chunk, generator)
         z = model.encoder(batch.x)
         right += int((model.head(z).argmax(1) == batch.label).sum())
-        codes.append(Codes(z, batch.bin if problem.categorical else batch.s))
+        codes.append(Codes(z, batch.bin if problem.categorical else batch.s, batch.label))
     return Codes(*map(torch.cat, zip(*codes, strict=True))), right / len(rows)
 
 
@@ -210,7 +217,51 @@ def measure(
     codes, accuracy = encode(model, problem, part, seed + 1)
     if not (train_codes.z.isfinite().all() and codes.z.isfinite().all()):
         raise DivergedError(f"the codes of the {part} part are not finite")
-    found = leakage(
-        *train_codes, test=codes, epochs=settings.attack_epochs, seed=seed, progress=False
+    if problem.given_label:
+        return accuracy, within_labels(train_codes, codes, settings, seed)
+    return accuracy, attack(train_codes, codes, settings, seed)
+
+
+def attack(train: Codes, codes: Codes, settings: Settings, seed: int) -> Leakage:
+    """The leak of codes, by attackers that are fitted to training codes."""
+    return leakage(
+        train.z,
+        train.s,
+        test=(codes.z, codes.s),
+        epochs=settings.attack_epochs,
+        seed=seed,
+        progress=False,
     )
-    return accuracy, found
+
+
+def within_labels(train: Codes, codes: Codes, settings: Settings, seed: int) -> Leakage:
+    """The leak of s in codes of the same label: a lower bound of I(z; s | label).
+
+    Returns:
+        Means over the labels, weighted by their frequencies among the codes. The attacker is that
+        of the most frequent label.
+    """
+
+    def of(part: Codes, label: Tensor) -> Codes:
+        return Codes(*(column[part.label == label] for column in part))
+
+    labels, counts = codes.label.unique(return_counts=True)
+    found = [attack(of(train, y), of(codes, y), settings, seed) for y in labels]
+    weights = (counts / counts.sum()).tolist()
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(w * value for w, value in zip(weights, values, strict=True))
+
+    scores = [leak.accuracy_above_chance if leak.r2 is None else leak.r2 for leak in found]
+    score = mean(value for value in scores if value is not None)
+    errors = (w * leak.standard_error for w, leak in zip(weights, found, strict=True))
+    return Leakage(
+        nats=mean(leak.nats for leak in found),
+        standard_error=math.hypot(*errors),
+        r2=None if found[0].r2 is None else score,
+        accuracy_above_chance=score if found[0].r2 is None else None,
+        attacker=found[int(counts.argmax())].attacker,
+        entropy=mean(leak.entropy for leak in found),
+        test_rows=len(codes.z),
+        attacks=(),
+    )

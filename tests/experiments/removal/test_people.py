@@ -8,6 +8,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import mige_ext as mige
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import DivergedError, train
 from mige_ext.experiments.data import table_files, tables
@@ -15,7 +16,14 @@ from mige_ext.experiments.data.table_files import TABLES
 from mige_ext.experiments.removal.command import removal
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import PARTS, People
-from mige_ext.experiments.removal.training import Settings, Trainer, measure
+from mige_ext.experiments.removal.training import (
+    Codes,
+    Settings,
+    Trainer,
+    attack,
+    measure,
+    within_labels,
+)
 from tests.support import table_files as tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
@@ -87,6 +95,34 @@ def test_the_leak_of_a_category_is_that_of_its_classes(table: tables.TableData) 
     assert leak.entropy == pytest.approx(0.69, abs=0.01) and leak.r2 is None
     assert leak.test_rows == 120 and len(leak.attacks) == 6
     assert 0.1 < leak.nats <= leak.entropy  # sex is an input, and tells the label
+
+
+def test_within_labels_only_what_the_label_does_not_tell_is_a_leak() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for _ in range(2):
+        label = torch.randint(0, 2, (4000,), generator=generator)
+        s = (torch.rand(4000, generator=generator) < 0.2 + 0.6 * label).long()
+        u = torch.randn(4000, 2, generator=generator)
+        parts.append(Codes(torch.stack([label + 0.1 * u[:, 0], u[:, 1]], 1), s, label))
+    whole, within = (of(parts[0], parts[1], SMALL, 0) for of in (attack, within_labels))
+    assert whole.nats > 0.15  # the information of the label and s is .19 nats
+    assert -0.02 < within.nats <= 4 * within.standard_error + 1e-3
+    assert within.entropy == pytest.approx(0.5, abs=0.02) and within.test_rows == 4000
+    shown = [part._replace(z=part.z + 3 * part.s[:, None]) for part in parts]
+    assert within_labels(shown[0], shown[1], SMALL, 0).nats > 0.4
+
+
+def test_mige_takes_the_label_as_given(table: tables.TableData) -> None:
+    problem, gradients = People(table, "sex"), list[torch.Tensor]()
+    batch = problem.draw("train", torch.arange(200), torch.Generator())
+    z = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for problem.given_label in (False, True):
+        penalty = METHODS["mige"].make(problem, 3)  # type: ignore[misc]
+        gradients += torch.autograd.grad(penalty(z, batch), z)
+    expected = mige.mutual_information(batch.bin, z, marginal="own", given=batch.label)
+    assert torch.equal(gradients[1], torch.autograd.grad(expected, z)[0])
+    assert not torch.equal(*gradients)
 
 
 def test_codes_that_are_not_finite_are_a_diverged_run(table: tables.TableData) -> None:
