@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext import reference
+from mige_ext import ops, reference
 from tests.ops.adaptive_samples import KINDS, LARGE, SIZES, samples
 from tests.support.accuracy import assert_accurate_for_its_condition, rounding
 from tests.support.backends import Backend, for_each_backend
@@ -165,6 +165,17 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
     assert (error - true_error).abs() <= little
     best = reference.adaptive_score(x.double())
     assert true_risk + true_error <= best[3] + best[4] + 2 * little
+
+
+@pytest.mark.parametrize("seed", [0, 5, 6])
+def test_float32_chooses_as_float64_where_the_kernel_is_nearly_singular(seed: int) -> None:
+    # Many samples with heavy tails in two dimensions. The risk of the smallest λ, computed from the
+    # inverse without refinement, was 20 too low in float32, and λ fell to 1e-5.
+    x = normal(1000, 2, seed=seed) / normal(1000, 1, seed=seed + 100).abs().clamp(min=0.05)
+    exact, got = ops.adaptive_score(x), ops.adaptive_score(x.float())
+    assert exact[1] >= 1e-4
+    assert torch.equal(got[1], exact[1].float())
+    torch.testing.assert_close(got[3].double(), exact[3], rtol=1e-3, atol=0)
 
 
 def _kept(x: Tensor) -> Tensor:

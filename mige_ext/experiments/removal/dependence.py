@@ -6,7 +6,6 @@ independent. ``removal/methods.py`` uses the measures as penalties.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mige_ext import ops
 from mige_ext.experiments.removal.nuisances import Batch
@@ -52,12 +51,9 @@ def group_discrepancy(z: Tensor, batch: Batch) -> Tensor:
 
     MMD² is the squared distance of the kernel means, for an RBF kernel at the median distance.
     """
-    member = F.one_hot(batch.bin).to(z.dtype)  # (N, C)
-    present = member[:, member.sum(0) > 0]
-    weights = present / present.sum(0)
+    alike = (batch.bin[:, None] == batch.bin).to(z.dtype)
     gram = _center(_gram(z))  # distances to the mean of all samples
-    each = (weights * (gram @ weights)).sum(0)
-    return (present.mean(0) * each).sum()
+    return ((alike * gram).sum(1) / alike.sum(1)).mean()
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal import training as removal_training
-from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.methods import METHODS, POST_HOC
 from mige_ext.experiments.removal.nuisances import (
     Batch,
     Images,
@@ -48,12 +48,14 @@ def test_training_is_deterministic_for_a_seed(method: str, digits: Images) -> No
 
 
 def test_methods_start_alike_and_see_the_same_batches(digits: Images) -> None:
-    models = [
-        train(Trainer, digits, Run(name, 0.0, 0), SMALL)[0].model.state_dict() for name in METHODS
-    ]
-    for other in models[1:]:
-        for name, value in models[0].items():
-            torch.testing.assert_close(other[name], value)
+    models = {
+        name: train(Trainer, digits, Run(name, 0.0, 0), SMALL)[0].model.state_dict()
+        for name in METHODS
+    }
+    for method, model in models.items():
+        for name, value in models["none"].items():
+            if not (method in POST_HOC and name.startswith("head")):  # trained anew
+                torch.testing.assert_close(model[name], value)
 
 
 def test_codes_of_a_part_are_the_same_each_time(digits: Images) -> None:
