@@ -11,7 +11,7 @@ their values: by Stein's identity ``E[z·∇ log q(z)] = −d``, an entropy surr
 density.
 
 To remove a nuisance s from a representation z, minimize ``I(s; z)`` beside the loss of the task, at
-a fixed scale of z. ``docs/choosing.md`` has the recipe and its conditions.
+a fixed scale of z. ``docs/removing.md`` has the recipe and its conditions.
 
 Gradients reach every argument that requires one, in its own dtype. Scores are computed in float32
 or float64, also under autocast. A second derivative raises an error.
@@ -120,7 +120,7 @@ def negentropy(
         >>> z.grad.shape
         torch.Size([256, 4])
 
-    Fix the scale of z and use a small weight. ``docs/choosing.md`` has a recipe, and the weights
+    Fix the scale of z and use a small weight. ``docs/removing.md`` has a recipe, and the weights
     with which a code collapsed.
 
     Args:
