@@ -14,9 +14,10 @@ import os
 import re
 import shutil
 import subprocess
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from tools import resources
@@ -86,14 +87,18 @@ def opcode(instruction: str) -> str:
 
 def shortest_loop(code: Code, opcodes: tuple[str, ...]) -> int | None:
     """The number of instructions of the shortest loop that contains all opcodes."""
+    addresses = [address for address, _ in code.instructions]
+    names = [opcode(instruction) for _, instruction in code.instructions]
+    # How many instructions before each place have each of the opcodes.
+    before = [[0, *accumulate(name.startswith(wanted) for name in names)] for wanted in opcodes]
     counts = []
-    for end, instruction in code.instructions:
-        target = re.search(r"0x([0-9a-f]+)", instruction)
-        if not opcode(instruction).startswith("BRA") or not target or int(target[1], 16) > end:
+    for last, (address, instruction) in enumerate(code.instructions):
+        target = re.search(r"0x([0-9a-f]+)", instruction) if names[last].startswith("BRA") else None
+        if not target or int(target[1], 16) > address:
             continue
-        body = [opcode(i) for at, i in code.instructions if int(target[1], 16) <= at <= end]
-        if all(any(o.startswith(wanted) for o in body) for wanted in opcodes):
-            counts.append(len(body))
+        first = bisect_left(addresses, int(target[1], 16))
+        if all(number[last + 1] > number[first] for number in before):
+            counts.append(last + 1 - first)
     return min(counts, default=None)
 
 
@@ -123,7 +128,11 @@ def read(library: Path, budgets: dict[str, LoopBudget]) -> list[Loop]:
 
     functions = re.findall(r"Function (\S+):", dump("--dump-resource-usage"))
     names = resources.demangled(functions)
-    wanted = sorted(f for f, (name, _) in names.items() if name in budgets)
+    wanted = sorted(
+        function
+        for function, (name, parameters) in names.items()
+        if name in budgets and resources.limit_of(parameters, budgets[name].limits) is not None
+    )
     if not wanted:
         return []
     return measure(dump("--dump-sass", "--function", ",".join(wanted)), budgets)
