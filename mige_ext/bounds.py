@@ -177,8 +177,8 @@ def mine(
         decay: the weight of the old average, in [0, 1); 0 gives the plain gradient.
 
     Returns:
-        value: the bound in nats, (...), equal to that of :func:`donsker_varadhan`, to be maximized.
-        average: the new log Z, (...), detached, for the next call.
+        The bound in nats, (...), to be maximized, which equals :func:`donsker_varadhan`; and the
+        new log Z, (...), detached, for the next call.
 
     Raises:
         TypeError, ValueError: as for :func:`donsker_varadhan`; also if average does not have the
