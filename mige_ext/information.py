@@ -248,7 +248,10 @@ def mutual_information(
         )
     if is_category(x):
         if projection is not None:
-            raise ValueError(f"projection must be None for a category x, got {projection!r}")
+            raise ValueError(
+                f"x must have a floating-point dtype, got {x.dtype}, unless x is a category; then "
+                f"projection must be None, got {projection!r}"
+            )
         if estimator is not None:
             require_estimator(estimator)
         default = DEFAULT_ESTIMATOR

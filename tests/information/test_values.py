@@ -50,7 +50,8 @@ def test_gaussian_pairs(d: int, rho: float) -> None:
     estimate = estimate_mutual_information(*gaussian_pair(400, d, rho))
     # The standard error of independent pairs is nearly 0, because the value is 0 in each of them.
     assert near(estimate, truth, slack=0.02)
-    assert estimate.gaussian.sub(truth).abs() < 0.05 * d**0.5 + 0.05
+    # The Gaussian part varies between data sets as the value does.
+    assert estimate.gaussian.sub(truth).abs() <= ERRORS * estimate.standard_error + 0.02
     assert estimate.value.dtype == torch.float64 and not estimate.value.requires_grad
     assert estimate.samples_used == 400 and estimate.parts == 1
 
