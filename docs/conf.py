@@ -40,6 +40,15 @@ def unlink(app: Sphinx, doctree: nodes.document) -> None:
             link.replace_self(link.children)
 
 
+def without_class_docstring(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Removes from a constant the docstring of its class, which has its own place on the page."""
+    if what == "data" and type(value).__module__.startswith("mige_ext."):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> None:
-    """Registers :func:`unlink`."""
+    """Registers the functions above."""
     app.connect("doctree-read", unlink)
+    app.connect("autodoc-process-docstring", without_class_docstring)
