@@ -1,13 +1,17 @@
 """Values and gradients of the surrogates, from the scores of an estimator.
 
-Every function returns the value of a surrogate and one gradient for each of its tensors.
+Every function returns the value of a surrogate and one gradient for each of its tensors, except
+:func:`information_with`, which chooses among the functions for I(x; z).
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mige_ext import _checks, _recording
 from mige_ext._precision import at_least_float32, in_units
+from mige_ext._surrogate import Compute
 from mige_ext.distributed import on_one_scale
 from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum, varying_columns
 
@@ -77,7 +81,22 @@ def _joint_and_gradients(
     return value, gradient_x, gradient_z
 
 
-def own_information(
+def information_with(
+    marginal: str, estimator: ScoreEstimator, needs_x: bool, needs_z: bool
+) -> Compute:
+    """The function of x and z that computes the surrogate of I(x; z) and its gradients.
+
+    ``marginal`` is the argument of :func:`mige_ext.mutual_information`. ``needs_x`` and ``needs_z``
+    tell which of x and z need a gradient.
+    """
+    if marginal == "matched":
+        return partial(_matched_information, estimator)
+    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+        return partial(_pair_information, estimator, needs_x, needs_z)
+    return partial(_own_information, estimator, needs_x, needs_z)
+
+
+def _own_information(
     estimator: ScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
@@ -95,10 +114,10 @@ def own_information(
     return value, gradient_x, gradient_z
 
 
-def pair_information(
+def _pair_information(
     estimator: PairScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as :func:`own_information`, with the three scores from one call."""
+    """The same as :func:`_own_information`, with the three scores from one call."""
     samples_x, samples_z = at_least_float32(x), at_least_float32(z)
     try:
         joint, scores_x, scores_z = estimator.score_pair(samples_x, samples_z)
@@ -119,7 +138,7 @@ def pair_information(
     return value, gradient_x, gradient_z
 
 
-def matched_information(
+def _matched_information(
     estimator: ScoreEstimator, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of permuted pairs."""

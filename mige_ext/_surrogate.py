@@ -13,14 +13,14 @@ from torch import Tensor
 from mige_ext._functions import Function, apply, no_vmap, refuse_forward_mode, visible
 from mige_ext._torch_compat import active_transforms
 
+#: A function of the inputs, which returns a value and one gradient for each input.
+Compute = Callable[..., tuple[Tensor, ...]]
 
-def surrogate(
-    kind: type["Surrogate"], compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor
-) -> Tensor:
+
+def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Tensor:
     """The value that ``compute`` returns; its backward pass returns the gradients of ``compute``.
 
-    ``compute`` takes the inputs, and returns a value and one gradient for each input. ``kind`` is a
-    subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
+    ``kind`` is a subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
     """
     if torch.compiler.is_compiling():
         refuse_forward_mode(kind, compute, *inputs)
@@ -106,9 +106,7 @@ class Surrogate(Function):
         return "a surrogate"
 
     @staticmethod
-    def forward(
-        compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def forward(compute: Compute, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         tensors = inputs[: len(inputs) // 2]
         return compute(*(tensor.detach() for tensor in tensors if tensor is not None))
 

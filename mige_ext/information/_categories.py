@@ -18,22 +18,16 @@ from torch import Tensor
 
 from mige_ext import _checks, _misuse, _recording
 from mige_ext._functions import refuse_vmap
-from mige_ext._gradients import (
-    entropy_and_gradient,
-    matched_information,
-    own_information,
-    pair_information,
-)
+from mige_ext._gradients import entropy_and_gradient, information_with
 from mige_ext._precision import at_least_float32
-from mige_ext._surrogate import MutualInformation, surrogate
+from mige_ext._surrogate import Compute, MutualInformation, surrogate
 from mige_ext.distributed import global_batch
-from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum
+from mige_ext.information._common import checked_estimator
+from mige_ext.scores.base import ScoreEstimator, stein_sum
 from mige_ext.scores.categorical import class_departure
 
 #: Classes with fewer samples add nothing to the information, and their samples get no gradient.
 LEAST_SAMPLES = 3
-
-Compute = Callable[..., tuple[Tensor, ...]]
 
 
 def is_category(x: object) -> bool:
@@ -46,15 +40,14 @@ def information_of_category(
     z: Tensor,
     given: Tensor | None,
     estimator: ScoreEstimator | None,
-    default: ScoreEstimator,
     marginal: str,
     group: "dist.ProcessGroup | None",
 ) -> Tensor:
     """The surrogate of I(s; z) or I(s; z | y) for a category s.
 
-    ``estimator`` is the argument of the public function, whose x is s. ``default`` is the estimator
-    that "own" and "matched" use for None.
+    ``estimator`` is the argument of the public function, whose x is s.
     """
+    checked = checked_estimator(estimator)
     if marginal == "paired" and estimator is not None:
         raise ValueError(
             'estimator must be None for a category x with marginal="paired", which estimates no '
@@ -69,9 +62,7 @@ def information_of_category(
         return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
     within = conditions[cells]
     others = _permuted(cells, within) if marginal == "matched" else within
-    return surrogate(
-        MutualInformation, partial(_scores_within, estimator or default, others, cells), z
-    )
+    return surrogate(MutualInformation, partial(_scores_within, checked, others, cells), z)
 
 
 def conditional_information(
@@ -90,14 +81,8 @@ def conditional_information(
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(x=x, z=z, few_values=True)
     _recording.begin("mutual_information")
-    x, needed = projected(x), (x.requires_grad, z.requires_grad)
-    compute: Compute
-    if marginal == "matched":
-        compute = partial(matched_information, estimator)
-    elif marginal == "paired" and isinstance(estimator, PairScoreEstimator):
-        compute = partial(pair_information, estimator, *needed)
-    else:
-        compute = partial(own_information, estimator, *needed)
+    x = projected(x)
+    compute = information_with(marginal, estimator, x.requires_grad, z.requires_grad)
     return surrogate(MutualInformation, partial(_within_conditions, compute, _ids(labels)), x, z)
 
 

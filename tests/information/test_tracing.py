@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mige_ext as mige
 from mige_ext import SSGE, bounds, compat
-from mige_ext._gradients import own_information
+from mige_ext._gradients import information_with
 from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import Surrogate
 from tests.support.inputs import normal
@@ -180,7 +180,7 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     with FakeTensorMode():
         x = torch.empty(2, 16, 5, device="cuda")
         z = torch.empty(2, 16, 4, device="cuda", dtype=torch.bfloat16)
-        compute = partial(own_information, estimator, *needs)
+        compute = information_with("own", estimator, *needs)
         outputs = Surrogate.forward(compute, x, z, None, None)
         value, *_ = outputs
         assert value.shape == () and value.device.type == "cuda"
