@@ -17,6 +17,7 @@ from benchmarks.accuracy.information import (
 from benchmarks.accuracy.measure import fixed_rows, measure
 from benchmarks.accuracy.report import Row, draw, report
 from benchmarks.machine import machine
+from benchmarks.options import Markdown, Threads
 from benchmarks.tables import RESULTS
 from mige_ext.experiments.common.device import cpu_threads
 from mige_ext.experiments.common.folder import Table
@@ -58,10 +59,8 @@ def accuracy(
             "--information", help="Print the table of gradients of I(x; y) only; M >= 256."
         ),
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
-    ] = False,
+    threads: Threads = 1,
+    markdown: Markdown = False,
     save: Annotated[
         bool,
         typer.Option(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from benchmarks.machine import machine
+from benchmarks.options import Methods, Save, Seeds, Threads, require_known
 from benchmarks.tables import RESULTS, print_table, write_csv
 from mige_ext.experiments.common.device import cpu_threads
 from mige_ext.experiments.data.tables import TableData, TablePart, load
@@ -67,31 +68,24 @@ class Row:
 
 
 def census(
-    methods: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="NAME", help="Run this method; repeatable."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train with this many seeds.")] = 1,
+    methods: Methods = None,
+    seeds: Seeds = 1,
     steps: Annotated[int, typer.Option(min=1, help="Train for this many steps.")] = 700,
-    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
+    threads: Threads = 1,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with UCI's files; without it, a package has them.")
     ] = None,
-    out: Annotated[
-        Path, typer.Option(show_default="runs/census", help="Write census.csv to this folder.")
-    ] = Path("runs/census"),
-    save: Annotated[
-        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
-    ] = False,
+    out: Annotated[Path, typer.Option(help="Write census.csv to this folder.")] = Path(
+        "runs/census"
+    ),
+    save: Save = False,
 ) -> None:
     """Removes sex and race from codes of a census, and attacks the codes.
 
     Takes about five minutes of one core for a seed. The file is written after every method.
     """
-    chosen = {name: METHODS[name] for name in methods or METHODS if name in METHODS}
-    for name in methods or ():
-        if name not in METHODS:
-            raise typer.BadParameter(f"--method: there is no {name}; there are {list(METHODS)}")
+    require_known("--method", methods, METHODS)
+    chosen = {name: METHODS[name] for name in methods or METHODS}
     table = load("adult", data_dir)
     folder = RESULTS if save else out
     print(f"{machine()}; threads: {threads}; {len(table.train)} training rows")

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.categories.families import DIMENSIONS, FAMILIES, NO_DEPENDENCE, mixture
 from benchmarks.categories.methods import DEFAULT, METHODS, ONE_HOT
 from benchmarks.machine import machine
+from benchmarks.options import Markdown, Save, Threads
 from benchmarks.tables import RESULTS, Bounds, print_table, write_csv
 from mige_ext.experiments.common.device import cpu_threads
 
@@ -51,16 +52,12 @@ class Row:
 def categories(
     seeds: Annotated[int, typer.Option(min=1, help="Use this many data sets.")] = 4,
     samples: Annotated[int, typer.Option(min=16, help="Number of samples M.")] = 256,
-    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
-    ] = False,
-    out: Annotated[
-        Path, typer.Option(show_default="runs/categories", help="Write categories.csv there.")
-    ] = Path("runs/categories"),
-    save: Annotated[
-        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
-    ] = False,
+    threads: Threads = 1,
+    markdown: Markdown = False,
+    out: Annotated[Path, typer.Option(help="Write categories.csv to this folder.")] = Path(
+        "runs/categories"
+    ),
+    save: Save = False,
 ) -> None:
     """Compares gradients of I(s; z) for a category s with the exact gradients of mixtures.
 

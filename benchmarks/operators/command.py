@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmarks.operators.run import OPERATORS, Options, run
+from benchmarks.options import Markdown, OptionalThreads
 
 
 def operators(
@@ -18,10 +19,7 @@ def operators(
     dtype: Annotated[
         Literal["float32", "float64"], typer.Option(help="Compute in this dtype.")
     ] = "float32",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Use this many threads on the CPU. Default: torch's number."),
-    ] = None,
+    threads: OptionalThreads = None,
     seconds: Annotated[
         float,
         typer.Option(min=0, help="Measure for this long at each size, and at least five rounds."),
@@ -29,9 +27,7 @@ def operators(
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Leave out the baseline under torch.compile.")
     ] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
-    ] = False,
+    markdown: Markdown = False,
     csv: Annotated[
         Path | None,
         typer.Option(

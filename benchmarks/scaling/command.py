@@ -7,6 +7,7 @@ import torch
 import typer
 
 from benchmarks.machine import machine
+from benchmarks.options import OptionalThreads
 from benchmarks.scaling.cost import cost
 from benchmarks.scaling.landmarks import error
 from benchmarks.tables import RESULTS
@@ -17,9 +18,7 @@ def scaling(
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure smaller sizes, in about two minutes.")
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Use this many threads. Default: torch's number.")
-    ] = None,
+    threads: OptionalThreads = None,
     seconds: Annotated[
         float,
         typer.Option(

@@ -7,6 +7,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks.machine import machine
+from benchmarks.options import Markdown, Methods, Save, Seeds, Threads, require_known
 from benchmarks.tables import RESULTS
 from benchmarks.tasks import bottleneck, infomax, removal, sampling
 from benchmarks.tasks.report import draw, report
@@ -15,34 +16,28 @@ from mige_ext.experiments.common.device import cpu_threads
 from mige_ext.experiments.common.folder import Table
 
 TASKS = (*infomax.TASKS, *bottleneck.TASKS, *removal.TASKS, *sampling.TASKS)
-NAMES = ", ".join(task.name for task in TASKS)
+NAMES = [task.name for task in TASKS]
 
 
 def tasks(
     only: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="NAME", help=f"Run this task; repeatable. All: {NAMES}."),
+        typer.Option(
+            "--task", metavar="NAME", help=f"Run this task; repeatable. All: {', '.join(NAMES)}."
+        ),
     ] = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="NAME", help="Run this method; repeatable. Default: all."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train each method with this many seeds.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
-    ] = False,
+    methods: Methods = None,
+    seeds: Seeds = 3,
+    threads: Threads = 1,
+    markdown: Markdown = False,
     out: Annotated[
         Path,
         typer.Option(
-            show_default="runs/tasks",
             help="Write tasks.csv and tasks.png to this folder. Runs that tasks.csv has already "
             "are not repeated, so an interrupted benchmark continues.",
         ),
     ] = Path("runs/tasks"),
-    save: Annotated[
-        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
-    ] = False,
+    save: Save = False,
 ) -> None:
     """Compares estimators by the results of training with them.
 
@@ -51,14 +46,10 @@ def tasks(
     bounds, such as its distance to the best other method. The exit status is 1 if a bound is
     missed.
     """
+    require_known("--task", only, NAMES)
     chosen = [task for task in TASKS if not only or task.name in only]
-    for name in only or ():
-        if name not in (task.name for task in TASKS):
-            raise typer.BadParameter(f"--task: there is no {name}; there are {NAMES}")
     every = {method: None for task in chosen for method in task.methods}
-    for name in methods or ():
-        if name not in every:
-            raise typer.BadParameter(f"--method: there is no {name}; there are {', '.join(every)}")
+    require_known("--method", methods, every)
     folder = RESULTS if save else out
     folder.mkdir(parents=True, exist_ok=True)
     table = Table(folder / "tasks.csv", Row)

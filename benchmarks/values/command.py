@@ -9,6 +9,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks.machine import machine
+from benchmarks.options import Markdown, Save, Threads, require_known
 from benchmarks.tables import RESULTS
 from benchmarks.values.estimators import ESTIMATORS, VALUES, Estimated
 from benchmarks.values.report import Row, draw, report
@@ -51,34 +52,25 @@ def values(
         int,
         typer.Option(min=0, help="Samples of each Gaussian copula, for the coverage; N = 256."),
     ] = 50,
-    threads: Annotated[int, typer.Option(min=1, help="Use this many threads.")] = 1,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables in Markdown.")
-    ] = False,
+    threads: Threads = 1,
+    markdown: Markdown = False,
     out: Annotated[
         Path,
         typer.Option(
-            show_default="runs/values",
             help="Write values.csv and values.png to this folder. Estimates that values.csv has "
             "already are not repeated.",
         ),
     ] = Path("runs/values"),
-    save: Annotated[
-        bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")
-    ] = False,
+    save: Save = False,
 ) -> None:
     """Compares values of mutual information in nats with the truth.
 
     The exit status is 1 if a bound is missed, such as that of the mean absolute error.
     """
-    for name in methods or ():
-        if name not in ESTIMATORS:
-            raise typer.BadParameter(f"--method: there is no {name}; there are {list(ESTIMATORS)}")
+    require_known("--method", methods, ESTIMATORS)
     tasks = [*(of_package(file) if file else ()), *own()]
     known = [task.name for task in (*tasks, *COPULAS, *INDEPENDENT)]
-    for name in only or ():
-        if name not in known:
-            raise typer.BadParameter(f"--task: there is no {name}; there are {', '.join(known)}")
+    require_known("--task", only, known)
     if file is None:
         print(SKIPPED)
     folder = RESULTS if save else out

@@ -1,0 +1,25 @@
+"""Options that several benchmarks have: types of parameters, and the check of names."""
+
+from collections.abc import Collection, Sequence
+from typing import Annotated
+
+import typer
+
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="NAME", help="Run this method; repeatable. Default: all."),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Train each method with this many seeds.")]
+Threads = Annotated[int, typer.Option(min=1, help="Use this many threads.")]
+OptionalThreads = Annotated[
+    int | None, typer.Option(min=1, help="Use this many CPU threads. Default: torch's number.")
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
+Save = Annotated[bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")]
+
+
+def require_known(option: str, names: Sequence[str] | None, known: Collection[str]) -> None:
+    """Raise the error of a command unless every name that the option got is known."""
+    for name in names or ():
+        if name not in known:
+            raise typer.BadParameter(f"{option}: there is no {name}; there are {', '.join(known)}")
