@@ -29,6 +29,14 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """A test compiles as the first one of the process, and leaves no compiled code behind."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
     """One seed and one thread for every test, in which no warning has been given yet.

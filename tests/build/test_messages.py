@@ -80,26 +80,33 @@ def test_cuda_is_left_out_where_torch_has_none_and_says_so(tmp_path: Path) -> No
 
 @needs_cmake
 @pytest.mark.thorough
-def test_cuda_on_without_a_compiler_is_an_error(tmp_path: Path) -> None:
-    said = configure(tmp_path, "-DMIGE_CUDA=on", CUDACXX=str(tmp_path / "nvcc"))
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        (
+            ["-DMIGE_CUDA=on"],
+            {"CUDACXX": "/nowhere/nvcc"},
+            "MIGE_CUDA=on, but no CUDA compiler works; put nvcc 12.8 or newer on PATH",
+        ),
+        (
+            ["-DMIGE_CUDA=off"],
+            {"CXX": "/nowhere/c++"},
+            "No C++ compiler was found. On Debian and Ubuntu: apt-get install g++",
+        ),
+        (
+            ["-DMIGE_CUDA=off", "-DPython_INCLUDE_DIR=/nowhere"],
+            {},
+            "The headers of Python (Python.h) were not found",
+        ),
+    ],
+    ids=["nvcc", "C++", "Python.h"],
+)
+def test_what_the_build_lacks_is_named(
+    tmp_path: Path, options: list[str], environment: dict[str, str], expected: str
+) -> None:
+    said = configure(tmp_path, *options, **environment)
     assert said.startswith("rc 1")
-    assert "MIGE_CUDA=on, but no CUDA compiler works; put nvcc 12.8 or newer on PATH" in said
-
-
-@needs_cmake
-@pytest.mark.thorough
-def test_a_missing_cxx_compiler_is_named(tmp_path: Path) -> None:
-    said = configure(tmp_path, "-DMIGE_CUDA=off", CXX=str(tmp_path / "c++"))
-    assert said.startswith("rc 1")
-    assert "No C++ compiler was found. On Debian and Ubuntu: apt-get install g++" in said
-
-
-@needs_cmake
-@pytest.mark.thorough
-def test_missing_python_headers_are_named(tmp_path: Path) -> None:
-    said = configure(tmp_path, "-DMIGE_CUDA=off", f"-DPython_INCLUDE_DIR={tmp_path}")
-    assert said.startswith("rc 1")
-    assert "The headers of Python (Python.h) were not found" in said
+    assert expected in said
 
 
 @needs_cmake

@@ -4,24 +4,18 @@
 again. After a change, ``python -m tests.support.pairs`` writes the file.
 """
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from tests.support.pairs import FEATURES, SUBJECTS, outcome, pairs, recorded
 
 # torch's compiler, its export and its jvp use interfaces that torch deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 SLOW = "compile, inductor"
 CELLS = [(subject, *pair) for subject in SUBJECTS for pair in pairs()]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    yield
-    torch.compiler.reset()
 
 
 def test_the_table_has_every_pair() -> None:

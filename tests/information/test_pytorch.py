@@ -68,14 +68,7 @@ def gradient(f: Callable[..., Tensor], z: Tensor, **arguments: Any) -> Tensor:
 # --- torch.compile --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @for_each_but("network")  # It trains in a loop, which raises under torch.compile.
 def test_every_estimator_compiles_in_one_graph(estimator: mige.ScoreEstimator) -> None:

@@ -7,7 +7,7 @@ The CPU build of torch can neither index a fake CUDA tensor (``narrow``, ``selec
 work) nor differentiate one. Gradients are therefore computed by hand, and on the meta device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,10 @@ from mige_ext._surrogate import Surrogate
 from tests.support.inputs import normal
 
 # These calls are misuse on purpose; test_warnings.py is about the warnings.
-pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {
     "default": SSGE(),
@@ -222,13 +225,6 @@ def test_gradients_of_every_public_function_run_without_values(call: str) -> Non
 
 
 # --- torch.compile --------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 PROJECTION = mige.RandomProjection(k=8)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -100,13 +100,6 @@ def test_an_operator_without_derivative_raises_in_forward_mode(name: str) -> Non
 # --- compiled code --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 X = normal(48, 4, seed=7)
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "entropy": mige.entropy,
@@ -116,7 +109,7 @@ SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", SURROGATES)
 def test_the_compiled_gradient_of_torch_func_is_the_eager_one(name: str) -> None:
     f, z = SURROGATES[name], normal(48, 3)
@@ -125,7 +118,7 @@ def test_the_compiled_gradient_of_torch_func_is_the_eager_one(name: str) -> None
     assert compiled(z).any()
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_gradient_penalty_of_compiled_code_raises(backend: str) -> None:
     network = nn.Linear(4, 2).double()
@@ -138,7 +131,7 @@ def test_a_gradient_penalty_of_compiled_code_raises(backend: str) -> None:
         (value + gradient.square().sum()).backward()
 
 
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("f", [lambda z: jvp(mige.entropy, (z,), (z,)), vmap(mige.entropy)])
 def test_what_raises_in_eager_mode_raises_in_compiled_code(f: Callable[..., Tensor]) -> None:
     z = normal(2, 8, 3)

@@ -268,14 +268,7 @@ def test_a_fit_can_be_taken_apart_and_put_together() -> None:
 # --- compiled code --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_one_program_serves_all_numbers_of_samples() -> None:
     estimator, compilations = Landmarks(m=8), []

@@ -8,42 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
-from torch import Tensor
 from typer.testing import CliRunner
 
 from mige_ext.experiments.common import comparison
 from mige_ext.experiments.common.folder import Table
 from mige_ext.experiments.common.training import train
-from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal import training as removal_training
 from mige_ext.experiments.removal.command import choose_beta, longer, removal
-from mige_ext.experiments.removal.nuisances import (
-    Batch,
-    Images,
-    Structural,
-)
 from mige_ext.experiments.removal.report import Result
 from mige_ext.experiments.removal.training import Epoch
 from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return Images(data.load("digits"), "rotation")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(problem.count("train"), (count,), generator=generator)
-    return problem.draw("train", rows, generator)
 
 
 def row(method: str, beta: float, accuracy: float, leak: float) -> Result:

@@ -9,13 +9,10 @@ from mige_ext.experiments.common.training import train
 from mige_ext.experiments.removal.erasure import Eraser
 from mige_ext.experiments.removal.nuisances import Structural
 from mige_ext.experiments.removal.training import Model, Settings, Trainer
+from tests.experiments.removal.inputs import normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(data="structural", steps=100, hidden=32, latent=4, ramp=5, codes=20_000)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def covariance(z: Tensor, s: Tensor) -> Tensor:

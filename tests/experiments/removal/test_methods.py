@@ -4,32 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal.methods import METHODS, Club
 from mige_ext.experiments.removal.nuisances import (
     Batch,
     Images,
     Structural,
 )
+from tests.experiments.removal.inputs import draw, normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 PENALIZED = [name for name, method in METHODS.items() if method.make]
 INFORMED = [name for name in PENALIZED if name != "contraction"]  # They see s.
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return Images(data.load("digits"), "rotation")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(problem.count("train"), (count,), generator=generator)
-    return problem.draw("train", rows, generator)
 
 
 def planted(problem: Structural, count: int = 256, seed: int = 0) -> tuple[Tensor, Batch]:

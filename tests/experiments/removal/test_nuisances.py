@@ -4,34 +4,18 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal.nuisances import (
     BINS,
     NUISANCES,
-    Batch,
     Images,
     Structural,
     bins_of,
 )
+from tests.experiments.removal.inputs import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return Images(data.load("digits"), "rotation")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(problem.count("train"), (count,), generator=generator)
-    return problem.draw("train", rows, generator)
 
 
 @pytest.mark.parametrize("nuisance", NUISANCES)

@@ -9,12 +9,9 @@ from torch import Tensor
 from mige_ext.experiments.removal.dependence import distance_correlation, group_discrepancy
 from mige_ext.experiments.removal.methods import Reversal, SlicedInformation
 from mige_ext.experiments.removal.nuisances import Batch, Structural
+from tests.experiments.removal.inputs import normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def batch_of(s: Tensor, bins: Tensor | None = None) -> Batch:

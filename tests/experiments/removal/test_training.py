@@ -5,37 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
-from mige_ext.experiments.data import images as data
 from mige_ext.experiments.removal import training as removal_training
 from mige_ext.experiments.removal.methods import METHODS, POST_HOC
 from mige_ext.experiments.removal.nuisances import (
-    Batch,
     Images,
-    Structural,
 )
 from mige_ext.experiments.removal.training import Settings, Trainer, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(data="digits", steps=12, hidden=32, latent=4, ramp=5)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Images:
-    return Images(data.load("digits"), "rotation")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def draw(problem: Images | Structural, count: int, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(problem.count("train"), (count,), generator=generator)
-    return problem.draw("train", rows, generator)
 
 
 @pytest.mark.parametrize("method", METHODS)
