@@ -1,6 +1,7 @@
 """Options that several benchmarks have: types of parameters, and the check of names."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,14 @@ OptionalThreads = Annotated[
     int | None, typer.Option(min=1, help="Use this many CPU threads. Default: torch's number.")
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
+Out = Annotated[Path, typer.Option(help="Write the results, a CSV file, to this folder.")]
+ResumableOut = Annotated[
+    Path,
+    typer.Option(
+        help="Write the results, a CSV file and a figure, to this folder. Rows that the CSV file "
+        "has already are not computed again, so an interrupted benchmark continues."
+    ),
+]
 Save = Annotated[bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")]
 
 

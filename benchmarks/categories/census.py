@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import mige_ext as mige
 from benchmarks.machine import machine
-from benchmarks.options import Methods, Save, Seeds, Threads, require_known
+from benchmarks.options import Methods, Out, Save, Seeds, Threads, require_known
 from benchmarks.tables import RESULTS, print_table, write_csv
 from mige_ext.experiments.common.device import cpu_threads
 from mige_ext.experiments.data.tables import TableData, TablePart, load
@@ -75,9 +75,7 @@ def census(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with UCI's files; without it, a package has them.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Write census.csv to this folder.")] = Path(
-        "runs/census"
-    ),
+    out: Out = Path("runs/census"),
     save: Save = False,
 ) -> None:
     """Removes sex and race from codes of a census, and attacks the codes.

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.categories.families import DIMENSIONS, FAMILIES, NO_DEPENDENCE, mixture
 from benchmarks.categories.methods import DEFAULT, METHODS, ONE_HOT
 from benchmarks.machine import machine
-from benchmarks.options import Markdown, Save, Threads
+from benchmarks.options import Markdown, Out, Save, Threads
 from benchmarks.tables import RESULTS, Bounds, print_table, write_csv
 from mige_ext.experiments.common.device import cpu_threads
 
@@ -54,9 +54,7 @@ def categories(
     samples: Annotated[int, typer.Option(min=16, help="Number of samples M.")] = 256,
     threads: Threads = 1,
     markdown: Markdown = False,
-    out: Annotated[Path, typer.Option(help="Write categories.csv to this folder.")] = Path(
-        "runs/categories"
-    ),
+    out: Out = Path("runs/categories"),
     save: Save = False,
 ) -> None:
     """Compares gradients of I(s; z) for a category s with the exact gradients of mixtures.

@@ -7,7 +7,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks.machine import machine
-from benchmarks.options import Markdown, Methods, Save, Seeds, Threads, require_known
+from benchmarks.options import Markdown, Methods, ResumableOut, Save, Seeds, Threads, require_known
 from benchmarks.tables import RESULTS
 from benchmarks.tasks import bottleneck, infomax, removal, sampling
 from benchmarks.tasks.report import draw, report
@@ -30,13 +30,7 @@ def tasks(
     seeds: Seeds = 3,
     threads: Threads = 1,
     markdown: Markdown = False,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Write tasks.csv and tasks.png to this folder. Runs that tasks.csv has already "
-            "are not repeated, so an interrupted benchmark continues.",
-        ),
-    ] = Path("runs/tasks"),
+    out: ResumableOut = Path("runs/tasks"),
     save: Save = False,
 ) -> None:
     """Compares estimators by the results of training with them.

@@ -9,7 +9,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks.machine import machine
-from benchmarks.options import Markdown, Save, Threads, require_known
+from benchmarks.options import Markdown, ResumableOut, Save, Threads, require_known
 from benchmarks.tables import RESULTS
 from benchmarks.values.estimators import ESTIMATORS, VALUES, Estimated
 from benchmarks.values.report import Row, draw, report
@@ -54,13 +54,7 @@ def values(
     ] = 50,
     threads: Threads = 1,
     markdown: Markdown = False,
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Write values.csv and values.png to this folder. Estimates that values.csv has "
-            "already are not repeated.",
-        ),
-    ] = Path("runs/values"),
+    out: ResumableOut = Path("runs/values"),
     save: Save = False,
 ) -> None:
     """Compares values of mutual information in nats with the truth.
