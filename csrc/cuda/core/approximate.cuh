@@ -8,26 +8,23 @@
 
 namespace mige::cuda {
 
-__device__ __forceinline__ float approximate_rsqrt(float v) {
 #ifdef __CUDACC__
+__device__ __forceinline__ float approximate_rsqrt(float v) {
   float result;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
   return result;
-#else
-  return emulator::approximate_rsqrt(v);
-#endif
 }
-__device__ __forceinline__ double approximate_rsqrt(double v) { return 1 / sqrt(v); }
-
 __device__ __forceinline__ float approximate_reciprocal(float v) {
-#ifdef __CUDACC__
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
   return result;
-#else
-  return emulator::approximate_reciprocal(v);
-#endif
 }
+#else
+using emulator::approximate_reciprocal;
+using emulator::approximate_rsqrt;
+#endif
+
+__device__ __forceinline__ double approximate_rsqrt(double v) { return 1 / sqrt(v); }
 __device__ __forceinline__ double approximate_reciprocal(double v) { return 1 / v; }
 
 }  // namespace mige::cuda
