@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.command import data as data_command
-from mige_ext.experiments.data.images import ImageData, Split, stratified_split
+from mige_ext.experiments.data.images import ImageData, Split
+from mige_ext.experiments.data.parts import stratified_split
 from mige_ext.experiments.data.registry import PUBLISHED
 from tests.support import image_files
 

@@ -15,18 +15,16 @@ idx       any images in MNIST's four files, in the folder ``--data-dir``
 ========= ==================================================================================
 """
 
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mige_ext.experiments.data import download
 from mige_ext.experiments.data.formats import Arrays
+from mige_ext.experiments.data.parts import checksum, stratified_split
 from mige_ext.experiments.data.registry import IDX, PUBLISHED
 
 
@@ -85,11 +83,8 @@ class ImageData:
 
     def checksum(self) -> str:
         """CRC-32 of all images and labels, which differs if other files have the same name."""
-        value = 0
-        for part in (self.train, self.validation, self.test):
-            for tensor in (part.images, part.labels):
-                value = zlib.crc32(tensor.cpu().contiguous().numpy().data, value)
-        return f"{value:08x}"
+        parts = (self.train, self.validation, self.test)
+        return checksum(tensor for part in parts for tensor in (part.images, part.labels))
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Copy to a device."""
@@ -156,38 +151,6 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
     if data_dir is None:
         raise ValueError(f"--data idx needs --data-dir, the folder of {', '.join(IDX.files)}")
     return _with_validation(name, download.read_folder(data_dir, IDX), (127.5,), (127.5,))
-
-
-def stratified_split(labels: Sequence[int], sizes: Sequence[int], seed: int) -> list[list[int]]:
-    """Partition rows into parts of exact sizes with nearly equal fractions of every class.
-
-    The rows of each class are shuffled and placed evenly on [0, 1). The rows of all classes, sorted
-    by position, are then cut into consecutive parts.
-
-    Args:
-        labels: class of each row.
-        sizes: number of rows of each part. Their sum is the number of rows.
-        seed: seed of the shuffle by NumPy's ``RandomState``, whose stream never changes (NEP 19).
-
-    Returns:
-        The shuffled row numbers of each part.
-
-    Raises:
-        ValueError: the sizes do not add up to the number of rows.
-    """
-    if sum(sizes) != len(labels):
-        raise ValueError(
-            f"sizes must add up to the {len(labels)} rows of labels, "
-            f"got {list(sizes)} with sum {sum(sizes)}"
-        )
-    random = np.random.RandomState(seed)
-    label = np.asarray(labels)
-    position = np.empty(len(label))
-    for value in np.unique(label):
-        rows = np.flatnonzero(label == value)
-        position[random.permutation(rows)] = (np.arange(len(rows)) + random.rand()) / len(rows)
-    pieces = np.split(np.argsort(position, kind="stable"), np.cumsum(sizes)[:-1])
-    return [random.permutation(piece).tolist() for piece in pieces]
 
 
 def _load_digits() -> ImageData:

@@ -13,7 +13,6 @@ Numbers are standardized by the training rows. Every category becomes a column o
 column that is the nuisance stays among the inputs.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mige_ext.experiments.data.images import stratified_split
+from mige_ext.experiments.data.parts import checksum, stratified_split
 from mige_ext.experiments.data.table_files import TABLES, PublishedTable, Rows, load_rows
 
 #: Fractions of the training and validation rows, if there is no official test part.
@@ -63,11 +62,11 @@ class TableData:
 
     def checksum(self) -> str:
         """CRC-32 of all parts, which differs if the rows come from other files."""
-        value = 0
-        for part in (self.train, self.validation, self.test):
-            for tensor in (part.x, part.labels, *part.nuisances.values()):
-                value = zlib.crc32(tensor.cpu().contiguous().numpy().data, value)
-        return f"{value:08x}"
+        return checksum(
+            tensor
+            for part in (self.train, self.validation, self.test)
+            for tensor in (part.x, part.labels, *part.nuisances.values())
+        )
 
     def to(self, device: torch.device | str) -> "TableData":
         """Copy to a device."""
