@@ -95,8 +95,10 @@ def _choice(
         """Bound, base, risk and standard error at λ number i, for the base with the lower bound."""
         options = []
         for base in range(3 if of_start else 2):
-            f = adaptive_residual(z, sigma, LAMBDA_GRID[i], base, *of_start[:1])
-            r = adaptive_risk(z, f, sigma, LAMBDA_GRID[i], base, dimensions, *of_start[1:])
+            lam = LAMBDA_GRID[i]
+            f = adaptive_residual(z, sigma, lam, base, *of_start[:1])
+            divergence = adaptive_divergence(z, f, sigma, lam, base, dimensions, *of_start[1:])
+            r = adaptive_risk(z, f + z, divergence)
             options.append((bound_of(r), base, *mean_and_error(r)))
         return min(options, key=lambda option: option[0])
 
@@ -108,7 +110,7 @@ def _choice(
         return math.inf, 1, none, none
     limit, unchanged = 0.0, (math.inf, 1, none, none)  # the Gaussian score unchanged
     if of_start:
-        r = of_start[0].square().sum(-1) / 2 - (z * of_start[0]).sum(-1) + of_start[1]
+        r = adaptive_risk(z, *of_start)
         if bound_of(r) < 0:  # the start unchanged
             limit, unchanged = bound_of(r), (math.inf, 2, *mean_and_error(r))
 
@@ -193,21 +195,11 @@ def adaptive_residual(
     return s0 - torch.linalg.solve(k + lam * m * torch.eye(m).to(z), k @ s0 + h)
 
 
-def adaptive_risk(
-    z: Tensor,
-    f: Tensor,
-    sigma: Tensor,
-    lam: float,
-    base: int,
-    dimensions: int | None = None,
-    start_divergence: Tensor | None = None,
-) -> Tensor:
-    """``r_i = ½|R_i|² − z_i·R_i + div_i R`` with R = F + z and the total derivative of R, (M,).
+def adaptive_risk(z: Tensor, residual: Tensor, divergence: Tensor) -> Tensor:
+    """``r_i = ½|R_i|² − z_i·R_i + div_i R`` for the residual R = F + z, (M,).
 
-    ``dimensions`` is the number of dimensions that count; by default all d.
+    ``divergence`` is that of :func:`adaptive_divergence`, (M,).
     """
-    divergence = adaptive_divergence(z, f, sigma, lam, base, dimensions, start_divergence)
-    residual = f + z
     return residual.square().sum(-1) / 2 - (z * residual).sum(-1) + divergence
 
 
@@ -222,7 +214,8 @@ def adaptive_divergence(
 ) -> Tensor:
     """``div_i R``, the divergence of R = F + z with the total derivative of R, (M,).
 
-    ``start_divergence`` is the divergence of the start of base 2, (M,).
+    ``dimensions`` is the number of dimensions that count; by default all d. ``start_divergence`` is
+    the divergence of the start of base 2, (M,).
     """
     m, d = z.shape[0], z.shape[1] if dimensions is None else dimensions
     s = squared_distances(z)

@@ -174,15 +174,20 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
     x, tried = normal(4, 1), list[int]()
     generator = torch.Generator().manual_seed(start)
 
+    # Stands in for the divergence: the numbers of λ and base, which tell the risk its candidate.
+    def candidate(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int, _: int) -> Tensor:
+        return z.new_tensor([reference.LAMBDA_GRID.index(lam), base])
+
     # Stands in for the risk of λ number i: bounds[i] for the base score 0, and more for base 1. A λ
     # is therefore recorded once, and its bound is bounds[i].
-    def risk(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int, _: int) -> Tensor:
-        i = reference.LAMBDA_GRID.index(lam)
+    def risk(z: Tensor, residual: Tensor, candidate: Tensor) -> Tensor:
+        i, base = candidate.int().tolist()
         if base == 0:
             tried.append(i)
         return z.new_full((4,), float(bounds[i]) + base)
 
     monkeypatch.setattr(reference.adaptive, "adaptive_start", lambda m: start)
+    monkeypatch.setattr(reference.adaptive, "adaptive_divergence", candidate)
     monkeypatch.setattr(reference.adaptive, "adaptive_risk", risk)
     for _ in range(100):
         # Only seven different bounds, so that some are equal. Scores with a bound below 0 beat the
