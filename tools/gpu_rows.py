@@ -33,21 +33,22 @@ def run_items(
     Args:
         items: Names of the items.
         function: Runs an item, and returns None or what is wrong with its result.
-        healthy: Raises if the GPU reports an error. An illegal access breaks the whole process,
-            which then ends with :data:`BROKEN`. The runner starts another one for the other items.
+        healthy: Raises RuntimeError if the GPU reports an error. An illegal access breaks the whole
+            process, which then ends with :data:`BROKEN`. The runner starts another one for the
+            other items.
     """
     for item in items:
         emit(item, event="begin")
         try:
             wrong = function(item)
             healthy()
-        except Exception as error:  # an operator may fail in any way
+        except Exception as error:  # Whatever an item raises, the other items must still run.
             traceback.print_exc()
             first_line = (str(error).strip() or repr(error)).split("\n")[0]
             emit(item, event="end", status="failed", note=f"{type(error).__name__}: {first_line}")
             try:
                 healthy()
-            except Exception:
+            except RuntimeError:
                 sys.exit(BROKEN)
         else:
             status = "failed" if wrong else "passed"
