@@ -87,7 +87,7 @@ MUTATIONS = {
         ("tests/ops/test_ssge.py",),
     ),
     "python: the joint term of the mutual information": Mutation(
-        "mige_ext/information.py",
+        "mige_ext/_gradients.py",
         "    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients"
         "(estimator, x, z))\n    if needs_x:",
         "    value, gradient_x, gradient_z = (0 * part for part in _joint_and_gradients"
