@@ -35,7 +35,10 @@ def entropy_and_gradient(
 
 
 def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with the opposite sign, for an estimator of the non-Gaussian part of the score."""
+    """The surrogate's value and its gradient, from an estimator of the score's non-Gaussian part.
+
+    Both have the opposite sign of :func:`entropy_and_gradient`.
+    """
     value, gradient = entropy_and_gradient(estimator, z)
     return -value, -gradient
 
@@ -101,8 +104,8 @@ def _own_information(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
 
-    The marginal entropy of x is included only if x needs a gradient (``needs_x``), and likewise for
-    z. A constant entropy would not change the gradient of the other argument.
+    The marginal entropy of an argument is included only if this argument needs a gradient
+    (``needs_x``, ``needs_z``). The entropy would not change the gradient of the other argument.
     """
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
     if needs_x:

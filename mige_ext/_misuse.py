@@ -10,8 +10,10 @@ from torch import Tensor, is_grad_enabled
 from mige_ext import _checks
 from mige_ext._warnings import may_warn, warn_once
 
-_FIRST_LOOK = 16  # samples read in every call; fewer samples give no warning of few values
-_SECOND_LOOK = 64  # samples read if two of the first 16 have an equal value; all before a warning
+# Samples that every call reads. With fewer samples there is no warning about few values.
+_FIRST_LOOK = 16
+# Samples that are read if two of the 16 have an equal value. Before a warning, all are read.
+_SECOND_LOOK = 64
 
 
 def warn_without_gradient(**tensors: Tensor | None) -> None:

@@ -50,10 +50,10 @@ def named_encoder_information(value: Tensor) -> Tensor:
 
 
 def _anchor(tensor: Tensor) -> Tensor | None:
-    """A tensor without values of interest, whose derivative is one of ``tensor``.
+    """A tensor that connects to ``tensor`` in the graph, and whose values do not matter.
 
-    A surrogate keeps it for the backward pass in place of ``tensor``. ``tensor`` may then be
-    changed in place, may be an inference tensor, and needs no memory.
+    A surrogate keeps the anchor for the backward pass in place of ``tensor``. ``tensor`` may then
+    be changed in place, may be an inference tensor, and needs no memory.
     """
     if not tensor.requires_grad:
         return None
@@ -63,10 +63,10 @@ def _anchor(tensor: Tensor) -> Tensor | None:
 
 
 def _differentiable_once(tensor: Tensor) -> Tensor:
-    """The same tensor in compiled code, which raises in a second derivative.
+    """The same tensor in compiled code, whose second derivative raises an error.
 
     The compiler computes the backward pass of an autograd function without a graph. A second
-    derivative would therefore be 0, without an error, but for an operator outside this function.
+    derivative would therefore be 0. An operator outside the function raises an error instead.
     """
     return _same(tensor, tensor.sum()) if tensor.requires_grad else tensor
 
@@ -175,13 +175,6 @@ class EncoderInformation(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
-
-
-def _gradient(gradient: Tensor, anchor: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The gradient in a dtype; a backward pass with ``create_graph`` makes it raise an error."""
-    if torch.is_grad_enabled():
-        return apply(_FirstDerivative, gradient, anchor, dtype)
-    return _FirstDerivative.forward(gradient, anchor, dtype)
 
 
 class _FirstDerivative(Function):

@@ -34,8 +34,8 @@ class SpectralScoreEstimator:
     """SSGE with the conventions of the release.
 
     Args:
-        n_eigen: J, the number of eigenvalues. By default ``n_eigen_threshold`` selects J; without a
-            threshold, all eigenvalues are kept.
+        n_eigen: J, the number of eigenvalues. If it is None, ``n_eigen_threshold`` selects J, and
+            without a threshold all eigenvalues are kept.
         eta: a number that is added to the diagonal of the Gram matrix first.
         n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
 

@@ -5,8 +5,8 @@
 The package needs old versions of jax and NumPy. This script therefore needs neither torch nor
 mige_ext, and runs in an environment of its own:
 
-    pip install benchmark-mi==0.1.3 jax==0.4.31 jaxlib==0.4.31 equinox==0.11.5 'chex<0.1.88' \
-      'optax<0.2.4' 'numpyro<0.16' 'jaxtyping<0.2.35' 'numpy<2.2'
+    pip install benchmark-mi==0.1.3 jax==0.4.31 jaxlib==0.4.31 'chex<0.1.88' 'optax<0.2.4' \
+      'jaxtyping<0.2.35' 'numpy<2' 'scipy<1.13'
 
 Czyż et al., "Beyond normal: on the evaluation of mutual information estimators" (NeurIPS 2023).
 """

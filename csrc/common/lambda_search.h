@@ -7,9 +7,9 @@
 // (whose bound is 0) and the start.
 //
 // The search begins at the power of ten next to 1/M. It goes by factors of 10 to larger λ as long
-// as the bound falls. If already the first larger λ does not lower the bound, the search goes to
-// smaller λ in the same way. If the lowest bound at the end is below the limit, the search also
-// evaluates the λ half a decade towards the neighbor with the lower bound.
+// as the bound falls. If the first larger λ does not lower the bound, the search goes to smaller λ
+// in the same way. If the lowest bound at the end is below the limit, the search also evaluates the
+// λ half a decade toward the neighbor with the lower bound.
 //
 // Invariant: `at` is the λ with the lowest bound tried so far. A result is the best so far if its
 // bound is the new lowest and below the limit. Each new best result replaces the previous one, so

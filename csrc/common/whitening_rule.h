@@ -42,11 +42,10 @@ template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
 // `dimensions` is the number of dimensions that count: those in which the risk is measured. In the
-// directions of the `excluded` smallest computed eigenvalues the whitened samples and the scores
-// are
-// 0. With M − 1 ≥ 1.25 × (varying columns) the numerical rank is trusted, and directions without
-// variance are excluded. With fewer samples the rank only reflects M, so `dimensions` is the number
-// of varying columns, and no direction is excluded.
+// directions of the `excluded` smallest computed eigenvalues, the whitened samples and the scores
+// are 0. With M − 1 ≥ 1.25 × (varying columns) the numerical rank is trusted, and directions
+// without variance are excluded. With fewer samples the rank only reflects M, so `dimensions` is
+// the number of varying columns, and no direction is excluded.
 struct Support {
   int32_t dimensions, excluded;
 

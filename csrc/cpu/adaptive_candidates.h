@@ -65,7 +65,7 @@ struct Departure {
   const T* divergence;  // [m], or nullptr
 };
 
-// The candidates F of one λ, two or, with a start, three of them, and their risks.
+// The candidates F of one λ and their risks: two candidates, or three with a start.
 template <typename T>
 class Candidates {
  public:
@@ -85,7 +85,7 @@ class Candidates {
 
   // The squared distances, [m, m]. `prepare` overwrites them.
   const T* squared_distances() const { return k_.get(); }
-  // The square of their median.
+  // The square of the median distance.
   T median() const { return upper_quantile(k_.get(), m_, 0.5); }
 
   // Computes K and [H z R₀] with the bandwidth √square.

@@ -1,9 +1,9 @@
 // adaptive_score on the CPU: the score that chooses its own regularization λ.
 // mige_ext.ops.adaptive_score explains the formulas.
 //
-// Notation: z [m, r] are the whitened samples with r = min(m, d). A candidate has a λ, a base,
-// which is 0, 1 or, with a start, 2, and scores F [m, r]. adaptive_candidates.h computes the
-// candidates of a λ and their risks, and common/lambda_search.h decides which λ are evaluated.
+// Notation: z [m, r] are the whitened samples with r = min(m, d). A candidate has scores F [m, r],
+// a λ, and a base: 0, 1, or with a start also 2. adaptive_candidates.h computes the candidates of a
+// λ and their risks, and common/lambda_search.h decides which λ are evaluated.
 //
 // Work for one λ: m³ + (10 r + 4) m² flop, and 4 r m² more with a start. Memory: 4 m² + O(m (d +
 // r)) values, and up to 4 m² more if samples are left out (common/thinning_rule.h).
@@ -31,9 +31,9 @@ struct Result {
   const Buffer<T> divergence{m};
 };
 
-// Drives the search over λ (common/lambda_search.h). `best` holds the best score without a
-// correction before, and the best score after the search. The search starts at the λ for
-// `of_samples` samples.
+// Drives the search over λ (common/lambda_search.h). Before the search, `best` holds the best score
+// without a correction. After the search, `best` holds the best score of all. The search starts at
+// the λ for `of_samples` samples.
 template <typename T>
 void search_lambda(Candidates<T>& candidates, int64_t of_samples, Result<T>& best) {
   LambdaSearch search;

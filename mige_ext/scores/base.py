@@ -253,7 +253,7 @@ class FittableEstimator(ABC, Generic[F]):
         return samples
 
     def _quadratic_memory(self, m: int, d: int) -> int:
-        """Number of values of one group that grow with M², or less; 0 for time linear in M."""
+        """A lower bound on the values of one group that grow with M²; 0 for time linear in M."""
         return 0
 
     @abstractmethod
@@ -321,7 +321,7 @@ def calibration_factor(calibration: Tensor) -> Tensor:
 
 
 def warn_of_few_samples(m: int, d: int) -> None:
-    """Fewer than d + 2 samples in d dimensions."""
+    """Warn of fewer than d + 2 samples in d dimensions."""
     if may_warn("few samples") and m < d + 2:
         warn_once(
             "few samples",

@@ -21,7 +21,7 @@ frequencies do.
 In coordinates where Σ = I, all candidates of a class have the eigenvectors of S_c. A sample changes
 each covariance by a matrix of rank one. One eigendecomposition for each class therefore gives the
 evidence of all candidates in closed form. The modes are not computed again without each sample.
-Their evidence is too high for this reason, and is reduced by half the number of their coordinates.
+Their evidence is too high for this reason, and is reduced by ``SPLIT_COST`` times d for each class.
 """
 
 import math
@@ -224,7 +224,7 @@ class _Classes:
         volume = variances.log().sum(-2).unsqueeze(-2)
         rest = _logits(forms, removed, volume, self.sizes[..., None, None] + 0.5)
 
-        # The own Gaussian loses the sample too. One without others has the overall mean.
+        # The own Gaussian loses the sample too. A Gaussian of one sample gets the overall mean.
         values = _gathered(self.values, self.member)
         trace = self.trace.gather(-1, self.member) - h * self.residual.square().sum(-1)
         scatter, identity = self._candidates(n - 1, trace)  # (G, M, C)

@@ -105,7 +105,8 @@ class LandmarkStatistics:
         values, vectors = ops.eigh(ops.rbf_gram(self._z, bandwidth=self._sigma))
         # A is a product of two kernel matrices. For an eigenvector of K_zz with eigenvalue s its
         # relative error is ε (s_max/s)². A cut-off therefore excludes directions with s < √ε s_max.
-        # Tikhonov's λ makes such errors harmless, but excluded directions would bias its score.
+        # Tikhonov's filter keeps these directions: λ makes their errors harmless, and without them
+        # the score would be biased.
         epsilon = torch.finfo(torch.float64).eps
         floor = epsilon**0.5 if e.lam is None else m * epsilon
         whitening = vectors * _inverse(values, floor).unsqueeze(-2).sqrt()

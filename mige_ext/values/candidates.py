@@ -27,5 +27,5 @@ def standard_error(terms: Tensor) -> Tensor:
 
 
 def exceeds(value: Tensor, terms: Tensor, errors: float = 2.0) -> bool:
-    """Whether a difference of estimates is larger than its standard errors."""
+    """Whether a difference of two estimates is larger than ``errors`` times its standard error."""
     return bool(value > errors * standard_error(terms)) and bool(torch.isfinite(value))

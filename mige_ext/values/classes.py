@@ -15,7 +15,7 @@ _FOLDS = 5
 def class_information(
     s: Tensor, y: Tensor, generator: torch.Generator
 ) -> tuple[Candidate, Candidate]:
-    """I(s; z), and what a classifier with a common covariance finds of it.
+    """I(s; z), and the bound of a classifier with a common covariance.
 
     Args:
         s: classes 0, 1, …, (M,), each with at least two samples.
@@ -35,8 +35,8 @@ def classifier_bounds(
 ) -> tuple[Candidate, Candidate]:
     """The bound ``I ≥ H(s) + E log p̂(s | z)`` of a classifier on samples that it was not fitted to.
 
-    p̂ follows from Gaussian classes, whose covariances are shrunk towards their mean. The first
-    result has the shrinkage with the highest bound. The second has a common covariance.
+    p̂ follows from Gaussian classes, whose covariances are shrunk toward their mean. The first
+    result has the shrinkage with the highest bound, and the second a common covariance.
     """
     m = z.shape[0]
     prior = torch.bincount(s).double() / m

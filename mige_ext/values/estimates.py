@@ -41,10 +41,10 @@ def estimate_mutual_information(
       without a correlation;
     - "neighbors": the estimate of Kraskov et al. from five nearest neighbors.
 
-    Each of them misses a part of the dependence on some data, and rarely adds one. "kernel" is
-    therefore used unless another is significantly larger, by two standard errors of the difference:
-    first "student", compared by the likelihood of (x, z), then "neighbors". For a category, the
-    two ways are "classifier", a bound on samples that a classifier with Gaussian classes was not
+    Each estimate misses a part of the dependence on some data, and is rarely too large. "kernel" is
+    therefore used unless another estimate is larger by two standard errors of the difference. First
+    "student" is compared, by the likelihood of (x, z), then "neighbors". For a category there are
+    two estimates: "classifier", a bound on samples that a classifier with Gaussian classes was not
     fitted to, and "neighbors", the estimate of Ross. For a categorical condition, the result is
     ``Σ_y p(y) I(x; z | y)``.
 
@@ -103,9 +103,10 @@ def estimate_entropy(
 
     The estimate is ``½ log|2πe Σ| − J``: the entropy of the Gaussian with the covariance Σ of z,
     without its bias, minus the negentropy J from the risks of the adaptive score at six noise
-    levels (de Bruijn's identity). This "kernel" estimate is rather too large. If J is significant,
-    by two standard errors, and the estimate "neighbors" of Kozachenko and Leonenko, from five
-    nearest neighbors, is significantly smaller, then "neighbors" is used.
+    levels (de Bruijn's identity). This "kernel" estimate tends to be too large. The other estimate,
+    "neighbors", is that of Kozachenko and Leonenko from five nearest neighbors. It is used if J is
+    larger than two standard errors, and "neighbors" is smaller than "kernel" by two standard errors
+    of the difference.
 
         >>> import torch, mige_ext as mige
         >>> z = torch.rand(500, 1, generator=torch.Generator().manual_seed(0))

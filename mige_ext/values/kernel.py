@@ -5,8 +5,8 @@ Bruijn's identity gives the negentropy of z as an integral over noise levels,
 
     J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du,
 
-and minus the risk of :func:`mige_ext.ops.adaptive_score` estimates the integrand from below: it is
-0 where the Gaussian score is kept. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
+The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. The
+risk is 0 where the Gaussian score is kept. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Samples of one group by their ranks: the information does not change, heavy tails disappear."""
+"""Samples of one group by their ranks, which keep the information and remove heavy tails."""
 
 import math
 from functools import lru_cache

@@ -1,9 +1,9 @@
 """Matrix-valued kernels on points: the two parts of a kernel score, ``K(q, X) w + b ζ(q)``.
 
 The first part is the product of the kernel matrix with coefficients w. The second part is a number
-b for each group, times the source ζ. The source is the gradient sum divided by M; with a minus sign
-it is the right-hand side of the equation for the score (docs/mathematics.md). Neither part needs an
-M×M×d array.
+b for each group, times the source ζ. The source is the gradient sum divided by M, and −ζ is the
+right-hand side of the equation for the score (docs/mathematics.md). Neither part needs an M×M×d
+array.
 
 A kernel φ(s) = ψ(s/σ²) (``kernels.py``) defines two kernels with values in R^{d×d}. With r = q − x
 and s = ‖r‖²:

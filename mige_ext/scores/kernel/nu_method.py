@@ -14,10 +14,10 @@ from mige_ext.scores.kernel.spectral import Solution, SpectralFilter
 class NuMethod(SpectralFilter):
     """The ν-method (Engl, Hanke, Neubauer, Regularization of Inverse Problems, 1996, section 6.3).
 
-    ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})`` reaches in t steps what
-    :class:`Landweber`, which defines g, L and ζ, reaches in t² steps. As a filter g_t(μ) of the
-    eigenvalues μ of L, the ν-method has the residual ``1 − μ g_t(μ)``. This is the Jacobi
-    polynomial P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
+    ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})``, with g, L and ζ as in
+    :class:`Landweber`. The ν-method reaches in t steps what Landweber's iteration reaches in t²
+    steps. Its filter g_t(μ) is a function of the eigenvalues μ of L. The residual ``1 − μ g_t(μ)``
+    is the Jacobi polynomial P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
 
     Args:
         steps: t; 1/t² acts as λ of :class:`Tikhonov`.
