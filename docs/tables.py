@@ -1,8 +1,4 @@
-"""The directive ``pairs``, a table of ``pairs.csv``: features × features, for a kind of function.
-
-    ```{pairs} scores
-    ```
-"""
+"""The directive ``pairs``, a table of ``pairs.csv``: features × features, for one function."""
 
 import csv
 from collections.abc import Sequence

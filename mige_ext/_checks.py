@@ -115,6 +115,8 @@ def require_shape(name: str, value: Tensor, fits: bool, expected: str) -> None:
 
 #: End of an error about a batch of one sample.
 ONE_SAMPLE = "; if this is the last batch of a DataLoader, use drop_last=True"
+#: Ends of an error about samples of one dimension.
+ONE_COLUMN, INTEGERS = "; one column has shape (M, 1)", ", and a category has integers"
 
 
 def require_samples(name: str, value: Tensor, min_samples: int = 2) -> None:
@@ -125,8 +127,11 @@ def require_samples(name: str, value: Tensor, min_samples: int = 2) -> None:
         return
     bound = f"M >= {min_samples} and " if min_samples > 0 else ""
     message = f"{name} must have shape (..., M, d) with {bound}d >= 1, got {shape(value)}"
-    one_row = min_samples == 2 and value.dim() >= 2 and value.shape[-2] == 1
-    raise ValueError(message + ONE_SAMPLE if one_row else message)
+    if value.dim() == 1:
+        message += ONE_COLUMN + (INTEGERS if name == "x" else "")
+    elif min_samples == 2 and value.dim() >= 2 and value.shape[-2] == 1:
+        message += ONE_SAMPLE
+    raise ValueError(message)
 
 
 def require_native(name: str, value: Tensor) -> None:

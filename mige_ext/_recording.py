@@ -36,7 +36,11 @@ class SurrogateRecord:
 
     name: str  #: the function, such as "mutual_information"
     #: by name: "z" or "x" for a marginal, and "joint"; "product" for the pairs with x permuted of
-    #: ``marginal="matched"``, and "z given x" in ``encoder_information``
+    #: ``marginal="matched"``, and "z given x" in ``encoder_information``. For a category x, "own"
+    #: and "matched" have "z given x" for the scores within the classes, and "z" for the scores that
+    #: these are compared with. "paired" has no terms, because it estimates no score. Classes of
+    #: equal size are the groups of a term. A term of classes, also those of ``given``, has the
+    #: values of the largest classes.
     terms: dict[str, TermRecord] = field(default_factory=dict)
 
 

@@ -39,6 +39,10 @@ class Method:
 METHODS: dict[str, Method] = {
     "none": Method(None, 0.0, sees=False),
     "own": Method(lambda s, z: mige.mutual_information(s, z, marginal="own"), 0.1),
+    "own, Gaussian": Method(
+        lambda s, z: mige.mutual_information(s, z, marginal="own", estimator=mige.GaussianScore()),
+        0.1,
+    ),
     "contraction": Method(lambda s, z: -mige.negentropy(z), 0.02, sees=False),
     "paired": Method(lambda s, z: mige.mutual_information(s, z), 0.3),
 }

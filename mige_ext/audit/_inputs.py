@@ -129,7 +129,7 @@ def _labels(s: Tensor, others: Tensor, bins: int) -> tuple[tuple[Tensor, Tensor]
         if len(distinct) <= bins:
             raise ValueError(
                 f"s must have more than {bins} values if it is continuous, got {len(distinct)} "
-                f"values of dtype {s.dtype}: pass integers if s is a category, or fewer bins"
+                "floating-point values: pass integers if s is a category, or fewer bins"
             )
         label, other_label, count = cells(s, others, bins)
         return (label, other_label), count

@@ -6,9 +6,11 @@ classes, it bounds the mutual information from below (Barber and Agakov, 2003)::
     I(z; s) ≥ E[log q'(s | z) − log p(s)],     q'(c | z) ∝ p(c) (q(c | z) / p₀(c))ᵗ
 
 p₀ has the frequencies in the rows to fit, and p those in the rows that are attacked. One number per
-attacker, t ≥ 0, is chosen on the validation rows. It corrects an attacker that is too certain of
-its predictions (t < 1). An attacker that knows nothing gets t = 0 and 0 nats, as does an attacker
-whose gain on the validation rows is within one standard error of 0.
+attacker, t ≥ 0, corrects an attacker that is too certain of its predictions (t < 1). First t has
+the largest gain on the validation rows. Then t is multiplied by 1 − (standard error / gain)⁴ of
+these rows, and is 0 if the gain is not larger than its standard error. An attacker that has learned
+nothing therefore gets 0 nats, or a result close to 0, because chance that looked like a gain on the
+validation rows would be a loss on the test rows. A clear gain hardly changes t.
 
 The attackers and t never see the test rows. The strongest attacker is chosen on the validation rows
 as well, so the choice does not inflate the bound.
@@ -51,8 +53,9 @@ def leakage(
     The attackers are perceptrons of two sizes on standardized and on whitened z, the nearest
     neighbors in whitened z, and gradient-boosted trees. A fifth of the training rows, the
     validation rows, chooses the strongest attacker. The test rows only measure it, so the choice
-    does not bias the result upward. The expected result for an s that is independent of z is 0,
-    and a single result may be slightly negative.
+    does not bias the result upward. If s is independent of z, the result is usually exactly 0, and
+    otherwise slightly above or below 0 within its standard error. The expected result is then not
+    above 0.
 
     For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².
@@ -185,9 +188,7 @@ def _measure(
         ratio = ((1 - rest) * prediction.log_p.double().exp() / frequencies + rest).log()
         ratios.append(torch.where(known, ratio, 0.0))
     power = _power(ratios[0], validation.label)
-    seen, _ = _gains(power * ratios[0], validation.label)
-    if seen.mean() <= seen.std() / math.sqrt(len(seen)):  # it may be chance
-        power = 0.0
+    power *= _reliability(_gains(power * ratios[0], validation.label)[0])
     (seen, seen_right), (gains, right) = (
         _gains(power * ratio, rows.label)
         for ratio, rows in zip(ratios, (validation, target), strict=True)
@@ -229,6 +230,12 @@ def _power(ratio: Tensor, label: Tensor) -> float:
         rising = own > (weights * ratio).sum(1).mean()
         low, high = (middle, high) if rising else (low, middle)
     return low
+
+
+def _reliability(gains: Tensor) -> float:
+    """The factor of t: about 1 for a clear gain, 0 for a gain within its standard error."""
+    gain, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
+    return 1 - (error / gain) ** 4 if gain > error else 0.0
 
 
 def _r2(

@@ -6,8 +6,20 @@ from dataclasses import dataclass
 ATTACKERS = ("perceptrons", "neighbors", "trees")
 
 
+class _Scored:
+    r2: float | None
+    accuracy_above_chance: float | None
+
+    @property
+    def score(self) -> float:
+        """``r2`` of a continuous s, or ``accuracy_above_chance`` of a categorical s."""
+        score = self.accuracy_above_chance if self.r2 is None else self.r2
+        assert score is not None
+        return score
+
+
 @dataclass(frozen=True)
-class Attack:
+class Attack(_Scored):
     """What one attacker finds on the test rows."""
 
     #: Name of the attacker.
@@ -27,7 +39,7 @@ class Attack:
 
 
 @dataclass(frozen=True)
-class Leakage:
+class Leakage(_Scored):
     """What the strongest attacker finds on the test rows; returned by ``leakage``."""
 
     #: Lower bound of I(z; s) in nats, by the attacker that is the strongest in nats.
@@ -64,5 +76,5 @@ class Leakage:
 
 def _score(result: Attack | Leakage) -> str:
     if result.r2 is not None:
-        return f"R² {result.r2:.3f}"
-    return f"accuracy {100 * (result.accuracy_above_chance or 0):.2f} points above chance"
+        return f"R² {result.score:.3f}"
+    return f"accuracy {100 * result.score:.2f} points above chance"

@@ -173,7 +173,10 @@ def _as_columns(name: str, value: object) -> Tensor:
 def _require_arguments(columns: dict[str, Tensor], least: int) -> None:
     continuous = _continuous(columns)
     if not continuous.keys() & {"x", "z"}:
-        raise TypeError("x or z must have a floating-point dtype, got a category for both")
+        raise TypeError(
+            "x or z must have a floating-point dtype, got integers or booleans for both: only one "
+            "of them may be a category"
+        )
     for name, tensor in continuous.items():
         _checks.require_samples(name, tensor, least)
     first, size = next(iter(continuous.items()))
@@ -181,9 +184,10 @@ def _require_arguments(columns: dict[str, Tensor], least: int) -> None:
         _checks.require_same_device(name, tensor, first, size)
         if tensor.shape[:-1] != size.shape[:-1]:
             got = tensor.shape[:-1] if _is_category(tensor) else tensor.shape
+            kind = " (integers are a category)" if name != "given" and _is_category(tensor) else ""
             raise ValueError(
                 f"{name} must have the leading dimensions and the M samples of {first}, "
-                f"{tuple(size.shape[:-1])}, got {tuple(got)}"
+                f"{tuple(size.shape[:-1])}, got {tuple(got)}{kind}"
             )
     for name, tensor in continuous.items():
         # The values are read on CUDA too, where the estimate makes the host wait anyway.
@@ -229,11 +233,23 @@ def _information(x: Tensor, z: Tensor, given: Tensor | None = None, *, seed: int
     """The information of one group."""
     if given is not None:
         return _given(x, z, given[:, 0], seed)
-    if _is_category(z):
-        x, z = z, x
-    if _is_category(x):
-        return _in_parts(x, z, seed, _of_category)
+    for name, s, other in (("x", x, z), ("z", z, x)):
+        if _is_category(s):
+            _require_classes(name, s[:, 0])
+            return _in_parts(s, other, seed, _of_category)
     return _in_parts(x, z, seed, _of_pair)
+
+
+def _require_classes(name: str, s: Tensor) -> None:
+    """Two samples of each class in each part, among which the classes are divided evenly."""
+    counts = s.unique(return_counts=True)[1]
+    parts = math.ceil(len(s) / MOST_SAMPLES)
+    if int(counts.min()) < 2 * parts:
+        why = f" ({parts} parts of at most {MOST_SAMPLES})" if parts > 1 else ""
+        raise ValueError(
+            f"{name} must have at least {2 * parts} samples of each class{why}, got "
+            f"{int(counts.min())} of the smallest of {len(counts)} classes in {len(s)} samples"
+        )
 
 
 def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
@@ -242,7 +258,9 @@ def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
     for value in y.unique():
         rows = y == value
         if int(rows.sum()) < 2:
-            raise ValueError(f"given must have at least 2 samples of each value, got 1 of {value}")
+            raise ValueError(
+                f"given must have at least 2 samples of each value, got 1 sample of {int(value)}"
+            )
         try:
             found.append(_information(x[rows], z[rows], seed=seed))
         except ValueError as error:
@@ -321,11 +339,6 @@ def _of_category(
 ) -> tuple[Candidate, Candidate]:
     assert z is not None
     _, s, counts = s[:, 0].unique(return_inverse=True, return_counts=True)
-    if int(counts.min()) < 2:
-        raise ValueError(
-            f"every class must have at least 2 samples, got {int((counts < 2).sum())} classes "
-            f"with one among {len(counts)} classes of {len(s)} samples"
-        )
     z = _varying(z)
     if len(counts) == 1 or z.shape[1] == 0:
         return _nothing(z)

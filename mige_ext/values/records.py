@@ -16,8 +16,9 @@ class InformationValue:
     #: the Gaussian part, (...): the information if the dependence were that of Gaussians; for a
     #: category, the bound of a classifier with Gaussian classes of a common covariance
     gaussian: Tensor
-    #: name of the method of each group, in row-major order; names are joined by " + " if parts or
-    #: values of ``given`` differ in it
+    #: name of the method of each group, in row-major order: "kernel", "student" or "neighbors"; for
+    #: a category "classifier" or "neighbors"; "constant" if x or z does not vary; names are joined
+    #: by " + " if parts or values of ``given`` differ in it
     methods: tuple[str, ...]
     samples_used: int  #: M, on all ranks of a group
     parts: int  #: number of disjoint parts into which the samples were divided

@@ -106,9 +106,8 @@ def test_a_permuted_s_leaks_nothing(kind: str) -> None:
         assert abs(found.nats) <= 4 * found.standard_error + 1e-3
         results.append(found)
     nats = np.array([found.nats for found in results])
-    assert nats.mean() <= 2 * nats.std(ddof=1) / math.sqrt(len(nats)) + 1e-4
-    scores = [found.accuracy_above_chance if found.r2 is None else found.r2 for found in results]
-    assert abs(np.mean(scores)) < 0.02  # type: ignore[arg-type]
+    assert abs(nats.mean()) <= 2 * nats.std(ddof=1) / math.sqrt(len(nats)) + 1e-4
+    assert abs(np.mean([found.score for found in results])) < 0.02
 
 
 def test_perceptrons_find_nothing_in_a_permuted_s() -> None:
@@ -141,6 +140,14 @@ def test_other_frequencies_in_the_test_rows_do_not_inflate_the_bound() -> None:
         parts.append((s[:, None] + 0.05 * torch.randn(count, 1, generator=generator), s))
     found = leakage(*parts[0], test=parts[1], attackers=FAST)
     assert 0.95 * found.entropy < found.nats <= found.entropy < 0.4
+
+
+def test_a_gain_within_its_standard_error_counts_as_chance() -> None:
+    spread = normal(400).double()
+    spread = (spread - spread.mean()) / spread.std()  # standard error 1/20
+    found = [_leakage._reliability(spread + gain / 20) for gain in (-2, 0, 0.99, 2, 10)]
+    assert found == pytest.approx([0, 0, 0, 1 - 2**-4, 1 - 10**-4])
+    assert _leakage._reliability(torch.ones(9)) == 1  # an attacker that is always right
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -230,7 +237,7 @@ NAN = torch.full_like(S, math.nan)
         ((Z / 0, S), {}, ValueError, "z must be finite"),
         ((Z, S * 0), {}, ValueError, r"s must have at least two values in the training rows"),
         ((Z, S > 99), {}, ValueError, r"s must have at least two values.* got only 0"),
-        ((Z, (S > 0).float()), {}, ValueError, "got 2 values of dtype torch.float64: pass integ"),
+        ((Z, (S > 0).float()), {}, ValueError, "got 2 floating-point values: pass integ"),
         ((Z, torch.arange(200)), {}, ValueError, "at least 5 training rows per class on average"),
         ((Z[:40], S[:40]), {}, ValueError, "z must have at least 50 training rows, got 30"),
         ((Z[:70], S[:70]), {"test": 0.1}, ValueError, "z must have at least 10 test rows, got 7"),

@@ -315,7 +315,11 @@ S = torch.arange(20) % 2
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: estimate_mutual_information([1.0], Z), TypeError, "x must be a torch.Tensor"),  # type: ignore[arg-type]
     (lambda: estimate_mutual_information(X, Z[:9]), ValueError, r"z must have .* \(20,\), got \(9"),
-    (lambda: estimate_mutual_information(X[:, 0], Z), ValueError, r"x must have shape"),
+    (
+        lambda: estimate_mutual_information(X[:, 0], Z),
+        ValueError,
+        r"x must have shape .*; one column has shape \(M, 1\), and a category has integers",
+    ),
     (lambda: estimate_mutual_information(S, S), TypeError, "x or z must have a floating-point"),
     (lambda: estimate_mutual_information(X * math.nan, Z), ValueError, "x must be finite"),
     (lambda: estimate_mutual_information(X, Z / 0), ValueError, "z must be finite"),
@@ -326,14 +330,33 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: estimate_mutual_information(X, Z, given=torch.arange(20)),
         ValueError,
-        "given must have at",
+        "given must have at least 2 samples of each value, got 1 sample of 0",
     ),
     (
         lambda: estimate_mutual_information(X, Z, given=torch.arange(20) // 4),
         ValueError,
         "given = 0",
     ),
-    (lambda: estimate_mutual_information(torch.arange(20), Z), ValueError, "every class must have"),
+    (
+        lambda: estimate_mutual_information(torch.arange(20), Z),
+        ValueError,
+        "x must have at least 2 samples of each class, got 1 of the smallest of 20 classes in 20",
+    ),
+    (
+        lambda: estimate_mutual_information(Z, torch.arange(20) == 0),
+        ValueError,
+        "z must have at least 2 samples of each class, got 1 of the smallest of 2 classes",
+    ),
+    (
+        lambda: estimate_mutual_information(torch.arange(2100) < 3, normal(2100, 1)),
+        ValueError,
+        r"x must have at least 4 samples of each class \(2 parts of at most 2000\), got 3 of",
+    ),
+    (
+        lambda: estimate_mutual_information(X.long(), Z),
+        ValueError,
+        r"x must have .* \(20,\), got \(20, \d\) \(integers are a category\)",
+    ),
     (lambda: estimate_mutual_information(X, Z, seed=-1), ValueError, "seed must be"),
     (lambda: estimate_mutual_information(X, Z, group=3), TypeError, "group must be"),  # type: ignore[arg-type]
     (lambda: estimate_mutual_information(X.to(torch.complex64), Z), TypeError, "x must be real"),

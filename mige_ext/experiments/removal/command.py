@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from mige_ext.audit import Leakage
 from mige_ext.experiments.common import options as common
 from mige_ext.experiments.common.comparison import Comparison
 from mige_ext.experiments.common.experiment import command
@@ -118,7 +117,7 @@ class Removals(Comparison):
             run,
             val_accuracy=accuracy,
             val_leak_nats=leak.nats,
-            val_leak_score=score_of(leak),
+            val_leak_score=leak.score,
             attacker=leak.attacker,
             ms_per_step=1000 * sum(row.seconds for row in rows) / self.settings.steps,
         )
@@ -135,7 +134,7 @@ class Removals(Comparison):
         model.load_state_dict(self.load(run)["model"])
         accuracy, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
         known: dict[str, Any] = {"leak_nats": leak.nats, "leak_error": leak.standard_error}
-        known |= {"leak_score": score_of(leak), "attacker": leak.attacker}
+        known |= {"leak_score": leak.score, "attacker": leak.attacker}
         return [{"accuracy": accuracy, **known}]
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
@@ -157,13 +156,6 @@ class Removals(Comparison):
             f"{100 * MARGIN:g} points of the accuracy\nwithout removal.\n\n"
             f"{format_table(self.tested)}"
         )
-
-
-def score_of(leak: Leakage) -> float:
-    """R² of a continuous nuisance, or the accuracy above chance of a categorical one."""
-    score = leak.accuracy_above_chance if leak.r2 is None else leak.r2
-    assert score is not None
-    return score
 
 
 def choose_beta(rows: Sequence[Result], method: str) -> float:

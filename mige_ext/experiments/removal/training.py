@@ -252,8 +252,7 @@ def within_labels(train: Codes, codes: Codes, settings: Settings, seed: int) -> 
     def mean(values: Iterable[float]) -> float:
         return sum(w * value for w, value in zip(weights, values, strict=True))
 
-    scores = [leak.accuracy_above_chance if leak.r2 is None else leak.r2 for leak in found]
-    score = mean(value for value in scores if value is not None)
+    score = mean(leak.score for leak in found)
     errors = (w * leak.standard_error for w, leak in zip(weights, found, strict=True))
     return Leakage(
         nats=mean(leak.nats for leak in found),
