@@ -187,13 +187,15 @@ class _Trees:
         options: dict[str, Any] = {**_TREES, "random_state": self.seed}
         device = fit.label.device
         with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
-            label = fit.label.cpu().numpy()
-            trees = HistGradientBoostingClassifier(**options).fit(columns[0], label)
+            label, rows = _without_single_rows(fit.label.cpu())
+            stopping = {**options, "early_stopping": _can_stop_early(label)}
+            trees = HistGradientBoostingClassifier(**stopping).fit(columns[0][rows], label.numpy())
             known = torch.as_tensor(trees.classes_)
             predictions = []
             for z in columns[1:]:
                 p = torch.full((len(z), self.classes), torch.finfo(torch.float32).tiny)
-                p[:, known] = torch.as_tensor(trees.predict_proba(z)).float()
+                found = trees.predict_proba(z)[:, : len(known)]  # two columns for a single class
+                p[:, known] = torch.as_tensor(found).float()
                 p = p.clamp(min=torch.finfo(p.dtype).tiny)
                 predictions.append(Prediction(p.log().to(device), None))
             if fit.s is None:
@@ -210,6 +212,20 @@ class _Trees:
                 )
                 for prediction, z in zip(predictions, columns[1:], strict=True)
             ]
+
+
+def _without_single_rows(label: Tensor) -> tuple[Tensor, Any]:
+    """The labels without classes of one row, and which rows they have.
+
+    scikit-learn cannot divide a class of one row into rows to fit and rows to stop by.
+    """
+    rows = label.bincount()[label] > 1
+    return label[rows], rows.numpy()
+
+
+def _can_stop_early(label: Tensor) -> bool:
+    """Whether the tenth of the rows that scikit-learn stops by can have a row of each class."""
+    return math.ceil(len(label) / 10) >= len(label.unique())
 
 
 def _columns(rows: Views) -> Any:

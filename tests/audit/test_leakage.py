@@ -202,6 +202,22 @@ def test_a_class_that_only_the_test_rows_have_is_possible() -> None:
     assert math.isfinite(found.nats)
 
 
+@pytest.mark.parametrize("count", [70, 200])
+def test_few_rows_in_16_cells_are_possible(count: int) -> None:
+    z, s = correlated(count)
+    assert math.isfinite(leakage(z, s, epochs=1).nats)
+
+
+def test_classes_of_one_row_are_possible_and_do_not_hide_the_others() -> None:
+    z, s = correlated(600)
+    label = (s > 0).long()
+    label[:3] = torch.tensor([2, 3, 4])
+    for seed in range(3):  # the rows are fitted to, validation rows or test rows
+        assert leakage(z, label, attackers=FAST, seed=seed).nats > 0.1
+    rare = torch.arange(600) < 2
+    assert math.isfinite(leakage(z, rare, test=(z, s > 0), attackers=FAST).nats)
+
+
 def test_the_result_prints_the_strongest_attacker_and_all_others() -> None:
     text = str(leakage(*correlated(400), attackers=FAST))
     assert len(text.splitlines()) == 3
