@@ -173,9 +173,10 @@ def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
+            hint = "; np.unique(s, return_inverse=True)[1] turns names into integers"
             raise TypeError(
-                f"{name} must be an array or tensor of numbers, got dtype {array.dtype}; "
-                "np.unique(s, return_inverse=True)[1] turns names into integers"
+                f"{name} must be an array or tensor of numbers, got dtype {array.dtype}"
+                + (hint if name.endswith("s") else "")
             )
         value = torch.as_tensor(array if array.dtype.kind != "u" else array.astype(np.int64))
     if value.is_complex() or value.layout != torch.strided:

@@ -21,6 +21,7 @@ from mige_ext._functions import refuse_vmap
 from mige_ext._gradients import entropy_and_gradient, information_with
 from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import Compute, MutualInformation, surrogate
+from mige_ext._warnings import may_warn, warn_once
 from mige_ext.distributed import global_batch
 from mige_ext.information._common import checked_estimator
 from mige_ext.scores.base import ScoreEstimator, stein_sum
@@ -58,6 +59,7 @@ def information_of_category(
     _misuse.warn_of_values(z=z)
     _recording.begin("mutual_information")
     cells, conditions = _cells(s, given)
+    _warn_if_every_class_is_small(cells, 2 if marginal == "paired" else LEAST_SAMPLES)
     if marginal == "paired":
         return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
     within = conditions[cells]
@@ -83,7 +85,9 @@ def conditional_information(
     _recording.begin("mutual_information")
     x = projected(x)
     compute = information_with(marginal, estimator, x.requires_grad, z.requires_grad)
-    return surrogate(MutualInformation, partial(_within_conditions, compute, _ids(labels)), x, z)
+    ids = _ids(labels)
+    _warn_if_every_class_is_small(ids, LEAST_SAMPLES)
+    return surrogate(MutualInformation, partial(_within_conditions, compute, ids), x, z)
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -211,6 +215,19 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
         if n >= LEAST_SAMPLES:
             places = starts[counts == n].unsqueeze(-1) + torch.arange(n)
             yield order[places.to(ids.device)]
+
+
+def _warn_if_every_class_is_small(ids: Tensor, least: int) -> None:
+    """Warn if no class has enough samples, as with numbers that were given as integers."""
+    if ids.numel() == 0 or not may_warn("small classes"):
+        return
+    largest = int(_per_group(ids).unique(return_counts=True)[1].max())
+    if largest < least:
+        warn_once(
+            "small classes",
+            f"no class has {least} samples, so the gradient is 0: integers are a category. Give "
+            "numbers with a floating-point dtype, or merge classes",
+        )
 
 
 def _permuted(cells: Tensor, within: Tensor) -> Tensor:

@@ -70,6 +70,20 @@ def test_few_values_give_a_warning(s: str) -> None:
     mige.mutual_information(noisy, z)
 
 
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_numbers_that_are_given_as_classes_give_a_warning(marginal: str) -> None:
+    z = representation(40, 2)
+    with pytest.warns(mige.MigeWarning, match=r"^no class has . samples, so the gradient is 0"):
+        mige.mutual_information(torch.arange(40), z, marginal=marginal).backward()
+    assert z.grad is not None and (z.grad == 0).all()
+    _warnings._given.clear()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "M = ", mige.MigeWarning)
+        mige.mutual_information(torch.arange(40) % 2, z, marginal=marginal)
+    with pytest.warns(mige.MigeWarning, match=r"^no class has 3 samples"):
+        mige.mutual_information(representation(40, 2), z, given=torch.arange(40) // 2)
+
+
 def test_data_with_repeated_values_in_a_column_give_no_warning() -> None:
     image = torch.rand(128, 20)
     image[:, 0] = 0
