@@ -39,7 +39,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "none": Method(None, 0.0, sees=False),
     "own": Method(lambda s, z: mige.mutual_information(s, z, marginal="own"), 0.1),
-    "own, Gaussian": Method(
+    "gaussian": Method(
         lambda s, z: mige.mutual_information(s, z, marginal="own", estimator=mige.GaussianScore()),
         0.1,
     ),
