@@ -73,8 +73,9 @@ def estimate_mutual_information(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite; M is smaller than
-            d_x + d_z + 2 (for each value of ``given``); a class has one sample; x and z determine
-            each other, so that I is infinite.
+            d_x + d_z + 2 (for each value of ``given``); a class has fewer than two samples for each
+            part (see the cost); x and z are both categories; x and z determine each other, so that
+            I is infinite.
 
     Cost:
         Six scores of (x, z), of x and of z: O(M³) up to M = 2000. More samples are divided into
