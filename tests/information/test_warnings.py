@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_few_values_give_a_warning(s: str) -> None:
 
 
 @pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
-def test_numbers_that_are_given_as_classes_give_a_warning(marginal: str) -> None:
+def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any) -> None:
     z = representation(40, 2)
     with pytest.warns(mige.MigeWarning, match=r"^no class has . samples, so the gradient is 0"):
         mige.mutual_information(torch.arange(40), z, marginal=marginal).backward()
