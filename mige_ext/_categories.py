@@ -27,7 +27,7 @@ from mige_ext._gradients import (
 from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import MutualInformation, surrogate
 from mige_ext.distributed import global_batch
-from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum
+from mige_ext.scores.base import ScoreEstimator, scores_pairs, stein_sum
 from mige_ext.scores.categorical import class_departure
 
 #: Classes with fewer samples add nothing to the information, and their samples get no gradient.
@@ -94,7 +94,7 @@ def conditional_information(
     compute: Compute
     if marginal == "matched":
         compute = partial(matched_information, estimator)
-    elif marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+    elif marginal == "paired" and scores_pairs(estimator):
         compute = partial(pair_information, estimator, *needed)
     else:
         compute = partial(own_information, estimator, *needed)

@@ -59,9 +59,9 @@ from mige_ext.distributed import (
 from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import (
-    PairScoreEstimator,
     ScoreEstimator,
     require_estimator,
+    scores_pairs,
 )
 
 #: The default uses gaussian="ridge": its gradients of information are less biased than those of
@@ -321,7 +321,7 @@ def code_information(
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(z=z)
-    code, _ = standardized_block(z, batch)
+    code, *_ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
     _recording.begin("code_information")
     return _information(CodeInformation, x, received, estimator, projection, "paired", batch)
@@ -454,6 +454,6 @@ def _information(
     if marginal == "matched":
         return surrogate(kind, partial(matched_information, estimator), x, z)
     needed = x.requires_grad, z.requires_grad
-    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+    if marginal == "paired" and scores_pairs(estimator):
         return surrogate(kind, partial(pair_information, estimator, *needed), x, z)
     return surrogate(kind, partial(own_information, estimator, *needed), x, z)
