@@ -65,13 +65,13 @@ class Calibration:
     """
 
     sums: Tensor  #: the surrogate's value of each group, (...)
-    varying: tuple[Tensor | int, ...]  #: counts of columns, whose sum are all that vary
+    varying: tuple[Tensor, ...]  #: numbers of varying columns of blocks of columns
 
     def value(self) -> Tensor:
         """``−mean(Σ s·(z − m)) / d`` of each group, (...), where d counts the varying columns."""
         shape = self.sums.shape
-        counts = (c.reshape(shape) if isinstance(c, Tensor) else c for c in self.varying)
-        return self.sums * self.sums.numel() / sum(counts, self.sums.new_zeros(())).clamp(min=1)
+        varying = torch.stack([count.reshape(shape) for count in self.varying]).sum(0)
+        return self.sums * self.sums.numel() / varying.clamp(min=1)
 
 
 @contextmanager
@@ -137,7 +137,9 @@ def report(diagnostics: object, term: str = "") -> None:
     for each in _of_this_thread():
         if getattr(diagnostics, "calibration", None) is None:
             return
-        each.reported[term] = TermRecord(*(getattr(diagnostics, name, None) for name in _QUANTITIES))
+        each.reported[term] = TermRecord(
+            *(getattr(diagnostics, name, None) for name in _QUANTITIES)
+        )
 
 
 def report_nothing() -> None:

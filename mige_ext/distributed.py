@@ -201,9 +201,7 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> Block:
     return Block(standardized, positive(scale), (varying,))
 
 
-def standardized_block(
-    samples: Tensor, batch: GlobalBatch | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tensor, Tensor, Tensor]:
     """The samples relative to their mean and to one scale for all columns.
 
     The scale is the root mean square deviation over samples and columns; constant columns do not
