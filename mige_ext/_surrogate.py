@@ -185,12 +185,11 @@ class Surrogate(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         count, saved = len(ctx.dtypes), ctx.saved_tensors  # torch's checkpoint allows one access
-        gradients, anchor = saved[:count], None
-        if torch.is_grad_enabled():
+        gradients, anchors = saved[:count], [each for each in saved[count:] if each is not None]
+        anchor = None
+        if anchors and torch.is_grad_enabled():
             # An anchor of all arguments, because a gradient in z depends on x too.
-            anchor = torch.cat(
-                [each.flatten().float() for each in saved[count:] if each is not None]
-            )
+            anchor = torch.cat([each.flatten().float() for each in anchors])
         return (
             None,
             *(

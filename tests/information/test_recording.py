@@ -108,8 +108,9 @@ def test_a_record_is_independent_of_later_changes(
                     tensor.zero_()
         logs.append(pickle.loads(pickle.dumps(log)) if changed else log)
     for name, term in logs[0][0].terms.items():
-        calibration = logs[1][0].terms[name].calibration
-        assert calibration is not None and torch.equal(term.calibration, calibration)
+        expected, calibration = term.calibration, logs[1][0].terms[name].calibration
+        assert expected is not None and calibration is not None
+        assert torch.equal(calibration, expected)
 
 
 @pytest.mark.parametrize("estimator", [mige.SSGE(), mige.Tikhonov()])

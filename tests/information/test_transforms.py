@@ -147,7 +147,7 @@ def test_a_penalty_on_the_result_of_a_compiled_grad_raises(name: str, backend: s
     expected = grad(f)(z)
     gradient = torch.compile(grad(f), backend=backend, fullgraph=True)(z.requires_grad_())
     assert torch.equal(gradient, expected)
-    with pytest.raises(RuntimeError, match="surrogates .* are differentiable once"):
+    with pytest.raises(RuntimeError, match=r"surrogates .* are differentiable once"):
         (gradient.square().sum() + z.sum()).backward()
 
 
@@ -163,7 +163,7 @@ def test_a_mixed_second_derivative_under_torch_func_raises(
     x = X.clone().requires_grad_()
     gradient = derivative(normal(48, 3), x)
     assert gradient.any()
-    with pytest.raises(RuntimeError, match="surrogates .* are differentiable once"):
+    with pytest.raises(RuntimeError, match=r"surrogates .* are differentiable once"):
         (gradient.square().sum() + x.sum()).backward()
 
 
@@ -171,7 +171,7 @@ def test_a_mixed_second_derivative_raises() -> None:
     x, z = X.clone().requires_grad_(), normal(48, 3).requires_grad_()
     value = mige.mutual_information(x, z)
     (gradient,) = torch.autograd.grad(value, z, create_graph=True)
-    with pytest.raises(RuntimeError, match="surrogates .* are differentiable once"):
+    with pytest.raises(RuntimeError, match=r"surrogates .* are differentiable once"):
         torch.autograd.grad(gradient.square().sum() + x.sum(), x)
 
 
