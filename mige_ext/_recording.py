@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,8 +58,7 @@ class SurrogateRecord:
         return f"SurrogateRecord(name={self.name!r}, terms={self.terms!r})"
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(NamedTuple):
     """A calibration that is computed when the record is read, in order not to slow down the step.
 
     It has a few numbers for each group, and no samples.
@@ -155,7 +155,9 @@ def report_nothing() -> None:
 def add(name: str, calibration: Callable[[], Calibration]) -> None:
     """Add a term to the record; ``calibration`` is called for an estimator without a report."""
     for each in _of_this_thread():
-        term = each.reported.pop(name, None) or each.reported.pop("", None)
+        term = None
+        if each.reported:
+            term = each.reported.pop(name, None) or each.reported.pop("", None)
         if each.records:
             each.records[-1]._terms[name] = term or calibration()
 
