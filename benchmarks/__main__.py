@@ -13,6 +13,7 @@ try:
     from benchmarks.categories.command import categories
     from benchmarks.end_to_end import end_to_end
     from benchmarks.operators.command import operators
+    from benchmarks.recording import recording
     from benchmarks.scaling.command import scaling
     from benchmarks.tasks.command import tasks
     from benchmarks.values.command import values
@@ -29,7 +30,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (end_to_end, operators, accuracy, categories, census, tasks, values, scaling):
+for command in (
+    end_to_end,
+    operators,
+    accuracy,
+    categories,
+    census,
+    tasks,
+    values,
+    scaling,
+    recording,
+):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -223,11 +223,14 @@ def naming(**tensors: Tensor) -> Iterator[None]:
         raise
 
 
+_WITH_VALUES = (Tensor, torch.nn.Parameter)
+
+
 def looking_is_free(tensor: Tensor) -> bool:
     """Whether values can be read without a stall: on the CPU, and not while being traced.
 
     A subclass of Tensor, and a tensor under torch.func.vmap, have no single value to read.
     """
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if not tensor.is_cpu or torch.compiler.is_compiling():
         return False
-    return type(tensor) in (Tensor, torch.nn.Parameter) and not is_batched(tensor)
+    return type(tensor) in _WITH_VALUES and not is_batched(tensor)

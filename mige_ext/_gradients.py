@@ -4,6 +4,7 @@ Every function returns the value of a surrogate and one gradient for each of its
 :func:`information_with`, which chooses among the functions for I(x; z).
 """
 
+import math
 from functools import partial
 
 import torch
@@ -11,18 +12,31 @@ from torch import Tensor
 
 from mige_ext import _checks, _recording
 from mige_ext._precision import at_least_float32, in_units
+from mige_ext._recording import Calibration
 from mige_ext._surrogate import Compute
-from mige_ext.distributed import on_one_scale
-from mige_ext.scores.base import PairScoreEstimator, ScoreEstimator, stein_sum, varying_columns
+from mige_ext.distributed import Block, on_one_scale
+from mige_ext.scores.base import (
+    PairScoreEstimator,
+    ScoreEstimator,
+    scores_pairs,
+    stein_sum,
+    varying_columns,
+)
 
 
 def entropy_and_gradient(
-    estimator: ScoreEstimator, z: Tensor, /, term: str = "z", **arguments: Tensor
+    estimator: ScoreEstimator,
+    z: Tensor,
+    /,
+    term: str = "z",
+    varying: tuple[Tensor, ...] = (),
+    **arguments: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The surrogate's value and its gradient, from the scores of ``estimator``.
 
-    ``term`` is the name of the entropy in a record. ``arguments`` are the public function's tensors
-    from which z was made. An error message names them by their keywords.
+    ``term`` is the name of the entropy in a record, and ``varying`` has the counts of the varying
+    columns, if they are known. ``arguments`` are the public function's tensors from which z was
+    made. An error message names them by their keywords.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -31,7 +45,7 @@ def entropy_and_gradient(
     except ValueError:
         _checks.require_finite(**arguments)
         raise
-    return _value_and_gradient(estimator, scores, samples, term, **arguments)
+    return _value_and_gradient(estimator, scores, samples, term, varying, **arguments)
 
 
 def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +58,13 @@ def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tenso
 
 
 def _value_and_gradient(
-    estimator: ScoreEstimator, scores: Tensor, samples: Tensor, term: str, /, **arguments: Tensor
+    estimator: ScoreEstimator,
+    scores: Tensor,
+    samples: Tensor,
+    term: str,
+    varying: tuple[Tensor, ...] = (),
+    /,
+    **arguments: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The surrogate's value, ``−mean s·(z − m)`` with m = mean z, and its gradient ``−s / M``.
 
@@ -57,30 +77,25 @@ def _value_and_gradient(
         )
     gradient = -scores / max(samples.shape[:-1].numel(), 1)
     sums = stein_sum(samples, gradient)
-    _recording.add(term, lambda: _calibration(samples, sums))
+    _recording.add(term, lambda: Calibration(sums, varying or (varying_columns(samples),)))
     value = sums.sum()
-    if _checks.looking_is_free(value) and not value.isfinite():
+    if _checks.looking_is_free(value) and not math.isfinite(value):
         _checks.require_finite(**arguments)
         raise ValueError(f"estimator must give finite scores, got {estimator!r}")
     return value, gradient
 
 
-def _calibration(samples: Tensor, sums: Tensor) -> Tensor:
-    """The calibration of each group, ``−mean(Σ s·(z − m)) / d``, from the value of each group."""
-    return sums * sums.numel() / varying_columns(samples)
-
-
 def _joint_and_gradients(
-    estimator: ScoreEstimator, x: Tensor, z: Tensor, term: str = "joint"
+    estimator: ScoreEstimator, x: Tensor, z: Tensor, u: Block, v: Block, term: str = "joint"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of H(x, z) and its gradients in x and z."""
-    (u, unit_x), (v, unit_z) = (on_one_scale(estimator, argument) for argument in (x, z))
-    dtype = torch.promote_types(u.dtype, v.dtype)
-    pairs = torch.cat((u.to(dtype), v.to(dtype)), -1)
-    value, gradient = entropy_and_gradient(estimator, pairs, term, x=x, z=z)
+    """The surrogate of H(x, z) and its gradients in x and z; u and v are x and z on one scale."""
+    dtype = torch.promote_types(u.samples.dtype, v.samples.dtype)
+    pairs = torch.cat((u.samples.to(dtype), v.samples.to(dtype)), -1)
+    varying = u.varying + v.varying
+    value, gradient = entropy_and_gradient(estimator, pairs, term, varying, x=x, z=z)
     gradient_x, gradient_z = gradient.split([x.shape[-1], z.shape[-1]], -1)
-    if unit_x is not None and unit_z is not None:
-        return value, in_units(gradient_x, unit_x), in_units(gradient_z, unit_z)
+    if u.unit is not None and v.unit is not None:
+        return value, in_units(gradient_x, u.unit), in_units(gradient_z, v.unit)
     return value, gradient_x, gradient_z
 
 
@@ -94,7 +109,7 @@ def information_with(
     """
     if marginal == "matched":
         return partial(_matched_information, estimator)
-    if marginal == "paired" and isinstance(estimator, PairScoreEstimator):
+    if marginal == "paired" and scores_pairs(estimator):
         return partial(_pair_information, estimator, needs_x, needs_z)
     return partial(_own_information, estimator, needs_x, needs_z)
 
@@ -107,12 +122,13 @@ def _own_information(
     The marginal entropy of an argument is included only if this argument needs a gradient
     (``needs_x``, ``needs_z``). The entropy would not change the gradient of the other argument.
     """
-    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
+    u, v = on_one_scale(estimator, x), on_one_scale(estimator, z)
+    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z, u, v))
     if needs_x:
-        value_x, marginal = entropy_and_gradient(estimator, x, "x", x=x)
+        value_x, marginal = entropy_and_gradient(estimator, x, "x", u.varying, x=x)
         value, gradient_x = value + value_x, gradient_x + marginal
     if needs_z:
-        value_z, marginal = entropy_and_gradient(estimator, z, z=z)
+        value_z, marginal = entropy_and_gradient(estimator, z, "z", v.varying, z=z)
         value, gradient_z = value + value_z, gradient_z + marginal
     return value, gradient_x, gradient_z
 
@@ -145,9 +161,11 @@ def _matched_information(
     estimator: ScoreEstimator, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of permuted pairs."""
-    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z))
+    u, v = on_one_scale(estimator, x), on_one_scale(estimator, z)
+    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z, u, v))
     order = torch.randperm(x.shape[-2], device=x.device)
     permuted = x.index_select(-2, order)
-    product, marginal_x, marginal_z = _joint_and_gradients(estimator, permuted, z, "product")
+    u = on_one_scale(estimator, permuted)
+    product, marginal_x, marginal_z = _joint_and_gradients(estimator, permuted, z, u, v, "product")
     gradient_x = gradient_x.index_add(-2, order, marginal_x)
     return value + product, gradient_x, gradient_z + marginal_z

@@ -34,19 +34,17 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
 
 def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
     """Warn if all samples are equal; with ``few_values`` also if they take few distinct values."""
+    collapsed, few_values = may_warn("collapsed"), few_values and may_warn("few values")
+    if not (collapsed or few_values):
+        return
     for name, tensor in samples.items():
-        collapsed = may_warn("collapsed")
-        if not (collapsed or (few_values and may_warn("few values"))):
-            return
         m = tensor.shape[-2]
-        if tensor.numel() == 0 or m < 2 or not _checks.looking_is_free(tensor):
+        if m < 2 or not tensor.numel() or not _checks.looking_is_free(tensor):
             continue
         tensor = tensor.detach()
         count = min(m, _FIRST_LOOK)
-        column = tensor.as_strided(
-            (count,), (m // count * tensor.stride(-2),), tensor.storage_offset()
-        )
-        distinct = len(set(column.tolist()))
+        step = m // count * tensor.stride(-2)
+        distinct = len(set(tensor.as_strided((count,), (step,)).tolist()))
         if distinct == 1 and collapsed:
             _warn_if_collapsed(name, tensor)
         if few_values and distinct < count == _FIRST_LOOK:

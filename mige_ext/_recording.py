@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,26 +31,60 @@ class TermRecord:
     risk: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.risk`
 
 
+_QUANTITIES = tuple(each.name for each in fields(TermRecord))
+
+
 @dataclass(frozen=True, eq=False)
 class SurrogateRecord:
     """What estimators chose in one call of an information function."""
 
     name: str  #: the function, such as "mutual_information"
-    #: by name: "z" or "x" for a marginal, and "joint"; "product" for the pairs with x permuted of
-    #: ``marginal="matched"``, and "z given x" in ``encoder_information``. For a category x, "own"
-    #: and "matched" have "z given x" for the scores within the classes, and "z" for the scores that
-    #: these are compared with. "paired" has no terms, because it estimates no score. Classes of
-    #: equal size are the groups of a term. A term of classes, also those of ``given``, has the
-    #: values of the largest classes.
-    terms: dict[str, TermRecord] = field(default_factory=dict)
+    _terms: "dict[str, TermRecord | Calibration]" = field(default_factory=dict)
+
+    @property
+    def terms(self) -> dict[str, TermRecord]:
+        """The terms by name.
+
+        The names are "z" or "x" for a marginal, and "joint"; "product" for the pairs with x
+        permuted of ``marginal="matched"``, and "z given x" in ``encoder_information``. For a
+        category x, "own" and "matched" have "z given x" for the scores within the classes, and "z"
+        for the scores that these are compared with. "paired" has no terms, because it estimates no
+        score. Classes of equal size are the groups of a term. A term of classes, also those of
+        ``given``, has the values of the largest classes.
+        """
+        for name, term in self._terms.items():
+            if isinstance(term, Calibration):
+                self._terms[name] = TermRecord(term.value())
+        return self._terms  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        """The name and the terms."""
+        return f"SurrogateRecord(name={self.name!r}, terms={self.terms!r})"
+
+
+class Calibration(NamedTuple):
+    """A calibration that is computed when the record is read, in order not to slow down the step.
+
+    It has a few numbers for each group, and no samples.
+    """
+
+    sums: Tensor  #: the surrogate's value of each group, (...)
+    varying: tuple[Tensor, ...]  #: numbers of varying columns of blocks of columns
+
+    def value(self) -> Tensor:
+        """``−mean(Σ s·(z − m)) / d`` of each group, (...), where d counts the varying columns."""
+        shape = self.sums.shape
+        varying = torch.stack([count.reshape(shape) for count in self.varying]).sum(0)
+        return self.sums * self.sums.numel() / varying.clamp(min=1)
 
 
 @contextmanager
 def recording() -> Iterator[list[SurrogateRecord]]:
     """Records what the estimators choose in every surrogate that is computed inside.
 
-    The records have tensors that the estimators compute anyway, and no value of a tensor is read.
-    On a GPU, the host therefore does not wait.
+    The records have tensors that the estimators compute anyway, a few numbers for each group of
+    samples. They do not have the samples, so that these may be changed in place or freed. On a GPU
+    no value is read, so that the host does not wait.
 
         >>> import torch, mige_ext as mige
         >>> x, z = torch.randn(64, 3), torch.randn(64, 2, requires_grad=True)
@@ -70,7 +105,8 @@ def recording() -> Iterator[list[SurrogateRecord]]:
         RuntimeError: ``torch.compile`` traces a surrogate or this function during a recording.
 
     Cost:
-        O(Md) for the calibration of an estimator that does not compute it anyway.
+        O(Md) for the calibration of an estimator that does not compute it anyway, where the
+        information function does not standardize the samples either.
     """
     _refuse_tracing()
     started = _Recording()
@@ -105,8 +141,9 @@ def report(diagnostics: object, term: str = "") -> None:
     for each in _of_this_thread():
         if getattr(diagnostics, "calibration", None) is None:
             return
-        chosen = {f.name: getattr(diagnostics, f.name, None) for f in fields(TermRecord)}
-        each.reported[term] = TermRecord(**chosen)
+        each.reported[term] = TermRecord(
+            *(getattr(diagnostics, name, None) for name in _QUANTITIES)
+        )
 
 
 def report_nothing() -> None:
@@ -119,12 +156,14 @@ def report_nothing() -> None:
         each.reported.setdefault("", TermRecord())
 
 
-def add(name: str, calibration: Callable[[], Tensor]) -> None:
-    """Add a term to the record; ``calibration`` computes it for an estimator without a report."""
+def add(name: str, calibration: Callable[[], Calibration]) -> None:
+    """Add a term to the record; ``calibration`` is called for an estimator without a report."""
     for each in _of_this_thread():
-        term = each.reported.pop(name, None) or each.reported.pop("", None)
+        term = None
+        if each.reported:
+            term = each.reported.pop(name, None) or each.reported.pop("", None)
         if each.records:
-            each.records[-1].terms[name] = term or TermRecord(calibration())
+            each.records[-1]._terms[name] = term or calibration()
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mige_ext._functions import Function, apply, no_vmap, refuse_forward_mode, visible
-from mige_ext._torch_compat import active_transforms
+from mige_ext._torch_compat import active_transforms, constant_when_compiled, is_transforming
 
 #: A function of the inputs, which returns a value and one gradient for each input.
 Compute = Callable[..., tuple[Tensor, ...]]
@@ -32,8 +32,13 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
         transforms = active_transforms()
         if transforms.count("Grad") > 1:
             raise _once()
-        if not transforms:
-            inputs = tuple(_differentiable_once(tensor) for tensor in inputs)
+        # An anchor of all arguments, because a gradient in z depends on x too.
+        anchor = torch.stack([tensor.sum().float() for tensor in inputs])
+        if transforms:
+            _keep_in_graph()
+            inputs = tuple(_transformed_once(tensor, anchor) for tensor in inputs)
+        else:
+            inputs = tuple(_same(t, anchor) if t.requires_grad else t for t in inputs)
     return apply(kind, compute, *inputs, *(_anchor(tensor) for tensor in inputs))[0]
 
 
@@ -55,20 +60,20 @@ def _anchor(tensor: Tensor) -> Tensor | None:
     A surrogate keeps the anchor for the backward pass in place of ``tensor``. ``tensor`` may then
     be changed in place, may be an inference tensor, and needs no memory.
     """
-    if not tensor.requires_grad:
+    # Under a transform the attribute is that of the innermost one, and an outer one may need more.
+    if not tensor.requires_grad and not is_transforming():
         return None
     if torch.compiler.is_compiling():  # The compiler may leave out a tensor without elements.
         return tensor.sum()
     return tensor.repeat(0, *(1,) * (tensor.dim() - 1))
 
 
-def _differentiable_once(tensor: Tensor) -> Tensor:
-    """The same tensor in compiled code, whose second derivative raises an error.
-
-    The compiler computes the backward pass of an autograd function without a graph. A second
-    derivative would therefore be 0. An operator outside the function raises an error instead.
-    """
-    return _same(tensor, tensor.sum()) if tensor.requires_grad else tensor
+# --- compiled code: the second derivative ---------------------------------------------------------
+#
+# The compiler computes the backward pass of an autograd function without a graph. A second
+# derivative would therefore be 0 without an error. A second function around the inputs prevents
+# this: it returns the same tensor, and its gradient depends on ``anchor``, which raises an error in
+# a second derivative.
 
 
 @torch.library.custom_op("mige_ext::_same", mutates_args=())
@@ -92,6 +97,62 @@ _same.register_autograd(
 )
 _same_backward.register_fake(lambda grad, anchor: torch.empty_like(grad))
 _same_backward.register_autograd(_raise_once)
+
+
+@constant_when_compiled
+def _keep_in_graph() -> None:
+    """Make the compiler call :func:`_transformed_once` without tracing it.
+
+    This runs in code that is being compiled, because it imports the compiler, which takes seconds.
+    """
+    torch.compiler.allow_in_graph(_transformed_once)
+
+
+def _transformed_once(tensor: Tensor, anchor: Tensor) -> Tensor:
+    """The same as ``_same`` under ``torch.func``, which cannot differentiate such an operator."""
+    return _Same.apply(tensor, anchor)
+
+
+class _Same(torch.autograd.Function):
+    generate_vmap_rule = True  # for torch.func.jacrev
+
+    @staticmethod
+    def forward(tensor: Tensor, anchor: Tensor) -> Tensor:
+        return tensor.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _SameBackward.apply(grad, *ctx.saved_tensors), None
+
+
+class _SameBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, anchor: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.shape = inputs[1].shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        # The compiler runs this method whether or not a program takes the second derivative. An
+        # operator therefore raises the error when the derivative is computed.
+        return None, _no_second_derivative(grad).sum().expand(ctx.shape)
+
+
+@torch.library.custom_op("mige_ext::_no_second_derivative", mutates_args=())
+def _no_second_derivative(grad: Tensor) -> Tensor:
+    raise _once()
+
+
+_no_second_derivative.register_fake(torch.empty_like)
 
 
 class Surrogate(Function):
@@ -122,13 +183,17 @@ class Surrogate(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         count, saved = len(ctx.dtypes), ctx.saved_tensors  # torch's checkpoint allows one access
-        gradients, anchors = saved[:count], saved[count:]
+        gradients, anchors = saved[:count], [each for each in saved[count:] if each is not None]
+        anchor = None
+        if anchors and torch.is_grad_enabled():
+            # An anchor of all arguments, because a gradient in z depends on x too.
+            anchor = torch.cat([each.flatten().float() for each in anchors])
         return (
             None,
             *(
                 apply(_FirstDerivative, grad * gradient, anchor, dtype) if needed else None
-                for needed, gradient, anchor, dtype in zip(
-                    ctx.needs_input_grad[1:], gradients, anchors, ctx.dtypes, strict=False
+                for needed, gradient, dtype in zip(
+                    ctx.needs_input_grad[1:], gradients, ctx.dtypes, strict=False
                 )
             ),
             *(None,) * count,

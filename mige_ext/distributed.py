@@ -25,7 +25,7 @@ The host waits for these collectives. Therefore ``group=`` works neither in CUDA
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -168,7 +168,15 @@ def distribute(
     return estimator, tuple(batch.gather(tensor) for tensor in tensors)
 
 
-def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+class Block(NamedTuple):
+    """x or z as a part of a pair."""
+
+    samples: Tensor  #: (..., M, d)
+    unit: Tensor | None = None  #: the scale by which the samples were divided, (..., 1, 1)
+    varying: tuple[Tensor, ...] = ()  #: number of columns that vary, (..., 1, 1), if it is known
+
+
+def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> Block:
     """Standardize x or z of a pair, if the estimator has one bandwidth for all columns.
 
     :func:`.mutual_information` then does not depend on the unit of x relative to the unit of z.
@@ -181,31 +189,32 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> tuple[Tensor, Te
         If the estimator has one bandwidth for all columns, the standardized samples, in float32 or
         float64, and their scale, (..., 1, 1). The scale is the root mean square deviation from the
         mean over samples and columns. It does not count constant columns, and belongs to the
-        samples of all ranks. For every other estimator, the samples and None.
+        samples of all ranks. For every other estimator, the samples alone.
 
     Cost:
         O(Md). With an estimator that reduces samples to sums, four collectives of at most d values.
     """
     if not getattr(estimator, "has_common_bandwidth", False):
-        return samples, None
+        return Block(samples)
     batch = estimator.batch if isinstance(estimator, _GlobalEstimator) else None
-    standardized, scale = standardized_block(samples, batch)
-    return standardized, positive(scale)
+    standardized, scale, varying = standardized_block(samples, batch)
+    return Block(standardized, positive(scale), (varying,))
 
 
-def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tensor, Tensor]:
+def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tensor, Tensor, Tensor]:
     """The samples relative to their mean and to one scale for all columns.
 
     The scale is the root mean square deviation over samples and columns; constant columns do not
-    count. Both results are differentiable, also through mean and scale.
+    count. The first two results are differentiable, also through mean and scale.
 
     Args:
         samples: (..., M, d), finite.
         batch: the batch of all ranks, whose mean and scale are used; None for these samples alone.
 
     Returns:
-        The standardized samples, (..., M, d), in float32 or float64, and the scale, (..., 1, 1). In
-        a group without a varying column, the samples are 0.
+        The standardized samples, (..., M, d), in float32 or float64, the scale, (..., 1, 1), and
+        the number of columns that vary, (..., 1, 1). In a group without a varying column, the
+        samples are 0.
 
     Cost:
         O(Md). With a batch, four collectives of at most d values.
@@ -229,10 +238,10 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     x = x - (total if batch is None else batch.sum(total)) / m
     squares = x.square().sum(-2, keepdim=True)
     variances = (squares if batch is None else batch.sum(squares)) / m
-    varying = (variances > 0).sum(-1, keepdim=True).clamp(min=1)
-    variance = variances.sum(-1, keepdim=True) / varying
+    varying = (variances > 0).sum(-1, keepdim=True)
+    variance = variances.sum(-1, keepdim=True) / varying.clamp(min=1)
     scale = torch.where(variance > 0, variance, 1.0).sqrt()
-    return x / scale, unit * scale
+    return x / scale, unit * scale, varying
 
 
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:

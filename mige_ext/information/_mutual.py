@@ -185,7 +185,7 @@ def code_information(
     batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(z=z)
-    code, _ = standardized_block(z, batch)
+    code, *_ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
     _recording.begin("code_information")
     return _information(CodeInformation, x, received, estimator, projection, "paired", batch)

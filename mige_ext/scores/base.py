@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,8 +86,14 @@ class AdditiveStatistics(Protocol):
 
 def require_estimator(estimator: object) -> None:
     """Refuses an object without a method ``score``."""
-    if isinstance(estimator, type) or not isinstance(estimator, ScoreEstimator):
+    # A test for a protocol by isinstance takes several µs, which is a part of a short step.
+    if isinstance(estimator, type) or not callable(getattr(estimator, "score", None)):
         raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
+
+
+def scores_pairs(estimator: ScoreEstimator) -> TypeGuard[PairScoreEstimator]:
+    """Whether an estimator has the method ``score_pair``."""
+    return callable(getattr(estimator, "score_pair", None))
 
 
 # --- base classes ---------------------------------------------------------------------------------

@@ -17,5 +17,6 @@ def test_help_lists_the_commands() -> None:
         "tasks",
         "values",
         "scaling",
+        "recording",
     ):
         assert command in result.output

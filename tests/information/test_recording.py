@@ -1,5 +1,6 @@
 """A recording gives the choices of the estimators of every surrogate, without computing again."""
 
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,65 @@ def test_every_marginal_is_recorded(marginal: str, terms: list[str]) -> None:
         joint = mige.AdaptiveScore().diagnose(torch.cat((X, S), -1))
         recorded = log[0].terms["joint"].lam
         assert recorded is not None and torch.equal(recorded, joint.lam)
+
+
+@pytest.mark.parametrize("estimator", [None, mige.SSGE(), mige.Tikhonov()])
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_a_record_is_independent_of_later_changes(
+    marginal: Any, estimator: mige.FittableEstimator[Any] | None
+) -> None:
+    logs = []
+    for changed in (False, True):
+        x, z = X.clone(), S.clone()
+        x[..., 0] = 3.0  # a constant column does not count in a calibration
+        torch.manual_seed(0)
+        with mige.recording() as log:
+            value = mige.mutual_information(
+                x.requires_grad_(), z.requires_grad_(), marginal=marginal, estimator=estimator
+            )
+        if changed:
+            with torch.no_grad():
+                for tensor in (x, z, value):
+                    tensor.zero_()
+        logs.append(pickle.loads(pickle.dumps(log)) if changed else log)
+    for name, term in logs[0][0].terms.items():
+        expected, calibration = term.calibration, logs[1][0].terms[name].calibration
+        assert expected is not None and calibration is not None
+        assert torch.equal(calibration, expected)
+
+
+@pytest.mark.parametrize("estimator", [mige.SSGE(), mige.Tikhonov()])
+def test_a_calibration_counts_the_columns_that_vary(
+    estimator: mige.FittableEstimator[Any],
+) -> None:
+    x, z = X.clone(), S.clone().requires_grad_()
+    x[..., 0] = 3.0
+    with mige.recording() as log:
+        mige.mutual_information(x, z, estimator=estimator)
+    for name, samples in (("joint", torch.cat((_scaled(x), _scaled(S)), -1)), ("z", S)):
+        calibration = log[0].terms[name].calibration
+        assert calibration is not None
+        torch.testing.assert_close(calibration, estimator.diagnose(samples).calibration)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """The samples relative to their mean and to the scale of the columns that vary."""
+    x = x - x.mean(-2, keepdim=True)
+    varying = (x.abs() > 1e-12).any(-2, keepdim=True)
+    scale = x.square().mean(-2, keepdim=True).sum(-1, keepdim=True) / varying.sum(-1, keepdim=True)
+    return torch.where(varying, x / scale.sqrt(), 0.0)
+
+
+@pytest.mark.parametrize("estimator", [None, mige.SSGE()])
+def test_the_size_of_a_record_does_not_depend_on_the_samples(estimator: mige.SSGE | None) -> None:
+    sizes = []
+    for m, d in ((16, 2), (160, 20)):
+        with mige.recording() as log:
+            mige.mutual_information(
+                normal(m, d), normal(m, d).requires_grad_(), estimator=estimator
+            )
+        sizes.append(len(pickle.dumps(log)))
+    assert abs(sizes[0] - sizes[1]) < 64
 
 
 class Passive:

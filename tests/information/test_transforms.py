@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -129,6 +130,42 @@ def test_a_gradient_penalty_of_compiled_code_raises(backend: str) -> None:
     (gradient,) = torch.autograd.grad(value, network.weight, create_graph=True)
     with pytest.raises(RuntimeError, match=r"differentiable once|does not .* support double"):
         (value + gradient.square().sum()).backward()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_penalty_on_the_result_of_a_compiled_grad_raises(name: str, backend: str) -> None:
+    f, z = SURROGATES[name], normal(48, 3)
+    expected = grad(f)(z)
+    gradient = torch.compile(grad(f), backend=backend, fullgraph=True)(z.requires_grad_())
+    assert torch.equal(gradient, expected)
+    with pytest.raises(RuntimeError, match=r"surrogates .* are differentiable once"):
+        (gradient.square().sum() + z.sum()).backward()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_a_mixed_second_derivative_under_torch_func_raises(
+    marginal: Literal["paired", "own", "matched"], backend: str | None
+) -> None:
+    derivative = grad(lambda z, x: mige.mutual_information(x, z, marginal=marginal))
+    if backend is not None:
+        derivative = torch.compile(derivative, backend=backend, fullgraph=True)
+    x = X.clone().requires_grad_()
+    gradient = derivative(normal(48, 3), x)
+    assert gradient.any()
+    with pytest.raises(RuntimeError, match=r"surrogates .* are differentiable once"):
+        (gradient.square().sum() + x.sum()).backward()
+
+
+def test_a_mixed_second_derivative_raises() -> None:
+    x, z = X.clone().requires_grad_(), normal(48, 3).requires_grad_()
+    value = mige.mutual_information(x, z)
+    (gradient,) = torch.autograd.grad(value, z, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"surrogates .* are differentiable once"):
+        torch.autograd.grad(gradient.square().sum() + x.sum(), x)
 
 
 @pytest.mark.usefixtures("fresh_compiler")

@@ -129,6 +129,9 @@ class Bandwidth:
         return torch.where(sigma == 0, 0.0, positive(self.multiplier * sigma))  # NaN stays NaN
 
 
+_MEDIAN = Bandwidth()
+
+
 def require_kernel(kernel: object) -> None:
     """Refuses a value that is not a :class:`Kernel`, and a kernel that is not normalized.
 
@@ -152,7 +155,7 @@ def bandwidth_rule(bandwidth: "str | float | Bandwidth") -> "float | Bandwidth":
     if isinstance(bandwidth, Bandwidth):
         return bandwidth
     if bandwidth == "median":
-        return Bandwidth()
+        return _MEDIAN
     if not isinstance(bandwidth, Real):
         raise ValueError(
             f'bandwidth must be "median", a positive number or a Bandwidth, got {bandwidth!r}'
