@@ -7,9 +7,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from mige_ext import _warnings
 from mige_ext.experiments.common.device import cpu_threads
 from tests.support import tiers
+from tests.support.warnings import forget_warnings
 
 HYPOTHESIS = find_spec("hypothesis") is not None
 if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
@@ -43,7 +43,7 @@ def _reproducible() -> Iterator[None]:
 
     test_determinism.py is about more threads.
     """
-    _warnings._given.clear()
+    forget_warnings()
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 
 import mige_ext as mige
-from mige_ext import _memory, _warnings
+from mige_ext import _memory, _misuse
 from tests.support.process import environment
+from tests.support.warnings import forget_warnings
 
 
 def representation(*shape: int) -> Tensor:
@@ -67,7 +69,7 @@ def test_few_values_give_a_warning(s: str) -> None:
     with pytest.warns(mige.MigeWarning, match=r"^x takes .* distinct values.*noise"):
         mige.mutual_information(values, z)
     noisy = values + 0.1 * torch.randn_like(values)
-    _warnings._given.clear()
+    forget_warnings()
     mige.mutual_information(noisy, z)
 
 
@@ -77,7 +79,7 @@ def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any) -> None
     with pytest.warns(mige.MigeWarning, match=r"^no class has . samples, so the gradient is 0"):
         mige.mutual_information(torch.arange(40), z, marginal=marginal).backward()
     assert z.grad is not None and (z.grad == 0).all()
-    _warnings._given.clear()
+    forget_warnings()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "M = ", mige.MigeWarning)
         mige.mutual_information(torch.arange(40) % 2, z, marginal=marginal)
@@ -101,6 +103,24 @@ def test_a_collapsed_code_gives_a_warning(name: str) -> None:
         SURROGATES[name](z)
 
 
+def test_a_code_that_collapses_in_training_gives_a_warning(monkeypatch: MonkeyPatch) -> None:
+    now = 10.0
+    monkeypatch.setattr(_misuse, "monotonic", lambda: now)
+    mige.entropy(representation(32, 2))
+    collapsed = torch.full((32, 2), 0.3, requires_grad=True)
+    mige.entropy(collapsed)  # too soon for another look
+    now += 0.1
+    with pytest.warns(mige.MigeWarning, match="z has collapsed"):
+        mige.entropy(collapsed)
+
+
+def test_every_call_looks_at_its_arguments_while_a_warning_is_an_error() -> None:
+    z = torch.full((32, 2), 0.3, requires_grad=True)
+    for _ in range(2):
+        with pytest.raises(mige.MigeWarning, match="z has collapsed"):
+            mige.entropy(z)
+
+
 def test_a_code_with_one_varying_column_has_not_collapsed() -> None:
     z = torch.randn(32, 2)
     z[:, 0] = 0.3
@@ -110,17 +130,17 @@ def test_a_code_with_one_varying_column_has_not_collapsed() -> None:
 def test_more_draws_than_inputs_give_a_warning() -> None:
     with pytest.warns(mige.MigeWarning, match=r"z has 32 draws for each of 8 inputs.*transpose z"):
         mige.encoder_information(representation(8, 32, 2))
-    _warnings._given.clear()
+    forget_warnings()
     mige.encoder_information(representation(32, 8, 2))
 
 
 def test_few_samples_give_a_warning() -> None:
     z = representation(9, 8)
     for call in (mige.entropy, mige.GaussianScore().fit, mige.Landmarks(m=4).fit):
-        _warnings._given.clear()
+        forget_warnings()
         with pytest.warns(mige.MigeWarning, match=r"M = 9 samples in d = 8 dimensions.*M < d \+ 2"):
             call(z)
-    _warnings._given.clear()
+    forget_warnings()
     mige.entropy(representation(10, 8))
     with pytest.warns(mige.MigeWarning, match=r"d = 11 dimensions"):
         mige.mutual_information(torch.randn(10, 3), representation(10, 8))
