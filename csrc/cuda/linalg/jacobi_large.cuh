@@ -29,9 +29,9 @@ constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
 struct ColumnPair {
   int first, second;
 
-  // The p-th pair of round r. If `second` is not a column block, the pair does not exist.
-  static __device__ __forceinline__ ColumnPair of_round(int p, int r) {
-    const int first = first_of_pair(p, r);
+  // Pair number `pair` of round r. If `second` is not a column block, the pair does not exist.
+  static __device__ __forceinline__ ColumnPair of_round(int pair, int r) {
+    const int first = first_of_pair(pair, r);
     return {first, first ^ r};
   }
   __device__ __forceinline__ int of(int c) const {
@@ -55,8 +55,11 @@ struct PairOperand : Operand<T, true> {
   }
 };
 
-constexpr int kGramPitch = kPairColumns + 1;
-constexpr int kRotationPitch = Tile<4>::kPitch;
+constexpr int kGramPitch = kPairColumns + 1;  // rows and columns of G cause no bank conflicts
+constexpr int kRotationPitch = Tile<kProductThreadTile>::kPitch;
+constexpr int kSweepWarps = kTileThreads / kWarp;
+static_assert((kSweepWarps & (kSweepWarps - 1)) == 0, "a mask gives the remainder");
+static_assert(kPairColumns == kProductTile, "the tile engine multiplies a pair in one tile");
 
 // The rotation of columns i < j in shared memory. In float a thread reads it by one access.
 template <typename T>
@@ -87,7 +90,8 @@ struct PairMemory {
   }
 };
 static_assert(PairMemory<double>::kSize <= 99 * 1024, "the smallest architecture has only 99 KiB");
-static_assert(Tile<4>::kSlices <= (kTileDepth + kPairColumns) * kRotationPitch, "see PairMemory");
+static_assert(Tile<kProductThreadTile>::kSlices <= (kTileDepth + kPairColumns) * kRotationPitch,
+              "see PairMemory");
 static_assert(PairMemory<float>::kValues * sizeof(float) % 16 == 0, "rotations are aligned");
 
 // Applies the rotations of a round to the rows and the columns of G. A lane has the two rows of one
@@ -101,8 +105,8 @@ __device__ __forceinline__ void rotate_both_sides(const PairMemory<T>& m,
   T* const to_i = m.gram + rows.to_i * kGramPitch;
   T* const to_j = m.gram + rows.to_j * kGramPitch;
 #pragma unroll
-  for (int e = 0; e < kPanel / 8; ++e) {
-    const StoredRotation<T> columns = m.rotations[warp + 8 * e];
+  for (int e = 0; e < kPanel / kSweepWarps; ++e) {
+    const StoredRotation<T> columns = m.rotations[warp + kSweepWarps * e];
     const int k = columns.i(), l = columns.j();
     const T ik = row_i[k], il = row_i[l], jk = row_j[k], jl = row_j[l];
     const T uk = rows.first(ik, jk), vk = rows.second(ik, jk);
@@ -126,7 +130,7 @@ __device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
   T* const to_i = row + rotation.to_i;
   T* const to_j = row + rotation.to_j;
 #pragma unroll
-  for (int c = 0; c < kPairColumns; c += 8) {
+  for (int c = 0; c < kPairColumns; c += kSweepWarps) {
     const T x = at_i[c * kRotationPitch], y = at_j[c * kRotationPitch];
     to_i[c * kRotationPitch] = rotation.first(x, y);
     to_j[c * kRotationPitch] = rotation.second(x, y);
@@ -134,11 +138,11 @@ __device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
   // Swapped columns leave the ones of the identity where they are.
   const T one = rotation.swapped() ? T(1) : T(0);
   const T diagonal = one - rotation.s * rotation.tau;  // c − 1, plus 1 if swapped
-  if ((i & 7) == warp) {
+  if ((i & (kSweepWarps - 1)) == warp) {
     m.v[i * kRotationPitch + rotation.to_i] += diagonal;
     m.v[i * kRotationPitch + rotation.to_j] += rotation.s - one;
   }
-  if ((j & 7) == warp) {
+  if ((j & (kSweepWarps - 1)) == warp) {
     m.v[j * kRotationPitch + rotation.to_i] -= rotation.s + one;
     m.v[j * kRotationPitch + rotation.to_j] += diagonal;
   }
@@ -171,7 +175,7 @@ __device__ __forceinline__ void rotate_gram(const PairMemory<T>& m) {
 // --- the tasks of a sweep ---
 
 // One step of one pair of column blocks and one piece of 256 rows. Phase 2 (r − 1) is step 1 of
-// round r, and phase 2 (r − 1) + 1 is step 2.
+// round r (r = 1, 2, …), and phase 2 (r − 1) + 1 is step 2.
 struct SweepTask {
   int64_t g;
   int phase, pair, piece;
@@ -202,7 +206,7 @@ __device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const Sweep
   const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
   const PairOperand<T> columns{
       {p.columns(task.g) + row0, kPairColumns, at_most(n - row0, kPiece), n, T(1)}, pair};
-  T sum[4][4] = {};
+  T sum[kProductThreadTile][kProductThreadTile] = {};
   accumulate(columns, 0, columns, 0, slices, sum);
   T* const gram = task.gram(p, task.piece);
   for_each_element(0, 0, kPairColumns, kPairColumns, [&](int i, int j, int64_t r, int64_t c) {
@@ -240,7 +244,7 @@ __device__ __forceinline__ void multiply_by_v(const LargeArguments<T>& p, const 
   const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
   T* const a = p.columns(task.g);
   for (int64_t k0 = row0; k0 < row0 + kPiece && k0 < n; k0 += kPairColumns) {
-    T sum[4][4] = {};
+    T sum[kProductThreadTile][kProductThreadTile] = {};
     for (int c0 = 0; c0 < kPairColumns; c0 += kTileDepth) {
       __syncthreads();  // the previous slice has been read
       for (int e = threadIdx.x; e < kTileDepth * kPairColumns; e += kTileThreads) {
