@@ -72,7 +72,7 @@ __device__ int pivoted_cholesky(const SharedMatrix<T>& a, T stop) {
   int k = 0;
   for (; k < n; ++k) {
     if (warp == 0) {
-      Largest<T> best{-1, k};  // stays if all pivots are NaN, and −1 or NaN ends the loop
+      Largest<T> best{-1, k};  // stays if all pivots are NaN; this place then ends the loop
       for (int i = k + lane; i < n; i += kWarp) best.take_next(a.s[i * pitch + i], i);
       best.take_warp();
       if (lane == 0) *a.pivot_index = best.index;

@@ -4,18 +4,18 @@
 //   A = L V,  V orthogonal         one-sided Jacobi iteration, until the columns a_j are orthogonal
 //
 // Then A Aᵀ = L Lᵀ, so ‖a_j‖² = scale λ_j + shift and u_j = a_j / ‖a_j‖. `scale` is a power of two
-// that prevents overflow, and `shift` makes the matrix positive definite.
+// that prevents overflow, and `shift` makes the matrix positive definite. With a large shift
+// scale λ_j is computed as u_jᵀ (scale K) u_j.
 //
-//   rows n                                  L and A are in            one matrix is decomposed by
-//   up to 32                                registers of a warp       a warp (eigh_small.cuh)
-//   as many as fit shared memory, <= 240    shared memory             a thread block
-//   (eigh_small.cuh) more                                    global memory             many thread
-//   blocks (large_*) 129 to 2048, with MIGE_CUSOLVER         -                         cuSOLVER
-//   (eigh_library.cuh)
+//   n <= 32                                   a warp, in registers
+//   n <= 240, if it fits the shared memory    a thread block, in shared memory
+//   larger n                                  many thread blocks, in global memory
+//   129 <= n <= 2048, with MIGE_CUSOLVER      cuSOLVER
 //
-// To read the algorithm, begin with cholesky.cuh and jacobi.cuh, which eigh_small.cuh combines.
-// large_matrix.cuh, cholesky_large.cuh and jacobi_large.cuh have the same two steps for many thread
-// blocks. This file has the last kernels of these large matrices and chooses a row of the table.
+// eigh_small.cuh has the first two rows of this table; it combines the steps of cholesky.cuh and
+// jacobi.cuh. The third row is in large_matrix.cuh (memory), cholesky_large.cuh and
+// jacobi_large.cuh, and the fourth in eigh_library.cuh. This file writes the results of the third
+// row and chooses the row.
 #pragma once
 
 #include "cuda/linalg/cholesky_large.cuh"
@@ -24,16 +24,24 @@
 
 namespace mige::cuda {
 
-// Writes the squared norms of the columns. A warp takes a column, groups along y. Work: 2 n² flop,
-// reads n² values. Registers: at most 64.
-template <typename T>
+// Writes the squared norms of the columns, or refines the eigenpairs of an indefinite matrix. A
+// warp takes a column, groups along y. Work: 2 n² flop, reads n² values; 2 n³ flop and n³ / 2
+// values of K for an indefinite matrix. Registers: at most 64.
+template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y)
+  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
+    const T scale = matrix_scale(kKind, magnitude_of<T>(p.e.largest[g]));
     for_each_row(n, [&](int64_t j) {
-      const T sum = squared_norm(p.columns(g) + j * n, n);
-      if (threadIdx.x % kWarp == 0) p.norm[g * n + j] = sum;
+      T* const column = p.columns(g) + j * n;
+      T* const norm = p.norm + g * n + j;
+      const T sum = squared_norm(column, n);
+      if (threadIdx.x % kWarp == 0) *norm = sum;
+      __syncwarp();
+      if (kKind == MatrixKind::kSymmetric && p.state[g].indefinite)
+        refine_eigenpair(column, norm, p.e.k + g * n * n, scale, n, [](int64_t i) { return i; });
     });
+  }
 }
 
 // Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column, groups
@@ -45,8 +53,12 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArgumen
     const T magnitude = magnitude_of<T>(p.e.largest[g]);
     const bool finite = magnitude == magnitude;
     const Iteration iteration = p.state[g].iteration();
-    const Eigenpairs<T> out{large_shift(p, kKind, g), matrix_scale(kKind, magnitude),
-                            !(finite && iteration.converged), p.e.values + g * n,
+    const bool unit = kKind == MatrixKind::kSymmetric && p.state[g].indefinite;
+    const Eigenpairs<T> out{unit ? T(0) : large_shift(p, kKind, g),
+                            matrix_scale(kKind, magnitude),
+                            unit,
+                            !(finite && iteration.converged),
+                            p.e.values + g * n,
                             p.e.vectors + g * n * n};
     for_each_row(n, [&](int64_t j) {
       write_eigenpair(p.columns(g) + j * n, p.norm + g * n, n, j, out, [](int64_t i) { return i; });
@@ -63,7 +75,7 @@ void eigh_large(const Eigenproblem<T>& e, void* work, Stream& stream) {
   stream.zero(p.a, p.a_size());
   cholesky_large<T, kKind>(p, stream);
   jacobi_large(p, stream);
-  stream.launch(large_norms_kernel<T>, row_warps(e.n, e.groups), p);
+  stream.launch(large_norms_kernel<T, kKind>, row_warps(e.n, e.groups), p);
   stream.launch(large_sort_kernel<T, kKind>, row_warps(e.n, e.groups), p);
 }
 

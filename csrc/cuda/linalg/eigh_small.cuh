@@ -5,8 +5,9 @@
 // With MatrixKind::kSymmetric a matrix may be indefinite. A multiple of the identity, the shift, is
 // added to the matrix first and subtracted from the eigenvalues at the end; eigenvectors do not
 // change. The shift is small (small_shift). If Cholesky then finds a pivot of at most a quarter of
-// the shift, the matrix counts as indefinite. A bound of the eigenvalues' magnitudes is added to
-// the shift, and the matrix is decomposed again.
+// the shift, the matrix counts as indefinite. It is decomposed again with a shift that exceeds the
+// magnitudes of all eigenvalues, and then its eigenvalues are computed from the eigenvectors
+// (refine_eigenpair).
 #pragma once
 
 #include <type_traits>
@@ -34,6 +35,13 @@ struct Eigenproblem : EighArguments<T> {
 template <typename T>
 __host__ __device__ constexpr T small_shift(int64_t n) {
   return 8 * static_cast<T>(n) * kEpsilon<T>;
+}
+
+// The shift for an indefinite matrix whose eigenvalues have at most the magnitude `bound`. The
+// rounding error of a pivot grows with the shift, so the part added to the bound does, too.
+template <typename T>
+__device__ __forceinline__ T indefinite_shift(int64_t n, T bound) {
+  return bound + small_shift<T>(n) * (1 + bound);
 }
 
 // With kSymmetric, the power of two that brings the entries of the matrix below 2; with kGram, 1.
@@ -100,7 +108,7 @@ __device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift
   const int rank = pivoted_cholesky<Team>(a, shift / 4);
   if (rank == a.n) return rank;
   load_matrix<Team>(a, k, scale, T(0));
-  shift += eigenvalue_bound<Team>(a);
+  shift = indefinite_shift(a.n, eigenvalue_bound<Team>(a));
   load_matrix<Team>(a, k, scale, shift);
   return pivoted_cholesky<Team>(a, T(0));
 }
@@ -132,10 +140,18 @@ __device__ __forceinline__ void decompose_group(const SharedMatrix<T>& a, const 
     }
     Team::sync();
   }
-  const Eigenpairs<T> out{shift, scale(), !iteration.converged, p.values + g * p.n,
-                          p.vectors + g * size};
+  const auto row_of = [&](int i) { return a.row[i]; };
+  const bool indefinite = kKind == MatrixKind::kSymmetric && shift > small_shift<T>(p.n);
+  if (indefinite) {
+    for (int j = Team::thread() / kWarp; j < p.n; j += Team::threads() / kWarp)
+      refine_eigenpair(a.s + j * a.pitch, a.norm + j, p.k + g * size, scale(), p.n, row_of);
+    Team::sync();
+  }
+  const Eigenpairs<T> out{
+      indefinite ? T(0) : shift, scale(), indefinite, !iteration.converged, p.values + g * p.n,
+      p.vectors + g * size};
   for (int j = Team::thread() / kWarp; j < p.n; j += Team::threads() / kWarp)
-    write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, [&](int i) { return a.row[i]; });
+    write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, row_of);
   if (p.info && Team::thread() == 0) p.info[g] = info_of(finite, iteration);
   Team::sync();  // before the next matrix overwrites this one
 }

@@ -282,12 +282,43 @@ __device__ int position_of(const T* norm,  // [n]
   return warp_sum(before);
 }
 
-// Where the eigenpairs of one matrix are written, and how: λ = (‖a‖² − shift) / scale. All results
-// are NaN if `failed`.
+// Replaces a column a by the unit vector u = a / ‖a‖, and ‖a‖² by the Rayleigh quotient
+// uᵀ (scale K) u. If the shift is large, ‖a‖² − shift is inaccurate, because the rounding errors of
+// ‖a‖² grow with the shift. The error of the Rayleigh quotient is the square of the error of u. A
+// warp does this together. Row i of the column is row row_of(i) of K. Work: 2 n² flop; reads n²/2
+// values of K.
+template <typename T, typename Index, typename RowOf>
+__device__ __forceinline__ void refine_eigenpair(T* column,   // [n]
+                                                 T* norm,     // [1]
+                                                 const T* k,  // [n, n], the lower triangle is read
+                                                 T scale, Index n, const RowOf& row_of) {
+  const Index lane = threadIdx.x % kWarp;
+  const T inverse = T(1) / sqrt(*norm);
+  for (Index i = lane; i < n; i += kWarp) column[i] *= inverse;
+  __syncwarp();
+  double quotient = 0;  // n terms one after another, which in float would lose digits
+  for (Index i = 0; i < n; ++i) {
+    const int64_t row = row_of(i);
+    T dot = 0;
+    for (Index l = lane; l < n; l += kWarp) {
+      const int64_t other = row_of(l);
+      const T weight = other < row ? T(2) : T(1);  // K_il and K_li
+      if (other <= row) dot += weight * (scale * k[row * n + other]) * column[l];
+    }
+    quotient += static_cast<double>(column[i] * dot);
+  }
+  const T square = squared_norm(column, n);
+  quotient = warp_sum(quotient);
+  if (lane == 0) *norm = static_cast<T>(quotient / static_cast<double>(square));
+}
+
+// Where the eigenpairs of one matrix are written, and how. λ is (‖a‖² − shift) / scale. After
+// refine_eigenpair the columns are unit vectors (`unit`), and the shift is 0. All results are NaN
+// if `failed`.
 template <typename T>
 struct Eigenpairs {
   T shift, scale;
-  bool failed;
+  bool unit, failed;
   T* values;   // [n], ascending
   T* vectors;  // [n, n], one vector per row; zeros if ‖a‖ = 0
 };
@@ -296,12 +327,12 @@ struct Eigenpairs {
 // this together. Row i of the column is row row_of(i) of the matrix.
 template <typename T, typename Index, typename RowOf>
 __device__ __forceinline__ void write_eigenpair(const T* column,  // [n]
-                                                const T* norm,    // [n]: squared norms
+                                                const T* norm,  // [n]: ‖a‖², or Rayleigh quotients
                                                 Index n, Index j, const Eigenpairs<T>& out,
                                                 const RowOf& row_of) {
   const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaNs cannot be sorted
   const T lambda = norm[j];
-  const T inverse = lambda > T(0) ? T(1) / sqrt(lambda) : T(0);
+  const T inverse = out.unit ? T(1) : (lambda > T(0) ? T(1) / sqrt(lambda) : T(0));
   const double value = static_cast<double>(lambda - out.shift) / static_cast<double>(out.scale);
   const Index lane = threadIdx.x % kWarp;
   if (lane == 0) out.values[place] = out.failed ? not_a_number<T>() : saturate<T>(value);

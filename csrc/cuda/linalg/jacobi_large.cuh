@@ -19,10 +19,15 @@
 
 namespace mige::cuda {
 
-// The limit for the cosine of orthogonal columns. It is larger than kOrthogonal, because the
-// rounding errors of longer sums hide smaller cosines.
+// Columns with a cosine up to this limit count as orthogonal. A sweep that finds only such columns
+// is the last one. The limit is larger than kOrthogonal, because the rounding errors of longer sums
+// hide smaller cosines.
 template <typename T>
 constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
+// A pair whose columns have cosines up to this limit is not rotated. As with kNegligible, the last
+// sweep also rotates columns that already count as orthogonal.
+template <typename T>
+constexpr T kLargeNegligible = 2 * kEpsilon<T>;
 
 // The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. Columns 0 to
 // 31 belong to the first column block, and columns 32 to 63 to the second.
@@ -214,11 +219,16 @@ __device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const Sweep
   });
 }
 
-// Loads G, the sum over its pieces, and V − I = 0. Returns whether any two of the columns are not
-// orthogonal, the same for all threads.
+// Whether all cosines of the columns of a pair are up to the limits kLargeOrthogonal and
+// kLargeNegligible.
+struct PairCosines {
+  bool orthogonal, negligible;
+};
+
+// Loads G, the sum over its pieces, and V − I = 0. All threads get the same result.
 template <typename T>
-__device__ __forceinline__ bool load_gram(const LargeArguments<T>& p, const SweepTask& task,
-                                          const PairMemory<T>& m) {
+__device__ __forceinline__ PairCosines load_gram(const LargeArguments<T>& p, const SweepTask& task,
+                                                 const PairMemory<T>& m) {
   const T* const pieces = task.gram(p, 0);
   for (int e = threadIdx.x; e < kPairColumns * kPairColumns; e += kTileThreads) {
     T sum = 0;
@@ -227,14 +237,17 @@ __device__ __forceinline__ bool load_gram(const LargeArguments<T>& p, const Swee
     m.v[e / kPairColumns * kRotationPitch + e % kPairColumns] = 0;
   }
   __syncthreads();
-  bool rotates = false;
+  bool orthogonal = true, negligible = true;
   for (int e = threadIdx.x; e < kPairColumns * kPairColumns; e += kTileThreads) {
     const int i = e / kPairColumns, j = e % kPairColumns;
-    rotates |= i < j &&
-               !Rotation<T>::are_orthogonal(m.gram[i * kGramPitch + i], m.gram[j * kGramPitch + j],
-                                            m.gram[i * kGramPitch + j], kLargeOrthogonal<T>);
+    if (i >= j) continue;
+    const T a = m.gram[i * kGramPitch + i], b = m.gram[j * kGramPitch + j];
+    const T g = m.gram[i * kGramPitch + j];
+    orthogonal &= Rotation<T>::are_orthogonal(a, b, g, kLargeOrthogonal<T>);
+    negligible &= Rotation<T>::are_orthogonal(a, b, g, kLargeNegligible<T>);
   }
-  return __syncthreads_or(rotates) != 0;
+  orthogonal = __syncthreads_or(!orthogonal) == 0;
+  return {orthogonal, __syncthreads_or(!negligible) == 0};
 }
 
 // C ← C V for one piece. Work: 2 × 256 × 64² flop; reads and writes 64 × 256 values.
@@ -284,13 +297,16 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     if (pair.second < p.blocks && pair.first * kPanel < state.rank) {
       if (task.is_gram()) {
         add_gram(p, task, pair, memory.slice);
-      } else if (load_gram(p, task, memory)) {
-        if (threadIdx.x == 0 && task.piece == 0) {
+      } else {
+        const PairCosines cosines = load_gram(p, task, memory);
+        if (!cosines.orthogonal && threadIdx.x == 0 && task.piece == 0) {
           atomicOr(&state.rotated[sweep], 1);
           atomicOr(&p.sweeps[sweep].rotated, 1);
         }
-        rotate_gram(memory);
-        multiply_by_v(p, task, pair, memory);
+        if (!cosines.negligible) {
+          rotate_gram(memory);
+          multiply_by_v(p, task, pair, memory);
+        }
       }
     }
     finish_task(&state.finished[sweep]);

@@ -64,8 +64,8 @@ struct LargeArguments : Workspace {
 template <typename T>
 __device__ __forceinline__ T large_shift(const LargeArguments<T>& p, MatrixKind kind, int64_t g) {
   if (kind == MatrixKind::kGram) return T(0);
-  const T small = small_shift<T>(p.e.n);
-  return p.state[g].indefinite ? small + sqrt(value_of<T>(p.state[g].bound)) : small;
+  return p.state[g].indefinite ? indefinite_shift(p.e.n, sqrt(value_of<T>(p.state[g].bound)))
+                               : small_shift<T>(p.e.n);
 }
 
 }  // namespace mige::cuda
