@@ -1,6 +1,7 @@
 // A stand-in for the functions of cuSOLVER that csrc/cuda/linalg/eigh_library.h calls, on memory of
 // the host: test_emulated_library.py compiles it. The environment variable MIGE_FAKE_CUSOLVER names
-// what fails: "create", "call", or "info" for the second matrix of every batch.
+// what fails: "create", "call", or "info" for the second matrix of every batch. A matrix that is
+// not finite is an invalid value.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -18,6 +19,11 @@ bool fails(const char* what) {
   return setting != nullptr && std::strcmp(setting, what) == 0;
 }
 
+template <typename T>
+bool is_finite(const T* matrices, int64_t count) {
+  return std::all_of(matrices, matrices + count, [](T value) { return std::isfinite(value); });
+}
+
 // Cyclic two-sided Jacobi on the upper triangle of a column-major matrix, in double. Eigenvectors
 // replace the matrix, one per column.
 template <typename T>
@@ -26,17 +32,20 @@ void decompose(T* matrix, int64_t n, T* values) {
   for (int64_t j = 0; j < n; ++j)
     for (int64_t i = 0; i <= j; ++i) a[i * n + j] = a[j * n + i] = matrix[j * n + i];
   for (int64_t i = 0; i < n; ++i) v[i * n + i] = 1;
-  for (int sweep = 0; sweep < 12; ++sweep)
+  // Smaller elements are rounding errors. Their rotations would add errors to the eigenvalues.
+  double negligible = 0;
+  for (const double value : a) negligible = std::max(negligible, 1e-18 * std::abs(value));
+  for (int sweep = 0; sweep < 30; ++sweep)
     for (int64_t p = 0; p < n; ++p)
       for (int64_t q = p + 1; q < n; ++q) {
-        if (a[p * n + q] == 0) continue;
+        if (std::abs(a[p * n + q]) <= negligible) continue;
         const double theta = (a[q * n + q] - a[p * n + p]) / (2 * a[p * n + q]);
         const double t = std::copysign(1 / (std::abs(theta) + std::hypot(theta, 1.0)), theta);
-        const double c = 1 / std::hypot(t, 1.0), s = t * c;
-        const auto rotate = [&](double& x, double& y) {
+        const double c = 1 / std::hypot(t, 1.0), s = t * c, tau = s / (1 + c);
+        const auto rotate = [&](double& x, double& y) {  // this form does not round c to 1
           const double before = x;
-          x = c * before - s * y;
-          y = s * before + c * y;
+          x -= s * (y + tau * before);
+          y += s * (before - tau * y);
         };
         for (int64_t k = 0; k < n; ++k) rotate(a[k * n + p], a[k * n + q]);
         for (int64_t k = 0; k < n; ++k) rotate(a[p * n + k], a[q * n + k]);
@@ -84,6 +93,10 @@ int cusolverDnXsyevBatched(void* solver, void* parameters, int with_vectors, int
     return 3;  // an invalid value
   std::memset(device_buffer, 0, on_device);
   std::memset(host_buffer, 0, on_host);
+  const int64_t count = batch * n * n;
+  if (type == 0 ? !is_finite(static_cast<float*>(a), count)
+                : !is_finite(static_cast<double*>(a), count))
+    return 3;
   for (int64_t g = 0; g < batch; ++g) {
     if (type == 0)
       decompose(static_cast<float*>(a) + g * n * n, n, static_cast<float*>(w) + g * n);

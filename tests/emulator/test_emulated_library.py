@@ -4,18 +4,19 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.accuracy import rounding, same_bits
+from tests.support.accuracy import assert_ssge_accurate, rounding, same_bits
 from tests.support.emulated import Emulator
 from tests.support.inputs import for_each_dtype, normal
 
 N = 130  # more than 128: the library decomposes the matrix
-Results = tuple[Tensor, Tensor, Tensor]
+Results = tuple[Tensor, ...]
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +31,41 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def eigh(fake: Path) -> Iterator[Callable[..., Results]]:
-    """Calls ``eigh_with_info`` in a new process with these environment variables."""
+def run(fake: Path) -> Iterator[Callable[..., Results]]:
+    """Calls a function of the emulator in a new process with these environment variables."""
     with pytest.MonkeyPatch.context() as patch:
 
-        def call(k: Tensor, library: str = str(fake), fails: str = "") -> Results:
+        def call(name: str, *args: Any, library: str = str(fake), fails: str = "") -> Results:
             patch.setenv("MIGE_CUSOLVER", library)
             patch.setenv("MIGE_FAKE_CUSOLVER", fails)
+            arrays = [a.numpy() if isinstance(a, Tensor) else a for a in args]
             with Emulator(os.environ.get("MIGE_EMULATOR", "plain")) as emulator:
-                values, vectors, info = emulator.call("eigh_with_info", k.numpy())
-            return torch.from_numpy(values), torch.from_numpy(vectors), torch.from_numpy(info)
+                return tuple(map(torch.from_numpy, emulator.call(name, *arrays)))
 
         yield call
+
+
+@pytest.fixture
+def eigh(run: Callable[..., Results]) -> Callable[..., Results]:
+    """(values, vectors, info) of matrices."""
+
+    def call(k: Tensor, library: str | None = None, fails: str = "") -> Results:
+        chosen = {} if library is None else {"library": library}
+        return run("eigh_with_info", k, fails=fails, **chosen)
+
+    return call
+
+
+@pytest.fixture
+def ssge(run: Callable[..., Results]) -> Callable[..., Results]:
+    """(score, eigenvalues, bandwidth, J) of samples, with the threshold .9."""
+
+    def call(
+        x: Tensor, bandwidth: Tensor | None = None, power: int = 1, **settings: str
+    ) -> Results:
+        return run("ssge", x, bandwidth, 0.5, 1.0, 0.9, None, power, **settings)
+
+    return call
 
 
 def matrices(dtype: torch.dtype, n: int = N) -> Tensor:
@@ -105,3 +129,42 @@ def test_a_call_that_fails_is_an_error(
 ) -> None:
     with pytest.raises(RuntimeError, match=message):
         eigh(matrices(torch.float64), fails=fails)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@for_each_dtype
+def test_a_score_of_a_large_group_takes_the_library(
+    dtype: torch.dtype, power: int, ssge: Callable[..., Results]
+) -> None:
+    x = torch.stack([normal(N, 17, dtype=dtype), 1e3 + normal(N, 17, dtype=dtype, seed=1)])
+    scores, values, sigma, rank = ssge(x, power=power)
+    by_jacobi = ssge(x, power=power, library="off")
+    assert torch.equal(sigma, by_jacobi[2]) and torch.equal(rank, by_jacobi[3])
+    assert not torch.equal(values, by_jacobi[1])
+    for g in range(2):
+        assert_ssge_accurate(scores[g], x[g], sigma[g], int(rank[g]), power)
+
+
+def test_a_score_of_a_small_group_does_not_take_the_library(ssge: Callable[..., Results]) -> None:
+    assert ssge(normal(128, 3), fails="call")[0].isfinite().all()
+    with pytest.raises(RuntimeError, match="unknown error"):
+        ssge(normal(129, 3), fails="call")
+
+
+@for_each_dtype
+def test_a_group_that_the_library_cannot_decompose_has_a_score_of_nan(
+    dtype: torch.dtype, ssge: Callable[..., Results]
+) -> None:
+    x = normal(5, N, 3, dtype=dtype)
+    x[3] = x[3, :1]  # equal samples have a score of 0
+    sigma = torch.tensor([1.5, 1.5, 1.5, 0, np.nan], dtype=dtype)
+    expected = ssge(x), ssge(x, sigma)
+    x[2, 7, 1] = np.inf
+    # The stand-in refuses matrices that are not finite, so the call fails if it gets one.
+    for got, right in zip(
+        (ssge(x, fails="info"), ssge(x, sigma, fails="info")), expected, strict=True
+    ):
+        assert same_bits(tuple(t[0] for t in got), tuple(t[0] for t in right))
+        assert got[0][1:3].isnan().all() and got[1][1:3].isnan().all()
+    assert not ssge(x)[0][3].any() and ssge(x)[3][3] == 0
+    assert ssge(x, sigma)[0][3:].isnan().all()

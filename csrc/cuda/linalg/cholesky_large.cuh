@@ -2,7 +2,7 @@
 // shared memory of one thread block, by panels of 32 columns. One thread block computes a panel P.
 // Then thread blocks with 64×64 tiles subtract P Pᵀ from the rest of the matrix (right-looking).
 // Each step is a launch of its own, which synchronizes the thread blocks. The shift is 0 with
-// Spectrum::kGram and small with Spectrum::kSymmetric. A matrix that proves to be indefinite is
+// MatrixKind::kGram and small with MatrixKind::kSymmetric. A matrix that proves to be indefinite is
 // decomposed again with a larger shift (eigh_small.cuh).
 //
 // Work: n³ multiply-adds. Invariant: diagonal_i = scale K_ii + shift − Σ_c L_ic² over the columns
@@ -19,15 +19,15 @@ constexpr int kPanelThreads = 512;
 // `rest` = scale K + shift I, from the lower triangle of K. The second attempt (`again`) skips
 // matrices that are not indefinite. A thread takes an element, rows along y, groups along z. Work:
 // reads and writes n² values. Registers: at most 64.
-template <typename T, Spectrum kSpectrum>
+template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kElementThreads, 4)
     load_large_kernel(LargeArguments<T> p, bool again) {
   const int64_t n = p.e.n;
   for (int64_t g = blockIdx.z; g < p.e.groups; g += gridDim.z) {
     if (again && !p.state[g].indefinite) continue;
     const T magnitude = magnitude_of<T>(p.e.largest[g]);
-    const T scale = matrix_scale(kSpectrum, magnitude);
-    const T shift = large_shift(p, kSpectrum, g);
+    const T scale = matrix_scale(kKind, magnitude);
+    const T shift = large_shift(p, kKind, g);
     for (int64_t i = blockIdx.y; i < n; i += gridDim.y)
       grid_stride<kElementThreads>(n, [&](int64_t j) {
         const int64_t at = j <= i ? i * n + j : j * n + i;
@@ -58,11 +58,11 @@ __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T>
 
 // Computes a panel, columns k0 … k0 + 31 of L. For each column the thread block finds the pivot,
 // subtracts the product of the panel's earlier columns, divides by the root of the pivot, and
-// updates the diagonal. With Spectrum::kSymmetric, a matrix is marked as indefinite if the largest
-// remaining pivot is at most a quarter of the small shift. A thread block takes a group, a thread
-// every 512th row. Work: 16 n² multiply-adds over the decomposition, as a column has on average 16
-// earlier columns in its panel. Registers: at most 64 in float, 128 in double.
-template <typename T, Spectrum kSpectrum>
+// updates the diagonal. With MatrixKind::kSymmetric, a matrix is marked as indefinite if the
+// largest remaining pivot is at most a quarter of the small shift. A thread block takes a group, a
+// thread every 512th row. Work: 16 n² multiply-adds over the decomposition, as a column has on
+// average 16 earlier columns in its panel. Registers: at most 64 in float, 128 in double.
+template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     panel_kernel(LargeArguments<T> p, int k0) {
   constexpr int kWarps = kPanelThreads / kWarp;
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
 
   for (int64_t g = blockIdx.x; g < p.e.groups; g += gridDim.x) {
     if (p.ended[g] < 0) continue;  // written by an earlier launch, the same for all threads
-    const T stop = kSpectrum == Spectrum::kGram
+    const T stop = kKind == MatrixKind::kGram
                        ? kGramStop<T>
                        : (p.state[g].indefinite ? T(0) : small_shift<T>(n) / 4);
     const T* const rest = p.rest + g * n * n;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     int k = k0;
     bool ended = false;
     for (; k < k0 + kPanel && k < n; ++k) {
-      Largest<T> best{-1, static_cast<int>(n) - 1};
+      Largest<T> best{-1, static_cast<int>(n) - 1};  // stays if all pivots are used or NaN
       for (int i = t; i < n; i += kPanelThreads) best.take_next(diagonal[i], i);
       best.take_warp();
       if (lane == 0) warp_best[t / kWarp] = best;
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     if (t == 0) {
       p.state[g].rank = k;
       p.ended[g] = ended || k == n ? -1 : 0;
-      if (kSpectrum == Spectrum::kSymmetric && ended) p.state[g].indefinite = 1;
+      if (kKind == MatrixKind::kSymmetric && ended) p.state[g].indefinite = 1;
     }
     __syncthreads();
   }
@@ -130,36 +130,36 @@ struct Subtract {
 
 // --- launchers ---
 
-template <typename T, Spectrum kSpectrum>
+template <typename T, MatrixKind kKind>
 void load_large(const LargeArguments<T>& p, bool again, Stream& stream) {
   const int64_t n = p.e.n;
   const Grid grid{at_most(divide_up(n, kElementThreads), 64), at_most(n, 1024),
                   group_blocks(p.e.groups)};
-  stream.launch(load_large_kernel<T, kSpectrum>, {grid, kElementThreads}, p, again);
+  stream.launch(load_large_kernel<T, kKind>, {grid, kElementThreads}, p, again);
 }
 
-template <typename T, Spectrum kSpectrum>
+template <typename T, MatrixKind kKind>
 void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
   const int64_t n = p.e.n;
   for (int k0 = 0; k0 < n; k0 += kPanel) {
-    stream.launch(panel_kernel<T, kSpectrum>, {{group_blocks(p.e.groups)}, kPanelThreads}, p, k0);
+    stream.launch(panel_kernel<T, kKind>, {{group_blocks(p.e.groups)}, kPanelThreads}, p, k0);
     const Columns<T> panel{p.a + k0 * n, kPanel, n, p.blocks * kPanel * n};
     if (k0 + kPanel < n)
       contract<T>(panel, panel, Subtract<T>{p.rest}, {p.e.groups, n, n, p.ended}, stream);
   }
 }
 
-// Computes L of every group. With Spectrum::kSymmetric the second attempt is always launched, since
-// the host does not wait for the result of the first attempt.
-template <typename T, Spectrum kSpectrum>
+// Computes L of every group. With MatrixKind::kSymmetric the second attempt is always launched,
+// since the host does not wait for the result of the first attempt.
+template <typename T, MatrixKind kKind>
 void cholesky_large(const LargeArguments<T>& p, Stream& stream) {
-  load_large<T, kSpectrum>(p, false, stream);
-  factorize_panels<T, kSpectrum>(p, stream);
-  if (kSpectrum == Spectrum::kGram) return;
-  load_large<T, kSpectrum>(p, true, stream);
+  load_large<T, kKind>(p, false, stream);
+  factorize_panels<T, kKind>(p, stream);
+  if (kKind == MatrixKind::kGram) return;
+  load_large<T, kKind>(p, true, stream);
   stream.launch(bound_kernel<T>, row_warps(p.e.n, p.e.groups), p);
-  load_large<T, kSpectrum>(p, true, stream);
-  factorize_panels<T, kSpectrum>(p, stream);
+  load_large<T, kKind>(p, true, stream);
+  factorize_panels<T, kKind>(p, stream);
 }
 
 }  // namespace mige::cuda

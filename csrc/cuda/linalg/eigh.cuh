@@ -1,38 +1,65 @@
-// Symmetric eigendecomposition by one warp or one thread block (eigh_small.cuh). If the matrix is
-// too large for the shared memory of one thread block, many thread blocks run the same algorithm on
-// a matrix in global memory: pivoted Cholesky by panels (cholesky_large.cuh) and Jacobi between
-// column blocks (jacobi_large.cuh). This file writes their results and chooses the kernels.
+// Eigendecomposition of symmetric matrices, K = U diag(λ) Uᵀ, in two steps:
+//
+//   scale K + shift I = L Lᵀ       pivoted Cholesky decomposition
+//   A = L V,  V orthogonal         one-sided Jacobi iteration, until the columns a_j are orthogonal
+//
+// Then A Aᵀ = L Lᵀ, so ‖a_j‖² = scale λ_j + shift and u_j = a_j / ‖a_j‖. `scale` is a power of two
+// that prevents overflow, and `shift` makes the matrix positive definite. With a large shift
+// scale λ_j is computed as u_jᵀ (scale K) u_j.
+//
+//   n <= 32                                   a warp, in registers
+//   n <= 240, if it fits the shared memory    a thread block, in shared memory
+//   larger n                                  many thread blocks, in global memory
+//   129 <= n <= 2048, with MIGE_CUSOLVER      cuSOLVER
+//
+// eigh_small.cuh has the first two rows of this table; it combines the steps of cholesky.cuh and
+// jacobi.cuh. The third row is in large_matrix.cuh (memory), cholesky_large.cuh and
+// jacobi_large.cuh, and the fourth in eigh_library.cuh. This file writes the results of the third
+// row and chooses the row.
 #pragma once
 
 #include "cuda/linalg/cholesky_large.cuh"
+#include "cuda/linalg/eigh_library.cuh"
 #include "cuda/linalg/jacobi_large.cuh"
 
 namespace mige::cuda {
 
-// Writes the squared norms of the columns. A warp takes a column, groups along y. Work: 2 n² flop,
-// reads n² values. Registers: at most 64.
-template <typename T>
+// Writes the squared norms of the columns, or refines the eigenpairs of an indefinite matrix. A
+// warp takes a column, groups along y. Work: 2 n² flop, reads n² values; 2 n³ flop and n³ / 2
+// values of K for an indefinite matrix. Registers: at most 64.
+template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y)
+  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
+    const T scale = matrix_scale(kKind, magnitude_of<T>(p.e.largest[g]));
     for_each_row(n, [&](int64_t j) {
-      const T sum = squared_norm(p.columns(g) + j * n, n);
-      if (threadIdx.x % kWarp == 0) p.norm[g * n + j] = sum;
+      T* const column = p.columns(g) + j * n;
+      T* const norm = p.norm + g * n + j;
+      const T sum = squared_norm(column, n);
+      if (threadIdx.x % kWarp == 0) *norm = sum;
+      __syncwarp();
+      if (kKind == MatrixKind::kSymmetric && p.state[g].indefinite)
+        refine_eigenpair(column, norm, p.e.k + g * n * n, scale, n, [](int64_t i) { return i; });
     });
+  }
 }
 
 // Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column, groups
 // along y. Work: reads 2 n² values, writes n². Registers: at most 64.
-template <typename T, Spectrum kSpectrum>
+template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
     const T magnitude = magnitude_of<T>(p.e.largest[g]);
     const bool finite = magnitude == magnitude;
     const Iteration iteration = p.state[g].iteration();
-    const Spectral<T> out{large_shift(p, kSpectrum, g), matrix_scale(kSpectrum, magnitude),
-                          !(finite && iteration.converged), p.e.values + g * n,
-                          p.e.vectors + g * n * n};
+    const bool unit = kKind == MatrixKind::kSymmetric && p.state[g].indefinite;
+    const Eigenpairs<T> out{unit ? T(0) : large_shift(p, kKind, g),
+                            matrix_scale(kKind, magnitude),
+                            unit,
+                            !(finite && iteration.converged),
+                            p.e.values + g * n,
+                            p.e.vectors + g * n * n};
     for_each_row(n, [&](int64_t j) {
       write_eigenpair(p.columns(g) + j * n, p.norm + g * n, n, j, out, [](int64_t i) { return i; });
     });
@@ -40,50 +67,69 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArgumen
   }
 }
 
-template <typename T, Spectrum kSpectrum>
-void eigh_large(const SpectralArguments<T>& e, void* work, Stream& stream) {
+template <typename T, MatrixKind kKind>
+void eigh_large(const Eigenproblem<T>& e, void* work, Stream& stream) {
   const LargeArguments<T> p{Workspace(work), e};
   stream.zero(p.state, e.groups);
   stream.zero(p.sweeps, kMaxLargeSweeps);
   stream.zero(p.a, p.a_size());
-  cholesky_large<T, kSpectrum>(p, stream);
+  cholesky_large<T, kKind>(p, stream);
   jacobi_large(p, stream);
-  stream.launch(large_norms_kernel<T>, row_warps(e.n, e.groups), p);
-  stream.launch(large_sort_kernel<T, kSpectrum>, row_warps(e.n, e.groups), p);
+  stream.launch(large_norms_kernel<T, kKind>, row_warps(e.n, e.groups), p);
+  stream.launch(large_sort_kernel<T, kKind>, row_warps(e.n, e.groups), p);
 }
 
 // --- the choice of the kernels ---
 
-// Whether one warp or thread block decomposes a matrix. n and the device's shared memory alone
-// decide, so the result of a matrix has the same bits in any batch.
+enum class EighPath { kWarp, kBlock, kManyBlocks, kLibrary };
+
+// What decomposes a matrix of n rows. The number of groups has no influence, so the result of a
+// matrix has the same bits in any batch.
 template <typename T>
-bool fits_a_block(int64_t n) {
-  return n <= kWarp ||
-         (n <= kLargestInBlock && shared_matrix_size<T>(static_cast<int>(n)) <= largest_smem());
+EighPath eigh_path(int n) {
+  if (n <= kWarp) return EighPath::kWarp;
+  if (solver_of(n) == Solver::kLibrary) return EighPath::kLibrary;
+  const bool fits = n <= kLargestInBlock && shared_matrix_size<T>(n) <= largest_smem();
+  return fits ? EighPath::kBlock : EighPath::kManyBlocks;
 }
 
-// The bytes of workspace that spectral() needs.
+// The bytes of workspace that eigendecompose() needs.
 template <typename T>
-int64_t spectral_work(int64_t groups, int64_t n) {
-  if (fits_a_block<T>(n)) return 0;
-  SpectralArguments<T> e{};
+int64_t eigendecompose_work(int64_t groups, int64_t n) {
+  Eigenproblem<T> e{};
   e.groups = groups;
   e.n = static_cast<int>(n);
-  return LargeArguments<T>{Workspace(nullptr), e}.size();
+  switch (eigh_path<T>(e.n)) {
+    case EighPath::kManyBlocks:
+      return LargeArguments<T>{Workspace(nullptr), e}.size();
+    case EighPath::kLibrary:
+      return library_work(e);
+    default:
+      return 0;
+  }
 }
 
-template <typename T, Spectrum kSpectrum>
-void spectral(const SpectralArguments<T>& e, void* work, Stream& stream) {
-  if (e.n <= kWarp)
-    stream.launch(eigh_warp_kernel<T, kSpectrum>,
-                  {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
-  else if (fits_a_block<T>(e.n))
-    with_shape(e.n, [&](auto lanes, auto rows) {
-      stream.launch(eigh_block_kernel<T, lanes, rows, kSpectrum>,
-                    {{e.groups}, kEighThreads<lanes, rows>, shared_matrix_size<T>(e.n)}, e);
-    });
-  else
-    eigh_large<T, kSpectrum>(e, work, stream);
+// Writes the eigenvalues, the eigenvectors and info of every group. e.largest is complete.
+template <typename T, MatrixKind kKind>
+void eigendecompose(const Eigenproblem<T>& e, void* work, Stream& stream) {
+  switch (eigh_path<T>(e.n)) {
+    case EighPath::kWarp:
+      stream.launch(eigh_warp_kernel<T, kKind>,
+                    {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
+      break;
+    case EighPath::kBlock:
+      with_shape(e.n, [&](auto lanes, auto rows) {
+        stream.launch(eigh_block_kernel<T, lanes, rows, kKind>,
+                      {{e.groups}, kEighThreads<lanes, rows>, shared_matrix_size<T>(e.n)}, e);
+      });
+      break;
+    case EighPath::kManyBlocks:
+      eigh_large<T, kKind>(e, work, stream);
+      break;
+    case EighPath::kLibrary:
+      eigh_by_library<T>(e, kKind, work, stream);
+      break;
+  }
 }
 
 }  // namespace mige::cuda

@@ -1,6 +1,7 @@
 // The symmetric eigendecomposition by a library (eigh_library.h), with the promises of the Jacobi
 // kernels: only the lower triangle is read, any magnitude is accepted, and a matrix that is not
-// finite or does not converge gives NaN.
+// finite or does not converge gives NaN. One promise is missing: in float32 the library loses the
+// relative accuracy of small eigenvalues of a Gram matrix (docs/decisions.md).
 #pragma once
 
 #include "cuda/linalg/eigh_library.h"
@@ -10,13 +11,14 @@ namespace mige::cuda {
 
 template <typename T>
 struct LibraryEighArguments : Workspace {
-  SpectralArguments<T> e;
+  Eigenproblem<T> e;
+  MatrixKind kind;
   int32_t* info = take<int32_t>(e.groups);  // of the library
   LibraryBuffers sizes{};
   void* buffer = nullptr;
 
   BatchedEigh call() const { return {e.vectors, e.values, info, e.n, e.groups, sizeof(T) == 8}; }
-  // Takes the buffer of the library. Returns a cudaError_t.
+  // Takes the buffer of the library, after all other arrays. Returns a cudaError_t.
   int take_buffer() {
     const EighLibrary* const library = EighLibrary::get();
     if (library == nullptr) return cudaErrorSharedObjectSymbolNotFound;
@@ -26,19 +28,19 @@ struct LibraryEighArguments : Workspace {
   }
 };
 
-// Copies the scaled matrices to `vectors`, or zeros if they are not finite. A thread takes every
-// (256 gridDim.x)-th element, groups along y. Work: reads and writes n² values. Registers: at most
-// 64.
+// Copies the lower triangles of the scaled matrices to `vectors`. Elements that are NaN or infinite
+// become 0, because a library need not return for them; the results of such a matrix are not used.
+// A thread takes every (256 gridDim.x)-th element, groups along y. Work: reads and writes n²
+// values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     load_for_library_kernel(LibraryEighArguments<T> p) {
   const int64_t count = static_cast<int64_t>(p.e.n) * p.e.n;
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
-    const T magnitude = magnitude_of<T>(p.e.largest[g]);
-    const T scale = matrix_scale(Spectrum::kSymmetric, magnitude);
+    const T scale = matrix_scale(p.kind, magnitude_of<T>(p.e.largest[g]));
     grid_stride<kElementThreads>(count, [&](int64_t i) {
-      const bool read = magnitude == magnitude && i % p.e.n <= i / p.e.n;
-      p.e.vectors[g * count + i] = read ? scale * p.e.k[g * count + i] : T(0);
+      const T value = i % p.e.n <= i / p.e.n ? scale * p.e.k[g * count + i] : T(0);
+      p.e.vectors[g * count + i] = value - value == T(0) ? value : T(0);
     });
   }
 }
@@ -53,7 +55,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
   for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
     const T magnitude = magnitude_of<T>(p.e.largest[g]);
     const bool finite = magnitude == magnitude, failed = !finite || p.info[g] != 0;
-    const T scale = matrix_scale(Spectrum::kSymmetric, magnitude);
+    const T scale = matrix_scale(p.kind, magnitude);
     grid_stride<kElementThreads>(failed ? n * n : n, [&](int64_t i) {
       if (failed) p.e.vectors[g * n * n + i] = not_a_number<T>();
       if (i < n)
@@ -66,15 +68,15 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 
 // The bytes of workspace of eigh_by_library().
 template <typename T>
-int64_t library_work(const EighArguments<T>& arguments) {
-  LibraryEighArguments<T> p{Workspace(nullptr), {arguments, nullptr}};
+int64_t library_work(const Eigenproblem<T>& e) {
+  LibraryEighArguments<T> p{Workspace(nullptr), e, MatrixKind::kSymmetric};
   p.take_buffer();  // eigh_by_library() reports an error
   return p.size();
 }
 
 template <typename T>
-void eigh_by_library(const SpectralArguments<T>& e, void* work, Stream& stream) {
-  LibraryEighArguments<T> p{Workspace(work), e};
+void eigh_by_library(const Eigenproblem<T>& e, MatrixKind kind, void* work, Stream& stream) {
+  LibraryEighArguments<T> p{Workspace(work), e, kind};
   const int64_t count = static_cast<int64_t>(e.n) * e.n;
   stream.call([&](void*) { return p.take_buffer(); });
   stream.launch(load_for_library_kernel<T>, elementwise(count, e.groups), p);

@@ -1,11 +1,12 @@
 // The batched eigendecomposition of cuSOLVER (cusolverDnXsyevBatched), found at run time in the
 // library that torch has loaded, and the sizes for which it is used.
 //
-// It is off by default, because no size has been measured. The environment variable MIGE_CUSOLVER
-// turns it on: "on" takes the library that the process has loaded, or that the dynamic linker
-// finds, and a path takes the library in this file. If the library or one of its functions is
-// missing, the operator fails with cudaErrorSharedObjectSymbolNotFound. (A CUDA build of torch
-// loads cuSOLVER at its first linear algebra on a GPU.)
+// It is off by default: no size has been measured, and scores of SSGE are less accurate with it
+// (eigh_library.cuh). The environment variable MIGE_CUSOLVER turns it on: "on" takes the library
+// that the process has loaded, or that the dynamic linker finds, and a path takes the library in
+// this file. If the library or one of its functions is missing, the operator fails with
+// cudaErrorSharedObjectSymbolNotFound. (A CUDA build of torch loads cuSOLVER at its first linear
+// algebra on a GPU.)
 #pragma once
 
 #include <cuda_runtime.h>
@@ -69,14 +70,15 @@ class EighLibrary {
     return instance.decompose_ != nullptr ? &instance : nullptr;
   }
 
-  // The sizes of the buffers of a call. Returns a cudaError_t.
+  // The sizes of the buffers of a call. They do not depend on the addresses of the arrays, which
+  // may not exist yet, so the library gets none. Returns a cudaError_t.
   int buffers(const BatchedEigh& call, LibraryBuffers& sizes) const {
     Handle* const handle = current_handle();
     if (handle == nullptr) return cudaErrorNotSupported;
     const int type = call.in_double ? kReal64 : kReal32;
     return status_of(buffer_size_(handle->solver, handle->parameters, kWithVectors, kUpper, call.n,
-                                  type, call.matrices, call.n, type, call.values, type,
-                                  &sizes.on_device, &sizes.on_host, call.groups));
+                                  type, nullptr, call.n, type, nullptr, type, &sizes.on_device,
+                                  &sizes.on_host, call.groups));
   }
 
   // Enqueues the decomposition. Returns a cudaError_t.

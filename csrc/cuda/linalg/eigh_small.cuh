@@ -2,11 +2,12 @@
 // pivoted Cholesky (cholesky.cuh), then one-sided Jacobi (jacobi.cuh). Both work in shared memory
 // or registers.
 //
-// With Spectrum::kSymmetric a matrix may be indefinite. It is shifted by a multiple of the identity
-// first, and its eigenvalues are shifted back; eigenvectors do not change. The shift is small
-// (small_shift). If Cholesky then finds a pivot of at most a quarter of the shift, the matrix
-// counts as indefinite. A bound of the eigenvalues' magnitudes is added to the shift, and the
-// matrix is decomposed again.
+// With MatrixKind::kSymmetric a matrix may be indefinite. A multiple of the identity, the shift, is
+// added to the matrix first and subtracted from the eigenvalues at the end; eigenvectors do not
+// change. The shift is small (small_shift). If Cholesky then finds a pivot of at most a quarter of
+// the shift, the matrix counts as indefinite. It is decomposed again with a shift that exceeds the
+// magnitudes of all eigenvalues, and then its eigenvalues are computed from the eigenvectors
+// (refine_eigenpair).
 #pragma once
 
 #include <type_traits>
@@ -16,12 +17,15 @@
 
 namespace mige::cuda {
 
-// The kind of matrix. kGram is positive semi-definite with a unit diagonal, and the vectors of its
-// null space are zeros. kSymmetric is any symmetric matrix, of which the lower triangle is read.
-enum class Spectrum { kGram, kSymmetric };
+// The kind of matrix. kGram is positive semi-definite with a unit diagonal. It is not shifted, so
+// small eigenvalues keep their relative accuracy, but L has no columns for the null space: the
+// vectors of the null space may be zeros. kSymmetric is any symmetric matrix, of which the lower
+// triangle is read.
+enum class MatrixKind { kGram, kSymmetric };
 
+// The matrices of all groups, where their results are written, and their magnitudes.
 template <typename T>
-struct SpectralArguments : EighArguments<T> {
+struct Eigenproblem : EighArguments<T> {
   // [groups]: magnitude of the lower triangle (kSymmetric) or of the samples (kGram)
   const Key<T>* largest;
 };
@@ -33,19 +37,25 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
   return 8 * static_cast<T>(n) * kEpsilon<T>;
 }
 
+// The shift for an indefinite matrix whose eigenvalues have at most the magnitude `bound`. The
+// rounding error of a pivot grows with the shift, so the part added to the bound does, too.
+template <typename T>
+__device__ __forceinline__ T indefinite_shift(int64_t n, T bound) {
+  return bound + small_shift<T>(n) * (1 + bound);
+}
+
 // With kSymmetric, the power of two that brings the entries of the matrix below 2; with kGram, 1.
 template <typename T>
-__device__ __forceinline__ T matrix_scale(Spectrum spectrum, T magnitude) {
-  return spectrum == Spectrum::kGram
-             ? T(1)
-             : power_of_two<T>(-exponent_of(static_cast<double>(magnitude)));
+__device__ __forceinline__ T matrix_scale(MatrixKind kind, T magnitude) {
+  return kind == MatrixKind::kGram ? T(1)
+                                   : power_of_two<T>(-exponent_of(static_cast<double>(magnitude)));
 }
 
 // Loads s = scale K + shift I from the lower triangle of K.
 template <typename Team, typename T>
 __device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shift) {
-  const int lane = Team::rank() % kWarp, n = a.n;
-  for (int i = Team::rank() / kWarp; i < n; i += Team::size() / kWarp)
+  const int lane = Team::thread() % kWarp, n = a.n;
+  for (int i = Team::thread() / kWarp; i < n; i += Team::threads() / kWarp)
     for (int j = lane; j <= i; j += kWarp) {
       const T value = scale * k[static_cast<int64_t>(i) * n + j];
       a.s[i * a.pitch + j] = i == j ? value + shift : value;
@@ -74,9 +84,9 @@ __device__ __forceinline__ T row_sum_of_square(const T* k,  // [n, pitch]
 template <typename Team, typename T>
 __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
   const int n = a.n;
-  for (int i = Team::rank() / kWarp; i < n; i += Team::size() / kWarp) {
+  for (int i = Team::thread() / kWarp; i < n; i += Team::threads() / kWarp) {
     const T sum = row_sum_of_square(a.s, n, a.pitch, i);
-    if (Team::rank() % kWarp == 0) a.norm[i] = sum;
+    if (Team::thread() % kWarp == 0) a.norm[i] = sum;
   }
   Team::sync();
   T largest = 0;
@@ -86,9 +96,9 @@ __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
 }
 
 // Loads K of one group and replaces it by its Cholesky factor. Returns the rank, and sets `shift`.
-template <typename Team, Spectrum kSpectrum, typename T>
+template <typename Team, MatrixKind kKind, typename T>
 __device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift) {
-  if (kSpectrum == Spectrum::kGram) {
+  if (kKind == MatrixKind::kGram) {
     load_matrix<Team>(a, k, scale, T(0));
     return pivoted_cholesky<Team>(a, kGramStop<T>);
   }
@@ -98,7 +108,7 @@ __device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift
   const int rank = pivoted_cholesky<Team>(a, shift / 4);
   if (rank == a.n) return rank;
   load_matrix<Team>(a, k, scale, T(0));
-  shift += eigenvalue_bound<Team>(a);
+  shift = indefinite_shift(a.n, eigenvalue_bound<Team>(a));
   load_matrix<Team>(a, k, scale, shift);
   return pivoted_cholesky<Team>(a, T(0));
 }
@@ -111,30 +121,38 @@ __device__ __forceinline__ int32_t info_of(bool finite, const Iteration& iterati
 
 // Decomposes the matrix of group g. orthogonalize(rank) is the Jacobi iteration on the columns of
 // the Cholesky factor; it returns an Iteration.
-template <typename Team, Spectrum kSpectrum, typename T, typename F>
-__device__ __forceinline__ void decompose(const SharedMatrix<T>& a, const SpectralArguments<T>& p,
-                                          int64_t g, const F& orthogonalize) {
+template <typename Team, MatrixKind kKind, typename T, typename F>
+__device__ __forceinline__ void decompose_group(const SharedMatrix<T>& a, const Eigenproblem<T>& p,
+                                                int64_t g, const F& orthogonalize) {
   const int64_t size = static_cast<int64_t>(p.n) * p.n;
   // The scale is computed twice rather than kept, because the Jacobi iteration needs all registers.
-  const auto scale = [&] { return matrix_scale(kSpectrum, magnitude_of<T>(p.largest[g])); };
+  const auto scale = [&] { return matrix_scale(kKind, magnitude_of<T>(p.largest[g])); };
   const bool finite = p.largest[g] < KeyOf<T>::kInfinity;
   T shift = 0;
   Iteration iteration{0, false};
   if (finite) {
-    iteration = orthogonalize(factorize<Team, kSpectrum>(a, p.k + g * size, scale(), shift));
+    iteration = orthogonalize(factorize<Team, kKind>(a, p.k + g * size, scale(), shift));
     column_norms<Team>(a);
   } else {
-    for (int i = Team::rank(); i < p.n; i += Team::size()) {
+    for (int i = Team::thread(); i < p.n; i += Team::threads()) {
       a.norm[i] = 0;
       a.row[i] = i;
     }
     Team::sync();
   }
-  const Spectral<T> out{shift, scale(), !iteration.converged, p.values + g * p.n,
-                        p.vectors + g * size};
-  for (int j = Team::rank() / kWarp; j < p.n; j += Team::size() / kWarp)
-    write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, [&](int i) { return a.row[i]; });
-  if (p.info && Team::rank() == 0) p.info[g] = info_of(finite, iteration);
+  const auto row_of = [&](int i) { return a.row[i]; };
+  const bool indefinite = kKind == MatrixKind::kSymmetric && shift > small_shift<T>(p.n);
+  if (indefinite) {
+    for (int j = Team::thread() / kWarp; j < p.n; j += Team::threads() / kWarp)
+      refine_eigenpair(a.s + j * a.pitch, a.norm + j, p.k + g * size, scale(), p.n, row_of);
+    Team::sync();
+  }
+  const Eigenpairs<T> out{
+      indefinite ? T(0) : shift, scale(), indefinite, !iteration.converged, p.values + g * p.n,
+      p.vectors + g * size};
+  for (int j = Team::thread() / kWarp; j < p.n; j += Team::threads() / kWarp)
+    write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, row_of);
+  if (p.info && Team::thread() == 0) p.info[g] = info_of(finite, iteration);
   Team::sync();  // before the next matrix overwrites this one
 }
 
@@ -144,19 +162,20 @@ constexpr int kWarpsABlock = 4;
 constexpr int kWarpPitch = kWarp + 1;
 
 // A thread block takes four matrices, a warp one matrix, a lane one column. Work: see
-// jacobi_in_registers. Shared memory per matrix: 4.5 KiB in float and 8.8 KiB in double. Registers:
+// jacobi_in_registers. Shared memory per matrix: 4.4 KiB in float and 8.6 KiB in double. Registers:
 // at most 168 in float, 255 in double.
-template <typename T, Spectrum kSpectrum>
+template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
-    eigh_warp_kernel(SpectralArguments<T> p) {
-  __shared__ __align__(16) T memory[kWarpsABlock][kWarp * kWarpPitch + 2 * kWarp + 4];
+    eigh_warp_kernel(Eigenproblem<T> p) {
+  constexpr size_t kValues = SharedMatrix<T>::size(kWarp, kWarpPitch) / sizeof(T);
+  __shared__ __align__(16) T memory[kWarpsABlock][kValues];
   static_assert(sizeof(memory) <= 48 * 1024, "static shared memory is limited to 48 KiB");
   const int lane = threadIdx.x % kWarp;
   const auto a = SharedMatrix<T>::at(memory[threadIdx.x / kWarp], p.n, kWarpPitch);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarpsABlock;
   for (int64_t g = blockIdx.x * int64_t(kWarpsABlock) + threadIdx.x / kWarp; g < p.groups;
        g += stride)
-    decompose<WarpTeam, kSpectrum>(a, p, g, [&](int) {
+    decompose_group<WarpTeam, kKind>(a, p, g, [&](int) {
       T column[kWarp];
 #pragma unroll
       for (int e = 0; e < kWarp; ++e)
@@ -174,8 +193,8 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
 
 constexpr int kLargestInBlock = PairShape<16, 15>::kLargest;
 
-// Calls f(lanes, rows) with the numbers of the PairShape for n rows, as std::integral_constant.
-// Eight lanes take the fewest instructions per pair.
+// Calls f(lanes, rows) with the numbers of the PairShape for n <= 128 rows, as
+// std::integral_constant. Eight lanes take the fewest instructions per pair.
 template <typename F>
 auto with_eight_lanes(int n, const F& f) {
   constexpr std::integral_constant<int, 8> kEight{};
@@ -200,7 +219,7 @@ size_t shared_matrix_size(int n) {
   });
 }
 
-// Threads of a thread block: all pairs of a round at once, up to n = 128.
+// Threads of a thread block: up to n = 128 it rotates all pairs of a round at once.
 template <int kLanes, int kRows>
 constexpr int kEighThreads = PairShape<kLanes, kRows>::kLargest <= 64 ? 256 : 512;
 
@@ -216,12 +235,12 @@ constexpr int kEighBlocks = (PairShape<kLanes, kRows>::kLargest <= 64 ? 2 : 1) *
 // rotates four pairs with eight lanes, and two with sixteen. Instructions of the loop with
 // MUFU.RSQ, SHFL and STS: at most 188 in <float, 8, 8>, 232 in <float, 8, 13>, 260 in <float, 8,
 // 16>, 216 in <float, 16, 11> and 254 in <float, 16, 15>.
-template <typename T, int kLanes, int kRows, Spectrum kSpectrum>
+template <typename T, int kLanes, int kRows, MatrixKind kKind>
 __global__ void __launch_bounds__(kEighThreads<kLanes, kRows>, kEighBlocks<T, kLanes, kRows>)
-    eigh_block_kernel(SpectralArguments<T> p) {
+    eigh_block_kernel(Eigenproblem<T> p) {
   const auto a = SharedMatrix<T>::at(dynamic_smem<T>(), p.n, PairShape<kLanes, kRows>::kPitch);
-  decompose<BlockTeam, kSpectrum>(a, p, blockIdx.x,
-                                  [&](int rank) { return jacobi<kLanes, kRows>(a, rank); });
+  decompose_group<BlockTeam, kKind>(a, p, blockIdx.x,
+                                    [&](int rank) { return jacobi<kLanes, kRows>(a, rank); });
 }
 
 }  // namespace mige::cuda

@@ -56,9 +56,10 @@ struct Rotation : PlaneRotation<T> {
              difference * difference + square >= kSmallestNormal<T>);
   }
 
-  // The rotation for a = ‖x‖², b = ‖y‖² and g = x·y. `limit` is the largest cosine of orthogonal
-  // columns. The tangent t may be approximate, because a later rotation corrects the angle. But c,
-  // s and τ must belong to the same angle, so a Newton step makes c accurate, and another one τ.
+  // The rotation for a = ‖x‖², b = ‖y‖² and g = x·y. `limit` is the largest cosine of columns that
+  // count as orthogonal. The tangent t may be approximate, because a later rotation corrects the
+  // angle. But c, s and τ must belong to the same angle, so a Newton step makes c accurate, and
+  // another one τ.
   static __device__ __forceinline__ Rotation of(T a, T b, T g, T limit) {
     // t is the smaller root of g t² + (b − a) t = g.
     const T difference = b - a, twice = 2 * g, sum = difference * difference + twice * twice;
@@ -92,10 +93,12 @@ struct Rotation : PlaneRotation<T> {
   }
 };
 
-// The lower index i of the p-th pair i < j = i ^ r of round r.
-__device__ __forceinline__ int first_of_pair(int p, int r) {
+// The lower index i of pair number `pair` of round r, whose members are i < j = i ^ r. The highest
+// bit of r is 0 in i and 1 in j, so the pairs are counted by the other bits of i: i is `pair` with
+// a 0 inserted at the place of this bit.
+__device__ __forceinline__ int first_of_pair(int pair, int r) {
   const int high = 31 - __clz(r);
-  return ((p >> high) << (high + 1)) | (p & ((1 << high) - 1));
+  return ((pair >> high) << (high + 1)) | (pair & ((1 << high) - 1));
 }
 
 // The smallest power of two that is not below n.
@@ -118,8 +121,8 @@ __device__ __forceinline__ T squared_norm(const T* column, Index n) {  // [n]
 // Writes the squared norms of all columns to a.norm.
 template <typename Team, typename T>
 __device__ void column_norms(const SharedMatrix<T>& a) {
-  const int lane = Team::rank() % kWarp;
-  for (int j = Team::rank() / kWarp; j < a.n; j += Team::size() / kWarp) {
+  const int lane = Team::thread() % kWarp;
+  for (int j = Team::thread() / kWarp; j < a.n; j += Team::threads() / kWarp) {
     const T sum = squared_norm(a.s + j * a.pitch, a.n);
     if (lane == 0) a.norm[j] = sum;
   }
@@ -129,7 +132,8 @@ __device__ void column_norms(const SharedMatrix<T>& a) {
 // How threads divide the pairs of columns of a matrix of at most kLargest rows. kLanes threads take
 // a pair, and each of them keeps kRows rows of both columns in registers. A warp takes 32 / kLanes
 // pairs. Columns are padded with zeros to kLargest rows, so that no thread tests bounds. The pitch
-// is chosen so that the columns of the pairs of a warp start on different banks of shared memory.
+// is the smallest one that leaves the remainder kLanes when divided by 32. The columns that a warp
+// reads at once then start on different banks of shared memory.
 template <int kLanes, int kRows>
 struct PairShape {
   static constexpr int kLargest = kLanes * kRows;
@@ -137,9 +141,10 @@ struct PairShape {
   static constexpr int kPairs = kWarp / kLanes;
 };
 
-// Rotates the columns i and j of a pair. All lanes of a warp must call this together, a group of
-// kLanes lanes with the same pair. A group whose `valid` is false changes nothing; its columns must
-// be columns that no other warp changes. Returns whether the columns were not orthogonal.
+// Rotates the columns i and j of a pair, with their norms. All lanes of a warp must call this
+// together, kLanes neighboring lanes with the same pair. If `valid` is false, these lanes change
+// nothing, and i and j must be columns that no other warp changes. Returns whether the columns were
+// not orthogonal.
 template <int kLanes, int kRows, typename T>
 __device__ __forceinline__ bool rotate_pair(const SharedMatrix<T>& a, int i, int j, bool valid) {
   constexpr int kPitch = PairShape<kLanes, kRows>::kPitch;
@@ -184,10 +189,11 @@ struct Iteration {
   bool converged;
 };
 
-// Makes the first `rank` columns of a orthogonal. Norms are computed once per sweep and updated by
-// the rotations, so a pair takes one sum over the lanes instead of three. Work of a sweep: rank²/2
-// pairs, each with 10 kLargest flop and 4 kLargest values read or written in shared memory, and one
-// barrier per round. eigh_block_kernel has the number of instructions of a pair.
+// Makes the first `rank` columns of `a` orthogonal; the others are zero. Norms are computed once
+// per sweep and updated by the rotations, so a pair takes one sum over the lanes instead of three.
+// Work of a sweep: rank²/2 pairs, each with 10 kLargest flop and 4 kLargest values read or written
+// in shared memory, and one barrier per round. eigh_block_kernel has the number of instructions of
+// a pair.
 template <int kLanes, int kRows, typename T>
 __device__ Iteration jacobi(const SharedMatrix<T>& a, int rank) {
   using Shape = PairShape<kLanes, kRows>;
@@ -204,7 +210,8 @@ __device__ Iteration jacobi(const SharedMatrix<T>& a, int rank) {
         const int i = first_of_pair(p0 + lane / kLanes, r), j = i ^ r;
         const bool valid = j < rank;
         if (!__any_sync(kFullMask, valid)) continue;
-        // The columns of this warp begin at `spare`, which is below the rank if any pair is valid.
+        // A pair without columns takes column `spare`, the first one of this warp, twice. If any
+        // pair of the warp is valid, so is this column.
         const int spare = first_of_pair(p0, r);
         rotated |= rotate_pair<kLanes, kRows>(a, valid ? i : spare, valid ? j : spare, valid);
       }
@@ -275,12 +282,43 @@ __device__ int position_of(const T* norm,  // [n]
   return warp_sum(before);
 }
 
-// Where the eigenpairs of one matrix are written, and how: λ = (‖a‖² − shift) / scale. All results
-// are NaN if `failed`.
+// Replaces a column a by the unit vector u = a / ‖a‖, and ‖a‖² by the Rayleigh quotient
+// uᵀ (scale K) u. If the shift is large, ‖a‖² − shift is inaccurate, because the rounding errors of
+// ‖a‖² grow with the shift. The error of the Rayleigh quotient is the square of the error of u. A
+// warp does this together. Row i of the column is row row_of(i) of K. Work: 2 n² flop; reads n²/2
+// values of K.
+template <typename T, typename Index, typename RowOf>
+__device__ __forceinline__ void refine_eigenpair(T* column,   // [n]
+                                                 T* norm,     // [1]
+                                                 const T* k,  // [n, n], the lower triangle is read
+                                                 T scale, Index n, const RowOf& row_of) {
+  const Index lane = threadIdx.x % kWarp;
+  const T inverse = T(1) / sqrt(*norm);
+  for (Index i = lane; i < n; i += kWarp) column[i] *= inverse;
+  __syncwarp();
+  double quotient = 0;  // n terms one after another, which in float would lose digits
+  for (Index i = 0; i < n; ++i) {
+    const int64_t row = row_of(i);
+    T dot = 0;
+    for (Index l = lane; l < n; l += kWarp) {
+      const int64_t other = row_of(l);
+      const T weight = other < row ? T(2) : T(1);  // K_il and K_li
+      if (other <= row) dot += weight * (scale * k[row * n + other]) * column[l];
+    }
+    quotient += static_cast<double>(column[i] * dot);
+  }
+  const T square = squared_norm(column, n);
+  quotient = warp_sum(quotient);
+  if (lane == 0) *norm = static_cast<T>(quotient / static_cast<double>(square));
+}
+
+// Where the eigenpairs of one matrix are written, and how. λ is (‖a‖² − shift) / scale. After
+// refine_eigenpair the columns are unit vectors (`unit`), and the shift is 0. All results are NaN
+// if `failed`.
 template <typename T>
-struct Spectral {
+struct Eigenpairs {
   T shift, scale;
-  bool failed;
+  bool unit, failed;
   T* values;   // [n], ascending
   T* vectors;  // [n, n], one vector per row; zeros if ‖a‖ = 0
 };
@@ -289,12 +327,12 @@ struct Spectral {
 // this together. Row i of the column is row row_of(i) of the matrix.
 template <typename T, typename Index, typename RowOf>
 __device__ __forceinline__ void write_eigenpair(const T* column,  // [n]
-                                                const T* norm,    // [n]: squared norms
-                                                Index n, Index j, const Spectral<T>& out,
+                                                const T* norm,  // [n]: ‖a‖², or Rayleigh quotients
+                                                Index n, Index j, const Eigenpairs<T>& out,
                                                 const RowOf& row_of) {
   const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaNs cannot be sorted
   const T lambda = norm[j];
-  const T inverse = lambda > T(0) ? T(1) / sqrt(lambda) : T(0);
+  const T inverse = out.unit ? T(1) : (lambda > T(0) ? T(1) / sqrt(lambda) : T(0));
   const double value = static_cast<double>(lambda - out.shift) / static_cast<double>(out.scale);
   const Index lane = threadIdx.x % kWarp;
   if (lane == 0) out.values[place] = out.failed ? not_a_number<T>() : saturate<T>(value);

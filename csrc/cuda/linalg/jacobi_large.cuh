@@ -19,19 +19,24 @@
 
 namespace mige::cuda {
 
-// The limit for the cosine of orthogonal columns. It is larger than kOrthogonal, because the
-// rounding errors of longer sums hide smaller cosines.
+// Columns with a cosine up to this limit count as orthogonal. A sweep that finds only such columns
+// is the last one. The limit is larger than kOrthogonal, because the rounding errors of longer sums
+// hide smaller cosines.
 template <typename T>
 constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
+// A pair whose columns have cosines up to this limit is not rotated. As with kNegligible, the last
+// sweep also rotates columns that already count as orthogonal.
+template <typename T>
+constexpr T kLargeNegligible = 2 * kEpsilon<T>;
 
 // The 64 columns of a pair of column blocks. Column c of the pair is row of(c) of `a`. Columns 0 to
 // 31 belong to the first column block, and columns 32 to 63 to the second.
 struct ColumnPair {
   int first, second;
 
-  // The p-th pair of round r. If `second` is not a column block, the pair does not exist.
-  static __device__ __forceinline__ ColumnPair of_round(int p, int r) {
-    const int first = first_of_pair(p, r);
+  // Pair number `pair` of round r. If `second` is not a column block, the pair does not exist.
+  static __device__ __forceinline__ ColumnPair of_round(int pair, int r) {
+    const int first = first_of_pair(pair, r);
     return {first, first ^ r};
   }
   __device__ __forceinline__ int of(int c) const {
@@ -55,8 +60,11 @@ struct PairOperand : Operand<T, true> {
   }
 };
 
-constexpr int kGramPitch = kPairColumns + 1;
-constexpr int kRotationPitch = Tile<4>::kPitch;
+constexpr int kGramPitch = kPairColumns + 1;  // rows and columns of G cause no bank conflicts
+constexpr int kRotationPitch = Tile<kProductThreadTile>::kPitch;
+constexpr int kSweepWarps = kTileThreads / kWarp;
+static_assert((kSweepWarps & (kSweepWarps - 1)) == 0, "a mask gives the remainder");
+static_assert(kPairColumns == kProductTile, "the tile engine multiplies a pair in one tile");
 
 // The rotation of columns i < j in shared memory. In float a thread reads it by one access.
 template <typename T>
@@ -87,7 +95,8 @@ struct PairMemory {
   }
 };
 static_assert(PairMemory<double>::kSize <= 99 * 1024, "the smallest architecture has only 99 KiB");
-static_assert(Tile<4>::kSlices <= (kTileDepth + kPairColumns) * kRotationPitch, "see PairMemory");
+static_assert(Tile<kProductThreadTile>::kSlices <= (kTileDepth + kPairColumns) * kRotationPitch,
+              "see PairMemory");
 static_assert(PairMemory<float>::kValues * sizeof(float) % 16 == 0, "rotations are aligned");
 
 // Applies the rotations of a round to the rows and the columns of G. A lane has the two rows of one
@@ -101,8 +110,8 @@ __device__ __forceinline__ void rotate_both_sides(const PairMemory<T>& m,
   T* const to_i = m.gram + rows.to_i * kGramPitch;
   T* const to_j = m.gram + rows.to_j * kGramPitch;
 #pragma unroll
-  for (int e = 0; e < kPanel / 8; ++e) {
-    const StoredRotation<T> columns = m.rotations[warp + 8 * e];
+  for (int e = 0; e < kPanel / kSweepWarps; ++e) {
+    const StoredRotation<T> columns = m.rotations[warp + kSweepWarps * e];
     const int k = columns.i(), l = columns.j();
     const T ik = row_i[k], il = row_i[l], jk = row_j[k], jl = row_j[l];
     const T uk = rows.first(ik, jk), vk = rows.second(ik, jk);
@@ -126,7 +135,7 @@ __device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
   T* const to_i = row + rotation.to_i;
   T* const to_j = row + rotation.to_j;
 #pragma unroll
-  for (int c = 0; c < kPairColumns; c += 8) {
+  for (int c = 0; c < kPairColumns; c += kSweepWarps) {
     const T x = at_i[c * kRotationPitch], y = at_j[c * kRotationPitch];
     to_i[c * kRotationPitch] = rotation.first(x, y);
     to_j[c * kRotationPitch] = rotation.second(x, y);
@@ -134,11 +143,11 @@ __device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
   // Swapped columns leave the ones of the identity where they are.
   const T one = rotation.swapped() ? T(1) : T(0);
   const T diagonal = one - rotation.s * rotation.tau;  // c − 1, plus 1 if swapped
-  if ((i & 7) == warp) {
+  if ((i & (kSweepWarps - 1)) == warp) {
     m.v[i * kRotationPitch + rotation.to_i] += diagonal;
     m.v[i * kRotationPitch + rotation.to_j] += rotation.s - one;
   }
-  if ((j & 7) == warp) {
+  if ((j & (kSweepWarps - 1)) == warp) {
     m.v[j * kRotationPitch + rotation.to_i] -= rotation.s + one;
     m.v[j * kRotationPitch + rotation.to_j] += diagonal;
   }
@@ -171,7 +180,7 @@ __device__ __forceinline__ void rotate_gram(const PairMemory<T>& m) {
 // --- the tasks of a sweep ---
 
 // One step of one pair of column blocks and one piece of 256 rows. Phase 2 (r − 1) is step 1 of
-// round r, and phase 2 (r − 1) + 1 is step 2.
+// round r (r = 1, 2, …), and phase 2 (r − 1) + 1 is step 2.
 struct SweepTask {
   int64_t g;
   int phase, pair, piece;
@@ -202,7 +211,7 @@ __device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const Sweep
   const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
   const PairOperand<T> columns{
       {p.columns(task.g) + row0, kPairColumns, at_most(n - row0, kPiece), n, T(1)}, pair};
-  T sum[4][4] = {};
+  T sum[kProductThreadTile][kProductThreadTile] = {};
   accumulate(columns, 0, columns, 0, slices, sum);
   T* const gram = task.gram(p, task.piece);
   for_each_element(0, 0, kPairColumns, kPairColumns, [&](int i, int j, int64_t r, int64_t c) {
@@ -210,11 +219,16 @@ __device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const Sweep
   });
 }
 
-// Loads G, the sum over its pieces, and V − I = 0. Returns whether any two of the columns are not
-// orthogonal, the same for all threads.
+// Whether all cosines of the columns of a pair are up to the limits kLargeOrthogonal and
+// kLargeNegligible.
+struct PairCosines {
+  bool orthogonal, negligible;
+};
+
+// Loads G, the sum over its pieces, and V − I = 0. All threads get the same result.
 template <typename T>
-__device__ __forceinline__ bool load_gram(const LargeArguments<T>& p, const SweepTask& task,
-                                          const PairMemory<T>& m) {
+__device__ __forceinline__ PairCosines load_gram(const LargeArguments<T>& p, const SweepTask& task,
+                                                 const PairMemory<T>& m) {
   const T* const pieces = task.gram(p, 0);
   for (int e = threadIdx.x; e < kPairColumns * kPairColumns; e += kTileThreads) {
     T sum = 0;
@@ -223,14 +237,17 @@ __device__ __forceinline__ bool load_gram(const LargeArguments<T>& p, const Swee
     m.v[e / kPairColumns * kRotationPitch + e % kPairColumns] = 0;
   }
   __syncthreads();
-  bool rotates = false;
+  bool orthogonal = true, negligible = true;
   for (int e = threadIdx.x; e < kPairColumns * kPairColumns; e += kTileThreads) {
     const int i = e / kPairColumns, j = e % kPairColumns;
-    rotates |= i < j &&
-               !Rotation<T>::are_orthogonal(m.gram[i * kGramPitch + i], m.gram[j * kGramPitch + j],
-                                            m.gram[i * kGramPitch + j], kLargeOrthogonal<T>);
+    if (i >= j) continue;
+    const T a = m.gram[i * kGramPitch + i], b = m.gram[j * kGramPitch + j];
+    const T g = m.gram[i * kGramPitch + j];
+    orthogonal &= Rotation<T>::are_orthogonal(a, b, g, kLargeOrthogonal<T>);
+    negligible &= Rotation<T>::are_orthogonal(a, b, g, kLargeNegligible<T>);
   }
-  return __syncthreads_or(rotates) != 0;
+  orthogonal = __syncthreads_or(!orthogonal) == 0;
+  return {orthogonal, __syncthreads_or(!negligible) == 0};
 }
 
 // C ← C V for one piece. Work: 2 × 256 × 64² flop; reads and writes 64 × 256 values.
@@ -240,7 +257,7 @@ __device__ __forceinline__ void multiply_by_v(const LargeArguments<T>& p, const 
   const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
   T* const a = p.columns(task.g);
   for (int64_t k0 = row0; k0 < row0 + kPiece && k0 < n; k0 += kPairColumns) {
-    T sum[4][4] = {};
+    T sum[kProductThreadTile][kProductThreadTile] = {};
     for (int c0 = 0; c0 < kPairColumns; c0 += kTileDepth) {
       __syncthreads();  // the previous slice has been read
       for (int e = threadIdx.x; e < kTileDepth * kPairColumns; e += kTileThreads) {
@@ -280,13 +297,16 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     if (pair.second < p.blocks && pair.first * kPanel < state.rank) {
       if (task.is_gram()) {
         add_gram(p, task, pair, memory.slice);
-      } else if (load_gram(p, task, memory)) {
-        if (threadIdx.x == 0 && task.piece == 0) {
+      } else {
+        const PairCosines cosines = load_gram(p, task, memory);
+        if (!cosines.orthogonal && threadIdx.x == 0 && task.piece == 0) {
           atomicOr(&state.rotated[sweep], 1);
           atomicOr(&p.sweeps[sweep].rotated, 1);
         }
-        rotate_gram(memory);
-        multiply_by_v(p, task, pair, memory);
+        if (!cosines.negligible) {
+          rotate_gram(memory);
+          multiply_by_v(p, task, pair, memory);
+        }
       }
     }
     finish_task(&state.finished[sweep]);

@@ -38,31 +38,34 @@ struct LargeSweep {
 
 template <typename T>
 struct LargeArguments : Workspace {
-  SpectralArguments<T> e;
+  Eigenproblem<T> e;
   int blocks = static_cast<int>(divide_up(e.n, kPanel));  // column blocks
   int pairs = power_of_two_above(blocks) / 2;             // pairs of column blocks in a round
-  int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of rows
+  int pieces = static_cast<int>(divide_up(e.n, kPiece));  // pieces of 256 rows
   LargeState<T>* state = take<LargeState<T>>(e.groups);
   LargeSweep* sweeps = take<LargeSweep>(kMaxLargeSweeps);
   int32_t* ended = take<int32_t>(e.groups);  // −1 when Cholesky has ended, otherwise 0
   T* rest = take<T>(e.groups * e.n * e.n);   // scale K + shift I − P Pᵀ of all panels P so far
   T* diagonal = take<T>(e.groups * e.n);     // cholesky_large.cuh defines it
   T* a = take<T>(a_size());                  // zeros, then Lᵀ, then Aᵀ: a row is a column of L or A
+  // [groups, pairs, pieces, 64, 64]: CᵀC of each piece of the columns C of each pair
   T* grams = take<T>(e.groups * pairs * pieces * kPairColumns * kPairColumns);
-  T* norm = take<T>(e.groups * e.n);
+  T* norm = take<T>(e.groups * e.n);  // squared norms of the columns of A
 
-  // The phases of a sweep of Jacobi: two steps in each round. A group has as many tasks per phase.
+  // The phases of a sweep of Jacobi: two steps in each of the 2 pairs − 1 rounds.
   __host__ __device__ int phases() const { return 2 * (2 * pairs - 1); }
+  // The tasks of one group in a phase.
   __host__ __device__ int tasks_per_phase() const { return pairs * pieces; }
   int64_t a_size() const { return e.groups * blocks * kPanel * e.n; }
   __device__ __forceinline__ T* columns(int64_t g) const { return a + g * blocks * kPanel * e.n; }
 };
 
+// The shift of group g: that of the second attempt if the first one failed.
 template <typename T>
-__device__ __forceinline__ T large_shift(const LargeArguments<T>& p, Spectrum spectrum, int64_t g) {
-  if (spectrum == Spectrum::kGram) return T(0);
-  const T small = small_shift<T>(p.e.n);
-  return p.state[g].indefinite ? small + sqrt(value_of<T>(p.state[g].bound)) : small;
+__device__ __forceinline__ T large_shift(const LargeArguments<T>& p, MatrixKind kind, int64_t g) {
+  if (kind == MatrixKind::kGram) return T(0);
+  return p.state[g].indefinite ? indefinite_shift(p.e.n, sqrt(value_of<T>(p.state[g].bound)))
+                               : small_shift<T>(p.e.n);
 }
 
 }  // namespace mige::cuda

@@ -1,21 +1,15 @@
-// eigh: symmetric eigendecomposition, by the Jacobi kernels or by a library.
+// eigh: symmetric eigendecomposition.
 #include "cuda/launchers.h"
 #include "cuda/linalg/eigh.cuh"
-#include "cuda/linalg/eigh_library.cuh"
 
 namespace mige::cuda {
 namespace {
 
 template <typename T>
-int64_t solver_work(const EighArguments<T>& p) {
-  return solver_of(p.n) == Solver::kLibrary ? library_work(p) : spectral_work<T>(p.groups, p.n);
-}
-
-template <typename T>
 struct Layout : Workspace {
-  EighArguments<T> of;
-  Key<T>* largest = take<Key<T>>(of.groups);
-  char* solver = take<char>(solver_work(of));
+  EighArguments<T> p;
+  Key<T>* largest = take<Key<T>>(p.groups);
+  char* solver = take<char>(eigendecompose_work<T>(p.groups, p.n));
 };
 
 }  // namespace
@@ -32,10 +26,7 @@ int eigh(const EighArguments<T>& p, void* work, void* cuda_stream) {
   const Layout<T> at{Workspace(work), p};
   stream.zero(at.largest, p.groups);
   add_magnitudes(p.k, p.groups, int64_t(p.n) * p.n, p.n, at.largest, stream);
-  if (solver_of(p.n) == Solver::kLibrary)
-    eigh_by_library<T>({p, at.largest}, at.solver, stream);
-  else
-    spectral<T, Spectrum::kSymmetric>({p, at.largest}, at.solver, stream);
+  eigendecompose<T, MatrixKind::kSymmetric>({p, at.largest}, at.solver, stream);
   return stream.status();
 }
 

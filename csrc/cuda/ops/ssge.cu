@@ -21,7 +21,7 @@ struct Layout : Workspace {
   T* vectors = take<T>(groups * m * m);
   T* factor = take<T>(groups * m);
   PartialSums partial = take_partial_sums(*this, partial_bytes<T>(groups, m, d, m));
-  char* spectral = take<char>(spectral_work<T>(groups, m));
+  char* solver = take<char>(eigendecompose_work<T>(groups, m));
 };
 
 template <typename T>
@@ -43,7 +43,7 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
               GradientSum<T>{at.centered, at.h, at.largest, p.bandwidth, false}, shape, stream);
   const EighArguments<T> e{at.k, groups, static_cast<int>(m), p.values, at.vectors, nullptr};
-  spectral<T, Spectrum::kGram>({e, at.largest}, at.spectral, stream);
+  eigendecompose<T, MatrixKind::kGram>({e, at.largest}, at.solver, stream);
   stream.launch(rank_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, p, at.largest,
                 at.factor);
   T* const projected = at.centered;
