@@ -72,10 +72,10 @@ def _values(item: pytest.Item) -> Values:
     return values
 
 
-def split(
+def _cover(
     items: Sequence[pytest.Item], strength: int, start: Iterable[pytest.Item] = ()
-) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Split tests into those that cover their parameters, and all others.
+) -> list[pytest.Item]:
+    """Some of the tests, which cover the parameters of all.
 
     Args:
         items: the tests.
@@ -88,20 +88,20 @@ def split(
         groups.setdefault(key, []).append(item)
     started, chosen = set(start), set[pytest.Item]()
     for group in groups.values():
-        first = [number for number, item in enumerate(group) if item in started]
-        numbers = covering([_values(item) for item in group], strength, first)
+        begin = [number for number, item in enumerate(group) if item in started]
+        numbers = covering([_values(item) for item in group], strength, begin)
         chosen |= {group[number] for number in numbers}
-    return [i for i in items if i in chosen], [i for i in items if i not in chosen]
+    return [item for item in items if item in chosen]
 
 
 def first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The tests of the first tier."""
-    return split([i for i in items if i.get_closest_marker("thorough") is None], 1)[0]
+    return _cover([i for i in items if i.get_closest_marker("thorough") is None], 1)
 
 
 def second(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The tests of the second tier, which has all tests of the first."""
-    return split(items, 2, first(items))[0]
+    return _cover(items, 2, first(items))
 
 
 def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
