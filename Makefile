@@ -1,6 +1,7 @@
 # make demo       environment, build, small versions of the experiments; prints where the figures are
 # make test       environment, build, the tests that a user needs
-# make check      every pair of test parameters, schedules and sanitizers of the emulator, resources of the CUDA kernels, docs
+# make check      every pair of test parameters, sanitizers of the emulator, resources of the CUDA kernels, docs;
+#                 after make test, `make check TIER=--rest` leaves out the tests that have run
 # make lint       ruff, mypy, import-linter, clang-format, the workflows
 # make format     fixes what ruff and clang-format can fix
 # make docs       the documentation, into build/docs; warnings are errors
