@@ -68,11 +68,12 @@ def pytest_runtest_logfinish() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the second tier of tests: `make check`")
+    parser.addoption("--rest", action="store_true", help="what the second tier adds to the first")
     parser.addoption("--product", action="store_true", help="all combinations of all parameters")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    tiers.thorough = bool(config.getoption("--all") or config.getoption("--product"))
+    tiers.thorough = any(config.getoption(name) for name in ("--all", "--rest", "--product"))
     if HYPOTHESIS:
         from hypothesis import settings
 
@@ -87,6 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out what does not belong to the tier, except for tests that are named one by one."""
     if config.getoption("--product") or any("::" in argument for argument in config.args):
         return
-    thorough = config.getoption("--all")
-    items[:], left = tiers.split(items, 2 if thorough else 1, thorough)
-    config.hook.pytest_deselected(items=left)
+    choose = tiers.first
+    if config.getoption("--all"):
+        choose = tiers.second
+    elif config.getoption("--rest"):
+        choose = tiers.rest
+    chosen = set(choose(items))
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]

@@ -20,8 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Libraries that the user's torch provides.
 TORCH = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
-#: Tests that need nothing but the wheel, torch and pytest.
-SMOKE = ("tests/ops", "tests/scores")
+#: Tests of the compiled operators, and of every module and every example of a docstring. They need
+#: only the wheel and the packages of requirements-dev.txt.
+SMOKE = ("tests/ops", "tests/build/test_import.py")
 
 
 def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None:

@@ -27,8 +27,15 @@ def run(*arguments: str, modules: Path | None = None) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_info_says_what_is_built_and_what_is_used() -> None:
-    result = run("info")
+@pytest.fixture
+def without_extra(tmp_path: Path) -> Path:
+    """A folder of modules that hides the extra ``experiments``."""
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer')")
+    return tmp_path
+
+
+def test_info_says_what_is_built_and_what_is_used(without_extra: Path) -> None:
+    result = run("info", modules=without_extra)
     assert result.returncode == 0, result.stderr
     facts = dict(line.split("  ", 1) for line in result.stdout.splitlines())
     facts = {name.strip(): value.strip() for name, value in facts.items()}
@@ -39,6 +46,16 @@ def test_info_says_what_is_built_and_what_is_used() -> None:
     assert facts["CUDA compiled"].endswith(_C.cuda_architectures or "no")
     assert facts["CUDA available"].split(":")[0] in ("yes", "no")
     assert torch.cuda.is_available() or facts["CUDA available"].startswith("no: ")
+
+
+def test_info_is_the_same_with_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mige_ext", "info"])
+    with pytest.raises(SystemExit) as stop:
+        _command_line.main()
+    assert not stop.value.code
+    assert f"CUDA available  {cuda_status()}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -90,17 +107,13 @@ def test_python_m_prints_the_help_of_a_command() -> None:
     assert "python -m mige_ext toy " in result.stdout
 
 
-def test_without_the_extra_help_says_what_to_install_and_info_works(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer')")
+def test_without_the_extra_help_says_what_to_install(without_extra: Path) -> None:
     for arguments in (["--help"], ["toy"]):
-        result = run(*arguments, modules=tmp_path)
+        result = run(*arguments, modules=without_extra)
         assert result.returncode == 1
         assert "needs the extra `experiments` (No module named typer)" in result.stderr
         assert "pip install --no-build-isolation '.[experiments]'" in result.stderr
         assert "Traceback" not in result.stderr
-    result = run("info", modules=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "CUDA available" in result.stdout
 
 
 def test_ctrl_c_while_torch_loads_leaves_no_traceback(tmp_path: Path) -> None:

@@ -321,6 +321,7 @@ for line in sys.argv[1:]:
 """
 
 
+@pytest.mark.thorough  # because inductor compiles the baselines
 def test_the_measurements_run_on_a_cpu_without_typer(tmp_path: Path) -> None:
     rows, csv = tmp_path / "rows.jsonl", tmp_path / "gpu.csv"
     variables = environment(

@@ -27,5 +27,14 @@ def test_the_second_tier_has_every_pair_of_values() -> None:
         assert {(case[a], case[b]) for case in chosen} == pairs
 
 
+def test_the_second_tier_has_the_cases_of_the_first() -> None:
+    first = covering(CASES, 1)
+    second = covering(CASES, 2, first)
+    assert set(first) < set(second)
+    for a, b in (("size", "dtype"), ("size", "backend"), ("dtype", "backend")):
+        pairs = {(case[a], case[b]) for case in CASES}
+        assert {(CASES[number][a], CASES[number][b]) for number in second} == pairs
+
+
 def test_a_test_without_parameters_is_covered_by_itself() -> None:
     assert covering([{}], 2) == [0]

@@ -16,6 +16,7 @@ from mige_ext import reference
 from tests.support.accuracy import assert_ssge_accurate, rounding, same_bits
 from tests.support.backends import Emulated
 from tests.support.cases import CASES, Case, for_each_case
+from tests.support.emulated import SCHEDULES
 from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
@@ -131,6 +132,19 @@ def test_equal_samples_have_a_score_of_zero_in_steps_too(dtype: torch.dtype) -> 
     assert not values[0].any()
     assert sigma[0] == 0 and rank[0] == 0
     assert out[1].any() and rank[1] > 0
+
+
+@for_each_case()
+@for_each_dtype
+def test_results_do_not_depend_on_the_order_of_threads(case: Case, dtype: torch.dtype) -> None:
+    args, kwargs = case.make(batch=(2,), dtype=dtype)
+    expected = case.run(BACKEND, *args, **kwargs)
+    try:
+        for schedule in SCHEDULES:
+            BACKEND.settings("set_schedule", schedule)
+            assert same_bits(case.run(BACKEND, *args, **kwargs), expected), schedule
+    finally:
+        BACKEND.settings("set_schedule", BACKEND.schedule)
 
 
 def poisoned(case: Case, m: int, dtype: torch.dtype, bad: float) -> None:

@@ -415,5 +415,6 @@ def _on_rank(rank: int, address: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.thorough  # because two processes load torch
 def test_ranks_of_a_group_have_the_value_of_all_samples(tmp_path: Any) -> None:
     spawn(_on_rank, (f"file://{tmp_path}/store",), nprocs=2)

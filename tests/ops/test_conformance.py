@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.support.accuracy import same_bits
 from tests.support.backends import Backend, for_each_backend, map_tensors
-from tests.support.cases import Case, for_each_case_and_backend
+from tests.support.cases import Case, for_each_case_and_backend, for_each_case_and_device
 from tests.support.inputs import for_each_dtype, normal
 
 
@@ -66,7 +66,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @for_each_dtype
-@for_each_case_and_backend
+@for_each_case_and_device
 def test_strides_do_not_matter(
     backend: Backend, dtype: torch.dtype, case: Case, layout: str
 ) -> None:
@@ -82,7 +82,7 @@ def test_strides_do_not_matter(
                      case.run(backend, *plain[0], **plain[1]))  # fmt: skip
 
 
-@for_each_case_and_backend
+@for_each_case_and_device
 def test_operators_leave_their_inputs_alone(backend: Backend, case: Case) -> None:
     args, kwargs = case.make(m=33)
     copies = map_tensors(torch.clone, (args, kwargs))

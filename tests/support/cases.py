@@ -1,6 +1,6 @@
 """Calls of every operator, one for each path through the code, with their arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,13 +74,19 @@ def for_each_case(*operators: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
 
 
+def _for_each_case_on(backends: Iterable[Backend]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("case", "backend"),
+        [
+            pytest.param(case, backend, id=f"{name}-{backend.name}")
+            for name, case in CASES.items()
+            for backend in backends
+            if case.operator in backend.operators
+        ],
+    )
+
+
 # Every case on every back end that has the operator of the case.
-for_each_case_and_backend = pytest.mark.parametrize(
-    ("case", "backend"),
-    [
-        pytest.param(case, backend, id=f"{name}-{backend.name}")
-        for name, case in CASES.items()
-        for backend in BACKENDS
-        if case.operator in backend.operators
-    ],
-)
+for_each_case_and_backend = _for_each_case_on(BACKENDS)
+# The same without the emulator, which gets contiguous copies of the inputs.
+for_each_case_and_device = _for_each_case_on([b for b in BACKENDS if b.name != "emulated"])

@@ -5,9 +5,11 @@ value of one parameter, and most of the others at one pair of values. There are 
 
 - The first tier, ``make test``: each test function runs with a few cases that contain every value
   of every parameter.
-- The second tier, ``make check`` or ``pytest --all``: the cases contain every pair of values.
+- The second tier, ``make check`` or ``pytest --all``: the first tier, and more cases until every
+  pair of values has occurred.
 
-``pytest --product`` runs all combinations.
+``pytest --rest`` runs what the second tier adds to the first. ``pytest --product`` runs all
+combinations.
 
 Each back end (the CPU, the emulator, a GPU) is covered by itself, because each has its own code.
 
@@ -38,7 +40,7 @@ def _combinations(values: Values, strength: int) -> set[Combination]:
     return set(combinations(named, min(strength, len(named))))
 
 
-def covering(cases: Sequence[Values], strength: int) -> list[int]:
+def covering(cases: Sequence[Values], strength: int, start: Iterable[int] = ()) -> list[int]:
     """Positions of a few cases in which every combination of ``strength`` values appears.
 
     The algorithm is greedy: the next case is the one with the most combinations that are still
@@ -48,13 +50,16 @@ def covering(cases: Sequence[Values], strength: int) -> list[int]:
     Args:
         cases: the values of the parameters of each case.
         strength: 2 covers all pairs, 1 each value by itself.
+        start: positions that are chosen in any case.
 
     Returns:
         Positions in ``cases``, ascending.
     """
     remaining = {number: _combinations(case, strength) for number, case in enumerate(cases)}
     missing = set[Combination]().union(*remaining.values())
-    chosen: list[int] = []
+    chosen = list(start)
+    for number in chosen:
+        missing -= remaining.pop(number)
     while missing:
         best = max(remaining, key=lambda number: (len(remaining[number] & missing), -number))
         missing -= remaining.pop(best)
@@ -67,23 +72,42 @@ def _values(item: pytest.Item) -> Values:
     return values
 
 
-def split(
-    items: Iterable[pytest.Item], strength: int, thorough: bool
-) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Split the tests into those of a tier and all others.
+def _cover(
+    items: Sequence[pytest.Item], strength: int, start: Iterable[pytest.Item] = ()
+) -> list[pytest.Item]:
+    """Some of the tests, which cover the parameters of all.
 
     Args:
-        items: all tests.
+        items: the tests.
         strength: see :func:`covering`.
-        thorough: whether the tests marked ``thorough`` belong to the tier.
+        start: tests that are chosen in any case.
     """
     groups: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
-        if thorough or item.get_closest_marker("thorough") is None:
-            key = item.nodeid.partition("[")[0], id(_values(item).get("backend"))
-            groups.setdefault(key, []).append(item)
-    chosen: set[pytest.Item] = set()
+        key = item.nodeid.partition("[")[0], id(_values(item).get("backend"))
+        groups.setdefault(key, []).append(item)
+    started, chosen = set(start), set[pytest.Item]()
     for group in groups.values():
-        numbers = covering([_values(item) for item in group], strength)
+        begin = [number for number, item in enumerate(group) if item in started]
+        numbers = covering([_values(item) for item in group], strength, begin)
         chosen |= {group[number] for number in numbers}
-    return [i for i in items if i in chosen], [i for i in items if i not in chosen]
+    return [item for item in items if item in chosen]
+
+
+def first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The tests of the first tier."""
+    return _cover([i for i in items if i.get_closest_marker("thorough") is None], 1)
+
+
+def second(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The tests of the second tier, which has all tests of the first."""
+    return _cover(items, 2, first(items))
+
+
+def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The tests of the second tier that the first one does not have.
+
+    Tests with hypothesis are among them, because the second tier runs them with more examples.
+    """
+    done = {i for i in first(items) if i.get_closest_marker("hypothesis") is None}
+    return [item for item in second(items) if item not in done]
