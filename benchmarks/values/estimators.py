@@ -54,7 +54,8 @@ def ksg(x: Array, z: Array, _: int, k: int = 10) -> Estimated:
 def critic(bound: str, x: Array, z: Array, seed: int) -> Estimated:
     """MINE or InfoNCE on normal scores: the highest value on a quarter of the samples.
 
-    Training ends when the value on this quarter has not risen for 8 evaluations, 50 steps apart.
+    Training ends when the value on this quarter has not risen for 8 evaluations, 50 steps apart. A
+    critic that is constant has the value 0, which replaces a negative value.
     """
     torch.manual_seed(seed)
     u, v = (scores.float() for scores in _normal_scores(x, z))
@@ -78,7 +79,7 @@ def critic(bound: str, x: Array, z: Array, seed: int) -> Estimated:
         steps += _EVERY
         found = _evaluated(bound, model, u[held_out], v[held_out])
         best, since = (found, 0) if found > best else (best, since + 1)
-    return Estimated(float(best), detail=f"{steps} steps")
+    return Estimated(max(float(best), 0.0), detail=f"{steps} steps")
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from mige_ext.experiments.common import plots
 
 #: Tasks of the package benchmark-mi.
 PACKAGE = ("even", "odd")
+#: Source of a task -> its name in the figure.
+LABELS = {"even": "benchmark-mi, even", "odd": "benchmark-mi, odd", "own": "our own"}
 #: Number of samples -> largest mean absolute error over the 40 tasks.
 ERRORS = {256: 0.16, 1000: 0.11}
 TASKS, CLOSE, WITHIN = 40, 0.1, 26
@@ -141,10 +143,12 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
             for source, color in zip(sources, ("#0072B2", "#D55E00", "#009E73"), strict=True):
                 found = selected(rows, method, n, [source])
                 truth, value = [row.truth for row in found], [row.value for row in found]
-                ax.plot(truth, value, "o", color=color, markersize=3, alpha=0.7, label=source)
+                ax.plot(truth, value, "o", color=color, markersize=3, alpha=0.7, label=LABELS[source])
             ax.set_title(f"{method}, N = {n}", fontsize=9)
-            ax.set(xlim=(-0.1, 1.9), ylim=(-0.1, 1.9), xlabel="true I, nats")
+            ax.set(xlim=(-0.1, 1.9), ylim=(-0.1, 1.9))
             ax.set_visible(bool(selected(rows, method, n, sources)))
+    for ax in panels[-1]:
+        ax.set_xlabel("true I, nats")
     for ax in panels[:, 0]:
         ax.set_ylabel("estimate, nats")
     panels[0, 0].legend(fontsize=7, loc="upper left")
