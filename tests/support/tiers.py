@@ -109,5 +109,10 @@ def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
     Tests with hypothesis are among them, because the second tier runs them with more examples.
     """
-    done = {i for i in first(items) if i.get_closest_marker("hypothesis") is None}
+    done = {item for item in first(items) if not _has_examples(item)}
     return [item for item in second(items) if item not in done]
+
+
+def _has_examples(item: pytest.Item) -> bool:
+    """Whether a test is one of hypothesis, whose marker is not yet there while tests are chosen."""
+    return getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
