@@ -106,12 +106,25 @@ def test_a_collapsed_code_gives_a_warning(name: str) -> None:
 def test_a_code_that_collapses_in_training_gives_a_warning(monkeypatch: MonkeyPatch) -> None:
     now = 10.0
     monkeypatch.setattr(_misuse, "monotonic", lambda: now)
-    mige.entropy(representation(32, 2))
+    for _ in range(_misuse._LOOKS):
+        mige.entropy(representation(32, 2))
     collapsed = torch.full((32, 2), 0.3, requires_grad=True)
     mige.entropy(collapsed)  # too soon for another look
     now += 0.1
     with pytest.warns(mige.MigeWarning, match="z has collapsed"):
         mige.entropy(collapsed)
+
+
+def test_the_second_code_of_a_step_gives_a_warning_too() -> None:
+    mige.entropy(representation(32, 2))
+    with pytest.warns(mige.MigeWarning, match="z has collapsed"):
+        mige.entropy(torch.full((32, 2), 0.3, requires_grad=True))
+    forget_warnings()
+    mige.entropy(representation(32, 2))
+    few_values = representation(32, 2).detach().sign().requires_grad_()
+    mige.entropy(few_values)  # An entropy has no warning about few values.
+    with pytest.warns(mige.MigeWarning, match="z takes . distinct values"):
+        mige.mutual_information(torch.randn(32, 2), few_values)
 
 
 def test_every_call_looks_at_its_arguments_while_a_warning_is_an_error() -> None:
