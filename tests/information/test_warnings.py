@@ -13,6 +13,7 @@ from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import _memory, _misuse
+from mige_ext.information import _categories
 from tests.support.process import environment
 from tests.support.warnings import forget_warnings
 
@@ -73,18 +74,32 @@ def test_few_values_give_a_warning(s: str) -> None:
     mige.mutual_information(noisy, z)
 
 
+@pytest.mark.parametrize("groups", [(), (3,)])
 @pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
-def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any) -> None:
-    z = representation(40, 2)
+def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any, groups: Any) -> None:
+    z, numbers = representation(*groups, 40, 2), torch.arange(40).expand(*groups, 40)
     with pytest.warns(mige.MigeWarning, match=r"^no class has . samples, so the gradient is 0"):
-        mige.mutual_information(torch.arange(40), z, marginal=marginal).backward()
+        mige.mutual_information(numbers, z, marginal=marginal).backward()
     assert z.grad is not None and (z.grad == 0).all()
     forget_warnings()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "M = ", mige.MigeWarning)
-        mige.mutual_information(torch.arange(40) % 2, z, marginal=marginal)
+        mige.mutual_information(numbers % 2, z, marginal=marginal)
+        mige.mutual_information(numbers.clamp(min=37), z, marginal=marginal)
     with pytest.warns(mige.MigeWarning, match=r"^no class has 3 samples"):
-        mige.mutual_information(representation(40, 2), z, given=torch.arange(40) // 2)
+        mige.mutual_information(representation(*groups, 40, 2), z, given=numbers // 2)
+
+
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_a_few_classes_are_not_counted_for_a_warning(
+    marginal: Any, monkeypatch: MonkeyPatch
+) -> None:
+    counted = list[str]()
+    monkeypatch.setattr(_categories, "may_warn", counted.append)
+    for classes, expected in ((10, []), (40, ["small classes"])):
+        s = torch.arange(40) % classes
+        mige.mutual_information(s, representation(40, 2), marginal=marginal)
+        assert counted == expected
 
 
 def test_data_with_repeated_values_in_a_column_give_no_warning() -> None:
