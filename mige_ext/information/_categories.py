@@ -6,7 +6,7 @@ a classifier, ``ŝ(z) − ŝ_c(z) = −∇_z log p(c | z)``. It comes from Gauss
 (:mod:`mige_ext.scores.categorical`) with ``marginal="paired"``, and from two scores otherwise.
 
 Samples are divided by class: the classes of one size form one batch of groups. On CUDA the host
-waits once or twice, because the number of classes and their sizes are needed.
+waits several times in each call, because it needs the number of classes and their sizes.
 """
 
 from collections.abc import Callable, Iterator
