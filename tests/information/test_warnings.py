@@ -14,8 +14,8 @@ from torch import Tensor
 import mige_ext as mige
 from mige_ext import _memory, _misuse
 from mige_ext.information import _categories
+from tests.support.misuse import forget_warnings
 from tests.support.process import environment
-from tests.support.warnings import forget_warnings
 
 
 def representation(*shape: int) -> Tensor:
