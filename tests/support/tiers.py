@@ -107,9 +107,11 @@ def second(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The tests of the second tier that the first one does not have.
 
-    Tests with hypothesis are among them, because the second tier runs them with more examples.
+    Tests with hypothesis are among them, because the second tier runs them with more examples, and
+    tests marked ``library``, because ``make check`` builds the library again with the CUDA kernels.
     """
-    done = {item for item in first(items) if not _has_examples(item)}
+    again = {i for i in items if _has_examples(i) or i.get_closest_marker("library") is not None}
+    done = set(first(items)) - again
     return [item for item in second(items) if item not in done]
 
 
