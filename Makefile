@@ -48,7 +48,8 @@ TIER ?= --all
 # The operators that use approximate instructions, and the ways through all kernels.
 NOISY := tests/ops/test_eigh.py tests/ops/test_ssge.py tests/emulator/test_emulated_paths.py
 SANITIZED := tests/ops/test_conformance.py tests/emulator/test_emulated_paths.py -k "emulated and \
-  (batch_is_its_groups or empty_batch or info_says or large_groups or in_steps_too or (many_blocks and indefinite))"
+  (batch_is_its_groups or empty_batch or info_says or large_groups or in_steps_too or large_shift \
+  or (many_blocks and indefinite))"
 CXX_SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' \
   'tests/emulator/*.cpp' 'tests/emulator/*.h' 'tests/emulator/*.cu'
 ACTIONLINT := build/actionlint
@@ -79,7 +80,8 @@ everything: $(BUILT) emulate $(if $(filter on,$(MIGE_CUDA)),resources)
 
 # pytest runs threads in a shuffled order, and every operator in the two other orders too. Here the
 # ways through large matrices run in another order, with noise. A sanitizer's reports depend neither
-# on the order nor on the numbers: one size, every kernel.
+# on the order nor on the numbers: one size, every kernel in both dtypes. In the first tier, batches
+# are in float32 and empty batches in float64.
 emulate: $(BUILT) emulator-sanitizers
 	MIGE_EMULATOR_SCHEDULE=descending MIGE_EMULATOR_NOISE=1 $(RUN) -m pytest $(PARALLEL) $(NOISY) -k emulated
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant $(RUN) -m pytest $(PARALLEL) $(SANITIZED); done

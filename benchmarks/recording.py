@@ -18,9 +18,11 @@ ESTIMATORS: dict[str, mige.ScoreEstimator | None] = {"default": None, "SSGE": mi
 
 
 def recording(
-    pairs: Annotated[int, typer.Option(help="pairs of steps for each estimator and size")] = 300,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Measure this many pairs of steps for each case.")
+    ] = 300,
 ) -> None:
-    """Time that a recording adds to a training step, on one CPU thread.
+    """Measures the time that a recording adds to a training step, on one CPU thread.
 
     A step is forward and backward of mutual_information(x, z) with an encoder of two layers. Steps
     with and without a recording alternate. The time is the CPU time of the thread. The median of

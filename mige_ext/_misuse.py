@@ -1,8 +1,8 @@
 """Warnings about the arguments of the information functions.
 
 Values are looked at on the CPU only, because on CUDA this would make the host wait. A look costs
-about 10 microseconds: it reads 16 values of one column, and reads more only if two of them are
-equal. In a training loop, an argument is looked at only 20 times a second.
+about 10 microseconds: it reads 16 values of one column, and reads more only if two of the values
+are equal. In a loop of short steps, most calls do not look.
 """
 
 from time import monotonic
@@ -13,14 +13,15 @@ from torch import Tensor, is_grad_enabled
 from mige_ext import _checks
 from mige_ext._warnings import may_warn, warn_once
 
-# Samples that every call reads. With fewer samples there is no warning about few values.
+# Samples that a look reads. With fewer samples there is no warning about few values.
 _FIRST_LOOK = 16
 # Samples that are read if two of the 16 have an equal value. Before a warning, all are read.
 _SECOND_LOOK = 64
-# Seconds until an argument of the same name and shape is looked at again.
-_PAUSE = 0.05
-# When these arguments were looked at, by name and shape.
-_looks: dict[tuple[str, torch.Size], float] = {}
+# After so many looks at arguments of one name and shape there is a pause of so many seconds. One
+# look is not enough, because a training step may have several codes of one shape.
+_LOOKS, _PAUSE = 8, 0.05
+# The number of looks since the last pause, and the time of the last look, by name and shape.
+_looks: dict[tuple[str, torch.Size], tuple[int, float]] = {}
 
 
 def warn_without_gradient(**tensors: Tensor | None) -> None:
@@ -59,13 +60,19 @@ def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
         if few_values and distinct < count == _FIRST_LOOK:
             _warn_if_few_values(name, tensor)
         # If a filter makes a warning an error, this line is not reached, and each call raises it.
-        _looks[name, tensor.shape] = monotonic()
+        _count_look(name, tensor)
 
 
 def _is_due(name: str, samples: Tensor) -> bool:
+    looks, last = _looks.get((name, samples.shape), (0, 0.0))
+    return looks < _LOOKS or monotonic() - last >= _PAUSE
+
+
+def _count_look(name: str, samples: Tensor) -> None:
     if len(_looks) > 1000:  # The shapes of all batches differ.
         _looks.clear()
-    return monotonic() - _looks.get((name, samples.shape), -_PAUSE) >= _PAUSE
+    looks, _ = _looks.get((name, samples.shape), (0, 0.0))
+    _looks[name, samples.shape] = looks % _LOOKS + 1, monotonic()
 
 
 def warn_of_swapped_draws(draws: int, inputs: int) -> None:

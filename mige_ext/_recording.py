@@ -63,9 +63,9 @@ class SurrogateRecord:
 
 
 class Calibration(NamedTuple):
-    """A calibration that is computed when the record is read, in order not to slow down the step.
+    """What a calibration follows from: a few numbers for each group, and no samples.
 
-    It has a few numbers for each group, and no samples.
+    The calibration is computed when the record is read, in order not to slow down the step.
     """
 
     sums: Tensor  #: the surrogate's value of each group, (...)
@@ -83,8 +83,8 @@ def recording() -> Iterator[list[SurrogateRecord]]:
     """Records what the estimators choose in every surrogate that is computed inside.
 
     The records have tensors that the estimators compute anyway, a few numbers for each group of
-    samples. They do not have the samples, so that these may be changed in place or freed. On a GPU
-    no value is read, so that the host does not wait.
+    samples. The samples are not in the records, so you may change the samples in place or free
+    them. On a GPU no value is read, so the host does not wait.
 
         >>> import torch, mige_ext as mige
         >>> x, z = torch.randn(64, 3), torch.randn(64, 2, requires_grad=True)
@@ -105,8 +105,8 @@ def recording() -> Iterator[list[SurrogateRecord]]:
         RuntimeError: ``torch.compile`` traces a surrogate or this function during a recording.
 
     Cost:
-        O(Md) for the calibration of an estimator that does not compute it anyway, where the
-        information function does not standardize the samples either.
+        O(Md) for a calibration. There is no cost if the estimator computes the calibration anyway,
+        or if the information function standardizes the samples.
     """
     _refuse_tracing()
     started = _Recording()

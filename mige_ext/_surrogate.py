@@ -55,7 +55,7 @@ def named_encoder_information(value: Tensor) -> Tensor:
 
 
 def _anchor(tensor: Tensor) -> Tensor | None:
-    """A tensor that connects to ``tensor`` in the graph, and whose values do not matter.
+    """A tensor that depends on ``tensor`` in the graph, and whose values do not matter.
 
     A surrogate keeps the anchor for the backward pass in place of ``tensor``. ``tensor`` may then
     be changed in place, may be an inference tensor, and needs no memory.
@@ -71,9 +71,9 @@ def _anchor(tensor: Tensor) -> Tensor | None:
 # --- compiled code: the second derivative ---------------------------------------------------------
 #
 # The compiler computes the backward pass of an autograd function without a graph. A second
-# derivative would therefore be 0 without an error. A second function around the inputs prevents
-# this: it returns the same tensor, and its gradient depends on ``anchor``, which raises an error in
-# a second derivative.
+# derivative would therefore be 0 without an error. A second function around each input prevents
+# this. The function returns its input. Its gradient depends on ``anchor``, a tensor that depends on
+# all inputs, and the derivative of this gradient raises an error.
 
 
 @torch.library.custom_op("mige_ext::_same", mutates_args=())

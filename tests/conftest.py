@@ -9,7 +9,7 @@ import torch
 
 from mige_ext.experiments.common.device import cpu_threads
 from tests.support import tiers
-from tests.support.warnings import forget_warnings
+from tests.support.misuse import forget_warnings
 
 HYPOTHESIS = find_spec("hypothesis") is not None
 if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs

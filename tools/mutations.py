@@ -89,9 +89,9 @@ MUTATIONS = {
     "python: the joint term of the mutual information": Mutation(
         "mige_ext/_gradients.py",
         "    value, gradient_x, gradient_z = (-part for part in _joint_and_gradients"
-        "(estimator, x, z))\n    if needs_x:",
+        "(estimator, x, z, u, v))\n    if needs_x:",
         "    value, gradient_x, gradient_z = (0 * part for part in _joint_and_gradients"
-        "(estimator, x, z))\n    if needs_x:",
+        "(estimator, x, z, u, v))\n    if needs_x:",
         ("tests/information/test_information.py",),
     ),
     "python: the mean in Stein's sum": Mutation(

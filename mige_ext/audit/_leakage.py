@@ -8,9 +8,9 @@ classes, it bounds the mutual information from below (Barber and Agakov, 2003)::
 p₀ has the frequencies in the rows to fit, and p those in the rows that are attacked. One number per
 attacker, t ≥ 0, corrects an attacker that is too certain of its predictions (t < 1). First t has
 the largest gain on the validation rows. Then t is multiplied by 1 − (standard error / gain)⁴ of
-these rows, and is 0 if the gain is not larger than its standard error. An attacker that has learned
-nothing therefore gets 0 nats, or a result close to 0, because chance that looked like a gain on the
-validation rows would be a loss on the test rows. A clear gain hardly changes t.
+these rows, and is 0 if the gain is not larger than its standard error. Without this factor, a gain
+by chance on the validation rows would be a loss on the test rows. With the factor, an attacker that
+has learned nothing gets 0 nats, or a result close to 0. The factor is about 1 for a clear gain.
 
 The attackers and t never see the test rows. The strongest attacker is chosen on the validation rows
 as well, so the choice does not inflate the bound.
@@ -54,8 +54,7 @@ def leakage(
     neighbors in whitened z, and gradient-boosted trees. A fifth of the training rows, the
     validation rows, chooses the strongest attacker. The test rows only measure it, so the choice
     does not bias the result upward. If s is independent of z, the result is usually exactly 0, and
-    otherwise slightly above or below 0 within its standard error. The expected result is then not
-    above 0.
+    otherwise above or below 0 by about its standard error. The expected result is then not above 0.
 
     For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².

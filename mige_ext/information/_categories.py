@@ -6,7 +6,7 @@ a classifier, ``ŝ(z) − ŝ_c(z) = −∇_z log p(c | z)``. It comes from Gauss
 (:mod:`mige_ext.scores.categorical`) with ``marginal="paired"``, and from two scores otherwise.
 
 Samples are divided by class: the classes of one size form one batch of groups. On CUDA the host
-waits once or twice, because the number of classes and their sizes are needed.
+waits several times in each call, because it needs the number of classes and their sizes.
 """
 
 from collections.abc import Callable, Iterator
@@ -59,7 +59,8 @@ def information_of_category(
     _misuse.warn_of_values(z=z)
     _recording.begin("mutual_information")
     cells, conditions = _cells(s, given)
-    _warn_if_every_class_is_small(cells, 2 if marginal == "paired" else LEAST_SAMPLES)
+    least = 2 if marginal == "paired" else LEAST_SAMPLES
+    _warn_if_every_class_is_small(cells, len(conditions), least)
     if marginal == "paired":
         return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
     within = conditions[cells]
@@ -85,8 +86,8 @@ def conditional_information(
     _recording.begin("mutual_information")
     x = projected(x)
     compute = information_with(marginal, estimator, x.requires_grad, z.requires_grad)
-    ids = _ids(labels)
-    _warn_if_every_class_is_small(ids, LEAST_SAMPLES)
+    values, ids = labels.unique(return_inverse=True)
+    _warn_if_every_class_is_small(ids, len(values), LEAST_SAMPLES)
     return surrogate(MutualInformation, partial(_within_conditions, compute, ids), x, z)
 
 
@@ -177,11 +178,6 @@ def _integers(value: Tensor) -> Tensor:
 # --- classes --------------------------------------------------------------------------------------
 
 
-def _ids(labels: Tensor) -> Tensor:
-    """Labels as integers from 0, equal where the labels are equal."""
-    return labels.unique(return_inverse=True)[1]
-
-
 def _cells(s: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
     """The cell (c, y) of each sample, (..., M), and the condition y of each cell, (K)."""
     classes, ids = s.unique(return_inverse=True)
@@ -217,9 +213,13 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
             yield order[places.to(ids.device)]
 
 
-def _warn_if_every_class_is_small(ids: Tensor, least: int) -> None:
-    """Warn if no class has enough samples, as with numbers that were given as integers."""
-    if ids.numel() == 0 or not may_warn("small classes"):
+def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
+    """Warn if no class has enough samples, as with numbers that were given as integers.
+
+    ``ids`` are integers from 0 to ``count`` − 1. Sizes of classes are computed only if there are so
+    many classes that all may be small, because on CUDA the host would wait in each call.
+    """
+    if ids.numel() == 0 or (least - 1) * count < ids.shape[-1] or not may_warn("small classes"):
         return
     largest = int(_per_group(ids).unique(return_counts=True)[1].max())
     if largest < least:

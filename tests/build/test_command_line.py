@@ -34,6 +34,7 @@ def without_extra(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.library
 def test_info_says_what_is_built_and_what_is_used(without_extra: Path) -> None:
     result = run("info", modules=without_extra)
     assert result.returncode == 0, result.stderr

@@ -78,7 +78,7 @@ def test_the_reference_has_a_row_for_every_operator() -> None:
 @pytest.mark.thorough
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "dummy",
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
          str(ROOT / "docs"), str(tmp_path)],
         capture_output=True, text=True, cwd=tmp_path, env=environment(),
     )  # fmt: skip

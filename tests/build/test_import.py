@@ -114,22 +114,26 @@ def undefined_symbols() -> list[str]:
     return [line.split()[-1].split("@")[0] for line in listing.splitlines()]
 
 
+@pytest.mark.library
 def test_the_library_is_abi3() -> None:
     assert LIBRARY.name == "_C.abi3.so"
 
 
+@pytest.mark.library
 def test_the_library_needs_no_cpp_symbol_of_torch() -> None:
     # Mangled names in the namespaces at, c10, torch, caffe2: the unstable C++ interface.
     unstable = re.compile(r"^_Z\w*?(2at|3c10|5torch|6caffe2)")
     assert [s for s in undefined_symbols() if unstable.match(s)] == []
 
 
+@pytest.mark.library
 def test_the_library_uses_the_stable_c_interface_of_torch() -> None:
     symbols = undefined_symbols()
     assert "torch_call_dispatcher" in symbols
     assert any(s.startswith("aoti_torch_") for s in symbols)
 
 
+@pytest.mark.library
 def test_the_library_keeps_to_the_limited_api_of_python() -> None:
     limited = {
         "PyModule_Create2", "PyModule_AddStringConstant", "PyModule_AddIntConstant",
@@ -143,6 +147,7 @@ def test_the_library_keeps_to_the_limited_api_of_python() -> None:
     assert "PyModule_Create2" in used
 
 
+@pytest.mark.library
 def test_the_library_exports_its_module_and_names_of_its_own_namespace() -> None:
     listing = subprocess.run(
         ["nm", "-D", "--defined-only", str(LIBRARY)], capture_output=True, text=True, check=True
@@ -152,12 +157,14 @@ def test_the_library_exports_its_module_and_names_of_its_own_namespace() -> None
     assert [s for s in strong - {"PyInit__C"} if not s.startswith("_ZN4mige")] == []
 
 
+@pytest.mark.library
 def test_the_compiled_module_says_how_it_was_built() -> None:
     assert re.match(r"2\.\d+", _C.torch_version)
     assert _C.compiler
     assert bool(_C.cuda_version) == bool(_C.cuda_architectures)
 
 
+@pytest.mark.library
 def test_the_cuda_side_of_torch_is_found_where_it_is_and_only_there() -> None:
     # By weak symbols of libtorch: `_C` built against any torch must find them under a CUDA torch,
     # which needs no GPU for that, and must load without them.
@@ -166,6 +173,7 @@ def test_the_cuda_side_of_torch_is_found_where_it_is_and_only_there() -> None:
     )
 
 
+@pytest.mark.library
 def test_every_operator_is_registered_for_the_cpu() -> None:
     for name in ("squared_distances", "distance_quantile", "rbf_gram", "rbf_gradient_sum",
                  "rbf_product", "eigh", "ssge"):  # fmt: skip
@@ -173,6 +181,7 @@ def test_every_operator_is_registered_for_the_cpu() -> None:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mige_ext::{name}", "Meta")
 
 
+@pytest.mark.library
 def test_importing_twice_does_not_register_twice() -> None:
     importlib.reload(mige_ext)
     assert mige_ext.SSGE().score(torch.randn(4, 2)).isfinite().all()

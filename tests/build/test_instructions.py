@@ -99,6 +99,7 @@ def test_the_jacobi_kernels_have_budgets() -> None:
     assert budgets["sweep_kernel"].limits["float"] <= 380
 
 
+@pytest.mark.library
 @pytest.mark.skipif(not _C.cuda_architectures, reason="built without nvcc: there are no kernels")
 @pytest.mark.skipif(
     resources.cuobjdump() is None, reason="needs cuobjdump: pip install nvidia-cuda-cuobjdump"

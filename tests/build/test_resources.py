@@ -56,6 +56,7 @@ arch = sm_90
 # --- the kernels of this library ------------------------------------------------------------------
 
 
+@pytest.mark.library
 @pytest.mark.skipif(not _C.cuda_architectures, reason="built without nvcc: there are no kernels")
 @needs_cuobjdump
 def test_kernels_keep_to_their_budgets_without_local_memory() -> None:

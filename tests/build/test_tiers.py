@@ -1,7 +1,13 @@
 """The choice of parameter combinations for a tier of tests."""
 
+import re
+import subprocess
+import sys
 from itertools import product
 
+import pytest
+
+from tests.support.process import ROOT, environment
 from tests.support.tiers import covering
 
 SIZES, DTYPES, BACKENDS = ("one", "two", "three"), ("single", "double"), ("cpu", "emulated")
@@ -38,3 +44,16 @@ def test_the_second_tier_has_the_cases_of_the_first() -> None:
 
 def test_a_test_without_parameters_is_covered_by_itself() -> None:
     assert covering([{}], 2) == [0]
+
+
+@pytest.mark.thorough  # because two processes load torch
+def test_the_rest_runs_tests_of_hypothesis_again_with_more_examples() -> None:
+    file = "tests/scores/test_properties.py"
+    collected = []
+    for tier in ("--all", "--rest"):
+        command = [sys.executable, "-m", "pytest", tier, "--collect-only", "-q", file]
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+        )
+        collected += re.findall(rf"{file}: (\d+)", result.stdout)
+    assert len(collected) == 2 and collected[0] == collected[1]

@@ -115,7 +115,7 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      [0, 1.5, NAN], r"must lie in \(0, 1\]"),
     (mige.entropy, "estimator", lambda v: mige.entropy(X, estimator=v),
      ["SSGE", 0.99, mige.SSGE], r"must have a method score\(samples\)"),
-    # test_values.py has the other arguments. Categories are valid, and H of a constant is −∞.
+    # test_values_arguments.py has the other arguments. Categories are valid. H of a constant is −∞.
     (mige.estimate_mutual_information, "seed",
      lambda v: mige.estimate_mutual_information(X, Z, seed=v), [-1, 0.5, True, None],
      r"must be an integer, not negative"),

@@ -13,8 +13,9 @@ from torch import Tensor
 
 import mige_ext as mige
 from mige_ext import _memory, _misuse
+from mige_ext.information import _categories
+from tests.support.misuse import forget_warnings
 from tests.support.process import environment
-from tests.support.warnings import forget_warnings
 
 
 def representation(*shape: int) -> Tensor:
@@ -73,18 +74,32 @@ def test_few_values_give_a_warning(s: str) -> None:
     mige.mutual_information(noisy, z)
 
 
+@pytest.mark.parametrize("groups", [(), (3,)])
 @pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
-def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any) -> None:
-    z = representation(40, 2)
+def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any, groups: Any) -> None:
+    z, numbers = representation(*groups, 40, 2), torch.arange(40).expand(*groups, 40)
     with pytest.warns(mige.MigeWarning, match=r"^no class has . samples, so the gradient is 0"):
-        mige.mutual_information(torch.arange(40), z, marginal=marginal).backward()
+        mige.mutual_information(numbers, z, marginal=marginal).backward()
     assert z.grad is not None and (z.grad == 0).all()
     forget_warnings()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "M = ", mige.MigeWarning)
-        mige.mutual_information(torch.arange(40) % 2, z, marginal=marginal)
+        mige.mutual_information(numbers % 2, z, marginal=marginal)
+        mige.mutual_information(numbers.clamp(min=37), z, marginal=marginal)
     with pytest.warns(mige.MigeWarning, match=r"^no class has 3 samples"):
-        mige.mutual_information(representation(40, 2), z, given=torch.arange(40) // 2)
+        mige.mutual_information(representation(*groups, 40, 2), z, given=numbers // 2)
+
+
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_a_few_classes_are_not_counted_for_a_warning(
+    marginal: Any, monkeypatch: MonkeyPatch
+) -> None:
+    counted = list[str]()
+    monkeypatch.setattr(_categories, "may_warn", counted.append)
+    for classes, expected in ((10, []), (40, ["small classes"])):
+        s = torch.arange(40) % classes
+        mige.mutual_information(s, representation(40, 2), marginal=marginal)
+        assert counted == expected
 
 
 def test_data_with_repeated_values_in_a_column_give_no_warning() -> None:
@@ -106,12 +121,25 @@ def test_a_collapsed_code_gives_a_warning(name: str) -> None:
 def test_a_code_that_collapses_in_training_gives_a_warning(monkeypatch: MonkeyPatch) -> None:
     now = 10.0
     monkeypatch.setattr(_misuse, "monotonic", lambda: now)
-    mige.entropy(representation(32, 2))
+    for _ in range(_misuse._LOOKS):
+        mige.entropy(representation(32, 2))
     collapsed = torch.full((32, 2), 0.3, requires_grad=True)
     mige.entropy(collapsed)  # too soon for another look
     now += 0.1
     with pytest.warns(mige.MigeWarning, match="z has collapsed"):
         mige.entropy(collapsed)
+
+
+def test_the_second_code_of_a_step_gives_a_warning_too() -> None:
+    mige.entropy(representation(32, 2))
+    with pytest.warns(mige.MigeWarning, match="z has collapsed"):
+        mige.entropy(torch.full((32, 2), 0.3, requires_grad=True))
+    forget_warnings()
+    mige.entropy(representation(32, 2))
+    few_values = representation(32, 2).detach().sign().requires_grad_()
+    mige.entropy(few_values)  # An entropy has no warning about few values.
+    with pytest.warns(mige.MigeWarning, match="z takes . distinct values"):
+        mige.mutual_information(torch.randn(32, 2), few_values)
 
 
 def test_every_call_looks_at_its_arguments_while_a_warning_is_an_error() -> None:

@@ -1,7 +1,8 @@
 """The CUDA emulator from Python. It runs in a separate process, with NumPy arrays.
 
 A sanitizer must be loaded before everything else in a process, and it ends the process if it finds
-an error. The separate process runs this file. Therefore this file must not import torch.
+an error. The separate process runs this file. Therefore this file must not import torch, and no
+file of this folder may have the name of a module of the standard library.
 """
 
 import contextlib

@@ -107,7 +107,14 @@ def second(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The tests of the second tier that the first one does not have.
 
-    Tests with hypothesis are among them, because the second tier runs them with more examples.
+    Tests with hypothesis are among them, because the second tier runs them with more examples, and
+    tests marked ``library``, because ``make check`` builds the library again with the CUDA kernels.
     """
-    done = {i for i in first(items) if i.get_closest_marker("hypothesis") is None}
+    again = {i for i in items if _has_examples(i) or i.get_closest_marker("library") is not None}
+    done = set(first(items)) - again
     return [item for item in second(items) if item not in done]
+
+
+def _has_examples(item: pytest.Item) -> bool:
+    """Whether a test is one of hypothesis, whose marker is not yet there while tests are chosen."""
+    return getattr(getattr(item, "obj", None), "is_hypothesis_test", False)

@@ -4,8 +4,9 @@
 //   A = L V,  V orthogonal         one-sided Jacobi iteration, until the columns a_j are orthogonal
 //
 // Then A Aᵀ = L Lᵀ, so ‖a_j‖² = scale λ_j + shift and u_j = a_j / ‖a_j‖. `scale` is a power of two
-// that prevents overflow, and `shift` makes the matrix positive definite. With a large shift
-// scale λ_j is computed as u_jᵀ (scale K) u_j.
+// that prevents overflow, and `shift` makes the matrix positive definite. Gram matrices get no
+// shift. After a large shift, λ_j is computed again as u_jᵀ K u_j, because ‖a_j‖² − shift would be
+// inaccurate.
 //
 //   n <= 32                                   a warp, in registers
 //   n <= 240, if it fits the shared memory    a thread block, in shared memory

@@ -26,7 +26,8 @@ enum class MatrixKind { kGram, kSymmetric };
 // The matrices of all groups, where their results are written, and their magnitudes.
 template <typename T>
 struct Eigenproblem : EighArguments<T> {
-  // [groups]: magnitude of the lower triangle (kSymmetric) or of the samples (kGram)
+  // [groups]: magnitude of the lower triangle (kSymmetric) or of the samples (kGram), as a Key, an
+  // unsigned integer in the order of the magnitudes (common/radix_select.h)
   const Key<T>* largest;
 };
 

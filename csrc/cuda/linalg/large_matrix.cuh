@@ -36,6 +36,7 @@ struct LargeSweep {
   int rotated;     // whether the sweep found columns that were not orthogonal in any group
 };
 
+// The argument of all kernels for large matrices: the problem, and the arrays of the workspace.
 template <typename T>
 struct LargeArguments : Workspace {
   Eigenproblem<T> e;
