@@ -143,7 +143,9 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
             for source, color in zip(sources, ("#0072B2", "#D55E00", "#009E73"), strict=True):
                 found = selected(rows, method, n, [source])
                 truth, value = [row.truth for row in found], [row.value for row in found]
-                ax.plot(truth, value, "o", color=color, markersize=3, alpha=0.7, label=LABELS[source])
+                ax.plot(
+                    truth, value, "o", color=color, markersize=3, alpha=0.7, label=LABELS[source]
+                )
             ax.set_title(f"{method}, N = {n}", fontsize=9)
             ax.set(xlim=(-0.1, 1.9), ylim=(-0.1, 1.9))
             ax.set_visible(bool(selected(rows, method, n, sources)))
