@@ -3,6 +3,8 @@
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,6 +29,17 @@ def may_warn(kind: str) -> bool:
     Under ``torch.compile`` and ``torch.func`` the values are not there to be looked at.
     """
     return not torch.compiler.is_compiling() and kind not in _given and not is_transforming()
+
+
+@contextmanager
+def without_warning(kind: str) -> Iterator[None]:
+    """Give no warning of this kind within the block."""
+    silent = {kind} - _given
+    _given.update(silent)
+    try:
+        yield
+    finally:
+        _given.difference_update(silent)
 
 
 def warn_once(kind: str, message: str) -> None:

@@ -10,6 +10,7 @@ waits several times in each call, because it needs the number of classes and the
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -21,7 +22,7 @@ from mige_ext._functions import refuse_vmap
 from mige_ext._gradients import entropy_and_gradient, information_with
 from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import Compute, MutualInformation, surrogate
-from mige_ext._warnings import may_warn, warn_once
+from mige_ext._warnings import may_warn, warn_once, without_warning
 from mige_ext.distributed import global_batch
 from mige_ext.information._common import checked_estimator
 from mige_ext.scores.base import ScoreEstimator, stein_sum
@@ -295,9 +296,13 @@ def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple
     flat = [at_least_float32(tensor).reshape(-1, tensor.shape[-1]) for tensor in tensors]
     value = flat[0].new_zeros(())
     gradients = [torch.zeros_like(tensor) for tensor in flat]
-    for rows in _rows_by_size(ids):
+    sizes = list(_rows_by_size(ids))
+    for rows in sizes:
         weight = rows.numel() / ids.numel()
-        part, *parts = compute(*(tensor[rows] for tensor in flat))
+        # A small class beside larger ones is no mistake of the caller.
+        silent = without_warning("few samples") if rows is not sizes[-1] else nullcontext()
+        with silent:
+            part, *parts = compute(*(tensor[rows] for tensor in flat))
         value = value + weight * part
         for gradient, each in zip(gradients, parts, strict=True):
             gradient[rows] = weight * each.to(gradient.dtype)

@@ -174,6 +174,15 @@ def test_few_samples_give_a_warning() -> None:
         mige.mutual_information(torch.randn(10, 3), representation(10, 8))
 
 
+def test_a_small_class_beside_a_large_one_gives_no_warning() -> None:
+    z, s = representation(64, 8), torch.arange(64) > 59
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mige.mutual_information(s, z, marginal="own").backward()
+    with pytest.warns(mige.MigeWarning, match=r"M = 4 samples in d = 8 dimensions"):
+        mige.mutual_information(torch.arange(64) // 4, z, marginal="own")
+
+
 @pytest.mark.parametrize(
     "estimator", [mige.AdaptiveScore(), mige.SSGE(), mige.Tikhonov(), mige.NuMethod(steps=2)]
 )
