@@ -181,6 +181,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Raises:
             KeyError: a name is missing.
+            TypeError: the state is not a dict of tensors.
             ValueError: the state belongs to another bandwidth.
         """
         landmarks, bandwidth, moments = (

@@ -49,8 +49,7 @@ def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
     A missing name raises KeyError, a value that is no tensor raises TypeError, and a subclass that
     this process lacks raises ValueError.
     """
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a dict of tensors, got {type(state).__name__}")
+    _require_mapping(state)
     choices, prefix = get_args(hint), f"{name}." if name else ""
     if NoneType in choices:
         present = any(key == name or key.startswith(prefix) for key in state)
@@ -73,11 +72,17 @@ def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
 
 def stored(state: Mapping[str, Tensor], name: str) -> Tensor:
     """The tensor of this name in a state; the error for a missing one lists the names."""
+    _require_mapping(state)
     if name not in state:
         raise KeyError(f"state must have {name!r}, got {', '.join(state) or 'nothing'}")
     if not isinstance(state[name], Tensor):
         raise TypeError(f"state[{name!r}] must be a tensor, got {type(state[name]).__name__}")
     return state[name]
+
+
+def _require_mapping(state: object) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict of tensors, got {type(state).__name__}")
 
 
 def moved(value: T, device: torch.device | str) -> T:
