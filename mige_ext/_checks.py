@@ -190,9 +190,10 @@ def require_paired(
     require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
     if value.shape[:-1] != other.shape[:-1]:
+        hint = "; flatten(1) makes rows of images" if value.dim() != other.dim() else ""
         raise ValueError(
             f"{name} and {other_name} must agree in all but the last dimension, "
-            f"got {shape(value)} and {shape(other)}"
+            f"got {shape(value)} and {shape(other)}{hint}"
         )
 
 

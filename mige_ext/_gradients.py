@@ -70,6 +70,11 @@ def _value_and_gradient(
 
     M counts the samples of all groups.
     """
+    if not isinstance(scores, Tensor):
+        raise TypeError(
+            f"estimator must give scores as a torch.Tensor, got {type(scores).__name__} "
+            f"from {estimator!r}"
+        )
     if scores.shape != samples.shape:
         raise ValueError(
             f"estimator must give scores of the shape of its samples, {_checks.shape(samples)}, "

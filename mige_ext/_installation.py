@@ -13,10 +13,10 @@ LEVELS = {1: "baseline", 3: "x86-64-v3 (AVX2)", 4: "x86-64-v4 (AVX-512)"}
 
 def cuda_status() -> str:
     """Whether the operators run on CUDA, and the reason if they do not."""
+    if torch.version.cuda is None or (_C.cuda_architectures and not _C.cuda_torch_found):
+        return f"no: this torch, {torch.__version__}, is a build without CUDA"
     if not _C.cuda_architectures:
         return "no: built without nvcc (put it on PATH or set CUDACXX, and reinstall)"
-    if torch.version.cuda is None or not _C.cuda_torch_found:
-        return f"no: this torch, {torch.__version__}, is a build without CUDA"
     if not torch.cuda.is_available():
         return "no: torch finds no usable GPU or driver"
     return f"yes: {torch.cuda.get_device_name()}"

@@ -109,6 +109,7 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
         warn_once(
             "few values",
             f"{name} takes {distinct} distinct values in {m} samples: it has no density, "
-            f"which the scores need. If {name} is a category, give it as integers of shape "
-            f"(..., M) (docs/categories.md). Otherwise add a little noise to {name}",
+            f"which the scores need. If {name} is a category, mutual_information takes it as "
+            "integers of shape (..., M) (docs/categories.md). Otherwise add a little noise to "
+            f"{name}",
         )

@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -64,10 +65,10 @@ class JointCritic(nn.Module):
 
         Raises:
             TypeError: x or z is not a floating-point tensor.
-            ValueError: the last dimension of x is not x_dim, or that of z is not z_dim.
+            ValueError: the last dimension of x is not x_dim, or that of z is not z_dim, or their
+                leading dimensions do not broadcast.
         """
-        _check_rows("x", x, self.x_dim)
-        _check_rows("z", z, self.z_dim)
+        _check_rows(x, z, self.x_dim, self.z_dim)
         # The first layer is linear in the concatenation. Its two halves, applied separately and
         # added, cost 2B rows for all pairs of a batch instead of B².
         x_weight, z_weight = self.first.weight.split([self.x_dim, self.z_dim], dim=1)
@@ -100,8 +101,7 @@ class SeparableCritic(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Score pairs of rows, as :meth:`JointCritic.forward` does."""
-        _check_rows("x", x, self.x_dim)
-        _check_rows("z", z, self.z_dim)
+        _check_rows(x, z, self.x_dim, self.z_dim)
         # einsum contracts broadcast dimensions as a matrix product: no B × B × embedding is built.
         return torch.einsum("...e,...e->...", self.f(x), self.g(z))
 
@@ -181,18 +181,20 @@ def mine(
         new log Z, (...), detached, for the next call.
 
     Raises:
-        TypeError, ValueError: as for :func:`donsker_varadhan`; also if average does not have the
-            shape of the bound, or decay is not in [0, 1).
+        TypeError, ValueError: as for :func:`donsker_varadhan`; also if average is not a finite
+            tensor of the shape of the bound, or decay is not in [0, 1).
 
     Belghazi et al., *Mutual Information Neural Estimation*, ICML 2018, section 3.2.
     """
     _check_pairs(joint, marginal)
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must be in [0, 1), got {decay}")
+    if not (isinstance(decay, Real) and 0 <= decay < 1):
+        raise ValueError(f"decay must be in [0, 1), got {decay!r}")
     log_partition = _log_mean_exp(marginal)
     now = log_partition.detach()
-    if average is not None and average.shape != now.shape:
-        raise ValueError(f"average must have shape {tuple(now.shape)}, got {tuple(average.shape)}")
+    if average is not None:
+        _checks.require_tensor("average", average)
+        _checks.require_shape("average", average, average.shape == now.shape, _checks.shape(now))
+        _check_finite(average=average)
     if average is None or decay == 0:
         average = now
     else:
@@ -305,9 +307,16 @@ def _check_sizes(**sizes: int) -> None:
         _checks.require_count(name, size)
 
 
-def _check_rows(name: str, rows: Tensor, width: int) -> None:
-    _checks.require_tensor(name, rows)
-    _checks.require_shape(name, rows, rows.shape[-1:] == (width,), f"(..., {width})")
+def _check_rows(x: Tensor, z: Tensor, x_dim: int, z_dim: int) -> None:
+    for name, rows, width in (("x", x, x_dim), ("z", z, z_dim)):
+        _checks.require_tensor(name, rows)
+        _checks.require_shape(name, rows, rows.shape[-1:] == (width,), f"(..., {width})")
+    aligned = zip(reversed(x.shape[:-1]), reversed(z.shape[:-1]), strict=False)
+    if any(m != n and 1 not in (m, n) for m, n in aligned):
+        raise ValueError(
+            "x and z must have leading dimensions that broadcast, "
+            f"got {_checks.shape(x)} and {_checks.shape(z)}"
+        )
 
 
 def _check_matrix(scores: Tensor) -> None:

@@ -261,7 +261,7 @@ def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> No
     Cost:
         With m landmarks, 8·(m + 1)(m + d + 1) bytes for each group of samples, sent and received.
     """
-    _require_group(group)
+    _require_group(group, or_none="")
     dist.all_reduce(statistics.moments, group=group)
 
 
@@ -360,8 +360,8 @@ def _described(tensor: Tensor, axis: int) -> tuple[int, str]:
     return tensor.shape[axis], f"{tensor.dtype} ({', '.join(sizes)}) {needed} gradient"
 
 
-def _require_group(group: object) -> None:
+def _require_group(group: object, or_none: str = " or None") -> None:
     if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-        raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, got {group!r}")
+        raise TypeError(f"group must be a torch.distributed.ProcessGroup{or_none}, got {group!r}")
     if dist.get_rank(group) < 0:
         raise TypeError("group must be one that this process belongs to")

@@ -1,5 +1,6 @@
 """The arguments of an audit: checks, classes or cells of s, and the division into parts."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from mige_ext._warnings import warn_once
 
 #: Fewest rows to train attackers on, and fewest test rows.
 LEAST_TRAIN, LEAST_TEST = 50, 10
@@ -73,7 +76,9 @@ def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> 
         order = torch.randperm(len(codes), generator=generator).to(codes.device)
         parts = [(codes[order], nuisance[order]), (other, others)]
     else:
-        raise TypeError(f"test must be a fraction between 0 and 1, or (z, s), got {test!r}")
+        raise TypeError(
+            f"test must be a fraction between 0 and 1, or (z, s), got {reprlib.repr(test)}"
+        )
     needed = (("training", LEAST_TRAIN), ("test", LEAST_TEST))
     for (rows, _), (part, least) in zip(parts, needed, strict=True):
         if len(rows) < least:
@@ -154,6 +159,23 @@ def _require_like_training(z: Tensor, s: Tensor, codes: Tensor, nuisance: Tensor
             f"test s must be like s, {kinds[1]} with {_columns(nuisance)}, "
             f"got {kinds[0]} with {_columns(s)}"
         )
+    if kinds[0] == "categorical":
+        _warn_of_unknown_classes(s, nuisance)
+
+
+def _warn_of_unknown_classes(s: Tensor, nuisance: Tensor) -> None:
+    """Warn of classes without training rows, as when the names of each set were numbered apart."""
+    unknown = ~torch.isin(s, nuisance)
+    count = int(unknown.sum())
+    if not count:
+        return
+    found = (
+        f"{reprlib.repr(s[unknown].unique().tolist())} in {count} of {len(s)} test rows: no "
+        "attacker can predict them. Number the classes of both sets alike"
+    )
+    if count == len(s):
+        raise ValueError(f"test s must have the classes of s, got {found}")
+    warn_once("classes", f"test s has classes that s does not have, {found}")
 
 
 def _columns(s: Tensor) -> str:
@@ -171,7 +193,10 @@ def _require_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> N
 def _tensor(name: str, value: Any) -> Tensor:
     """An array or tensor of numbers, without its gradient."""
     if not isinstance(value, Tensor):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError(f"{name} must be an array or tensor of numbers: {error}") from None
         if array.dtype.kind not in "biuf":
             hint = "; np.unique(s, return_inverse=True)[1] turns names into integers"
             raise TypeError(

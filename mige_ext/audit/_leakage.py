@@ -17,7 +17,7 @@ as well, so the choice does not inflate the bound.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -80,7 +80,7 @@ def leakage(
         TypeError: an argument has another type, for example z or s contains names.
         ValueError: z and s differ in length, have values that are not finite, too few rows (50
             training rows, 10 test rows), only one value of s, or a float s with at most ``bins``
-            values (pass integers).
+            values (pass integers), or no row of ``test`` has a class of s.
         ImportError: scikit-learn or tqdm is missing (the extra ``audit``).
 
     Cost:
@@ -136,7 +136,8 @@ def _check_options(
     _checks.require_count("epochs", epochs)
     _checks.require_seed("seed", seed)
     _checks.require_bool("progress", progress)
-    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(ATTACKERS):
+    listed = isinstance(kinds, Collection) and not isinstance(kinds, str)
+    if not (listed and kinds and all(kind in ATTACKERS for kind in kinds)):
         raise ValueError(f"attackers must be some of {list(ATTACKERS)}, got {kinds!r}")
     missing = [
         name
@@ -214,6 +215,8 @@ def _gains(ratio: Tensor, label: Tensor) -> tuple[Tensor, float]:
     p = torch.bincount(label, minlength=ratio.shape[1]).double() / len(label)
     scores = ratio + p.log()
     gains = ratio.gather(1, label[:, None])[:, 0] - scores.logsumexp(1)
+    if not ratio.any():  # without rounding
+        gains = torch.zeros_like(gains)
     right = (scores.argmax(1) == label).double().mean() - p.max()
     return gains, float(right)
 

@@ -29,7 +29,11 @@ def demo(
     for number, experiment in enumerate(EXPERIMENTS, 1):
         name, folder = experiment.__name__, out / experiment.__name__
         typer.echo(f"\n{number} of {len(EXPERIMENTS)}: python -m mige_ext {name} --quick")
-        experiment(quick=True, out=folder, resume=(folder / "config.json").exists())
+        try:
+            experiment(quick=True, out=folder, resume=(folder / "config.json").exists())
+        except typer.Exit:  # Ctrl-C, and the experiment has said so
+            typer.echo("The demo continues if you run it again.", err=True)
+            raise
     typer.echo("\nThe figures, of runs that are too short to rank the methods:")
     for experiment, figure in EXPERIMENTS.items():
         typer.echo(f"  {out / experiment.__name__}/{figure}")

@@ -153,6 +153,7 @@ class Fitted:
 
         Raises:
             KeyError: a name is missing.
+            TypeError: the state is not a dict of tensors.
             ValueError: the state names a kernel that is not defined.
         """
         return unpack(cls, state)

@@ -31,6 +31,7 @@ from mige_ext._precision import at_least_float32
 from mige_ext.scores.base import Calibrate, FittableEstimator, warn_of_few_samples
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule
 from mige_ext.scores.landmark_fit import FittedLandmarks, LandmarkStatistics, Progress
+from mige_ext.scores.records import stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,15 +180,20 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         """Continues from a :meth:`LandmarkStatistics.state_dict` of the same settings.
 
         Raises:
+            KeyError: a name is missing.
+            TypeError: the state is not a dict of tensors.
             ValueError: the state belongs to another bandwidth.
         """
-        statistics = self.start_with(state["landmarks"])
-        if not torch.equal(statistics.bandwidth, state["bandwidth"]):
+        landmarks, bandwidth, moments = (
+            stored(state, name) for name in ("landmarks", "bandwidth", "moments")
+        )
+        statistics = self.start_with(landmarks)
+        if not torch.equal(statistics.bandwidth, bandwidth):
             raise ValueError(
                 "state must be of an estimator with the same bandwidth, "
-                f"{statistics.bandwidth.tolist()}, got {state['bandwidth'].tolist()}"
+                f"{statistics.bandwidth.tolist()}, got {bandwidth.tolist()}"
             )
-        statistics.moments.copy_(state["moments"])
+        statistics.moments.copy_(moments)
         return statistics
 
     def chosen(self, rows: int, device: torch.device | str = "cpu") -> Tensor:

@@ -46,26 +46,43 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
 def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
     """The value of the annotated type that :func:`pack` converted.
 
-    A missing name raises KeyError, and a subclass that this process lacks raises ValueError.
+    A missing name raises KeyError, a value that is no tensor raises TypeError, and a subclass that
+    this process lacks raises ValueError.
     """
+    _require_mapping(state)
     choices, prefix = get_args(hint), f"{name}." if name else ""
     if NoneType in choices:
-        stored = any(key == name or key.startswith(prefix) for key in state)
-        return unpack(choices[0], state, name) if stored else None
+        present = any(key == name or key.startswith(prefix) for key in state)
+        return unpack(choices[0], state, name) if present else None
     if hint is Tensor:
-        return state[name]
+        return stored(state, name)
     if hint in _NUMBERS:
-        return hint(state[name].item())
+        return hint(stored(state, name).item())
     if get_origin(hint) is tuple:
         count = sum(key.startswith(prefix) for key in state)  # its items are tensors
         return tuple(unpack(choices[0], state, f"{prefix}{i}") for i in range(count))
     if isabstract(hint) or name in state:
-        wanted = bytes(state[name].tolist()).decode()
+        wanted = bytes(stored(state, name).tolist()).decode()
         known = [kind for kind in _subclasses(hint) if kind.__name__ == wanted]
         if not known:
             raise ValueError(f"{name} must be a known {hint.__name__}, got {wanted!r}")
         hint = known[0]
     return hint(**{key: unpack(item, state, prefix + key) for key, item in _field_types(hint)})
+
+
+def stored(state: Mapping[str, Tensor], name: str) -> Tensor:
+    """The tensor of this name in a state; the error for a missing one lists the names."""
+    _require_mapping(state)
+    if name not in state:
+        raise KeyError(f"state must have {name!r}, got {', '.join(state) or 'nothing'}")
+    if not isinstance(state[name], Tensor):
+        raise TypeError(f"state[{name!r}] must be a tensor, got {type(state[name]).__name__}")
+    return state[name]
+
+
+def _require_mapping(state: object) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict of tensors, got {type(state).__name__}")
 
 
 def moved(value: T, device: torch.device | str) -> T:

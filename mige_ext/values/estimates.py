@@ -144,6 +144,7 @@ def estimate_entropy(
     groups = _as_groups(samples).double()
     with no_autocast(z):
         found = [_in_parts(each, None, seed, _entropy) for each in groups]
+    _misuse.warn_of_values(few_values=True, z=samples)
     return EntropyValue(*_stacked(found, shape, z), groups.shape[1], _parts(found))
 
 

@@ -62,7 +62,8 @@ def test_info_is_the_same_with_the_extra(
 @pytest.mark.parametrize(
     ("architectures", "cuda", "expected"),
     [
-        ("", None, "built without nvcc"),
+        ("", None, "a build without CUDA"),
+        ("", "13.0", "built without nvcc"),
         ("90", None, "a build without CUDA"),
         ("90", "13.0", "no usable GPU"),
     ],

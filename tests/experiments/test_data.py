@@ -165,7 +165,7 @@ def test_command_says_what_digits_hold(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_command_names_what_is_wrong() -> None:
-    with pytest.raises(typer.BadParameter, match="--data must be one of"):
+    with pytest.raises(typer.BadParameter, match="name must be one of"):
         data_command("cifar")
 
 

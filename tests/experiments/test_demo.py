@@ -37,3 +37,17 @@ def test_the_demo_runs_every_experiment_and_lists_its_figure(
         assert calls == [(name, True, resume) for name in names]
         lines = result.output.splitlines()[-len(names) :]
         assert lines == [f"  {tmp_path / name}/{name}.png: a figure" for name in names]
+
+
+def test_a_stopped_demo_says_how_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def toy(**_: Any) -> None:
+        raise typer.Exit(130)
+
+    monkeypatch.setattr(module, "EXPERIMENTS", {toy: "toy.png: a figure"})
+    app = typer.Typer()
+    app.command()(module.demo)
+    result = CliRunner().invoke(app, ["--out", str(tmp_path)])
+    assert result.exit_code == 130
+    assert "The demo continues if you run it again." in result.output

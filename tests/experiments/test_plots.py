@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -49,6 +50,17 @@ def test_a_legend_names_each_method_once_and_the_figure_is_saved(tmp_path: Path)
         assert path.parent == tmp_path / "folder"
         assert path.stem == "curves.v1"
         assert path.stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("width", [2.6, 5.2, 12.0])
+def test_a_caption_fits_into_the_figure(width: float) -> None:
+    figure, _ = plots.figure(panel=(width, 2.5))
+    plots.caption(figure, *["A sentence about the samples, the seeds and the methods."] * 4)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (text,) = (text for text in figure.texts if text.get_text().startswith("A sentence"))
+    extent = text.get_window_extent(canvas.get_renderer())
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width
 
 
 def test_saving_a_figure_again_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -300,15 +300,22 @@ def test_infonce_rejects_values_that_are_not_finite() -> None:
         infonce(torch.full((2, 2), math.nan))
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
+@pytest.mark.parametrize("decay", [-0.1, 1.0, "a", math.nan])
 def test_mine_rejects_a_decay_outside_of_the_unit_interval(decay: float) -> None:
-    with pytest.raises(ValueError, match=rf"decay must be in \[0, 1\), got {decay}"):
+    with pytest.raises(ValueError, match=rf"decay must be in \[0, 1\), got {decay!r}"):
         mine(torch.zeros(4), torch.zeros(4), decay=decay)
 
 
 def test_mine_rejects_an_average_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"average must have shape \(2,\), got \(3,\)"):
         mine(torch.zeros(2, 4), torch.zeros(2, 4), average=torch.zeros(3))
+
+
+def test_mine_rejects_an_average_that_is_no_finite_tensor() -> None:
+    with pytest.raises(TypeError, match=r"average must be a torch.Tensor, got float"):
+        mine(torch.zeros(4), torch.zeros(4), average=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="average must be finite, got 1"):
+        mine(torch.zeros(4), torch.zeros(4), average=torch.tensor(math.nan))
 
 
 def test_jsd_rejects_an_unknown_report() -> None:

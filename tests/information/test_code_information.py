@@ -91,3 +91,10 @@ def test_half_precision_codes_get_their_own_dtype(pair: tuple[Tensor, Tensor]) -
     found = gradient(x.bfloat16(), z.bfloat16())
     assert found.dtype == torch.bfloat16
     assert found.isfinite().all()
+
+
+def test_an_error_about_images_says_how_to_make_rows() -> None:
+    with pytest.raises(
+        ValueError, match=r"got \(8, 3, 4, 4\) and \(8, 2\); flatten\(1\) makes rows"
+    ):
+        mige.code_information(torch.zeros(8, 3, 4, 4), torch.zeros(8, 2))

@@ -77,3 +77,10 @@ def test_critics_reject_rows_of_another_width(critic: nn.Module) -> None:
         critic(torch.zeros(4, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"z must have shape \(\.\.\., 2\), got \(4, 3\)"):
         critic(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_critics_reject_rows_that_do_not_broadcast(critic: nn.Module) -> None:
+    expected = r"x and z must have leading dimensions that broadcast, got \(4, 3\) and \(5, 2\)"
+    with pytest.raises(ValueError, match=expected):
+        critic(torch.zeros(4, 3), torch.zeros(5, 2))

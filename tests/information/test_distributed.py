@@ -261,6 +261,11 @@ def test_scores_of_a_rank_count_by_its_samples(rank: int, offset: int, weight: f
 def test_another_object_as_a_group_raises() -> None:
     with pytest.raises(TypeError, match=r"group must be a torch.distributed.ProcessGroup or None"):
         mige.entropy(normal(8, 2), group="gloo")  # type: ignore[arg-type]
+    sums = mige.Landmarks(m=4).start_with(normal(4, 2))
+    with pytest.raises(
+        TypeError, match=r"group must be a torch.distributed.ProcessGroup, got None"
+    ):
+        distributed.all_reduce(sums, None)  # type: ignore[arg-type]
 
 
 def test_matched_marginals_with_a_group_raise() -> None:

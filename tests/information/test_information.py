@@ -224,6 +224,17 @@ def test_an_object_without_a_score_raises(estimator: Any) -> None:
             f()
 
 
+def test_an_estimator_that_gives_no_tensor_raises() -> None:
+    class Arrays:
+        def score(self, samples: Tensor) -> Any:
+            return samples.numpy()
+
+    with pytest.raises(
+        TypeError, match=r"^estimator must give scores as a torch.Tensor, got ndarr"
+    ):
+        mige.entropy(torch.randn(8, 2, requires_grad=True), estimator=Arrays())
+
+
 def test_an_estimator_that_gives_nan_raises() -> None:
     class Broken:
         def score(self, samples: Tensor) -> Tensor:

@@ -72,6 +72,10 @@ def test_few_values_give_a_warning(s: str) -> None:
     noisy = values + 0.1 * torch.randn_like(values)
     forget_warnings()
     mige.mutual_information(noisy, z)
+    mige.estimate_entropy(noisy[..., :1])
+    forget_warnings()
+    with pytest.warns(mige.MigeWarning, match=r"^z takes .* distinct values"):
+        mige.estimate_entropy(values[..., :1])
 
 
 @pytest.mark.parametrize("groups", [(), (3,)])

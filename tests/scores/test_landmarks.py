@@ -255,6 +255,10 @@ def test_bad_tensors_are_refused_by_name_and_leave_the_sums_as_they_were() -> No
         Landmarks().fit(x, x[:1])
     with pytest.raises(ValueError, match="landmarks must be finite"):
         Landmarks().fit(x, torch.full((5, 3), torch.inf))
+    with pytest.raises(KeyError, match="state must have 'landmarks', got nothing"):
+        Landmarks(m=8).resume({})
+    with pytest.raises(TypeError, match="state must be a dict of tensors, got NoneType"):
+        Landmarks(m=8).resume(None)  # type: ignore[arg-type]
 
 
 def test_a_fit_can_be_taken_apart_and_put_together() -> None:

@@ -164,4 +164,5 @@ def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
     ax.set_ylim(len(methods) - 0.5, -0.5)  # the first method at the top, none on an axis
     ax.set_xlabel("test error, %")
     plots.legend(fig)
+    plots.caption(fig, f"At the chosen β: {spread_of(len({row.seed for row in tested}))}.")
     return fig

@@ -210,8 +210,9 @@ def errorbar(ax: Axes, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> N
 
 
 def caption(fig: Figure, *sentences: str) -> None:
-    """Put a caption of at most 100 characters a line below the figure."""
-    text = textwrap.fill(" ".join(sentences), 100)
+    """Put a caption below the figure, with lines that fit into its width."""
+    width = min(100, int(16 * fig.get_figwidth()))  # about 17 characters per inch
+    text = textwrap.fill(" ".join(sentences), width)
     fig.supxlabel(text, fontsize=8, color="#555555")
 
 

@@ -24,7 +24,7 @@ def data(
     """
     try:
         if name not in NAMES:
-            raise ValueError(f"--data must be one of {', '.join(NAMES)}, got {name!r}")
+            raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
         loaded = (tables if name in tables.names() else images).load(name, data_dir)
         cached = cache.folder_of(name)
         if cached.exists():

@@ -46,7 +46,7 @@ class Options(common.ComparisonOptions):
 
     method: list[str] = common.method_option(METHODS, QUICK_METHODS)
     beta: list[float] = common.grid_option("β", least=0)
-    seeds: int = common.seeds_option("3; quick 1")
+    seeds: int = common.seeds_option("3; --quick: 1")
     grid_seeds: int = common.option(1, "Seeds per setting in the search.", least=1)
     extend: int = common.option(0, "Times that a grid is extended beyond a chosen end.", least=0)
 

@@ -120,6 +120,8 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
     right.set(ylabel="validation accuracy, %")
     if shown:
         plots.legend(fig, columns=4)
+        seeds = len({run.seed for run in shown})
+        plots.caption(fig, f"At the chosen β: {spread_of(seeds, 'standard deviation')}.")
     return fig
 
 

@@ -38,7 +38,9 @@ class Settings(Checked):
     """Everything on which the numbers of a run depend, besides method, β and seed."""
 
     data: str = data_option(
-        "mnist", f"; or a table: structural, {', '.join(tables.names())}", "mnist; quick structural"
+        "mnist",
+        f"; or a table: structural, {', '.join(tables.names())}",
+        "mnist; --quick: structural",
     )
     nuisance: str = option(
         "rotation",
@@ -52,7 +54,7 @@ class Settings(Checked):
         "penalizes I(s; z | label), and the leak is measured within the labels",
         choices=("none", "label"),
     )
-    steps: int = option(800, "Training steps.", least=1, shown="800; quick 200")
+    steps: int = option(800, "Training steps.", least=1, shown="800; --quick: 200")
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
     latent: int = option(8, "Dimensions of z.", least=1)
     hidden: int = fixed(512, "Units of the encoder's first layer; the second has half.", least=2)
@@ -62,10 +64,13 @@ class Settings(Checked):
     #: With this noise, s has a density.
     noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
-        20_000, "Codes to train attackers on, in the search.", least=50, shown="20000; quick 2000"
+        20_000,
+        "Codes to train attackers on, in the search.",
+        least=50,
+        shown="20000; --quick: 2000",
     )
     test_codes: int = option(
-        50_000, "Codes to train attackers on, for the test.", least=50, shown="50000; quick 2000"
+        50_000, "Codes to train attackers on, for the test.", least=50, shown="50000; --quick: 2000"
     )
     attack_epochs: int = fixed(10, "Epochs of the attackers' perceptrons.", least=1)
 

@@ -251,5 +251,6 @@ def toy(options: Options, given: dict[str, Any]) -> Toy:
     if options.authors and options.quick:
         raise ValueError("--authors and --quick exclude each other")
     preset = AUTHORS if options.authors else QUICK if options.quick else Settings()
-    dims = options.dims or ("5,20" if options.quick else "5,8,10,16,20,32")
-    return Toy(filled(options, threads=1), replace(preset, **given), _parse_dims(dims))
+    default = "5,20" if options.quick else "5,8,10,16,20,32"
+    dims = _parse_dims(default if options.dims is None else options.dims)
+    return Toy(filled(options, threads=1), replace(preset, **given), dims)

@@ -145,6 +145,7 @@ def test_folder_with_results_is_neither_overwritten_nor_mixed(tmp_path: Path) ->
     [
         (["--dims", "5,0"], "--dims must be positive numbers like 5,10,20, got '5,0'"),
         (["--dims", "five"], "got 'five'"),
+        (["--dims", ""], "got ''"),
         (["--threshold", "1.5"], "threshold must lie in (0, 1], got 1.5"),
         (["--authors"], "--authors and --quick exclude each other"),
         (["--samples", "1"], "--samples"),

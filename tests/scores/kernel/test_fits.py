@@ -62,8 +62,13 @@ def test_a_state_is_tensors_that_can_be_loaded_as_weights(tmp_path: Any) -> None
     loaded = torch.load(tmp_path / "fit.pt", weights_only=True)
     assert torch.equal(mige.FittedFilter.from_state_dict(loaded).energy(), fitted.energy())
     del loaded["bandwidth"]
-    with pytest.raises(KeyError, match="bandwidth"):
+    with pytest.raises(KeyError, match=r"state must have 'bandwidth', got .*samples"):
         mige.FittedFilter.from_state_dict(loaded)
+    with pytest.raises(TypeError, match="state must be a dict of tensors, got NoneType"):
+        mige.FittedFilter.from_state_dict(None)  # type: ignore[arg-type]
+    arrays = {name: value.numpy() for name, value in state.items()}
+    with pytest.raises(TypeError, match=r"state\[.*\] must be a tensor, got ndarray"):
+        mige.FittedFilter.from_state_dict(arrays)  # type: ignore[arg-type]
     state["kernel"] = torch.tensor(list(b"Matern"), dtype=torch.uint8)
     with pytest.raises(ValueError, match="kernel must be a known Kernel, got 'Matern'"):
         mige.FittedFilter.from_state_dict(state)
