@@ -36,7 +36,7 @@ def entropy_and_gradient(
 
     ``term`` is the name of the entropy in a record, and ``varying`` has the counts of the varying
     columns, if they are known. ``arguments`` are the public function's tensors from which z was
-    made. An error message names them by their keywords.
+    made. An error message names these tensors by their keywords.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -51,7 +51,7 @@ def entropy_and_gradient(
 def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
     """The surrogate's value and its gradient, from an estimator of the score's non-Gaussian part.
 
-    Both have the opposite sign of :func:`entropy_and_gradient`.
+    The value and the gradient have the opposite sign of :func:`entropy_and_gradient`.
     """
     value, gradient = entropy_and_gradient(estimator, z)
     return -value, -gradient
@@ -93,7 +93,10 @@ def _value_and_gradient(
 def _joint_and_gradients(
     estimator: ScoreEstimator, x: Tensor, z: Tensor, u: Block, v: Block, term: str = "joint"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of H(x, z) and its gradients in x and z; u and v are x and z on one scale."""
+    """The surrogate of H(x, z) and its gradients in x and z.
+
+    u and v are x and z, each divided by its scale.
+    """
     dtype = torch.promote_types(u.samples.dtype, v.samples.dtype)
     pairs = torch.cat((u.samples.to(dtype), v.samples.to(dtype)), -1)
     varying = u.varying + v.varying

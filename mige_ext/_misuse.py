@@ -1,8 +1,8 @@
 """Warnings about the arguments of the information functions.
 
-Values are looked at on the CPU only, because on CUDA this would make the host wait. A look costs
-about 10 microseconds: it reads 16 values of one column, and reads more only if two of the values
-are equal. In a loop of short steps, most calls do not look.
+Values are read on the CPU only, because reading on CUDA would make the host wait. A look at an
+argument reads 16 values of one column in about 10 microseconds, and reads more values only if two
+of the 16 are equal. In a loop of short steps, most calls do not look.
 """
 
 from time import monotonic
@@ -15,9 +15,10 @@ from mige_ext._warnings import may_warn, warn_once
 
 # Samples that a look reads. With fewer samples there is no warning about few values.
 _FIRST_LOOK = 16
-# Samples that are read if two of the 16 have an equal value. Before a warning, all are read.
+# Samples that a second look reads, if two of the 16 values are equal. Before a warning, all samples
+# are read.
 _SECOND_LOOK = 64
-# After so many looks at arguments of one name and shape there is a pause of so many seconds. One
+# After _LOOKS looks at arguments of one name and shape, there is no look for _PAUSE seconds. One
 # look is not enough, because a training step may have several codes of one shape.
 _LOOKS, _PAUSE = 8, 0.05
 # The number of looks since the last pause, and the time of the last look, by name and shape.
@@ -59,7 +60,7 @@ def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
             _warn_if_collapsed(name, tensor)
         if few_values and distinct < count == _FIRST_LOOK:
             _warn_if_few_values(name, tensor)
-        # If a filter makes a warning an error, this line is not reached, and each call raises it.
+        # A filter may turn a warning into an error. Every call then raises it before this line.
         _count_look(name, tensor)
 
 
@@ -69,7 +70,7 @@ def _is_due(name: str, samples: Tensor) -> bool:
 
 
 def _count_look(name: str, samples: Tensor) -> None:
-    if len(_looks) > 1000:  # The shapes of all batches differ.
+    if len(_looks) > 1000:  # bounds the memory if every batch has another shape
         _looks.clear()
     looks, _ = _looks.get((name, samples.shape), (0, 0.0))
     _looks[name, samples.shape] = looks % _LOOKS + 1, monotonic()

@@ -45,12 +45,15 @@ class SurrogateRecord:
     def terms(self) -> dict[str, TermRecord]:
         """The terms by name.
 
-        The names are "z" or "x" for a marginal, and "joint"; "product" for the pairs with x
-        permuted of ``marginal="matched"``, and "z given x" in ``encoder_information``. For a
-        category x, "own" and "matched" have "z given x" for the scores within the classes, and "z"
-        for the scores that these are compared with. "paired" has no terms, because it estimates no
-        score. Classes of equal size are the groups of a term. A term of classes, also those of
-        ``given``, has the values of the largest classes.
+        - "x" and "z": the entropies of the marginals;
+        - "joint": the entropy of (x, z);
+        - "product": the entropy of the permuted pairs of ``marginal="matched"``;
+        - "z given x": the entropy of z given x, in ``encoder_information`` and for a category x.
+
+        For a category x, "own" and "matched" have "z given x" for the scores within the classes,
+        and "z" for the scores that are subtracted. "paired" has no terms, because "paired"
+        estimates no score. With a category x or ``given``, a term has one value for each of the
+        largest classes, and no values for smaller classes.
         """
         for name, term in self._terms.items():
             if isinstance(term, Calibration):
@@ -63,13 +66,13 @@ class SurrogateRecord:
 
 
 class Calibration(NamedTuple):
-    """What a calibration follows from: a few numbers for each group, and no samples.
+    """The numbers that determine a calibration, a few for each group, without the samples.
 
-    The calibration is computed when the record is read, in order not to slow down the step.
+    The calibration is computed when the record is read, so it does not slow down the step.
     """
 
     sums: Tensor  #: the surrogate's value of each group, (...)
-    varying: tuple[Tensor, ...]  #: numbers of varying columns of blocks of columns
+    varying: tuple[Tensor, ...]  #: the number of varying columns of each block of columns
 
     def value(self) -> Tensor:
         """``−mean(Σ s·(z − m)) / d`` of each group, (...), where d counts the varying columns."""
@@ -130,13 +133,13 @@ def begin(name: str) -> None:
 def report(diagnostics: object, term: str = "") -> None:
     """Report the diagnostics of an estimate.
 
-    Diagnostics without a calibration are not reported; :func:`add` then computes the calibration
-    from the scores.
+    Diagnostics without a calibration are ignored: :func:`add` then computes the calibration from
+    the scores.
 
     Args:
         diagnostics: an object with some of the fields of :class:`TermRecord`.
         term: the name of the term, such as "joint". An estimator that gets only one set of samples
-            does not know the name; its report belongs to the term that is added next.
+            does not know the name. The report then belongs to the term that is added next.
     """
     for each in _of_this_thread():
         if getattr(diagnostics, "calibration", None) is None:

@@ -5,12 +5,14 @@ classes, it bounds the mutual information from below (Barber and Agakov, 2003)::
 
     I(z; s) ≥ E[log q'(s | z) − log p(s)],     q'(c | z) ∝ p(c) (q(c | z) / p₀(c))ᵗ
 
-p₀ has the frequencies in the rows to fit, and p those in the rows that are attacked. One number per
-attacker, t ≥ 0, corrects an attacker that is too certain of its predictions (t < 1). First t has
-the largest gain on the validation rows. Then t is multiplied by 1 − (standard error / gain)⁴ of
-these rows, and is 0 if the gain is not larger than its standard error. Without this factor, a gain
-by chance on the validation rows would be a loss on the test rows. With the factor, an attacker that
-has learned nothing gets 0 nats, or a result close to 0. The factor is about 1 for a clear gain.
+p₀ has the frequencies in the rows that the attacker is fitted to, and p has the frequencies in the
+rows that it attacks. The *gain* is the mean of log q'(s | z) − log p(s). One number per attacker,
+t ≥ 0, corrects an attacker that is too certain of its predictions (t < 1). The first value of t
+maximizes the gain on the validation rows. This value is multiplied by 1 − (standard error / gain)⁴,
+or by 0 if the gain on the validation rows is not larger than its standard error. Without this
+factor, a gain by chance on the validation rows would be a loss on the test rows. With the factor,
+an attacker that has learned nothing gets 0 nats, or a result close to 0. The factor is about 1 for
+a clear gain.
 
 The attackers and t never see the test rows. The strongest attacker is chosen on the validation rows
 as well, so the choice does not inflate the bound.
@@ -54,7 +56,8 @@ def leakage(
     neighbors in whitened z, and gradient-boosted trees. A fifth of the training rows, the
     validation rows, chooses the strongest attacker. The test rows only measure it, so the choice
     does not bias the result upward. If s is independent of z, the result is usually exactly 0, and
-    otherwise above or below 0 by about its standard error. The expected result is then not above 0.
+    otherwise above or below 0 by about its standard error. The expected result for an independent s
+    is at most 0.
 
     For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².
@@ -69,7 +72,7 @@ def leakage(
             belong together, such as the rows of one person.
         bins: number of cells of a continuous s, a power of two.
         attackers: kinds of attackers, of ``ATTACKERS``.
-        epochs: passes of the perceptrons over the training rows. A small set has more passes.
+        epochs: passes of the perceptrons over the training rows. A small training set gets more.
         seed: seed of the division, of the weights and of the order of the rows.
         progress: whether to show a progress bar, if the output is a terminal.
 
@@ -80,7 +83,7 @@ def leakage(
         TypeError: an argument has another type, for example z or s contains names.
         ValueError: z and s differ in length, have values that are not finite, too few rows (50
             training rows, 10 test rows), only one value of s, or a float s with at most ``bins``
-            values (pass integers), or no row of ``test`` has a class of s.
+            values (pass integers); or the test rows have none of the classes of the training rows.
         ImportError: scikit-learn or tqdm is missing (the extra ``audit``).
 
     Cost:
@@ -97,7 +100,7 @@ def leakage(
         >>> s = torch.randn(400, generator=generator)
         >>> z = torch.stack([s, torch.randn(400, generator=generator)], 1)
         >>> found = mige_ext.audit.leakage(z, s > 0, attackers=["trees"])
-        >>> found.nats > 0.5  # log 2 = 0.69 nats is everything
+        >>> found.nats > 0.5  # the entropy of s > 0 is log 2 = 0.69 nats
         True
     """
     kinds = _check_options(bins, attackers, epochs, seed, progress)
@@ -115,14 +118,14 @@ def leakage(
             attacks.append(_measure(name, predictions, validation, target, frequencies))
     strongest = max(attacks, key=lambda attack: attack.validation_nats)
     best = max(attacks, key=lambda attack: attack.validation_score)
-    share = _frequencies(target, classes)
+    occurring = _frequencies(target, classes)
     return Leakage(
         nats=strongest.nats,
         standard_error=strongest.standard_error,
         r2=best.r2,
         accuracy_above_chance=best.accuracy_above_chance,
         attacker=strongest.attacker,
-        entropy=float(-torch.xlogy(share, share).sum()),
+        entropy=float(-torch.xlogy(occurring, occurring).sum()),
         test_rows=len(target.label),
         attacks=tuple(attacks),
     )
@@ -156,7 +159,7 @@ def _check_options(
 
 
 def _with_bar(kinds: Sequence[str], classes: int, epochs: int, seed: int, progress: bool) -> Any:
-    """The attackers, with a bar that is shown on a terminal only."""
+    """The attackers, with a progress bar that is shown on a terminal only."""
     every = list(attackers(kinds, classes, epochs, seed))
     if not progress:
         return every
@@ -206,7 +209,7 @@ def _measure(
 
 
 def _gains(ratio: Tensor, label: Tensor) -> tuple[Tensor, float]:
-    """The gain log q'(s|z) − log p(s) of each row, and the accuracy of q' minus that of p.
+    """The gain log q'(s|z) − log p(s) of each row, and the accuracy of q' minus the accuracy of p.
 
     Args:
         ratio: log q(c|z) / p₀(c) of each row and class, (N, C) float64.
@@ -215,7 +218,7 @@ def _gains(ratio: Tensor, label: Tensor) -> tuple[Tensor, float]:
     p = torch.bincount(label, minlength=ratio.shape[1]).double() / len(label)
     scores = ratio + p.log()
     gains = ratio.gather(1, label[:, None])[:, 0] - scores.logsumexp(1)
-    if not ratio.any():  # without rounding
+    if not ratio.any():  # exactly 0, without rounding errors
         gains = torch.zeros_like(gains)
     right = (scores.argmax(1) == label).double().mean() - p.max()
     return gains, float(right)

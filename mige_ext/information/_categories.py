@@ -1,9 +1,10 @@
 """Mutual information with categories: ``I(s; z)`` of a class s, and information given a class y.
 
 ``I(s; z) = H(z) − Σ_c p(c) H(z | c)`` has the gradient ``−(ŝ(z_i) − ŝ_c(z_i)) / M`` in z_i, where
-ŝ_c is the score within the class of the sample. The difference of the two scores is the gradient of
-a classifier, ``ŝ(z) − ŝ_c(z) = −∇_z log p(c | z)``. It comes from Gaussian classifiers
-(:mod:`mige_ext.scores.categorical`) with ``marginal="paired"``, and from two scores otherwise.
+ŝ_c is the score within the class of the sample. By Bayes' theorem the difference of the two scores
+is a gradient of the log-probability of the class, ``ŝ_c(z) − ŝ(z) = ∇_z log p(c | z)``. With
+``marginal="paired"`` Gaussian classifiers give this gradient (:mod:`mige_ext.scores.categorical`),
+otherwise two scores.
 
 Samples are divided by class: the classes of one size form one batch of groups. On CUDA the host
 waits several times in each call, because it needs the number of classes and their sizes.
@@ -215,10 +216,10 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
 
 
 def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
-    """Warn if no class has enough samples, as with numbers that were given as integers.
+    """Warn if no class has enough samples, for example because numbers were given as integers.
 
-    ``ids`` are integers from 0 to ``count`` − 1. Sizes of classes are computed only if there are so
-    many classes that all may be small, because on CUDA the host would wait in each call.
+    ``ids`` are integers from 0 to ``count`` − 1. The sizes of the classes are computed only if
+    there are so many classes that all may be small, because on CUDA the host waits for the sizes.
     """
     if ids.numel() == 0 or (least - 1) * count < ids.shape[-1] or not may_warn("small classes"):
         return
@@ -261,7 +262,7 @@ def _scores_within(
 ) -> tuple[Tensor, Tensor]:
     """The surrogate of I(s; z | y) and its gradient, from scores of two divisions into classes.
 
-    ``others`` are the classes of the marginal entropy, and ``cells`` those of the other entropy.
+    ``others`` are the classes of the marginal entropy, ``cells`` those of the conditional entropy.
     """
     counted = torch.zeros(cells.numel(), dtype=torch.bool, device=z.device)
     for rows in _rows_by_size(cells):
@@ -299,7 +300,7 @@ def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple
     sizes = list(_rows_by_size(ids))
     for rows in sizes:
         weight = rows.numel() / ids.numel()
-        # A small class beside larger ones is no mistake of the caller.
+        # Only the largest classes may warn: a small class beside larger ones is no mistake.
         silent = without_warning("few samples") if rows is not sizes[-1] else nullcontext()
         with silent:
             part, *parts = compute(*(tensor[rows] for tensor in flat))

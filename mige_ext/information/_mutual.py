@@ -39,8 +39,8 @@ def mutual_information(
     The gradient does not depend on the units of x and z. The default and the Gaussian estimators
     scale the pair themselves. For an estimator with one bandwidth for all columns
     (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are first divided by their root mean
-    square deviations, each as one block. A bandwidth that is a number has a unit; it is applied to
-    x and z as they are.
+    square deviations, each as one block. If the bandwidth is a number, which has the unit of the
+    samples, x and z are not divided.
 
     For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
     train such an encoder, use :func:`code_information`.
@@ -82,9 +82,9 @@ def mutual_information(
               gradient is 0 with any estimator.
 
             For a category x, "paired" is the gradient of Gaussian classifiers, which takes no
-            ``estimator``. "own" is the score of z minus the score within the class. "matched" is
-            the score within classes that are permuted at random, minus the score within the class.
-            With both, the samples of classes of 1 or 2 samples get no gradient.
+            ``estimator``. "own" is the score within the class minus the score of z. "matched" is
+            the score within the class minus the score within classes that are permuted at random.
+            With "own" and "matched", samples of classes of 1 or 2 samples get no gradient.
         given: a category y, (..., M), of any integers or booleans. For an x with a density, classes
             of y of 1 or 2 samples add nothing.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
@@ -104,8 +104,9 @@ def mutual_information(
         "paired" one of x and one of z, and "matched" one of permuted pairs. A score takes
         O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by a scalar.
 
-        For a category x of K classes, "paired" takes O(M K d² + K d³). The other two take a score
-        of each class, and "own" a score of z. On CUDA the host waits for the sizes of the classes.
+        For a category x of K classes, "paired" takes O(M K d² + K d³). "own" and "matched"
+        take a score of each class, and "own" also takes a score of z. On CUDA the host waits for
+        the sizes of the classes.
     """
     _checks.require_choice("marginal", marginal, "paired", "own", "matched")
     if marginal == "matched" and group is not None:
@@ -141,15 +142,15 @@ def code_information(
     projection: RandomProjection | None = None,
     group: "dist.ProcessGroup | None" = None,
 ) -> Tensor:
-    """Surrogate of ``I(x; z + noise·s·ε)``, the information of a code about x through a channel.
+    """Surrogate of ``I(x; z + noise·ρ·ε)``, the information of a code about x through a channel.
 
     This is InfoMax: z = E(x) is the code of a deterministic encoder (circumstance I of the paper),
-    ε ~ N(0, I) is drawn in each call, and s is the scale of z: the root mean square deviation over
-    samples and columns, without the columns that are constant.
+    ε ~ N(0, I) is drawn in each call, and ρ is the scale of z: the root mean square deviation over
+    samples and columns, without constant columns.
 
     The channel makes the information finite. Without noise I(x; z) is infinite for every such code.
     Training then increases the entropy of z, which favors a code without clusters. With noise,
-    details of z that are smaller than ``noise·s`` carry no information. The gradient does not
+    details of z that are smaller than ``noise·ρ`` carry no information. The gradient does not
     depend on the units of x and z.
 
         >>> import torch, mige_ext as mige
@@ -163,21 +164,21 @@ def code_information(
         x: data, (..., M, d_x) with M >= 2, paired by row with z.
         z: codes, (..., M, d_z). Leading dimensions are independent groups, over which the result
             is the mean.
-        noise: standard deviation of the channel's noise relative to s, at least 0.
+        noise: standard deviation of the channel's noise relative to ρ, at least 0.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
         projection: a map that is applied first to an x of high dimension.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
         A scalar. Its gradients in x and z are the gradients of the information in nats. The
-        gradient in z includes the derivative of s.
+        gradient in z includes the derivative of ρ.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
         MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
-        That of :func:`mutual_information`. The noise comes from torch's global random generator.
+        As for :func:`mutual_information`. The noise comes from torch's global random generator.
     """
     _checks.require_not_negative("noise", noise)
     estimator = checked_estimator(estimator)

@@ -25,9 +25,9 @@
 
 namespace mige::cuda {
 
-// Writes the squared norms of the columns, or refines the eigenpairs of an indefinite matrix. A
-// warp takes a column, groups along y. Work: 2 n² flop, reads n² values; 2 n³ flop and n³ / 2
-// values of K for an indefinite matrix. Registers: at most 64.
+// Writes the squared norms of the columns, and refines the eigenpairs of an indefinite matrix. A
+// warp takes a column, groups along y. Work: 2 n² flop, and reads n² values. An indefinite matrix
+// takes 2 n³ flop, and reads n³ / 2 values of K. Registers: at most 64.
 template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -84,8 +84,8 @@ void eigh_large(const Eigenproblem<T>& e, void* work, Stream& stream) {
 
 enum class EighPath { kWarp, kBlock, kManyBlocks, kLibrary };
 
-// What decomposes a matrix of n rows. The number of groups has no influence, so the result of a
-// matrix has the same bits in any batch.
+// Which kernel decomposes a matrix of n rows. The number of groups has no influence, so the result
+// of a matrix has the same bits in any batch.
 template <typename T>
 EighPath eigh_path(int n) {
   if (n <= kWarp) return EighPath::kWarp;
@@ -110,7 +110,8 @@ int64_t eigendecompose_work(int64_t groups, int64_t n) {
   }
 }
 
-// Writes the eigenvalues, the eigenvectors and info of every group. e.largest is complete.
+// Writes the eigenvalues, the eigenvectors and info of every group. The caller must
+// have computed e.largest.
 template <typename T, MatrixKind kKind>
 void eigendecompose(const Eigenproblem<T>& e, void* work, Stream& stream) {
   switch (eigh_path<T>(e.n)) {

@@ -7,8 +7,8 @@
 // accuracy.
 //
 // A sweep visits every pair of columns once, in rounds r = 1, 2, … of disjoint pairs (i, i ^ r).
-// For Gram matrices of n = 32 to 128 in float32, 6-8 sweeps were measured. The usual round robin
-// takes 7-13. Invariant: after a rotation the column with the larger norm has the lower index.
+// Gram matrices of n = 32 to 128 in float32 took 6-8 sweeps. The usual round-robin order took 7-13
+// sweeps. Invariant: after a rotation the column with the larger norm has the lower index.
 #pragma once
 
 #include "cuda/core/approximate.cuh"
@@ -182,8 +182,7 @@ __device__ __forceinline__ bool rotate_pair(const SharedMatrix<T>& a, int i, int
   return valid && !rotation.orthogonal;
 }
 
-// The result of the iteration: the number of sweeps, of which the last one found orthogonal
-// columns if `converged`.
+// The number of sweeps, and whether the last sweep found only orthogonal columns.
 struct Iteration {
   int sweeps;
   bool converged;
@@ -210,8 +209,8 @@ __device__ Iteration jacobi(const SharedMatrix<T>& a, int rank) {
         const int i = first_of_pair(p0 + lane / kLanes, r), j = i ^ r;
         const bool valid = j < rank;
         if (!__any_sync(kFullMask, valid)) continue;
-        // A pair without columns takes column `spare`, the first one of this warp, twice. If any
-        // pair of the warp is valid, so is this column.
+        // An invalid pair passes column `spare` twice. This column belongs to the first pair of the
+        // warp, so no other warp changes it. If any pair of the warp is valid, `spare` < rank.
         const int spare = first_of_pair(p0, r);
         rotated |= rotate_pair<kLanes, kRows>(a, valid ? i : spare, valid ? j : spare, valid);
       }
@@ -224,7 +223,7 @@ __device__ Iteration jacobi(const SharedMatrix<T>& a, int rank) {
 
 // --- Jacobi in registers ---
 
-// Jacobi for n <= 32 by one warp, without barriers and shared memory. Each lane has one column in
+// Jacobi for n <= 32 by one warp, without barriers or shared memory. Each lane has one column in
 // registers and reads the second column of the pair by shuffles. Work of a sweep: 31 rounds, each
 // with 33 shuffles and 6 × 32 flop per lane.
 template <typename T>
@@ -296,7 +295,7 @@ __device__ __forceinline__ void refine_eigenpair(T* column,   // [n]
   const T inverse = T(1) / sqrt(*norm);
   for (Index i = lane; i < n; i += kWarp) column[i] *= inverse;
   __syncwarp();
-  double quotient = 0;  // n terms one after another, which in float would lose digits
+  double quotient = 0;  // a sum of n terms one after another would lose digits in float
   for (Index i = 0; i < n; ++i) {
     const int64_t row = row_of(i);
     T dot = 0;
