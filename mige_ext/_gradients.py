@@ -95,7 +95,7 @@ def _joint_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of H(x, z) and its gradients in x and z.
 
-    u and v are x and z, each divided by its scale.
+    u and v are the results of :func:`.on_one_scale` for x and z.
     """
     dtype = torch.promote_types(u.samples.dtype, v.samples.dtype)
     pairs = torch.cat((u.samples.to(dtype), v.samples.to(dtype)), -1)

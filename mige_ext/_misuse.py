@@ -60,7 +60,7 @@ def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
             _warn_if_collapsed(name, tensor)
         if few_values and distinct < count == _FIRST_LOOK:
             _warn_if_few_values(name, tensor)
-        # A filter may turn a warning into an error. Every call then raises it before this line.
+        # A filter that turns warnings into errors skips this line, so every call raises the error.
         _count_look(name, tensor)
 
 

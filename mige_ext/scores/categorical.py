@@ -12,7 +12,7 @@ Eight candidates combine four values of ν with two values of t_c. For ``ν = �
 ``t_c = (tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``. Two more candidates split every class into two
 modes by 2-means. They are mixtures of Gaussians with ``ν = ∞`` for each mode.
 
-The last candidate says that z is independent of the class. The *evidence* of a candidate is the
+The last candidate assumes that z is independent of the class. The *evidence* of a candidate is the
 log-likelihood of the class of each sample, computed without this sample. The gradients of the
 candidates are averaged with weights proportional to the exponential of the evidence. The gradient
 is therefore near 0 unless a classifier predicts classes of unseen samples better than their
@@ -20,8 +20,9 @@ frequencies do.
 
 In coordinates where Σ = I, all candidates of a class have the eigenvectors of S_c. A sample changes
 each covariance by a matrix of rank one. One eigendecomposition for each class therefore gives the
-evidence of all candidates in closed form. The modes are not computed again without each sample.
-Their evidence is too high for this reason, and is reduced by ``SPLIT_COST`` times d for each class.
+evidence of all candidates in closed form. 2-means is not repeated without each sample, so
+the evidence of the candidates with two modes is too high. ``SPLIT_COST`` times d for each class is
+subtracted from this evidence.
 """
 
 import math
@@ -52,7 +53,7 @@ def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
     Args:
         z: samples, (G, M, d) with M >= 2, in float32 or float64, finite.
         cells: the cell of each sample, (G, M), integers of 0 ... K − 1.
-        conditions: the condition of each cell, (K), integers. Without a condition they are equal.
+        conditions: the condition of each cell, (K), integers. Without a condition all are equal.
 
     Returns:
         (G, M, d), of the dtype of z. It is 0 in a group with one class in each condition.
@@ -112,10 +113,10 @@ class _Classes:
     basis: Tensor  #: from these coordinates to those of the samples, (G, r, r)
     member: Tensor  #: the Gaussian of each sample, (G, M)
     sizes: Tensor  #: number of samples of each Gaussian, (G, K)
-    rivals: Tensor  #: whether the Gaussian has samples, and the sample's condition, (G, K, M)
+    rivals: Tensor  #: whether the Gaussian has samples and the condition of the sample, (G, K, M)
     own: Tensor  #: whether the Gaussian is a rival and has the sample's class, (G, K, M)
     values: Tensor  #: eigenvalues of the scatter of each Gaussian, (G, K, r)
-    vectors: Tensor | None  #: its eigenvectors, (G, K, r, r); None stands for unit matrices
+    vectors: Tensor | None  #: its eigenvectors, (G, K, r, r); None stands for the identity matrix
     trace: Tensor  #: its trace, (G, K)
     centered: Tensor  #: samples relative to the overall mean, (G, M, r)
     residual: Tensor  #: samples relative to the mean of their own Gaussian, (G, M, r)
@@ -130,9 +131,10 @@ class _Classes:
         conditions: Tensor,
         strengths: tuple[float, ...],
     ) -> "_Classes":
-        """The Gaussians of white samples; ``owners`` and ``conditions`` are those of Gaussians.
+        """The Gaussians of white samples.
 
-        If every ν is infinite, the covariances need no eigendecomposition of the scatters.
+        ``owners`` has the class of each Gaussian, and ``conditions`` its condition. If every ν is
+        infinite, the covariances need no eigendecomposition of the scatters.
         """
         m, r = white.shape[-2:]
         here = one_hot(member, len(owners)).to(white.dtype).mT  # (G, K, M)
@@ -143,16 +145,13 @@ class _Classes:
         means = here @ white / sizes.clamp(min=1).unsqueeze(-1)
         residual = white - here.mT @ means
         freedom = per_group(_freedom(sizes, m))
-        values, vectors = ops.eigh(residual.mT @ residual / freedom)
-        basis = vectors * (values.clamp(min=0) + r / m).rsqrt().unsqueeze(-2)
+        within, axes = ops.eigh(residual.mT @ residual / freedom)
+        basis = axes * (within.clamp(min=0) + r / m).rsqrt().unsqueeze(-2)
         white, residual, means = white @ basis, residual @ basis, means @ basis
         trace = (here @ residual.square()).sum(-1)
         offset = white.unsqueeze(-3) - means.unsqueeze(-2)
         if all(math.isinf(nu) for nu in strengths):
-            values, vectors = (
-                torch.zeros_like(means),
-                torch.eye(r).to(means).expand(*means.shape, r),
-            )
+            values, vectors = torch.zeros_like(means), None
         else:
             weighted = here.unsqueeze(-1) * residual.unsqueeze(-3)
             values, vectors = ops.eigh(weighted.mT @ weighted)
@@ -214,7 +213,7 @@ class _Classes:
             residual.expand_as(self.offset) if self.vectors is None else residual @ self.vectors
         )
 
-        # The other Gaussians lose only what Σ loses.
+        # Without the sample, only Σ changes for Gaussians that do not contain it.
         scatter, identity = self._candidates(self.sizes, self.trace)
         inflation = (freedom / (freedom - 1).clamp(min=1)).unsqueeze(-1)
         variances = self._variances(scatter, identity * inflation)
@@ -224,7 +223,8 @@ class _Classes:
         volume = variances.log().sum(-2).unsqueeze(-2)
         rest = _logits(forms, removed, volume, self.sizes[..., None, None] + 0.5)
 
-        # The own Gaussian loses the sample too. A Gaussian of one sample gets the overall mean.
+        # The sample's own Gaussian also loses the sample. If it was the only one, the overall mean
+        # replaces the mean of this Gaussian.
         values = _gathered(self.values, self.member)
         trace = self.trace.gather(-1, self.member) - h * self.residual.square().sum(-1)
         scatter, identity = self._candidates(n - 1, trace)  # (G, M, C)
