@@ -41,8 +41,8 @@ def _handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def _interrupt_soon() -> threading.Timer:
-    timer = threading.Timer(AFTER, os.kill, (os.getpid(), signal.SIGINT))
+def _interrupt_soon(after: float = AFTER) -> threading.Timer:
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     return timer
 
@@ -77,8 +77,8 @@ def test_control_c_is_a_keyboard_interrupt() -> None:
 def test_an_operator_continues_after_a_handler_that_raises_nothing() -> None:
     seen = []
     signal.signal(signal.SIGINT, lambda number, frame: seen.append(time.monotonic()))
-    x = normal(300, 128, 4)
-    timer = _interrupt_soon()
+    x = normal(500, 128, 4)  # about half a second, far longer than the time until the signal
+    timer = _interrupt_soon(0.02)
     score = ops.ssge(x)[0]
     end = time.monotonic()
     timer.join()
