@@ -75,9 +75,10 @@ def draw_bottleneck_tests() -> Figure:
     return bottleneck.draw_tests([row for row in rows if row.epochs == 8], published=True)
 
 
-def draw_removal(data: str) -> Figure:
+def draw_removal(data: str, nuisance: str) -> Figure:
     """The trade-off of every method, and the tests at its β, which a search with seed 0 chose."""
-    rows = [row for row in read("removal", removal.Result) if row.data == data]
+    every = read("removal", removal.Result)
+    rows = [row for row in every if (row.data, row.nuisance) == (data, nuisance)]
     search = [row for row in rows if row.seed == 0]
     choice = {row.method: choose_beta(search, row.method) for row in search}
     return removal.draw(rows, [row for row in rows if row.beta == choice[row.method]], MARGIN)
@@ -88,9 +89,11 @@ FIGURES = {
     "bottleneck-digits": draw_bottleneck_on_digits,
     "bottleneck-mnist": draw_bottleneck_tests,
     "bottleneck-mnist-60-epochs": draw_bottleneck_for_60_epochs,
-    "removal-mnist": lambda: draw_removal("mnist"),
-    "removal-fashion": lambda: draw_removal("fashion"),
-    "removal-structural": lambda: draw_removal("structural"),
+    "removal-mnist": lambda: draw_removal("mnist", "rotation"),
+    "removal-fashion": lambda: draw_removal("fashion", "rotation"),
+    "removal-structural": lambda: draw_removal("structural", "attribute"),
+    "removal-adult-sex": lambda: draw_removal("adult", "sex"),
+    "removal-compas-race": lambda: draw_removal("compas", "race"),
 }
 
 

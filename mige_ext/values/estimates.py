@@ -42,9 +42,10 @@ def estimate_mutual_information(
     - "neighbors": the estimate of Kraskov et al. from five nearest neighbors.
 
     Each estimate misses a part of the dependence on some data, and is rarely too large. "kernel" is
-    therefore used unless another estimate is larger by two standard errors of the difference. First
-    "student" is compared, by the likelihood of (x, z), then "neighbors". For a category there are
-    two estimates: "classifier", a bound on samples that a classifier with Gaussian classes was not
+    therefore used, with two exceptions. "student" replaces it if the mean log-likelihood of (x, z)
+    is larger by more than two standard errors of the difference. Then "neighbors" replaces the
+    chosen estimate if it is larger by more than two standard errors. For a category there are two
+    estimates: "classifier", a bound on samples that a classifier with Gaussian classes was not
     fitted to, and "neighbors", the estimate of Ross. For a categorical condition, the result is
     ``Σ_y p(y) I(x; z | y)``.
 

@@ -92,7 +92,7 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
     middle.set(title="the chosen β, test", xlabel="leak, nats")
     right.set(title="the chosen β, test", xlabel=f"leak, {score_name(results)}")
-    plots.legend(fig, columns=6)
+    plots.legend(fig, columns=5)
     data, nuisance = (results[0].data, results[0].nuisance) if results else ("", "")
     plots.caption(
         fig,
