@@ -37,10 +37,16 @@ struct SolverRange {
 // alone decides, so a matrix has the same bits alone and in a batch.
 constexpr SolverRange kSolvers[] = {{128, Solver::kOwn}, {2048, Solver::kLibrary}};
 
+// Whether MIGE_CUSOLVER turns the library on. The variable is read once: between the size of a
+// workspace and its use the answer must not change.
+inline bool library_is_on() {
+  static const char* const setting = std::getenv("MIGE_CUSOLVER");
+  static const bool on = setting != nullptr && *setting != '\0' && std::strcmp(setting, "off") != 0;
+  return on;
+}
+
 inline Solver solver_of(int64_t n) {
-  const char* const setting = std::getenv("MIGE_CUSOLVER");
-  if (setting == nullptr || *setting == '\0' || std::strcmp(setting, "off") == 0)
-    return Solver::kOwn;
+  if (!library_is_on()) return Solver::kOwn;
   for (const SolverRange& range : kSolvers)
     if (n <= range.largest) return range.solver;
   return Solver::kOwn;
