@@ -12,6 +12,9 @@ from torch import nn
 
 import mige_ext as mige
 from benchmarks.machine import machine
+from benchmarks.options import Markdown
+from benchmarks.tables import print_table
+from mige_ext.experiments.common.device import cpu_threads
 
 SIZES = tuple((m, d) for m in (64, 128, 256) for d in (8, 64))
 ESTIMATORS: dict[str, mige.ScoreEstimator | None] = {"default": None, "SSGE": mige.SSGE()}
@@ -21,6 +24,7 @@ def recording(
     pairs: Annotated[
         int, typer.Option(min=1, help="Measure this many pairs of steps for each case.")
     ] = 300,
+    markdown: Markdown = False,
 ) -> None:
     """Measures the time that a recording adds to a training step, on one CPU thread.
 
@@ -28,20 +32,26 @@ def recording(
     with and without a recording alternate. The time is the CPU time of the thread. The median of
     the ratios has a 95 % interval by the bootstrap.
     """
-    torch.set_num_threads(1)
-    print(f"{machine()}\n")
-    print("| estimator | M | d | step, µs | added, µs | added, % | 95 % interval |")
-    print("|---|---|---|---|---|---|---|")
-    for name, estimator in ESTIMATORS.items():
-        for m, d in SIZES:
-            plain, recorded = measure(estimator, m, d, pairs)
-            added = statistics.median((recorded - plain).tolist())
-            ratio, low, high = (100 * each for each in median_ratio(recorded / plain - 1))
-            step = statistics.median(plain.tolist())
-            print(
-                f"| {name} | {m} | {d} | {step:.0f} | {added:.0f} | {ratio:.1f} | "
-                f"{low:.1f} to {high:.1f} |"
-            )
+    print(machine())
+    with cpu_threads(1):
+        lines = [
+            line(name, estimator, m, d, pairs)
+            for name, estimator in ESTIMATORS.items()
+            for m, d in SIZES
+        ]
+    header = ("estimator", "M", "d", "step, µs", "added, µs", "added, %", "95 % interval")
+    print_table("Recording", header, lines, markdown=markdown)
+
+
+def line(
+    name: str, estimator: mige.ScoreEstimator | None, m: int, d: int, pairs: int
+) -> tuple[object, ...]:
+    """A line of the table: medians of times and of the ratio."""
+    plain, recorded = measure(estimator, m, d, pairs)
+    step, added = (statistics.median(each.tolist()) for each in (plain, recorded - plain))
+    ratio, low, high = (100 * each for each in median_ratio(recorded / plain - 1))
+    interval = f"{low:.1f} to {high:.1f}"
+    return name, m, d, f"{step:.0f}", f"{added:.0f}", f"{ratio:.1f}", interval
 
 
 def measure(

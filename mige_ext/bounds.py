@@ -311,12 +311,13 @@ def _check_rows(x: Tensor, z: Tensor, x_dim: int, z_dim: int) -> None:
     for name, rows, width in (("x", x, x_dim), ("z", z, z_dim)):
         _checks.require_tensor(name, rows)
         _checks.require_shape(name, rows, rows.shape[-1:] == (width,), f"(..., {width})")
-    aligned = zip(reversed(x.shape[:-1]), reversed(z.shape[:-1]), strict=False)
-    if any(m != n and 1 not in (m, n) for m, n in aligned):
+    try:
+        torch.broadcast_shapes(x.shape[:-1], z.shape[:-1])
+    except RuntimeError:
         raise ValueError(
             "x and z must have leading dimensions that broadcast, "
             f"got {_checks.shape(x)} and {_checks.shape(z)}"
-        )
+        ) from None
 
 
 def _check_matrix(scores: Tensor) -> None:

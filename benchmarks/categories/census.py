@@ -85,7 +85,7 @@ def census(
 ) -> None:
     """Removes sex and race from codes of a census, and attacks the codes.
 
-    Takes about ten minutes of one core for a seed. The file is written after every method.
+    Takes about three minutes of one core for a seed. The file is written after every method.
     """
     require_known("--method", methods, METHODS)
     chosen = {name: METHODS[name] for name in methods or METHODS}

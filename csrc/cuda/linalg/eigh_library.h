@@ -40,8 +40,10 @@ constexpr SolverRange kSolvers[] = {{128, Solver::kOwn}, {2048, Solver::kLibrary
 // Whether MIGE_CUSOLVER turns the library on. The variable is read once: between the size of a
 // workspace and its use the answer must not change.
 inline bool library_is_on() {
-  static const char* const setting = std::getenv("MIGE_CUSOLVER");
-  static const bool on = setting != nullptr && *setting != '\0' && std::strcmp(setting, "off") != 0;
+  static const bool on = [] {
+    const char* const setting = std::getenv("MIGE_CUSOLVER");
+    return setting != nullptr && *setting != '\0' && std::strcmp(setting, "off") != 0;
+  }();
   return on;
 }
 
