@@ -1,18 +1,18 @@
-# make demo       environment, build, small versions of the experiments; prints where the figures are
-# make test       environment, build, the tests that a user needs
-# make check      every pair of test parameters, sanitizers of the emulator, resources of the CUDA kernels, docs;
-#                 after make test, `make check TIER=--rest` leaves out the tests that have run
-# make lint       ruff, mypy, import-linter, clang-format, the workflows
-# make format     fixes what ruff and clang-format can fix
-# make docs       the documentation, into build/docs; warnings are errors
-# make wheel      source distribution and wheel, checked, into dist
-# make benchmark  the end-to-end benchmark
-# make resources  registers, shared memory, occupancy and inner loops of the CUDA kernels; needs nvcc and no GPU
-# make gpu-check  on a machine with a GPU: build for it, check, measure; with PYTHON as it is, offline
-# make clean      removes what was built
+# make demo       make an environment, build, run small versions of the experiments
+# make test       make an environment, build, run the first tier of tests
+# make check      run both tiers of tests, the sanitizers of the emulator, and `make resources`;
+#                 `make check TIER=--rest` leaves out the tests of `make test`
+# make lint       run ruff, mypy, import-linter and clang-format, and check the workflows
+# make format     run the fixes of ruff and clang-format
+# make docs       build the documentation in build/docs; warnings are errors
+# make wheel      build and check the source distribution and the wheel in dist
+# make benchmark  run the end-to-end benchmark
+# make resources  check registers, shared memory and inner loops of the CUDA kernels, without a GPU
+# make gpu-check  build for the GPU of this machine, test and measure, offline, with $(PYTHON)
+# make clean      remove all files that were built
 #
-# ENV=none uses $(PYTHON) as it is, with whatever torch it has, and installs nothing but mige_ext.
-# MIGE_CUDA, MIGE_CUDA_ARCHITECTURES and MAX_JOBS decide about the build; CONTRIBUTING.md lists them.
+# ENV=none uses $(PYTHON) with its torch instead of an environment, and installs only mige_ext.
+# CONTRIBUTING.md lists the variables of the build: MIGE_CUDA, MIGE_CUDA_ARCHITECTURES, MAX_JOBS.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +32,7 @@ else
   TOOLS := $(VENV)/.tools
 endif
 
-# Absolute, for CMake, and without following links, which would leave the environment.
+# Absolute for CMake, with links, because their targets are outside the environment.
 RUN_PATH = $(shell $(RUN) -c 'import sys; print(sys.executable)')
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 
@@ -41,11 +41,11 @@ BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTUR
 
 EMULATOR := build/emulator
 JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
-# In parallel, where pytest-xdist is installed.
+# In parallel, if pytest-xdist is installed.
 PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS) --dist worksteal")' 2>/dev/null)
-# What `make check` runs: --all, or --rest after `make test`.
+# Tests of `make check`: --all, or --rest after `make test`.
 TIER ?= --all
-# The operators that use approximate instructions, and the ways through all kernels.
+# Tests of the operators with approximate instructions, and of all paths through the kernels.
 NOISY := tests/ops/test_eigh.py tests/ops/test_ssge.py tests/emulator/test_emulated_paths.py
 SANITIZED := tests/ops/test_conformance.py tests/emulator/test_emulated_paths.py -k "emulated and \
   (batch_is_its_groups or empty_batch or info_says or large_groups or in_steps_too or large_shift \
@@ -61,12 +61,12 @@ demo: $(BUILT)
 	$(RUN) -m mige_ext demo --out runs/demo
 	@echo "For your own Python: . $(VENV)/bin/activate"
 
-# The emulator needs no torch: it is compiled while pip installs torch.
+# The emulator needs no torch, so it is compiled while pip installs torch.
 test:
 	@$(MAKE) --no-print-directory --jobs=2 $(BUILT) emulator
 	$(RUN) -m pytest $(PARALLEL)
 
-# For all architectures, with warnings as errors, whatever torch there is.
+# With warnings as errors, for all architectures, also if torch is a build without CUDA.
 check: export MIGE_STRICT := on
 check: export MIGE_CUDA ?= $(if $(shell command -v nvcc),on,off)
 check: export MIGE_CUDA_ARCHITECTURES ?= all
@@ -78,10 +78,11 @@ check:
 everything: $(BUILT) emulate $(if $(filter on,$(MIGE_CUDA)),resources)
 	$(RUN) -m pytest $(PARALLEL) $(TIER)
 
-# pytest runs threads in a shuffled order, and every operator in the two other orders too. Here the
-# ways through large matrices run in another order, with noise. A sanitizer's reports depend neither
-# on the order nor on the numbers: one size, every kernel in both dtypes. In the first tier, batches
-# are in float32 and empty batches in float64.
+# The tests run the threads of the emulator in a shuffled order, and every operator in both other
+# orders too. Here the paths through large matrices run in descending order, with noise in
+# approximate instructions. The reports of a sanitizer depend neither on the order nor on the
+# numbers, so one size of every kernel in both dtypes is enough. (In the first tier, batches are
+# float32 and empty batches float64.)
 emulate: $(BUILT) emulator-sanitizers
 	MIGE_EMULATOR_SCHEDULE=descending MIGE_EMULATOR_NOISE=1 $(RUN) -m pytest $(PARALLEL) $(NOISY) -k emulated
 	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant $(RUN) -m pytest $(PARALLEL) $(SANITIZED); done
@@ -120,7 +121,7 @@ format: $(TOOLS)
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files $(CXX_SOURCES))
 
-# CMake decides what there is to do.
+# CMake decides which files are compiled.
 emulator: VARIANTS := plain faults
 emulator-sanitizers: VARIANTS := asan tsan
 emulator-sanitizers: | emulator
@@ -135,7 +136,7 @@ $(VENV)/.build-tools: requirements-dev.txt
 	touch $@
 
 $(VENV)/.installed: requirements-dev.txt $(BUILD_TOOLS)
-	@echo "Installing torch and what the tests need into $(VENV); this takes about a minute."
+	@echo "Installing torch and the packages of the tests into $(VENV), in about a minute."
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
@@ -145,7 +146,7 @@ $(VENV)/.tools: requirements-tools.txt $(ENVIRONMENT)
 	touch $@
 
 $(BUILT): $(ENVIRONMENT) $(NATIVE) pyproject.toml
-	@echo "Compiling mige_ext; this takes about a minute without CUDA kernels."
+	@echo "Compiling mige_ext, in about a minute without CUDA kernels."
 	@$(RUN) setup.py --quiet build_ext --inplace
 	$(PIP) --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
 	mkdir -p build && touch $@

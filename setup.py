@@ -1,4 +1,4 @@
-"""Drives the one build, CMakeLists.txt. Metadata is in pyproject.toml."""
+"""The build by pip, which calls CMake. Metadata is in pyproject.toml."""
 
 import os
 import re
@@ -24,24 +24,24 @@ INSTALL = """
 
 
 def check_environment() -> None:
-    """Stops with one clear message where the build cannot work."""
+    """Exit with a message if the build cannot work."""
     if sys.platform != "linux":
         sys.exit(f"mige_ext builds on Linux only, and this is {sys.platform}.")
     if int(setuptools.__version__.split(".")[0]) < 77:
         sys.exit(f"mige_ext needs setuptools 77 or newer, got {setuptools.__version__}.")
     if find_spec("torch") is None:
         sys.exit(
-            "mige_ext is compiled against your torch, and there is no torch in this build "
-            "environment. (pip builds in an environment of its own unless told otherwise.) "
+            "mige_ext is compiled against your torch, but this build environment has no torch. "
+            "(Without --no-build-isolation, pip builds in a separate environment.) "
             f"Install mige_ext with\n{INSTALL}"
         )
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds in build/cmake; CONTRIBUTING.md lists the variables."""
+    """The build in build/cmake. CONTRIBUTING.md lists the variables."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Configures and builds the one target."""
+        """Configure and build the extension."""
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         command = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
         command += [f"-DPython_EXECUTABLE={sys.executable}", f"-DMIGE_OUTPUT_DIRECTORY={output}"]
@@ -51,10 +51,10 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS") or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
         parallel = ["--parallel", jobs] if jobs else []
         if subprocess.run(["cmake", "--build", str(BUILD), *parallel], check=False).returncode:
-            sys.exit("mige_ext could not be compiled; the compiler's message is above.")
+            sys.exit("mige_ext could not be compiled. The compiler's message is above.")
 
     def _configure(self, command: list[str]) -> None:
-        """Runs CMake; of its output on failure shows the error alone."""
+        """Run CMake. On failure, print only the error messages of its output."""
         result = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -66,7 +66,7 @@ class CMakeBuild(build_ext):
             return
         errors = re.findall(r"^CMake Error.*?:\n(.*?)\n\n", result.stdout, re.MULTILINE | re.DOTALL)
         text = "\n".join(" ".join(error.split()) for error in errors) or result.stdout
-        sys.exit(f"mige_ext could not be configured.\n{text}\nCMake's whole output is in {log}.")
+        sys.exit(f"mige_ext could not be configured.\n{text}\nThe output of CMake is in {log}.")
 
 
 check_environment()

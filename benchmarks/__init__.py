@@ -1,1 +1,1 @@
-"""Benchmarks of mige_ext; README.md has the command and the results."""
+"""Benchmarks of mige_ext. README.md has the commands and the results."""

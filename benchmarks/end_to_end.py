@@ -1,7 +1,7 @@
-"""The SSGE score end to end: parity, accuracy, time and memory in one run.
+"""Parity, accuracy, time and memory of whole scores, measured in one run.
 
-Every ratio is a ratio of medians of interleaved calls in this run. The last table compares the
-measured values with the bounds that the project promises to keep.
+Every ratio is a ratio of medians of interleaved calls. The last table compares the measured values
+with the bounds that the project promises.
 """
 
 import json
@@ -36,7 +36,7 @@ def relative_error(value: Tensor, exact: Tensor) -> float:
 
 
 def parity(bounds: Bounds) -> None:
-    """Compares scores with the authors' outputs and, in both dtypes, with the reference."""
+    """Compare scores with the authors' outputs, and in both dtypes with the reference."""
     golden = np.load(GOLDEN)
     worst = 0.0
     for case in sorted({key.split("/")[0] for key in golden.files if key.endswith("/score")}):
@@ -51,7 +51,7 @@ def parity(bounds: Bounds) -> None:
     for m, d in ((64, 8), (256, 16), (256, 64), (512, 64)):
         for seed in range(5):
             x = torch.randn(m, d, dtype=torch.float64, generator=_generator(seed))
-            # Samples that float32 represents exactly, so that only the arithmetic differs.
+            # float32 represents these samples exactly, so only the arithmetic differs.
             x = x.float().double()
             exact = reference.ssge(x)[0]
             rows.append(
@@ -71,11 +71,11 @@ def parity(bounds: Bounds) -> None:
         rows,
     )
     bounds.at_most("parity with the reference, float64, worst", max(r[3] for r in rows), 1e-9)
-    bounds.at_most("float32 loss / that of eager, medians", medians[0] / medians[1], 2.0)
+    bounds.at_most("float32 error / error of eager, medians", medians[0] / medians[1], 2.0)
 
 
 def toy_accuracy(bounds: Bounds) -> None:
-    """Measures the relative RMSE of MIGE's dI/dρ on the authors' grid, M = 256, 5 seeds."""
+    """Measure the relative RMSE of MIGE's dI/dρ on the authors' grid, with M = 256 and 5 seeds."""
     rho = rho_grid(32)
     for d, bound in ((8, 0.065), (16, 0.125), (32, 0.29)):
         errors = []
@@ -89,7 +89,7 @@ def toy_accuracy(bounds: Bounds) -> None:
 
 
 def score_time(bounds: Bounds) -> None:
-    """Times one score on one thread beside the published algorithm and the best eager PyTorch."""
+    """Time one score on one thread, the published algorithm, and the best eager PyTorch."""
     torch.set_num_threads(1)
     header = ("M", "d", "published ms", "eager ms", "mige ms", "x published", "x eager")
     parts = ("distances", "median", "Gram", "eigh", "rest")
@@ -107,7 +107,7 @@ def score_time(bounds: Bounds) -> None:
                 }
             )
             eager = min(times["eager"], times["eager_pdist"])
-            # The published algorithm takes seconds and gigabytes. It therefore runs fewer rounds.
+            # The published algorithm takes seconds and gigabytes, and runs fewer rounds.
             slow = time_each(
                 {
                     "published": partial(baselines.published, x),
@@ -129,7 +129,7 @@ def score_time(bounds: Bounds) -> None:
             )
             breakdown.append([m, d, *_breakdown(x, times["mige"])])
     print_table("One score, float32, 1 thread", header, rows)
-    print_table("Parts of that time, ms", ("M", "d", *parts), breakdown)
+    print_table("Parts of the time of one score, ms", ("M", "d", *parts), breakdown)
     write_csv(
         RESULTS / "end_to_end.csv",
         (*SETTING, *header, *(f"{part} ms" for part in parts)),
@@ -137,7 +137,7 @@ def score_time(bounds: Bounds) -> None:
     )
     published = geometric_mean(row[5] for row in rows)
     limit = geometric_mean(row[2] / part[5] for row, part in zip(rows, breakdown, strict=True))
-    print(f"  x published, limit set by the eigendecomposition: {limit:.3g}")
+    print(f"  x published, limited by the eigendecomposition to {limit:.3g}")
     small = geometric_mean(row[6] for row in rows if row[0] <= 256)
     bounds.at_least("x published, geometric mean", published, 18)
     bounds.at_least("x eager, geometric mean for M <= 256", small, 1.25)
@@ -158,8 +158,8 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
         seconds=0.3,
     )
     distances = times["distances"]
-    # The operators of the median and of the Gram matrix form the distances, too. A score forms the
-    # distances once.
+    # The operators of the median and of the Gram matrix compute the distances too, which a score
+    # computes once.
     median = max(times["median"] - distances, 0.0)
     exponentials = max(times["gram"] - distances, 0.0)
     rest = max(whole - distances - median - exponentials - times["eigh"], 0.0)
@@ -167,10 +167,10 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
 
 
 def default_time(bounds: Bounds) -> None:
-    """Times the scores without settings beside SSGE.
+    """Time the scores without settings, and SSGE.
 
-    "adaptive" is the estimator that the information functions use; "adaptive QIS" has the lowest
-    error of the score.
+    "adaptive" is the default of the information functions. "adaptive QIS" has the least error of
+    the score.
     """
     torch.set_num_threads(1)
     names: dict[str, ScoreEstimator] = {
@@ -206,7 +206,7 @@ def default_time(bounds: Bounds) -> None:
 
 
 def group_time(bounds: Bounds) -> None:
-    """Times many groups at once on two threads beside batched eager PyTorch."""
+    """Time many groups at once on two threads, and batched eager PyTorch."""
     torch.set_num_threads(2)
     rows = []
     estimator = SSGE(threshold=0.99)
@@ -228,7 +228,7 @@ def group_time(bounds: Bounds) -> None:
 
 
 def peak_memory(bounds: Bounds) -> None:
-    """Measures the peak resident memory of one score, each in a fresh process."""
+    """Measure the peak resident memory of one score, in a fresh process for each function."""
     names = ("mige", "eager", "published")
     rows = [(name, in_fresh_process(memory_of, name)) for name in names]
     print_table("Peak memory of one score, M = 1024, d = 256", ("", "MB"), rows)
@@ -251,9 +251,9 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def end_to_end() -> None:
-    """Measures whole scores: parity, accuracy, time and memory.
+    """Measure parity, accuracy, time and memory of whole scores.
 
-    A run takes four minutes. It writes end_to_end.csv, adaptive.csv and groups.csv to
+    The command takes four minutes, and writes end_to_end.csv, adaptive.csv and groups.csv to
     benchmarks/results. The exit status is 1 if a bound is missed.
     """
     threads = torch.get_num_threads()

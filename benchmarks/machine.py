@@ -1,4 +1,4 @@
-"""The machine of a measurement: its name, its settings, and fresh processes on it."""
+"""The machine of a measurement: its name, its settings, and fresh processes."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-#: Columns of a CSV file that describe the machine of a measurement; see :func:`setting`.
+#: Columns of a CSV file that describe the machine of a measurement (:func:`setting`).
 SETTING = ("machine", "threads", "torch")
 
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ def setting() -> tuple[str, int, str]:
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls a function, defined at the top of a module, in a new interpreter; returns its result.
+    """The result of a function in a new process. A module must define the function at its top.
 
     The peak memory of a process never falls, so each measurement of memory needs its own process.
     """

@@ -8,7 +8,7 @@ import typer
 
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", metavar="NAME", help="Run this method; repeatable. Default: all."),
+    typer.Option("--method", metavar="NAME", help="Method to run; repeatable. Default: all."),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Train each method with this many seeds.")]
 Threads = Annotated[int, typer.Option(min=1, help="Use this many threads.")]
@@ -21,14 +21,14 @@ ResumableOut = Annotated[
     Path,
     typer.Option(
         help="Write the results, a CSV file and a figure, to this folder. Rows that the CSV file "
-        "has already are not computed again, so an interrupted benchmark continues."
+        "has are not computed again, so an interrupted benchmark continues."
     ),
 ]
 Save = Annotated[bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")]
 
 
 def require_known(option: str, names: Sequence[str] | None, known: Collection[str]) -> None:
-    """Raise the error of a command unless every name that the option got is known."""
+    """Raise the error of a command if the option has an unknown name."""
     for name in names or ():
         if name not in known:
             raise typer.BadParameter(f"{option}: there is no {name}; there are {', '.join(known)}")

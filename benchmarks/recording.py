@@ -26,11 +26,11 @@ def recording(
     ] = 300,
     markdown: Markdown = False,
 ) -> None:
-    """Measures the time that a recording adds to a training step, on one CPU thread.
+    """Measure the time that a recording adds to a training step, on one CPU thread.
 
-    A step is forward and backward of mutual_information(x, z) with an encoder of two layers. Steps
-    with and without a recording alternate. The time is the CPU time of the thread. The median of
-    the ratios has a 95 % interval by the bootstrap.
+    A step is the forward and backward pass of mutual_information(x, z) with an encoder of two
+    layers. Steps with and without a recording alternate, and the CPU time of the thread counts. The
+    bootstrap gives a 95 % interval of the median ratio.
     """
     print(machine())
     with cpu_threads(1):
@@ -82,7 +82,7 @@ def measure(
 
 
 def median_ratio(ratios: torch.Tensor) -> tuple[float, float, float]:
-    """The median, and the bounds of its 95 % interval from 1,000 resamples."""
+    """The median, and the ends of a 95 % interval of the median from 1,000 resamples."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(len(ratios), (1000, len(ratios)), generator=generator)
     medians = ratios[rows].median(-1).values

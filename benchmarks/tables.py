@@ -1,4 +1,4 @@
-"""The output of the benchmarks: tables, CSV files, and bounds that must be kept."""
+"""The output of the benchmarks: tables, CSV files, and comparisons with bounds."""
 
 import csv
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ class Bounds:
         self.rows: list[tuple[str, float, str, str]] = []
 
     def at_most(self, what: str, value: float, bound: float) -> None:
-        """Adds a value with an upper bound."""
+        """Add a value with an upper bound."""
         self.rows.append((what, value, f"<= {bound:g}", "ok" if value <= bound else "MISSED"))
 
     def at_least(self, what: str, value: float, bound: float) -> None:
-        """Adds a value with a lower bound."""
+        """Add a value with a lower bound."""
         self.rows.append((what, value, f">= {bound:g}", "ok" if value >= bound else "MISSED"))
 
     def report(self, *, markdown: bool = False) -> list[str]:
-        """Prints the table, if it has rows, and returns the names of the missed bounds."""
+        """Print the table, if it has rows, and return the names of the missed bounds."""
         if self.rows:
             header = ("what", "measured", "bound", "")
             print_table("Bounds", header, self.rows, markdown=markdown)
@@ -36,7 +36,7 @@ class Bounds:
 def print_table(
     title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, markdown: bool = False
 ) -> None:
-    """Prints a table in Markdown or in aligned columns; the first column is aligned to the left."""
+    """Print a table in Markdown, or in columns of which the first is aligned to the left."""
     text = [[_cell(value) for value in row] for row in rows]
     if markdown:
         print(f"\n### {title}\n")
@@ -51,7 +51,7 @@ def print_table(
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Writes a table; floats have six significant digits."""
+    """Write a table, with six significant digits of floats."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -9,12 +9,11 @@ import torch
 
 
 def time_call(function: Callable[[], object], device: str = "cpu") -> float:
-    """Calls a function twice and returns the seconds of the second call.
+    """Call a function twice, and return the seconds of the second call.
 
     On CUDA the time is measured between two events on the current stream. The first call is still
-    in the queue when the second call is launched. The overhead of the launch therefore counts only
-    if the GPU has to wait for the launch. The final synchronization separates this measurement from
-    the next one.
+    in the queue when the second call is launched, so the overhead of the launch counts only if the
+    GPU has to wait. The final synchronization separates two measurements.
     """
     if device == "cpu":
         function()
@@ -37,17 +36,17 @@ def time_each(
     least: int = 5,
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Median time of each function in seconds; the calls are interleaved.
+    """Median time of each function in seconds, from interleaved calls.
 
-    The functions run in the order A B C A B C. If the machine slows down, it slows all of them, and
-    the ratio of two medians stays fair. Each function is called twice in a row, and the second call
-    counts. Caches and the allocator are then warm, as in a training loop.
+    The functions run in the order A B C A B C. If the machine becomes slower, all functions become
+    slower, and the ratio of two medians stays fair. Each function is called twice in a row, and the
+    second call counts, because caches and the allocator are then warm, as in a training loop.
 
     Args:
         functions: The functions by name.
-        seconds: Approximate time for all of them together.
+        seconds: Approximate time for all functions together.
         least: Smallest number of rounds.
-        device: Where the functions compute, "cpu" or "cuda".
+        device: Device of the functions, "cpu" or "cuda".
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     start = time.perf_counter()

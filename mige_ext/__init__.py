@@ -12,13 +12,13 @@ import importlib
 import sys
 from typing import Any
 
-# ``python -m mige_ext`` imports this package first. Its help must not wait for torch.
+# ``python -m mige_ext`` imports this package first, and its help must not wait for torch.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mige_ext":
     from mige_ext._command_line import before_torch_loads
 
     before_torch_loads()
 
-import torch  # (loads libtorch, to which _C is linked)
+import torch  # loads libtorch, which _C needs
 
 try:
     importlib.import_module("mige_ext._C")  # registers the operators
@@ -74,7 +74,7 @@ from mige_ext.values import (
 
 __version__ = "0.2.0"
 
-#: Public modules; ``mige_ext.bounds`` and the like are imported when they are first used.
+#: Public modules, each of which is imported at its first use.
 _MODULES = (
     "audit",
     "bounds",

@@ -1,4 +1,7 @@
-"""Checks of arguments. Messages name the argument, what was expected and what came."""
+"""Checks of arguments, which raise TypeError or ValueError.
+
+A message names the argument, what was expected and what came.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +24,7 @@ def setting(default: Any, check: Callable[..., None], *arguments: Any, **options
 
 
 def require_settings(settings: Any) -> None:
-    """Checks every field of a dataclass that :func:`setting` declared."""
+    """Check every field of a dataclass that :func:`setting` declared."""
     for item in fields(settings):
         if "check" in item.metadata:
             check, arguments, options = item.metadata["check"]
@@ -32,25 +35,25 @@ def require_settings(settings: Any) -> None:
 
 
 def require_share(name: str, value: float) -> None:
-    """A number in (0, 1]."""
+    """Require a number in (0, 1]."""
     if not (isinstance(value, Real) and 0 < value <= 1):
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
 
 
 def require_positive(name: str, value: float) -> None:
-    """A positive finite number."""
+    """Require a positive finite number."""
     if not (isinstance(value, Real) and 0 < value < math.inf):
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def require_not_negative(name: str, value: float) -> None:
-    """A finite number of at least 0."""
+    """Require a finite number of at least 0."""
     if not (isinstance(value, Real) and 0 <= value < math.inf):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
 
 
 def require_count(name: str, value: int | None, or_none: bool = False) -> None:
-    """A positive integer."""
+    """Require a positive integer."""
     if value is None and or_none:
         return
     if not is_integer(value, 1):
@@ -60,24 +63,24 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether this is an integer of at least ``least``; True and False are not integers here."""
+    """Whether a value is an integer of at least ``least``. True and False do not count as one."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def require_seed(name: str, value: int) -> None:
-    """An integer that is not negative."""
+    """Require an integer that is not negative."""
     if not is_integer(value, 0):
         raise ValueError(f"{name} must be an integer, not negative, got {value!r}")
 
 
 def require_bool(name: str, value: bool) -> None:
-    """True or False."""
+    """Require True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def require_choice(name: str, value: object, *choices: str | None) -> None:
-    """One of the choices."""
+    """Require one of the choices."""
     if value not in choices:
         *others, last = (f'"{choice}"' if choice else "None" for choice in choices)
         raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
@@ -92,7 +95,7 @@ def shape(tensor: Tensor) -> str:
 
 
 def require_tensor(name: str, value: object) -> None:
-    """A dense floating-point tensor."""
+    """Require a dense floating-point tensor of at least 16 bits."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.is_nested:
@@ -108,19 +111,22 @@ def require_tensor(name: str, value: object) -> None:
 
 
 def require_shape(name: str, value: Tensor, fits: bool, expected: str) -> None:
-    """The expected shape; ``fits`` says whether the value has it."""
+    """Require the shape ``expected``; ``fits`` says whether the value has this shape."""
     if not fits:
         raise ValueError(f"{name} must have shape {expected}, got {shape(value)}")
 
 
 #: End of an error about a batch of one sample.
 ONE_SAMPLE = "; if this is the last batch of a DataLoader, use drop_last=True"
-#: Ends of an error about samples of one dimension.
-ONE_COLUMN, INTEGERS = "; one column has shape (M, 1)", ", and a category has integers"
 
 
-def require_samples(name: str, value: Tensor, min_samples: int = 2) -> None:
-    """A tensor (..., M, d) with enough rows and at least one column."""
+def require_samples(
+    name: str, value: Tensor, min_samples: int = 2, may_be_category: bool = False
+) -> None:
+    """Require a tensor (..., M, d) with enough rows and at least one column.
+
+    ``may_be_category`` says whether the caller takes a category too, which the error then mentions.
+    """
     require_tensor(name, value)
     fits = value.dim() >= 2 and value.shape[-2] >= min_samples and value.shape[-1] >= 1
     if fits:
@@ -128,24 +134,25 @@ def require_samples(name: str, value: Tensor, min_samples: int = 2) -> None:
     bound = f"M >= {min_samples} and " if min_samples > 0 else ""
     message = f"{name} must have shape (..., M, d) with {bound}d >= 1, got {shape(value)}"
     if value.dim() == 1:
-        message += ONE_COLUMN + (INTEGERS if name == "x" else "")
+        message += "; one column has shape (M, 1)"
+        message += ", and a category has integers" if may_be_category else ""
     elif min_samples == 2 and value.dim() >= 2 and value.shape[-2] == 1:
         message += ONE_SAMPLE
     raise ValueError(message)
 
 
 def require_native(name: str, value: Tensor) -> None:
-    """A tensor that the compiled operators take: float32 or float64."""
+    """Require a tensor of a dtype that the compiled operators take, float32 or float64."""
     require_tensor(name, value)
     if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
 
 
-# --- tensors that go together ---------------------------------------------------------------------
+# --- pairs of tensors -----------------------------------------------------------------------------
 
 
 def require_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """The device of another argument."""
+    """Require the device of another argument."""
     if value.device != other.device:
         raise ValueError(
             f"{name} must be on the device of {other_name}, {other.device}, got {value.device}"
@@ -153,7 +160,7 @@ def require_same_device(name: str, value: Tensor, other_name: str, other: Tensor
 
 
 def require_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """The dtype and the device of another argument."""
+    """Require the dtype and the device of another argument."""
     if value.dtype != other.dtype:
         raise TypeError(
             f"{name} must have the dtype of {other_name}, {other.dtype}, got {value.dtype}"
@@ -162,7 +169,7 @@ def require_like(name: str, value: Tensor, other_name: str, other: Tensor) -> No
 
 
 def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.Size) -> None:
-    """The leading dimensions of another argument."""
+    """Require the leading dimensions of another argument."""
     if got != expected:
         raise ValueError(
             f"{name} must have the leading dimensions of {other_name}, {tuple(expected)}, "
@@ -171,7 +178,7 @@ def require_batch(name: str, got: torch.Size, other_name: str, expected: torch.S
 
 
 def require_query(name: str, value: Tensor, other: Tensor, other_name: str = "samples") -> None:
-    """Finite points (..., Q, d) with the device, leading dimensions and columns of ``other``."""
+    """Require finite points (..., Q, d) with the device, groups and columns of ``other``."""
     require_samples(name, value, 0)
     require_same_device(name, value, other_name, other)
     require_batch(name, value.shape[:-2], other_name, other.shape[:-2])
@@ -183,10 +190,19 @@ def require_query(name: str, value: Tensor, other: Tensor, other_name: str = "sa
 
 
 def require_paired(
-    name: str, value: Tensor, other_name: str, other: Tensor, min_samples: int = 2
+    name: str,
+    value: Tensor,
+    other_name: str,
+    other: Tensor,
+    min_samples: int = 2,
+    *,
+    may_be_category: bool = False,
 ) -> None:
-    """Two arguments of samples that are paired by row."""
-    require_samples(name, value, min_samples)
+    """Require two arguments of samples that are paired by row.
+
+    ``may_be_category`` is that of :func:`require_samples` for the first argument.
+    """
+    require_samples(name, value, min_samples, may_be_category)
     require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
     if value.shape[:-1] != other.shape[:-1]:
@@ -201,11 +217,11 @@ def require_paired(
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """No NaN and no infinity in a named tensor, if its values can be read without a stall."""
+    """Require that no tensor has NaN or infinity, where :func:`can_read` allows it."""
     for name, tensor in tensors.items():
-        if not looking_is_free(tensor):
+        if not can_read(tensor):
             continue
-        # Parts of the tensor are read one after the other, which saves memory.
+        # To read the tensor in parts saves memory.
         parts = (
             tensor.split(2**14, tensor.shape.index(max(tensor.shape))) if tensor.dim() else [tensor]
         )
@@ -216,7 +232,7 @@ def require_finite(**tensors: Tensor) -> None:
 
 @contextmanager
 def naming(**tensors: Tensor) -> Iterator[None]:
-    """Make an operator's error about values name the arguments of the caller."""
+    """Give an operator's error about values the names of the caller's arguments."""
     try:
         yield
     except RuntimeError:
@@ -224,14 +240,15 @@ def naming(**tensors: Tensor) -> Iterator[None]:
         raise
 
 
-_WITH_VALUES = (Tensor, torch.nn.Parameter)
+#: Types of tensors with values. Other subclasses of Tensor may have none.
+WITH_VALUES = (Tensor, torch.nn.Parameter)
 
 
-def looking_is_free(tensor: Tensor) -> bool:
-    """Whether values can be read without a stall: on the CPU, and not while being traced.
+def can_read(tensor: Tensor) -> bool:
+    """Whether the values of a tensor exist and can be read without waiting for a device.
 
-    A subclass of Tensor, and a tensor under torch.func.vmap, have no single value to read.
+    A tensor has no single value under ``torch.func.vmap``, and none while it is traced.
     """
     if not tensor.is_cpu or torch.compiler.is_compiling():
         return False
-    return type(tensor) in _WITH_VALUES and not is_batched(tensor)
+    return type(tensor) in WITH_VALUES and not is_batched(tensor)

@@ -1,7 +1,7 @@
 """The command line: ``python -m mige_ext {demo,toy,infomax,bottleneck,removal,data,info}``.
 
-Torch takes seconds to load, and matplotlib and scikit-learn take another second. The help needs
-none of them, so the module of a command is imported only when this command runs.
+torch takes seconds to load, and matplotlib and scikit-learn take another second. The help must not
+wait for them, so the module of a command is imported only when the command runs.
 """
 
 import signal
@@ -9,23 +9,26 @@ import sys
 from importlib import import_module
 from typing import Any
 
-#: For each command: the module of its function, and its line in ``--help``.
+#: For each command, the module of its function and its line in ``--help``.
 COMMANDS = {
-    "demo": ("experiments.demo", "The four experiments in small, and where their figures lie."),
+    "demo": ("experiments.demo", "Run the four experiments with small settings."),
     "toy": ("experiments.toy.command", "Correlated Gaussians: the paper's Figure 1."),
     "infomax": ("experiments.infomax.command", "Unsupervised InfoMax: the paper's Table 1."),
-    "bottleneck": ("experiments.bottleneck.command", "Information Bottleneck: Table 2."),
+    "bottleneck": (
+        "experiments.bottleneck.command",
+        "Information Bottleneck: the paper's Table 2.",
+    ),
     "removal": ("experiments.removal.command", "Removal of a nuisance from a representation."),
-    "data": ("experiments.data.command", "Load and verify an image set, and print what it holds."),
+    "data": ("experiments.data.command", "Load and verify an image set, and print a summary."),
     "info": ("_installation", "Print versions, back ends, and whether CUDA is available."),
 }
 
 
 def before_torch_loads() -> None:
-    """Print the help where no command is given; otherwise prepare for Ctrl-C.
+    """Print the help if no command is given. Otherwise let Ctrl-C end the process at once.
 
-    The package calls this function before it imports torch. Until the command starts, Ctrl-C ends
-    the process without a traceback.
+    The package calls this function before it imports torch. Ctrl-C prints no traceback until the
+    command starts.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

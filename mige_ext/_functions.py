@@ -1,9 +1,9 @@
-"""Application of an autograd function in eager code, under ``torch.func`` and under the compiler.
+"""Autograd functions for eager code, for ``torch.func`` and for the compiler.
 
-The three need different classes:
+Each of these uses needs another class:
 
-- Eager code is fastest if ``forward`` and ``setup_context`` are one method. With ``setup_context``,
-  torch matches the arguments to the signature of ``forward`` in each call, which takes 25 µs.
+- Eager code needs a ``forward`` that does the work of ``setup_context``, because torch takes 25 µs
+  in each call of a class with ``setup_context``.
 - ``torch.func`` needs ``setup_context``.
 - The compiler needs ``setup_context`` too, and rejects every class that defines ``jvp``.
 
@@ -26,12 +26,12 @@ class Function(torch.autograd.Function):
 
     @staticmethod
     def called(*args: Any) -> str:
-        """What the user called, for error messages."""
+        """The name of the function that the user called, for error messages."""
         raise NotImplementedError
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Any:
-        """The derivative in forward mode, which raises unless a subclass has one."""
+        """The derivative in forward mode. Without a method of the subclass, it is an error."""
         raise NotImplementedError(
             f"{ctx.called} has no derivative in forward mode (jvp, jacfwd, hessian): use grad, vjp "
             "or jacrev of torch.func, or backward"
@@ -39,10 +39,10 @@ class Function(torch.autograd.Function):
 
 
 def apply(function: type[Function], *args: Any) -> Any:
-    """``function.apply(*args)``, with the class that the caller's mode needs.
+    """``function.apply(*args)`` with the class for eager code, ``torch.func`` or the compiler.
 
     Raises:
-        NotImplementedError: a function is differentiated in forward mode by compiled code.
+        NotImplementedError: compiled code differentiates in forward mode.
     """
     if torch.compiler.is_compiling():
         refuse_forward_mode(function, *args)
@@ -51,7 +51,7 @@ def apply(function: type[Function], *args: Any) -> Any:
 
 
 def refuse_forward_mode(function: type[Function], *args: Any) -> None:
-    """Refuse a function in compiled code that may be differentiated in forward mode."""
+    """Raise an error if compiled code may differentiate the function in forward mode."""
     if in_forward_mode():
         raise NotImplementedError(
             f"{function.called(*args)} has no derivative in forward mode (jvp, jacfwd, hessian) in "
@@ -60,11 +60,11 @@ def refuse_forward_mode(function: type[Function], *args: Any) -> None:
 
 
 def visible(tensor: Tensor) -> Tensor:
-    """The tensor, such that ``requires_grad`` is right in compiled code too.
+    """The tensor or a view of it, whose ``requires_grad`` is right in compiled code too.
 
-    While torch compiles a function, the argument of ``torch.func.grad`` claims to require no
-    gradient. torch would then drop the backward pass of an autograd function, and the gradient
-    would be 0. A view of the argument requires a gradient.
+    While torch compiles a function, ``requires_grad`` of an argument of ``torch.func.grad`` is
+    False. torch would then drop the backward pass of an autograd function, and the gradient would
+    be 0. A view of the argument requires a gradient.
     """
     if torch.compiler.is_compiling() and active_transforms():
         return tensor.view_as(tensor)
@@ -72,7 +72,7 @@ def visible(tensor: Tensor) -> Tensor:
 
 
 def refuse_vmap(*tensors: Tensor) -> None:
-    """Refuse the tensors of an information function that ``torch.func.vmap`` maps over."""
+    """Raise an error if ``torch.func.vmap`` maps over a tensor of an information function."""
     if torch.compiler.is_compiling():
         batched = "Vmap" in active_transforms()
     else:
@@ -85,13 +85,13 @@ def no_vmap() -> NotImplementedError:
     """The error of a surrogate under ``torch.func.vmap``."""
     return NotImplementedError(
         "surrogates of entropy and mutual information do not work under torch.func.vmap: give "
-        "the groups as leading dimensions, (..., M, d); the result is the mean over them"
+        "the groups as leading dimensions, (..., M, d); the result is the mean over the groups"
     )
 
 
 @cache
 def _variant(function: Any, transforming: bool) -> type[torch.autograd.Function]:
-    """The class for eager code, or for ``torch.func``."""
+    """The class for ``torch.func`` if ``transforming``, otherwise for eager code."""
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = function.forward(*args)
@@ -110,7 +110,7 @@ def _variant(function: Any, transforming: bool) -> type[torch.autograd.Function]
     else:
         methods["forward"] = staticmethod(forward)
     attributes = {**methods, "generate_vmap_rule": function.generate_vmap_rule}
-    # torch takes the name of ``grad_fn`` from the name with which the class is created.
+    # The name of the class becomes the name of ``grad_fn``.
     return types.new_class(
         function.__name__,
         (torch.autograd.Function,),

@@ -1,7 +1,7 @@
 """Values and gradients of the surrogates, from the scores of an estimator.
 
-Every function returns the value of a surrogate and one gradient for each of its tensors, except
-:func:`information_with`, which chooses among the functions for I(x; z).
+Every function returns the value of a surrogate and one gradient for each of its tensors. Only
+:func:`information_with` returns a function, chosen among the functions for I(x; z).
 """
 
 import math
@@ -32,11 +32,11 @@ def entropy_and_gradient(
     varying: tuple[Tensor, ...] = (),
     **arguments: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The surrogate's value and its gradient, from the scores of ``estimator``.
+    """The value and the gradient of the surrogate of H(z), from the scores of ``estimator``.
 
-    ``term`` is the name of the entropy in a record, and ``varying`` has the counts of the varying
+    ``term`` is the name of the entropy in a record, and ``varying`` has the numbers of varying
     columns, if they are known. ``arguments`` are the public function's tensors from which z was
-    made. An error message names these tensors by their keywords.
+    made. Their keywords are the names in error messages.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -49,9 +49,10 @@ def entropy_and_gradient(
 
 
 def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The surrogate's value and its gradient, from an estimator of the score's non-Gaussian part.
+    """The value and the gradient of the surrogate of J(z).
 
-    The value and the gradient have the opposite sign of :func:`entropy_and_gradient`.
+    ``estimator`` gives the non-Gaussian part of the score. The signs are opposite to those of
+    :func:`entropy_and_gradient`.
     """
     value, gradient = entropy_and_gradient(estimator, z)
     return -value, -gradient
@@ -66,9 +67,9 @@ def _value_and_gradient(
     /,
     **arguments: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The surrogate's value, ``−mean s·(z − m)`` with m = mean z, and its gradient ``−s / M``.
+    """The value of a surrogate, ``−mean s·(z − m)``, and the gradient ``−s / M``.
 
-    M counts the samples of all groups.
+    m is the mean of z, and M the number of samples in all groups.
     """
     if not isinstance(scores, Tensor):
         raise TypeError(
@@ -84,7 +85,7 @@ def _value_and_gradient(
     sums = stein_sum(samples, gradient)
     _recording.add(term, lambda: Calibration(sums, varying or (varying_columns(samples),)))
     value = sums.sum()
-    if _checks.looking_is_free(value) and not math.isfinite(value):
+    if _checks.can_read(value) and not math.isfinite(value):
         _checks.require_finite(**arguments)
         raise ValueError(f"estimator must give finite scores, got {estimator!r}")
     return value, gradient
@@ -112,8 +113,8 @@ def information_with(
 ) -> Compute:
     """The function of x and z that computes the surrogate of I(x; z) and its gradients.
 
-    ``marginal`` is the argument of :func:`mige_ext.mutual_information`. ``needs_x`` and ``needs_z``
-    tell which of x and z need a gradient.
+    ``marginal`` is the argument of :func:`mige_ext.mutual_information`. ``needs_x`` says whether x
+    needs a gradient, and ``needs_z`` whether z does.
     """
     if marginal == "matched":
         return partial(_matched_information, estimator)
@@ -127,8 +128,8 @@ def _own_information(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
 
-    The marginal entropy of an argument is included only if this argument needs a gradient
-    (``needs_x``, ``needs_z``). The entropy would not change the gradient of the other argument.
+    H(x) is included only if x needs a gradient, because H(x) has no gradient in z. The same holds
+    for H(z).
     """
     u, v = on_one_scale(estimator, x), on_one_scale(estimator, z)
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z, u, v))

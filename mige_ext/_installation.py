@@ -1,4 +1,4 @@
-"""The installation: versions, back ends, CUDA; the command ``info`` prints them."""
+"""The command ``info``, which prints versions, back ends and the state of CUDA."""
 
 import platform
 from pathlib import Path

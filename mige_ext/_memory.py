@@ -1,4 +1,4 @@
-"""The memory of estimators whose matrices grow with M², compared with the free memory."""
+"""Checks of the memory of estimators whose matrices grow with M²."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ def check_memory(samples: Tensor, values: int) -> None:
 
     Args:
         samples: (..., M, d).
-        values: a lower bound on the number of elements in the arrays that grow with M², for one
-            group.
+        values: a lower bound on the number of elements of one group that grows with M²; 0 for an
+            estimator without such elements.
 
     Raises:
         MemoryError: the estimate exceeds the free memory of the device of the samples.
@@ -36,7 +36,7 @@ def check_memory(samples: Tensor, values: int) -> None:
     if may_warn("memory"):
         warn_once(
             "memory",
-            f"M = {m} needs {_gigabytes(needed)} for each group, and time that grows with M³: "
+            f"M = {m} needs {_gigabytes(needed)} for each group, and the time grows with M³: "
             f"{use}, or fewer samples",
         )
 
@@ -44,9 +44,9 @@ def check_memory(samples: Tensor, values: int) -> None:
 def free_memory(device: torch.device) -> int | None:
     """Free memory of a device in bytes, sometimes an overestimate; None if it is not known.
 
-    On the CPU this is the available memory and swap, at most the limit of the control group. The
-    memory that the control group already uses is not subtracted from this limit. On CUDA the result
-    includes what torch's allocator has reserved and does not use, which may be fragmented.
+    On the CPU the result is the available memory plus swap, but at most the limit of the control
+    group. Memory that the control group already uses is not subtracted from the limit. On CUDA the
+    result includes the unused memory that torch's allocator has reserved, which may be fragmented.
     """
     if device.type == "cpu":
         return _free_on_cpu()
@@ -59,7 +59,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _free_on_cpu() -> int | None:
-    """Available memory as Linux reports it; None on other systems."""
+    """Available memory in bytes on Linux; None on other systems."""
     try:
         lines = [line.split() for line in Path("/proc/meminfo").read_text("ascii").splitlines()]
     except OSError:

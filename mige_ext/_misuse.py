@@ -1,8 +1,8 @@
 """Warnings about the arguments of the information functions.
 
-Values are read on the CPU only, because reading on CUDA would make the host wait. A look at an
-argument reads 16 values of one column in about 10 microseconds, and reads more values only if two
-of the 16 are equal. In a loop of short steps, most calls do not look.
+Values are read on the CPU only, because on CUDA the host would wait. First 16 values of one column
+are read, which takes about 10 µs, and more values only if two of the 16 are equal. In a loop of
+short steps, most calls read no values.
 """
 
 from time import monotonic
@@ -13,16 +13,15 @@ from torch import Tensor, is_grad_enabled
 from mige_ext import _checks
 from mige_ext._warnings import may_warn, warn_once
 
-# Samples that a look reads. With fewer samples there is no warning about few values.
-_FIRST_LOOK = 16
-# Samples that a second look reads, if two of the 16 values are equal. Before a warning, all samples
-# are read.
-_SECOND_LOOK = 64
-# After _LOOKS looks at arguments of one name and shape, there is no look for _PAUSE seconds. One
-# look is not enough, because a training step may have several codes of one shape.
-_LOOKS, _PAUSE = 8, 0.05
-# The number of looks since the last pause, and the time of the last look, by name and shape.
-_looks: dict[tuple[str, torch.Size], tuple[int, float]] = {}
+# Number of samples that are read first. With fewer samples there is no warning about few values.
+_FIRST_SAMPLES = 16
+# Number of samples that are read next. All samples are read before a warning is given.
+_MORE_SAMPLES = 64
+# After _READS reads of arguments of one name and shape, none is read for _PAUSE seconds. One read
+# is not enough, because a training step may have several codes of one shape.
+_READS, _PAUSE = 8, 0.05
+# The number of reads since the last pause, and the time of the last read, by name and shape.
+_reads: dict[tuple[str, torch.Size], tuple[int, float]] = {}
 
 
 def warn_without_gradient(**tensors: Tensor | None) -> None:
@@ -36,9 +35,37 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
     who = both if len(names) > 1 else f"{names[0]} requires no"
     warn_once(
         "gradient",
-        f"{who} gradient, and the value of a surrogate means nothing, only its gradient does: do "
-        "not detach the representation, or use torch.no_grad() if you need no gradient",
+        f"{who} gradient, but a surrogate is only good for its gradient: do not detach the "
+        "representation, or use torch.no_grad() if you need no gradient",
     )
+
+
+def warn_of_equal(x: Tensor, z: Tensor) -> None:
+    """Warn if x and z have the same values, because their mutual information is then infinite.
+
+    Shared memory is always found. Values are compared as seldom as they are read.
+    """
+    if x.shape != z.shape or not x.numel() or not may_warn("equal"):
+        return
+    if x is not z and not _share_memory(x, z):
+        if not (_is_due("x and z", x) and _checks.can_read(x) and _checks.can_read(z)):
+            return
+        _count_read("x and z", x)
+        if not torch.equal(x.detach(), z.detach()):
+            return
+    warn_once(
+        "equal",
+        "x and z have the same values, so I(x; z) is infinite: give two different variables. To "
+        "maximize the entropy of z, use entropy(z). For a code z = E(x), use code_information",
+    )
+
+
+def _share_memory(x: Tensor, z: Tensor) -> bool:
+    """Whether both are plain tensors that show the same elements in the same order."""
+    if not (type(x) in _checks.WITH_VALUES and type(z) in _checks.WITH_VALUES):
+        return False
+    layouts = ((t.data_ptr(), t.stride(), t.dtype, t.device) for t in (x, z))
+    return not x.is_meta and next(layouts) == next(layouts)
 
 
 def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
@@ -50,30 +77,30 @@ def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
         m = tensor.shape[-2]
         if m < 2 or not tensor.numel() or not _is_due(name, tensor):
             continue
-        if not _checks.looking_is_free(tensor):
+        if not _checks.can_read(tensor):
             continue
         tensor = tensor.detach()
-        count = min(m, _FIRST_LOOK)
+        count = min(m, _FIRST_SAMPLES)
         step = m // count * tensor.stride(-2)
         distinct = len(set(tensor.as_strided((count,), (step,)).tolist()))
         if distinct == 1 and collapsed:
             _warn_if_collapsed(name, tensor)
-        if few_values and distinct < count == _FIRST_LOOK:
+        if few_values and distinct < count == _FIRST_SAMPLES:
             _warn_if_few_values(name, tensor)
         # A filter that turns warnings into errors skips this line, so every call raises the error.
-        _count_look(name, tensor)
+        _count_read(name, tensor)
 
 
 def _is_due(name: str, samples: Tensor) -> bool:
-    looks, last = _looks.get((name, samples.shape), (0, 0.0))
-    return looks < _LOOKS or monotonic() - last >= _PAUSE
+    reads, last = _reads.get((name, samples.shape), (0, 0.0))
+    return reads < _READS or monotonic() - last >= _PAUSE
 
 
-def _count_look(name: str, samples: Tensor) -> None:
-    if len(_looks) > 1000:  # bounds the memory if every batch has another shape
-        _looks.clear()
-    looks, _ = _looks.get((name, samples.shape), (0, 0.0))
-    _looks[name, samples.shape] = looks % _LOOKS + 1, monotonic()
+def _count_read(name: str, samples: Tensor) -> None:
+    if len(_reads) > 1000:  # bounds the memory if every batch has another shape
+        _reads.clear()
+    reads, _ = _reads.get((name, samples.shape), (0, 0.0))
+    _reads[name, samples.shape] = reads % _READS + 1, monotonic()
 
 
 def warn_of_swapped_draws(draws: int, inputs: int) -> None:
@@ -81,8 +108,8 @@ def warn_of_swapped_draws(draws: int, inputs: int) -> None:
     if draws > inputs and may_warn("swapped"):
         warn_once(
             "swapped",
-            f"z has {draws} draws for each of {inputs} inputs, more draws than inputs: its shape "
-            "is (..., N, K, d) with N inputs and K draws. If the draws come first, transpose z",
+            f"z has {draws} draws for each of {inputs} inputs, more draws than inputs: z has the "
+            "shape (..., N, K, d) with N inputs and K draws. If the draws come first, transpose z",
         )
 
 
@@ -91,7 +118,7 @@ def _warn_if_collapsed(name: str, samples: Tensor) -> None:
         warn_once(
             "collapsed",
             f"all samples of {name} are equal: {name} has collapsed, and its scores are 0. Fix the "
-            "scale of a representation (a BatchNorm without affine parameters), and lower the "
+            "scale of a representation, as BatchNorm without affine parameters does, and lower the "
             "weight of the information in the loss",
         )
 
@@ -99,9 +126,9 @@ def _warn_if_collapsed(name: str, samples: Tensor) -> None:
 def _warn_if_few_values(name: str, samples: Tensor) -> None:
     first = samples[(0,) * (samples.dim() - 2)]
     m = first.shape[0]
-    looked_at = min(m, _SECOND_LOOK)
-    rows = first[torch.arange(looked_at) * (m - 1) // (looked_at - 1)]  # from the first to the last
-    if 4 * rows[:, 0].unique().numel() > looked_at or 4 * rows.unique(dim=0).shape[0] > looked_at:
+    count = min(m, _MORE_SAMPLES)
+    rows = first[torch.arange(count) * (m - 1) // (count - 1)]  # from the first to the last
+    if 4 * rows[:, 0].unique().numel() > count or 4 * rows.unique(dim=0).shape[0] > count:
         return
     if 4 * first[:, 0].unique().numel() > m:
         return
@@ -109,8 +136,7 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
     if distinct > 1 and 4 * distinct <= m:
         warn_once(
             "few values",
-            f"{name} takes {distinct} distinct values in {m} samples: it has no density, "
-            f"which the scores need. If {name} is a category, mutual_information takes it as "
-            "integers of shape (..., M) (docs/categories.md). Otherwise add a little noise to "
-            f"{name}",
+            f"{name} takes {distinct} distinct values in {m} samples, so {name} has no density and "
+            f"no score. If {name} is a category, give mutual_information integers of shape "
+            f"(..., M) (docs/categories.md). Otherwise add a little noise to {name}",
         )

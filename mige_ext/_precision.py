@@ -1,7 +1,7 @@
 """Precision: float32 at least, no autocast, units of length that keep squares in range.
 
-A unit of length is a power of two near σ or near the largest coordinate. Division by it is exact.
-Squares of coordinates then stay in range for samples of any magnitude.
+A unit of length is a power of two near σ or near the largest coordinate. Division by a unit is
+exact, and squares of coordinates then stay in range for samples of any magnitude.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,31 +11,31 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Returns float64 as it is and everything else in float32."""
+    """The tensor, unchanged if it is float64, otherwise as float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products keep the dtype of x."""
-    if x.device.type == "meta":  # autocast does not exist there
+    if x.device.type == "meta":  # has no autocast
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
 def per_group(x: Tensor) -> Tensor:
-    """One value for each group (or pair), as a 1×1 matrix to broadcast: (...) -> (..., 1, 1)."""
+    """The values as 1×1 matrices, to broadcast them: (...) -> (..., 1, 1)."""
     return x.unsqueeze(-1).unsqueeze(-1)
 
 
 def unit_of(x: Tensor) -> Tensor:
-    """The largest power of two up to max |x| of each group: (..., M, d) -> (..., 1, 1)."""
+    """The largest power of two up to max |x| of each group, (..., M, d) -> (..., 1, 1)."""
     if x.numel() == 0:
         return x.new_ones((*x.shape[:-2], 1, 1))
     return power_of_two(x.detach().abs().amax((-2, -1), keepdim=True))
 
 
 def power_of_two(x: Tensor) -> Tensor:
-    """The largest power of two up to each x >= 0; 1 where x is 0."""
+    """The largest power of two up to x >= 0, elementwise; 1 for x = 0."""
     x = x.detach()
     return torch.where(x > 0, x / (2 * torch.frexp(x).mantissa), 1.0)
 
@@ -51,22 +51,23 @@ def saturated(x: Tensor) -> Tensor:
 
 
 def positive(x: Tensor) -> Tensor:
-    """The values, within the range of positive normal numbers."""
+    """The values, clamped to the positive normal numbers."""
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 
 def rounding(values: Tensor, n: int) -> Tensor:
-    """Bound on the rounding error of an eigenvalue 0 of an n×n matrix, ``n ε λ_max``, (..., 1).
+    """Bound on the rounding error of an eigenvalue 0, ``n ε λ_max``, (..., k) -> (..., 1).
 
-    ``values`` are the eigenvalues, ascending, (..., n).
+    ``values`` are the ascending eigenvalues of a matrix whose larger dimension is n.
     """
     return n * torch.finfo(values.dtype).eps * values.narrow(-1, values.shape[-1] - 1, 1)
 
 
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``samples / unit − origin``, (..., M, d), with origin and unit of each column, (..., 1, d).
+    """``samples / unit − origin``, (..., M, d), and origin and unit of each column, (..., 1, d).
 
-    The unit is a power of two, and the origin is the first row. Constant columns are 0 exactly.
+    The unit is a power of two, and the origin is the first row of ``samples / unit``. Constant
+    columns become exactly 0.
     """
     unit = power_of_two(samples.abs().amax(-2, keepdim=True))
     x = samples / unit
@@ -75,7 +76,10 @@ def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean m, ``(x − m) / σ`` and σ of the columns; in a constant column the last two are 0."""
+    """Mean m, ``(x − m) / σ`` and standard deviation σ of the columns of x, (..., M, d).
+
+    ``(x − m) / σ`` and σ are 0 in constant columns.
+    """
     first = x.narrow(-2, 0, 1)
     y = x - first  # 0 exactly where a column is constant
     shift = y.mean(-2, keepdim=True)

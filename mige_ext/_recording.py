@@ -1,9 +1,9 @@
 """The choices that estimators make inside surrogates: :func:`mige_ext.recording`.
 
-An information function begins a record (:func:`begin`). An estimator may report what it chose for
-its samples (:func:`report`). The code that then computes the surrogate's gradient from the scores
-(``_gradients.py``) adds the report to the record as a term (:func:`add`). Every function returns at
-once unless a recording is active.
+An information function begins a record (:func:`begin`). An estimator may report its choices
+(:func:`report`). Then the code that computes the gradient from the scores (``_gradients.py``) adds
+the report to the record as a term (:func:`add`). Every function returns at once unless a recording
+is active.
 """
 
 import threading
@@ -18,12 +18,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class TermRecord:
-    """What an estimator chose for one term of a surrogate, one value for each group, (...).
+    """The choices of an estimator for one term of a surrogate, one value for each group, (...).
 
     A quantity that the estimator does not have is None.
     """
 
-    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores; 1 for the true score
+    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: samples; 1 for the true score
     calibration: Tensor | None = None
     lam: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.lam`
     base: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.base`
@@ -36,7 +37,7 @@ _QUANTITIES = tuple(each.name for each in fields(TermRecord))
 
 @dataclass(frozen=True, eq=False)
 class SurrogateRecord:
-    """What estimators chose in one call of an information function."""
+    """The choices of estimators in one call of an information function."""
 
     name: str  #: the function, such as "mutual_information"
     _terms: "dict[str, TermRecord | Calibration]" = field(default_factory=dict)
@@ -50,10 +51,10 @@ class SurrogateRecord:
         - "product": the entropy of the permuted pairs of ``marginal="matched"``;
         - "z given x": the entropy of z given x, in ``encoder_information`` and for a category x.
 
-        For a category x, "own" and "matched" have "z given x" for the scores within the classes,
-        and "z" for the scores that are subtracted. "paired" has no terms, because "paired"
-        estimates no score. With a category x or ``given``, a term has one value for each of the
-        largest classes, and no values for smaller classes.
+        For a category x, ``marginal="own"`` and "matched" have "z given x" for the scores within
+        the classes, and "z" for the scores that are subtracted. "paired" estimates no score, so it
+        has no terms. With a category x or ``given``, a term has one value for each of the largest
+        classes, and no values for smaller classes.
         """
         for name, term in self._terms.items():
             if isinstance(term, Calibration):
@@ -66,9 +67,9 @@ class SurrogateRecord:
 
 
 class Calibration(NamedTuple):
-    """The numbers that determine a calibration, a few for each group, without the samples.
+    """The numbers that determine a calibration, without the samples.
 
-    The calibration is computed when the record is read, so it does not slow down the step.
+    The calibration is computed when the record is read, and does not slow down a training step.
     """
 
     sums: Tensor  #: the surrogate's value of each group, (...)
@@ -83,11 +84,11 @@ class Calibration(NamedTuple):
 
 @contextmanager
 def recording() -> Iterator[list[SurrogateRecord]]:
-    """Records what the estimators choose in every surrogate that is computed inside.
+    """Record the choices of estimators in every surrogate that is computed inside the block.
 
-    The records have tensors that the estimators compute anyway, a few numbers for each group of
-    samples. The samples are not in the records, so you may change the samples in place or free
-    them. On a GPU no value is read, so the host does not wait.
+    A record has a few numbers for each group of samples, which the estimator computes anyway. A
+    record does not contain the samples, so you may change the samples in place or free their
+    memory. On a GPU no value is read, so the host does not wait.
 
         >>> import torch, mige_ext as mige
         >>> x, z = torch.randn(64, 3), torch.randn(64, 2, requires_grad=True)
@@ -121,7 +122,7 @@ def recording() -> Iterator[list[SurrogateRecord]]:
 
 
 def begin(name: str) -> None:
-    """Begin the record of a call of an information function."""
+    """Begin the record of a call of the information function ``name``."""
     if not _active:
         return
     _refuse_tracing()
@@ -133,13 +134,13 @@ def begin(name: str) -> None:
 def report(diagnostics: object, term: str = "") -> None:
     """Report the diagnostics of an estimate.
 
-    Diagnostics without a calibration are ignored: :func:`add` then computes the calibration from
-    the scores.
+    Diagnostics without a calibration are ignored, and :func:`add` computes the calibration from the
+    scores.
 
     Args:
         diagnostics: an object with some of the fields of :class:`TermRecord`.
-        term: the name of the term, such as "joint". An estimator that gets only one set of samples
-            does not know the name. The report then belongs to the term that is added next.
+        term: the name of the term, such as "joint". By default the report belongs to the term that
+            is added next, because most estimators do not know the name.
     """
     for each in _of_this_thread():
         if getattr(diagnostics, "calibration", None) is None:
@@ -150,17 +151,17 @@ def report(diagnostics: object, term: str = "") -> None:
 
 
 def report_nothing() -> None:
-    """Report a term without values, unless the estimator reported one.
+    """Report a term without values, unless the estimator has reported a term.
 
-    :func:`add` then does not compute the calibration. A process of a distributed batch has only a
-    part of the scores, and the calibration does not follow from a part.
+    :func:`add` then computes no calibration. A process of a distributed batch has only a part of
+    the scores, from which the calibration does not follow.
     """
     for each in _of_this_thread():
         each.reported.setdefault("", TermRecord())
 
 
 def add(name: str, calibration: Callable[[], Calibration]) -> None:
-    """Add a term to the record; ``calibration`` is called for an estimator without a report."""
+    """Add a term to the record. ``calibration`` is called if the estimator has reported nothing."""
     for each in _of_this_thread():
         term = None
         if each.reported:

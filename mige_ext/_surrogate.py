@@ -1,7 +1,7 @@
 """A scalar whose value and gradients are computed together, in the forward pass.
 
-The functions of :mod:`mige_ext.information` get their gradients from a score estimator and not by
-differentiation. :func:`surrogate` makes these gradients known to autograd and torch.func.
+The gradients of the functions of :mod:`mige_ext.information` come from a score estimator, not from
+differentiation. :func:`surrogate` gives these gradients to autograd and torch.func.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ Compute = Callable[..., tuple[Tensor, ...]]
 
 
 def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Tensor:
-    """The value that ``compute`` returns; its backward pass returns the gradients of ``compute``.
+    """The value that ``compute`` returns, with the gradients that ``compute`` returns.
 
-    ``kind`` is a subclass of :class:`Surrogate`, whose name is that of the value's ``grad_fn``.
+    ``kind`` is a subclass of :class:`Surrogate`, whose name becomes the name of ``grad_fn``.
     """
     if torch.compiler.is_compiling():
         refuse_forward_mode(kind, compute, *inputs)
@@ -50,7 +50,7 @@ def _no_export() -> RuntimeError:
 
 
 def named_encoder_information(value: Tensor) -> Tensor:
-    """The same value, with a ``grad_fn`` that is named after the information function."""
+    """The same value, whose ``grad_fn`` has the name of the information function."""
     return apply(EncoderInformation, value)
 
 
@@ -58,22 +58,23 @@ def _anchor(tensor: Tensor) -> Tensor | None:
     """A tensor that depends on ``tensor`` in the graph, and whose values do not matter.
 
     A surrogate keeps the anchor for the backward pass in place of ``tensor``. ``tensor`` may then
-    be changed in place, may be an inference tensor, and needs no memory.
+    be changed in place, freed, or an inference tensor.
     """
-    # Under a transform the attribute is that of the innermost one, and an outer one may need more.
+    # Under a transform, `requires_grad` belongs to the innermost transform. An outer transform may
+    # need a gradient too.
     if not tensor.requires_grad and not is_transforming():
         return None
-    if torch.compiler.is_compiling():  # The compiler may leave out a tensor without elements.
+    if torch.compiler.is_compiling():  # may leave out a tensor without elements
         return tensor.sum()
     return tensor.repeat(0, *(1,) * (tensor.dim() - 1))
 
 
 # --- compiled code: the second derivative ---------------------------------------------------------
 #
-# The compiler computes the backward pass of an autograd function without a graph. A second
-# derivative would therefore be 0 without an error. A second function around each input prevents
-# this. The function returns its input. Its gradient depends on ``anchor``, a tensor that depends on
-# all inputs, and the derivative of this gradient raises an error.
+# The compiler computes the backward pass of an autograd function without a graph, so a second
+# derivative would be 0 without an error. Each input therefore passes through an identity function.
+# The gradient of this function depends on ``anchor``, a tensor that depends on all inputs. The
+# derivative of this gradient raises an error.
 
 
 @torch.library.custom_op("mige_ext::_same", mutates_args=())
@@ -103,13 +104,14 @@ _same_backward.register_autograd(_raise_once)
 def _keep_in_graph() -> None:
     """Make the compiler call :func:`_transformed_once` without tracing it.
 
-    This runs in code that is being compiled, because it imports the compiler, which takes seconds.
+    ``allow_in_graph`` imports the compiler, which takes seconds, so only code that is being
+    compiled calls this function.
     """
     torch.compiler.allow_in_graph(_transformed_once)
 
 
 def _transformed_once(tensor: Tensor, anchor: Tensor) -> Tensor:
-    """The same as ``_same`` under ``torch.func``, which cannot differentiate such an operator."""
+    """``_same`` for ``torch.func``, which cannot differentiate a custom operator."""
     return _Same.apply(tensor, anchor)
 
 
@@ -142,8 +144,8 @@ class _SameBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        # The compiler runs this method whether or not a program takes the second derivative. An
-        # operator therefore raises the error when the derivative is computed.
+        # The compiler always runs this method. The error must come only if the second derivative is
+        # computed, so an operator raises it.
         return None, _no_second_derivative(grad).sum().expand(ctx.shape)
 
 
@@ -159,7 +161,7 @@ class Surrogate(Function):
     """A scalar whose gradients are computed in the forward pass.
 
     The gradients are outputs too, because torch.func lets a context save only inputs and outputs.
-    The inputs are tensors, and then one anchor (:func:`_anchor`) for each of them.
+    The inputs are tensors, followed by one anchor (:func:`_anchor`) for each tensor.
     """
 
     @staticmethod
@@ -182,7 +184,7 @@ class Surrogate(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        count, saved = len(ctx.dtypes), ctx.saved_tensors  # torch's checkpoint allows one access
+        count, saved = len(ctx.dtypes), ctx.saved_tensors  # read once, as torch's checkpoint needs
         gradients, anchors = saved[:count], [each for each in saved[count:] if each is not None]
         anchor = None
         if anchors and torch.is_grad_enabled():
@@ -221,7 +223,7 @@ class CodeInformation(Surrogate):
 
 
 class EncoderInformation(Function):
-    """The difference of two surrogates, which keeps its value and its gradient."""
+    """An identity function on the difference of two surrogates."""
 
     generate_vmap_rule = True  # for torch.func.jacrev
 
@@ -243,11 +245,11 @@ class EncoderInformation(Function):
 
 
 class _FirstDerivative(Function):
-    """A gradient, in the dtype of its argument, that raises an error when it is differentiated.
+    """A gradient in the given dtype, whose derivative raises an error.
 
-    torch's decorator ``once_differentiable`` does not suffice. It raises only if the incoming
-    gradient requires a gradient. In a gradient penalty the incoming gradient is a constant, so the
-    gradient of the penalty would be zero, without an error.
+    torch's decorator ``once_differentiable`` raises only if the incoming gradient requires a
+    gradient. In a gradient penalty the incoming gradient is a constant, so the gradient of the
+    penalty would be zero without an error.
     """
 
     generate_vmap_rule = True  # for torch.func.jacrev
@@ -258,8 +260,8 @@ class _FirstDerivative(Function):
 
     @staticmethod
     def forward(gradient: Tensor, anchor: Tensor | None, dtype: torch.dtype) -> Tensor:
-        # Linear solvers return scores in column-major order. A gradient in this memory format would
-        # change the rounding in other layers of the network.
+        # Linear solvers return column-major scores. A column-major gradient would change the
+        # rounding in other layers of the network.
         contiguous = torch.contiguous_format
         return gradient.to(dtype, copy=True, memory_format=contiguous)
 

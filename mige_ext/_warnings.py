@@ -24,9 +24,9 @@ _given: set[str] = set()
 
 
 def may_warn(kind: str) -> bool:
-    """Whether a warning of this kind is still to be given, and this call is not traced.
+    """Whether no warning of this kind was given yet, and tensors have values to read.
 
-    Under ``torch.compile`` and ``torch.func`` the values are not there to be looked at.
+    Tensors have no values under ``torch.compile`` and ``torch.func``.
     """
     return not torch.compiler.is_compiling() and kind not in _given and not is_transforming()
 
@@ -50,5 +50,5 @@ def warn_once(kind: str, message: str) -> None:
     while frame.f_code.co_filename.startswith(_LIBRARIES) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, MigeWarning, stacklevel=level)
-    # If a filter makes the warning an error, this line is not reached, and each call raises it.
+    # A filter that turns warnings into errors skips this line, so every call raises the error.
     _given.add(kind)

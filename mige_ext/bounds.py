@@ -1,8 +1,8 @@
 """Variational lower bounds on mutual information: the baselines of gradient estimation.
 
-A *critic* T(x, z) gives each pair a number. In this module a *score* is such a number, not a
-gradient ∇ log q. A *bound* compares the scores of joint pairs, drawn from p(x, z), with the scores
-of marginal pairs, drawn from p(x) p(z). The critic's parameters are trained to maximize the bound:
+A *critic* T(x, z) gives each pair a number. In this module, a *score* is such a number. A *bound*
+compares the scores of joint pairs from p(x, z) with the scores of marginal pairs from p(x) p(z).
+The critic's parameters are trained to maximize the bound:
 
     >>> import torch
     >>> from mige_ext.bounds import SeparableCritic, mine_f, split_pairs
@@ -10,10 +10,10 @@ of marginal pairs, drawn from p(x) p(z). The critic's parameters are trained to 
     >>> joint, marginal = split_pairs(critic(x[:, None], z[None, :]))  # all 64² pairs of a batch
     >>> (-mine_f(joint, marginal)).backward()
 
-Bounds are functions of scores. They reduce the last dimension and keep the leading ones. An
-ensemble of critics can therefore be trained at once: apply :func:`torch.func.vmap` to critic and
-bound, or apply it to the critic alone and give the stacked scores to the bound. Only :func:`mine`
-has a state, a moving average, which it takes and returns.
+Bounds reduce the last dimension of the scores and keep the leading dimensions, so an ensemble of
+critics can be trained at once. Apply :func:`torch.func.vmap` to critic and bound, or to the critic
+alone, and give the stacked scores to the bound. Only :func:`mine` has a state, a moving average,
+which is an argument and a result.
 """
 
 import math
@@ -32,8 +32,8 @@ from mige_ext import _checks
 class JointCritic(nn.Module):
     """A perceptron on the concatenated pair, ``T(x, z) = MLP([x, z])``.
 
-    This critic is more expressive than :class:`SeparableCritic`, and needs a pass through the
-    network for every pair.
+    This critic is more expressive than :class:`SeparableCritic`, but every pair takes a pass
+    through the network.
 
     Args:
         x_dim: dimensions of x.
@@ -57,20 +57,20 @@ class JointCritic(nn.Module):
 
         Args:
             x: (..., x_dim).
-            z: (..., z_dim). Leading dimensions broadcast against those of x: ``critic(x, z)``
-                scores B pairs, ``critic(x[:, None], z[None, :])`` scores all B².
+            z: (..., z_dim). Leading dimensions of x and z broadcast: ``critic(x, z)`` scores B
+                pairs, and ``critic(x[:, None], z[None, :])`` scores all B² pairs.
 
         Returns:
             The scores, (...).
 
         Raises:
             TypeError: x or z is not a floating-point tensor.
-            ValueError: the last dimension of x is not x_dim, or that of z is not z_dim, or their
-                leading dimensions do not broadcast.
+            ValueError: the last dimension of x is not x_dim, the last dimension of z is not z_dim,
+                or the leading dimensions do not broadcast.
         """
         _check_rows(x, z, self.x_dim, self.z_dim)
-        # The first layer is linear in the concatenation. Its two halves, applied separately and
-        # added, cost 2B rows for all pairs of a batch instead of B².
+        # The first layer is the sum of a linear map of x and a linear map of z, which take 2B rows
+        # for all pairs of a batch instead of B² rows.
         x_weight, z_weight = self.first.weight.split([self.x_dim, self.z_dim], dim=1)
         x_half = nn.functional.linear(x, x_weight, self.first.bias)
         return self.rest(x_half + nn.functional.linear(z, z_weight)).squeeze(-1)
@@ -84,7 +84,7 @@ class SeparableCritic(nn.Module):
     Args:
         x_dim, z_dim, hidden, layers: as for :class:`JointCritic`, for each of the two networks.
         embedding: dimensions of f and g, which bound the rank of T. The optimal critic of
-            correlated Gaussians in d dimensions needs d + 2, for the x_i z_i, ‖x‖² and ‖z‖².
+            correlated Gaussians in d dimensions needs d + 2, for every x_i z_i, ‖x‖² and ‖z‖².
 
     Raises:
         ValueError: a size is not a positive integer.
@@ -102,7 +102,7 @@ class SeparableCritic(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Score pairs of rows, as :meth:`JointCritic.forward` does."""
         _check_rows(x, z, self.x_dim, self.z_dim)
-        # einsum contracts broadcast dimensions as a matrix product: no B × B × embedding is built.
+        # einsum computes a matrix product, without an array of B × B × embedding.
         return torch.einsum("...e,...e->...", self.f(x), self.g(z))
 
 
@@ -122,8 +122,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
     """
     _check_matrix(scores)
     batch = scores.shape[-1]
-    # Without its first element, the flattened matrix consists of B − 1 rows of B + 1 elements. The
-    # last element of each row is on the diagonal, and all others are off it.
+    # Without its first element, the flattened matrix consists of B − 1 rows of B + 1 elements, of
+    # which only the last is on the diagonal.
     rows = scores.flatten(-2).narrow(-1, 1, batch * batch - 1).unflatten(-1, (batch - 1, batch + 1))
     return scores.diagonal(dim1=-2, dim2=-1), rows.narrow(-1, 0, batch).flatten(-2)
 
@@ -131,8 +131,8 @@ def split_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     """The Donsker-Varadhan bound, ``I ≥ E_joint[T] − log E_marginal[e^T]``.
 
-    The bound is tight where T is ``log(p(x, z) / (p(x) p(z)))`` plus any constant. The gradient of
-    the logarithm is biased on a batch; :func:`mine` has the same value and a corrected gradient.
+    The bound is tight if T is ``log(p(x, z) / (p(x) p(z)))`` plus any constant. On a batch, the
+    gradient of the logarithm is biased. :func:`mine` has the same value and a corrected gradient.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -143,11 +143,11 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
-        ValueError: joint or marginal does not have this shape or is not finite, or they differ in
-            their leading dimensions or devices. Finiteness is not checked on CUDA, where reading
-            values would stall the stream, nor inside ``torch.func.vmap`` and ``torch.compile``,
-            which forbid reading values. Without this check, a NaN score gives a NaN result. An
-            infinite score may give NaN or ±inf, or, as −inf in marginal, have no visible effect.
+        ValueError: joint or marginal does not have this shape or is not finite, or the two differ
+            in leading dimensions or device. Finiteness is not checked on CUDA, where reading values
+            would stall the stream, nor under ``torch.func.vmap`` and ``torch.compile``, which
+            forbid reading values. A NaN score then gives NaN. An infinite score may give NaN or
+            ±inf, and −inf in marginal may have no effect.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -167,8 +167,8 @@ def mine(
 
         Z ← decay · Z + (1 − decay) · mean e^T,    gradient = mean ∇T − mean(e^T ∇T) / Z
 
-    The average is kept as log Z. The current batch has at least the weight 1 − decay in Z.
-    Therefore no weight in the gradient exceeds 1 / (1 − decay).
+    The average is kept as log Z. The current batch has at least the weight 1 − decay in Z, so the
+    weights of the ∇T in the gradient sum to at most 1 / (1 − decay).
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -177,12 +177,12 @@ def mine(
         decay: the weight of the old average, in [0, 1); 0 gives the plain gradient.
 
     Returns:
-        The bound in nats, (...), to be maximized, which equals :func:`donsker_varadhan`; and the
-        new log Z, (...), detached, for the next call.
+        The bound in nats, (...), to be maximized, equal to :func:`donsker_varadhan`; and the new
+        log Z, (...), detached, for the next call.
 
     Raises:
-        TypeError, ValueError: as for :func:`donsker_varadhan`; also if average is not a finite
-            tensor of the shape of the bound, or decay is not in [0, 1).
+        TypeError, ValueError: as for :func:`donsker_varadhan`; or average is not a finite tensor of
+            the shape of the bound, or decay is not in [0, 1).
 
     Belghazi et al., *Mutual Information Neural Estimation*, ICML 2018, section 3.2.
     """
@@ -206,10 +206,10 @@ def mine(
 def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
     """MINE-f: the f-divergence bound (NWJ), ``I ≥ E_joint[T] − E_marginal[e^(T − 1)]``.
 
-    The bound is tight where T is ``1 + log(p(x, z) / (p(x) p(z)))``. For a given critic, the value
-    and the gradient are unbiased, with a variance that grows like e^I. Above the square root of the
-    largest number of the dtype (e^44 in float32), the exponential is continued along its tangent.
-    The value, the gradient, and the gradient's square in an optimizer therefore stay finite.
+    The bound is tight if T is ``1 + log(p(x, z) / (p(x) p(z)))``. For a given critic, the value and
+    the gradient are unbiased, with a variance that grows like e^I. Above the square root of the
+    dtype's largest number (e^44 in float32), a tangent continues the exponential. The value, the
+    gradient, and the square of the gradient in an optimizer therefore stay finite.
 
     Arguments, result and errors are those of :func:`donsker_varadhan`.
 
@@ -223,10 +223,10 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
 def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] = "jsd") -> Tensor:
     """The Jensen-Shannon objective, ``E_joint[−softplus(−T)] − E_marginal[softplus(T)]``.
 
-    For the optimal critic, ``T = log(p(x, z) / (p(x) p(z)))``, the objective is 2 JSD − log 4, with
-    the Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). The objective is stable to maximize,
-    but does not estimate the mutual information. With the optimal critic, :func:`mine_f` of T + 1
-    estimates the mutual information.
+    For the optimal critic, ``T = log(p(x, z) / (p(x) p(z)))``, the objective is 2 JSD − log 4 with
+    the Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). The training is stable, but the
+    objective does not estimate the mutual information. :func:`mine_f` of T + 1 estimates the mutual
+    information.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -238,7 +238,7 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
         The value, (...), to be maximized.
 
     Raises:
-        TypeError, ValueError: as for :func:`donsker_varadhan`; also if report is another value.
+        TypeError, ValueError: as for :func:`donsker_varadhan`; or report is another value.
 
     Hjelm et al., *Learning deep representations by mutual information estimation and
     maximization*, ICLR 2019, section 3.1; Poole et al., *On variational bounds of mutual
@@ -259,15 +259,16 @@ def infonce(scores: Tensor) -> Tensor:
     The bound has a low variance, and never exceeds log B.
 
     Args:
-        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2. The diagonal has the joint
-            pairs.
+        scores: ``scores[i, j] = T(x_i, z_j)``, (..., B, B) with B >= 2, with the joint pairs on the
+            diagonal.
 
     Returns:
         The bound in nats, (...), to be maximized.
 
     Raises:
         TypeError: scores is not a floating-point tensor.
-        ValueError: scores does not have this shape or is not finite, see :func:`donsker_varadhan`.
+        ValueError: scores does not have this shape, or is not finite (:func:`donsker_varadhan` says
+            when finiteness is checked).
 
     van den Oord, Li and Vinyals, *Representation learning with contrastive predictive coding*,
     2018.
@@ -291,14 +292,14 @@ def _log_mean_exp(scores: Tensor) -> Tensor:
 
 
 def _continued_exp(exponent: Tensor) -> Tensor:
-    """``e^exponent``, continued along its tangent above the root of the dtype's largest number."""
+    """``e^exponent`` up to the square root of the dtype's largest number, then a tangent."""
     cap = 0.5 * math.log(torch.finfo(exponent.dtype).max)
     tangent = math.exp(cap) * (1 + exponent - cap)
     return torch.where(exponent < cap, exponent.clamp(max=cap).exp(), tangent)
 
 
 def _with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
-    """Exactly the value, with the gradient of the surrogate."""
+    """A tensor with exactly this value, and with the gradient of the surrogate."""
     return value.detach() + (surrogate - surrogate.detach())
 
 
@@ -337,7 +338,7 @@ def _check_pairs(joint: Tensor, marginal: Tensor) -> None:
 
 
 def _check_finite(**scores: Tensor) -> None:
-    # require_finite skips a tensor under vmap, but does not recognize it inside another transform,
-    # such as grad in vmap. Reading then raises RuntimeError, and the check is skipped.
+    # Inside two transforms, such as grad in vmap, require_finite may not notice that a tensor has
+    # no values. Reading values then raises RuntimeError, and the check is skipped.
     with suppress(RuntimeError):
         _checks.require_finite(**scores)

@@ -1,9 +1,9 @@
-"""The names and signatures of the authors' release, for code that was written against it.
+"""The names and signatures of the authors' release, for code that uses this release.
 
 Where the release differs from the paper, this module follows the release:
 
 - J is the number of leading eigenvalues whose cumulative fraction of the trace stays *below* the
-  threshold. This J is one less than in the paper. All groups of a batch have the same J, which
+  threshold, which is one less than in the paper. All groups of a batch have the same J, which
   follows from their mean spectrum.
 - The bandwidth is the median of all M² distances, including the M zeros of the diagonal. With query
   points, the bandwidth is the median of the distances among samples and query points together.
@@ -34,13 +34,12 @@ class SpectralScoreEstimator:
     """SSGE with the conventions of the release.
 
     Args:
-        n_eigen: J, the number of eigenvalues. If it is None, ``n_eigen_threshold`` selects J, and
-            without a threshold all eigenvalues are kept.
+        n_eigen: J, the number of eigenvalues; all by default.
         eta: a number that is added to the diagonal of the Gram matrix first.
-        n_eigen_threshold: fraction of the trace in (0, 1], instead of ``n_eigen``.
+        n_eigen_threshold: fraction of the trace in (0, 1] that selects J, instead of ``n_eigen``.
 
     Raises:
-        ValueError: an argument is not as described, or both n_eigen and its threshold are given.
+        ValueError: an argument is invalid, or both n_eigen and n_eigen_threshold are given.
     """
 
     n_eigen: int | None = _checks.setting(None, _checks.require_count, or_none=True)
@@ -101,7 +100,7 @@ class SpectralScoreEstimator:
             if self.eta is not None:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
-            # Repeated samples make K singular: eigenvalues that are rounding errors are dropped.
+            # Repeated samples make K singular, so eigenvalues that are rounding errors are dropped.
             kept = (values > rounding(values, m)) & self._leading(values)
             inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
@@ -124,7 +123,7 @@ class SpectralScoreEstimator:
 
 
 def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
-    """Surrogate of −H(z), ``mean ∇ log q(z) · z``.
+    """Surrogate of −H(z), ``mean ∇ log q(z) · z``; one score.
 
     Args:
         estimator: any object with a method ``score``.
@@ -161,11 +160,11 @@ class MutualInformationGradientEstimator:
 
 
 def _release_bandwidth(points: Tensor) -> Tensor:
-    """The element of ascending index n² − ⌊n²/2⌋ among all n² distances, including the n zeros."""
+    """σ: the element n² − ⌊n²/2⌋ of the n² distances in ascending order, with the n zeros."""
     n = points.shape[-2]
     # The index among the distances off the diagonal, each of which occurs twice.
     index = n * n - n * n // 2 - n
     pairs = n * (n - 1) // 2
     rank = max(index, 0) // 2 + 1
     sigma = ops.distance_quantile(points, (rank - 0.5) / pairs)
-    return torch.where(sigma > 0, sigma, 1.0)  # If all points are equal, H and the score are 0.
+    return torch.where(sigma > 0, sigma, 1.0)  # for equal points, H and the score are 0

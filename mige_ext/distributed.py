@@ -1,19 +1,18 @@
 """The samples of several processes as one batch, for ``group=`` of the information functions.
 
-R ranks have N samples together, and rank r has N_r of them. The gradient of the surrogate of all N
-samples has one row for each sample. Each rank computes the rows of its own samples and multiplies
-them by R. DistributedDataParallel (DDP) averages gradients over the ranks, ``1/R Σ_r``. Parameters
-therefore get the gradient of the surrogate of all samples. Without DDP, average the gradients of
+R ranks have N samples together, and rank r has N_r samples. The gradient of the surrogate of all N
+samples has one row for each sample. Each rank computes the rows of its own samples, multiplied by
+R. DistributedDataParallel (DDP) averages the gradients of the parameters over the ranks, so the
+parameters get the gradient of the surrogate of all samples. Without DDP, average the gradients of
 the parameters yourself.
 
 The estimator decides how the ranks cooperate:
 
-- **all-reduce**, for an estimator with the method ``score_distributed``: each rank sums over its
-  samples, and the sums of all ranks are added. :meth:`.Landmarks.score_distributed` says how much
-  it sends.
-- **all-gather**, for every other estimator: every rank receives all N samples and computes exactly
-  the scores that one process would compute. A rank receives N·d values of each tensor, and
-  needs the time and the memory of N samples.
+- **all-reduce**, for an estimator with the method ``score_distributed``, such as
+  :class:`.Landmarks`: each rank sums over its samples, and the sums of all ranks are added.
+- **all-gather**, for every other estimator: every rank receives all N samples, which are N·d values
+  of each tensor, and computes exactly the scores that one process would compute. A rank needs the
+  time and the memory of N samples.
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
 therefore have different numbers of samples, and an invalid argument raises on every rank. Every
@@ -39,7 +38,7 @@ from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, 
 
 @dataclass(frozen=True, eq=False)
 class GlobalBatch:
-    """A batch of samples that is split over the ranks of a process group."""
+    """A batch of samples that is divided among the ranks of a process group."""
 
     group: "dist.ProcessGroup"  #: the process group
     sizes: tuple[int, ...]  #: N_r, the number of samples on every rank
@@ -68,8 +67,8 @@ class GlobalBatch:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks.
 
-        The backward pass adds the gradients of all ranks. It does not multiply them by R, because
-        the gradient that arrives on a rank contains this factor already (:meth:`gather`).
+        The backward pass adds the gradients of all ranks without a factor R, because the gradient
+        that arrives on a rank contains this factor already (:meth:`gather`).
         """
         return _Sum.apply(values, self)
 
@@ -81,8 +80,7 @@ class GlobalBatch:
     def gather(self, samples: Tensor) -> Tensor:
         """The samples of all ranks, (..., N_r, d) -> (..., N, d), in the order of the ranks.
 
-        The backward pass takes this rank's rows of the gradient and multiplies them by R. It does
-        not communicate.
+        The backward pass returns R times this rank's rows of the gradient, without communication.
         """
         return _Gather.apply(samples, self)
 
@@ -97,7 +95,8 @@ def global_batch(
 
     Args:
         group: the process group, every rank of which must call; None for this process alone.
-        check: ``check(n)`` raises if an argument is invalid or has fewer than n samples.
+        check: a function; ``check(n)`` raises if an argument is invalid or has fewer than n
+            samples.
         axis: the dimension along which the samples are counted.
         tensors: the arguments, by name.
 
@@ -106,7 +105,7 @@ def global_batch(
 
     Raises:
         TypeError: ``group`` is not a process group, or this process does not belong to it.
-        ValueError, TypeError: an argument of this process is invalid; the error of ``check``.
+        ValueError, TypeError: an argument of this process is invalid, as ``check`` found.
         NotImplementedError: ``torch.func.vmap`` maps over an argument.
         RuntimeError: a rank of ``group`` does not call within the time-out of the group.
         ValueError: an argument is invalid on another rank, the arguments of two ranks differ in
@@ -130,8 +129,9 @@ def global_batch(
     except RuntimeError as failed:
         raise RuntimeError(
             "not every rank of group called the function within the time-out of group: all ranks "
-            "must call it equally often, also inside DistributedDataParallel.join. Give a rank "
-            f"without data samples of shape (..., 0, d). The communication failed: {failed}"
+            "must call the function equally often, also inside DistributedDataParallel.join. Give "
+            "a rank without data samples of shape (..., 0, d). The communication failed: "
+            f"{failed}"
         ) from failed
     if error is not None:
         raise error
@@ -158,8 +158,8 @@ def distribute(
 ) -> tuple[ScoreEstimator, tuple[Tensor, ...]]:
     """Prepare an estimator and tensors, (..., N_r, d), for the surrogate of the global batch.
 
-    Without a batch, the values of both are unchanged. An estimator with ``score_distributed`` is
-    wrapped; for every other estimator the samples of all ranks are gathered.
+    Without a batch, nothing changes. An estimator with ``score_distributed`` is wrapped. For every
+    other estimator, the samples of all ranks are gathered.
     """
     if batch is None:
         return estimator, tuple(visible(tensor) for tensor in tensors)
@@ -173,7 +173,7 @@ class Block(NamedTuple):
 
     samples: Tensor  #: (..., M, d)
     unit: Tensor | None = None  #: the scale by which the samples were divided, (..., 1, 1)
-    varying: tuple[Tensor, ...] = ()  #: number of columns that vary, (..., 1, 1), if it is known
+    varying: tuple[Tensor, ...] = ()  #: number of columns that vary, (..., 1, 1), if known
 
 
 def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> Block:
@@ -186,10 +186,9 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> Block:
         samples: x or z, (..., M, d), finite.
 
     Returns:
-        If the estimator has one bandwidth for all columns, the standardized samples, in float32 or
-        float64, and their scale, (..., 1, 1). The scale is the root mean square deviation from the
-        mean over samples and columns. It does not count constant columns, and belongs to the
-        samples of all ranks. For every other estimator, the samples alone.
+        If the estimator has one bandwidth for all columns, the results of
+        :func:`standardized_block` for the samples of all ranks. For every other estimator, the
+        samples alone.
 
     Cost:
         O(Md). With an estimator that reduces samples to sums, four collectives of at most d values.
@@ -202,10 +201,10 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> Block:
 
 
 def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The samples relative to their mean and to one scale for all columns.
+    """The samples minus their mean, divided by one scale for all columns.
 
-    The scale is the root mean square deviation over samples and columns; constant columns do not
-    count. The first two results are differentiable, also through mean and scale.
+    The scale is the root mean square deviation over samples and columns, without constant columns.
+    The first two results are differentiable, also through mean and scale.
 
     Args:
         samples: (..., M, d), finite.
@@ -225,14 +224,13 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
     x = apply(_InUnits, x, unit)
-    # Relative to the first sample, constant columns are 0 exactly, and an offset costs no digits.
+    # Relative to the first sample, constant columns are exactly 0, and an offset costs no digits.
     if batch is None:
         first = x.narrow(-2, 0, 1)
     else:
         zero = x.new_zeros((*x.shape[:-2], 1, x.shape[-1]))
         first = batch.sum(x.narrow(-2, 0, 1) if batch.has_first else zero)
-    # The mean is subtracted next, so the result does not depend on `first`, and `first` needs no
-    # derivative.
+    # `first` needs no derivative, because the mean is subtracted next.
     x = x - first.detach()
     total = x.sum(-2, keepdim=True)
     x = x - (total if batch is None else batch.sum(total)) / m
@@ -245,11 +243,10 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
 
 
 def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> None:
-    """Sum the statistics of all ranks, in place. Each rank can then solve for all samples.
+    """Sum the statistics of all ranks, in place, so that several processes compute one fit.
 
-    With this function, several processes compute one fit. Give every rank the same landmarks
-    (``Landmarks.start_with(z)``) and its own samples (``partial_fit``), and call this function
-    once.
+    Give every rank the same landmarks (``Landmarks.start_with(z)``) and its own samples
+    (``partial_fit``), and call this function once. Each rank can then ``solve`` for all samples.
 
     Args:
         statistics: the statistics of this rank; every rank has the same landmarks.
@@ -270,7 +267,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, samples: Tensor, batch: GlobalBatch) -> Tensor:
         ctx.batch = batch
         rows = samples.shape[-2]
-        # The collective needs tensors of one size. The samples are padded to the largest N_r.
+        # The collective needs tensors of one size, so the samples are padded to the largest N_r.
         padded = samples.new_zeros((*samples.shape[:-2], max(batch.sizes), samples.shape[-1]))
         padded.narrow(-2, 0, rows).copy_(samples)
         parts = [torch.empty_like(padded) for _ in batch.sizes]
@@ -323,9 +320,9 @@ def _summed(values: Tensor, batch: GlobalBatch) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _GlobalEstimator:
-    """An estimator whose scores at a rank's samples are those of the global batch.
+    """An estimator that gives a rank its rows of the scores of the global batch.
 
-    The scores are multiplied by :attr:`GlobalBatch.weight`, because the surrogate divides them by
+    The scores are multiplied by :attr:`GlobalBatch.weight`, because the surrogate divides scores by
     the number of this rank's samples.
     """
 
@@ -351,8 +348,8 @@ class _GlobalEstimator:
 def _described(tensor: Tensor, axis: int) -> tuple[int, str]:
     """The number of samples, and a description of the tensor that must be equal on all ranks.
 
-    All ranks must agree on which tensors require a gradient, because each of those tensors adds a
-    marginal score, which is a collective operation.
+    A tensor must require a gradient on all ranks or on none, because a gradient needs a marginal
+    score, which is a collective operation.
     """
     sizes = [str(size) for size in tensor.shape]
     sizes[axis] = "M"

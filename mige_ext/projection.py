@@ -25,12 +25,9 @@ _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor
 class RandomProjection:
     """Linear map ``x → R x`` to k dimensions, with a normalized Gaussian matrix R of shape (k, d).
 
-    Equations 18 and 19 of Wen et al. (the MIGE paper) mix two normalizations. Columns of unit
-    length preserve squared norms in expectation, and only rows of unit length need the factor
-    √(d/k). Both conventions are available here, and ``E‖R x‖² = ‖x‖²`` holds for each.
-
-    The map is differentiable in x. R depends only on the arguments and on d. R is drawn at its
-    first use and kept for later calls.
+    ``E‖R x‖² = ‖x‖²`` holds for columns of unit length, and for rows of unit length times √(d/k).
+    Equations 18 and 19 of Wen et al. (the MIGE paper) mix these two normalizations. The map is
+    differentiable in x. R depends only on the arguments and on d, and is kept for later calls.
 
         >>> import torch, mige_ext as mige
         >>> mige.RandomProjection(k=16)(torch.randn(32, 3072)).shape
@@ -57,7 +54,7 @@ class RandomProjection:
     def matrix(
         self, d: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """R, (k, d), with the same numbers on every device, rounded to the dtype."""
+        """R, (k, d), of this dtype, with the same numbers on every device."""
         _checks.require_count("d", d)
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
@@ -66,9 +63,8 @@ class RandomProjection:
     def _matrix_for(self, x: Tensor) -> Tensor:
         key = self, x.shape[-1], x.dtype, x.device
         if (
-            torch.compiler.is_compiling()  # The compiled graph keeps R as a constant.
-            # Under a transform, in inference mode or for a subclass of Tensor, a new R cannot be
-            # reused outside this call, so it is not kept.
+            torch.compiler.is_compiling()  # the compiled graph keeps R as a constant
+            # In the other three cases, a new R could not be used in other calls.
             or is_transforming()
             or torch.is_inference_mode_enabled()
             or type(x) is not Tensor

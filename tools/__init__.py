@@ -1,1 +1,1 @@
-"""Checks that developers run: tests on a GPU, resources of CUDA kernels, wheels, mutations."""
+"""Tools of developers: GPU checks, resources of CUDA kernels, wheels, mutations, figures."""

@@ -1,10 +1,10 @@
-"""Draws the figures of the experiments in benchmarks/results again from the CSV files there.
+"""Draw the figures of the experiments in benchmarks/results again from the CSV files there.
 
     python tools/figures.py [NAME ...]
 
-Run it after a change in the code of a figure. Each figure has the panels for which its CSV file has
-numbers. The toy and the benchmarks draw their own figures. ``bottleneck-mnist-grid.png`` cannot be
-drawn again, because no file has its runs.
+Run this command after a change in the code of a figure. Each figure has the panels for which the
+CSV file has numbers. The toy experiment and the benchmarks draw their figures themselves.
+``bottleneck-mnist-grid.png`` cannot be drawn again, because its runs are in no file.
 """
 
 import argparse
@@ -29,7 +29,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
 def read(name: str, row_type: type[Any]) -> list[Any]:
-    """The rows of a CSV file. A cell that is empty or missing is NaN, or 0 in a column of int."""
+    """The rows of a CSV file. An empty or missing cell is NaN, or 0 in an integer column."""
     types = get_type_hints(row_type)
     empty = {float: math.nan, int: 0}
     with (RESULTS / f"{name}.csv").open(newline="") as file:
@@ -53,7 +53,7 @@ def draw_infomax() -> Figure:
     infomax.draw_probes(ax, tested)
     plots.legend(fig, columns=4)
     seeds = spread_of(len({row.seed for row in tested}))
-    plots.caption(fig, f"Networks that were trained on each frozen layer, on test images: {seeds}.")
+    plots.caption(fig, f"Accuracy of networks on each frozen layer, on test images: {seeds}.")
     return fig
 
 
@@ -76,7 +76,7 @@ def draw_bottleneck_tests() -> Figure:
 
 
 def draw_removal(data: str, nuisance: str) -> Figure:
-    """The trade-off of every method, and the tests at its β, which a search with seed 0 chose."""
+    """The trade-off of every method, and the tests at the β that a search with seed 0 chose."""
     every = read("removal", removal.Result)
     rows = [row for row in every if (row.data, row.nuisance) == (data, nuisance)]
     search = [row for row in rows if row.seed == 0]
@@ -98,7 +98,7 @@ FIGURES = {
 
 
 def main() -> None:
-    """Draws the figures that were named, by default all."""
+    """Draw the figures that the command line names, by default all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*FIGURES, []], default=[], metavar="NAME")
     for name in parser.parse_args().names or FIGURES:

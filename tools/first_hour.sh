@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Times what a new user and a developer wait for, each in a fresh clone with an empty environment:
+# Measures the time of the first commands of a user and of a developer, in fresh clones with empty
+# environments:
 #
-#   tools/first_hour.sh [FOLDER]        # logs and times.txt; default: a temporary folder
+#   tools/first_hour.sh [FOLDER]        # writes logs and times.txt; default: a temporary folder
 #
-# Nothing else should run on the machine. The commit that is checked out is measured.
+# Nothing else should run on the machine. The clones have the commit that is checked out.
 set -euo pipefail
 root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 out=$(realpath -m "${1:-$(mktemp -d)}")

@@ -1,15 +1,15 @@
-"""Builds the CUDA kernels for the GPU of this machine, tests them, and measures them.
+"""Build the CUDA kernels for the GPU of this machine, test them, and measure them.
 
     make gpu-check                     # or: python tools/gpu_check.py [--plan 1|2] [--out FOLDER]
 
-The Python that runs it needs a CUDA build of torch. The build needs nvcc and cmake, the tests need
-pytest. The command needs no network and creates no environment. A step that fails or exceeds its
-time does not stop the others. ``tools/gpu_runner.py`` says which files hold the results. The exit
+This Python needs a CUDA build of torch. The build needs nvcc and cmake, and the tests need pytest.
+The command needs no network and creates no environment. A step that fails or exceeds its time does
+not stop the other steps. ``tools/gpu_runner.py`` describes the files of the results. The exit
 status is 0 if every step passed, otherwise 1.
 
 Without ``--plan`` all steps run in at most eight minutes. Each plan takes at most 340 seconds. Plan
-1 is for the first run on a GPU: what fails, how accurate and how fast is everything. Plan 2 is for
-the run after the repairs, and compares with an older library.
+1 is for the first run on a GPU, and finds failures, errors and times of all operators. Plan 2 is
+for a later run, and compares with an older library.
 """
 
 import argparse
@@ -26,18 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this file is also run as a script
+sys.path.insert(0, str(ROOT))  # because this file is also a script
 
 from tools.gpu_runner import Files, Step, run_all, slug  # noqa: E402
 
 BUILD = ROOT / "build" / "gpu-check"
-SECONDS = {0: 480.0, 1: 340.0, 2: 340.0}  # for all steps of a plan
+SECONDS = {0: 480.0, 1: 340.0, 2: 340.0}  # longest time of all steps of a plan
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 DTYPES = ("float32", "float64")
 OPERATORS = tuple(
     sorted(p.stem for p in (ROOT / "benchmarks/operators/problems").glob("[a-z]*.py"))
 )
-# What ncu looks at, and the kernels as a regular expression.
+# Items of `gpu_measure profile`, with a regular expression for the kernels that ncu profiles.
 PROFILED = {
     "eigh of small matrices": "eigh_block_kernel",
     "eigh of large matrices": "pair_rotate_kernel|sweep_kernel",
@@ -46,10 +46,9 @@ PROFILED = {
 }
 FIRST_OPERATORS = ("ssge", "adaptive_score", "rbf_product", "rbf_gram", "rbf_gradient_sum")
 
-# Sizes of one matrix, and of a batch. Large batches of large matrices would take too long.
-EIGH_SIZES = (32, 64, 100, 128, 200, 256, 512, 1024)
-BETWEEN = (257, 320, 513)  # for one matrix
-MOST_WORK = 7e10  # batch × n³
+EIGH_SIZES = (32, 64, 100, 128, 200, 256, 512, 1024)  # n, for one matrix and for a batch
+BETWEEN = (257, 320, 513)  # more n for one matrix
+MOST_WORK = 7e10  # largest batch × n³, to limit the time
 EIGH_ITEMS = tuple(f"1x{n}" for n in sorted({*EIGH_SIZES, *BETWEEN})) + tuple(
     f"{batch}x{n}" for batch in (16, 128, 500) for n in EIGH_SIZES if batch * n**3 <= MOST_WORK
 )
@@ -68,14 +67,14 @@ print(torch.cuda.get_device_name(), torch.zeros(1, device="cuda").item())
 
 @dataclass(frozen=True)
 class Options:
-    """What a run does.
+    """Options of a run.
 
     Attributes:
         plan: 1 or 2; 0 for all steps.
-        architecture: Compute capability of the GPU, "90" for 9.0.
+        architecture: Compute capability of the GPU, such as "90" for 9.0.
         csv: File of the microbenchmarks.
-        build: Whether the kernels are compiled. Otherwise the library in mige_ext/ is checked.
-        old: An older library for plan 2, to compare with, or None.
+        build: Whether the kernels are compiled. If False, the library in mige_ext/ is checked.
+        old: An older library with which plan 2 compares, or None.
     """
 
     plan: int
@@ -89,13 +88,13 @@ class Options:
 
 
 def find(program: str) -> str | None:
-    """Path of a program on PATH, beside the Python that runs, or in the usual place of CUDA."""
+    """Path of a program on PATH, in the folder of this Python, or in the usual folder of CUDA."""
     places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
     return shutil.which(program, path=os.pathsep.join(places))
 
 
 def missing(build: bool = True) -> list[str]:
-    """A sentence for each missing requirement, with the remedy."""
+    """A sentence for each missing requirement, which says what to do."""
     found = []
     if importlib.util.find_spec("torch") is None:
         found.append(f"torch is missing in {sys.executable}: make gpu-check PYTHON=...")
@@ -107,13 +106,13 @@ def missing(build: bool = True) -> list[str]:
         if not torch.cuda.is_available():
             found.append("no GPU: torch.cuda.is_available() is False")
     if build and find("nvcc") is None and not os.environ.get("CUDACXX"):
-        found.append("nvcc is missing: put it on PATH, or its path in CUDACXX")
+        found.append("nvcc is missing: put nvcc on PATH, or set CUDACXX to its path")
     if build and find("cmake") is None:
         found.append(f"cmake is missing: {sys.executable} -m pip install cmake")
     if build and find("ninja") is None and find("make") is None:
-        found.append("ninja and make are missing: one of them is needed")
+        found.append("ninja and make are missing: install one of the two")
     if not build and not (ROOT / "mige_ext" / "_C.abi3.so").exists():
-        found.append("mige_ext/_C.abi3.so is missing: name a library by --library")
+        found.append("mige_ext/_C.abi3.so is missing: give a library by --library")
     return found
 
 
@@ -135,13 +134,13 @@ def gpu() -> tuple[str, str]:
 
 
 def environment(package: Path = ROOT) -> dict[str, str]:
-    """Environment variables for a Python that finds the package in a folder, and this tree."""
+    """Environment variables with which Python finds the package in a folder, and this tree."""
     paths = dict.fromkeys([str(package), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
 
 
 def build_steps(architecture: str) -> list[Step]:
-    """Compiles the kernels. Warnings of the compilers do not stop the build."""
+    """Steps that compile the kernels. Warnings of the compilers do not stop the build."""
     generator = "Ninja" if find("ninja") else "Unix Makefiles"
     cmake, folder = find("cmake") or "cmake", BUILD / slug(generator)
     configure = [
@@ -158,13 +157,13 @@ def build_steps(architecture: str) -> list[Step]:
 
 
 def tests(name: str, limit: float, *selection: str) -> Step:
-    """A step of pytest. The processes of pytest-xdist survive a crash of one of them."""
+    """A step of pytest. With pytest-xdist, the tests continue after a crash of one process."""
     parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     report = BUILD / "logs" / f"{slug(name)}.xml"
     command = [
         sys.executable, "-m", "pytest", *parallel, "-p", "no:benchmark", "-p", "no:cacheprovider",
         "-W", "default", "--maxfail=30", "-rfEs", f"--junitxml={report}", *selection,
-        # A line for every test, and the tracebacks of a test that hangs, are in the log at once.
+        # The log gets a line for every test, and the tracebacks of a test that hangs.
         "-vv", "-o", "faulthandler_timeout=20",
     ]  # fmt: skip
     return Step(name, command, limit, environment())
@@ -185,7 +184,7 @@ def measurement(
 
 
 def sanitizer(tool: str, limit: float, *sizes: str) -> Step:
-    """A step of compute-sanitizer. Torch asks the driver for what it may not have."""
+    """A step of compute-sanitizer, without reports of API errors, which torch handles itself."""
     command = [
         find("compute-sanitizer") or "compute-sanitizer", "--tool", tool,
         "--report-api-errors", "no", "--error-exitcode", "9",
@@ -196,7 +195,7 @@ def sanitizer(tool: str, limit: float, *sizes: str) -> Step:
 
 
 def profiles(limit: float) -> list[Step]:
-    """A step of ncu for each kernel: all counters of the second launch, as text in the log."""
+    """A step of ncu for each item, which writes all counters of the second launch to the log."""
     return [
         Step(
             f"ncu {name}",
@@ -221,7 +220,7 @@ def old_package(library: Path) -> Path:
 
 
 def plan(options: Options) -> list[Step]:
-    """The steps of a run. Steps that take a GPU to its limits, or only explain, come last."""
+    """The steps of a run. Sanitizers and profiles come last."""
     here = environment()
     conformance = ["tests/ops", "--ignore=tests/ops/test_cuda.py", "-k", "cuda and not fake"]
     on_gpu = "tests/ops/test_cuda.py"
@@ -275,7 +274,7 @@ def plan(options: Options) -> list[Step]:
 
 
 def facts(name: str, architecture: str) -> Mapping[str, str]:
-    """The machine, for the summary."""
+    """Facts about the machine and the date, for the summary."""
     import torch
 
     return {
@@ -287,13 +286,12 @@ def facts(name: str, architecture: str) -> Mapping[str, str]:
 
 
 def main() -> None:
-    """Checks the requirements, runs the steps and writes the results."""
+    """Check the requirements, run the steps, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--plan", type=int, choices=(1, 2), default=0, help="Run these steps only.")
+    parser.add_argument("--plan", type=int, choices=(1, 2), default=0, help="Plan; default: all.")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results",
-        help="Write the results to this folder.",
-    )  # fmt: skip
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="Folder of the results."
+    )
     parser.add_argument(
         "--no-build", action="store_true", help="Check the library that is in mige_ext/."
     )
@@ -302,7 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--old", type=Path, help="Compare with this library (plan 2).")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the step that runs, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the current step ends too
     if given.library is not None:
         shutil.copy(given.library, ROOT / "mige_ext" / "_C.abi3.so")
     build = not given.no_build and given.library is None

@@ -1,12 +1,12 @@
-"""The measurements of ``tools/gpu_check.py``, as processes that run items one after another.
+"""The measurements of ``tools/gpu_check.py``. A process runs the named items one after another.
 
     python -m tools.gpu_measure smoke eigh-float32 ...       # an operator and a dtype
     python -m tools.gpu_measure eigh 128x64 1x1024 ...       # batch x n
     python -m tools.gpu_measure operators ssge ...           # the microbenchmarks
     python -m tools.gpu_measure profile products ...         # calls for a profiler
 
-Every item prints its rows and appends them to the file that ``MIGE_ROWS`` names. The processes need
-torch and NumPy, and neither pytest nor typer.
+Every item prints rows, and appends them to the file that ``MIGE_ROWS`` names. Only torch and NumPy
+are needed.
 """
 
 import functools
@@ -30,28 +30,28 @@ DEVICE = os.environ.get("MIGE_CHECK_DEVICE", "cuda")  # "cpu" runs this file wit
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SMOKE_SIZES = (33, 65, 130, 257)
 KINDS = ("gram", "indefinite", "rank one")
-SECONDS = 0.15  # of timing for each function
-SLOW = 0.5  # seconds; a function that is slower is timed once
+SECONDS = 0.15  # time for the timing of each function
+SLOW = 0.5  # a function that takes more seconds is timed once
 
 
 def synchronize() -> None:
-    """Raises an error of the GPU that is still pending."""
+    """Raise an error of the GPU that is still pending."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
 # --- smoke ----------------------------------------------------------------------------------------
 
-# The result that an operator chooses from a grid: λ or ν. If rounding changes the choice, other
-# results differ too, and only NaN counts as wrong.
+# Index of the result that an operator chooses from a grid, λ or ν. If rounding changes the choice,
+# all results differ, and only NaN counts as wrong.
 CHOICES = {"adaptive_score": 1, "student_score": 2}
 
 
 def smoke(item: str) -> str | None:
-    """Compares an operator with the reference in float64, beside the CPU kernel of the same dtype.
+    """Compare an operator and the CPU kernel of the same dtype with the reference in float64.
 
-    An error counts as gross if it exceeds ten times that of the CPU kernel, plus √ε of the size of
-    the result. The conformance suite has the exact tolerances.
+    An error is gross if it exceeds ten times the error of the CPU kernel plus √ε times the size of
+    the result. The conformance tests have the exact tolerances.
     """
     operator, dtype_name = item.rsplit("-", 1)
     dtype = DTYPES[dtype_name]
@@ -86,7 +86,7 @@ def _results(
     kwargs: dict[str, Any],
     move: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, ...]:
-    """The results of a function in float64 on the CPU, with its arguments moved."""
+    """The results of a function for moved arguments, in float64 on the CPU."""
 
     def moved(value: Any) -> Any:
         return move(value) if isinstance(value, Tensor) else value
@@ -120,7 +120,7 @@ def accuracy(k: Tensor, values: Tensor, vectors: Tensor) -> tuple[float, float]:
 
 
 def milliseconds(function: Callable[[], object]) -> float:
-    """The median time of a call; a slow function is timed once."""
+    """The median time of a call. A slow function is timed once."""
     times: list[float] = []
     start = time.perf_counter()
     while not times or (times[0] < SLOW and time.perf_counter() - start < SECONDS):
@@ -129,14 +129,14 @@ def milliseconds(function: Callable[[], object]) -> float:
 
 
 def eigh(item: str) -> str | None:
-    """Times the decomposition: own, own in a graph, XsyevBatched and torch, with the accuracies."""
+    """Time the decomposition by ops.eigh, in a graph, by XsyevBatched and by torch."""
     batch, n = (int(number) for number in item.split("x"))
     wrong = []
     torch.backends.cuda.matmul.allow_tf32 = False
     for kind in KINDS if batch == 1 else KINDS[:1]:
         k = matrices(kind, batch, n)
         functions = {"own": ops.eigh, **library()}
-        # Up to torch 2.11, torch takes one matrix after another if n > 32.
+        # Up to version 2.11, torch decomposes one matrix after another if n > 32.
         if batch * n <= 16384 or n <= 32:
             functions["torch"] = torch.linalg.eigh
         row: dict[str, Any] = {}
@@ -149,14 +149,14 @@ def eigh(item: str) -> str | None:
             if not same:
                 wrong.append(f"{kind}: the graph gives other bits")
         emit(item, kind=kind, **row)
-        bound = 40 * n**0.5 * torch.finfo(k.dtype).eps  # an order of magnitude above rounding
+        bound = 40 * n**0.5 * torch.finfo(k.dtype).eps  # ten times the rounding errors
         if not max(row["own_residual"], row["own_orthogonality"]) <= bound:
             wrong.append(f"{kind}: residual or orthogonality above {bound:.1e}")
     return "; ".join(wrong) or None
 
 
 def library() -> dict[str, Callable[[Tensor], Any]]:
-    """The batched routine of cuSOLVER by name, if it can be called."""
+    """The batched routine of cuSOLVER by its name, or nothing if it cannot be called."""
     if DEVICE != "cuda":
         return {}
     from benchmarks.operators import cusolver
@@ -184,7 +184,7 @@ def in_graph(k: Tensor) -> tuple[float, bool]:
 
 
 def operators(item: str) -> str | None:
-    """Measures an operator and its baselines, and adds the rows to the file of ``MIGE_CSV``."""
+    """Measure an operator and its baselines, and add the rows to the file that MIGE_CSV names."""
     from benchmarks.operators.run import Options, run
 
     csv = Path(os.environ["MIGE_CSV"])
@@ -208,7 +208,7 @@ PROFILES: dict[str, Callable[[], object]] = {
 
 
 def profile(item: str) -> str | None:
-    """Calls an operator three times, for ncu."""
+    """Call an operator three times, for the profiler ncu."""
     for _ in range(3):
         PROFILES[item]()
     return None

@@ -1,4 +1,4 @@
-"""What a step's process writes: the begin and the end of its items, and rows of measurements."""
+"""The rows that the process of a step writes: begin and end of items, and measurements."""
 
 import os
 import sys
@@ -9,12 +9,12 @@ from typing import Any
 
 from tools.gpu_runner import ROWS, STEP, append
 
-#: Exit status of a process whose GPU reports errors since a failed item.
+#: Exit status of a process whose GPU still reports an error after a failed item.
 BROKEN = 3
 
 
 def emit(item: str, **values: Any) -> None:
-    """Prints a row of an item and appends it to the file of the run."""
+    """Print a row of an item, and append the row to the file of the run."""
     row = {"step": os.environ.get(STEP, "-"), "item": item, **values}
     print(" ".join(f"{k}={_text(v)}" for k, v in row.items() if k != "step"), flush=True)
     if ROWS in os.environ:
@@ -28,21 +28,21 @@ def _text(value: object) -> str:
 def run_items(
     items: Sequence[str], function: Callable[[str], str | None], healthy: Callable[[], None]
 ) -> None:
-    """Runs the items one after another.
+    """Run the items one after another.
 
     Args:
         items: Names of the items.
-        function: Runs an item, and returns None or what is wrong with its result.
-        healthy: Raises RuntimeError if the GPU reports an error. An illegal access breaks the whole
-            process, which then ends with :data:`BROKEN`. The runner starts another one for the
-            other items.
+        function: Function that runs an item, and returns None or a description of the failure.
+        healthy: Function that raises RuntimeError if the GPU reports an error. After an illegal
+            access the process cannot use the GPU any more, and ends with :data:`BROKEN`. The runner
+            then starts a new process for the remaining items.
     """
     for item in items:
         emit(item, event="begin")
         try:
             wrong = function(item)
             healthy()
-        except Exception as error:  # Whatever an item raises, the other items must still run.
+        except Exception as error:  # the other items must run after any exception
             traceback.print_exc()
             first_line = (str(error).strip() or repr(error)).split("\n")[0]
             emit(item, event="end", status="failed", note=f"{type(error).__name__}: {first_line}")

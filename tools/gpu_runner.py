@@ -1,13 +1,12 @@
-"""Runs steps one after another, and keeps their results after every row and every step.
+"""A runner of steps one after another, which writes results after every row and every step.
 
-A step is a command with a time limit. A step with items runs them in one process, which appends a
-row to a file at the begin and at the end of every item. If the process crashes or hangs, the item
-that had begun counts as crashed, and a new process runs the remaining items.
+A step is a command with a time limit. A step with items runs all items in one process, which
+appends a row to a file at the begin and at the end of every item. If the process crashes or hangs,
+the item that had begun counts as crashed, and a new process runs the remaining items.
 
-Four files hold all results, so that a run that is killed or fills the disk keeps everything up to
-that moment: ``NAME.jsonl`` has the rows and steps, ``NAME.md`` the summary, ``NAME.csv`` the
-microbenchmarks, and ``NAME-logs.tar.gz`` the output of every step. This file needs only the
-standard library.
+``NAME.jsonl`` has the rows and steps, ``NAME.md`` the summary, ``NAME.csv`` the microbenchmarks,
+and ``NAME-logs.tar.gz`` the output of every step. The files are also complete up to the moment at
+which a run is killed or the disk is full. This file needs only the standard library.
 """
 
 import contextlib
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = "MIGE_ROWS"  # environment variable: the file to which a process appends its rows
-STEP = "MIGE_STEP"  # environment variable: the name of its step
-MOST_RESTARTS = 5  # of the process of a step with items
+ROWS = "MIGE_ROWS"  # environment variable with the file to which a process appends rows
+STEP = "MIGE_STEP"  # environment variable with the name of the step
+MOST_RESTARTS = 5  # largest number of restarts of the process of a step with items
 
 Row = dict[str, Any]
 
@@ -38,11 +37,11 @@ class Step:
 
     Attributes:
         name: Name in the summary.
-        command: Program and arguments. The names of the items follow them.
+        command: Program and arguments, to which the names of the items are added.
         limit: Longest time in seconds.
         environment: Additional environment variables.
-        required: Whether the later steps are skipped if this one fails.
-        items: What the command runs, one after another; empty if it is not divided.
+        required: Whether the later steps are skipped if this step fails.
+        items: Names of the items, which the command runs one after another; may be empty.
         item_limit: Longest time of an item in seconds.
     """
 
@@ -63,7 +62,7 @@ class Result:
         name: Name of the step.
         status: "passed", "failed", "timed out" or "not run".
         seconds: Time that the step took.
-        note: The last line of its output, or the reason of the failure.
+        note: Last line of the output, or reason of the failure.
     """
 
     name: str
@@ -77,8 +76,8 @@ class Files:
     """The files of a run.
 
     Attributes:
-        out: Folder of the results.
-        name: Beginning of their names.
+        out: Folder of the files.
+        name: Beginning of the names of the files.
         logs: Folder of the logs.
     """
 
@@ -88,22 +87,22 @@ class Files:
 
     @property
     def rows(self) -> Path:
-        """Rows and steps, one JSON object per line."""
+        """File of the rows and steps, with one JSON object in each line."""
         return self.out / f"{self.name}.jsonl"
 
     @property
     def summary(self) -> Path:
-        """The steps as Markdown."""
+        """File of the summary, in Markdown."""
         return self.out / f"{self.name}.md"
 
     @property
     def csv(self) -> Path:
-        """The microbenchmarks."""
+        """File of the microbenchmarks."""
         return self.out / f"{self.name}.csv"
 
     @property
     def archive(self) -> Path:
-        """All logs."""
+        """Archive of all logs."""
         return self.out / f"{self.name}-logs.tar.gz"
 
 
@@ -111,9 +110,9 @@ class Files:
 
 
 def append(path: Path, row: Row) -> None:
-    """Appends a row to a file and waits until it is on the disk.
+    """Append a row to a file, and wait until the row is on the disk.
 
-    If the disk is full, the file keeps its earlier rows, and the row is printed to stderr.
+    If the disk is full, the file keeps the earlier rows, and the row is printed to stderr.
     """
     line = json.dumps(row).encode() + b"\n"
     try:
@@ -121,7 +120,7 @@ def append(path: Path, row: Row) -> None:
         try:
             size = os.fstat(file).st_size
             if os.write(file, line) != len(line):
-                os.ftruncate(file, size)  # no half rows
+                os.ftruncate(file, size)  # removes the incomplete row
                 raise OSError("the disk is full")
             os.fsync(file)
         finally:
@@ -131,7 +130,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def read_rows(path: Path, start: int = 0) -> list[Row]:
-    """The rows of a file from an offset in bytes on."""
+    """The rows of a file, from byte ``start`` on."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -140,7 +139,7 @@ def read_rows(path: Path, start: int = 0) -> list[Row]:
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Replaces a file by what ``write`` writes. The old file stays if that fails."""
+    """Replace a file by a new file, to which ``write`` writes. On failure the old file is kept."""
     temporary = path.with_name(f".{path.name}.new")
     try:
         write(temporary)
@@ -152,12 +151,12 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def slug(name: str) -> str:
-    """A name in a form that is safe as a file name."""
+    """A name with only the characters a to z, 0 to 9 and "-", for file names."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def summary(title: str, facts: Mapping[str, str], results: Sequence[Result]) -> str:
-    """The steps as Markdown."""
+    """The summary of the steps, in Markdown."""
     passed = sum(r.status == "passed" for r in results)
     lines = [f"# {title}", "", f"{passed} of {len(results)} steps passed.", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
@@ -175,7 +174,7 @@ def summary(title: str, facts: Mapping[str, str], results: Sequence[Result]) -> 
 def _process(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that appends its output to a log, and is ended with its children."""
+    """A process that appends its output to a log. At the end it is killed with all children."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -196,7 +195,7 @@ def _last_line(log: Path) -> str:
 
 
 def run(step: Step, limit: float, files: Files) -> Result:
-    """Runs a step and writes its output to its log."""
+    """Run a step, and write the output to the log of the step."""
     log = files.logs / f"{slug(step.name)}.log"
     start = time.monotonic()
     try:
@@ -212,7 +211,7 @@ def _environment(step: Step, files: Files) -> dict[str, str]:
 
 
 def _run_whole(step: Step, deadline: float, files: Files, log: Path) -> tuple[str, str]:
-    """Runs a command that is not divided into items; returns its status and a note."""
+    """Run a command without items, and return the status and a note."""
     limit = max(0.0, deadline - time.monotonic())
     with _process(step.command, _environment(step, files), log) as process:
         try:
@@ -224,7 +223,7 @@ def _run_whole(step: Step, deadline: float, files: Files, log: Path) -> tuple[st
 
 
 def _run_items(step: Step, deadline: float, files: Files, log: Path) -> tuple[str, str]:
-    """Runs the items of a command; starts it again after a crash, without the items that ran."""
+    """Run the items of a command. After a crash, start the command again with the other items."""
     start = files.rows.stat().st_size if files.rows.exists() else 0
     restarts, reason = 0, ""
     while True:
@@ -254,7 +253,7 @@ def _run_items(step: Step, deadline: float, files: Files, log: Path) -> tuple[st
 def _run_once(
     step: Step, items: Sequence[str], deadline: float, files: Files, log: Path
 ) -> tuple[str, str]:
-    """Runs the command with some items until it ends or hangs; returns how, and a note."""
+    """Run the command with some items until it ends or hangs, and return the status and a note."""
     size, since = -1, time.monotonic()
     with _process([*step.command, *items], _environment(step, files), log) as process:
         while True:
@@ -283,7 +282,7 @@ def _ended(rows: Path, start: int, step: str) -> dict[str, str]:
 
 
 def _begun(rows: Path, start: int, step: str) -> str | None:
-    """The item that has begun and not ended."""
+    """The item that has begun and has not ended."""
     events = _events(rows, start, step)
     return events[-1]["item"] if events and events[-1]["event"] == "begin" else None
 
@@ -292,7 +291,7 @@ def _begun(rows: Path, start: int, step: str) -> str | None:
 
 
 def keep(files: Files, facts: Mapping[str, str], results: Sequence[Result]) -> None:
-    """Writes the summary and the archive of the logs."""
+    """Write the summary and the archive of the logs."""
     text = summary(files.name, facts, results)
 
     def write(path: Path) -> None:
@@ -309,7 +308,7 @@ def keep(files: Files, facts: Mapping[str, str], results: Sequence[Result]) -> N
 def run_all(
     steps: Sequence[Step], files: Files, facts: Mapping[str, str], total: float
 ) -> list[Result]:
-    """Runs one step after another within the total time. A failed step does not stop the run."""
+    """Run one step after another within the total time, also after a failed step."""
     files.logs.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + total
     results: list[Result] = []

@@ -1,13 +1,13 @@
-"""Instructions of the inner loops of CUDA kernels, counted in the machine code.
+"""Counts of the instructions in inner loops of CUDA kernels, from the machine code.
 
-The budget of a loop is a sentence in the comment above its kernel. It names instructions that the
-loop contains, because machine code does not say which loop of the source it belongs to:
+The budget of a loop is a sentence in the comment above the kernel:
 
     // Instructions of the loop with MUFU.RSQ and SHFL: at most 216 in <float, 8, 13>.
 
-A loop is the code between the target of a backward branch and this branch. Of the loops with the
-named instructions, the shortest one counts. Each instruction counts once, so inner loops must be
-unrolled. ``tools/resources.py`` (``make resources``) prints the counts.
+A loop is the code between the target of a backward branch and this branch. The named instructions
+identify the loop, because machine code has no names of loops. The shortest loop with these
+instructions counts. Each instruction counts once, so inner loops must be unrolled.
+``tools/resources.py`` (``make resources``) prints the counts.
 """
 
 import os
@@ -25,10 +25,10 @@ from tools import resources
 
 @dataclass(frozen=True)
 class LoopBudget:
-    """What the sentence above a kernel says.
+    """The budget in the sentence above a kernel.
 
     Attributes:
-        opcodes: the beginnings of instructions that the loop contains.
+        opcodes: beginnings of the instructions that identify the loop.
         limits: largest number of instructions, by the first template arguments of the kernel.
             Instantiations without a limit are not counted.
     """
@@ -39,7 +39,7 @@ class LoopBudget:
 
 @dataclass(frozen=True)
 class Loop:
-    """The counted loop of one kernel on one architecture; ``count`` is None if there is none."""
+    """The loop of one kernel on one architecture. ``count`` is None if there is no such loop."""
 
     name: str
     parameters: str
@@ -58,7 +58,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Code:
-    """The instructions of one kernel: their addresses and texts."""
+    """The addresses and texts of the instructions of one kernel."""
 
     function: str
     architecture: int
@@ -66,11 +66,11 @@ class Code:
 
 
 def parse(sass: str) -> Iterator[Code]:
-    """The kernels in what ``cuobjdump --dump-sass`` prints."""
+    """The kernels in the output of ``cuobjdump --dump-sass``."""
     architecture, function = 0, ""
     instructions: list[tuple[int, str]] = []
     for line in [*sass.splitlines(), "Function : end"]:
-        # The address, the instruction and its encoding: "/*0010*/  EXIT ;  /* 0x... */".
+        # Address, instruction and encoding, such as "/*0010*/  EXIT ;  /* 0x... */".
         if found := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+([^;]+?)\s*;", line):
             instructions.append((int(found[1], 16), found[2]))
         elif found := re.match(r"arch = sm_(\d+)|\s*Function : (\S+)", line):
@@ -89,7 +89,7 @@ def shortest_loop(code: Code, opcodes: tuple[str, ...]) -> int | None:
     """The number of instructions of the shortest loop that contains all opcodes."""
     addresses = [address for address, _ in code.instructions]
     names = [opcode(instruction) for _, instruction in code.instructions]
-    # How many instructions before each place have each of the opcodes.
+    # For each opcode, the number of such instructions before each place.
     before = [[0, *accumulate(name.startswith(wanted) for name in names)] for wanted in opcodes]
     counts = []
     for last, (address, instruction) in enumerate(code.instructions):
@@ -103,7 +103,7 @@ def shortest_loop(code: Code, opcodes: tuple[str, ...]) -> int | None:
 
 
 def nvdisasm() -> str | None:
-    """The path of nvdisasm, which cuobjdump calls, from the toolkit or nvidia-cuda-nvdisasm."""
+    """Path of nvdisasm, which cuobjdump needs, from the toolkit or nvidia-cuda-nvdisasm."""
     beside = Path(resources.cuobjdump() or "cuobjdump").with_name("nvdisasm")
     return shutil.which("nvdisasm") or (str(beside) if beside.is_file() else None)
 
@@ -123,7 +123,7 @@ def read(library: Path, budgets: dict[str, LoopBudget]) -> list[Loop]:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PATH": path},  # on which cuobjdump looks for nvdisasm
+            env={**os.environ, "PATH": path},  # for cuobjdump to find nvdisasm
         ).stdout
 
     functions = re.findall(r"Function (\S+):", dump("--dump-resource-usage"))
@@ -139,7 +139,7 @@ def read(library: Path, budgets: dict[str, LoopBudget]) -> list[Loop]:
 
 
 def measure(sass: str, budgets: dict[str, LoopBudget]) -> list[Loop]:
-    """The loops with a budget in the text of cuobjdump."""
+    """The loops with a budget in the output of ``cuobjdump --dump-sass``."""
     codes = list(parse(sass))
     names = resources.demangled(code.function for code in codes)
     found = []
@@ -150,7 +150,7 @@ def measure(sass: str, budgets: dict[str, LoopBudget]) -> list[Loop]:
         if budget and limit is not None:
             count = shortest_loop(code, budget.opcodes)
             found.append(Loop(name, parameters, code.architecture, count, limit))
-    # If several files instantiate a template the same way, the library contains it several times.
+    # If several files have the same instantiation, the library contains it several times.
     return sorted(set(found), key=lambda loop: (loop.title, loop.architecture))
 
 

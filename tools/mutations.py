@@ -1,12 +1,12 @@
-"""Breaks the library in ten places, one after another, and reports which tier of tests fails.
+"""Break the library in ten places, one after another, and report which tier of tests fails.
 
     python tools/mutations.py [--all] [NAME ...]
 
 Each mutation removes a barrier, swaps an index or drops a term in a copy of the tree, and names the
-tests that should detect it. If necessary, the changed file is compiled again. The named tests run
-until the first failure, as the first tier (`make test`) has them. With ``--all``, the second tier
-(`make check`) of the named tests runs for each mutation that the first tier does not detect. The
-exit status is 1 if no tier that ran detected a mutation.
+tests that should detect the mutation. If necessary, the library is compiled again. The named tests
+of the first tier (`make test`) run until the first failure. With ``--all``, the named tests of the
+second tier (`make check`) run if the first tier does not detect the mutation. The exit status is 1
+if a mutation is not detected.
 
 The copy starts with the compiled libraries of this tree, so run `make test` first.
 """
@@ -30,8 +30,8 @@ class Mutation:
 
     Attributes:
         path: the source file.
-        old: the text.
-        new: what replaces it.
+        old: the text in the file.
+        new: the text of the mutation.
         tests: the tests that should detect the mutation, as arguments of pytest.
     """
 
@@ -41,7 +41,7 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-#: The compiled files that hold the code of csrc.
+#: The compiled libraries that contain the code of csrc.
 LIBRARIES = {
     "package": "mige_ext/_C.abi3.so",
     "emulator": "build/emulator/plain/mige_emulator.so",
@@ -116,7 +116,7 @@ MUTATIONS = {
 
 
 def run(command: list[str], tree: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the tree."""
+    """Run a command in the tree."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "MIGE_CUDA": "off"}
     return subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, check=False
@@ -124,7 +124,7 @@ def run(command: list[str], tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 def copy(tree: Path) -> None:
-    """Copies the files that git tracks into an empty folder, and the libraries built of them."""
+    """Copy the files that git tracks, and the compiled libraries, into an empty folder."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     names = listed.stdout.decode().rstrip("\0").split("\0")
     for name in [*names, *LIBRARIES.values()]:
@@ -142,7 +142,7 @@ def libraries(path: str) -> list[str]:
 
 
 def build(tree: Path, library: str) -> None:
-    """Builds a library in the tree; the build folder is kept, so only changed files compile."""
+    """Build a library in the tree, in a folder that is kept, so that only changed files compile."""
     python = sys.executable
     commands = [[python, "setup.py", "--quiet", "build_ext", "--inplace"]]
     if library == "emulator":
@@ -189,10 +189,10 @@ def verdict(tree: Path, mutation: Mutation, thorough: bool) -> tuple[str, str]:
 
 
 def main() -> None:
-    """Runs the mutations that were named, by default all."""
+    """Run the mutations that the command line names, by default all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Beginnings of names to run.")
-    parser.add_argument("--all", action="store_true", help="Try the second tier too.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Beginnings of mutations' names.")
+    parser.add_argument("--all", action="store_true", help="Run the second tier too.")
     options = parser.parse_args()
     chosen = {
         name: mutation
@@ -208,7 +208,7 @@ def main() -> None:
             found, test = verdict(tree, mutation, options.all)
             survivors += found == "none"
             print(f"{name:60} {found:10} {time.monotonic() - started:5.0f} s  {test}", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} mutations were noticed.")
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations were detected.")
     sys.exit(1 if survivors else 0)
 
 

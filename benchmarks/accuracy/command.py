@@ -49,14 +49,14 @@ def accuracy(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Measure a density (bimodal-5) or all densities of a kind (gaussian); repeatable. "
+            help="Density (bimodal-5), or kind of densities (gaussian), to measure; repeatable. "
             f"Default: all densities, {', '.join(FAMILIES)}.",
         ),
     ] = None,
     only_information: Annotated[
         bool,
         typer.Option(
-            "--information", help="Print the table of gradients of I(x; y) only; M >= 256."
+            "--information", help="Print only the table of gradients of I(x; y), for M >= 256."
         ),
     ] = False,
     threads: Threads = 1,
@@ -65,19 +65,18 @@ def accuracy(
         bool,
         typer.Option(
             "--save",
-            help="Write accuracy.csv, information.csv and accuracy.png. Rows of other densities "
-            "and M stay.",
+            help="Write accuracy.csv, information.csv and accuracy.png, and keep rows of other "
+            "densities and M.",
         ),
     ] = False,
     out: Annotated[
         Path,
-        typer.Option(show_default="benchmarks/results", help="Let --save write to this folder."),
+        typer.Option(show_default="benchmarks/results", help="Folder of the files of --save."),
     ] = RESULTS,
 ) -> None:
-    """Compares score estimators with known scores.
+    """Compare score estimators with the true scores, and with the best setting in hindsight.
 
-    It also compares them with the best setting in hindsight. The exit status is 1 if a bound is
-    missed.
+    The exit status is 1 if a bound is missed.
     """
     for name in families or ():
         if not any(name in _names(family) for family in FAMILIES.values()):
@@ -119,7 +118,7 @@ def _run_information(
     seeds: int | None,
     table: Table[InformationRow] | None,
 ) -> list[InformationRow]:
-    """Measures the gradients of I of all families of pairs at M >= 256."""
+    """Measure the gradients of I of all families of pairs, for M >= 256."""
     rows: list[InformationRow] = []
     todo = [(m, f) for m in samples if m >= 256 for f in families if is_paired(f)]
     for m, family in tqdm(todo, unit="density", disable=not todo):
@@ -135,7 +134,7 @@ def _run_information(
 def _run(
     families: Sequence[Family], samples: Sequence[int], seeds: int | None, table: Table[Row] | None
 ) -> list[Row]:
-    """Measures everything, and writes each family when it is finished."""
+    """Measure all families at all M, and write the rows of each family at once."""
     numbers = {m: seeds or default_seeds(m) for m in samples}
     rows: list[Row] = []
 

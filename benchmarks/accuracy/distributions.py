@@ -1,7 +1,7 @@
 """Distributions whose score ``∇ log q`` is known.
 
-d is always the dimension of a whole sample: a correlated Gaussian with d = 20 is the pair (x, y) of
-the toy experiment with ten coordinates each.
+d is the dimension of a whole sample. A correlated Gaussian with d = 20 is therefore a pair (x, y)
+with ten coordinates each.
 """
 
 import math
@@ -21,15 +21,15 @@ class Draw:
     """Samples, with the quantities that turn their score into gradients.
 
     An encoder gives the code ``t(v)`` in k dimensions, with ``v = A u + noise`` and a function t of
-    each coordinate. For a pair z = (x, y) the code is y, otherwise it is all of z. In a family
-    without an encoder, u = z and A is the identity matrix.
+    each coordinate. The code is y for a pair z = (x, y), and z otherwise. In a family without an
+    encoder, u = z and A is the identity matrix.
 
     Attributes:
         samples: z, (M, d).
         inputs: u, (M, k).
         slope: ``t'(v)``, (M, k).
-        tangent: Pathwise derivative of the code with respect to the family's parameter θ, (M, k);
-            None in a family without mutual information.
+        tangent: Derivative of the code in the family's parameter θ, (M, k), with fixed random
+            numbers; None in a family without θ.
     """
 
     samples: Tensor
@@ -43,9 +43,9 @@ class Distribution(ABC):
 
     Attributes:
         d: Dimensions.
-        paired: Whether the information is I(x; y) of the halves of z; otherwise it is I(u; z).
-        gradient: g. The gradient of the information with respect to A is g times the identity
-            matrix. In a family without information it is the gradient of H(z), and g = 1, because
+        paired: Whether the information is I(x; y) of the halves of z. If False, it is I(u; z).
+        gradient: g. The gradient of the information in A is g times the identity matrix. In a
+            family without information, g = 1 belongs to the gradient of H(z), because
             ``E[s(z) zᵀ]`` is minus the identity matrix by Stein's identity.
         derivative: dI/dθ in nats; None in a family without θ.
     """
@@ -57,7 +57,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws M samples with inputs and tangents, float64."""
+        """Draw M samples with inputs and tangents, float64."""
 
     @abstractmethod
     def log_density(self, z: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Distribution(ABC):
         """``∇ log q(z)``, (M, d) -> (M, d)."""
 
     def sample(self, m: int, generator: Generator) -> Tensor:
-        """Draws M samples, (M, d), float64."""
+        """Draw M samples, (M, d), float64."""
         return self.draw(m, generator).samples
 
 
@@ -77,7 +77,7 @@ def _without_encoder(z: Tensor) -> Draw:
 
 
 class Paired(Distribution):
-    """A density of pairs z = (x, y) with halves of d/2 dimensions and a known score of y."""
+    """A density of pairs z = (x, y), of d/2 dimensions each, with a known score of y."""
 
     paired = True
 
@@ -87,11 +87,11 @@ class Paired(Distribution):
 
 
 class CorrelatedGaussian(Paired):
-    """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``; x and ε are standard normal in d/2 dimensions.
+    """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``, and standard normal x and ε in d/2 dimensions.
 
     ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With a matrix A in
     place of ρ in the mean of y, ``I = ½ log det(1 + A Aᵀ / (1 − ρ²))``, where 1 is the identity
-    matrix. At A = ρ1 the gradient of I with respect to A is ρ1.
+    matrix. At A = ρ1 the gradient of I in A is ρ1.
     """
 
     def __init__(self, d: int, rho: float) -> None:
@@ -101,7 +101,7 @@ class CorrelatedGaussian(Paired):
         self.derivative = d / 2 * rho / (1 - rho**2)
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws z with u = x and ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)``."""
+        """Draw z with u = x and ``∂y/∂ρ = x − ρ ε / √(1 − ρ²)``."""
         x, noise = normal(m, self.d, generator=generator).chunk(2, -1)
         rest = math.sqrt(1 - self.rho**2)
         z = torch.cat((x, self.rho * x + rest * noise), -1)
@@ -127,8 +127,8 @@ class CorrelatedGaussian(Paired):
 class Transform:
     """A monotone function of each coordinate, ``z = t(v)``, with the inverse ``v = r(z)``.
 
-    The transforms that grow like powers are smooth at 0. The score of a pure power |v|^p would have
-    a pole at 0, and the Fisher information would be infinite.
+    The transforms that grow like powers are smooth at 0, because a power |v|^p would have a score
+    with a pole at 0 and an infinite Fisher information.
 
     Attributes:
         forward: t.
@@ -151,7 +151,7 @@ ASINH = Transform(
     bend=torch.tanh,
 )
 
-#: ``v = z + z³``: z grows as the cube root of v, so its tails are shorter than Gaussian.
+#: ``v = z + z³``: z grows as the cube root of v, with tails that are shorter than Gaussian.
 CUBE_ROOT = Transform(
     forward=lambda v: 2 / math.sqrt(3) * torch.sinh(torch.asinh(1.5 * math.sqrt(3) * v) / 3),
     inverse=lambda z: z + z**3,
@@ -169,7 +169,7 @@ def _root_slope(z: Tensor) -> Tensor:
     return ((1 + _root(z) ** 2) / (1 + 4 * z**2)).sqrt()
 
 
-#: ``t = v √(1 + v²)``: z grows as v², so its tails are exponential.
+#: ``t = v √(1 + v²)``: z grows as v², with exponential tails.
 SQUARE = Transform(
     forward=lambda v: v * (1 + v**2).sqrt(),
     inverse=_root,
@@ -191,7 +191,7 @@ class Transformed(Paired):
         self.d, self.gradient, self.derivative = base.d, base.gradient, base.derivative
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws ``t(v)``; its tangent is that of v times ``t'(v) = 1 / r'(z)``."""
+        """Draw ``t(v)``, with the tangent of v times ``t'(v) = 1 / r'(z)``."""
         base = self.base.draw(m, generator)
         z = self.transform.forward(base.samples)
         slope = 1 / self.transform.slope(z.chunk(2, -1)[1])
@@ -215,7 +215,7 @@ class Transformed(Paired):
 
 
 class Bimodal(Distribution):
-    """Y = aB + ε with B uniform in {−1, 1}^d: 2^d modes and a discrete input.
+    """Y = aB + ε with B uniform in {−1, 1}^d, which has 2^d modes and a discrete input.
 
     In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows
     ``dI/da = −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is the
@@ -230,7 +230,7 @@ class Bimodal(Distribution):
         self.derivative = d * self.gradient
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws Y; B is the input and also ∂Y/∂a."""
+        """Draw Y. B is both the input and ∂Y/∂a."""
         b = 2.0 * torch.randint(2, (m, self.d), generator=generator).to(DTYPE) - 1
         z = self.a * b + normal(m, self.d, generator=generator)
         return Draw(z, b, torch.ones_like(b), b)
@@ -260,7 +260,7 @@ class GaussianMixture(Distribution):
         self.precisions = torch.cholesky_inverse(self.factors)
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws ``μ_k + L_k ε`` with k from the weights."""
+        """Draw ``μ_k + L_k ε`` with k from the weights."""
         k = torch.multinomial(self.weights, m, replacement=True, generator=generator)
         noise = normal(m, self.d, 1, generator=generator)
         z = self.means[k] + (self.factors[k] @ noise).squeeze(-1)
@@ -286,14 +286,14 @@ class GaussianMixture(Distribution):
 class Student(Distribution):
     """Student's t with ν degrees of freedom and ``s = −(ν + d) z / (ν + ‖z‖²)``.
 
-    Its tails are heavy, its score is bounded, and its Fisher information is finite.
+    The tails are heavy, the score is bounded, and the Fisher information is finite.
     """
 
     def __init__(self, d: int, nu: int) -> None:
         self.d, self.nu = d, nu
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws a normal vector divided by the root of χ²_ν/ν."""
+        """Draw a normal vector divided by the root of χ²_ν/ν."""
         chi = normal(m, self.nu, generator=generator).square().mean(-1, keepdim=True)
         z = normal(m, self.d, generator=generator) / chi.sqrt()
         return _without_encoder(z)
@@ -308,7 +308,7 @@ class Student(Distribution):
 
 
 class Banana(Distribution):
-    """Standard normal v with a shifted second coordinate, ``z₂ = v₂ + b (v₁² − 1)``.
+    """A standard normal v with a shifted second coordinate, ``z₂ = v₂ + b (v₁² − 1)``.
 
     With ``v₂ = z₂ − b (z₁² − 1)``, ``s₁ = −z₁ + 2 b z₁ v₂``, ``s₂ = −v₂``, and ``s_i = −z_i``
     in the other coordinates.
@@ -318,7 +318,7 @@ class Banana(Distribution):
         self.d, self.b = d, b
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws normal vectors and shifts their second coordinate."""
+        """Draw normal vectors, and shift the second coordinate."""
         z = normal(m, self.d, generator=generator)
         z[:, 1] += self.b * (z[:, 0].square() - 1)
         return _without_encoder(z)
@@ -341,13 +341,13 @@ class Banana(Distribution):
 
 
 class Laplace(Distribution):
-    """Independent Laplace coordinates of scale b; ``s = −sign(z) / b`` is discontinuous at 0."""
+    """Independent Laplace coordinates of scale b, with ``s = −sign(z) / b``."""
 
     def __init__(self, d: int, b: float = 1.0) -> None:
         self.d, self.b = d, b
 
     def draw(self, m: int, generator: Generator) -> Draw:
-        """Draws differences of two exponential variables."""
+        """Draw differences of two exponential variables."""
         u = torch.rand(2, m, self.d, generator=generator, dtype=DTYPE)
         first, second = torch.log1p(-u)
         z = self.b * (first - second)
@@ -363,5 +363,5 @@ class Laplace(Distribution):
 
 
 def normal(*shape: int, generator: Generator) -> Tensor:
-    """Draws standard normal numbers, float64."""
+    """Draw standard normal numbers, float64."""
     return torch.randn(*shape, generator=generator, dtype=DTYPE)

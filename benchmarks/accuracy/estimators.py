@@ -23,9 +23,8 @@ class Candidate:
     Attributes:
         name: Name in the tables.
         estimator: A public estimator or a setting of the grid.
-        in_grid: Whether the oracle may choose it.
-        control: Name of a simpler candidate. The error should never be much larger than the error
-            of the control.
+        in_grid: Whether the oracle may choose the candidate.
+        control: Name of a simpler candidate, whose error should hardly ever be smaller.
     """
 
     name: str
@@ -46,7 +45,7 @@ class GaussianPart:
         return -((samples - mean) @ whitening) @ whitening.mT
 
     def __str__(self) -> str:
-        """The name of the operator that gives the score."""
+        """Name of the operator that gives the score."""
         return "ops.ridge_whitening"
 
 

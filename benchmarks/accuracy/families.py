@@ -1,11 +1,11 @@
 """The families of the accuracy benchmark: distributions by name, in two halves.
 
 In the benchmark's code, a family is one distribution: a kind with a dimension, such as
-``bimodal-5``. The glossary explains the ten kinds, which it also calls families.
+``bimodal-5``. The glossary explains the ten kinds, which are also called families there.
 
-Rules that choose settings may be designed on the half "chosen". The half "held-out" only tests
-them. Both halves have the same kinds of distributions in alternating dimensions, and are therefore
-about equally hard. No family has the same parameters as a family in the other half.
+Rules that choose settings may be designed on the half "chosen". The half "held-out" only tests the
+rules. Both halves have the same kinds in alternating dimensions, and are therefore about equally
+hard. No two families of different halves have the same parameters.
 """
 
 import math
@@ -65,12 +65,12 @@ def digits_mixture(d: int, seed: int) -> GaussianMixture:
 
 @dataclass(frozen=True)
 class Family:
-    """A distribution with a name, made at its first use.
+    """A distribution with a name.
 
     Attributes:
-        name: Kind and dimension, ``bimodal-5``.
+        name: Kind and dimension, such as ``bimodal-5``.
         half: The half that the family belongs to.
-        make: Makes the distribution.
+        make: Function that makes the distribution.
     """
 
     name: str
@@ -124,6 +124,6 @@ FAMILIES = _families()
 
 
 def stream(name: str, m: int, seed: int) -> torch.Generator:
-    """The random numbers of one data set, independent of all other data sets."""
+    """The random generator of one data set, independent of all other data sets."""
     state = np.random.SeedSequence([seed, m, *name.encode()]).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))

@@ -1,4 +1,4 @@
-"""The gradient of I(x; y) of pairs whose scores are known: the table "information".
+"""Errors of the gradient of I(x; y) for pairs whose scores are known.
 
 The gradient of I(x; y) in y_i is ``(s(x, y)_y − s(y)) / M``, with the scores s of the pair and of
 y. The *field* is M times this gradient. The error of a field f̂ is ``Σ‖f̂ − f‖² / Σ‖f‖²`` at the
@@ -19,7 +19,7 @@ from mige_ext import SSGE, GaussianScore, ScoreEstimator, Tikhonov, mutual_infor
 from mige_ext.experiments.common.statistics import mean_and_error
 
 CONTROL = "Gaussian ridge"
-#: The estimators of the table, the control first; None is the default of the functions.
+#: The estimators of the table, with the control first. None is the default of the functions.
 ESTIMATORS: dict[str, ScoreEstimator | None] = {
     CONTROL: GaussianScore(covariance="ridge"),
     "default": None,
@@ -42,9 +42,9 @@ class InformationRow:
         estimator: Name in the table.
         seeds: Number of data sets.
         error: Mean error of the field over the data sets.
-        error_se: Standard error of that mean.
+        error_se: Standard error of ``error``.
         cosine: Mean cosine between the field and the exact field.
-        ratio: Error relative to that of the Gaussian control.
+        ratio: Error relative to the error of the Gaussian control.
     """
 
     family: str
@@ -69,7 +69,7 @@ def measure_information(family: Family, m: int, seeds: int) -> list[InformationR
     Args:
         family: A family for which :func:`is_paired` holds.
         m: M.
-        seeds: Number of data sets, the same as those of the other tables.
+        seeds: Number of data sets, which are those of the other tables.
     """
     distribution = family.distribution
     assert isinstance(distribution, Paired)
@@ -103,7 +103,7 @@ def _gradient(x: Tensor, y: Tensor, estimator: ScoreEstimator | None) -> Tensor:
 def report_information(
     rows: Sequence[InformationRow], *, complete: bool, markdown: bool = False
 ) -> list[str]:
-    """Prints the table, and the bounds if ``complete``. Returns the names of missed bounds."""
+    """Print the table and, if ``complete``, the bounds. Return the names of missed bounds."""
     names = list(dict.fromkeys(row.estimator for row in rows))
     for m in dict.fromkeys(row.samples for row in rows):
         cells = {(row.family, row.estimator): row for row in rows if row.samples == m}

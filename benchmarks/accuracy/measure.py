@@ -1,8 +1,8 @@
-"""Measures all estimators and the oracle on one family of distributions at one M.
+"""The measurement of all estimators and the oracle on one family at one M.
 
-All estimators see the same data sets. The oracle is the setting of ``oracle.py``, or the Gaussian
-score, with the lowest mean NMSE. The choice of the oracle uses the true score, and with few data
-sets it also fits their noise. Therefore no estimator can be expected to reach a ratio of 1.
+All estimators get the same data sets. The oracle is the candidate with the lowest mean NMSE among
+the settings of ``oracle.py`` and the Gaussian scores. The choice of the oracle uses the true score,
+and fits the noise of a few data sets, so no estimator is expected to reach a ratio of 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from benchmarks.accuracy.report import Row
 from mige_ext import compat
 from mige_ext.experiments.common.statistics import mean_and_error
 
-TOLERANCE = 1.02  # an NMSE above 1.02 times that of the control counts as worse
+TOLERANCE = 1.02  # an NMSE above 1.02 times the NMSE of the control counts as worse
 
 #: Errors of a setting over the data sets: mean and standard error.
 Found = dict[Setting, tuple[float, float]]
@@ -75,13 +75,11 @@ def measure(
 
 
 def fixed_rows(rows: Sequence[Row], found: dict[str, Found]) -> list[Row]:
-    """The rows of the best fixed setting.
-
-    It has the lowest geometric mean of the NMSE over the families of the half "chosen".
+    """The rows of the setting with the least geometric mean NMSE over the half "chosen".
 
     Args:
         rows: Rows of one M.
-        found: Errors by :func:`measure` for each family, by name.
+        found: Errors that :func:`measure` returned, by name of the family.
     """
     oracles = [row for row in rows if row.estimator == "oracle"]
     chosen = [row for row in oracles if row.half == "chosen"]

@@ -1,15 +1,15 @@
 """The figures of merit of a score estimator: NMSE, bias of the gradient, error of dI/dθ.
 
-- **NMSE** is ``Σ‖ŝ − s‖² / Σ‖s‖²`` at the samples, mean over the data sets.
-- **Bias of the gradient** of an encoder ``v = A u + noise`` is ``‖E Ĝ − G‖ / ‖G‖`` with the matrix
-  G = dI/dA. Without an encoder, G is dH/dA at A = I. SGD averages variance away, but not bias. G is
-  known exactly. The squared norm of a mean over data sets includes the variance of that mean, which
-  is subtracted.
+- **NMSE** is the mean of ``Σ‖ŝ − s‖² / Σ‖s‖²`` at the samples over the data sets.
+- **Bias of the gradient** of an encoder ``v = A u + noise`` is ``‖E Ĝ − G‖ / ‖G‖`` with the exact
+  matrix G = dI/dA. Without an encoder, G is dH/dA at A = I. SGD averages variance away, but not
+  bias. The squared norm of a mean over data sets includes the variance of the mean, which is
+  subtracted.
 - **Error of dI/dθ** is the root of the mean square error over the data sets, relative to the truth.
   θ is ρ of the correlated Gaussians and their transforms, and a of the bimodal ``aB + ε``.
 
 With z = t(v), ``Ĝ = −(1/M) Σ (ŝ_i ∘ t'(v_i)) u_iᵀ`` and ``dI/dθ ≈ −(1/M) Σ ŝ_i·∂z_i/∂θ``. For a
-pair (x, y) whose y is encoded, ŝ is the score of y minus the y-part of the score of (x, y).
+pair (x, y) with the code y, ŝ is the score of y minus the y-part of the score of (x, y).
 """
 
 from collections.abc import Sequence

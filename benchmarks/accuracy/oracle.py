@@ -1,13 +1,13 @@
 """The oracle: a grid of settings of kernel score estimators, measured together.
 
-Every estimator of the grid filters one spectrum (Zhou, Shi, Zhu, ICML 2020). With L = K/M =
+Every estimator of the grid is a spectral filter (Zhou, Shi, Zhu, ICML 2020). With L = K/M =
 U diag(μ) Uᵀ and ζ = H/M,
 
     ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖².
 
-All filters therefore use one eigendecomposition for each kernel and bandwidth, and a further filter
-costs O(M). Curl-free kernels have matrices of Md rows. If such a matrix is too large, the ν-method
-replaces all filters: its iterates need only products, and each iterate is a setting.
+All filters of a kernel and a bandwidth therefore use one eigendecomposition, and one more filter
+costs O(M). The matrix of a curl-free kernel has Md rows. If it is too large, only the ν-method is
+used, whose iterates need only products. Each iterate is a setting.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +40,8 @@ class Setting:
         curl_free: Whether the kernel is the curl-free kernel of φ.
         multiplier: σ relative to the median distance.
         filter: One of ``NUMBERS``.
-        number: Fraction of the trace, λ, or number of steps. The ν-method has ν = 1, Landweber has
-            the step size 1.
+        number: Fraction of the trace, λ, or number of steps, with ν = 1 in the ν-method, and the
+            step size 1 in Landweber's iteration.
     """
 
     kernel: str = "RBF"
@@ -51,7 +51,7 @@ class Setting:
     number: float = 0.99
 
     def __str__(self) -> str:
-        """Text like ``IMQ curl-free 1.4σ nu-method steps 32``."""
+        """A text such as ``IMQ curl-free 1.4σ nu-method steps 32``."""
         curl = " curl-free" if self.curl_free else ""
         number = f"{NUMBERS[self.filter]} {self.number:g}"
         return f"{self.kernel}{curl} {self.multiplier:g}σ {self.filter} {number}"
@@ -69,11 +69,11 @@ class Setting:
         return (spectrum.vectors @ scaled).view_as(samples)
 
     def iterated(self, m: int, d: int) -> bool:
-        """Whether the matrix is too large to decompose, and the ν-method is used."""
+        """Whether the matrix is too large for an eigendecomposition."""
         return self.curl_free and m * d > LARGEST
 
 
-#: Largest number of rows of a curl-free kernel's matrix that is decomposed.
+#: Largest number of rows of a curl-free kernel's matrix for an eigendecomposition.
 LARGEST = 640
 
 _FILTERS: dict[str, Sequence[float]] = {
@@ -85,7 +85,7 @@ _FILTERS: dict[str, Sequence[float]] = {
 
 
 def grid(m: int, d: int) -> list[list[Setting]]:
-    """The settings for M samples in d dimensions, a list for each kernel and bandwidth.
+    """The settings for M samples in d dimensions, with a list for each kernel and bandwidth.
 
     Above M = 512 there are fewer bandwidths, and the only curl-free kernel is IMQ.
     """
@@ -115,7 +115,7 @@ def errors(samples: Tensor, exact: Tensor, settings: Sequence[Setting]) -> list[
 
     Args:
         samples: Samples in float64, (M, d).
-        exact: Their scores s, (M, d).
+        exact: The true scores s of the samples, (M, d).
         settings: One list of :func:`grid`.
     """
     problem = Problem(samples, settings[0])
@@ -152,7 +152,7 @@ class Problem:
 
     @cached_property
     def source(self) -> Tensor:
-        """ζ, (M, d): ``(2/M)(φ'X − diag(φ'1)X)``; curl-free ``(2/M)(diag(B1)X − BX)``."""
+        """ζ, (M, d): ``(2/M)(φ'X − diag(φ'1)X)``, or curl-free ``(2/M)(diag(B1)X − BX)``."""
         _, first, second, third = self._phi
         if self._curl_free:  # scaled so that K is the identity at r = 0
             b = 2 * ((self._d + 2) * second + 2 * self._s * third)
@@ -221,8 +221,8 @@ class Spectrum:
             # (1 − (1 − μ)^t) / μ, whose limit at μ = 0 is t.
             positive = mu.clamp(torch.finfo(mu.dtype).tiny, 1)
             return -torch.expm1(number * torch.log1p(-positive)) / positive
-        # The leading eigenvalues whose fraction of the trace reaches the number; eigenvalues at the
-        # size of rounding errors are left out.
+        # The leading eigenvalues whose fraction of the trace reaches the number, without
+        # eigenvalues that are rounding errors.
         descending = mu.flip(0)
         rank = int((descending.cumsum(0) < number * mu.sum()).sum()) + 1
         rounding = len(mu) * torch.finfo(mu.dtype).eps * descending[0]

@@ -15,14 +15,14 @@ BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: For each M, the largest NMSE relative to the oracle, as a geometric mean over all families.
 RATIOS = {64: 1.35, 256: 1.25}
-#: The largest fraction of data sets on which an estimator may be worse than its control, by more
-#: than 2 % of the NMSE.
+#: The largest fraction of data sets on which the NMSE of an estimator may exceed that of its
+#: control by more than 2 %.
 WORSE = 0.02
 
 
 @dataclass(frozen=True)
 class Row:
-    """An estimator on a family at one M; undefined values are NaN.
+    """An estimator on a family at one M. Undefined values are NaN.
 
     Attributes:
         family: Name in ``FAMILIES``.
@@ -33,12 +33,12 @@ class Row:
         setting: Full description of the estimator.
         seeds: Number of data sets.
         nmse: Mean NMSE over the data sets.
-        nmse_se: Standard error of that mean.
-        ratio: NMSE relative to that of the oracle.
+        nmse_se: Standard error of ``nmse``.
+        ratio: NMSE relative to the NMSE of the oracle.
         gradient_bias: Relative bias of the gradient matrix.
         derivative_error: Relative error of dI/dθ.
-        worse: Fraction of data sets whose NMSE exceeds that of the control by more than 2 %; NaN
-            for an estimator without a control.
+        worse: Fraction of data sets on which the NMSE exceeds the NMSE of the control by more than
+            2 %; NaN for an estimator without a control.
     """
 
     family: str
@@ -57,11 +57,11 @@ class Row:
 
 
 def report(rows: Sequence[Row], *, complete: bool, markdown: bool = False) -> list[str]:
-    """Prints the tables and the bounds, and returns the names of the missed bounds.
+    """Print the tables and the bounds, and return the names of the missed bounds.
 
     Args:
         rows: Rows of one run.
-        complete: Whether the run has all families. Only then are the bounds checked.
+        complete: Whether the run has all families, for which the bounds are checked.
         markdown: Whether the tables are printed in Markdown.
     """
     for m in dict.fromkeys(row.samples for row in rows):
@@ -114,7 +114,7 @@ def _print_ratios(m: int, rows: Sequence[Row], markdown: bool) -> None:
 
 
 def _print_column(m: int, rows: Sequence[Row], column: str, title: str, markdown: bool) -> None:
-    """Prints one column of the rows as a table, densities × estimators, without undefined ones."""
+    """Print the defined values of one column as a table of densities × estimators."""
     values = {(row.family, row.estimator): getattr(row, column) for row in rows}
     defined = {key: value for key, value in values.items() if value == value}
     names = [name for name in (*_names(rows), "oracle") if any(key[1] == name for key in defined)]
@@ -159,11 +159,11 @@ _MARKS = {
     "adaptive ridge": ("adaptive, ridge", "#D55E00", "o"),
     "adaptive qis": ("adaptive, QIS", "#CC79A7", "o"),
 }
-_LARGEST = 20.0  # larger ratios are drawn at the edge
+_LARGEST = 20.0  # the right end of the axis, at which larger ratios are drawn
 
 
 def draw(rows: Sequence[Row], path: Path) -> Path:
-    """Draws the NMSE relative to the oracle: a panel for each M, a line for each family."""
+    """Draw the NMSE relative to the oracle, with a panel for each M and a line for each family."""
     sizes = sorted({row.samples for row in rows})
     order = [row for row in rows if row.samples == sizes[0] and row.estimator == "oracle"]
     order.sort(key=lambda row: (HALVES.index(row.half), row.family.split("-")[0], row.d))

@@ -1,4 +1,4 @@
-"""The command ``python -m benchmarks census``: sex and race removed from codes of UCI Adult."""
+"""The command ``python -m benchmarks census``, which removes sex and race from codes of Adult."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -19,9 +19,9 @@ from mige_ext.experiments.common.tables import format_mean
 from mige_ext.experiments.data.tables import TableData, TablePart, load
 
 ATTRIBUTES = ("sex", "race")
-#: Codes of training data that the attackers see.
+#: Number of codes of training data to which attackers are fitted.
 CODES = 12_000
-#: The first steps, in which the weight of the penalty grows from 0.
+#: Number of steps in which the weight of the penalty grows from 0.
 WARM_UP = 100
 
 #: ``penalty(s, z)``; None trains without a penalty.
@@ -34,17 +34,17 @@ class Method:
 
     penalty: Penalty
     betas: tuple[float, ...]
-    sees: bool = True  #: whether the penalty sees s; otherwise one code is attacked for all s
+    uses_s: bool = True  #: whether the penalty depends on s; otherwise one code serves for all s
 
 
 METHODS: dict[str, Method] = {
-    "none": Method(None, (0.0,), sees=False),
+    "none": Method(None, (0.0,), uses_s=False),
     "own": Method(lambda s, z: mige.mutual_information(s, z, marginal="own"), (0.1, 0.2)),
     "gaussian": Method(
         lambda s, z: mige.mutual_information(s, z, marginal="own", estimator=mige.GaussianScore()),
         (0.1, 0.2),
     ),
-    "contraction": Method(lambda s, z: -mige.negentropy(z), (0.02, 0.04), sees=False),
+    "contraction": Method(lambda s, z: -mige.negentropy(z), (0.02, 0.04), uses_s=False),
     "paired": Method(lambda s, z: mige.mutual_information(s, z), (0.3, 0.6)),
 }
 
@@ -59,7 +59,7 @@ class Row:
         beta: Weight of the penalty.
         seed: Seed of the encoder and the batches.
         accuracy: Accuracy of the label on the test rows, in %.
-        leak: What the strongest attacker finds about s in the codes of the test rows, in nats.
+        leak: Leak of s in the codes of the test rows, in nats.
         standard_error: Standard error of the leak over the test rows.
     """
 
@@ -78,14 +78,14 @@ def census(
     steps: Annotated[int, typer.Option(min=1, help="Train for this many steps.")] = 700,
     threads: Threads = 1,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with UCI's files; without it, a package has them.")
+        Path | None, typer.Option(help="Folder with UCI's files. Default: a package with them.")
     ] = None,
     out: Out = Path("runs/census"),
     save: Save = False,
 ) -> None:
-    """Removes sex and race from codes of a census, and attacks the codes.
+    """Remove sex and race from codes of a census, and attack the codes.
 
-    Takes about three minutes of one core for a seed. The file is written after every method.
+    A seed takes about three minutes on one core. The file is written after every method.
     """
     require_known("--method", methods, METHODS)
     chosen = {name: METHODS[name] for name in methods or METHODS}
@@ -103,7 +103,7 @@ def census(
 
 
 def report(rows: Sequence[Row]) -> None:
-    """Print the means over the seeds, with their standard errors."""
+    """Print the means over the seeds, with standard errors."""
     header = ("attribute", "method", "beta", "accuracy, %", "leak, nats")
     lines: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
@@ -122,7 +122,7 @@ def report(rows: Sequence[Row]) -> None:
 def run(table: TableData, name: str, method: Method, seed: int, steps: int) -> list[Row]:
     """Train and attack with every weight.
 
-    A method that does not see s is trained once for all attributes.
+    A method that does not use s is trained once for all attributes.
     """
     return [row for beta in method.betas for row in _run(table, name, method, beta, seed, steps)]
 
@@ -133,7 +133,7 @@ def _run(
     rows = []
     trained: tuple[nn.Module, nn.Module] | None = None
     for attribute in ATTRIBUTES:
-        if trained is None or method.sees:
+        if trained is None or method.uses_s:
             trained = _trained(table.train, attribute, method.penalty, beta, seed, steps)
         encoder, head = trained
         with torch.no_grad():

@@ -24,7 +24,7 @@ COSINE, NORM = 0.75, 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a family, over all data sets; undefined values are NaN.
+    """A method on a family, over all data sets. Undefined values are NaN.
 
     Attributes:
         family: Name in ``FAMILIES``.
@@ -34,7 +34,7 @@ class Row:
         seeds: Number of data sets.
         cosine: Mean cosine between the estimated and the exact field.
         error: Mean squared error of the field, relative to the mean square of the exact field.
-        norm: Mean square of the estimated field per sample.
+        norm: Mean square of the estimated field for each sample.
         ms: Median time in milliseconds.
     """
 
@@ -57,9 +57,9 @@ def categories(
     out: Out = Path("runs/categories"),
     save: Save = False,
 ) -> None:
-    """Compares gradients of I(s; z) for a category s with the exact gradients of mixtures.
+    """Compare gradients of I(s; z) for a category s with the exact gradients of mixtures.
 
-    Takes about a minute. The exit status is 1 if the default misses a bound.
+    The command takes about a minute. The exit status is 1 if the default misses a bound.
     """
     print(f"{machine()}; threads: {threads}; M = {samples}, {seeds} data sets, float64")
     with cpu_threads(threads):
@@ -82,7 +82,7 @@ def categories(
 
 
 def measure(family: str, d: int, samples: int, seeds: int) -> list[Row]:
-    """The rows of all methods; the methods alternate, so that a slow machine slows all of them."""
+    """The rows of all methods, which alternate, so that a slow machine affects all methods."""
     source = mixture(family, d)
     found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in METHODS}
     for seed in range(seeds):
@@ -103,7 +103,7 @@ def measure(family: str, d: int, samples: int, seeds: int) -> list[Row]:
 
 
 def _compare(field: Tensor, exact: Tensor) -> tuple[float, float, float]:
-    """Cosine, relative squared error and mean square; the first two are NaN if the field is 0."""
+    """Cosine and relative squared error (NaN if the exact field is 0), and mean square."""
     norm = float(field.square().sum(-1).mean())
     square = float(exact.square().sum(-1).mean())
     if square < 1e-20:

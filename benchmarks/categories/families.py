@@ -15,7 +15,7 @@ DIMENSIONS = (2, 4, 8, 16)
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Components N(means, factors factorsᵀ), the class of each component, and its probability."""
+    """Components N(means, factors factorsᵀ) with their classes and probabilities."""
 
     means: Tensor  #: (C, d)
     factors: Tensor  #: (C, d, d)
@@ -87,8 +87,8 @@ def _none(u: Tensor) -> Mixture:
     return _mixture(means, [1] * 4, [0, 0, 1, 1], torch.ones(4))
 
 
-#: Name -> mixture of six random directions of unit length, (6, d). In "none" the class says nothing
-#: about z, and the field is 0.
+#: Functions by name, which make a mixture from six random directions of unit length, (6, d). In
+#: "none" the class is independent of z, and the field is 0.
 FAMILIES: dict[str, Callable[[Tensor], Mixture]] = {
     "shift": _shift,  # two classes with shifted means
     "shape": _shape,  # two classes with different scales
@@ -103,7 +103,7 @@ NO_DEPENDENCE = "none"
 
 
 def mixture(family: str, d: int) -> Mixture:
-    """The mixture of a family in d dimensions; its directions are drawn with a fixed seed."""
+    """The mixture of a family in d dimensions, with the same random directions in each call."""
     generator = torch.Generator().manual_seed(d)
     directions = torch.randn(6, d, dtype=torch.float64, generator=generator)
     return FAMILIES[family](normalize(directions, dim=1))

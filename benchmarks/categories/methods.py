@@ -12,7 +12,7 @@ import mige_ext as mige
 
 #: The default of ``mutual_information`` for a category.
 DEFAULT = "classifiers"
-#: The workaround for categories before they were supported.
+#: Indicators of the classes plus noise, as a continuous variable.
 ONE_HOT = "one-hot + noise"
 
 Method = Callable[[Tensor, Tensor], Tensor]
@@ -28,7 +28,7 @@ def _information(**how: Any) -> Method:
 
 
 def _one_hot(s: Tensor, z: Tensor) -> Tensor:
-    """The gradient of I(e; z), with e the standardized indicators of the classes plus noise."""
+    """The gradient of I(e; z) for the standardized indicators e of the classes plus noise."""
     indicators = one_hot(s.unique(return_inverse=True)[1]).to(z)
     e = indicators[:, : max(1, indicators.shape[1] if indicators.shape[1] > 2 else 1)]
     e = (e - e.mean(0)) / e.std(0)
@@ -38,7 +38,8 @@ def _one_hot(s: Tensor, z: Tensor) -> Tensor:
 def _quadratic(s: Tensor, z: Tensor) -> Tensor:
     """Quadratic discriminant analysis: Gaussian classes with covariances ``(1−α) S_c + α S``.
 
-    α is chosen by the log-likelihood of four folds; 0 if no α beats the class frequencies.
+    α is chosen by the log-likelihood of four folds. If no α is better than the class frequencies,
+    the gradient is 0.
     """
     ids = s.unique(return_inverse=True)[1]
     fold, count = torch.arange(len(z)) % 4, int(ids.max()) + 1
@@ -63,7 +64,7 @@ def _quadratic(s: Tensor, z: Tensor) -> Tensor:
 def _gaussians(
     s: Tensor, z: Tensor, points: Tensor, count: int, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Logits of the classes, (Q, C), and their scores, (Q, C, d), at points, fitted to (s, z)."""
+    """Logits of the classes, (Q, C), and scores, (Q, C, d), at points, fitted to (s, z)."""
     d = z.shape[1]
     means = torch.stack([(z[s == c] if (s == c).any() else z).mean(0) for c in range(count)])
     residual = z - means[s]

@@ -1,10 +1,11 @@
 """The baselines of the adaptive score: our best versions in plain PyTorch.
 
 No public implementation exists. ``adaptive_score`` tries every λ of the grid for all groups at once
-and then searches among the bounds. It has no branch on a value, so torch.compile can compile it.
-``adaptive_score_pdist`` takes one group and tries only the λ that the search needs. Unlike
-``mige_ext.reference``, both compute K and its derivatives from one square root, form no array of
-M×M×d, and use one Cholesky factorization for both bases of a λ. Neither leaves out samples.
+and then searches among the bounds, without a branch on a value, so that torch.compile can compile
+the function. ``adaptive_score_pdist`` takes one group and tries only the λ that the search needs.
+Unlike ``mige_ext.reference``, both functions compute K and its derivatives from one square root,
+form no M×M×d array, and use one Cholesky factorization for both bases of a λ. Neither function
+leaves out samples.
 """
 
 import math
@@ -22,7 +23,7 @@ from mige_ext.reference import (
     adaptive_start,
 )
 
-DECADE = 2  # steps of the grid of λ
+DECADE = 2  # number of steps of the λ grid in a decade
 
 
 def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +50,7 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
 
 
 def _lowest(grid: Tensor, values: Tensor) -> Tensor:
-    """Minimum of the parabola through the lowest value and its neighbors."""
+    """Minimum of the parabola through the lowest value and its two neighbors."""
     at = values.argmin(-1, keepdim=True)
     inner = at.clamp(1, len(grid) - 2)
     left, here, right = (values.gather(-1, inner + k) for k in (-1, 0, 1))
@@ -60,7 +61,7 @@ def _lowest(grid: Tensor, values: Tensor) -> Tensor:
 
 
 def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Departure, divergence, ν and weights of (..., M, d); every group takes the EM steps."""
+    """Departure, divergence, ν and weights of (..., M, d), with EM steps for every group."""
     m, d = x.shape[-2:]
     mean, whitening, tau = ridge_whitening(x)
     z = (x - mean.unsqueeze(-2)) @ whitening
@@ -114,17 +115,17 @@ class Whitened:
     whitening: Tensor
     k: Tensor
     cubes: Tensor  # K³, elementwise
-    q: Tensor
+    q: Tensor  # Laplacian of the kernel at each pair, (..., M, M)
     variance: Tensor  # σ², (..., 1, 1)
     h: Tensor
 
     @classmethod
     def of(cls, x: Tensor, pairs: Tensor | None = None) -> "Whitened":
-        """Computes the quantities from samples.
+        """Compute the quantities from samples.
 
         Args:
             x: Samples, (..., M, d).
-            pairs: Positions of the pairs in a flattened M×M array; None computes the distances of
+            pairs: Positions of the pairs in a flattened M×M array. None computes the distances of
                 the pairs by ``pdist``.
         """
         mean, whitening, _ = ridge_whitening(x)
@@ -171,7 +172,7 @@ class Whitened:
 
 
 def adaptive_score(x: Tensor) -> Tensor:
-    """Scores of (..., M, d); every λ is tried."""
+    """Scores of (..., M, d), for which every λ is tried."""
     m = x.shape[-2]
     i, j = torch.triu_indices(m, m, 1, device=x.device)
     state = Whitened.of(x, i * m + j)
@@ -184,7 +185,7 @@ def adaptive_score(x: Tensor) -> Tensor:
     bounds = torch.stack(best, -1)
 
     def at(numbers: Tensor) -> Tensor:
-        """Bounds at these steps of the grid; infinity outside the grid."""
+        """Bounds at these numbers of the grid, and infinity outside the grid."""
         inside = (numbers >= 0) & (numbers < len(LAMBDA_GRID))
         there = bounds.gather(-1, numbers.clamp(0, len(LAMBDA_GRID) - 1).unsqueeze(-1))
         return torch.where(inside, there.squeeze(-1), torch.inf)
@@ -206,7 +207,7 @@ def adaptive_score(x: Tensor) -> Tensor:
 
 
 def adaptive_score_pdist(x: Tensor) -> Tensor:
-    """Scores of one group (M, d); only the λ that the search needs are tried."""
+    """Scores of one group (M, d), for which only the λ that the search needs are tried."""
     state = Whitened.of(x)
     tried: dict[int, tuple[float, Tensor]] = {}
 

@@ -1,14 +1,14 @@
 """The baselines: the SSGE score and its operators in plain PyTorch.
 
-``published`` is the score as public implementations have it, with arrays of M×M×d. ``eager`` and
-``eager_pdist`` are our best versions in torch operations: no array of M×M×d, one selection for the
-median, ``torch.linalg.eigh``. They select the pairs of the median in different ways. Which one is
-faster depends on the size, and the benchmarks report the faster one.
+``published`` is the score as public implementations compute it, with M×M×d arrays. ``eager`` and
+``eager_pdist`` are our best versions in torch operations: no M×M×d array, one selection for the
+median, ``torch.linalg.eigh``. The two functions select the pairs of the median in different ways.
+Which function is faster depends on the size, and the benchmarks report the faster time.
 
 Every other function is our best eager PyTorch for the operator of the same name in
-``mige_ext.ops``. If the best version depends on the size, there are two. These functions form
-distances as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the differences that the
-operators take.
+``mige_ext.ops``. If the best version depends on the size, there are two functions. They compute
+distances as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the differences of the
+operators.
 """
 
 from functools import lru_cache
@@ -20,11 +20,11 @@ from benchmarks.operators import solvers
 
 
 def published(x: Tensor, threshold: float = 0.99) -> Tensor:
-    """SSGE at the samples (M, d), step by step as public implementations evaluate it.
+    """SSGE at the samples (M, d), step by step as in public implementations.
 
-    Every step forms its own array of M×M×d differences x_i − x_j: the median, the Gram matrix, its
-    gradients in both arguments, and the Gram matrix again for the Nyström eigenfunctions at the
-    samples.
+    Every step forms its own M×M×d array of differences x_i − x_j. The steps are the median, the
+    Gram matrix, the gradients of the Gram matrix in both arguments, and the Gram matrix again for
+    the Nyström eigenfunctions at the samples.
     """
     m = x.shape[0]
     row, column = x.unsqueeze(1), x.unsqueeze(0)
@@ -52,7 +52,7 @@ def _cached_pairs(m: int, device: torch.device) -> Tensor:
     return i * m + j
 
 
-@torch.compiler.assume_constant_result  # torch.compile ignores the cache and would recompute
+@torch.compiler.assume_constant_result  # because torch.compile ignores the cache
 def _pairs(m: int, device: torch.device) -> Tensor:
     """Positions of the M(M−1)/2 pairs in a flattened M×M array."""
     return _cached_pairs(m, device)
@@ -74,12 +74,12 @@ def eager_pdist(x: Tensor, threshold: float = 0.99) -> Tensor:
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """``‖x_i − x_j‖²``: (..., M, d) -> (..., M, M), from the expanded square."""
+    """``‖x_i − x_j‖²`` from the expanded square, (..., M, d) -> (..., M, M)."""
     return _expanded(x, x)
 
 
 def squared_distances_cdist(x: Tensor) -> Tensor:
-    """Squared distances by ``cdist``, which is one kernel but takes a root."""
+    """Squared distances by ``cdist``, which is one kernel with a square root."""
     return torch.cdist(x, x).square()
 
 
@@ -115,12 +115,12 @@ def rbf_product(q: Tensor, x: Tensor, w: Tensor, bandwidth: Tensor) -> Tensor:
 
 
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    """``torch.linalg.eigh``, or the current solver."""
+    """``solvers.eigh``, which is ``torch.linalg.eigh`` or a library's routine."""
     return solvers.eigh(k)
 
 
 def published_each(x: Tensor) -> list[Tensor]:
-    """``published`` for one group after another, because it has no batch dimension."""
+    """``published`` for one group after another, because ``published`` takes one group."""
     return [published(group) for group in x.reshape(-1, *x.shape[-2:])]
 
 

@@ -31,7 +31,7 @@ def operators(
     csv: Annotated[
         Path | None,
         typer.Option(
-            help="Write the results to this file. Rows of other machines, operators and sizes stay."
+            help="File of the results. Rows of other machines, operators and sizes are kept."
         ),
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the roofline to this file.")] = None,
@@ -40,24 +40,24 @@ def operators(
         typer.Option(
             "--save",
             help="Write operators-<machine>.csv to benchmarks/results, and roofline-<machine>.png "
-            "with every operator that the CSV file has.",
+            "with all operators of the CSV file.",
         ),
     ] = False,
     compare: Annotated[
         Path | None,
         typer.Option(
             help="Compare with rows of the same machine in this CSV file. The exit status is 1 if "
-            "an operator became slower, and 2 if there is nothing to compare with."
+            "an operator became slower, and 2 if the file has no such row."
         ),
     ] = None,
     tolerance: Annotated[
         float,
-        typer.Option(min=0, help="Count a row as slower above this slowdown in percent."),
+        typer.Option(min=0, help="Largest slowdown in percent that does not count as slower."),
     ] = 25.0,
 ) -> None:
-    """Measures single operators beside their baselines.
+    """Measure single operators and their baselines.
 
-    The tables also place each operator on the roofline of this machine.
+    The tables also compare each operator with the roofline of this machine.
     """
     if every == bool(names):
         raise typer.BadParameter(f"name operators or give --all; there are {', '.join(OPERATORS)}")

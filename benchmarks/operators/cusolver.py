@@ -1,8 +1,8 @@
 """cuSOLVER's batched eigensolver, the library baseline of ``ops.eigh`` on CUDA.
 
-``cusolverDnXsyevBatched`` takes matrices of any size. PyTorch calls a batched routine of cuSOLVER
-only up to n = 32, and CuPy calls the older routine ``syevjBatched``. This file therefore calls
-cuSOLVER directly, in the version that CUDA builds of torch load.
+``cusolverDnXsyevBatched`` takes matrices of any size. Up to version 2.11, PyTorch calls a batched
+routine only for n <= 32, and CuPy calls the older routine ``syevjBatched``. This file therefore
+calls cuSOLVER directly, in the version that CUDA builds of torch load.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ TYPES = {torch.float32: 0, torch.float64: 1}  # CUDA_R_32F, CUDA_R_64F
 
 
 def batched_eigh(device: str) -> tuple[str, Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
-    """The name and the function of the best batched routine, or the reason and None."""
+    """The name and the function of the best batched routine, or why there is none, and None."""
     if device == "cpu":
         return "none on the CPU, where the eager baseline is LAPACK itself", None
     try:
@@ -38,7 +38,7 @@ def batched_eigh(device: str) -> tuple[str, Callable[[Tensor], tuple[Tensor, Ten
 
 
 def _check(function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Raises a RuntimeError unless the function decomposes a matrix."""
+    """Raise a RuntimeError unless the function decomposes a matrix."""
     k = torch.diag(torch.arange(1.0, 6.0, device="cuda")) + 0.5
     values, vectors = function(k.expand(3, 5, 5))
     if (k - vectors * values.unsqueeze(-2) @ vectors.mT).abs().max() > 1e-4:
@@ -79,7 +79,7 @@ def syev_batched(k: Tensor) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def _solver() -> tuple[ctypes.CDLL, ctypes.c_void_p, ctypes.c_void_p]:
-    """The library, a handle and default parameters, which are kept until the process ends."""
+    """The library, a handle and default parameters, which exist until the process ends."""
     torch.linalg.eigh(torch.eye(2, device="cuda"))  # makes torch load the library
     for name in SONAMES:
         try:

@@ -1,7 +1,7 @@
-"""Times an operator and its baselines, and places it on the roofline.
+"""The measurement of an operator: its time, its baselines, and its place on the roofline.
 
 A file ``problems/<operator>.py`` has the sizes to measure, and the number of operations and of
-values at each size. This file does everything else.
+values at each size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,16 +30,16 @@ class Problem:
     """One operator at one size: its arguments, its counted work, and the published algorithm.
 
     The counted bytes are those that every algorithm must move: each argument is read once, and each
-    result is written once. Intermediate arrays do not count, because they may stay in cache. GB/s
-    is therefore a lower bound of the memory traffic. The counted flop are those in the docstrings
-    of ``mige_ext.ops``, without exponentials.
+    result is written once. Intermediate arrays do not count, because they may stay in cache, so
+    GB/s is a lower bound of the memory traffic. The counted flop are those in the docstrings of
+    ``mige_ext.ops``, without exponentials.
 
     Attributes:
         arguments: Arguments of the operator and of the baselines by name.
         flop: Floating-point operations.
         values: Numbers that are read and written, in the measured dtype.
-        published: The algorithm of public implementations, and the number of values in its largest
-            array; None if no public algorithm differs from the eager baselines.
+        published: The published algorithm, and the number of values in its largest array; None if
+            the published algorithm is an eager baseline.
     """
 
     arguments: dict[str, Any]
@@ -55,15 +55,16 @@ class Benchmark:
     Attributes:
         name: The operator's name in ``mige_ext.ops``.
         sizes: Sizes to measure, by device.
-        problem: Makes the problem from a :class:`Samples` and the numbers of a size.
+        problem: A function of a :class:`Samples` and the numbers of a size, which makes the
+            problem.
         operator: The measured function.
         eager: Variants in eager PyTorch. The fastest counts, and the first is compiled. The name of
             a variant that takes only a single group ends in ``pdist``.
-        library: Takes a device, and returns the name and the function of a library's own routine.
-            If the library has none, returns the reason and None.
+        library: A function of the device. The result is the name and the function of a library's
+            routine, or the reason why there is none, and None.
         decomposes: Whether the eager variants decompose a matrix (``solvers.eigh``). On CUDA they
             are then timed with torch's solver and with cuSOLVER's batched routine.
-        fields: Names of the numbers of a size; the first is the number of groups.
+        fields: Names of the numbers of a size, of which the first is the number of groups.
     """
 
     name: str
@@ -76,21 +77,21 @@ class Benchmark:
     fields: tuple[str, ...] = ("groups", "M", "d")
 
     def describe(self, size: Size) -> str:
-        """The size as text, ``groups=128 M=64 d=64``; a single group is left out."""
+        """The size as text, such as ``groups=128 M=64 d=64``, without a single group."""
         pairs = list(zip(self.fields, size, strict=True))
         return " ".join(f"{name}={n}" for name, n in (pairs[1:] if size[0] == 1 else pairs))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Draws standard normal numbers, the same in every run."""
+    """A generator of standard normal numbers, which are the same in every run."""
 
     device: str
     dtype: torch.dtype
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def __call__(self, groups: int, *shape: int) -> Tensor:
-        """Draws (groups, ...), or (...) for one group."""
+        """Draw (groups, ...), or (...) for one group."""
         batch = () if groups == 1 else (groups,)
         values = torch.randn(*batch, *shape, generator=self.generator, dtype=self.dtype)
         return values.to(self.device)
@@ -102,7 +103,7 @@ class Samples:
 
 @dataclass
 class Meter:
-    """Measures benchmarks under one setting, and collects notes on baselines that were left out.
+    """A series of measurements with one setting, and notes on baselines that were left out.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -128,14 +129,14 @@ class Meter:
         return self._solver
 
     def note(self, text: str) -> None:
-        """Adds a note unless it is there already."""
+        """Add a note, unless there is the same note."""
         if text not in self.notes:
             self.notes.append(text)
 
     def measure(
         self, benchmark: Benchmark, sizes: Sequence[Size] | None = None
     ) -> Iterator[Record]:
-        """Measures an operator at the given sizes, by default at its own for this device."""
+        """Measure an operator at the given sizes, by default at those of its benchmark."""
         for size in benchmark.sizes[self.device] if sizes is None else sizes:
             yield self._measure(benchmark, size)
 
@@ -204,7 +205,7 @@ class Meter:
             if bytes_ <= PUBLISHED_LIMIT[self.device]:
                 functions["published"] = published
             else:
-                self.note(f"{label}: published not run, it would form {bytes_ / 1e9:.3g} GB.")
+                self.note(f"{label}: published was left out, as it needs {bytes_ / 1e9:.3g} GB.")
         if self.compiled:
             compiled = self._compile(benchmark.eager[0], problem.arguments, label)
             if compiled is not None:
@@ -222,8 +223,8 @@ class Meter:
     def _compile(
         self, function: Callable[..., object], arguments: dict[str, Any], label: str
     ) -> Callable[..., object] | None:
-        """The function compiled for this size and called once; None, with a note, if that fails."""
-        # Without a reset, torch.compile generalizes over sizes, and stops compiling after eight.
+        """The function, compiled for this size and called once, or None with a note on failure."""
+        # Without a reset, torch.compile generalizes over sizes, and stops after eight sizes.
         torch.compiler.reset()
         try:
             compiled = torch.compile(function, dynamic=False)

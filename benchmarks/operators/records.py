@@ -17,7 +17,7 @@ class Record:
     machine: str  # the processor, or the GPU
     device: str  # cpu or cuda
     threads: str  # "-" on CUDA
-    torch: str  # version
+    torch: str  # version of torch
     operator: str
     size: str
     dtype: str
@@ -49,7 +49,7 @@ class Record:
 
 
 def slug(record: Record) -> str:
-    """The machine as part of a file's name, ``amd-epyc-2-threads``."""
+    """The machine as part of a file name, such as ``amd-epyc-2-threads``."""
     name = f"{record.machine} {record.where()}".lower()
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
@@ -58,12 +58,13 @@ def slug(record: Record) -> str:
 
 
 def read(path: Path) -> list[Record]:
-    """Reads a file that :func:`merge` wrote."""
+    """The records in a file that :func:`merge` wrote."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     missing = {field.name for field in fields(Record)} - set(rows[0] if rows else ())
     if missing:
-        raise ValueError(f"{path} is no file of microbenchmarks: no {', '.join(sorted(missing))}")
+        columns = ", ".join(sorted(missing))
+        raise ValueError(f"{path} must be a file of microbenchmarks, got no column {columns}")
     return [
         Record(**{field.name: _parse(field.type, row[field.name]) for field in fields(Record)})
         for row in rows
@@ -71,11 +72,11 @@ def read(path: Path) -> list[Record]:
 
 
 def merge(path: Path, records: Sequence[Record]) -> list[Record]:
-    """Adds records to a file, replaces those with the same key, and returns all of them."""
+    """Add records to a file, replace records with the same key, and return all records."""
     merged = {record.key(): record for record in read(path)} if path.exists() else {}
     merged.update({record.key(): record for record in records})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")  # a full disk leaves the old file as it is
+    temporary = path.with_name(f".{path.name}.new")  # keeps the old file if the disk is full
     with temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Record)])
@@ -120,7 +121,7 @@ class Comparison:
 def compare(
     records: Sequence[Record], stored: Sequence[Record], tolerance: float
 ) -> list[Comparison]:
-    """Pairs each record with the stored record of the same key; a record without one is dropped."""
+    """Pairs of a record and the stored record with the same key, without all other records."""
     by_key = {record.key(): record for record in stored}
     return [
         Comparison(record, by_key[record.key()], tolerance)

@@ -1,4 +1,4 @@
-"""The roofline: two ceilings that are measured in the same run, and its figure."""
+"""The roofline: two ceilings, which are measured in the same run, and the figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ if TYPE_CHECKING:  # only the figure needs matplotlib
     from matplotlib.axes import Axes
 
 MATMUL = {"cpu": 1024, "cuda": 4096}  # n of the n×n matrices whose product measures the peak
-COPY = {"cpu": 2**28, "cuda": 2**30}  # copied bytes, far more than the caches have
+COPY = {"cpu": 2**28, "cuda": 2**30}  # number of copied bytes, far above the size of the caches
 ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The peak of this machine: arithmetic in GFLOP/s, memory traffic in GB/s."""
+    """The limits of this machine: arithmetic in GFLOP/s, memory traffic in GB/s."""
 
     gflops: float
     gbs: float
@@ -38,18 +38,18 @@ class Ceilings:
 
 
 def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
-    """Measures both ceilings: products of large matrices, and copies of a large array.
+    """Measure both ceilings, by products of large matrices and copies of a large array.
 
-    A product (2n³ flop) consists of fused multiply-adds. On the CPU a convolution is tried too. The
-    3 flop of a squared difference take two instructions, a subtraction and a multiply-add. In the
-    same time, two multiply-adds do 4 flop, so distances cannot exceed 75 % of this ceiling. The
-    bytes of a copy are those that it reads and writes. Cache lines that a processor reads before it
-    overwrites them do not count.
+    A product (2n³ flop) consists of fused multiply-adds. On the CPU a convolution is tried too. A
+    squared difference takes 3 flop in two instructions, a subtraction and a multiply-add. Two
+    multiply-adds take 4 flop in the same time, so distances cannot exceed 75 % of the ceiling. The
+    bytes that a copy reads and writes count, without the cache lines that a processor reads before
+    it overwrites them.
     """
     product = _product(MATMUL[device], device, dtype)
     if device == "cpu":
-        # On AMD with AVX-512, MKL's product reached 111 GFLOP/s and oneDNN's convolution 248. The
-        # convolution exists in float32 only. For float64, half of its speed is taken.
+        # On AMD with AVX-512, MKL's product reached 111 GFLOP/s and oneDNN's convolution 248
+        # GFLOP/s. The convolution exists in float32 only, so float64 counts with half the speed.
         product = max(product, _convolution() * torch.float32.itemsize / dtype.itemsize)
     source = _random(COPY[device] // dtype.itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)
@@ -58,7 +58,7 @@ def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
-    """Normal numbers. The power and with it the clock of a GPU depend on the data."""
+    """Normal numbers, because the clock of a GPU depends on the data."""
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
@@ -70,7 +70,7 @@ def _product(n: int, device: str, dtype: torch.dtype) -> float:
 
 
 def _convolution() -> float:
-    """GFLOP/s of a convolution in float32 on the CPU, 8 images of 32×32 with 256 channels."""
+    """GFLOP/s of a float32 convolution of 8 images of 32×32 with 256 channels, on the CPU."""
     images, weights = _random(8, 256, 34, 34), _random(256, 256, 3, 3)
     images = images.to(memory_format=torch.channels_last)
     weights = weights.to(memory_format=torch.channels_last)
@@ -85,17 +85,17 @@ def _fastest(function: Callable[[], object], device: str) -> float:
 
 # --- the figure -----------------------------------------------------------------------------------
 
-MARKERS = "osD^vPX"  # by operator
-# Offsets of a number from its point, in units of 1/72 inch; the first is preferred.
+MARKERS = "osD^vPX"  # one for each operator
+# Offsets of a number from its point, in units of 1/72 inch. The first offset is preferred.
 SIDES = ((11, 0), (-12, 0), (0, 11), (0, -11), (9, 9), (-9, 9), (9, -9), (-9, -9), (22, 0))
 ENOUGH = 20.0  # pixels between a number and its neighbors
 
 
 def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
-    """Draws the ceilings and a point for each record of one machine and dtype.
+    """Draw the ceilings and a point for each record of one machine and dtype.
 
     Points of one operator have the same color and marker. A number at each point refers to the list
-    beside the plot, because sizes at the points would overlap.
+    beside the plot, because longer texts at the points would overlap.
     """
     from matplotlib.figure import Figure
 
@@ -127,14 +127,14 @@ def draw(path: Path, records: Sequence[Record], ceilings: Ceilings) -> None:
 
 
 def _number(axes: "Axes", points: Sequence[tuple[float, float]], colors: Sequence[str]) -> None:
-    """Writes a number beside each point, on the side with the largest distance to neighbors."""
+    """Write a number beside each point, on the side with the largest distance to neighbors."""
     spots = axes.transData.transform(points)  # in pixels
     sides = np.array(SIDES) * axes.figure.dpi / 72
     taken = list(spots)
     for number, (point, spot, color) in enumerate(zip(points, spots, colors, strict=True), 1):
         others = np.array([other for other in taken if (other != spot).any()] or [spot + ENOUGH])
         gaps = np.linalg.norm((spot + sides)[:, None] - others, axis=-1).min(1)
-        best = int(gaps.clip(max=ENOUGH).argmax())  # a larger distance is not better
+        best = int(gaps.clip(max=ENOUGH).argmax())  # a distance above ENOUGH is not better
         taken.append(spot + sides[best])
         axes.annotate(
             str(number), point, SIDES[best], textcoords="offset points", ha="center", va="center",
@@ -143,7 +143,7 @@ def _number(axes: "Axes", points: Sequence[tuple[float, float]], colors: Sequenc
 
 
 def _draw_ceilings(axes: "Axes", ceilings: Ceilings, records: Sequence[Record]) -> None:
-    """Draws the ceilings over all points, with a visible part of the slope."""
+    """Draw the ceilings over the range of all points, with a visible part of the slope."""
     ridge = ceilings.gflops / ceilings.gbs
     intensities = [record.gflops / record.gbs for record in records]
     left, right = min([ridge / 4, *intensities]) / 2, max([ridge, *intensities]) * 3

@@ -1,6 +1,6 @@
-"""A run of the microbenchmarks: measure, print, keep the results, compare them with older ones.
+"""A run of the microbenchmarks: measure, print, write files, and compare with older results.
 
-This file does not import typer. It therefore also runs if only torch is installed.
+This file does not import typer, so that it runs if only torch is installed.
 """
 
 import sys
@@ -25,7 +25,7 @@ SLOWER, NOTHING_COMPARED = 1, 2  # exit status
 
 @dataclass(frozen=True)
 class Options:
-    """How the microbenchmarks run.
+    """Options of a run.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -34,9 +34,11 @@ class Options:
         seconds: Time at each size; at least five rounds are measured.
         compiled: Whether the eager baseline is also measured under ``torch.compile``.
         markdown: Whether the tables are printed in Markdown.
-        csv: File to which the results are added. Rows of other machines, operators and sizes stay.
+        csv: File to which the results are added. Rows of other machines, operators and sizes are
+            kept.
         figure: File of the roofline figure.
-        save: Whether both files are also written to ``benchmarks/results``, named by the machine.
+        save: Whether both files are also written to ``benchmarks/results``, with the machine in
+            their names.
         compare: File of older results to compare with.
         tolerance: Slowdown in percent above which a row counts as slower.
 
@@ -57,7 +59,7 @@ class Options:
     tolerance: float = 25.0
 
     def __post_init__(self) -> None:
-        """Checks that the device and the file exist."""
+        """Check that the device and the file exist."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"--device cuda: {cuda_status()}")
         if self.compare is not None and not self.compare.is_file():
@@ -65,14 +67,14 @@ class Options:
 
 
 def run(operators: Sequence[str], options: Options) -> int:
-    """Measures operators and returns the exit status.
+    """Measure operators, and return the exit status.
 
-    The status is 1 if an operator became slower and 2 if there was nothing to compare with.
+    The status is 1 if an operator became slower, and 2 if there was nothing to compare with.
     """
     threads = torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
     torch.set_num_threads(options.threads or threads)
-    torch.set_float32_matmul_precision("highest")  # no TF32 in the ceiling and the baselines either
+    torch.set_float32_matmul_precision("highest")  # no TF32 in the ceiling and in the baselines
     try:
         return _run(operators, options)
     finally:
@@ -81,7 +83,7 @@ def run(operators: Sequence[str], options: Options) -> int:
 
 
 def _run(operators: Sequence[str], options: Options) -> int:
-    # Read first, because --csv may name the same file.
+    # This file is read first, because --csv may name the same file.
     stored = None if options.compare is None else records.read(options.compare)
     dtype = getattr(torch, options.dtype)
     ceilings = roofline.measure_ceilings(options.device, dtype)
@@ -131,7 +133,7 @@ def _cells(row: Record) -> list[str]:
 
 
 def _keep(found: Sequence[Record], ceilings: roofline.Ceilings, options: Options) -> None:
-    """Writes the files of ``figure`` and ``save``."""
+    """Write the files of ``figure`` and ``save``."""
     if options.save:
         name = records.slug(found[0])
         everything = records.merge(RESULTS / f"operators-{name}.csv", found)
@@ -165,7 +167,7 @@ def _compare(found: Sequence[Record], stored: Sequence[Record], options: Options
         ],
     )  # fmt: skip
     if len(pairs) < len(found):
-        print(f"  {len(found) - len(pairs)} rows are new: the file has no older result for them.")
+        print(f"  {len(found) - len(pairs)} rows have no older result in the file.")
     slower = [f"{pair.now.operator} {pair.now.size}" for pair in pairs if pair.slower]
     if slower:
         print(f"slower by more than {options.tolerance:g} %: {', '.join(slower)}", file=sys.stderr)

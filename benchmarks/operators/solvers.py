@@ -1,8 +1,8 @@
 """The eigensolver of the eager baselines: ``torch.linalg.eigh``, or a library's batched routine.
 
-Up to version 2.11, torch decomposes one CUDA matrix after another if n > 32. cuSOLVER's batched
-routine, which newer versions call, is faster. The benchmarks of operators that decompose a matrix
-therefore time the eager baselines with both.
+Up to version 2.11, torch decomposes one CUDA matrix after another if n > 32. Newer versions call
+cuSOLVER's batched routine, which is faster. If an operator decomposes a matrix, its eager baselines
+are therefore timed with torch and with this routine.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solved_by(solver: Solver, function: Callable[..., object]) -> Callable[..., object]:
-    """The function, with :func:`eigh` computed by this solver while the function runs."""
+    """The function, with ``solver`` in place of :func:`eigh`."""
 
     def call(*args: object, **kwargs: object) -> object:
         global _solver

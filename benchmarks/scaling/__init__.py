@@ -1,1 +1,1 @@
-"""Time, memory and error of scores as the number of samples, dimensions and groups grows."""
+"""Time, memory and error of scores for growing numbers of samples, dimensions and groups."""

@@ -23,7 +23,7 @@ def scaling(
         float,
         typer.Option(
             min=0,
-            help="End a sweep over samples before its computing time exceeds this many seconds.",
+            help="Longest time of a sweep over samples in seconds.",
         ),
     ] = 240.0,
     only: Annotated[
@@ -31,15 +31,14 @@ def scaling(
     ] = None,
     out: Annotated[
         Path,
-        typer.Option(
-            show_default="benchmarks/results", help="Write tables and figures to this folder."
-        ),
+        typer.Option(show_default="benchmarks/results", help="Folder of the tables and figures."),
     ] = RESULTS,
 ) -> None:
-    """Measures cost and error as the work grows.
+    """Measure cost and error of scores for growing sizes.
 
-    Cost is the time and the peak memory of one score by SSGE with all samples and by landmarks. The
-    results are scaling.csv and scaling.png. The figure has the exponents p of cost ~ size^p.
+    The cost is the time and the peak memory of one score, by SSGE with all samples and by
+    landmarks. The results are scaling.csv and scaling.png. The figure has the exponents p of
+    cost ~ size^p.
 
     The error is measured for m landmarks and for m samples alone, relative to SSGE with all samples
     and relative to the true score. The results are landmarks.csv and landmarks.png.

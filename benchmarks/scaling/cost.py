@@ -1,4 +1,4 @@
-"""The cost of one score: time and peak memory as samples, dimensions and groups grow."""
+"""Time and peak memory of one score for growing numbers of samples, dimensions and groups."""
 
 import time
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class Work:
 
     Attributes:
         sweep: The size that the sweep changes: "samples", "dimensions" or "groups".
-        M: Samples of a group.
-        d: Dimensions.
-        groups: Groups.
-        m: Landmarks; 0 stands for SSGE with all samples.
+        M: Number of samples of a group.
+        d: Number of dimensions.
+        groups: Number of groups.
+        m: Number of landmarks; 0 stands for SSGE with all samples.
     """
 
     sweep: str
@@ -37,7 +37,7 @@ class Work:
 
     @property
     def estimator(self) -> str:
-        """The estimator, which is a line of the figure."""
+        """Name of the estimator in the figure."""
         return f"{self.m} landmarks" if self.m else "full"
 
     @property
@@ -55,7 +55,7 @@ class Cost:
 
 
 def sweeps(quick: bool) -> list[list[Work]]:
-    """Lists of growing work; :func:`cost` leaves the rest of a list when its time is used up."""
+    """Lists of growing work. :func:`cost` leaves out the end of a list that takes too long."""
     m = 256 if quick else 1024
     many = [10**3, 10**4, 10**5] if quick else [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6]
     dimensions = [16, 64, 256, 1024]
@@ -71,7 +71,7 @@ def sweeps(quick: bool) -> list[list[Work]]:
 
 
 def measure(work: Work, threads: int) -> Cost:
-    """Time and memory of one score in this process, which must not have computed anything else."""
+    """Time and memory of one score in this process, which must be new."""
     torch.set_num_threads(threads)
     x = torch.randn(work.groups, work.M, work.d, generator=torch.Generator().manual_seed(0))
     x = x.squeeze(0)
@@ -91,12 +91,12 @@ def measure(work: Work, threads: int) -> Cost:
 
 
 def cost(out: Path, quick: bool, seconds: float) -> None:
-    """Runs the sweeps within their time limits, and writes the table and the figure."""
+    """Run the sweeps within their time limits, and write the table and the figure."""
     found: list[tuple[Work, Cost]] = []
     for sweep in sweeps(quick):
         spent, last = 0.0, (0.0, 1)
         for work in sweep:
-            # SSGE grows at most with the cube of M, landmarks linearly.
+            # The time of SSGE grows at most with M³, and the time of landmarks with M.
             expected = last[0] * (work.size / last[1]) ** (1 if work.m else 3)
             if work.sweep == "samples" and spent + expected > seconds:
                 print(f"  {work}: not run, about {expected:.0f} s", flush=True)
@@ -113,14 +113,14 @@ def cost(out: Path, quick: bool, seconds: float) -> None:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The p of value ~ size^p, fitted to the logarithms of the larger half of the sizes."""
+    """The exponent p of value ~ size^p, fitted in logarithms to the larger half of the sizes."""
     half = len(sizes) // 2 if len(sizes) > 3 else 0
     x, y = np.log(sizes[half:]), np.log(np.maximum(values[half:], 1e-9))
     return float(np.polyfit(x, y, 1)[0])
 
 
 def _draw(path: Path, found: Sequence[tuple[Work, Cost]]) -> None:
-    """Draws time and memory over size, a column of panels for each sweep."""
+    """Draw time and memory over size, with a column of panels for each sweep."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7), dpi=120, layout="constrained")
@@ -152,7 +152,7 @@ def _draw(path: Path, found: Sequence[tuple[Work, Cost]]) -> None:
 
 
 def _fixed(works: Sequence[Work]) -> str:
-    """The sizes that a sweep does not change, for each estimator if they differ."""
+    """The sizes that a sweep does not change, by estimator if the estimators differ."""
     fixed = {}
     for work in works:
         sizes = {"samples": f"d = {work.d}", "dimensions": f"M = {work.M}",

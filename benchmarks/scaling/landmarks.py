@@ -38,7 +38,7 @@ def _student(n: int, d: int, generator: torch.Generator) -> tuple[Tensor, Tensor
     return x, -6 * x / (5 + x.square())
 
 
-#: Densities by name: each draws n samples and returns them with their scores, both (n, d).
+#: Densities by name: functions of n and a generator, which return samples and scores, (n, d) each.
 DENSITIES: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] = {
     "normal, d = 2": lambda n, g: _normal(n, 2, g),
     "normal, d = 8": lambda n, g: _normal(n, 8, g),
@@ -49,7 +49,7 @@ DENSITIES: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] = 
 
 
 def error(out: Path, quick: bool) -> None:
-    """Compares m landmarks among M samples with SSGE and with the true score."""
+    """Compare m landmarks among M samples with SSGE and with the true score."""
     n = SAMPLES["quick" if quick else "whole"]
     sizes = [2**k for k in range(5, n.bit_length())]
     rows = []
@@ -87,7 +87,7 @@ def _relative(value: Tensor, exact: Tensor) -> float:
 
 
 def _draw(path: Path, rows: Sequence[tuple[str, int, int, str, float, float, float]]) -> None:
-    """Draws both errors over m, a column of panels for each density."""
+    """Draw both errors over m, with a column of panels for each density."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(DENSITIES), 6), dpi=120, layout="constrained")
@@ -96,7 +96,7 @@ def _draw(path: Path, rows: Sequence[tuple[str, int, int, str, float, float, flo
         above, below = panels[:, column]
         for i, method in enumerate(METHODS):
             line = [row for row in rows if row[0] == name and row[3] == method]
-            # At m = M the only error is rounding, which the panel leaves out.
+            # At m = M the error is rounding, which is not drawn.
             close = [(row[2], row[4]) for row in line if row[4] > 1e-7]
             above.plot(*zip(*close, strict=True), "os"[i] + "-", color=f"C{i}", label=method)
             below.plot([r[2] for r in line], [r[5] for r in line], "os"[i] + "-", color=f"C{i}")

@@ -1,1 +1,1 @@
-"""Tasks: small versions of what people train with gradients of information and entropy."""
+"""Comparison of estimators in small training tasks with gradients of information and entropy."""

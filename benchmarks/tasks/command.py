@@ -33,12 +33,11 @@ def tasks(
     out: ResumableOut = Path("runs/tasks"),
     save: Save = False,
 ) -> None:
-    """Compares estimators by the results of training with them.
+    """Compare estimators by the results of training.
 
     Each task trains a small model with each estimator and with control methods. All tasks with
-    three seeds take about two hours on one thread. The last table compares the default with
-    bounds, such as its distance to the best other method. The exit status is 1 if a bound is
-    missed.
+    three seeds take about two hours on one thread. The last table compares the default with other
+    methods. The exit status is 1 if a bound is missed.
     """
     require_known("--task", only, NAMES)
     chosen = [task for task in TASKS if not only or task.name in only]
@@ -57,7 +56,7 @@ def tasks(
 
 
 def _run(chosen: list[Task], methods: list[str], seeds: int, table: Table[Row]) -> None:
-    """Run what the table lacks, and write each run when it is finished."""
+    """Run every run that the table lacks, and write each result at once."""
     present = {(row.task, row.method, row.seed) for row in table.rows}
     todo = [
         (task, method, seed)

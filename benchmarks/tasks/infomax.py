@@ -1,10 +1,9 @@
-"""InfoMax: an encoder learns a code without labels, and a linear probe reads the labels from it.
+"""InfoMax: an encoder is trained without labels, and a linear probe predicts labels from the code.
 
-Three tasks use one view, the image x itself, and maximize the information of its code z about x.
-The encoder ends in BatchNorm without an affine part. These tasks differ in the images: digits
-(8×8), 10,000 images of MNIST, and CIFAR-10 with a small convolutional network for 2 epochs. A
-fourth task makes two views of each digit by random shifts and noise. The same encoder gives their
-codes z and z', and I(z; z') is maximized.
+Three tasks maximize the information of the code z about the image x. The encoder ends in BatchNorm
+without affine parameters. The images are digits (8×8), 10,000 images of MNIST, or CIFAR-10 with a
+small convolutional network for 2 epochs. A fourth task makes two views of each digit by random
+shifts and noise, and maximizes I(z; z') of their codes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +19,10 @@ from mige_ext.bounds import SeparableCritic, infonce
 from mige_ext.experiments.common.methods import descend, perceptron
 from mige_ext.experiments.data.images import load
 
-#: Takes the data x (M, d_x), flat, and the code z (M, d_z); returns the scalar to minimize.
+#: A function of the flat data x (M, d_x) and the code z (M, d_z), whose result is minimized.
 Objective = Callable[[Tensor, Tensor], Tensor]
 
-RATE, PROBED = 1e-3, 10_000  # learning rate of Adam; rows with which a probe is trained
+RATE, PROBED = 1e-3, 10_000  # learning rate of Adam; training rows of a probe
 QIS, SSGE, TIKHONOV, GAUSSIAN = (
     mige.AdaptiveScore(gaussian="qis"),
     mige.SSGE(threshold=0.99),
@@ -40,8 +39,8 @@ def _information(x: Tensor, z: Tensor, **options: object) -> Tensor:
     return -mige.mutual_information(x, z, **options)  # type: ignore[arg-type]
 
 
-#: Objectives with one view of the data; None keeps the random encoder. Objectives with "no noise"
-#: maximize I(x; z) without a channel, although I is infinite for a deterministic code.
+#: Objectives of x and z. None keeps the random encoder. Objectives with "no noise" maximize I(x; z)
+#: without a channel, although I is infinite for a deterministic code.
 ONE_VIEW: dict[str, Objective | None] = {
     DEFAULT: _code,
     "qis": partial(_code, estimator=QIS),
@@ -54,7 +53,7 @@ ONE_VIEW: dict[str, Objective | None] = {
     "Gaussian, no noise": partial(_information, estimator=GAUSSIAN),
     "random": None,
 }
-#: Objectives with two views, whose codes have a joint density; None keeps the random encoder.
+#: Objectives of the codes of two views, which have a joint density. None keeps the random encoder.
 TWO_VIEWS: dict[str, Objective | None] = {
     DEFAULT: _information,
     "own": partial(_information, marginal="own"),
@@ -101,7 +100,7 @@ def _encoder(name: str, shape: torch.Size, latent: int) -> nn.Module:
 
 
 def _batches(rows: int, size: int, steps: int) -> Iterator[Tensor]:
-    """Rows of each step; an epoch's incomplete last batch is dropped."""
+    """Row numbers of each step, without the incomplete last batch of an epoch."""
     done = 0
     while done < steps:
         for batch in torch.randperm(rows)[: rows // size * size].split(size):
@@ -134,7 +133,7 @@ def _probe(encoder: nn.Module, name: str) -> Mapping[str, float]:
 def _one_view(
     name: str, latent: int, steps: int, batch: int, columns: int | None, key: str, seed: int
 ) -> Mapping[str, float]:
-    """Train with the objective ``key``, with x projected to ``columns`` dimensions (None: all)."""
+    """Train with the objective ``key`` and, if given, x projected to ``columns`` dimensions."""
     torch.manual_seed(seed)
     x = _data(name)[0]
     encoder = _encoder(name, x.shape[1:], latent)

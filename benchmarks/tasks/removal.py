@@ -2,16 +2,16 @@
 
 The loss is the cross-entropy of the label plus β times a penalty. The penalty of the recipe
 (docs/choosing.md) is ``mutual_information(s, z, marginal="own")``. The other methods have other
-marginals or estimators, or maximize the negentropy of z, which contracts z and never sees s.
+marginals or estimators, or maximize the negentropy of z, which contracts z without using s.
 
 Two tasks have the network, the training and the attackers of the experiment (``python -m mige_ext
-removal``), with fewer steps: the angle of rotated images of MNIST, and the synthetic table. Of two
-weights β, each method takes the one with the least leak on validation data among the weights that
-lose at most one point of accuracy.
+removal``), with fewer steps: the angle of rotated images of MNIST, and the synthetic table. There
+are two weights β. Each method uses the weight with the least leak on validation data among the
+weights that lose at most one point of accuracy.
 
 Two tasks have a table of six columns, whose nuisance is one number or a category, and boosted trees
-as attacker. One of them trains for 3,000 steps at a constant learning rate, and shows whether
-removed information returns.
+as the attacker. The task with a number trains for 3,000 steps at a constant learning rate, and
+shows whether removed information returns.
 """
 
 import math
@@ -33,11 +33,11 @@ from mige_ext.experiments.removal.methods import METHODS as EXPERIMENT
 from mige_ext.experiments.removal.nuisances import Images, Problem, Structural
 from mige_ext.experiments.removal.training import Settings, Trainer, measure
 
-ACCURACY_LOSS = 0.01  # a weight β may cost this fraction of the accuracy
+ACCURACY_LOSS = 0.01  # largest loss of accuracy by a weight β
 
 # --- the experiment with fewer steps --------------------------------------------------------------
 
-#: Name -> method of the experiment.
+#: By name, the method of the experiment.
 METHODS = {
     DEFAULT: "mige",
     "paired": "mige-paired",
@@ -83,7 +83,7 @@ def _accuracy_without(name: str, seed: int) -> float:
 # --- a table whose nuisance is a number or a category ---------------------------------------------
 
 BATCH, CLASSES = 256, 16
-#: Takes s (M, 1) and z (M, 3); returns the scalar to minimize.
+#: A function of s (M, 1) and z (M, 3), whose result is minimized.
 Penalty = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -98,7 +98,7 @@ def contraction(s: Tensor, z: Tensor) -> Tensor:
 
 
 def both(s: Tensor, z: Tensor) -> Tensor:
-    """Information and contraction as two terms."""
+    """.1 I(s; z) plus the contraction."""
     return 0.1 * mige.mutual_information(s, z) + contraction(s, z)
 
 
@@ -134,7 +134,7 @@ def _table(n: int, category: bool, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def _leak(encoder: nn.Module, category: bool, generator: torch.Generator) -> float:
-    """Nats about s that boosted trees find in codes: H(class of s) − cross-entropy."""
+    """The leak in nats: H(class of s) − cross-entropy of boosted trees on codes."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     parts = []
@@ -151,7 +151,7 @@ def _leak(encoder: nn.Module, category: bool, generator: torch.Generator) -> flo
 
 
 def _run(category: bool, milestones: tuple[int, ...], key: str, seed: int) -> Mapping[str, float]:
-    """Train to the last of the ``milestones``, the steps after which the leak is measured."""
+    """Train until the last of ``milestones``, and measure the leak after each of these steps."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     encoder = perceptron(6, 32, 3).append(nn.BatchNorm1d(3, affine=False))

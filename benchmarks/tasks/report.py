@@ -9,21 +9,21 @@ from benchmarks.tables import Bounds, print_table
 from benchmarks.tasks.task import CONTROL, DEFAULT, Row, Task
 from mige_ext.experiments.common import plots
 
-#: The default may be worse than its best rival by this much: points of accuracy, or a factor of the
-#: leak or of the distance.
+#: Largest difference between the default and its best rival: points of accuracy, or a factor of the
+#: leak or of the energy distance.
 POINTS, FACTOR = 1.0, 1.2
-#: The default may be worse than the Gaussian control by this much.
+#: Largest difference between the default and the Gaussian control.
 CONTROL_POINTS, CONTROL_FACTOR = 0.5, 1.1
-#: On this fraction of the tasks the default must be better than every rival.
+#: Least fraction of the tasks on which the default is better than every rival.
 BETTER = 1 / 3
-#: The leak after 3,000 steps may be at most this factor of the leak after 500 steps.
+#: Largest ratio of the leak after 3,000 steps to the leak after 500 steps.
 LONG = 1.5
-#: Leaks and distances below this are equal, because they are below their standard errors.
+#: Leaks and distances below these values count as equal, because their standard errors are larger.
 LEAST = {"leak, nats": 0.02, "energy distance, 1e-3": 1.0}
 
 
 def values(rows: Sequence[Row], task: Task, method: str, measure: str | None = None) -> np.ndarray:
-    """The values of a measure, one for each seed; by default of the measure ``task.measure``."""
+    """The values of a measure, one for each seed. The default measure is ``task.measure``."""
     wanted = (task.name, method, measure or task.measure)
     return np.array([r.value for r in rows if (r.task, r.method, r.measure) == wanted])
 
@@ -53,7 +53,7 @@ def _mean(found: np.ndarray) -> str:
 
 
 def bounds_of(rows: Sequence[Row], tasks: Sequence[Task]) -> Bounds:
-    """The bounds of the default, for the tasks in which it and its rivals were measured."""
+    """The bounds of the default, for tasks in which the default and all rivals were measured."""
     bounds, better, judged = Bounds(), 0, 0
     for task in tasks:
         needed = {DEFAULT, CONTROL, *task.rivals}
@@ -87,7 +87,7 @@ def bounds_of(rows: Sequence[Row], tasks: Sequence[Task]) -> Bounds:
 
 
 def draw(rows: Sequence[Row], tasks: Sequence[Task], path: Path) -> Path:
-    """A panel for each task, with the mean and the seeds of each method; returns the file."""
+    """Draw a panel for each task, with the mean and the seeds of each method, to ``path``."""
     shown = [task for task in tasks if any(row.task == task.name for row in rows)]
     fig, panels = plots.figure(-(-len(shown) // 3), 3, panel=(3.6, 2.6))
     for ax in panels.flat[len(shown) :]:

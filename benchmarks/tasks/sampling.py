@@ -1,9 +1,9 @@
 """Entropy regularization: a sampler z = g(ε) of a density p that is known up to a constant.
 
 The sampler minimizes KL(q ‖ p) = −H(z) − E log p(z), up to a constant. The measure is the energy
-distance between 4,000 of its samples and 4,000 samples of p, in units of 10⁻³. It is 0 for equal
-distributions. The row "exact" compares two samples of p itself. On average no sampler can have a
-smaller distance.
+distance between 4,000 samples of q and 4,000 samples of p, in units of 10⁻³. The distance is 0 for
+equal distributions. The row "exact" compares two sets of samples of p, which have the least
+expected distance.
 """
 
 import math
@@ -30,7 +30,7 @@ ESTIMATORS: dict[str, ScoreEstimator | None] = {
 
 
 class Ring:
-    """A ring in the plane: the radius is N(2, .3²), and the angle is uniform."""
+    """A ring in the plane, with the radius N(2, .3²) and a uniform angle."""
 
     d = 2
 
@@ -49,7 +49,7 @@ class Ring:
 
 
 class Modes:
-    """The first two of 8 coordinates have two modes each, N(±1, .5²); the others are N(0, 1)."""
+    """Eight coordinates, of which two have two modes N(±1, .5²), and six are N(0, 1)."""
 
     d = 8
 

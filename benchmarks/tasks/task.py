@@ -1,4 +1,4 @@
-"""A task: something to train, the methods that train it, and a measure of the result."""
+"""A task: a small model, the methods that train it, and a measure of the result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class Task:
 
     Attributes:
         name: Name in the table and of ``--task``.
-        half: Which of the two halves of the tasks this is in: "chosen" if the default was chosen by
-            its results, otherwise "held-out".
+        half: "chosen" if the results of the task were used to choose the default, otherwise
+            "held-out".
         measure: Name and unit of the measure by which the methods are ranked.
         higher: Whether a higher measure is better.
-        methods: The methods by name. A method takes a seed, and returns the measures of its run by
-            name. The first of them is ``measure``.
-        rivals: Names of the methods with the best of which the default is compared.
+        methods: The methods by name. A method takes a seed, and returns measures by name, of which
+            the first is ``measure``.
+        rivals: Names of the methods with which the default is compared.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Row:
         method: Name of the method.
         seed: Seed of the data order, the weights and the noise.
         measure: Name of the measure.
-        value: Its value, in the unit that ``measure`` names.
+        value: Value of the measure, in the unit that ``measure`` names.
     """
 
     task: str

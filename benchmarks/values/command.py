@@ -29,8 +29,8 @@ def values(
         Path | None,
         typer.Option(
             "--samples-file",
-            help="Samples of the 40 tasks of benchmark-mi, which "
-            "benchmarks/values/samples.py wrote. Without the file, these tasks are skipped.",
+            help="Samples of the 40 tasks of benchmark-mi, which benchmarks/values/samples.py "
+            "wrote. Without the file, the 40 tasks are skipped.",
         ),
     ] = None,
     sizes: Annotated[
@@ -44,7 +44,7 @@ def values(
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help=f"Run this estimator; repeatable. All: {', '.join(ESTIMATORS)}."
+            "--method", help=f"Estimator to run; repeatable. All: {', '.join(ESTIMATORS)}."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Samples per task.")] = 1,
@@ -57,9 +57,9 @@ def values(
     out: ResumableOut = Path("runs/values"),
     save: Save = False,
 ) -> None:
-    """Compares values of mutual information in nats with the truth.
+    """Compare values of mutual information in nats with the truth.
 
-    The exit status is 1 if a bound is missed, such as that of the mean absolute error.
+    The exit status is 1 if a bound is missed, such as the largest mean absolute error.
     """
     require_known("--method", methods, ESTIMATORS)
     tasks = [*(of_package(file) if file else ()), *own()]
@@ -91,7 +91,7 @@ def values(
 
 
 def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
-    """Run what the table lacks, and write each estimate when it is finished."""
+    """Compute the estimates that the table lacks, and write each estimate at once."""
     present = {(row.task, row.samples, row.seed, row.method) for row in table.rows}
     known: dict[str, Estimated] = {}
     todo = [each for each in todo if (each[0].name, *each[1:]) not in present]
@@ -99,7 +99,7 @@ def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
         for task, n, seed, method in progress:
             progress.set_description(f"{task.name}, N = {n}, seed {seed}, {method}")
             x, z = task.sample(n, seed)
-            # All estimators but KSG use the ranks of the columns only.
+            # All estimators except KSG use only the ranks of the columns.
             same = _key(x, z, f"{method} {seed} {task.name if method == 'KSG' else ''}")
             if same not in known:
                 known[same] = ESTIMATORS[method](x, z, seed)

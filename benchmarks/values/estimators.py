@@ -20,7 +20,7 @@ _STEPS, _EVERY, _PATIENCE, _BATCH = 2000, 50, 8, 128
 
 @dataclass(frozen=True)
 class Estimated:
-    """A value in nats; the standard error and the detail only if the estimator has them."""
+    """A value in nats, with the standard error and the detail of estimators that have them."""
 
     value: float
     standard_error: float = float("nan")
@@ -41,7 +41,7 @@ def gaussian(x: Array, z: Array, _: int) -> Estimated:
 
 
 def ksg(x: Array, z: Array, _: int, k: int = 10) -> Estimated:
-    """Kraskov, Stögbauer and Grassberger, on columns with variance 1."""
+    """The estimate of Kraskov, Stögbauer and Grassberger, on columns with variance 1."""
     jitter = np.random.default_rng(0)
     blocks = [(v - v.mean(0)) / v.std(0) for v in (x, z)]
     blocks = [v + 1e-10 * jitter.standard_normal(v.shape) for v in blocks]
@@ -54,8 +54,8 @@ def ksg(x: Array, z: Array, _: int, k: int = 10) -> Estimated:
 def critic(bound: str, x: Array, z: Array, seed: int) -> Estimated:
     """MINE or InfoNCE on normal scores: the highest value on a quarter of the samples.
 
-    Training ends when the value on this quarter has not risen for 8 evaluations, 50 steps apart. A
-    critic that is constant has the value 0, which replaces a negative value.
+    The value is computed every 50 steps, and training ends when it has not risen for 8 times. A
+    negative value is replaced by 0, the value of a constant critic.
     """
     torch.manual_seed(seed)
     u, v = (scores.float() for scores in _normal_scores(x, z))
@@ -102,7 +102,7 @@ def _normal_scores(x: Array, z: Array) -> tuple[Tensor, Tensor]:
 
 
 VALUES = "mige_ext"
-#: Name -> estimator of x, z and a seed.
+#: Estimators by name, as functions of x, z and a seed.
 ESTIMATORS: dict[str, Callable[[Array, Array, int], Estimated]] = {
     VALUES: values,
     "KSG": ksg,

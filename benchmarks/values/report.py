@@ -12,11 +12,13 @@ from mige_ext.experiments.common import plots
 
 #: Tasks of the package benchmark-mi.
 PACKAGE = ("even", "odd")
-#: Source of a task -> its name in the figure.
+#: Labels of the figure, by source of a task.
 LABELS = {"even": "benchmark-mi, even", "odd": "benchmark-mi, odd", "own": "our own"}
-#: Number of samples -> largest mean absolute error over the 40 tasks.
+#: Bound of the mean absolute error over the 40 tasks, by number of samples.
 ERRORS = {256: 0.16, 1000: 0.11}
+#: At least ``WITHIN`` of the ``TASKS`` tasks must have an error below ``CLOSE`` nats.
 TASKS, CLOSE, WITHIN = 40, 0.1, 26
+#: Bounds of the coverage of 2 standard errors, and of |I| − 2 standard errors if I is 0.
 COVERAGE, INDEPENDENT = 0.9, 0.02
 
 
@@ -32,7 +34,7 @@ class Row:
         seed: Seed of the samples and of the estimator.
         method: Name of the estimator.
         value: The estimate in nats.
-        standard_error: Its standard error; NaN if the estimator has none.
+        standard_error: Standard error of the estimate; NaN if the estimator has none.
         detail: The method that was chosen, or the number of training steps.
     """
 
@@ -48,7 +50,7 @@ class Row:
 
 
 def errors(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean absolute error of each task over its seeds."""
+    """Mean absolute error of each task over the seeds."""
     found: dict[str, list[float]] = {}
     for row in rows:
         found.setdefault(row.task, []).append(abs(row.value - row.truth))
@@ -58,7 +60,7 @@ def errors(rows: Sequence[Row]) -> dict[str, float]:
 def selected(
     rows: Sequence[Row], method: str, samples: int, sources: Sequence[str] = PACKAGE
 ) -> list[Row]:
-    """The rows of a method."""
+    """The rows of a method with this number of samples, for tasks of these sources."""
     wanted = (method, samples)
     return [r for r in rows if (r.method, r.samples) == wanted and r.source in sources]
 
@@ -106,7 +108,7 @@ def _print_tasks(rows: Sequence[Row], sources: Sequence[str], title: str, markdo
 
 
 def bounds_of(rows: Sequence[Row]) -> Bounds:
-    """The bounds of the values, for what was measured completely."""
+    """The bounds of the values, for all measurements that are complete."""
     bounds = Bounds()
     for n, bound in ERRORS.items():
         found = errors(selected(rows, VALUES, n))
@@ -132,7 +134,7 @@ def bounds_of(rows: Sequence[Row]) -> Bounds:
 
 
 def draw(rows: Sequence[Row], path: Path) -> Path:
-    """Estimates against the truth up to 1.9 nats, a panel for each N; returns the file."""
+    """Draw estimates against the truth up to 1.9 nats, for each method and N, to ``path``."""
     sources = (*PACKAGE, "own")
     sizes = sorted({row.samples for row in rows if row.source in sources})
     methods = [m for m in ESTIMATORS if any(selected(rows, m, n, sources) for n in sizes)]

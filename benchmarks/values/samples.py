@@ -1,9 +1,9 @@
-"""Samples of the 40 tasks of the package benchmark-mi, in a file.
+"""Write samples of the 40 tasks of the package benchmark-mi to a file.
 
     python benchmarks/values/samples.py SAMPLES.npz --seeds 2 --samples 256 --samples 1000
 
 The package needs old versions of jax and NumPy. This script therefore needs neither torch nor
-mige_ext, and runs in an environment of its own:
+mige_ext, and runs in a separate environment:
 
     pip install benchmark-mi==0.1.3 jax==0.4.31 jaxlib==0.4.31 'chex<0.1.88' 'optax<0.2.4' \
       'jaxtyping<0.2.35' 'numpy<2' 'scipy<1.13'
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: The seeds before this one were used in the development of the estimator.
+#: The first seed. Smaller seeds were used in the development of the estimator.
 FIRST = 102
 
 
@@ -26,7 +26,7 @@ def key(name: str, n: int, seed: int, variable: str) -> str:
 
 
 def draw(sizes: Sequence[int], seeds: int) -> dict[str, np.ndarray]:
-    """Samples of x and z, and the information in nats under ``name|truth``."""
+    """Arrays by name: samples of x and z (:func:`key`), and ``task|truth``, I in nats."""
     from bmi.benchmark import BENCHMARK_TASKS
 
     arrays = {}

@@ -1,8 +1,8 @@
-"""Tasks whose mutual information is known: those of benchmark-mi, and tasks of our own.
+"""Tasks with a known mutual information: the tasks of benchmark-mi, and tasks of this file.
 
-The constants of the estimator were chosen with the tasks of benchmark-mi that have an even number
-in their order ("even"). Its three methods were chosen after a look at all of them. Only the tasks
-of this file ("own") played no part in any choice.
+The constants of the estimator were chosen on the tasks of benchmark-mi with an even number
+("even"). The three methods of the estimator were chosen on all tasks of benchmark-mi. Only the
+tasks of this file ("own") played no part in any choice.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.values.samples import key
 
 Array = NDArray[np.float64]
-#: Takes the number of samples and a seed; returns x, (n, d_x), and z, (n, d_z).
+#: A function of the number of samples n and a seed, which returns x, (n, d_x), and z, (n, d_z).
 Sample = Callable[[int, int], tuple[Array, Array]]
 
 
@@ -30,7 +30,7 @@ class Task:
         source: "even" or "odd" for tasks of benchmark-mi, by their number; "own" for tasks of this
             file, "copula" for Gaussian pairs, "independent" for independent pairs.
         truth: The mutual information in nats.
-        sample: Draws samples.
+        sample: Function that draws samples.
     """
 
     name: str
@@ -77,7 +77,7 @@ _GRID = np.linspace(-8, 8, 1601)
 
 
 def _grid_information(conditional: Array, z: Array) -> float:
-    """I(x; z) for x ~ N(0, 1) on a grid, from p(z | x), (grid, len(z))."""
+    """I(x; z) for x ~ N(0, 1) on ``_GRID``, from p(z | x), (len(_GRID), len(z))."""
     weight = np.exp(-(_GRID**2) / 2)
     weight /= weight.sum()
     marginal = weight @ conditional
@@ -96,7 +96,7 @@ def _normal(z: Array, mean: Array, deviation: Array | float) -> Array:
 def _channel(
     name: str, d: int, truth: float, output: Callable[[Array, Array, Array], Array]
 ) -> Task:
-    """A task whose columns are independent copies; the output takes x, noise and random signs."""
+    """A task with d independent pairs of columns, z = output(x, noise, random signs)."""
 
     def sample(n: int, seed: int) -> tuple[Array, Array]:
         generator = np.random.default_rng([seed, len(name)])
@@ -119,7 +119,7 @@ def _scale_mixture(n: int, seed: int, d: int) -> tuple[Array, Array]:
 
 
 def _scale_mixture_information(d: int) -> float:
-    """The mean of the log-ratio of densities over 100,000 samples."""
+    """I(x; z), as the mean of the log-ratio of densities over 100,000 samples."""
     x, z = _scale_mixture(100_000, 0, d)
     log_scale = np.linspace(-16, 4, 401)
 

@@ -1,7 +1,7 @@
 """The attackers of an audit: perceptrons, nearest neighbors and boosted trees.
 
-Every attacker is fitted to the rows to fit. It predicts the class or cell of s, and a continuous s
-itself, for the validation rows and for the test rows.
+Every attacker is fitted to one set of rows. For the validation rows and the test rows, it predicts
+the class or cell of s, and a continuous s itself.
 """
 
 import copy
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from mige_ext.audit._inputs import Rows
 
-HIDDEN_SIZES = (64, 256)  # of the perceptrons, which have two hidden layers
+HIDDEN_SIZES = (64, 256)  # units of each of the two hidden layers of a perceptron
 NEIGHBORS = 100
 _BATCH = 500
-_LEAST_STEPS = 20  # of a perceptron, in an epoch
+_LEAST_STEPS = 20  # fewest steps of a perceptron in an epoch
 _LEARNING_RATE = 3e-3
 _TREES = {"max_iter": 100, "learning_rate": 0.1, "early_stopping": True, "n_iter_no_change": 5}
 
@@ -28,26 +28,26 @@ class Prediction(NamedTuple):
     """The prediction of an attacker for N rows."""
 
     log_p: Tensor  # (N, C), log probabilities of the classes
-    s: Tensor | None  # (N, k), prediction of a continuous s
+    s: Tensor | None  # (N, k), the predicted values of a continuous s
 
 
 class Views(NamedTuple):
     """One set of rows, with two linear maps of z in float32."""
 
     standardized: Tensor  # (N, d), unit variance in every column
-    whitened: Tensor  # (N, r), unit covariance, without directions of rounding errors
+    whitened: Tensor  # (N, r), unit covariance, without directions that have no variance
     label: Tensor  # (N,)
     s: Tensor | None  # (N, k) float32, unit variance in every column
 
 
-#: Fits an attacker to the first rows and predicts the others.
+#: A function that fits an attacker to the first argument and predicts the rows of the second.
 Attacker = Callable[[Views, Sequence[Views]], list[Prediction]]
 
 
 def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
-    """Standardize and whiten z by the rows to fit; standardize s.
+    """Standardize and whiten z, and standardize s, with the moments of the rows ``fit``.
 
-    Whitening shows what z encodes in directions of little variance.
+    Whitened codes show the attackers what z encodes in directions of little variance.
     """
     mean, scale = fit.z.mean(0), _scale(fit.z)
     values, vectors = torch.linalg.eigh((fit.z / scale).mT.cov().reshape(2 * [fit.z.shape[1]]))
@@ -75,7 +75,7 @@ def _scale(x: Tensor) -> Tensor:
 def attackers(
     kinds: Sequence[str], classes: int, epochs: int, seed: int
 ) -> Iterator[tuple[str, Attacker]]:
-    """The attackers of these kinds, with their names."""
+    """The name and the attacker, for each attacker of the kinds."""
     if "perceptrons" in kinds:
         for view in ("standardized", "whitened"):
             for size in HIDDEN_SIZES:
@@ -92,7 +92,7 @@ def attackers(
 class _Perceptron:
     """A network with an output for each class and for each column of s.
 
-    Its weights are those of the epoch with the least validation cross-entropy.
+    The network keeps the weights of the epoch with the least validation cross-entropy.
     """
 
     def __init__(self, view: str, size: int, classes: int, epochs: int) -> None:
@@ -147,9 +147,9 @@ class _Perceptron:
 
 
 class _Neighbors:
-    """The frequencies of the classes among the nearest neighbors in whitened z, and their mean s.
+    """The frequencies of the classes among the nearest neighbors in whitened z, and the mean s.
 
-    The frequencies in all rows count as one further neighbor, so no probability is 0.
+    The frequencies in all rows count as one more neighbor, so no probability is 0.
     """
 
     def __init__(self, classes: int) -> None:
@@ -215,16 +215,16 @@ class _Trees:
 
 
 def _without_single_rows(label: Tensor) -> tuple[Tensor, Any]:
-    """The labels without classes of one row, and which rows they have.
+    """The labels without classes of one row, and a mask of the rows that are kept.
 
-    scikit-learn cannot divide a class of one row into rows to fit and rows to stop by.
+    To stop early, scikit-learn splits every class in two, which a class of one row does not allow.
     """
     rows = label.bincount()[label] > 1
     return label[rows], rows.numpy()
 
 
 def _can_stop_early(label: Tensor) -> bool:
-    """Whether the tenth of the rows that scikit-learn stops by can have a row of each class."""
+    """Whether a tenth of the rows, with which scikit-learn stops early, may contain every class."""
     return math.ceil(len(label) / 10) >= len(label.unique())
 
 

@@ -37,24 +37,21 @@ class Rows:
 class Parts(NamedTuple):
     """The rows of an audit in three parts."""
 
-    fit: Rows  # to fit attackers
-    validation: Rows  # to choose among attackers
-    test: Rows
+    fit: Rows  # fit the attackers
+    validation: Rows  # choose among the attackers
+    test: Rows  # measure the attackers
     classes: int  # number of classes or cells
 
 
 def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> Parts:
-    """Check the arguments, and divide the rows into rows to fit, validation rows and test rows.
+    """Check the arguments, and divide the rows into three parts.
 
     Args:
         z: codes (N, d).
         s: (N,) or (N, k).
         test: a fraction of the rows, or a pair (z, s) of other rows.
         bins: largest number of cells of a continuous s.
-        generator: of the random division.
-
-    Returns:
-        The three parts.
+        generator: generator of the random division.
 
     Raises:
         TypeError: an argument has another type.
@@ -97,8 +94,8 @@ def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> 
 def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
     """Cells of nearly equal probability for a continuous s.
 
-    Each cell is split at the median of its column of largest variance, in turn, until there are
-    ``count`` cells. One column gives intervals between quantiles. A circle gives arcs.
+    Every cell is split at the median of its column of largest variance, until there are ``count``
+    cells. For one column the cells are intervals between quantiles. For a circle they are arcs.
 
     Args:
         s: (N, k) float64, whose medians split the cells.
@@ -123,7 +120,7 @@ def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
 
 
 def _labels(s: Tensor, others: Tensor, bins: int) -> tuple[tuple[Tensor, Tensor], int]:
-    """Classes of a categorical s, or cells of a continuous s, of the training and test rows."""
+    """The class or cell of each training row and test row, and the number of classes or cells."""
     distinct = s.unique(dim=0)
     if len(distinct) == 1:
         value = distinct[0].tolist()
@@ -133,7 +130,7 @@ def _labels(s: Tensor, others: Tensor, bins: int) -> tuple[tuple[Tensor, Tensor]
     if s.is_floating_point():
         if len(distinct) <= bins:
             raise ValueError(
-                f"s must have more than {bins} values if it is continuous, got {len(distinct)} "
+                f"s must have more than {bins} values if s is continuous, got {len(distinct)} "
                 "floating-point values: pass integers if s is a category, or fewer bins"
             )
         label, other_label, count = cells(s, others, bins)
@@ -164,14 +161,17 @@ def _require_like_training(z: Tensor, s: Tensor, codes: Tensor, nuisance: Tensor
 
 
 def _warn_of_unknown_classes(s: Tensor, nuisance: Tensor) -> None:
-    """Warn of classes without training rows, as when the names of each set were numbered apart."""
+    """Warn of classes without training rows.
+
+    Such classes occur if the names of the classes were numbered separately in each set.
+    """
     unknown = ~torch.isin(s, nuisance)
     count = int(unknown.sum())
     if not count:
         return
     found = (
         f"{reprlib.repr(s[unknown].unique().tolist())} in {count} of {len(s)} test rows: no "
-        "attacker can predict them. Number the classes of both sets alike"
+        "attacker can predict a class without training rows. Number the classes of both sets alike"
     )
     if count == len(s):
         raise ValueError(f"test s must have the classes of s, got {found}")
@@ -190,18 +190,16 @@ def _require_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> N
         )
 
 
-def _tensor(name: str, value: Any) -> Tensor:
-    """An array or tensor of numbers, without its gradient."""
+def _tensor(name: str, value: Any, hint: str = "") -> Tensor:
+    """The tensor of an array or tensor of numbers; ``hint`` ends the error about other dtypes."""
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)
         except ValueError as error:  # rows of different lengths
             raise ValueError(f"{name} must be an array or tensor of numbers: {error}") from None
         if array.dtype.kind not in "biuf":
-            hint = "; np.unique(s, return_inverse=True)[1] turns names into integers"
             raise TypeError(
-                f"{name} must be an array or tensor of numbers, got dtype {array.dtype}"
-                + (hint if name.endswith("s") else "")
+                f"{name} must be an array or tensor of numbers, got dtype {array.dtype}{hint}"
             )
         value = torch.as_tensor(array if array.dtype.kind != "u" else array.astype(np.int64))
     if value.is_complex() or value.layout != torch.strided:
@@ -221,8 +219,9 @@ def _codes(name: str, value: Any) -> Tensor:
 
 
 def _nuisance(name: str, value: Any) -> Tensor:
-    """(N, k) float64 if s is continuous, (N,) int64 if it is categorical."""
-    tensor = _tensor(name, value)
+    """A continuous s as (N, k) float64, or a categorical s as (N,) int64."""
+    hint = "; np.unique(s, return_inverse=True)[1] turns names into integers"
+    tensor = _tensor(name, value, hint)
     if tensor.is_floating_point():
         if tensor.dim() == 1:
             tensor = tensor[:, None]
@@ -233,7 +232,7 @@ def _nuisance(name: str, value: Any) -> Tensor:
         tensor = tensor[:, 0]
     if tensor.dim() != 1:
         raise ValueError(
-            f"{name} must have shape (N,) if it is categorical, of dtype {tensor.dtype}, "
+            f"{name} must have shape (N,) if s is categorical (here {tensor.dtype}), "
             f"got {tuple(tensor.shape)}"
         )
     return tensor.long()

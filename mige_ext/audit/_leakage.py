@@ -6,16 +6,18 @@ classes, it bounds the mutual information from below (Barber and Agakov, 2003)::
     I(z; s) ≥ E[log q'(s | z) − log p(s)],     q'(c | z) ∝ p(c) (q(c | z) / p₀(c))ᵗ
 
 p₀ has the frequencies in the rows that the attacker is fitted to, and p has the frequencies in the
-rows that it attacks. The *gain* is the mean of log q'(s | z) − log p(s). One number per attacker,
-t ≥ 0, corrects an attacker that is too certain of its predictions (t < 1). The first value of t
-maximizes the gain on the validation rows. This value is multiplied by 1 − (standard error / gain)⁴,
-or by 0 if the gain on the validation rows is not larger than its standard error. Without this
-factor, a gain by chance on the validation rows would be a loss on the test rows. With the factor,
-an attacker that has learned nothing gets 0 nats, or a result close to 0. The factor is about 1 for
-a clear gain.
+rows for which the attacker predicts s. The *gain* is the mean of log q'(s | z) − log p(s). Each
+attacker has one exponent t ≥ 0. A value below 1 corrects an attacker whose predictions are too
+certain.
 
-The attackers and t never see the test rows. The strongest attacker is chosen on the validation rows
-as well, so the choice does not inflate the bound.
+t is the exponent with the largest gain on the validation rows, multiplied by
+1 − (standard error / gain)⁴. If this gain is not larger than its standard error, t is 0. Without
+the factor, a gain by chance on the validation rows would be a loss on the test rows. With the
+factor, an attacker that has learned nothing gets 0 nats or nearly 0. The factor is about 1 for a
+clear gain.
+
+No attacker and no t is fitted to the test rows. The strongest attacker is chosen on the validation
+rows, so the choice does not inflate the bound.
 """
 
 import math
@@ -53,47 +55,48 @@ def leakage(
         I(z; s) ≥ H(s) − cross-entropy of an attacker that predicts s from z
 
     The attackers are perceptrons of two sizes on standardized and on whitened z, the nearest
-    neighbors in whitened z, and gradient-boosted trees. A fifth of the training rows, the
-    validation rows, chooses the strongest attacker. The test rows only measure it, so the choice
-    does not bias the result upward. If s is independent of z, the result is usually exactly 0, and
-    otherwise above or below 0 by about its standard error. The expected result for an independent s
-    is at most 0.
+    neighbors in whitened z, and gradient-boosted trees. The strongest attacker is chosen on a fifth
+    of the training rows, called the validation rows, and measured on the test rows. The choice
+    therefore does not bias the result upward. If s is independent of z, the result is usually
+    exactly 0. Otherwise it differs from 0 by about its standard error, and its expectation is at
+    most 0.
 
     For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².
 
     Args:
-        z: codes (N, d), an array or a tensor of numbers. Encode data that the encoder was not
-            trained on: an encoder reveals more about its training data.
-        s: what the codes should not reveal. Floats (N,) or (N, k) are continuous. Integers or
-            booleans (N,) are categorical.
-        test: fraction of the rows that are test rows, drawn at random; or a pair (z, s) of other
-            rows, in which case all rows of z and s are training rows. Pass a pair if several rows
-            belong together, such as the rows of one person.
+        z: codes, (N, d), an array or a tensor of numbers. Encode data that the encoder was not
+            trained on, because an encoder reveals more about its training data.
+        s: what the codes should not reveal. Floats, (N,) or (N, k), are continuous. Integers or
+            booleans, (N,), are categorical.
+        test: fraction of the rows that are drawn at random as test rows; or a pair (z, s) of test
+            rows, and then all rows of the arguments z and s are training rows. Pass a pair if
+            several rows belong together, such as the rows of one person.
         bins: number of cells of a continuous s, a power of two.
-        attackers: kinds of attackers, of ``ATTACKERS``.
-        epochs: passes of the perceptrons over the training rows. A small training set gets more.
+        attackers: kinds of attackers, a part of ``ATTACKERS``.
+        epochs: passes of the perceptrons over the training rows. For fewer than 10,000 rows a pass
+            is repeated until it has 20 steps.
         seed: seed of the division, of the weights and of the order of the rows.
-        progress: whether to show a progress bar, if the output is a terminal.
+        progress: whether to show a progress bar if the output is a terminal.
 
     Returns:
         The results of the strongest attacker, and of all attackers.
 
     Raises:
         TypeError: an argument has another type, for example z or s contains names.
-        ValueError: z and s differ in length, have values that are not finite, too few rows (50
-            training rows, 10 test rows), only one value of s, or a float s with at most ``bins``
+        ValueError: z and s differ in length or are not finite; there are fewer than 50 training
+            rows or 10 test rows; s has only one value; s is floating-point with at most ``bins``
             values (pass integers); or the test rows have none of the classes of the training rows.
-        ImportError: scikit-learn or tqdm is missing (the extra ``audit``).
+        ImportError: scikit-learn or tqdm (the extra ``audit``) is missing.
 
     Cost:
         For N training rows in d dimensions, the perceptrons take about epochs × N × (800 + 3d)
-        kflop. The neighbors of N' rows take 2 N N' d flop. The trees take up to 100 trees for each
-        class or cell. 10,000 rows of 8 dimensions take about 10 seconds on one core with two
-        classes, and 20 seconds with 16 cells.
+        kflop. The nearest neighbors of N' rows take 2 N N' d flop. There are up to 100 boosted
+        trees for each class or cell. 10,000 rows of 8 dimensions take about 10 seconds on one core
+        with two classes, and 20 seconds with 16 cells.
 
-    The attacks run on the device of z; the trees always run on the CPU, with the number of threads
-    of torch. The same seed on the same machine gives the same result.
+    The perceptrons and the neighbors run on the device of z. The trees run on the CPU with as many
+    threads as torch. The same seed on the same machine gives the same result.
 
         >>> import torch, mige_ext
         >>> generator = torch.Generator().manual_seed(0)
@@ -172,7 +175,7 @@ def _frequencies(rows: Views, classes: int) -> Tensor:
     return torch.bincount(rows.label, minlength=classes).double() / len(rows.label)
 
 
-# An attacker on the validation and test rows
+# --- one attacker ---------------------------------------------------------------------------------
 
 
 def _measure(
@@ -182,11 +185,11 @@ def _measure(
     target: Views,
     frequencies: Tensor,
 ) -> Attack:
-    """Correct the predictions on the validation rows, and measure them on both sets of rows."""
+    """The results of an attacker, whose exponent t comes from the validation rows."""
     known = frequencies > 0
     ratios = []
     for prediction in predictions:
-        # The mixture with the frequencies keeps the loss of a row finite.
+        # Mixed with the frequencies, no probability is 0, and the loss of a row is finite.
         rest = 1 / (2 + len(validation.label))
         ratio = ((1 - rest) * prediction.log_p.double().exp() / frequencies + rest).log()
         ratios.append(torch.where(known, ratio, 0.0))
@@ -225,7 +228,7 @@ def _gains(ratio: Tensor, label: Tensor) -> tuple[Tensor, float]:
 
 
 def _power(ratio: Tensor, label: Tensor) -> float:
-    """The power t that maximizes the mean gain, by bisection: the mean is concave in t."""
+    """The exponent t with the largest gain, by bisection, because the gain is concave in t."""
     low, high = 0.0, _LARGEST_POWER
     p = torch.bincount(label, minlength=ratio.shape[1]).double() / len(label)
     own = ratio.gather(1, label[:, None])[:, 0].mean()
@@ -246,9 +249,10 @@ def _reliability(gains: Tensor) -> float:
 def _r2(
     predictions: Sequence[Prediction], validation: Views, target: Views
 ) -> tuple[float, float] | None:
-    """R² of a continuous s on the validation and test rows, a mean over the columns of s.
+    """R² of a continuous s on the validation and test rows, averaged over the columns of s.
 
-    Means are removed, and one factor per column, at least 0, is fitted to the validation rows.
+    The predictions are centered and scaled by one factor per column, which is at least 0 and
+    fitted to the validation rows.
     """
     if validation.s is None or target.s is None:
         return None

@@ -28,11 +28,11 @@ class Attack(_Scored):
     nats: float
     #: Standard error of ``nats`` over the test rows.
     standard_error: float
-    #: R² of a continuous s, a mean over the columns of s; None for a categorical s.
+    #: R² of a continuous s, averaged over the columns of s; None for a categorical s.
     r2: float | None
-    #: Accuracy minus the accuracy without z, for a categorical s; None for a continuous s.
+    #: Accuracy minus the frequency of the most frequent class; None for a continuous s.
     accuracy_above_chance: float | None
-    #: ``nats`` on the validation rows, by which the strongest attacker is chosen.
+    #: ``nats`` on the validation rows. The strongest attacker has the largest value.
     validation_nats: float
     #: ``r2`` or ``accuracy_above_chance`` on the validation rows.
     validation_score: float
@@ -42,18 +42,19 @@ class Attack(_Scored):
 class Leakage(_Scored):
     """What the strongest attacker finds on the test rows; returned by ``leakage``."""
 
-    #: Lower bound of I(z; s) in nats, by the attacker that is the strongest in nats.
+    #: Lower bound of I(z; s) in nats, from the strongest attacker.
     nats: float
     #: Standard error of ``nats`` over the test rows.
     standard_error: float
-    #: R² of a continuous s, by the attacker with the largest R²; None for a categorical s.
+    #: R² of a continuous s, from the attacker with the largest validation R²; None for a
+    #: categorical s.
     r2: float | None
-    #: Accuracy minus the accuracy without z, by the attacker with the largest accuracy; None for a
-    #: continuous s.
+    #: Accuracy minus the frequency of the most frequent class, from the attacker with the largest
+    #: validation accuracy; None for a continuous s.
     accuracy_above_chance: float | None
-    #: Name of the attacker that is the strongest in nats.
+    #: Name of the strongest attacker: the attacker with the most nats on the validation rows.
     attacker: str
-    #: Entropy of s in nats, of its classes or of its cells: the largest possible ``nats``.
+    #: Entropy of the classes or cells of s in nats, the largest possible ``nats``.
     entropy: float
     #: Number of test rows.
     test_rows: int
@@ -61,7 +62,7 @@ class Leakage(_Scored):
     attacks: tuple[Attack, ...]
 
     def __str__(self) -> str:
-        """The result in a line, and a line for each attacker."""
+        """One line for the result, and one line for each attacker."""
         head = f"{self.nats:.4f} ± {self.standard_error:.4f} nats"
         rows = [
             f"{head} of at most {self.entropy:.4f}, {_score(self)} ({self.test_rows:,} test rows)",

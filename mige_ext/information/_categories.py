@@ -1,13 +1,13 @@
 """Mutual information with categories: ``I(s; z)`` of a class s, and information given a class y.
 
-``I(s; z) = H(z) − Σ_c p(c) H(z | c)`` has the gradient ``−(ŝ(z_i) − ŝ_c(z_i)) / M`` in z_i, where
-ŝ_c is the score within the class of the sample. By Bayes' theorem the difference of the two scores
-is a gradient of the log-probability of the class, ``ŝ_c(z) − ŝ(z) = ∇_z log p(c | z)``. With
-``marginal="paired"`` Gaussian classifiers give this gradient (:mod:`mige_ext.scores.categorical`),
-otherwise two scores.
+``I(s; z) = H(z) − Σ_c p(c) H(z | c)`` has the gradient ``−(ŝ(z_i) − ŝ_c(z_i)) / M`` in z_i. ŝ is
+the score of all samples, and ŝ_c the score within the class c of the sample. By Bayes' theorem the
+difference is a gradient of the log-probability of the class, ``ŝ_c(z) − ŝ(z) = ∇_z log p(c | z)``.
+With ``marginal="paired"`` Gaussian classifiers give this gradient
+(:mod:`mige_ext.scores.categorical`). Otherwise an estimator gives the two scores.
 
-Samples are divided by class: the classes of one size form one batch of groups. On CUDA the host
-waits several times in each call, because it needs the number of classes and their sizes.
+The classes of one size form one batch of groups. On CUDA the host waits several times in each call
+for the number of classes and their sizes.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,15 +46,15 @@ def information_of_category(
     marginal: str,
     group: "dist.ProcessGroup | None",
 ) -> Tensor:
-    """The surrogate of I(s; z) or I(s; z | y) for a category s.
+    """The surrogate of I(s; z), or of I(s; z | y) with y = ``given``, for a category s.
 
-    ``estimator`` is the argument of the public function, whose x is s.
+    The arguments are those of :func:`.mutual_information`, in which s is called x.
     """
     checked = checked_estimator(estimator)
     if marginal == "paired" and estimator is not None:
         raise ValueError(
-            'estimator must be None for a category x with marginal="paired", which estimates no '
-            f'score: use marginal="own" for the scores within the classes, got {estimator!r}'
+            'estimator must be None for a category x with marginal="paired", got '
+            f'{estimator!r}: use marginal="own" for scores within the classes'
         )
     s, z, given = _prepared(s, z, given, group)
     _misuse.warn_without_gradient(z=z)
@@ -80,10 +80,11 @@ def conditional_information(
     projected: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """The surrogate of ``I(x; z | y) = Σ_y p(y) I(x; z | y)`` for x and z with a density."""
-    check = partial(_checks.require_paired, "x", x, "z", z)
+    check = partial(_checks.require_paired, "x", x, "z", z, may_be_category=True)
     x, z, labels = _prepared(x, z, given, group, check)
     assert labels is not None
     _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_equal(x, z)
     _misuse.warn_of_values(x=x, z=z, few_values=True)
     _recording.begin("mutual_information")
     x = projected(x)
@@ -103,7 +104,7 @@ def _prepared(
     group: "dist.ProcessGroup | None",
     check_samples: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The arguments of all ranks, with categories as 64-bit integers of shape (..., M)."""
+    """The arguments of all ranks, with categories as int64 of shape (..., M)."""
 
     def check(least: int) -> None:
         _refuse_tracing(x, z, given)
@@ -161,7 +162,7 @@ def _refuse_tracing(*tensors: Tensor | None) -> None:
     if torch.compiler.is_compiling():
         raise RuntimeError(
             "mutual_information with a category (an integer x, or given) does not work under "
-            "torch.compile, because the number of classes is needed: call it outside the compiled "
+            "torch.compile, because it reads the number of classes: call it outside the compiled "
             "function"
         )
     present = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
@@ -169,7 +170,7 @@ def _refuse_tracing(*tensors: Tensor | None) -> None:
     if any(tensor.is_cuda for tensor in present) and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "mutual_information with a category cannot be captured in a CUDA graph, because the "
-            "number of classes is needed on the host"
+            "host reads the number of classes"
         )
 
 
@@ -181,7 +182,10 @@ def _integers(value: Tensor) -> Tensor:
 
 
 def _cells(s: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The cell (c, y) of each sample, (..., M), and the condition y of each cell, (K)."""
+    """The cell of each sample, (..., M), and the condition of each cell, (K).
+
+    A *cell* is a pair (c, y) of a class and a condition. All results are numbered from 0.
+    """
     classes, ids = s.unique(return_inverse=True)
     if given is None:
         return ids, torch.zeros_like(classes)
@@ -191,16 +195,16 @@ def _cells(s: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _per_group(ids: Tensor) -> Tensor:
-    """Integers (..., M) that differ between groups, as one row of all samples, (G·M)."""
+    """The integers as one row, (..., M) -> (G·M), shifted so that groups share no integer."""
     rows = ids.reshape(-1, ids.shape[-1])
     first = torch.arange(len(rows), device=ids.device).unsqueeze(-1) * (ids.amax() + 1)
     return (rows + first).flatten()
 
 
 def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
-    """The rows of each class, (k, n) for the k classes of n samples, for each distinct n.
+    """For each size n of a class, the rows of the k classes of this size, (k, n).
 
-    ``ids`` are the class of each sample, (..., M); every group has classes of its own. Classes of
+    ``ids`` has the class of each sample, (..., M), and every group has its own classes. Classes of
     fewer than :data:`LEAST_SAMPLES` samples are left out.
     """
     if ids.numel() == 0:
@@ -216,10 +220,10 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
 
 
 def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
-    """Warn if no class has enough samples, for example because numbers were given as integers.
+    """Warn if no class has ``least`` samples, for example because numbers were given as integers.
 
-    ``ids`` are integers from 0 to ``count`` − 1. The sizes of the classes are computed only if
-    there are so many classes that all may be small, because on CUDA the host waits for the sizes.
+    ``ids`` are integers from 0 to ``count`` − 1. If there are so few classes that one must be large
+    enough, the sizes are not computed, because on CUDA the host waits for them.
     """
     if ids.numel() == 0 or (least - 1) * count < ids.shape[-1] or not may_warn("small classes"):
         return
@@ -227,13 +231,13 @@ def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
     if largest < least:
         warn_once(
             "small classes",
-            f"no class has {least} samples, so the gradient is 0: integers are a category. Give "
+            f"no class has {least} samples, so the gradient is 0. Integers are a category: give "
             "numbers with a floating-point dtype, or merge classes",
         )
 
 
 def _permuted(cells: Tensor, within: Tensor) -> Tensor:
-    """The cells, permuted at random among the samples of one group and one condition."""
+    """The cells, permuted at random within each group and condition ``within``."""
     flat, conditions = cells.flatten(), _per_group(within)
     shuffled = torch.randperm(len(flat), device=flat.device)
     source = shuffled[conditions[shuffled].argsort(stable=True)]
@@ -260,9 +264,9 @@ def _classifier(cells: Tensor, conditions: Tensor, z: Tensor) -> tuple[Tensor, T
 def _scores_within(
     estimator: ScoreEstimator, others: Tensor, cells: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The surrogate of I(s; z | y) and its gradient, from scores of two divisions into classes.
+    """The surrogate of I(s; z | y) and its gradient, from the scores within ``others`` and cells.
 
-    ``others`` are the classes of the marginal entropy, ``cells`` those of the conditional entropy.
+    H(z | y) is estimated within the classes ``others``, and H(z | s, y) within the cells.
     """
     counted = torch.zeros(cells.numel(), dtype=torch.bool, device=z.device)
     for rows in _rows_by_size(cells):
@@ -286,11 +290,11 @@ def _entropy_within(
 
 
 def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The mean of ``compute`` over the classes, weighted by their frequencies, and its gradients.
+    """The mean of a surrogate over the classes, weighted by their frequencies, and its gradients.
 
     Args:
-        compute: takes tensors (k, n, d), and returns the mean of a surrogate over the k groups and
-            its gradients.
+        compute: takes tensors (k, n, d), and returns the mean of the surrogate over the k groups
+            and its gradients.
         ids: the class of each sample, (..., M).
         tensors: (..., M, d).
     """
@@ -301,8 +305,7 @@ def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple
     for rows in sizes:
         weight = rows.numel() / ids.numel()
         # Only the largest classes may warn: a small class beside larger ones is no mistake.
-        silent = without_warning("few samples") if rows is not sizes[-1] else nullcontext()
-        with silent:
+        with without_warning("few samples") if rows is not sizes[-1] else nullcontext():
             part, *parts = compute(*(tensor[rows] for tensor in flat))
         value = value + weight * part
         for gradient, each in zip(gradients, parts, strict=True):

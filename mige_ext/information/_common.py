@@ -1,4 +1,4 @@
-"""What the information functions share: the default estimator, checks of arguments, the entropy."""
+"""Parts of several information functions: the default estimator, checks, and the entropy."""
 
 from functools import partial
 
@@ -11,8 +11,8 @@ from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import ScoreEstimator, require_estimator
 
-#: The default has gaussian="ridge". "qis" gives better scores, but the gradients of information are
-#: less biased with "ridge".
+#: The default estimator. Its Gaussian part is "ridge", which biases gradients of information less
+#: than "qis", although "qis" gives better scores.
 DEFAULT_ESTIMATOR = AdaptiveScore()
 
 
@@ -33,6 +33,6 @@ def require_projection(projection: object) -> None:
 def entropy_surrogate(
     z: Tensor, estimator: ScoreEstimator, batch: GlobalBatch | None, term: str = "z"
 ) -> Tensor:
-    """The surrogate of H(z). ``term`` is the name of this entropy in a record."""
+    """The surrogate of H(z), whose name in a record is ``term``."""
     estimator, (z,) = distribute(estimator, batch, z)
     return surrogate(Entropy, partial(entropy_and_gradient, estimator, term=term), z)

@@ -21,14 +21,14 @@ def encoder_information(
 ) -> Tensor:
     """Surrogate of ``I(x; z) = H(z) − H(z | x)`` of a stochastic encoder (circumstance III).
 
-    For each k, the k-th draws of the N inputs are N samples of the marginal distribution of z. H(z)
-    is the mean of the entropies of these K sets. H(z | x) is the mean over the N inputs of the
-    entropy of their K draws.
+    The k-th draws of the N inputs are N samples of the marginal distribution of z. H(z) is the mean
+    of the entropies of these K sets. H(z | x) is the mean over the N inputs of the entropy of the K
+    draws.
 
-    Estimated scores are too small, and more so with fewer samples. If the two entropies come from
-    different numbers of samples, their difference is therefore not I. Choose K = N to estimate both
-    from equally many. If the entropy of the encoder is known in closed form, give it as
-    ``conditional``, and use a calibrated estimator such as ``SSGE(calibrate="stein")``.
+    Estimated scores are too small, and fewer samples give smaller scores. With K ≠ N the difference
+    of the two entropies is therefore biased, so choose K = N. If the entropy of the encoder is
+    known in closed form, give this entropy as ``conditional``, and use a calibrated estimator such
+    as ``SSGE(calibrate="stein")``.
 
         >>> import torch, mige_ext as mige
         >>> mean, sigma = torch.randn(2, 64, 1, 3, requires_grad=True).exp()
@@ -63,7 +63,7 @@ def encoder_information(
     _recording.begin("encoder_information")
     marginal = entropy_surrogate(z.transpose(-3, -2), estimator, batch)
     weight = 1.0 if batch is None else batch.weight
-    # The conditional term of an input needs no other rank.
+    # H(z | x) of an input does not depend on the inputs of other ranks.
     if conditional is None:
         given_x = entropy_surrogate(z, estimator, None, "z given x")
     else:

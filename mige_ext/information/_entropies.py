@@ -23,8 +23,8 @@ def entropy(
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are independent groups, over which
-            the result is the mean. For z of shape (N, K, d) it is the conditional entropy of z,
-            given which of the N groups z belongs to.
+            the result is the mean. For z of shape (N, K, d), this mean is the conditional entropy
+            H(z | n), where n is the index of the group.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
@@ -55,11 +55,11 @@ def negentropy(
     Its gradient is ``(ŝ(z) − ŝ_G(z)) / (number of samples)``, with ŝ the score of the estimator and
     ŝ_G the score of its Gaussian part (:meth:`.AdaptiveScore.gaussian_score`). J is zero for
     Gaussian samples, and invertible linear maps of z do not change J. The value of the surrogate
-    means nothing: it is near 0 for any density.
+    means nothing, and is near 0 for any density.
 
-    Maximizing J *contracts* z: the samples move into clusters at a fixed covariance. Information
-    that the rest of a loss does not need is lost, whatever it is about. Minimizing J makes z
-    Gaussian. :func:`mutual_information` measures the dependence on one variable instead.
+    Maximizing J *contracts* z: the samples move into clusters at a fixed covariance, and z loses
+    all information that the rest of the loss does not need. Minimizing J makes z Gaussian. To
+    remove the information about one variable, use :func:`mutual_information`.
 
         >>> import torch, mige_ext as mige
         >>> z = torch.randn(256, 4).tanh().requires_grad_()
@@ -67,8 +67,8 @@ def negentropy(
         >>> z.grad.shape
         torch.Size([256, 4])
 
-    Fix the scale of z and use a small weight. ``docs/removing.md`` has a recipe, and the weights
-    with which a code collapsed.
+    Fix the scale of z and use a small weight. ``docs/removing.md`` has a recipe, and weights at
+    which codes collapsed.
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are independent groups, over which
@@ -78,8 +78,8 @@ def negentropy(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar. Its gradient in z is the gradient of J(z) in nats. The gradient is 0 up to
-        rounding where the estimator finds no correction of its Gaussian part.
+        A scalar. Its gradient in z is the gradient of J(z) in nats, and is 0 up to rounding if the
+        estimator finds no correction of its Gaussian part.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.

@@ -33,14 +33,14 @@ def mutual_information(
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
 
-    x and z may both be representations (circumstance II of the paper), and one of them may be data.
-    The marginal entropy of an argument that needs no gradient is not estimated.
+    Both x and z may be representations (circumstance II of the paper), or one of them data. The
+    marginal entropy of an argument that needs no gradient is not estimated.
 
     The gradient does not depend on the units of x and z. The default and the Gaussian estimators
     scale the pair themselves. For an estimator with one bandwidth for all columns
-    (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are first divided by their root mean
-    square deviations, each as one block. If the bandwidth is a number, which has the unit of the
-    samples, x and z are not divided.
+    (:attr:`.FittableEstimator.has_common_bandwidth`), each of x and z is first divided by its root
+    mean square deviation over samples and columns. If the bandwidth is a number, x and z are not
+    divided, because the number has the unit of the samples.
 
     For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
     train such an encoder, use :func:`code_information`.
@@ -68,25 +68,23 @@ def mutual_information(
             the paper).
         marginal: where the scores of the marginals come from.
 
-            - "paired": they are estimated from x alone and from z alone, and the score of the joint
-              may start from them (:meth:`.AdaptiveScore.score_pair`). Joint and marginals then err
-              alike. An estimator without a method ``score_pair`` uses "own".
-            - "own": they are estimated from x alone and from z alone, and the score of the joint is
-              estimated without them. An estimator shrinks the score of the joint, which has more
-              dimensions, more than the scores of the marginals. The difference between the two
-              shrinkages adds a term like an entropy to the gradient: minimizing I(x; z) then also
-              contracts z (:func:`negentropy`).
-            - "matched": they come from pairs (x, z) with x permuted at random. Such pairs are
-              samples of the product of the marginals, with the size and the dimensions of the
-              joint. Joint and marginals are then shrunk alike: for independent x and z the expected
-              gradient is 0 with any estimator.
+            - "paired": from x alone and from z alone. The score of the joint may start from the
+              scores of the marginals (:meth:`.AdaptiveScore.score_pair`), and the errors then
+              cancel. An estimator without a method ``score_pair`` uses "own".
+            - "own": from x alone and from z alone. The score of the joint is estimated separately,
+              and is shrunk more, because the joint has more dimensions. The difference between the
+              two shrinkages adds a term like an entropy to the gradient: minimizing I(x; z) then
+              also contracts z (:func:`negentropy`).
+            - "matched": from pairs (x, z) with x permuted at random, which are samples of the
+              product of the marginals. Joint and marginals are then shrunk alike, and for
+              independent x and z the expected gradient is 0 with any estimator.
 
             For a category x, "paired" is the gradient of Gaussian classifiers, which takes no
             ``estimator``. "own" is the score within the class minus the score of z. "matched" is
             the score within the class minus the score within classes that are permuted at random.
-            With "own" and "matched", samples of classes of 1 or 2 samples get no gradient.
+            With "own" and "matched", classes of 1 or 2 samples get no gradient.
         given: a category y, (..., M), of any integers or booleans. For an x with a density, classes
-            of y of 1 or 2 samples add nothing.
+            of y with 1 or 2 samples add nothing.
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
@@ -104,9 +102,9 @@ def mutual_information(
         "paired" one of x and one of z, and "matched" one of permuted pairs. A score takes
         O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by a scalar.
 
-        For a category x of K classes, "paired" takes O(M K d² + K d³). "own" and "matched"
-        take a score of each class, and "own" also takes a score of z. On CUDA the host waits for
-        the sizes of the classes.
+        For a category x of K classes, "paired" takes O(M K d² + K d³) for z of d dimensions. "own"
+        takes a score of each class and a score of z, and "matched" two scores of each class. On
+        CUDA the host waits for the sizes of the classes.
     """
     _checks.require_choice("marginal", marginal, "paired", "own", "matched")
     if marginal == "matched" and group is not None:
@@ -126,8 +124,10 @@ def mutual_information(
     if given is not None:
         projected = projection or (lambda x: x)
         return conditional_information(x, z, given, estimator, marginal, group, projected)
-    batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    check = partial(_checks.require_paired, "x", x, "z", z, may_be_category=True)
+    batch = global_batch(group, check, x=x, z=z)
     _misuse.warn_without_gradient(x=x, z=z)
+    _misuse.warn_of_equal(x, z)
     _misuse.warn_of_values(x=x, z=z, few_values=True)
     _recording.begin("mutual_information")
     return _information(MutualInformation, x, z, estimator, projection, marginal, batch)
@@ -144,14 +144,13 @@ def code_information(
 ) -> Tensor:
     """Surrogate of ``I(x; z + noise·ρ·ε)``, the information of a code about x through a channel.
 
-    This is InfoMax: z = E(x) is the code of a deterministic encoder (circumstance I of the paper),
-    ε ~ N(0, I) is drawn in each call, and ρ is the scale of z: the root mean square deviation over
-    samples and columns, without constant columns.
+    This is InfoMax for the code z = E(x) of a deterministic encoder (circumstance I of the paper).
+    ε ~ N(0, I) is drawn in each call. ρ is the root mean square deviation of z over samples and
+    columns, without constant columns.
 
-    The channel makes the information finite. Without noise I(x; z) is infinite for every such code.
-    Training then increases the entropy of z, which favors a code without clusters. With noise,
-    details of z that are smaller than ``noise·ρ`` carry no information. The gradient does not
-    depend on the units of x and z.
+    Without noise, I(x; z) is infinite for every such code. Training then increases the entropy of
+    z, which favors a code without clusters. With noise, details of z that are smaller than
+    ``noise·ρ`` carry no information. The gradient does not depend on the units of x and z.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 3)

@@ -2,14 +2,15 @@
 
 Every operator takes float32 or float64 tensors with any strides, on the CPU and on CUDA. Leading
 dimensions are groups, which are independent of each other. Results are bitwise the same from run to
-run. The result of a group is also bitwise the same alone and in a batch. On the CPU, with torch's
-MKL for x86-64, results are also the same for any number of threads.
+run, and for a group alone and in a batch. On the CPU, with torch's MKL for x86-64, results are also
+the same for any number of threads.
 
 A wrong shape, device or number raises ValueError, and a wrong type or dtype raises TypeError. NaN,
 infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA a check of
-values would stall the stream. There such a value makes all results of its group NaN, except the
+values would stall the stream. Such a value then makes all results of its group NaN, except the
 integers J of ``ssge`` and base of ``adaptive_score``, which become 0.
-``mige_ext.reference`` contains the same operators in plain torch.
+
+``mige_ext.reference`` has the same operators in plain torch.
 """
 
 from mige_ext.ops._call import OPERATORS

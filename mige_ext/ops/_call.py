@@ -1,4 +1,4 @@
-"""A call of a compiled operator: its errors, its shapes, and its missing derivative."""
+"""Calls of the compiled operators: errors, shapes, and errors for missing derivatives."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ from mige_ext._torch_compat import in_forward_mode
 
 _library = torch.ops.mige_ext
 
-# The shapes of the tensors of an operator. "*" stands for the leading dimensions, which all tensors
-# of a call share, and a letter for one size. A result marked "int64" has this dtype. "transposed"
-# says that its last two dimensions are swapped in memory. Arguments that are numbers come last.
+# The shapes of the tensors of an operator, without arguments that are numbers, which come last. "*"
+# stands for the leading dimensions, which all tensors of a call share, and a letter for one size.
+# "int64" is the dtype of a result. The last two dimensions of a "transposed" result are swapped in
+# memory.
 _SHAPES = {
     "squared_distances": "x *Md, y *Nd -> *MN",
     "distance_quantile": "x *Md -> *",
@@ -48,10 +49,10 @@ _ERRORS: dict[str, type[Exception]] = {
 
 
 class _WithoutDerivative(Function):
-    """Calls an operator that has no derivative, and raises when one is asked for.
+    """An operator without a derivative, which raises an error when it is differentiated.
 
-    A Python kernel registered for autograd would do the same, but would add 7 µs to every call,
-    which is 5 % of the time of a score of few samples.
+    A Python kernel that is registered for autograd would do the same, but would add 7 µs to every
+    call, which is 5 % of the time of a score of few samples.
     """
 
     @staticmethod
@@ -88,7 +89,7 @@ def _no_derivative(name: str) -> NotImplementedError:
 
 
 def call(name: str, *args: Any) -> Any:
-    """Calls an operator. The operator checks its arguments; its errors are translated here."""
+    """Call an operator, and translate the errors of its checks."""
     try:
         if name not in DIFFERENTIABLE and (_requires_grad(args) or in_forward_mode()):
             return apply(_WithoutDerivative, name, *args)
@@ -97,7 +98,7 @@ def call(name: str, *args: Any) -> Any:
         interruption = None if torch.compiler.is_compiling() else _C.take_interruption()
         if interruption is not None:  # such as KeyboardInterrupt
             raise interruption from None
-        if torch.compiler.is_compiling():  # The message cannot be read.
+        if torch.compiler.is_compiling():  # the message cannot be read
             raise
         raise _translated(name, args, error) from None
 
@@ -111,7 +112,7 @@ def _requires_grad(args: Sequence[Any]) -> bool:
 
 
 def _with_leading_dimension(info: Any, in_dims: Any, args: Sequence[Any]) -> list[Any]:
-    """The arguments of an operator, with the dimension over which vmap maps as the first one."""
+    """The arguments of an operator, with the dimension that vmap maps over as the first one."""
     size = info.batch_size
     return [
         (a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0))
@@ -122,7 +123,7 @@ def _with_leading_dimension(info: Any, in_dims: Any, args: Sequence[Any]) -> lis
 
 
 def _vmap(name: str, info: Any, in_dims: Any, *args: Any) -> Any:
-    """The rule of torch.func.vmap: the operators take leading dimensions."""
+    """The rule of torch.func.vmap, for which a mapped dimension is a leading dimension."""
     result = getattr(_library, name)(*_with_leading_dimension(info, in_dims, args))
     return result, tuple(0 for _ in result) if isinstance(result, tuple) else 0
 
@@ -133,7 +134,7 @@ def _tensors(name: str) -> list[list[str]]:
 
 
 def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
-    """The documented error: TypeError for a wrong type, or the error that the message names."""
+    """The error that is documented: TypeError for a wrong type, or the type in the message."""
     for (argument, _), value in zip(_tensors(name), args, strict=False):
         if value is not None or argument not in _OPTIONAL.get(name, ()):
             try:
@@ -145,7 +146,7 @@ def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
 
 
 def real(name: str, value: float) -> float:
-    """A real number as a float; the operator checks its range."""
+    """A real number as a float. The operator checks the range."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
@@ -162,7 +163,7 @@ def _fake(name: str, *args: Any) -> Any:
     sizes: dict[str, int] = {}
     for (argument, shape), value in zip(arguments, args, strict=False):
         letters = list(shape[1:])
-        if value is None:  # without y, y is x, so N = M; the shape of a bandwidth has no letters
+        if value is None:  # y is then x, so N = M; the shape of a bandwidth has no letters
             sizes.update({letter: sizes["M"] for letter in letters if letter not in sizes})
             continue
         _checks.require_like(argument, value, first_name, first)

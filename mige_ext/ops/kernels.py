@@ -1,4 +1,4 @@
-"""Distances and RBF kernels: matrices and products of pairs of points."""
+"""Operators on pairs of points: distances, their quantile, RBF kernels and kernel products."""
 
 from typing import Any
 
@@ -11,11 +11,12 @@ from mige_ext.ops._call import call, real
 
 
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Squared Euclidean distances ``‖x_i − y_j‖²``, by direct differences.
+    """Squared Euclidean distances ``‖x_i − y_j‖²``, from the differences x_i − y_j.
 
-    Unlike ``‖x‖² + ‖y‖² − 2x·y``, the differences do not cancel: equal rows are at distance exactly
-    0, no value is negative, and the distances of close points are accurate. A value that overflows
-    becomes the largest finite number. The result is differentiable in ``x`` and ``y``.
+    The formula ``‖x‖² + ‖y‖² − 2x·y`` would lose digits. With differences, equal rows are at
+    distance exactly 0, no value is negative, and the distances of close points are accurate. A
+    value that overflows becomes the largest finite number. The result is differentiable in ``x``
+    and ``y``.
 
     Args:
         x: points, (..., M, d).
@@ -38,9 +39,10 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The points divided by a unit, and the unit: a power of two near the largest coordinate.
+    """The points divided by a unit, minus the mean of x, and the unit.
 
-    The mean of x is subtracted too, because a common offset would add rounding errors.
+    The unit is a power of two near the largest coordinate. Without the mean, a common offset adds
+    no rounding errors.
     """
     unit = unit_of(x) if y is None else torch.maximum(unit_of(x), unit_of(y))
     x, y = x / unit, None if y is None else y / unit
@@ -49,7 +51,7 @@ def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Ten
 
 
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Pulls a gradient with respect to the squared distances back to the normalized points."""
+    """The gradients in the normalized points, from the gradient in the squared distances."""
     with no_autocast(grad):
         if y is None:
             grad = grad + grad.mT
@@ -60,9 +62,9 @@ def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tenso
 
 
 def _is_transformed() -> bool:
-    """Whether the derivatives that are registered for the operators do not apply.
+    """Whether the derivatives that are registered for the operators cannot be used.
 
-    Under ``torch.func.grad`` such a derivative raises an error, and in forward mode it is 0. An
+    A registered derivative raises an error under ``torch.func.grad``, and is 0 in forward mode. An
     exported program may be transformed later.
     """
     return is_transforming() or in_forward_mode() or torch.compiler.is_exporting()
@@ -73,7 +75,7 @@ def _detached(*tensors: Any) -> tuple[Any, ...]:
 
 
 def _variation(x: Tensor, y: Tensor | None) -> Tensor:
-    """0 for every pair of points, with all derivatives of their squared distance."""
+    """0 for every pair of points, with the derivatives of the squared distance."""
     other = x if y is None else y
     with no_autocast(x):
         expanded = x.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
@@ -97,10 +99,10 @@ torch.library.register_autograd(
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     """An exact quantile of the pairwise distances ``‖x_i − x_j‖``, i < j, of each group.
 
-    It is the distance of rank ``ceil(quantile · M(M−1)/2)``, without interpolation, as in
-    ``numpy.quantile(..., method="inverted_cdf")``. Radix selection finds it. If this distance is 0,
-    because many pairs coincide, the quantile is taken over the pairs at a positive distance. The
-    result is 0 only if all points are equal, and it is not differentiable.
+    The quantile is the distance of rank ``ceil(quantile · M(M−1)/2)``, without interpolation, as in
+    ``numpy.quantile(..., method="inverted_cdf")``. If this distance is 0, because many pairs
+    coincide, the quantile is taken over the pairs at a positive distance. The result is 0 only if
+    all points are equal. The result is not differentiable.
 
     Args:
         x: points, (..., M, d) with M >= 2.
@@ -113,7 +115,8 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        1.5 M²d flop for the distances and about two passes over M²/2 values; M² values of memory.
+        1.5 M²d flop for the distances, and a radix selection with about two passes over M²/2
+        values; M² values of memory.
     """
     return call("distance_quantile", x, real("quantile", quantile))
 
@@ -153,13 +156,13 @@ def _rbf_gram_backward(
     x, y, bandwidth, gram = ctx.saved_tensors
     weighted = grad * gram
     x, y, unit = _normalized(x, y)
-    # Distances are in units of σ, because σ² and 1/σ may be out of range.
+    # σ is divided by the unit, because σ² and 1/σ may be out of range.
     absolute = per_group(bandwidth)
     sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
     grad_sigma = None
     if ctx.needs_input_grad[2]:
-        # K depends only on x / σ. Therefore σ ∂/∂σ = −Σ x·∂/∂x (Euler).
+        # K depends only on x / σ and y / σ, so σ ∂/∂σ = −Σ x·∂/∂x − Σ y·∂/∂y (Euler).
         moment = (grad_x * x).sum((-2, -1))
         if grad_y is not None and y is not None:
             moment = moment + (grad_y * y).sum((-2, -1))
@@ -182,9 +185,9 @@ torch.library.register_autograd(
 def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
     """Gradient sum of the RBF kernel, ``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``.
 
-    ``H = −(K X − diag(K1) X) / σ²`` takes a matrix product and row sums in place of an array of
-    M×M×d. The samples are centered first, so that a common offset costs no accuracy. The result is
-    not differentiable.
+    ``H = −(K X − diag(K1) X) / σ²`` takes a matrix product and row sums in place of an M×M×d array.
+    The samples are centered first, so that a common offset costs no accuracy. The result is not
+    differentiable.
 
     Args:
         x: samples, (..., M, d).
@@ -203,7 +206,9 @@ def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
 
 
 def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor:
-    """Kernel product ``k(q, X) W`` without ``k`` in memory: the Nyström extension.
+    """Kernel product ``k(q, X) W`` without ``k`` in memory, such as a Nyström extension.
+
+    The result is not differentiable.
 
     Args:
         q: query points, (..., Q, d).
@@ -212,12 +217,12 @@ def rbf_product(q: Tensor, x: Tensor, w: Tensor, *, bandwidth: Tensor) -> Tensor
         bandwidth: σ > 0 of each group, (...), of the dtype of ``q``.
 
     Returns:
-        (..., Q, p), of the dtype of ``q``. The result is not differentiable.
+        (..., Q, p), of the dtype of ``q``.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        QM(3d + 2p) flop; memory O(M(d + p)), independent of Q.
+        QM(3d + 2p) flop; O(M(d + p)) memory, independent of Q.
     """
     return call("rbf_product", q, x, w, bandwidth)

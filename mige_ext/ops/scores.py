@@ -7,28 +7,27 @@ from mige_ext.ops._call import call, real
 
 
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, groups in parallel.
+    """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, in parallel over the groups.
 
-    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. (With
-    ``torch.linalg.eigh``, the matrices of a batch follow one after another.) CUDA uses pivoted
-    Cholesky and one-sided Jacobi (Veselić and Hari 1989). A warp, a thread block or many thread
-    blocks decompose a matrix, and the call does not wait for the device. Above M = 2048, CUDA uses
-    torch's solver, which waits for the device and treats NaN as torch does. The result is not
-    differentiable; that of ``torch.linalg.eigh`` is.
+    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. CUDA uses pivoted
+    Cholesky and one-sided Jacobi (Veselić and Hari 1989) up to M = 2048. A warp, a thread block or
+    many thread blocks then decompose a matrix, and the call does not wait for the device. Above
+    M = 2048, CUDA uses torch's solver, which waits for the device and treats NaN as torch does. The
+    result is not differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the
+    matrices of a batch one after another.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
 
     Returns:
-        eigenvalues, (..., M), ascending, and eigenvectors, (..., M, M), in the columns.
+        the eigenvalues, (..., M), ascending, and the eigenvectors, (..., M, M), as columns.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        On the CPU, about 9M³ flop a matrix. A matrix runs on one thread, and its result does not
-        depend on the number of threads. On CUDA, 6 to 8 sweeps of 5M³ flop. A sweep takes 8M³ flop
-        if many thread blocks work on one matrix (M > 239 in float32 on an H100).
+        About 9M³ flop for each matrix on the CPU. On CUDA, 6 to 8 sweeps of 5M³ flop, or of 8M³
+        flop if many thread blocks decompose one matrix (M > 239 in float32 on an H100).
     """
     return call("eigh", k)
 
@@ -43,34 +42,33 @@ def ssge(
     rank: int | None = None,
     power: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The Spectral Stein Gradient Estimator as one operator: ``−U_J Λ_J^{−power} U_Jᵀ H``.
+    """The Spectral Stein Gradient Estimator as one operator, ``−U_J Λ_J^{−power} U_Jᵀ H``.
 
-    ``power=1`` gives the score ``∇ log q`` at the samples, ``power=2`` the coefficients W of its
-    Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
+    ``power=1`` gives the score ``∇ log q`` at the samples. ``power=2`` gives the coefficients W of
+    the Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
     samples are removed first, and cost neither accuracy nor range. A group of equal samples has
-    score 0, and if ``bandwidth`` is not given, J = 0. The result is not differentiable.
+    score 0, and J = 0 if ``bandwidth`` is not given. The results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        bandwidth: σ > 0 of each group, (...); from ``quantile`` and ``multiplier`` if not given.
+        bandwidth: σ > 0 of each group, (...); by default ``multiplier`` times ``quantile``.
         quantile: a quantile of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
-        multiplier: σ = multiplier × quantile of the distances.
+        multiplier: positive factor of the quantile.
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
             of trace(K); in (0, 1].
-        rank: J itself, in [1, M], instead of ``threshold``. In both cases eigenvalues below
-            M ε λ_max are rounding errors and are not kept.
+        rank: J itself, in [1, M], instead of ``threshold``. Eigenvalues below M ε λ_max are
+            rounding errors, which are never kept.
         power: 1 or 2.
 
     Returns:
-        the result, (..., M, d); the eigenvalues of K, (..., M), ascending; σ, (...); J, (...),
+        the score or W, (..., M, d); the eigenvalues of K, (..., M), ascending; σ, (...); J, (...),
         int64.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        3.5M²d + 4MJd flop, and one :func:`eigh`, which takes about 9M³ flop on the CPU; memory
-        about 4M² + O(Md).
+        3.5M²d + 4MJd flop and one :func:`eigh`; about 4M² + O(Md) values of memory.
 
     Shi, Sun and Zhu, "A spectral approach to gradient estimation for implicit distributions" (ICML
     2018).
@@ -90,13 +88,13 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
     R = VᵀV/M the correlations. Then ``W = D^{−1} (R + τI)^{−1/2}``, and ``−z Wᵀ`` is the score of
     the Gaussian with covariance ``D (R + τI) D``.
 
-    τ is ``factor`` times the minimizer of the leave-one-out Hyvärinen objective of that score. Let
+    τ is ``factor`` times the minimizer of the leave-one-out Hyvärinen objective of this score. Let
     c₁ = M/(M−1), c₂ = M/(M−1)², ``A = (c₁R + τI)^{−1}``, q_i = v_iᵀ A v_i and q2_i = v_iᵀ A² v_i.
     The objective is the mean over the samples of
 
-        ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i).
+        ½ c₁² q2_i / (1 − c₂ q_i)² − tr A − c₂ q2_i / (1 − c₂ q_i),
 
-    It is evaluated for 26 values of τ from 1e-4 to 10, and a parabola interpolates its minimum.
+    evaluated at 26 values of τ from 1e-4 to 10. A parabola interpolates the minimum.
 
     A constant column has a row of zeros in W and does not count in the trace. If M − 1 is at least
     5/4 of the number of varying columns, a direction without variance does not count either and is
@@ -104,8 +102,8 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        factor: positive. 1 gives the best Gaussian score. 0.1 shrinks less, and
-            :func:`adaptive_score` uses it.
+        factor: positive. 1 gives the best Gaussian score. :func:`adaptive_score` uses 0.1, which
+            shrinks less.
 
     Returns:
         the mean, (..., d); W, (..., d, d); τ, (...).
@@ -114,7 +112,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        4Md² + about 11d³ flop; memory O(Md + d²).
+        4Md² + about 11d³ flop; O(Md + d²) memory.
     """
     return call("ridge_whitening", x, real("factor", factor))
 
@@ -122,22 +120,20 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The score of a Student distribution, as its departure from the Gaussian score.
 
-    In whitened coordinates (:func:`ridge_whitening`) the Gaussian score is −z. Let μ be a location,
-    P an inverse scatter, scaled so that P^{−1} is the covariance, and u = z − μ. The score of a
-    Student distribution with ν degrees of freedom is
+    In whitened coordinates (:func:`ridge_whitening`) the Gaussian score is −z. Let ν be the degrees
+    of freedom, μ the location, P^{−1} the covariance and u = z − μ. The Student score is
 
         s₀ = −w P u,   w = (ν + d) / (ν − 2 + uᵀPu).
 
-    Its *departure* is R = s₀ + z, with the divergence
+    The *departure* is R = s₀ + z, with the divergence
     ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the risk of a
-    candidate is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, relative to the Gaussian score.
+    candidate is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, and is 0 for the Gaussian score.
 
-    1. The first ν is chosen among 3, 4, 6, 10, 20 and 50 with μ = 0 and P = I: the ν with the
-       lowest sum of the risk and its standard error. If no sum is below 0, ν is infinite, and the
-       departure is 0.
-    2. Six EM steps fit the location and the scatter. A step computes the weights w_i from the
-       current μ and P, then ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E
-       is the ridge τ in whitened coordinates, τ (R + τI)^{−1} (R as in :func:`ridge_whitening`).
+    1. With μ = 0 and P = I, the first ν is the one of 3, 4, 6, 10, 20 and 50 with the lowest sum of
+       the risk and its standard error. If no sum is below 0, ν is infinite, and the departure is 0.
+    2. Six EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
+       ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E = τ (R + τI)^{−1} is
+       the ridge in whitened coordinates, with the correlations R of :func:`ridge_whitening`.
     3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below 0, ν
        is infinite, and the departure is 0.
 
@@ -148,17 +144,16 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x: samples, (..., M, d) with M >= 2.
 
     Returns:
-        the departure in the units of a score of x, (..., M, d), and its divergence in whitened
-        coordinates, (..., M): the arguments ``start`` and ``start_divergence`` of
-        :func:`adaptive_score`; ν, (...); and the weights w_i of the last step, (..., M), which are
-        1 for an infinite ν.
+        the departure in the units of a score of x, (..., M, d), and the divergence in whitened
+        coordinates, (..., M), for ``start`` and ``start_divergence`` of :func:`adaptive_score`;
+        ν, (...); and the weights w_i of the last step, (..., M), which are 1 for an infinite ν.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        That of :func:`ridge_whitening`; for a finite ν also 6r³ + 28Mr² flop with r = min(M, d).
-        Memory O(Md + r²).
+        The cost of :func:`ridge_whitening`, and 6r³ + 28Mr² flop with r = min(M, d) for a finite ν;
+        O(Md + r²) memory.
 
     Liu and Rubin, "ML estimation of the t distribution using EM and its extensions, ECM and ECME"
     (Statistica Sinica 1995), for the EM steps.
@@ -169,7 +164,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def adaptive_score(
     x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A score without settings: Tikhonov's filter on whitened samples, which chooses its own λ.
+    """A score without settings: Tikhonov's filter on whitened samples, which chooses λ itself.
 
     The samples are whitened (:func:`ridge_whitening`). Let K be the Gram matrix of the IMQ kernel
     φ(s) = (1 + s/σ²)^{−1/2} with the median bandwidth, and H its gradient sum. The candidates are
@@ -177,29 +172,29 @@ def adaptive_score(
         F = s₀ − (K + λM I)^{−1} (K s₀ + H),   s₀ = −base · z
 
     with base 1 (a correction of the Gaussian score) or base 0. The risk of a candidate is
-    ``E‖F − s‖²/2`` minus the same for the Gaussian score −z, where s is the true score. Stein's
-    identity, for F as a function of all samples of the group, gives an estimate of the risk: the
-    mean of ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with R = F + z. The divergence includes the
-    derivatives of K, H and the inverse.
+    ``E‖F − s‖²/2 − E‖−z − s‖²/2`` for the true score s, so the Gaussian score −z has risk 0.
+    Stein's identity estimates the risk by the mean of ``r_i = ½‖R_i‖² − z_i·R_i + div_i R`` with
+    R = F + z. The divergence takes R as a function of all samples, and includes the derivatives of
+    K, H and the inverse.
 
     The bound of a candidate is its risk plus the standard error of the risk. The result is the
-    candidate with the lowest bound, or the Gaussian score, R = 0, if no bound is below 0. The
-    search over λ stays within 0.1 … 1e-5. It starts at the power of ten next to 1/M, goes on by
-    factors of 10 as long as the bound falls, and then tries the λ half a decade towards a neighbor.
+    candidate with the lowest bound, or the Gaussian score (R = 0) if no bound is below 0. The
+    search over λ in [1e-5, 0.1] starts at the power of ten next to 1/M, goes on by factors of 10 as
+    long as the bound falls, and then tries the λ half a decade towards a neighbor.
 
-    The *departure* of a score is its difference from the Gaussian score −z. With ``start``, the
-    departure R₀ of another score, base 2 corrects ``s₀ = −z + R₀``. The start itself, R = R₀, is a
-    candidate too. The last term of the divergence of base 2 is ``(1 − (BK)_ii) δ_i`` with
-    ``B = (K + λM I)^{−1}`` and δ = ``start_divergence``: R₀ at a sample is taken as a function of
-    this sample alone. The departure and the divergence that a call returns can be the start of
-    another call. A group whose start and divergence are all 0 has no start.
+    The *departure* of a score is its difference from the Gaussian score −z. If ``start`` is given,
+    base 2 corrects ``s₀ = −z + R₀`` with the departure R₀ = ``start`` of another score, and s₀
+    itself (R = R₀) is a candidate too. The divergence of base 2 takes R₀ at a sample as a function
+    of this sample alone, and has the last term ``(1 − (BK)_ii) δ_i`` with ``B = (K + λM I)^{−1}``
+    and δ = ``start_divergence``. The departure and the divergence that a call returns can be the
+    start of another call. A group whose start and divergence are all 0 has no start.
 
-    The estimated risk takes the samples as independent. If two samples nearly coincide, the
+    The estimate of the risk assumes independent samples. If two samples nearly coincide, the
     estimated risk of a small λ is far too low, and the smallest λ would be chosen. λ, base and σ
     are therefore chosen without one sample of each pair that coincides up to rounding. If there are
-    more near-coincident pairs than among independent samples, one sample of each such pair is left
-    out too (``csrc/common/thinning_rule.h``). The score is then computed from all samples. If
-    samples are left out and fewer than 8 remain, the result is the Gaussian score.
+    more near-coincident pairs than among independent samples, one sample of each near-coincident
+    pair is left out too (``csrc/common/thinning_rule.h``). The score is then computed from all
+    samples. If samples are left out and fewer than 8 remain, the result is the Gaussian score.
 
     Directions without variance and constant columns do not count (:func:`ridge_whitening`). The
     results are not differentiable.
@@ -207,26 +202,32 @@ def adaptive_score(
     Args:
         x: samples, (..., M, d) with M >= 2.
         start: the departure R₀ at the samples, (..., M, d), in the units of a score of x. With
-            d > M, only its part in the directions of the samples counts.
+            d > M, only the part in the directions of the samples counts.
         start_divergence: δ_i, the divergence of R₀ in whitened coordinates with respect to sample
-            i, (..., M). For z = (x − mean) A it is ``Σ_ab ∂R₀_a/∂x_b C_ab`` with C = (A Aᵀ)^{−1},
-            the covariance and its ridge.
+            i, (..., M). For z = (x − mean) A the divergence is ``Σ_ab ∂R₀_a/∂x_b C_ab``, where
+            C = (A Aᵀ)^{−1} is the covariance with its ridge.
 
     Returns:
-        scores, (..., M, d), zero for a group of equal samples; and for each group, (...): λ,
-        infinite for a base without a correction; base, int64; the risk, which is 0 for the
-        Gaussian score; the standard error of the risk; σ, in whitened units; the fraction of the
-        samples that the choice left out. The last two results are the departure of the scores,
-        (..., M, d), in the units of a score of x, and its divergence div_i R in whitened
-        coordinates, (..., M). In a score with a correction, a sample that was left out has the
-        divergence of the nearest sample that was not left out.
+        nine tensors:
+
+        - the scores, (..., M, d), zero for a group of equal samples;
+        - λ, (...), infinite for a start without a correction;
+        - the base, (...), int64;
+        - the risk, (...), which is 0 for the Gaussian score;
+        - the standard error of the risk, (...);
+        - σ in whitened units, (...);
+        - the fraction of the samples that the choice left out, (...);
+        - the departure of the scores, (..., M, d), in the units of a score of x;
+        - the divergence div_i R in whitened coordinates, (..., M). In a score with a correction, a
+          sample that was left out has the divergence of the nearest sample that was not left out.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
-        eigendecomposition of r × r; memory about 4M² + O(Md). A start adds 4M²r flop to each λ. If
-        samples are left out, the cost of one λ is added, and on the CPU up to 4M² of memory.
+        With r = min(M, d), M³ + 10M²r flop for each λ that is tried (usually 3 to 5, at most 6),
+        one eigendecomposition of r × r, and about 4M² + O(Md) values of memory. A start adds 4M²r
+        flop to each λ. If samples are left out, the cost of one λ is added, and on the CPU up to
+        4M² values of memory.
     """
     return call("adaptive_score", x, start, start_divergence)

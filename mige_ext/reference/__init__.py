@@ -1,8 +1,8 @@
 """The operators of :mod:`mige_ext.ops` in plain torch, in any dtype: the oracle of the tests.
 
-Tests compare the operators with these functions in float64. The functions follow the formulas as
-the papers write them, with every intermediate, and use no code of the operators. They are slow, and
-only tests and benchmarks import them.
+Tests compare the operators with these functions in float64. The functions follow the formulas of
+the papers with every intermediate, and use no code of the operators. Only tests and benchmarks
+import these functions, which are slow.
 """
 
 from mige_ext.reference.adaptive import (

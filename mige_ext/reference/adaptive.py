@@ -17,10 +17,7 @@ LAMBDA_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 def adaptive_score(
     x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Scores, λ, base, risk, its standard error, σ, left out, departure and its divergence.
-
-    See :func:`mige_ext.ops.adaptive_score`.
-    """
+    """The nine results of :func:`mige_ext.ops.adaptive_score`."""
     columns = [x.reshape(-1, *x.shape[-2:])]
     if start is not None and start_divergence is not None:
         columns += [start.reshape(columns[0].shape), start_divergence.reshape(-1, x.shape[-2])]
@@ -45,7 +42,7 @@ def _adaptive_score(
     dimensions, excluded = (int(count) for count in counted_dimensions(x, values))
     of_start: tuple[Tensor, ...] = ()
     if start is not None and start_divergence is not None:
-        # W⁻ᵀ maps scores of x to scores of z. With d > M it keeps what the samples span.
+        # W⁻ᵀ maps scores of x to scores of z. With d > M only the span of the samples is kept.
         root = (values.clamp(min=0) + tau).sqrt()
         counts = torch.arange(len(values)) >= excluded
         if len(values) > m:
@@ -87,7 +84,7 @@ def _choice(
 ) -> tuple[float, int, Tensor, Tensor]:
     """λ, base, risk and standard error of the candidate with the lowest bound.
 
-    The search starts at λ number ``first``; without it, no λ is tried.
+    The search starts at λ number ``first``. If ``first`` is None, no λ is tried.
     """
 
     @cache
@@ -132,9 +129,9 @@ def _choice(
 def adaptive_kept(z: Tensor) -> Tensor:
     """Which samples take part in the choice of λ, (M, d) -> (M), boolean.
 
-    Of samples that coincide up to rounding, one is kept. Near-coincident pairs are separated if
-    there are more of them than among independent samples. csrc/common/thinning_rule.h explains the
-    rule.
+    One of several samples that coincide up to rounding is kept. If there are more near-coincident
+    pairs than among independent samples, one sample of each is left out.
+    csrc/common/thinning_rule.h explains the rule.
     """
     m, d = z.shape
     s = squared_distances(z)
@@ -173,7 +170,7 @@ def adaptive_start(m: int) -> int:
 
 
 def imq(s: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``φ(s) = (1 + s/σ²)^(−1/2)``, φ' and φ'', which autograd can differentiate again."""
+    """``φ(s) = (1 + s/σ²)^(−1/2)``, φ' and φ'', differentiable by autograd."""
     a = 1 / sigma**2
     base = 1 + a * s
     return base**-0.5, -a / 2 * base**-1.5, 3 * a**2 / 4 * base**-2.5
@@ -182,7 +179,7 @@ def imq(s: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def adaptive_residual(
     z: Tensor, sigma: Tensor, lam: float, base: int, start: Tensor | None = None
 ) -> Tensor:
-    """``F = s₀ − (K + λM I)^{−1}(K s₀ + H)`` for z (M, d).
+    """``F = s₀ − (K + λM I)^{−1}(K s₀ + H)`` for z, (M, d) -> (M, d).
 
     s₀ is 0 for base 0, −z for base 1 and −z + ``start`` for base 2.
     """
@@ -198,7 +195,7 @@ def adaptive_residual(
 def adaptive_risk(z: Tensor, residual: Tensor, divergence: Tensor) -> Tensor:
     """``r_i = ½|R_i|² − z_i·R_i + div_i R`` for the residual R = F + z, (M,).
 
-    ``divergence`` is that of :func:`adaptive_divergence`, (M,).
+    ``divergence`` is the result of :func:`adaptive_divergence`, (M,).
     """
     return residual.square().sum(-1) / 2 - (z * residual).sum(-1) + divergence
 
@@ -212,10 +209,10 @@ def adaptive_divergence(
     dimensions: int | None = None,
     start_divergence: Tensor | None = None,
 ) -> Tensor:
-    """``div_i R``, the divergence of R = F + z with the total derivative of R, (M,).
+    """``div_i R`` of R = F + z by the total derivative, in which K and H depend on z too, (M,).
 
-    ``dimensions`` is the number of dimensions that count; by default all d. ``start_divergence`` is
-    the divergence of the start of base 2, (M,).
+    ``dimensions`` is the number of dimensions that count, by default d. ``start_divergence`` is the
+    divergence of the start of base 2, (M,).
     """
     m, d = z.shape[0], z.shape[1] if dimensions is None else dimensions
     s = squared_distances(z)

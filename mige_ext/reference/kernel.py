@@ -15,7 +15,7 @@ def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
 def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
     """The distance of rank ``ceil(quantile · n)`` among the n pairs, (..., M, d) -> (...).
 
-    If that distance is 0, the result is the quantile of the pairs at a positive distance.
+    If this distance is 0, the result is the quantile over the pairs at a positive distance.
     """
     m = x.shape[-2]
     i, j = torch.triu_indices(m, m, 1)

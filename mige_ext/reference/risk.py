@@ -1,4 +1,4 @@
-"""The risk of a candidate score, which is the mean of the risks r of the samples, (M,)."""
+"""The risk of a candidate score: the mean of the values r of the samples, (M,)."""
 
 import math
 
@@ -11,6 +11,6 @@ def mean_and_error(r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bound_of(r: Tensor) -> float:
-    """The risk plus its standard error, which candidates are compared by."""
+    """The risk plus its standard error. The candidate with the least bound is chosen."""
     risk, error = mean_and_error(r)
     return float(risk + error)

@@ -8,7 +8,7 @@ from torch import Tensor
 from mige_ext.reference.risk import bound_of
 from mige_ext.reference.whitening import counted_dimensions, ridge_whitening, standardized
 
-#: The degrees of freedom ν of :func:`student_score`, beside infinity.
+#: The degrees of freedom ν that :func:`student_score` tries, without infinity.
 STUDENT_NU = (3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
 #: The number of EM steps for the location and the scatter of a Student distribution.
 STUDENT_STEPS = 6
@@ -70,7 +70,7 @@ def student_departure(
     w = student_weight(inner, nu, dimensions)
     slope = -w / (nu - 2 + inner)
     score = -w.unsqueeze(-1) * pu
-    # Σ_k P_kk over the dimensions that count; the other columns of z have P_kk = 1.
+    # Σ_k P_kk over the dimensions that count. All other columns of z have P_kk = 1.
     trace = dimensions + precision.trace() - len(precision)
     divergence = dimensions - w * trace - 2 * slope * pu.square().sum(-1)
     risk = score.square().sum(-1) / 2 - z.square().sum(-1) / 2 + divergence
@@ -78,5 +78,5 @@ def student_departure(
 
 
 def student_weight(inner: Tensor, nu: float, dimensions: int) -> Tensor:
-    """``(ν + d) / (ν − 2 + r²)`` of ``inner`` = r², in units of the covariance."""
+    """``w = (ν + d) / (ν − 2 + r²)`` with r² = ``inner`` = uᵀPu and d = ``dimensions``."""
     return (nu + dimensions) / (nu - 2 + inner)

@@ -43,11 +43,11 @@ def standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def counted_dimensions(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of dimensions that count and of directions that are excluded, (...) each.
+    """The number of dimensions that count, and the number of excluded directions, (...) each.
 
-    ``values`` are the eigenvalues of the correlations. With M − 1 >= 1.25 × (varying columns) their
-    numerical rank is trusted, and directions without variance are excluded. With fewer samples the
-    rank only reflects M, and every varying column counts.
+    ``values`` are the eigenvalues of the correlation matrix. With M − 1 >= 1.25 × (varying columns)
+    the numerical rank of the matrix counts, and directions without variance are excluded. With
+    fewer samples the rank only reflects M, so every varying column counts.
     """
     rank = (values > 8 * torch.finfo(x.dtype).eps * values[..., -1:]).sum(-1)
     varying = (x != x[..., :1, :]).any(-2).sum(-1)

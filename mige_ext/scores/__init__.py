@@ -1,1 +1,1 @@
-"""Score estimators: the score ∇ log q of a density known only through samples."""
+"""Estimators of the score ∇ log q of a density q that is known only through samples."""

@@ -1,4 +1,4 @@
-"""A score estimator without settings: it chooses its own regularization by Stein's identity."""
+"""A score estimator without settings, which chooses its regularization by Stein's identity."""
 
 from dataclasses import dataclass
 
@@ -23,22 +23,21 @@ from mige_ext.scores.student import FittedStudent
 class AdaptiveDiagnostics:
     """Diagnostics of an adaptive estimate, one value for each group of samples, (...)."""
 
-    lam: Tensor  #: λ of Tikhonov's filter; infinite where a base is used without a correction
-    #: 2 where the filter corrects the Student score, 1 where it corrects the Gaussian score, 0
-    #: where it starts from zero
+    lam: Tensor  #: λ of Tikhonov's filter; infinite if the start is used without a correction
+    #: the start that the filter corrects: 0 for zero, 1 for the Gaussian score, 2 for the Student
+    #: score
     base: Tensor
-    #: Estimate of ``E‖ŝ − s‖²/2`` for the estimated score ŝ and the true score s, minus the same
-    #: estimate for a reference, in whitened units. The reference is the Gaussian score with a tenth
-    #: of the chosen ridge τ, whatever ``gaussian`` is. The risk is negative if the result differs
-    #: from the reference, and 0 if the Gaussian score is used unchanged.
+    #: Estimate of ``E‖ŝ − s‖²/2`` minus ``E‖r − s‖²/2`` in whitened units, for the estimated score
+    #: ŝ, the true score s, and the Gaussian score r with a tenth of the chosen ridge τ, for any
+    #: ``gaussian``. The risk is 0 if the Gaussian score is used unchanged, and negative otherwise.
     risk: Tensor
     standard_error: Tensor  #: standard error of ``risk``
-    #: ν of the Student score that base 2 corrects; infinite where the Gaussian score fits better
+    #: ν of the Student score that base 2 corrects; infinite if the Gaussian score fits better
     nu: Tensor
     bandwidth: Tensor  #: σ of the IMQ kernel, in whitened units
-    #: fraction of the samples that the choice of λ, base and σ left out, because they coincide or
-    #: nearly coincide with other samples; 0 for independent samples, unless they form clusters of a
-    #: few samples each
+    #: fraction of the samples that are left out of the choice of λ, base and σ, because they nearly
+    #: coincide with other samples. Independent samples give 0, unless they form clusters of a few
+    #: samples each.
     left_out: Tensor
     #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
     #: samples; 1 for the true score
@@ -50,12 +49,12 @@ class FittedAdaptive(Fitted):
     """An adaptive score at any points, ``s₀(q) − (k(q, Z) S + H(q) Wᵀ) / (λM)``.
 
     k is the IMQ kernel in whitened coordinates ``z(q) = (q − mean) W``, and H its gradient sum. For
-    base 0, s₀ is 0. For base 1, s₀ is the Gaussian score: ``−z(q) Wᵀ``, or the score of the field
-    ``gaussian``. For base 2, the departure of the Student score from ``−z(q) Wᵀ`` is
-    added to the Gaussian score.
+    base 0, s₀ is 0. For base 1, s₀ is the Gaussian score, which is ``−z(q) Wᵀ`` or the score of the
+    field ``gaussian``. For base 2, s₀ is the Gaussian score plus the departure of the Student score
+    from ``−z(q) Wᵀ``.
 
     Cost:
-        A score takes 7QMd flop in float64, and 2QM values of memory for each group.
+        A score at Q points takes 7QMd flop in float64, and 2QM values of memory for each group.
     """
 
     samples: Tensor  #: (..., M, d); Z = (samples − mean) W
@@ -92,15 +91,15 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
     The samples are whitened with a ridge, which is a tenth of the ridge τ that minimizes a
     leave-one-out objective. A Tikhonov filter with the IMQ kernel then corrects a start s₀,
-    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``. The start is the Gaussian score or 0. K is the Gram
-    matrix of the whitened samples, and H the gradient sum of the kernel. Stein's identity estimates
-    the risk of each candidate from the same samples. The estimator uses the λ and the s₀ with the
-    least sum of the risk and its standard error. If no correction reduces the risk by more than its
-    standard error, the Gaussian score is used unchanged. Samples may repeat: the choice of λ and s₀
-    leaves out copies and most near copies. :func:`mige_ext.ops.adaptive_score` has the formulas.
+    ``F = s₀ − (K + λM I)^{−1} (K s₀ + H)``. K is the Gram matrix of the whitened samples, and H the
+    gradient sum of the kernel. The start is 0, the Gaussian score or, on samples with heavy tails,
+    a Student score (:func:`mige_ext.ops.student_score`).
 
-    On samples with heavy tails, the score of a Student distribution with a robust scatter is a
-    third start (:func:`mige_ext.ops.student_score`). The risk decides whether it is used.
+    Stein's identity estimates the risk of each candidate from the same samples. The estimator uses
+    the λ and the s₀ with the least sum of the risk and its standard error. If no correction reduces
+    the risk by more than its standard error, the Gaussian score is used unchanged. Samples may
+    repeat, because the choice of λ and s₀ leaves out copies and most near copies.
+    :func:`mige_ext.ops.adaptive_score` has the formulas.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -108,30 +107,30 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         >>> bool((s + x).square().sum() < x.square().sum() / 5)
         True
 
-    ``AdaptiveScore()`` is the default of the information functions. It is made for **gradients of
-    information**: its weak ridge biases them by 3.5 % on Gaussians with d = 40, and "qis" biases
-    them by 21 %. For the **scores themselves**, use ``AdaptiveScore(gaussian="qis")``. Over the
-    densities of the accuracy benchmark at M = 256, the mean squared error of its scores is 1.18
-    times that of the best setting in hindsight; with "ridge" it is 1.35 times. These two numbers
-    were measured without the Student score.
+    ``AdaptiveScore()`` is the default of the information functions. Its weak ridge biases gradients
+    of information by 3.5 % on Gaussians with d = 40, where "qis" biases them by 21 %. For accurate
+    scores, use ``AdaptiveScore(gaussian="qis")``. Over the densities of the accuracy benchmark at
+    M = 256, the mean squared error of the scores is 1.18 times the error of the best setting in
+    hindsight with "qis", and 1.35 times with "ridge". These two numbers were measured without the
+    Student score.
 
-    A fit evaluates the score in float64. Away from the samples the filter divides a small
-    difference, of the order of λ, by λ, which magnifies rounding errors in float32. If two values
-    of λ are nearly tied, a fit may therefore choose another λ than :meth:`score`.
+    A fit works in float64. Away from the samples the filter divides a difference of the order of λ
+    by λ, which would magnify the rounding errors of float32. If two values of λ are nearly tied, a
+    fit may choose another λ than :meth:`score`.
 
     Args:
-        gaussian: covariance of the Gaussian part: "ridge", "qis" or "mle", as in
-            :class:`GaussianScore`, except that "ridge" is a tenth of the τ used there. On
-            Gaussians, "mle" does not bias gradients of information. It gives the worst scores.
+        gaussian: covariance of the Gaussian part, as in :class:`GaussianScore`: "ridge" (with a
+            tenth of its τ), "qis" or "mle". On Gaussians, "mle" does not bias gradients of
+            information, but gives the worst scores.
         calibrate: "stein" divides the scores of each group by
             :attr:`AdaptiveDiagnostics.calibration`; None does not.
 
     Cost:
-        (M³ + 10M²r) flop for each λ tried, usually 3 to 5, at most 6, with r = min(M, d), and one
-        eigendecomposition of r × r; memory 4M² + O(Md) for each group. The Student score adds one
-        eigendecomposition of r × r, and for heavy tails 28Mr² + 6r³ flop and 4M²r flop for each λ.
-        "qis" and "mle" add two eigendecompositions of r × r. A fit does all of this in float64, and
-        adds one eigendecomposition of d × d.
+        For each group with r = min(M, d): M³ + 10M²r flop for each λ that is tried (usually 3 to 5,
+        at most 6), one eigendecomposition of r × r, and 4M² + O(Md) values of memory. The Student
+        score adds one eigendecomposition of r × r, and for heavy tails 28Mr² + 6r³ flop and 4M²r
+        flop for each λ. "qis" and "mle" add two eigendecompositions of r × r. A fit takes this cost
+        in float64, and one eigendecomposition of d × d.
     """
 
     gaussian: Covariance = "ridge"
@@ -172,10 +171,10 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         """Scores of the pair (x, z), of x and of z, for the gradient of I(x; z).
 
         The score of the pair may start from the Gaussian score of the pair plus the departures of
-        the scores of x and of z from their Gaussian scores. The correction then adds only the
-        interaction of x and z. Without this start, a departure is often found in z alone, which has
-        few dimensions, but not in the pair. The two scores then do not cancel in the gradient of I,
-        and the departure of z remains there. The risk decides whether the start is used.
+        the scores of x and of z. The correction then adds only the interaction of x and z. The risk
+        decides whether the start is used. Without this start, a departure is often found in z
+        alone, which has few dimensions, but not in the pair. The departure of z then remains in the
+        gradient of I, although it should cancel there.
 
         Args:
             x: samples, (..., M, d_x) with M >= 2, floating point.
@@ -198,8 +197,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         joint = self._prepared(torch.cat((x.to(dtype), z.to(dtype)), -1))
         of_x, of_z = self._estimate(x), self._estimate(z)
         start = torch.cat((of_x.departure.to(dtype), of_z.departure.to(dtype)), -1)
-        # A block of the pair's covariance is the covariance of x or of z. The divergences in
-        # whitened coordinates therefore add up, except that the ridges differ a little.
+        # The diagonal blocks of the pair's covariance are the covariances of x and of z. Up to the
+        # ridges, the divergence in whitened coordinates is therefore a sum.
         divergence = of_x.divergence.to(dtype) + of_z.divergence.to(dtype)
         pairs = self._estimate(joint, start, divergence)
         for term, estimate in (("joint", pairs), ("x", of_x), ("z", of_z)):
@@ -251,7 +250,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         scores, gaussian = ridge_scores, None
         if self.gaussian != "ridge":
             gaussian = GaussianScore(covariance=self.gaussian).fit(x)
-            # Both values saturate, because scores of tiny samples may exceed the range.
+            # saturated, because scores of tiny samples may exceed the range
             difference = saturated(gaussian.score() - _ridge_score(x))
             scores = saturated(scores + per_group(base.clamp(max=1)) * difference)
         calibration = stein_calibration(x, scores)
@@ -271,7 +270,7 @@ def _ridge_score(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Estimate:
-    """Scores at the samples, and what a fit or another estimate needs of them."""
+    """Scores at the samples, and the intermediate results that a fit or another estimate needs."""
 
     ridge_scores: Tensor  #: scores with the Gaussian part "ridge", (..., M, d)
     scores: Tensor  #: scores with the Gaussian part that was asked for, (..., M, d)

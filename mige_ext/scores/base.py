@@ -1,4 +1,4 @@
-"""The common parts of all score estimators: protocols, base classes, and Stein's calibration."""
+"""The common parts of all score estimators: protocols, base classes, and Stein calibration."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ class ScoreEstimator(Protocol):
     """The interface of an estimator that the information functions use."""
 
     def score(self, samples: Tensor) -> Tensor:
-        """Scores at the samples themselves: (..., M, d) -> (..., M, d), without a gradient."""
+        """Scores at the samples, (..., M, d) -> (..., M, d), without a gradient."""
         ...
 
 
@@ -42,8 +42,8 @@ class DistributedScoreEstimator(ScoreEstimator, Protocol):
         """Scores at the samples of this process, estimated from the samples of all processes.
 
         Args:
-            samples: the samples of this process, (..., M_r, d) with M_r >= 0: rows ``offset`` to
-                ``offset + M_r`` of the (..., M, d) samples of all processes.
+            samples: the samples of this process, (..., M_r, d) with M_r >= 0. They are the rows
+                from ``offset`` on of the (..., M, d) samples of all processes.
             offset: number of samples on the processes before this one.
             total: M, the number of samples on all processes.
             all_reduce: sums a tensor over all processes, in place. Every process must call it the
@@ -86,7 +86,7 @@ class AdditiveStatistics(Protocol):
 
 def require_estimator(estimator: object) -> None:
     """Refuses an object without a method ``score``."""
-    # A test for a protocol by isinstance takes several µs, which is a part of a short step.
+    # isinstance with a protocol would take several µs, which matters in a short step.
     if isinstance(estimator, type) or not callable(getattr(estimator, "score", None)):
         raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
 
@@ -104,11 +104,12 @@ F = TypeVar("F", bound="Fitted")
 class Fitted:
     """A fitted score, which gives scores at any points. The class of a fit documents the cost.
 
-    A fit is a frozen record of tensors. It can be pickled, moved by :meth:`to`, and converted for
-    ``torch.save(fitted.state_dict(), ...)`` and ``torch.load(..., weights_only=True)``. Where a fit
-    has a field ``unit``, its tensors except the diagnostics are in this unit of length, which is a
-    power of two. Samples of any magnitude then cost neither accuracy nor range. Where a fit has a
-    field ``origin``, its tensors are also relative to this point.
+    A fit is a frozen record of tensors, which can be pickled and moved by :meth:`to`.
+    :meth:`state_dict` converts a fit for ``torch.save`` and ``torch.load(..., weights_only=True)``.
+
+    If a fit has a field ``unit``, its tensors except the diagnostics are in this unit of length,
+    which is a power of two. Samples of any magnitude then cost neither accuracy nor range. If a fit
+    has a field ``origin``, its tensors are also relative to this point.
     """
 
     samples: Tensor
@@ -170,7 +171,7 @@ class Fitted:
         return self._in_units(query.detach().to(self.samples.dtype))
 
     def _in_units(self, query: Tensor) -> Tensor:
-        """A query in the units of the samples of the fit, relative to their origin."""
+        """The query in the units of the fit and relative to its origin."""
         return query
 
     def _score(self, points: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class FittedGradient(Fitted):
 
         Raises:
             ValueError, TypeError: as for :meth:`score`.
-            ValueError: the fit is a kernel fit that is not curl-free. Its score is not a gradient.
+            ValueError: the fit is a kernel fit that is not curl-free, whose score is no gradient.
         """
         points = self._points(query)
         with no_autocast(points):
@@ -205,8 +206,8 @@ class FittableEstimator(ABC, Generic[F]):
     """An estimator whose score can be fitted to samples and then evaluated at any points.
 
     Scores are computed on detached inputs, in float32 at least, also under autocast. Leading
-    dimensions of the samples are groups: each is estimated independently of the others. The class
-    of an estimator documents the cost.
+    dimensions of the samples are groups, which are independent of each other. The class of an
+    estimator documents the cost.
     """
 
     @property
@@ -230,8 +231,8 @@ class FittableEstimator(ABC, Generic[F]):
             samples: (..., M, d) with M >= 2, floating point.
 
         Returns:
-            (..., M, d), without a gradient; float64 for float64 samples, else float32. Zero for a
-            group whose samples are all equal.
+            (..., M, d), without a gradient; float64 for float64 samples, else float32. A group of
+            equal samples has score 0.
 
         Raises:
             ValueError, TypeError: ``samples`` is not as described or not finite.
@@ -279,14 +280,14 @@ class FittableEstimator(ABC, Generic[F]):
 class Diagnostics:
     """Diagnostics of a kernel estimate, one value for each group of samples, (...)."""
 
-    #: J, the number of eigenvalues kept. A smooth filter keeps all M (Md if curl-free). J is 0 if
-    #: all samples are equal and σ is not given.
+    #: J, the number of eigenvalues that are kept. A smooth filter keeps all M (Md if curl-free). J
+    #: is 0 if all samples are equal and σ is not a number.
     rank: Tensor
     bandwidth: Tensor  #: σ, in the units of the samples
     energy: Tensor  #: fraction of trace(K) that belongs to the kept eigenvalues
     #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
-    #: samples. It is 1 for the true score. Kernel estimates are shrunk: the value is below 1, and
-    #: it falls with fewer samples or more dimensions.
+    #: samples; 1 for the true score. Kernel estimates are shrunk, so the value is below 1, and
+    #: falls with fewer samples or more dimensions.
     calibration: Tensor
 
 
@@ -294,10 +295,10 @@ class Diagnostics:
 
 
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
-    """``−mean(Σ s·(z − m)) / d`` of each group, (..., M, d) twice -> (...); 1 for the true score.
+    """``−mean(Σ s·(z − m)) / d`` of each group, from z and s, (..., M, d) each -> (...).
 
-    This is Stein's identity with m the mean of the samples. d counts the columns that vary, because
-    a constant column has no density.
+    m is the mean of the samples z. By Stein's identity the value is 1 for the true score. d counts
+    the columns that vary, because a constant column has no density.
     """
     return -stein_sum(samples, scores) / samples.shape[-2] / varying_columns(samples)
 
@@ -308,10 +309,10 @@ def varying_columns(samples: Tensor) -> Tensor:
 
 
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
-    """``Σ s·(z − m)`` over samples z and dimensions of each group, (..., M, d) twice -> (...).
+    """``Σ s·(z − m)`` over samples and dimensions, from z and s, (..., M, d) each -> (...).
 
-    s are the scores, and m is the mean of the samples. z − m is halved, and s doubled, because a
-    difference of finite numbers may overflow.
+    m is the mean of the samples z. z − m is halved and s doubled, because a difference of finite
+    numbers may overflow.
     """
     half_mean = (samples / (2 * samples.shape[-2])).sum(-2, keepdim=True)
     return ((samples / 2 - half_mean) * scores * 2).sum((-2, -1))
@@ -334,7 +335,7 @@ def warn_of_few_samples(m: int, d: int) -> None:
             "few samples",
             f"M = {m} samples in d = {d} dimensions: with M < d + 2 the covariance of the samples "
             "is singular, and the scores depend on its regularization. Use more samples, or fewer "
-            "dimensions, as with projection=RandomProjection(k=64)",
+            "dimensions by projection=RandomProjection(k=64)",
         )
 
 

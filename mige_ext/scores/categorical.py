@@ -1,27 +1,27 @@
-"""The gradient of log p(c | z) for a class c, from Gaussian classifiers that are averaged.
+"""The gradient of log p(c | z) for a class c, averaged over Gaussian classifiers.
 
-A class c of z has the density N(μ_c, Σ_c), and its covariance is shrunk. With n_c samples in class
-c, the scatter S_c of these samples, and the covariance Σ within the classes,
+The density of class c is N(μ_c, Σ_c) with a shrunk covariance,
 
-    Σ_c = (S_c + ν t_c Σ) / (n_c − 1 + ν)
+    Σ_c = (S_c + ν t_c Σ) / (n_c − 1 + ν).
 
-Σ includes a ridge, d/M times the covariance of all samples.
+n_c is the number of samples in class c, S_c is their scatter, and Σ is the covariance within the
+classes plus a ridge, which is d/M times the covariance of all samples.
 
 Eight candidates combine four values of ν with two values of t_c. For ``ν = ∞`` the covariances are
-``t_c Σ``. With ``t_c = 1`` all classes shrink toward Σ. The alternative is the scale of the class,
+``t_c Σ``. One value is ``t_c = 1``. The other value is the scale of the class,
 ``t_c = (tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``. Two more candidates split every class into two
-modes by 2-means. They are mixtures of Gaussians with ``ν = ∞`` for each mode.
+modes by 2-means, and are mixtures of Gaussians with ``ν = ∞`` for each mode. The last candidate
+assumes that z is independent of the class.
 
-The last candidate assumes that z is independent of the class. The *evidence* of a candidate is the
-log-likelihood of the class of each sample, computed without this sample. The gradients of the
-candidates are averaged with weights proportional to the exponential of the evidence. The gradient
-is therefore near 0 unless a classifier predicts classes of unseen samples better than their
-frequencies do.
+The *evidence* of a candidate is the sum over the samples of the log-likelihood of the class,
+computed without the sample. The gradients of the candidates are averaged with weights proportional
+to the exponential of the evidence. The average is therefore near 0 unless a classifier predicts
+classes of unseen samples better than the frequencies of the classes do.
 
 In coordinates where Σ = I, all candidates of a class have the eigenvectors of S_c. A sample changes
 each covariance by a matrix of rank one. One eigendecomposition for each class therefore gives the
-evidence of all candidates in closed form. 2-means is not repeated without each sample, so
-the evidence of the candidates with two modes is too high. ``SPLIT_COST`` times d for each class is
+evidence of all candidates in closed form. 2-means is not repeated without each sample, so the
+evidence of the candidates with two modes is too high. ``SPLIT_COST`` times d for each class is
 subtracted from this evidence.
 """
 
@@ -39,7 +39,7 @@ from mige_ext._precision import about_origin, no_autocast, per_group, saturated
 STRENGTHS = (0.5, 2.0, 8.0, math.inf)
 #: Samples that the prior adds to the estimate of the scale of a class.
 SCALE_SAMPLES = 2
-#: Evidence that a split of the classes costs, for each class and dimension.
+#: Number that a split of the classes subtracts from the evidence, for each class and dimension.
 SPLIT_COST = 0.75
 #: Iterations of 2-means.
 SPLIT_STEPS = 5
@@ -48,15 +48,15 @@ SPLIT_STEPS = 5
 def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
     """``ŝ(z | y) − ŝ(z | c, y) = −∇_z log p(c | z, y)`` at the samples.
 
-    A *cell* is a pair of a class c and a condition y. The classes compete within their condition.
+    A *cell* is a pair of a class c and a condition y.
 
     Args:
         z: samples, (G, M, d) with M >= 2, in float32 or float64, finite.
         cells: the cell of each sample, (G, M), integers of 0 ... K − 1.
-        conditions: the condition of each cell, (K), integers. Without a condition all are equal.
+        conditions: the condition of each cell, (K), integers; all equal without a condition.
 
     Returns:
-        (G, M, d), of the dtype of z. It is 0 in a group with one class in each condition.
+        (G, M, d), of the dtype of z; 0 in a group with one class in each condition.
 
     Cost:
         O(M K d² + K d³) for each group, and O(M K d) memory.
@@ -82,7 +82,7 @@ def _whitened(x: Tensor) -> tuple[Tensor, Tensor]:
     white = (x - mean.unsqueeze(-2)) @ whitening
     if x.shape[-1] <= x.shape[-2]:
         return white, whitening
-    span = torch.linalg.qr(white.mT).Q  # (d, M); every quantity below is invariant to rotations
+    span = torch.linalg.qr(white.mT).Q  # (d, M), because all further results allow a rotation
     return white @ span, whitening @ span
 
 
@@ -95,7 +95,7 @@ def _candidates(
     """
     freedom = (n - 1).clamp(min=0).unsqueeze(-1)
     scale = (trace.clamp(min=0).unsqueeze(-1) + SCALE_SAMPLES * d) / (freedom + SCALE_SAMPLES) / d
-    # On CUDA, filling a tensor does not make the host wait, and copying a list does.
+    # On CUDA, the host waits if a list is copied, but not if a tensor is filled.
     nu = torch.stack([n.new_full((), strength * d) for strength in strengths])
     scatter = 1 / (freedom + nu)
     identity = torch.where(nu.isinf(), 1.0, nu * scatter)
@@ -104,23 +104,20 @@ def _candidates(
 
 @dataclass(frozen=True, eq=False)
 class _Classes:
-    """Gaussians, each of which belongs to a class, in coordinates where Σ = I.
-
-    There is one Gaussian for each cell, or one for each mode of a cell.
-    """
+    """Gaussians in coordinates where Σ = I: one for each cell, or one for each mode of a cell."""
 
     strengths: tuple[float, ...]  #: ν / d of the candidates
-    basis: Tensor  #: from these coordinates to those of the samples, (G, r, r)
+    basis: Tensor  #: the coordinates of white samples @ basis have Σ = I, (G, r, r)
     member: Tensor  #: the Gaussian of each sample, (G, M)
     sizes: Tensor  #: number of samples of each Gaussian, (G, K)
     rivals: Tensor  #: whether the Gaussian has samples and the condition of the sample, (G, K, M)
     own: Tensor  #: whether the Gaussian is a rival and has the sample's class, (G, K, M)
     values: Tensor  #: eigenvalues of the scatter of each Gaussian, (G, K, r)
-    vectors: Tensor | None  #: its eigenvectors, (G, K, r, r); None stands for the identity matrix
-    trace: Tensor  #: its trace, (G, K)
+    vectors: Tensor | None  #: eigenvectors of the scatter, (G, K, r, r); None for the identity
+    trace: Tensor  #: trace of the scatter, (G, K)
     centered: Tensor  #: samples relative to the overall mean, (G, M, r)
     residual: Tensor  #: samples relative to the mean of their own Gaussian, (G, M, r)
-    offset: Tensor  #: samples relative to each mean, in its eigenvectors, (G, K, M, r)
+    offset: Tensor  #: samples relative to the mean of each Gaussian, along vectors, (G, K, M, r)
 
     @classmethod
     def of(
@@ -131,10 +128,10 @@ class _Classes:
         conditions: Tensor,
         strengths: tuple[float, ...],
     ) -> "_Classes":
-        """The Gaussians of white samples.
+        """The Gaussians of white samples (G, M, r).
 
-        ``owners`` has the class of each Gaussian, and ``conditions`` its condition. If every ν is
-        infinite, the covariances need no eigendecomposition of the scatters.
+        ``owners`` has the class of each Gaussian, (K), and ``conditions`` the condition, (K). If
+        every ν is infinite, the scatters need no eigendecomposition.
         """
         m, r = white.shape[-2:]
         here = one_hot(member, len(owners)).to(white.dtype).mT  # (G, K, M)
@@ -162,9 +159,9 @@ class _Classes:
         )  # fmt: skip
 
     def modes(self) -> Tensor:
-        """Two modes of each Gaussian by 2-means, (G, M): mode 0 or 1 of k is number 2k or 2k + 1.
+        """The mode of each sample by 2-means, (G, M): Gaussian k has the modes 2k and 2k + 1.
 
-        2-means starts from the sign along the direction in which the Gaussian is widest.
+        2-means starts from the sign of the sample in the widest direction of the Gaussian.
         """
         widest = self._of_member(self.offset).narrow(-1, self.offset.shape[-1] - 1, 1)
         first, modes = 2 * self.member, 2 * self.member + (widest > 0).long().squeeze(-1)
@@ -178,7 +175,7 @@ class _Classes:
         return modes
 
     def departure(self, weights: Tensor) -> Tensor:
-        """The gradients of C candidates, averaged, (G, C) -> (G, M, r)."""
+        """The weighted sum of the negative gradients of C candidates, (G, C) -> (G, M, r)."""
         scatter, identity = self._candidates(self.sizes, self.trace)
         variances = self._variances(scatter, identity)
         distance = self.offset.square() @ (1 / variances)  # (G, K, M, C)
@@ -199,9 +196,9 @@ class _Classes:
     def evidence(self) -> Tensor:
         """The evidence of each candidate, (G, C).
 
-        Without sample i, the scatter of its own Gaussian is ``S_c − h r rᵀ`` with the residual r of
-        the sample and ``h = n/(n − 1)``, and its residual is h r. The covariance Σ loses ``h r rᵀ``
-        too. The Sherman–Morrison formula gives the inverses.
+        Let r be the residual of a sample whose own Gaussian has n samples, and h = n/(n − 1).
+        Without the sample, the scatter of this Gaussian is ``S_c − h r rᵀ``, the residual is h r,
+        and Σ loses ``h r rᵀ`` too. The Sherman–Morrison formula gives the inverses.
         """
         m = self.residual.shape[-2]
         n = self.sizes.gather(-1, self.member)  # of the sample's own Gaussian, (G, M)
@@ -213,7 +210,7 @@ class _Classes:
             residual.expand_as(self.offset) if self.vectors is None else residual @ self.vectors
         )
 
-        # Without the sample, only Σ changes for Gaussians that do not contain it.
+        # The Gaussians that do not contain the sample: only Σ changes without the sample.
         scatter, identity = self._candidates(self.sizes, self.trace)
         inflation = (freedom / (freedom - 1).clamp(min=1)).unsqueeze(-1)
         variances = self._variances(scatter, identity * inflation)
@@ -223,8 +220,8 @@ class _Classes:
         volume = variances.log().sum(-2).unsqueeze(-2)
         rest = _logits(forms, removed, volume, self.sizes[..., None, None] + 0.5)
 
-        # The sample's own Gaussian also loses the sample. If it was the only one, the overall mean
-        # replaces the mean of this Gaussian.
+        # The sample's own Gaussian: its scatter changes too. If it has no other sample, the overall
+        # mean replaces its mean.
         values = _gathered(self.values, self.member)
         trace = self.trace.gather(-1, self.member) - h * self.residual.square().sum(-1)
         scatter, identity = self._candidates(n - 1, trace)  # (G, M, C)
@@ -246,7 +243,7 @@ class _Classes:
         return scatter.unsqueeze(-2) * self.values.unsqueeze(-1) + identity.unsqueeze(-2)
 
     def _masked(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the rivals and of the Gaussians of the own class, (G, K, M, C) each."""
+        """The logits of ``rivals`` and of ``own``, (G, K, M, C) each, with −∞ elsewhere."""
         masks = self.rivals, self.own
         every, own = (logits.masked_fill(~mask.unsqueeze(-1), -torch.inf) for mask in masks)
         return every, own
@@ -259,8 +256,8 @@ class _Classes:
     def _evidence(self, logits: Tensor, member: Tensor) -> Tensor:
         """The log-likelihood of the classes of all samples, (G, n).
 
-        ``logits`` are those of all Gaussians, (G, K, M, n), and ``member`` replaces those of the
-        sample's own Gaussian, (G, M, n).
+        ``logits`` are of all Gaussians, (G, K, M, n). ``member`` has the logits that replace the
+        logits of the sample's own Gaussian, (G, M, n).
         """
         index = self.member.unsqueeze(-2).unsqueeze(-1).expand(-1, -1, -1, logits.shape[-1])
         every, own = self._masked(logits.scatter(-3, index, member.unsqueeze(-3)))
@@ -268,17 +265,17 @@ class _Classes:
 
 
 def _gathered(values: Tensor, member: Tensor) -> Tensor:
-    """The values of one Gaussian for each sample, (G, K, r) and (G, M) -> (G, M, r)."""
+    """The values of each sample's Gaussian ``member``, (G, K, r) and (G, M) -> (G, M, r)."""
     return values.gather(-2, member.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
 def _freedom(sizes: Tensor, m: int) -> Tensor:
-    """M minus the number of cells with samples, at least 1: (G, K) -> (G)."""
+    """M minus the number of Gaussians with samples, at least 1: (G, K) -> (G)."""
     return (m - (sizes > 0).sum(-1)).clamp(min=1).to(sizes.dtype)
 
 
 def _products(offset: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The products of coordinates whose sums are the forms in :func:`_logits`."""
+    """The products whose sums over coordinates are the ``forms`` of :func:`_logits`."""
     return offset.square(), offset * residual, residual.square()
 
 

@@ -1,8 +1,8 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
-m is the mean of the samples. This score is the control for every other estimator: on Gaussian data
-few estimators have a smaller error. For d < M the Gaussian score needs only a d×d matrix, and for
-d >= M only an M×M matrix.
+m is the mean of the samples. This score is the control for every other estimator, because few
+estimators have a smaller error on Gaussian data. The largest matrix is d×d for d < M, and M×M for
+d >= M.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class GaussianDiagnostics:
     """Diagnostics of a Gaussian estimate, one value for each group of samples, (...)."""
 
     #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
-    #: samples. It is 1 for "mle" with a regular covariance, and smaller for a stronger shrinkage.
+    #: samples; 1 for "mle" with a regular covariance, and smaller for a stronger shrinkage
     calibration: Tensor
 
 
@@ -46,23 +46,24 @@ class GaussianDiagnostics:
 class FittedGaussian(FittedGradient):
     """A fitted Gaussian score, ``g(q) = −(q − m) P``, with the energy ``−(q − m) P (q − m)ᵀ/2``.
 
-    The precision is ``P = W Wᵀ``. For d >= M, "ridge" and "qis" add a precision in the directions
-    in which the samples do not vary, ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal matrix D.
+    The precision is ``P = W Wᵀ``. For d >= M, "ridge" and "qis" add a second term for the
+    directions in which the samples do not vary: ``P = W Wᵀ + D (I − U Uᵀ) D`` with a diagonal
+    matrix D.
 
     Cost:
-        For Q points and r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr. For d >= M,
-        "ridge" and "qis" take twice as many.
+        For Q points and r = min(M, d), a score takes 4Qdr flop and an energy 2Qdr flop. The second
+        term doubles the cost.
     """
 
-    # Samples, mean, W and D are in the scaled coordinates ``x / unit − origin``.
+    # samples, mean, whitening and outside are in the scaled coordinates ``x / unit − origin``.
     samples: Tensor  #: (..., M, d)
     mean: Tensor  #: m, (..., 1, d)
     whitening: Tensor  #: W, (..., d, r) with r = min(M, d)
     origin: Tensor  #: the first sample divided by ``unit``, (..., 1, d)
     unit: Tensor  #: a power of two for each column, (..., 1, d)
-    diagnostics: GaussianDiagnostics  #: of the estimate
-    directions: Tensor | None = None  #: U, of the shape of W; None if nothing is added
-    outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if nothing is added
+    diagnostics: GaussianDiagnostics  #: the calibration
+    directions: Tensor | None = None  #: U, of the shape of W; None if P has no second term
+    outside: Tensor | None = None  #: diagonal of D, (..., 1, d); None if P has no second term
 
     def _energy(self, points: Tensor) -> Tensor:
         y, whitening = self._deviations(points), self._whitening
@@ -83,7 +84,7 @@ class FittedGaussian(FittedGradient):
         return Whitening(self.mean, self.whitening, self.directions, self.outside)
 
     def _deviations(self, points: Tensor) -> Tensor:
-        # The elements of W are at most 1/ε. Within this limit, products with W do not overflow.
+        # The elements of W are at most 1/ε, so products of W and clamped points do not overflow.
         limit = torch.finfo(points.dtype).max ** 0.5
         return (points - self.mean).clamp(-limit, limit)
 
@@ -109,7 +110,7 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
             - "qis": quadratic-inverse shrinkage of the eigenvalues, for any M and d
               (:func:`qis_whitening`). The score is equivariant to shifts, rotations and one scale.
             - "mle": maximum likelihood, the covariance over M. If it is singular, as for M <= d,
-              its pseudo-inverse is used. If it is regular, the score is equivariant to affine maps.
+              the pseudo-inverse is used. If it is regular, the score is equivariant to affine maps.
         calibrate: "stein" divides the scores of each group by
             :attr:`GaussianDiagnostics.calibration`; None does not.
 
@@ -133,8 +134,8 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
             elif self.covariance == "mle":
                 whitening = mle_whitening(x)
             else:
-                # QIS shrinks the eigenvalues of the covariance, so that all columns must have the
-                # same unit. Afterwards W is converted back to the unit of each column.
+                # QIS shrinks the eigenvalues of the covariance, so all columns must have the same
+                # unit. Then W is converted back to the unit of each column.
                 widths = saturated(x.abs().amax(-2, keepdim=True) * unit)
                 ratio = in_units(unit, power_of_two(widths.amax(-1, keepdim=True)))
                 whitening = qis_whitening(x * ratio).in_units(standardized(x)[0], ratio)
@@ -170,20 +171,20 @@ class Whitening(NamedTuple):
         return y - (y @ self.directions) @ self.directions.mT
 
     def in_units(self, mean: Tensor, ratio: Tensor) -> "Whitening":
-        """The same for samples ``x / ratio``, with another mean; ratio is (..., 1, d or 1)."""
+        """The whitening of samples ``x / ratio`` with the given mean; ratio is (..., 1, d or 1)."""
         outside = None if self.outside is None else ratio * self.outside
         return Whitening(mean, ratio.mT * self.factor, self.directions, outside)
 
 
-# Each function takes samples (..., M, d) near 1 in size. If P has no second term, (x − m) W is
-# white. Rows of constant columns are 0.
+# Each function takes samples (..., M, d) whose largest elements are near 1. If P has no second
+# term, (x − m) W is white. W has rows of zeros for constant columns.
 #
-# From here on, D is the diagonal matrix of the standard deviations. (The D of Whitening is its
-# field `outside`.) R = VᵀV/M is the correlation matrix of the standardized samples V, and Λ and U
-# are the eigenvalues and eigenvectors of R.
+# From here on, D is the diagonal matrix of the standard deviations, not the D of `Whitening`. V are
+# the standardized samples, and Λ and U the eigenvalues and eigenvectors of their correlation matrix
+# R = VᵀV/M.
 #
-# For d >= M the eigenvectors of the d×d covariance follow from those of an M×M matrix. With
-# V Vᵀ/M = Q Λ Qᵀ, the eigenvectors of R are U = Vᵀ Q (MΛ)^{−1/2}, and its other eigenvalues are 0.
+# For d >= M, U follows from an M×M matrix: with V Vᵀ/M = Q Λ Qᵀ, U = Vᵀ Q (MΛ)^{−1/2}. All other
+# eigenvalues of R are 0.
 
 
 def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
@@ -199,7 +200,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
     m = x.shape[-2]
     values, vectors, directions = _dual_spectrum(v.double())
     varying = (deviation > 0).sum(-1)
-    # As in the operator, every varying column counts if M − 1 is less than 5/4 of their number.
+    # As in the operator, every varying column counts if M − 1 < 5/4 × (number of varying columns).
     # Otherwise only the eigenvalues above their rounding errors count.
     few = 4 * (m - 1) < 5 * varying
     known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
@@ -213,7 +214,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
 
 
 def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:
-    """The τ with the least leave-one-out objective, (..., 1): :func:`.ops.ridge_whitening`.
+    """The τ with the least leave-one-out objective of :func:`.ops.ridge_whitening`, (..., 1).
 
     Args:
         values: the M eigenvalues that may differ from 0, ascending, (..., M).
@@ -230,8 +231,8 @@ def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:
     q, q2 = rotated @ shrunk, rotated @ shrunk.square()
     left = 1 - c2 * q
     objective = (c1**2 / 2 * q2 / left.square() - c2 * q2 / left).mean(-2) - trace  # (..., 26)
-    # The vertex of the parabola through the least value and its neighbors. If the least value is at
-    # an end of the grid, the result is this end.
+    # The result is the vertex of the parabola through the least value and its two neighbors, or an
+    # end of the grid if the least value is at this end.
     at = objective.argmin(-1, keepdim=True)
     inner = at.clamp(1, len(grid) - 2)
     left, here, right = (objective.gather(-1, inner + k) for k in (-1, 0, 1))
@@ -257,24 +258,24 @@ def mle_whitening(x: Tensor) -> Whitening:
 def qis_whitening(x: Tensor) -> Whitening:
     """``P = U δ^{−1} Uᵀ`` with δ the eigenvalues λ after quadratic-inverse shrinkage.
 
-    λ and U are the eigenvalues and eigenvectors of the covariance. Let n + 1 be the number of
-    samples that differ, d the number of dimensions in which they vary, c = d/n, ``l = 1/λ``,
-    ``h = min(c, 1/c)^{0.7} d^{−0.35}``, and let means run over the positive eigenvalues. The
-    smoothed Stein shrinker and its conjugate are
+    λ and U are the eigenvalues and eigenvectors of the covariance. n + 1 is the number of distinct
+    samples, and d the number of dimensions in which they vary. Let c = d/n, ``l = 1/λ`` and
+    ``h = min(c, 1/c)^{0.7} d^{−0.35}``. Means run over the positive eigenvalues. The smoothed Stein
+    shrinker and its conjugate are
 
     ``θ_i = mean_j l_j(l_j − l_i)/((l_j − l_i)² + h²l_j²)``,
     ``ϑ_i = mean_j h l_j²/((l_j − l_i)² + h²l_j²)``.
 
     For d <= n, ``1/δ_i = l_i((1 − c)² + 2c(1 − c)θ_i + c²(θ_i² + ϑ_i²))``, and directions without
     variance are excluded. For d > n, ``1/δ_i = l_i(θ_i² + ϑ_i²)``, and ``1/δ = (c − 1) mean l`` for
-    the d − n eigenvalues that are 0. δ is then scaled so that its sum is the sum of λ. The
-    shrinkage is computed in float64.
+    the d − n eigenvalues that are 0. Then δ is scaled to the sum of λ. The shrinkage is computed in
+    float64.
 
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """
     mean, v, deviation = standardized(x)
-    # The eigenvalues are computed in float64: columns may differ in size, and every eigenvalue
-    # below ε times the largest one is lost in rounding errors.
+    # float64, because columns may differ in size, and every eigenvalue below ε times the largest
+    # eigenvalue is lost in rounding errors.
     v = (v * deviation).double()
     m, d = v.shape[-2:]
     wide = _is_wide(x)
@@ -325,7 +326,10 @@ def _distinct(v: Tensor) -> Tensor:
 
 
 def _quadratic(inverse: Tensor, h: Tensor, c: Tensor, rank: Tensor) -> Tensor:
-    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)`` with c at most 1; the means have ``rank`` terms."""
+    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)``, where c > 1 counts as 1.
+
+    The means in θ and ϑ have ``rank`` terms.
+    """
     c = c.clamp(max=1.0)
     others = inverse.unsqueeze(-2)
     apart = others - inverse.unsqueeze(-1)
@@ -355,7 +359,7 @@ def _dual_spectrum(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _is_wide(x: Tensor) -> bool:
-    """Whether the M×M matrix is not larger than the d×d one."""
+    """Whether an M×M matrix is not larger than a d×d matrix."""
     return x.shape[-2] <= x.shape[-1]
 
 

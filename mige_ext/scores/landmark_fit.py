@@ -20,23 +20,23 @@ from mige_ext.scores.kernel.spectral import leading
 if TYPE_CHECKING:
     from mige_ext.scores.landmarks import Landmarks
 
-#: A part of the samples: the first group and the number of groups, and the same for rows.
+#: A part of the samples: (first group, number of groups), (first row, number of rows).
 Tile = tuple[tuple[int, int], tuple[int, int]]
 Progress = Callable[[Iterable[Tile]], Iterable[Tile]]
 
-_TILE = 2**21  # values of an intermediate, float64: 16 MiB
+_TILE = 2**21  # float64 values of an intermediate: 16 MiB
 
 
 class LandmarkStatistics:
     """The sums over samples that a landmark fit needs, from any number of batches.
 
     Attributes:
-        landmarks: Z, (..., m, d), as they were given.
-        bandwidth: σ, (...), in the units of the caller; 0 where all landmarks are equal.
-        moments: ``[K_xz, 1]ᵀ [K_xz, x − c, 1]``, summed over samples, (..., m + 1, m + d + 1),
-            float64, where c are the coordinate medians of the landmarks. Lengths are in a unit near
-            σ. The moments of two processes with the same landmarks may be added. The last element
-            is the number of samples.
+        landmarks: Z, (..., m, d), in the units of the caller.
+        bandwidth: σ, (...), in the units of the caller; 0 if all landmarks are equal.
+        moments: ``[K_xz, 1]ᵀ [K_xz, x − c, 1]`` with the coordinate medians c of the landmarks,
+            summed over samples, (..., m + 1, m + d + 1), float64. Lengths are in a unit near σ. The
+            last element is the number of samples. The moments of two processes with the same
+            landmarks may be added.
     """
 
     def __init__(self, estimator: "Landmarks", landmarks: Tensor) -> None:
@@ -56,7 +56,7 @@ class LandmarkStatistics:
     def partial_fit(
         self, samples: Tensor, *, progress: Progress | None = None
     ) -> "LandmarkStatistics":
-        """Adds samples to the statistics, and returns the object itself.
+        """Add samples to the statistics, and return the object itself.
 
         Args:
             samples: (..., B, d), with the leading dimensions, columns and device of the landmarks.
@@ -83,10 +83,10 @@ class LandmarkStatistics:
         return self
 
     def solve(self) -> "FittedLandmarks":
-        """The fit to all samples so far; more samples may follow.
+        """The fit to all samples that were added so far. More samples may be added afterwards.
 
         Raises:
-            ValueError: no sample was added.
+            ValueError: no sample was added (not checked on CUDA).
 
         Cost:
             Two eigendecompositions of m×m and about 8m³ flop, in float64.
@@ -94,7 +94,7 @@ class LandmarkStatistics:
         e, (m, d) = self.estimator, self.landmarks.shape[-2:]
         by_kernel, last = self.moments.narrow(-2, 0, m), self.moments.narrow(-2, m, 1)
         count = last.narrow(-1, m + d, 1)
-        if _checks.looking_is_free(count) and not bool((count > 0).all()):
+        if _checks.can_read(count) and not bool((count > 0).all()):
             raise ValueError("a fit needs samples, got none: call partial_fit before solve")
         a = by_kernel.narrow(-1, 0, m) / count
         kx, k1 = by_kernel.narrow(-1, m, d) / count, by_kernel.narrow(-1, m + d, 1) / count
@@ -103,10 +103,10 @@ class LandmarkStatistics:
         h = -(kx - k1 * z) / sigma.square()
 
         values, vectors = ops.eigh(ops.rbf_gram(self._z, bandwidth=self._sigma))
-        # A is a product of two kernel matrices. For an eigenvector of K_zz with eigenvalue s its
-        # relative error is ε (s_max/s)². A cut-off therefore excludes directions with s < √ε s_max.
-        # Tikhonov's filter keeps these directions: λ makes their errors harmless, and without them
-        # the score would be biased.
+        # A is a product of two kernel matrices. Along an eigenvector of K_zz with eigenvalue s, the
+        # relative error of A is ε (s_max/s)². A cut-off therefore excludes directions with
+        # s < √ε s_max. Tikhonov's filter keeps these directions, because λ makes the errors
+        # harmless, and the score would be biased without these directions.
         epsilon = torch.finfo(torch.float64).eps
         floor = epsilon**0.5 if e.lam is None else m * epsilon
         whitening = vectors * _inverse(values, floor).unsqueeze(-2).sqrt()
@@ -118,12 +118,12 @@ class LandmarkStatistics:
             weights = torch.where(kept, _inverse(values, floor), 0.0)
         else:
             weights = 1 / (values.clamp_min(0.0) + e.lam)
-        # Equal landmarks have no bandwidth. Their score is unknown and is set to 0.
+        # Equal landmarks have no bandwidth, and their score is set to 0.
         weights = torch.where(self.bandwidth.unsqueeze(-1) > 0, weights, 0.0)
         coefficients = -basis @ (weights.unsqueeze(-1) * (basis.mT @ h))
 
-        # −mean Σ s·(x − mean) / d with s = k(x, Z) C follows from the same sums. As in
-        # `stein_calibration`, d counts the columns that vary.
+        # The calibration −mean Σ s·(x − mean) / d of s = k(x, Z) C follows from the same sums. As
+        # in `stein_calibration`, d counts the columns that vary.
         varying = (z.amax(-2) > z.amin(-2)).sum(-1).clamp(min=1)
         calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / varying
         coefficients = calibrated(coefficients, calibration, e.calibrate)
@@ -135,7 +135,7 @@ class LandmarkStatistics:
         return FittedLandmarks(z, c, sigma, unit, diagnostics)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors from which :meth:`Landmarks.resume` continues; for ``torch.save``."""
+        """Tensors for ``torch.save``, from which :meth:`Landmarks.resume` continues."""
         moments = self.moments.clone()
         return {"landmarks": self.landmarks, "bandwidth": self.bandwidth, "moments": moments}
 
@@ -145,7 +145,7 @@ class FittedLandmarks(Fitted):
     """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``.
 
     Cost:
-        A score takes 5Qmd flop, and memory for the result and one tile of the points.
+        A score at Q points takes 5Qmd flop, and memory for the result and one tile of the points.
     """
 
     landmarks: Tensor  #: Z, (..., m, d)
@@ -183,11 +183,11 @@ def _add_moments(
     sigma: Tensor,
     progress: Progress | None = None,
 ) -> None:
-    """Adds samples (n, B, d) to the moments (n, m + 1, m + d + 1)."""
+    """Add samples (n, B, d) to the moments (n, m + 1, m + d + 1)."""
     m, d = z.shape[-2:]
     for g, r in _tiles(x.shape[0], x.shape[1], m + d + 1, progress):
         tile = x.narrow(0, *g).narrow(1, *r).double()
-        # An infinite sample is an error (NaN on CUDA). An infinite quotient saturates.
+        # An infinite sample becomes NaN. An infinite quotient of a finite sample saturates.
         tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
         points, s = z.narrow(0, *g), sigma.narrow(0, *g)
         gram = ops.rbf_gram(tile, points, bandwidth=s)
@@ -216,8 +216,8 @@ def _tiled_scores(
     return result
 
 
-# The compiler unrolls a loop over tiles, and would compile anew for each number of samples. To the
-# compiler, the loops are therefore two operators.
+# The compiler unrolls a loop over tiles, and would compile again for each number of samples. For
+# the compiler, the two loops are therefore operators.
 
 
 @torch.library.custom_op("mige_ext::_landmark_moments", mutates_args=())

@@ -1,10 +1,9 @@
-"""Score estimation with landmarks: millions of samples, in memory that does not grow with them.
+"""Score estimation with landmarks, in memory that does not grow with the number of samples.
 
 With M samples x and m landmarks z, the score is sought in the span of the kernels of the landmarks,
-``∇ log q(y) ≈ k(y, Z) C``. A spectral estimator has the operator
-``L = (1/M) Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and the right-hand side
-``ζ = (1/M) Σ_i ∇_{x_i} k(x_i, ·)``.
-Galerkin's method replaces L by a matrix A, and ζ by a matrix h, on the span of the landmarks:
+``∇ log q(y) ≈ k(y, Z) C``. The score satisfies L s = −ζ with the operator
+``L = (1/M) Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and ``ζ = (1/M) Σ_i ∇_{x_i} k(x_i, ·)``. On the span of the
+landmarks, Galerkin's method replaces L by a matrix A, and ζ by a matrix h:
 
     A = K_zx K_xz / M   (m×m),     h_j = (1/M) Σ_i ∇_{x_i} k(x_i, z_j)   (m×d).
 
@@ -17,7 +16,7 @@ For Tikhonov, f(μ) is 1/(μ + λ), and the estimate g of the score minimizes
 ``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks, Z = X,
 the μ are the eigenvalues of K/M, and the scores at the samples are those of the full estimator.
 
-A and h are sums over samples. The sums of several batches or processes can therefore be added.
+A and h are sums over samples, so the sums of several batches or processes can be added.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,10 +51,10 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         ...     _ = statistics.partial_fit(batch)
         >>> fitted = statistics.solve()
 
-    The landmarks are a random subset of the samples, which depends only on M, m and seed. Each
-    group takes the same rows. Statistics are kept and solved in float64, because the condition
-    number of A is the square of that of the kernel matrix. Every method raises ValueError or
-    TypeError if samples or landmarks are not finite floating-point tensors of the shapes below.
+    The landmarks are a random subset of the samples. Their rows depend only on M, m and seed, and
+    are the same in each group. Statistics are float64, because the condition number of A is the
+    square of the condition number of the kernel matrix. Every method raises ValueError or TypeError
+    if samples or landmarks are not finite floating-point tensors of the shapes below.
 
     Args:
         m: number of landmarks, at least 2. If there are fewer samples, all samples are landmarks.
@@ -63,15 +62,15 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             of the sum of all μ; in (0, 1].
         rank: J itself, instead of ``threshold``; at most m.
         lam: λ > 0 of Tikhonov's filter, which then replaces the cut-off of SSGE.
-        bandwidth: "median", a number, or a :class:`Bandwidth` rule. A rule is applied to the
-            landmarks, at a cost that does not depend on M.
+        bandwidth: "median", a number, or a :class:`Bandwidth` rule. The rule is applied to the
+            landmarks, so its cost does not depend on M.
         calibrate: "stein" divides the scores by :attr:`Diagnostics.calibration`; None does not.
         seed: seed of the random choice of landmarks.
 
     Cost:
-        A fit takes Mm(2m + 8d) flop and two eigendecompositions of m×m in float64, O(m² + md)
-        memory, and 100 to 200 MB for intermediates, because samples are processed in parts (tiles).
-        A score takes 5Mmd flop more.
+        A fit takes Mm(2m + 8d) flop and two eigendecompositions of m×m in float64, and O(m² + md)
+        memory. Samples are processed in parts (tiles), whose intermediates take 100 to 200 MB. A
+        score takes 5Mmd flop more.
     """
 
     m: int = _checks.setting(1024, _checks.require_count)
@@ -105,7 +104,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Args:
             samples: (..., M, d) with M >= 2, floating point.
-            progress: as for :meth:`fit`; called twice, for the fit and for the scores.
+            progress: as for :meth:`fit`. It is called twice, for the fit and for the scores.
         """
         fitted = self.fit(samples, progress=progress)
         _recording.report(fitted.diagnostics)
@@ -114,7 +113,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
     def fit(
         self, samples: Tensor, landmarks: Tensor | None = None, *, progress: Progress | None = None
     ) -> FittedLandmarks:
-        """Fits the coefficients C, which give scores at any points.
+        """Fit the coefficients C, which give scores at any points.
 
         Args:
             samples: (..., M, d), floating point, M >= 2 (M >= 1 with ``landmarks``).
@@ -129,11 +128,11 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         return self.fit(samples)
 
     def start(self, samples: Tensor) -> LandmarkStatistics:
-        """Begins a fit in batches: chooses landmarks among the samples, and a bandwidth.
+        """Begin a fit in batches: choose landmarks among the samples, and a bandwidth.
 
         Args:
-            samples: (..., M, d) with M >= 2, such as the first batch. They are not added to the
-                sums; give them to :meth:`LandmarkStatistics.partial_fit` too.
+            samples: (..., M, d) with M >= 2, such as the first batch. The samples are not added to
+                the sums, so give them to :meth:`LandmarkStatistics.partial_fit` too.
         """
         _checks.require_samples("samples", samples)
         landmarks = samples.index_select(-2, self.chosen(samples.shape[-2], samples.device))
@@ -141,7 +140,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         return LandmarkStatistics(self, landmarks)
 
     def start_with(self, landmarks: Tensor) -> LandmarkStatistics:
-        """Begins a fit in batches with given landmarks.
+        """Begin a fit in batches with given landmarks.
 
         Args:
             landmarks: Z, (..., m, d) with m >= 2; this m replaces the setting ``m``.
@@ -159,8 +158,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         the rows that one process would choose among all samples.
 
         Cost:
-            That of :meth:`score` for the samples of this process. The method sends and receives md
-            values for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums, independent of M.
+            The cost of :meth:`score` for the samples of this process. The method sends and receives
+            md values for the landmarks and 8(m + 1)(m + d + 1) bytes for the sums.
         """
         samples = at_least_float32(samples.detach())
         rows = self.chosen(total, samples.device) - offset
@@ -177,7 +176,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         return fitted.score(samples)
 
     def resume(self, state: Mapping[str, Tensor]) -> LandmarkStatistics:
-        """Continues from a :meth:`LandmarkStatistics.state_dict` of the same settings.
+        """Continue from a :meth:`LandmarkStatistics.state_dict` of the same settings.
 
         Raises:
             KeyError: a name is missing.
@@ -197,9 +196,9 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         return statistics
 
     def chosen(self, rows: int, device: torch.device | str = "cpu") -> Tensor:
-        """Indices of the landmarks among ``rows`` samples: min(m, rows) int64, ascending.
+        """Indices of the landmarks among ``rows`` samples, (min(m, rows),), int64, ascending.
 
-        They are the samples with the smallest hash (splitmix64) of their index and the seed. The
+        The landmarks are the samples with the smallest hash (splitmix64) of index and seed. The
         hash is equal on every device and in every process.
         """
         if self.m >= rows:

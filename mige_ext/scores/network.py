@@ -19,8 +19,8 @@ Layers = tuple[Tensor, ...]  # one tensor for each layer
 class NetworkDiagnostics:
     """Diagnostics of a trained score, one value for each group of samples, (...)."""
 
-    #: The objective divided by d, in the last step. It is −1/2 for the true score of a normal
-    #: distribution, and far lower for a network that has memorized the samples.
+    #: the objective divided by d, in the last step; −1/2 for the true score of a normal
+    #: distribution, and far lower for a network that has memorized the samples
     loss: Tensor
     #: ``−mean(Σ s·(z − m)) / d`` with m the mean of the samples; 1 for the true score
     calibration: Tensor
@@ -31,17 +31,17 @@ class FittedNetwork(Fitted):
     """A trained score, ``g(q) = s((q − m)/D)/D`` with ``s(z) = −z + network(z)``.
 
     Cost:
-        A score takes 2Q flop a weight.
+        A score at Q points takes 2Q flop for each weight.
     """
 
     samples: Tensor  #: (..., M, d)
     mean: Tensor  #: m, (..., 1, d)
-    deviation: Tensor  #: D, (..., 1, d); columns where it is 0 have score 0
+    deviation: Tensor  #: D, the standard deviations, (..., 1, d); a column with D = 0 has score 0
     weights: Layers  #: (..., inputs, outputs) each
     biases: Layers  #: (..., 1, outputs) each
-    origin: Tensor  #: (..., 1, d)
-    unit: Tensor  #: of each column, (..., 1, d)
-    diagnostics: NetworkDiagnostics  #: of the estimate
+    origin: Tensor  #: the first sample divided by ``unit``, (..., 1, d)
+    unit: Tensor  #: the unit of length of each column, (..., 1, d)
+    diagnostics: NetworkDiagnostics  #: loss and calibration
 
     def _in_units(self, query: Tensor) -> Tensor:
         return in_units(query, self.unit) - self.origin
@@ -58,12 +58,12 @@ class FittedNetwork(Fitted):
 class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     """Sliced score matching with a small network (Song, Garg, Shi, Ermon, UAI 2019).
 
-    The network minimizes ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The expectation over v is the
-    objective of score matching (Hyvärinen 2005), half the squared error of the score up to a
-    constant. With ``½‖s‖²`` in place of the second term, the variance is smaller. s is the score of
-    standardized samples, ``s(z) = −z + network(z)`` with softplus units, trained by Adam on all
-    samples at once. On finitely many samples the objective has no lower bound. A network that
-    trains for too many steps therefore memorizes the samples. A few hundred samples need few steps.
+    The score of standardized samples is ``s(z) = −z + network(z)`` with softplus units. Adam trains
+    the network on all samples at once to minimize ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The
+    expectation over v is the objective of score matching (Hyvärinen 2005), which is half the
+    squared error of the score up to a constant. With ``½‖s‖²`` as the second term, the variance is
+    smaller. On finitely many samples the objective has no lower bound, so a network that trains for
+    too many steps memorizes the samples. A few hundred samples need few steps.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)
@@ -72,8 +72,8 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
 
     Each group trains its own network. The first weights and every v depend only on the seed. Groups
     are therefore independent, and torch's random state is neither read nor changed. Training also
-    works under ``torch.no_grad`` and ``torch.inference_mode``. It raises RuntimeError under
-    ``torch.compile``, which cannot trace it.
+    works under ``torch.no_grad`` and ``torch.inference_mode``. Under ``torch.compile``, training
+    raises RuntimeError.
 
     The score is zero in a column whose values are all equal.
 
@@ -108,11 +108,11 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         x, origin, unit = about_origin(samples)
         mean, z, deviation = standardized(x)
         with no_autocast(z):
-            # Inference tensors cannot be trained with, so z is copied outside inference mode.
+            # Training needs a z that is no inference tensor, so z is copied outside this mode.
             with torch.inference_mode(False), torch.enable_grad():
                 weights, biases, loss = self._train(z.clone())
             calibration = stein_calibration(z, _network(z, weights, biases))
-        if _checks.looking_is_free(loss) and not loss.isfinite().all():
+        if _checks.can_read(loss) and not loss.isfinite().all():
             raise ValueError(
                 f"learning_rate must keep the loss finite over {self.steps} steps, "
                 f"got {self.learning_rate!r}"
@@ -121,7 +121,10 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         return FittedNetwork(x, mean, deviation, weights, biases, origin, unit, diagnostics)
 
     def _train(self, z: Tensor) -> tuple[Layers, Layers, Tensor]:
-        """Weights, biases, and the last loss over d of each group, for standardized samples."""
+        """Weights, biases, and the last loss of each group divided by d, (...).
+
+        ``z`` are the standardized samples, (..., M, d).
+        """
         weights, biases = self._start(z)
         optimizer = torch.optim.Adam([*weights, *biases], lr=float(self.learning_rate))
         generator = torch.Generator(z.device).manual_seed(int(self.seed))
@@ -141,7 +144,10 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         return weights, biases, loss.detach() / z.shape[-1]
 
     def _start(self, z: Tensor) -> tuple[Layers, Layers]:
-        """Normal weights of He et al., equal for every group; 0 in the last layer: s(z) = −z."""
+        """Normal weights (He et al. 2015), equal for every group.
+
+        The last layer has weights 0, so that the first score is s(z) = −z.
+        """
         generator = torch.Generator().manual_seed(int(self.seed))
         sizes = [z.shape[-1], *[int(self.hidden)] * self.layers, z.shape[-1]]
         weights, biases = [], []

@@ -15,9 +15,9 @@ T = TypeVar("T")
 def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
     """All tensors and numbers of a record as tensors by name, such as ``diagnostics.rank``.
 
-    A value is a tensor, a number, None, or a tuple or dataclass of such values; others raise
-    TypeError. ``hint`` is its annotated type and ``name`` its name in the record. A subclass of the
-    annotated class is stored by its name in UTF-8, beside its fields.
+    A value is a tensor, a number, None, or a tuple or dataclass of such values; another value
+    raises TypeError. ``hint`` is the annotated type of the value, and ``name`` its name in the
+    record. If the type is a subclass of the annotated type, its name is stored too, in UTF-8.
     """
     if value is None:
         return {}
@@ -36,7 +36,7 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
             packed[name] = torch.tensor(list(type(value).__name__.encode()), dtype=torch.uint8)
     else:
         raise TypeError(
-            f"{name} must be a tensor, a number or a dataclass of these to be stored, got {value!r}"
+            f"{name} must be a tensor, a number or a dataclass to be stored, got {value!r}"
         )
     for key, (part, item) in parts.items():
         packed |= pack(part, item, f"{name}.{key}" if name else key)
@@ -44,10 +44,10 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
-    """The value of the annotated type that :func:`pack` converted.
+    """The value that :func:`pack` converted, of the annotated type ``hint``.
 
     A missing name raises KeyError, a value that is no tensor raises TypeError, and a subclass that
-    this process lacks raises ValueError.
+    this process has not defined raises ValueError.
     """
     _require_mapping(state)
     choices, prefix = get_args(hint), f"{name}." if name else ""
@@ -59,7 +59,7 @@ def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
     if hint in _NUMBERS:
         return hint(stored(state, name).item())
     if get_origin(hint) is tuple:
-        count = sum(key.startswith(prefix) for key in state)  # its items are tensors
+        count = sum(key.startswith(prefix) for key in state)  # the items are tensors
         return tuple(unpack(choices[0], state, f"{prefix}{i}") for i in range(count))
     if isabstract(hint) or name in state:
         wanted = bytes(stored(state, name).tolist()).decode()
@@ -71,7 +71,7 @@ def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
 
 
 def stored(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """The tensor of this name in a state; the error for a missing one lists the names."""
+    """The tensor of this name in a state. If the name is missing, the error lists all names."""
     _require_mapping(state)
     if name not in state:
         raise KeyError(f"state must have {name!r}, got {', '.join(state) or 'nothing'}")
@@ -99,7 +99,7 @@ def moved(value: T, device: torch.device | str) -> T:
 
 
 def summary(record: Any) -> str:
-    """A record in one line: its first tensor's shape, dtype and device, settings, diagnostics."""
+    """A record in one line: shape, dtype and device of its first tensor, settings, diagnostics."""
     names = [field.name for field in fields(record)]
     first = getattr(record, names[0])
     dtype = str(first.dtype).removeprefix("torch.")
@@ -118,7 +118,7 @@ _NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 def _range(values: Tensor) -> str:
-    """The value of one group, or the least and the largest of several."""
+    """The value of one group, or the range of the values of several groups."""
     try:
         low, high = values.min().item(), values.max().item()
     except RuntimeError:  # no groups, or a tensor without values

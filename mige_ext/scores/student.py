@@ -38,8 +38,8 @@ class FittedStudent:
         weights = weights.unsqueeze(-1)
         location = (weights * z).sum(-2, keepdim=True) / weights.sum(-2, keepdim=True)
         centered = z - location
-        # (R + τI)^{−1/2} with the correlations R. It is 0 in the directions that do not count, in
-        # which z is 0 too.
+        # root = (R + τI)^{−1/2} with the correlations R. In directions that do not count, root and
+        # z are 0.
         root = standardized(samples)[2].mT * whitening
         scatter = centered.mT @ (weights * centered) / z.shape[-2]
         precision = torch.linalg.pinv(scatter + per_group(ridge) * root @ root, hermitian=True)
@@ -47,7 +47,7 @@ class FittedStudent:
         return FittedStudent(location, precision, per_group(nu), per_group(counted.sum(-1)))
 
     def __repr__(self) -> str:
-        """One line: shape, dtype and device."""
+        """The shape, dtype and device, in one line."""
         return summary(self)
 
     def score(self, z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Values of mutual information and entropy in nats, for logging; they have no gradient.
 
 The functions of :mod:`mige_ext.information` return surrogates, whose gradient is right and whose
-value means nothing. The functions of this package return the values. ``docs/values.md`` says how
-accurate the values are, and when they are wrong.
+value means nothing. The functions of this package return values. ``docs/values.md`` says how
+accurate these values are, and when they are wrong.
 """
 
 from mige_ext.values.estimates import estimate_entropy, estimate_mutual_information

@@ -12,7 +12,7 @@ class Candidate:
 
     method: str  #: the name in :attr:`.InformationValue.methods`
     value: Tensor  #: the estimate, ()
-    #: estimates of ``log p(x, z) − log p(x) p(z)`` at the samples, (M,), up to a constant
+    #: estimates of ``log p(x, z) − log(p(x) p(z))`` at the samples, (M,), up to a constant
     terms: Tensor
 
     @property

@@ -1,4 +1,4 @@
-"""The information of a category s and continuous z."""
+"""The mutual information of a category s and continuous z."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ _FOLDS = 5
 def class_information(
     s: Tensor, y: Tensor, generator: torch.Generator
 ) -> tuple[Candidate, Candidate]:
-    """I(s; z), and the bound of a classifier with a common covariance.
+    """An estimate of I(s; z), and the bound of the classifier with one covariance for all classes.
 
     Args:
         s: classes 0, 1, …, (M,), each with at least two samples.
         y: normal scores, (M, d).
-        generator: the generator of the folds.
+        generator: draws the folds.
     """
     z = white(y)
     best, linear = classifier_bounds(s, z, generator)
@@ -36,7 +36,7 @@ def classifier_bounds(
     """The bound ``I ≥ H(s) + E log p̂(s | z)`` of a classifier on samples that it was not fitted to.
 
     p̂ follows from Gaussian classes, whose covariances are shrunk toward their mean. The first
-    result has the shrinkage with the highest bound, and the second a common covariance.
+    result has the shrinkage with the highest bound. The second has one covariance for all classes.
     """
     m = z.shape[0]
     prior = torch.bincount(s).double() / m
@@ -58,7 +58,7 @@ def classifier_bounds(
 
 
 def _posteriors(s: Tensor, z: Tensor, points: Tensor, prior: Tensor) -> Tensor:
-    """Log-posteriors at points, (shrinkages, Q, classes)."""
+    """Log-probabilities of the classes at Q points, (shrinkages, Q, classes)."""
     d, classes = z.shape[1], len(prior)
     means, covariances = z.new_zeros(classes, d), z.new_zeros(classes, d, d)
     for c in range(classes):
@@ -84,10 +84,10 @@ def _posteriors(s: Tensor, z: Tensor, points: Tensor, prior: Tensor) -> Tensor:
 
 
 def class_neighbors(s: Tensor, z: Tensor, k: int = NEIGHBORS) -> Candidate:
-    """The estimate of Ross (2014) from the distances to neighbors of the same class.
+    """The estimate of Ross (2014), ``I = ψ(M) + mean(ψ(k) − ψ(M_s) − ψ(m))``.
 
-    ``I = ψ(M) + mean(ψ(k) − ψ(M_s) − ψ(m))``, where m counts the samples, with the sample itself,
-    that are nearer than the k-th neighbor of the same class.
+    ψ is the digamma function, and M_s the size of the sample's class. m counts the sample itself
+    and the samples that are nearer than the k-th neighbor of the same class.
     """
     m = z.shape[0]
     counts = torch.bincount(s)[s]

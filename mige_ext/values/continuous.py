@@ -1,4 +1,4 @@
-"""The information of continuous x and z, and the entropy of z: the choice among the methods."""
+"""The choice among the estimates of I(x; z) for continuous x and z, and of H(z)."""
 
 import math
 
@@ -15,7 +15,7 @@ from mige_ext.values.student import student_copula
 def continuous_information(
     u: Tensor, v: Tensor, generator: torch.Generator
 ) -> tuple[Candidate, Candidate]:
-    """I and its Gaussian part, from uniform scores of x, (M, d_x), and of z, (M, d_z)."""
+    """I(x; z) and its Gaussian part, from uniform scores of x, (M, d_x), and of z, (M, d_z)."""
     x, z = torch.special.ndtri(u), torch.special.ndtri(v)
     part = gaussian_part(x, z)
     gaussian = part.candidate
@@ -45,14 +45,14 @@ def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate
     if not bool((deviation > 0).all()):
         raise ValueError(
             f"z must vary in every column, got {int((deviation == 0).sum())} constant columns: "
-            "its entropy is minus infinity"
+            "the entropy of z is minus infinity"
         )
     standard = (z - z.mean(0)) / deviation
     y = white(standard)
     if y.shape[1] < d:
         raise ValueError(
-            f"z must vary in all {d} directions, got {y.shape[1]}: a linear combination of its "
-            "columns is constant, and its entropy is minus infinity"
+            f"z must vary in all {d} directions, got {y.shape[1]}: a linear combination of the "
+            "columns is constant, and the entropy of z is minus infinity"
         )
     covariance = standard.mT @ standard / (m - 1)
     half_log = torch.linalg.cholesky(covariance).diagonal().log().sum() + deviation.log().sum()

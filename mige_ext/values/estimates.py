@@ -32,22 +32,24 @@ def estimate_mutual_information(
 ) -> InformationValue:
     """Value of the mutual information I(x; z) in nats, or of I(x; z | y) with y = ``given``.
 
-    For continuous x and z, ``I = E log(p(x, z) / (p(x) p(z)))`` is estimated in three ways, on
-    coordinates that are made normal by their ranks. I does not change with such coordinates.
+    For continuous x and z, ``I = E log(p(x, z) / (p(x) p(z)))`` is estimated in three ways. Each
+    coordinate is first made normal by its ranks, which does not change I.
 
     - "kernel": the Gaussian formula without its bias, plus the non-Gaussian part from the risks of
       the adaptive score at six noise levels (de Bruijn's identity);
-    - "student": the Student copula with the highest likelihood, for samples that are large together
-      without a correlation;
+    - "student": the Student copula with the highest likelihood, for variables that are large in the
+      same samples without a correlation;
     - "neighbors": the estimate of Kraskov et al. from five nearest neighbors.
 
-    Each estimate misses a part of the dependence on some data, and is rarely too large. "kernel" is
-    therefore used, with two exceptions. "student" replaces it if the mean log-likelihood of (x, z)
-    is larger by more than two standard errors of the difference. Then "neighbors" replaces the
-    chosen estimate if it is larger by more than two standard errors. For a category there are two
-    estimates: "classifier", a bound on samples that a classifier with Gaussian classes was not
-    fitted to, and "neighbors", the estimate of Ross. For a categorical condition, the result is
-    ``Σ_y p(y) I(x; z | y)``.
+    On some data an estimate misses a part of the dependence. An estimate is rarely too large. The
+    result is "kernel", with two exceptions. First, "student" replaces "kernel" if the mean
+    log-likelihood of (x, z) is larger by more than two standard errors of the difference. Then,
+    "neighbors" replaces the chosen estimate if "neighbors" is larger by more than two standard
+    errors of the difference.
+
+    For a category there are two estimates. "classifier" is a lower bound from a classifier with
+    Gaussian classes, on samples to which the classifier was not fitted. "neighbors" is the estimate
+    of Ross. For a categorical condition, the result is ``Σ_y p(y) I(x; z | y)``.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
@@ -55,17 +57,17 @@ def estimate_mutual_information(
         >>> bool((estimate.value - 0.69).abs() < 3 * estimate.standard_error)  # log 2
         True
 
-    The value may be negative, because it is not clipped. It does not depend on the order of the
-    samples, nor on increasing functions of single columns. Equal values in a column of continuous
-    samples get their ranks in random order, which does not change I; give a variable with few
-    values as a category instead. Constant columns are left out.
+    The value is not clipped and may be negative. The order of the samples and increasing functions
+    of single columns do not change the value. Equal values in a column of continuous samples get
+    their ranks in random order, which does not change I. Give a variable with few values as a
+    category instead. Constant columns are left out.
 
     Args:
         x: samples, (..., M, d_x), floating point; or a category, (..., M), integer or boolean.
         z: samples, (..., M, d_z), paired with x, or a category; x and z are not both categories.
             Leading dimensions are independent groups, each with its own value.
         given: a category y, (..., M), integer or boolean; none by default.
-        seed: seed of the noise, the folds and the order of equal values. The global random
+        seed: seed of the noise, the folds and the order of equal values. torch's global random
             generator is neither read nor changed.
         group: a process group whose ranks' samples are gathered and form one batch.
 
@@ -74,9 +76,9 @@ def estimate_mutual_information(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite; M is smaller than
-            d_x + d_z + 2 (for each value of ``given``); a class has fewer than two samples for each
-            part (see the cost); x and z are both categories; x and z determine each other, so that
-            I is infinite.
+            d_x + d_z + 2 (for each value of ``given``); a class has fewer than two samples in a
+            part (see the cost); x and z are both categories; x and z determine each other, and I is
+            infinite.
 
     Cost:
         Six scores of (x, z), of x and of z: O(M³) up to M = 2000. More samples are divided into
@@ -103,12 +105,12 @@ def estimate_entropy(
 ) -> EntropyValue:
     """Value of the differential entropy H(z) in nats.
 
-    The estimate is ``½ log|2πe Σ| − J``: the entropy of the Gaussian with the covariance Σ of z,
-    without its bias, minus the negentropy J from the risks of the adaptive score at six noise
-    levels (de Bruijn's identity). This "kernel" estimate tends to be too large. The other estimate,
-    "neighbors", is that of Kozachenko and Leonenko from five nearest neighbors. It is used if J is
-    larger than two standard errors, and "neighbors" is smaller than "kernel" by two standard errors
-    of the difference.
+    The estimate "kernel" is ``½ log|2πe Σ| − J`` with the covariance Σ of z. The first term is the
+    entropy of a Gaussian, without its bias. The negentropy J follows from the risks of the adaptive
+    score at six noise levels (de Bruijn's identity). "kernel" tends to be too large. The estimate
+    "neighbors" of Kozachenko and Leonenko, from five nearest neighbors, is used instead under two
+    conditions: J is larger than two standard errors, and "neighbors" is smaller than "kernel" by
+    more than two standard errors of the difference.
 
         >>> import torch, mige_ext as mige
         >>> z = torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
@@ -116,9 +118,9 @@ def estimate_entropy(
         >>> bool((estimate.value - 1.386).abs() < 0.1)                          # log 4
         True
 
-    H(Az + b) = H(z) + log|det A| also holds for the estimate "kernel", up to the noise. H is −∞ if
-    z lies in a subspace; this raises an error. Samples without a covariance, such as Cauchy
-    samples, give an estimate that is too large.
+    The rule ``H(Az + b) = H(z) + log|det A|`` also holds for the estimate "kernel", up to the noise
+    that is drawn. If z lies in a subspace, H is −∞ and the function raises an error. Samples
+    without a covariance, such as Cauchy samples, give an estimate that is too large.
 
     Args:
         z: samples, (..., M, d) with M >= d + 2, floating point. Leading dimensions are independent
@@ -134,7 +136,8 @@ def estimate_entropy(
             in some direction.
 
     Cost:
-        Six scores of z: O(M³) up to M = 2000, then O(M) with disjoint parts.
+        Six scores of z: O(M³) up to M = 2000. More samples are divided as in
+        :func:`estimate_mutual_information`.
     """
     _checks.require_seed("seed", seed)
     _checks.require_tensor("z", z)
@@ -157,7 +160,7 @@ def _is_category(columns: Tensor) -> bool:
 
 
 def _as_columns(name: str, value: object) -> Tensor:
-    """The argument without a gradient; a category (..., M) as one column of integers."""
+    """The argument without a gradient. A category (..., M) becomes one column of integers."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype.is_complex:
@@ -177,11 +180,11 @@ def _require_arguments(columns: dict[str, Tensor], least: int) -> None:
     continuous = _continuous(columns)
     if not continuous.keys() & {"x", "z"}:
         raise TypeError(
-            "x or z must have a floating-point dtype, got integers or booleans for both: only one "
-            "of them may be a category"
+            "x or z must have a floating-point dtype, got integers or booleans for both: only x or "
+            "only z may be a category"
         )
     for name, tensor in continuous.items():
-        _checks.require_samples(name, tensor, least)
+        _checks.require_samples(name, tensor, least, may_be_category="x" in columns)
     first, size = next(iter(continuous.items()))
     for name, tensor in columns.items():
         _checks.require_same_device(name, tensor, first, size)
@@ -193,7 +196,7 @@ def _require_arguments(columns: dict[str, Tensor], least: int) -> None:
                 f"{tuple(size.shape[:-1])}, got {tuple(got)}{kind}"
             )
     for name, tensor in continuous.items():
-        # The values are read on CUDA too, where the estimate makes the host wait anyway.
+        # On CUDA the values are read too, because the estimate makes the host wait anyway.
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise ValueError(f"{name} must be finite, got {bad} values that are NaN or infinite")
@@ -219,7 +222,7 @@ def _gathered(columns: dict[str, Tensor], batch: GlobalBatch | None) -> dict[str
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Estimate of a group, of a part of it, or of one value of ``given``."""
+    """The estimate of one group, of one part of a group, or of one value of ``given``."""
 
     value: Tensor
     standard_error: Tensor
@@ -228,7 +231,7 @@ class _Found:
     parts: int = 1
 
 
-#: Takes samples of x and z and a generator; returns the estimate and its Gaussian part.
+#: A function of samples of x, samples of z and a generator: the estimate and its Gaussian part.
 Estimate = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Candidate, Candidate]]
 
 
@@ -244,7 +247,7 @@ def _information(x: Tensor, z: Tensor, given: Tensor | None = None, *, seed: int
 
 
 def _require_classes(name: str, s: Tensor) -> None:
-    """Two samples of each class in each part, among which the classes are divided evenly."""
+    """Require enough samples of each class for two samples in each part."""
     counts = s.unique(return_counts=True)[1]
     parts = math.ceil(len(s) / MOST_SAMPLES)
     if int(counts.min()) < 2 * parts:
@@ -273,7 +276,10 @@ def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
 
 
 def _mixed(found: list[_Found], shares: Tensor, m: int = 0) -> _Found:
-    """A weighted mean of estimates; with m samples, also the standard error of the weights."""
+    """A weighted mean of estimates.
+
+    With m > 0, the weights are frequencies in m samples, whose standard error is included.
+    """
     weights = shares.to(found[0].value)
     values, errors, parts = (
         torch.stack([getattr(each, name) for each in found])
@@ -308,7 +314,7 @@ def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Fo
 
 
 def _sorted(x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The samples in an order that does not depend on the order in which they came."""
+    """The samples, sorted by z and then by x, so that the given order does not matter."""
     both = x.double() if z is None else torch.cat((z.double(), x.double()), 1)
     order = torch.arange(len(both), device=both.device)
     for column in reversed(both.unbind(1)):  # by the first column, then the second, ...
@@ -321,7 +327,7 @@ def _varying(x: Tensor) -> Tensor:
 
 
 def _nothing(x: Tensor) -> tuple[Candidate, Candidate]:
-    """The information of a constant."""
+    """The information about a constant, which is 0."""
     terms = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
     nothing = Candidate("constant", terms.mean(), terms)
     return nothing, nothing

@@ -9,7 +9,7 @@ from mige_ext.values.candidates import Candidate
 
 #: Directions of a block with less than this fraction of its largest variance are left out.
 _NO_VARIANCE = 1e-6
-#: Below this smallest eigenvalue of the correlation, a function of x determines one of z.
+#: If the smallest eigenvalue of the covariance is below this number, x and z are dependent.
 DEPENDENT = 1e-9
 
 
@@ -20,11 +20,11 @@ class GaussianPart:
     candidate: Candidate
     x: Tensor  #: white coordinates of x, (M, d_x)
     z: Tensor  #: white coordinates of z, (M, d_z)
-    root: Tensor  #: Cholesky factor of the covariance of (x, z) in these coordinates
+    root: Tensor  #: Cholesky factor of the covariance of the white (x, z)
 
 
 def white(y: Tensor) -> Tensor:
-    """Coordinates with covariance I, (M, d) -> (M, r); directions without variance are left out."""
+    """Coordinates with covariance I, (M, d) -> (M, r), without directions that have no variance."""
     y = y - y.mean(0)
     variances, directions = torch.linalg.eigh(y.mT @ y / y.shape[0])
     kept = variances > _NO_VARIANCE * variances[-1]
@@ -55,14 +55,15 @@ def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
     if m < d + 2:
         raise ValueError(
             f"x and z must have M >= d_x + d_z + 2 samples, here {d + 2} without directions that "
-            f"have no variance, got {m}: use fewer columns, such as a projection, or more samples"
+            f"have no variance, got {m}: use more samples, or project x to fewer columns"
         )
     pairs = torch.cat((x, z), 1)
     covariance = pairs.mT @ pairs / m
     if float(torch.linalg.eigvalsh(covariance)[0]) < DEPENDENT:
         raise ValueError(
             "x and z must not determine each other, got a linear combination of the columns of x "
-            "that equals one of z: I(x; z) is infinite. Add noise to z"
+            "that equals a linear combination of the columns of z: I(x; z) is infinite. Add noise "
+            "to z"
         )
     root = torch.linalg.cholesky(covariance)
     value = -root.diagonal().log().sum() - information_bias(m, x.shape[1], z.shape[1])

@@ -1,12 +1,12 @@
 """The non-Gaussian part of the information, from the risks of the adaptive score.
 
-Let z be white, and ``z_u`` be z with noise of variance ``e^u − 1``, divided by its scale. Then de
-Bruijn's identity gives the negentropy of z as an integral over noise levels,
+Let z be white, and let z_u be z plus noise of variance ``e^u − 1``, divided by ``e^{u/2}``. Then de
+Bruijn's identity gives the negentropy of z as an integral over noise levels u,
 
-    J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du,
+    J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du.
 
 The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. The
-risk is 0 where the Gaussian score is kept. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
+risk is 0 if the Gaussian score is used. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from torch import Tensor
 from mige_ext import ops
 from mige_ext.values.gaussian import GaussianPart
 
-#: Gauss-Legendre nodes in √u, and the largest u. At u = 2.5 the noise has 92 % of the variance.
+#: The number of Gauss-Legendre nodes in √u, and the largest u. At u = 2.5 noise is 92 % of the
+#: variance.
 NODES, LARGEST = 6, 2.5
-#: Up to this many dimensions of the pair, scores are computed in float64.
+#: Scores are computed in float64 if the samples have at most this number of dimensions.
 MOST_FLOAT64 = 3
 
 
@@ -31,11 +32,11 @@ class Negentropy:
     value: Tensor  #: ()
     terms: Tensor  #: (M,), up to a constant
     departure: Tensor  #: score minus Gaussian score at each noise level, (nodes, M, d)
-    divergence: Tensor  #: its divergence, (nodes, M)
+    divergence: Tensor  #: divergence of the departure, (nodes, M)
 
     @classmethod
     def zero(cls, noisy: Tensor) -> "Negentropy":
-        """That of a column of normal scores, which is exactly normal."""
+        """The negentropy 0 of a column of normal scores."""
         terms = noisy.new_zeros(noisy.shape[1], dtype=torch.float64)
         return cls(terms.sum(), terms, torch.zeros_like(noisy), noisy.new_zeros(noisy.shape[:-1]))
 
@@ -43,7 +44,10 @@ class Negentropy:
 def interaction(
     part: GaussianPart, generator: torch.Generator
 ) -> tuple[Negentropy, Negentropy, Negentropy]:
-    """J(x, z), J(x) and J(z) with one noise; the score of the pair may start from x and z."""
+    """J(x, z), J(x) and J(z) with the same noise.
+
+    The score of the pair may start from the departures of x and of z.
+    """
     noisy, weight = _noisy(torch.cat((part.x, part.z), 1), part.root, generator)
     blocks = (b.contiguous() for b in noisy.split([part.x.shape[1], part.z.shape[1]], -1))
     of_x, of_z = (
@@ -76,10 +80,10 @@ def _noisy(z: Tensor, root: Tensor, generator: torch.Generator) -> tuple[Tensor,
 
 
 def _in_precision(noisy: Tensor) -> Tensor:
-    """The samples in float32, if there are so many dimensions that rounding does not matter.
+    """The samples, in float32 if they have more than :data:`MOST_FLOAT64` dimensions.
 
-    In few dimensions the Gram matrix is nearly singular, and in float32 the risk of a small λ is
-    far too low: at M = 1000 and d = 2, −8.8 instead of −2.6.
+    In few dimensions the Gram matrix is nearly singular, and the risk of a small λ is far too low
+    in float32: −8.8 instead of −2.6 at M = 1000 and d = 2.
     """
     return noisy.float() if noisy.shape[-1] > MOST_FLOAT64 else noisy
 

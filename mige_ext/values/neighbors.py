@@ -1,4 +1,4 @@
-"""The information from the distances to nearest neighbors."""
+"""Mutual information and entropy from the distances to nearest neighbors."""
 
 import math
 
@@ -12,10 +12,10 @@ NEIGHBORS = 5
 
 
 def neighbor_information(x: Tensor, z: Tensor, k: int = NEIGHBORS) -> Candidate:
-    """The first estimate of Kraskov, Stögbauer and Grassberger (2004), with the largest norm.
+    """The first estimate of Kraskov, Stögbauer and Grassberger (2004), in the maximum norm.
 
-    ``I = ψ(k) + ψ(M) − mean(ψ(n_x) + ψ(n_z))``, where n_x counts the samples, with the sample
-    itself, that are nearer in x than the k-th neighbor of the pair.
+    ``I = ψ(k) + ψ(M) − mean(ψ(n_x) + ψ(n_z))``, where ψ is the digamma function. n_x counts the
+    sample itself and the samples that are nearer in x than the k-th neighbor of the pair.
     """
     m = x.shape[0]
     k = min(k, m - 1)

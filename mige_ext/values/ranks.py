@@ -1,4 +1,4 @@
-"""Samples of one group by their ranks, which keep the information and remove heavy tails."""
+"""The samples of one group as ranks, which keep the information and remove heavy tails."""
 
 import math
 from functools import lru_cache
@@ -6,16 +6,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-#: Grid of the angles with which :func:`student_quantile` integrates.
+#: Number of angles in the grid on which :func:`student_quantile` integrates.
 _ANGLES = 8193
 
 
 def ranked(x: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform scores ``(rank − 1/2) / M`` of every column, (M, d) -> (M, d), float64.
 
-    Equal values get their ranks in random order. This adds noise within an atom of the
-    distribution, which is independent of everything else, so the mutual information with other
-    variables does not change.
+    Equal values get their ranks in random order. The random order is independent of every other
+    variable, so the mutual information does not change.
     """
     m = x.shape[0]
     noise = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device)
@@ -26,10 +25,10 @@ def ranked(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def student_quantile(u: Tensor, nu: float) -> Tensor:
-    """Quantiles of Student's t distribution; of the normal distribution for an infinite ν.
+    """Quantiles of Student's t distribution, which for an infinite ν is the normal distribution.
 
-    With ``t = √ν tan θ`` the density is proportional to ``cos^{ν−1} θ``, which is integrated by the
-    trapezoidal rule. The grid is denser at the ends, where quantiles change fast.
+    With ``t = √ν tan θ`` the density is proportional to ``cos^{ν−1} θ``, which the trapezoidal rule
+    integrates. The grid is denser at the ends, where quantiles change fast.
     """
     if math.isinf(nu):
         return torch.special.ndtri(u)
@@ -42,7 +41,7 @@ def student_quantile(u: Tensor, nu: float) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _distribution(nu: float) -> tuple[Tensor, Tensor]:
-    """Angles θ and the distribution function of θ."""
+    """The grid of angles θ, and the distribution function of θ on the grid."""
     even = torch.linspace(-math.pi / 2, math.pi / 2, _ANGLES, dtype=torch.float64)
     angles = math.pi / 2 * even.sin()
     density = angles.cos().clamp(min=0) ** (nu - 1)

@@ -1,4 +1,4 @@
-"""What the functions of this package return."""
+"""The results of the functions of this package."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ class InformationValue:
     """An estimate of mutual information in nats, one value for each group of samples, (...)."""
 
     value: Tensor  #: the estimate, (...), float64, without a gradient; may be negative
-    #: standard error of the mean over the samples, (...); the error of a method that misses a part
-    #: of the information is not included
+    #: standard error of the mean over the samples, (...), without the bias of a method that misses
+    #: a part of the information
     standard_error: Tensor
-    #: the Gaussian part, (...): the information if the dependence were that of Gaussians; for a
-    #: category, the bound of a classifier with Gaussian classes of a common covariance
+    #: the Gaussian part, (...): the information of Gaussians with the same correlations; for a
+    #: category, the bound of the classifier with one covariance for all classes
     gaussian: Tensor
-    #: name of the method of each group, in row-major order: "kernel", "student" or "neighbors"; for
-    #: a category "classifier" or "neighbors"; "constant" if x or z does not vary; names are joined
-    #: by " + " if parts or values of ``given`` differ in it
+    #: the method of each group, in row-major order: "kernel", "student" or "neighbors", for a
+    #: category "classifier" or "neighbors", and "constant" if x or z does not vary. If the method
+    #: differs between parts or values of ``given``, " + " joins the names.
     methods: tuple[str, ...]
     samples_used: int  #: M, on all ranks of a group
     parts: int  #: number of disjoint parts into which the samples were divided

@@ -1,7 +1,7 @@
-"""The information of the Student copula with the ranks of the samples.
+"""The information of the Student copula that is fitted to the ranks of the samples.
 
-The density of a Student copula depends on the distance from the center as a whole. Coordinates
-without any correlation are then dependent: all of them are large in the same samples.
+In a Student copula, coordinates without a correlation are dependent, because all coordinates are
+large in the same samples.
 """
 
 import math
@@ -16,7 +16,7 @@ from mige_ext.values.ranks import student_quantile
 
 #: Degrees of freedom, tried in this order as long as the likelihood rises.
 DEGREES = (32.0, 16.0, 10.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0)
-_STEPS = 12  # of the EM algorithm
+_STEPS = 12  # number of steps of the EM algorithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class StudentCopula:
 
     candidate: Candidate
     nu: float
-    gain: Tensor  #: log-density minus that of the Gaussian copula at the samples, (M,)
+    gain: Tensor  #: log-density minus the log-density of the Gaussian copula at the samples, (M,)
 
 
 def student_copula(u: Tensor, d_x: int) -> StudentCopula:

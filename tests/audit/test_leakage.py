@@ -253,7 +253,7 @@ NAN = torch.full_like(S, math.nan)
         ((Z, S[:9]), {}, ValueError, r"s must have the 200 rows of z, got 9 rows"),
         ((Z[:, 0], S), {}, ValueError, r"z must have shape \(N, d\) with d >= 1, got \(200,\)"),
         ((Z, S[:, None, None]), {}, ValueError, r"s must have shape \(N,\) or \(N, k\), got"),
-        ((Z, torch.zeros(200, 2).bool()), {}, ValueError, r"\(N,\) if it is categorical"),
+        ((Z, torch.zeros(200, 2).bool()), {}, ValueError, r"\(N,\) if s is categorical"),
         ((Z, NAN), {}, ValueError, "s must be finite, got 200 values"),
         ((Z / 0, S), {}, ValueError, "z must be finite"),
         ((Z, S * 0), {}, ValueError, r"s must have at least two values in the training rows"),

@@ -122,13 +122,42 @@ def test_a_collapsed_code_gives_a_warning(name: str) -> None:
         SURROGATES[name](z)
 
 
+@pytest.mark.parametrize("copy", [lambda z: z, Tensor.detach, Tensor.clone, lambda z: z.tolist()])
+@pytest.mark.parametrize("given", [None, torch.arange(32) % 2])
+def test_information_of_equal_arguments_gives_a_warning(copy: Any, given: Any) -> None:
+    z = representation(32, 2)
+    x = torch.as_tensor(copy(z))
+    with pytest.warns(mige.MigeWarning, match=r"^x and z have the same values.*entropy\(z\)"):
+        mige.mutual_information(x, z, given=given)
+
+
+def test_information_of_different_arguments_gives_no_warning(monkeypatch: MonkeyPatch) -> None:
+    z = representation(32, 4)
+    mige.mutual_information(z[:, :2], z[:, 2:])
+    mige.mutual_information(z, z + 0.1 * torch.randn_like(z))
+    mige.mutual_information(z.detach().T.reshape(32, 4), z)
+    compared = list[Tensor]()
+    monkeypatch.setattr(torch, "equal", lambda x, z: compared.append(x))
+    for _ in range(3 * _misuse._READS):
+        _misuse.warn_of_equal(z, z + 1)
+    assert len(compared) < _misuse._READS
+
+
+def test_shared_memory_is_found_without_a_read(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(_misuse, "_is_due", lambda name, samples: False)
+    z = representation(32, 2)
+    _misuse.warn_of_equal(z, z.detach().clone())
+    with pytest.warns(mige.MigeWarning, match=r"I\(x; z\) is infinite"):
+        _misuse.warn_of_equal(z, z.detach())
+
+
 def test_a_code_that_collapses_in_training_gives_a_warning(monkeypatch: MonkeyPatch) -> None:
     now = 10.0
     monkeypatch.setattr(_misuse, "monotonic", lambda: now)
-    for _ in range(_misuse._LOOKS):
+    for _ in range(_misuse._READS):
         mige.entropy(representation(32, 2))
     collapsed = torch.full((32, 2), 0.3, requires_grad=True)
-    mige.entropy(collapsed)  # too soon for another look
+    mige.entropy(collapsed)  # too soon for another read
     now += 0.1
     with pytest.warns(mige.MigeWarning, match="z has collapsed"):
         mige.entropy(collapsed)

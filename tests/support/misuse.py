@@ -6,4 +6,4 @@ from mige_ext import _misuse, _warnings
 def forget_warnings() -> None:
     """Let the next call look at its arguments, and give every warning, as in a fresh process."""
     _warnings._given.clear()
-    _misuse._looks.clear()
+    _misuse._reads.clear()

@@ -8,7 +8,7 @@ SIZES = {  # groups, M, d
     "cpu": ((1, 256, 64), (1, 512, 64), (1, 1024, 64), (128, 64, 64)),
     "cuda": ((1, 256, 64), (1, 1024, 64), (128, 64, 64)),
 }
-TRIED = 4  # values of λ; usually 3 to 5, depending on the samples
+TRIED = 4  # number of λ that are tried; usually 3 to 5, depending on the samples
 
 
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:

@@ -10,11 +10,11 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     x = samples(groups, m, d)
     return Problem(
         arguments={"x": x, "bandwidth": samples.bandwidth(x)},
-        # A difference, a product and a sum for each coordinate; by symmetry half of the pairs.
-        # On CUDA each difference is also scaled against overflow. These operations do not count.
+        # A difference, a product and a sum for each coordinate of half of the pairs. On CUDA each
+        # difference is also scaled against overflow, which does not count.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m + 1),  # x and σ read, K written
-        published=(reference.rbf_gram, groups * m * m * d),  # its largest array: all differences
+        published=(reference.rbf_gram, groups * m * m * d),  # the array of all differences
     )
 
 

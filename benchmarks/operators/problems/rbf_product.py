@@ -19,7 +19,7 @@ def problem(samples: Samples, groups: int, q: int, m: int, d: int, p: int) -> Pr
             "w": samples(groups, m, p),
             "bandwidth": samples.bandwidth(x),
         },
-        # Each pair takes 3d for its distance and 2p for the product.
+        # Each pair takes 3d for the distance and 2p for the product.
         flop=groups * q * m * (3 * d + 2 * p),
         # four arguments read, k(q, X) W written
         values=groups * (q * d + m * d + m * p + 1 + q * p),

@@ -9,7 +9,7 @@ from mige_ext import ops, reference
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # A difference, a product and a sum for each coordinate; by symmetry half of the pairs.
+        # A difference, a product and a sum for each coordinate of half of the pairs.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + m * m),  # x read, the distances written
         published=(reference.squared_distances, groups * m * m * d),

@@ -1,10 +1,11 @@
-"""The Information Bottleneck as a command: methods over their grids of β, with several seeds.
+"""The command ``bottleneck``: methods over their grids of β, with several seeds.
 
-* β is chosen by validation error over the seeds. ``--choice one-se`` takes the strongest bottleneck
-  that does no measurable harm. ``--choice least`` takes the least error.
+* β is chosen by the validation errors of the seeds. ``--choice one-se`` takes the largest β whose
+  mean error is within one standard error of the least mean error. ``--choice least`` takes the β
+  with the least mean error.
 * ``--retrain 0`` takes the number of epochs with the least validation error.
 
-``common/comparison.py`` says what all comparisons have in common.
+``common/comparison.py`` describes the search, the final runs and the test.
 """
 
 import math
@@ -40,13 +41,13 @@ class Options(common.ImageOptions):
     beta: list[float] = common.grid_option("β", least=0)
     choice: str = common.option(
         "one-se",
-        "Choose the strongest β that does no measurable harm, or the β with the least error.",
+        "Choose the largest β within one standard error of the least error, or the least error.",
         choices=CHOICES,
     )
     seeds: int = common.seeds_option("digits: 10; else 3; --quick: 2")
     retrain: int = common.option(
         None,
-        "Epochs of a last training on training and validation images; 0 takes the number with the "
+        "Epochs of a last training on training and validation images. 0 takes the number with the "
         "least validation error.",
         least=0,
         shown="none",
@@ -57,8 +58,8 @@ class Bottlenecks(Comparison):
     """Runs of the Information Bottleneck."""
 
     quick_note = "The small version: fewer methods, epochs, seeds and values of β."
-    measured = "Test error of classifiers, and what they keep of x"
-    following = "python -m mige_ext removal, to forget a nuisance"
+    measured = "Test error of classifiers, and a bound of I(z; x)"
+    following = "python -m mige_ext removal, which removes a nuisance"
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "beta", "β="
     stem = "{method}-beta{value}-seed{seed}-{images}"
@@ -78,7 +79,7 @@ class Bottlenecks(Comparison):
             raise ValueError(f"draws must be at least 2 for mige-draws, got {settings.draws}")
 
     def evaluate(self, run: Run, trainer: Trainer, rows: Sequence[Epoch]) -> list[Result]:
-        """Save a classifier and its averaged weights; the result describes the last epoch."""
+        """Save a classifier and its averaged weights, and return the result of the last epoch."""
         averaged = trainer.averaged and trainer.averaged.state_dict()
         self.save(run, model=trainer.model.state_dict(), average=averaged)
         last = self.written(run, rows[-1])
@@ -93,21 +94,21 @@ class Bottlenecks(Comparison):
         return [result]
 
     def choose(self) -> dict[str, float]:
-        """β of each method, by the validation errors."""
+        """β of each method, chosen by the validation errors."""
         errors = self.searched("val_error")
         return {
             name: choose_beta(of_method, self.options.choice) for name, of_method in errors.items()
         }
 
     def epochs_of(self, run: Run) -> int:
-        """Number of epochs of a run; with ``--retrain 0``, ``best_epochs`` of a final run."""
+        """Number of epochs of a run; ``--retrain 0`` gives a final run its ``best_epochs``."""
         if self.is_final(run) and self.options.retrain == 0:
             return self.best_epochs.get(run.method, self.settings.epochs)
         return super().epochs_of(run)
 
     @cached_property
     def best_epochs(self) -> dict[str, int]:
-        """Number of epochs with least mean validation error, by method; none if all diverged."""
+        """Number of epochs with least mean validation error, by method, without diverged runs."""
         runs = [run for run in self.search_runs if run.value == self.choice[run.method]]
         errors: dict[Run, list[float]] = {run: [] for run in self.without_divergence(runs)}
         for row in self.metrics.rows:
@@ -159,7 +160,7 @@ class Bottlenecks(Comparison):
 
 
 def choose_beta(errors: Mapping[float, Sequence[float]], choice: str) -> float:
-    """Choose β by its validation errors over seeds; of equal errors, the largest β."""
+    """Choose β by the validation errors over seeds. Among equal errors, the largest β is chosen."""
     if len(errors) == 1:
         return next(iter(errors))
     if choice == "one-se":
@@ -169,7 +170,7 @@ def choose_beta(errors: Mapping[float, Sequence[float]], choice: str) -> float:
 
 @command(Options, Settings)
 def bottleneck(options: Options, given: dict[str, Any]) -> Bottlenecks:
-    """The Information Bottleneck on images: test error and information of MIGE and its rivals."""
+    """The Information Bottleneck on images: test error and information of MIGE and others."""
     small, quick = given.get("data", Settings.data) == "digits", options.quick
     if quick:
         given = {"epochs": 40, **given}

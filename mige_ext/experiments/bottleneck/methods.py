@@ -4,20 +4,20 @@ An encoder ``q(z|x)`` and a decoder ``p(y|z)`` minimize
 
     E[−log p(y|z)] + β penalty,
 
-and each method has a penalty of its own. With the encoder ``N(μ(x), σ(x)²)`` the penalty stands for
+and each method has its own penalty. With the encoder ``N(μ(x), σ(x)²)`` the penalty stands for
 I(z; x) = H(z) − H(z|x):
 
-* **MIGE** follows the gradient of I itself (Wen et al., ICLR 2020, circumstance III). The gradient
-  of H(z) comes from the score of z; ``H(z|x) = E Σ log σ`` + constant has a closed form. **MIGE,
+* **MIGE** follows the gradient of I (Wen et al., ICLR 2020, circumstance III). The gradient of H(z)
+  comes from the score of z, and ``H(z|x) = E Σ log σ`` + constant has a closed form. **MIGE,
   draws** is the setting of the paper, which estimates both entropies from draws, with uncalibrated
   scores.
 * **VIB** replaces I by an upper bound, ``E KL(q(z|x) ‖ N(0, I))`` (Alemi et al., ICLR 2017).
-* **MINE** replaces I by the bound of a critic. The critic raises the bound while the encoder lowers
-  it (Belghazi et al., ICML 2018).
+* **MINE** replaces I by the bound of a critic, which the critic raises and the encoder lowers
+  (Belghazi et al., ICML 2018).
 
 Three methods regularize without information: dropout, the confidence penalty and label smoothing
-(Pereyra et al., 2017). Three controls show whether an estimated I(z; x) does more than a cheaper
-term: **entropy** lowers only H(z), **Gaussian score** takes the score of H(z) from the covariance,
+(Pereyra et al., 2017). Three controls show whether an estimate of I(z; x) does more than a simpler
+term: **entropy** lowers only H(z), **Gaussian score** computes the score of z from the covariance,
 and **L2** lowers ‖z‖² of a deterministic code.
 """
 
@@ -43,20 +43,20 @@ CONDITIONALS = ("analytic", "draws")  # H(z|x) in closed form, or by scores of t
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """Everything on which the numbers of a run depend, besides method, β and seed.
+    """Everything on which the numbers of a run depend, except method, β and seed.
 
-    The defaults were chosen on the validation part of digits; ``PAPER`` has the settings of the
-    paper. Without ``calibrate``, SSGE shrinks the score of H(z), and H(z|x) in closed form is not
-    shrunk. The difference is then not the gradient of I, and training increases σ.
+    The defaults were chosen on the validation part of digits. ``PAPER`` has the settings of the
+    paper. Without ``calibrate``, SSGE shrinks the gradient of H(z), but H(z|x) in closed form is
+    exact. The difference is then not the gradient of I, and training increases σ.
 
-    ``marginals`` is the number of draws over which H(z) is averaged. A smaller number is cheaper
-    and changes only the variance of the gradient: on MNIST with 16 draws, the penalty adds 53 % to
-    the time of a step if H(z) uses all draws, and 18 % if H(z) uses 4 (one thread).
+    A smaller number ``marginals`` changes only the variance of the gradient. On MNIST with 16 draws
+    and one thread, the penalty adds 53 % to the time of a step with 16 ``marginals``, and 18 % with
+    4.
     """
 
     data: str = data_option("digits")
     epochs: int = option(100, "Epochs.", least=1, shown="digits: 100; else 20; --quick: 40")
-    batch: int = option(100, "Images in a step. Scores depend on this number.", least=2)
+    batch: int = option(100, "Images in a step, from which scores are estimated.", least=2)
     draws: int = option(4, "Draws of z for each image.", least=1, shown="digits: 4; else 16")
     latent: int = option(16, "Dimensions of z.", least=1, shown="digits: 16; else 256")
     hidden: int = option(256, "Units of a hidden layer.", least=1, shown="digits: 256; else 1024")
@@ -85,8 +85,8 @@ class Settings(Checked):
         return make_estimator(self.estimator, threshold=self.threshold, calibrate=calibrate)
 
 
-#: The paper's training for MNIST, and its encoder with layers of 784, 1024, 1024 and 2 · 256 units
-#: (μ and σ of 256 dimensions).
+#: The paper's settings for MNIST. The encoder has layers of 784, 1024, 1024 and 2 · 256 units, for
+#: μ and σ of 256 dimensions.
 PAPER = Settings(
     data="mnist", epochs=20, draws=16, latent=256, hidden=1024, learning_rate=1e-4, normalize=False
 )
@@ -105,13 +105,13 @@ class Output(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Encoder of two hidden layers, linear decoder.
+    """An encoder with two hidden layers, and a linear decoder.
 
     Args:
         inputs: Pixels of an image.
         classes: Number of classes.
         settings: Sizes, and the normalization.
-        stochastic: Whether z is drawn; otherwise z = μ.
+        stochastic: Whether z is drawn. If False, z = μ.
         dropout: Fraction of hidden units that a training step drops.
     """
 
@@ -140,20 +140,20 @@ class Classifier(nn.Module):
         self.spread = nn.Linear(hidden, latent)
         self.norm = nn.BatchNorm1d(latent, affine=False) if settings.normalize else nn.Identity()
         self.decoder = nn.Linear(latent, classes)
-        # Glorot initialization, as in Alemi et al. PyTorch's default weights are smaller. With them
-        # z starts near one point, and the penalty on the entropy makes z collapse to that point,
-        # because the gradient of the entropy grows as 1 / scale.
+        # Glorot initialization, as in Alemi et al. With PyTorch's smaller default weights, z starts
+        # near one point, and the penalty on the entropy makes z collapse to this point, because the
+        # gradient of the entropy grows as 1 / scale.
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, draws: int | None = None) -> Output:
-        """Encode and decode x (N, C, H, W); without draws, z = μ(x)."""
+        """Encode and decode x (N, C, H, W), with z = μ(x) if ``draws`` is None."""
         features = self.body(x)
         mean = self.norm(self.mean(features))
         if self.stochastic:
-            # As in Alemi et al., σ starts near 0.007: the encoder is almost deterministic.
+            # As in Alemi et al., σ starts near 0.007, and the encoder is almost deterministic.
             log_sigma = F.softplus(self.spread(features) - 5).log()
         else:
             log_sigma = torch.full_like(mean, -math.inf)
@@ -176,7 +176,7 @@ Penalty = Callable[[Output, Tensor, Tensor], Tensor]
 
 
 def variational(out: Output, x: Tensor, labels: Tensor) -> Tensor:
-    """VIB: KL(q(z|x) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1) − Σ log σ, mean over the inputs."""
+    """VIB: the mean of KL(q(z|x) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1) − Σ log σ over the inputs."""
     second_moment = out.mean.square() + (2 * out.log_sigma).exp()
     return (0.5 * (second_moment - 1) - out.log_sigma).sum(-1).mean()
 
@@ -198,9 +198,8 @@ def information_gradient(settings: Settings, inputs: int) -> Penalty:
 def drawn_information(settings: Settings, inputs: int) -> Penalty:
     """The paper's MIGE: both entropies by uncalibrated scores of the draws.
 
-    SSGE shrinks the score of M samples, and it shrinks more at a larger d/M. An input has few
-    draws. Therefore the gradient of H(z|x) is far smaller than the gradient of H(z), and the
-    penalty acts almost only on H(z).
+    SSGE shrinks scores, and more so for a larger d/M. An input has few draws, so the gradient of
+    H(z|x) is far smaller than the gradient of H(z), and the penalty acts almost only on H(z).
     """
     return information_gradient(replace(settings, calibrate=False, conditional="draws"), inputs)
 
@@ -226,8 +225,8 @@ def entropy(settings: Settings, inputs: int) -> Penalty:
 class TrainedBound(Learner):
     """MINE: I(z; x) ≥ E_joint[T] − log E_marginal[e^T], with a trained critic T(x, z).
 
-    Each call takes one step of the critic, which raises the bound, and returns the bound for the
-    encoder to lower. The bound uses all pairs of the batch, with the first draw of each z.
+    Each call trains the critic for one step, which raises the bound, and returns the bound, which
+    the encoder lowers. The bound uses all pairs of the batch, with the first draw of each z.
 
     Args:
         settings: Sizes and the learning rate.
@@ -240,20 +239,20 @@ class TrainedBound(Learner):
         super().__init__(critic, settings.learning_rate)
 
     def forward(self, out: Output, x: Tensor, labels: Tensor) -> Tensor:
-        """The bound in nats; its gradient in z is the gradient before the step of the critic."""
+        """The bound in nats, with its gradient in z, both before the step of the critic."""
         z = out.z[:, 0]
         code = z.detach().requires_grad_()
         scores = self.network(x.flatten(1)[:, None], code[None])
         bound, self.average = mine(*split_pairs(scores), self.average)
-        # This also sets code.grad to the gradient of −bound. The encoder lowers the bound, so the
-        # surrogate below has the gradient −code.grad.
+        # This also sets code.grad to the gradient of −bound, so the bound has the gradient
+        # −code.grad in z.
         descend(self.optimizer, -bound)
         assert code.grad is not None
         return bound.detach() + ((z - code.detach()) * -code.grad).sum()
 
 
 def squared_norm(out: Output, x: Tensor, labels: Tensor) -> Tensor:
-    """L2: ‖z‖², mean over the inputs."""
+    """L2: the mean of ‖z‖² over the inputs."""
     return out.z.square().sum(-1).mean()
 
 
@@ -264,9 +263,10 @@ def confidence(out: Output, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def smoothing(out: Output, x: Tensor, labels: Tensor) -> Tensor:
-    """Label smoothing: the penalty in the loss CE + β (mean_k CE_k − CE).
+    """Label smoothing: the penalty in the loss CE + β (mean_k CE_k − CE), with classes k.
 
-    The target gives the label the probability 1 − β, and spreads β evenly over all classes.
+    The loss is the cross-entropy for a target with the probability 1 − β of the label, plus β
+    spread evenly over all classes.
     """
     every_class = -out.logits.log_softmax(-1).mean(-1).mean()
     return every_class - cross_entropy(out, labels)
@@ -277,17 +277,17 @@ def smoothing(out: Output, x: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Method(CommonMethod):
-    """A row of the comparison, whose penalty is made from the settings and the number of pixels."""
+    """A method of the comparison, whose penalty is made from the settings and the pixel number."""
 
     stochastic: bool = False  # whether the encoder draws z
     dropout: bool = False  # whether β is the rate of dropout
-    free_scale: bool = False  # whether z skips BatchNorm, under which ‖z‖² would be constant
-    #: Test error on MNIST in % in the paper's Table 2, which cites Alemi et al. for all but MIGE.
+    free_scale: bool = False  # whether z has no BatchNorm, under which ‖z‖² would be constant
+    #: Test error on MNIST in %, in the paper's Table 2 (by Alemi et al., except for MIGE).
     published: float | None = None
 
 
-#: Grid of β for most methods. On digits and on MNIST, the least β has no effect and the largest is
-#: too strong.
+#: Grid of β for most methods. On digits and on MNIST, the least β has no visible effect, and the
+#: largest β increases the error.
 BETAS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)

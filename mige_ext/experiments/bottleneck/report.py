@@ -34,26 +34,23 @@ class Result(Row):
     images: int
     epochs: int
     val_error: float  # fraction of wrong predictions on the validation part after the last epoch
-    test_error: float  # the same on the test part; NaN before the test
-    average_val_error: float  # this and the next with averaged weights; NaN without them
-    average_test_error: float
+    test_error: float  # fraction of wrong predictions on the test part; NaN before the test
+    average_val_error: float  # ``val_error`` with averaged weights; NaN without averaged weights
+    average_test_error: float  # ``test_error`` with averaged weights
     information: float  # nats, upper bound of I(z; x) on the validation part
     test_cross_entropy: float  # nats, of the last weights; NaN before the test
-    rank: float  # this and the next column as in the last epoch of metrics.csv
-    calibration: float
-    overhead: float  # time that the penalty adds to a step, as a fraction of the step without it
+    rank: float  # ``rank`` of the last epoch in metrics.csv
+    calibration: float  # ``calibration`` of the last epoch in metrics.csv
+    overhead: float  # time that the penalty adds to a step, relative to a step without penalty
     seconds: float  # training time, without the measurements; NaN for a diverged run
 
 
 def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
-    """A line for each method at its β: means over the seeds; test errors have standard errors.
+    """A table with a line for each method at the chosen β, with means over the seeds.
 
     Args:
         tested: Results of the final runs.
-        published: Whether to print the paper's numbers, which are of MNIST.
-
-    Returns:
-        The table.
+        published: Whether to print the paper's numbers for MNIST.
     """
     columns: dict[str, tables.Cell] = {"test\nerror, %": tables.percent_cell("test_error", 2)}
     if any(not math.isnan(row.average_test_error) for row in tested):
@@ -105,7 +102,7 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
         where = "Below right: every" if curves else "Every"
         sentences.append(
             f"{where} β, mean ± standard error. A dashed line is the least mean error of a method "
-            "whose code is deterministic: its information is infinite."
+            "with a deterministic code, for which the information is infinite."
         )
     plots.legend(fig, columns=min(len(methods), 5))
     plots.caption(fig, *sentences)
@@ -113,7 +110,7 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
 
 
 def _logarithmic(ax: Axes, *names: Literal["x", "y"]) -> None:
-    """Make axes logarithmic, with numbers at the ticks; an axis without values stays linear."""
+    """Make axes logarithmic, with numbers at the ticks. An axis without values stays linear."""
     for name in names:
         axis = ax.xaxis if name == "x" else ax.yaxis
         if not math.isfinite(axis.get_minpos()):  # all runs diverged
@@ -139,11 +136,11 @@ def _draw_trade_off(ax: Axes, rows: Sequence[Result], label: str) -> None:
 
 
 def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
-    """The table as a figure: test errors of the methods, mean over the seeds ± standard error.
+    """Test errors of the methods as a figure, mean over the seeds ± standard error.
 
     Args:
         tested: Results of the final runs.
-        published: Whether to draw the paper's numbers, which are of MNIST.
+        published: Whether to draw the paper's numbers for MNIST.
     """
     methods = by_method(tested)
     fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + 0.3 * len(methods)))
@@ -161,7 +158,7 @@ def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
         if published and paper is not None:
             ax.plot(paper, at, "x", color="#000000", label="the paper")
     ax.set_yticks(range(len(methods)), [METHODS[name].label for name in methods])
-    ax.set_ylim(len(methods) - 0.5, -0.5)  # the first method at the top, none on an axis
+    ax.set_ylim(len(methods) - 0.5, -0.5)  # the first method is at the top
     ax.set_xlabel("test error, %")
     plots.legend(fig)
     plots.caption(fig, f"At the chosen β: {spread_of(len({row.seed for row in tested}))}.")

@@ -1,11 +1,11 @@
 """Training and measuring one classifier of the Information Bottleneck.
 
-Three conditions are the same for all methods, to make a fair comparison:
+For a fair comparison, the following is the same for all methods:
 
-* On digits, μ passes a BatchNorm without an affine part. I(z; x) does not change when z is
-  rescaled. Without BatchNorm the loss therefore leaves the scale of z free. The errors of an
-  estimated gradient would add up in that direction, and a method with a prior would gain because
-  the prior fixes the scale. ``--no-normalize`` is the paper's network, without BatchNorm.
+* On digits, μ passes a BatchNorm without affine parameters. Rescaling z does not change I(z; x), so
+  without BatchNorm the loss would not fix the scale of z, and errors of an estimated gradient would
+  add up in this direction. The prior of VIB fixes the scale, which would favor VIB.
+  ``--no-normalize`` gives the paper's network, without BatchNorm.
 * A seed fixes the first weights and the batches. All runs have the same number of epochs, and the
   weights of the last epoch are measured.
 * Predictions are made from z = μ(x).
@@ -35,7 +35,7 @@ from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data.images import ImageData, Split
 from mige_ext.scores.base import stein_calibration
 
-CHUNK = 2000  # images that are measured at once, which bounds the memory
+CHUNK = 2000  # images in one forward pass, to bound the memory
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Epoch(Row):
     loss: float  # mean over the epoch; MIGE adds a surrogate, whose value means nothing
     cross_entropy: float  # nats, on the validation part
     val_error: float  # fraction of wrong predictions on the validation part
-    average_error: float  # the same with the averaged weights; NaN without averaged weights
+    average_error: float  # ``val_error`` with averaged weights; NaN without averaged weights
     information: float  # nats, ``information_bound`` on the validation part
-    rank: float  # eigenvalues that the score estimator keeps for the last batch; NaN if it has none
-    calibration: float  # −E s·(z − m) / d of its uncorrected scores; 1 means no shrinkage
+    rank: float  # rank J of the score estimator for the last batch; NaN for an estimator without J
+    calibration: float  # calibration of the score estimator for the last batch
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
@@ -130,7 +130,7 @@ def build(images: ImageData, run: Run, settings: Settings) -> Classifier:
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average whose decay is smaller for the first values.
+    """Exponential moving average, in which the first values have a larger weight.
 
     After n values the old average has the weight ``min(decay, (1 + n) / (10 + n))``.
     """
@@ -153,7 +153,7 @@ class Trainer(CommonTrainer):
     def setup(self) -> None:
         """Make the classifier, then its penalty and optimizer.
 
-        The classifier draws its weights first, so they are the same for every method of a seed.
+        The weights are drawn first, so every method of a seed has the same first weights.
         """
         images, settings = self.problem, self.settings
         self.model = build(images, self.run, settings)
@@ -167,7 +167,7 @@ class Trainer(CommonTrainer):
             self.model.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
         )
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=2, gamma=0.96)
-        self.out: Output | None = None  # of the last batch
+        self.out: Output | None = None  # the output for the last batch
 
     @property
     def averaged(self) -> Classifier | None:
@@ -176,7 +176,7 @@ class Trainer(CommonTrainer):
         return model
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
-        """Descend the cross-entropy plus β times the penalty on training images."""
+        """Take a step that minimizes the cross-entropy plus β times the penalty."""
         part = self.problem.train
         x, labels = self.problem.normalize(part.images[rows]), part.labels[rows]
         self.out = out = self.model(x, self.settings.draws)

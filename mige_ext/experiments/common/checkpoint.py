@@ -1,8 +1,7 @@
-"""Checkpoints: a run continues from its last whole epoch to the same numbers, bit for bit.
+"""Checkpoints, with which a stopped run continues to bitwise the same numbers.
 
-After each epoch, everything that has a state is written to one file: network, optimizer, schedule,
-random numbers, and the metrics so far. ``interrupted.py`` lists the other files of a stopped
-experiment.
+After each epoch, every state is written to one file: network, optimizer, schedule, random numbers,
+and the metrics so far. ``interrupted.py`` lists the other files of a stopped experiment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,10 @@ from mige_ext.experiments.common.folder import atomic
 
 
 class RandomState:
-    """The random generators of a run: for the CPU, its device, and the order of the batches.
+    """The random generators of a run: for the CPU, for the device, for the order of the batches.
 
-    Batches have a separate generator, because methods draw different amounts of noise.
+    The order has a separate generator, so that all methods get the same batches although they draw
+    different amounts of noise.
 
     Args:
         device: Device on which the run computes.
@@ -46,12 +46,12 @@ class RandomState:
 
 
 class Checkpoint:
-    """A file with the state of a run after its last whole epoch.
+    """A file with the state of a run after the last whole epoch.
 
     Args:
         path: File; with None, nothing is written.
         run: Plain values that identify the run. The checkpoint of another run is not restored.
-        parts: Everything that has a state, by name.
+        parts: Objects with a ``state_dict``, by name.
     """
 
     def __init__(self, path: Path | None, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -1,13 +1,14 @@
-"""Comparing methods: search one setting of each, choose its value, train the final runs, test them.
+"""Comparisons of methods, each of which has one setting whose value is searched.
 
-* Every method is trained at every value of its grid, and the validation part chooses one value.
-* The final runs are trained at that value. With ``--retrain`` they train on the training and
-  validation images together. Without ``--retrain``, a run of the search with the same value and
-  seed serves as the final run, and is not trained again.
-* The test part is read once, after the last training, and only for the final runs.
-* Everything is on disk after each epoch. ``--resume`` continues an interrupted command.
+* Search: every method is trained at every value of its grid, and the value with the best validation
+  results is chosen.
+* Final runs: every method is trained at the chosen value. With ``--retrain``, final runs train on
+  the training and validation images together. Without ``--retrain``, a search run with the same
+  value and seed is the final run, and is not trained again.
+* Test: the final runs are tested after the last training. Nothing else reads the test part.
+* After each epoch, all states are on disk, and ``--resume`` continues an interrupted command.
 
-An experiment adds its methods, its trainer, the results of a trained run, and its figures.
+An experiment defines its methods, its trainer, the results of a run, and its figures.
 """
 
 import math
@@ -52,10 +53,9 @@ class Comparison(Experiment):
     quick_methods: ClassVar[Sequence[str]]
     #: Name of the setting that is searched: a field of the options, and a column of the tables.
     setting: ClassVar[str]
-    #: Name of that setting in the progress bar.
+    #: Name of the setting in the progress bar.
     symbol: ClassVar[str]
-    #: Name of the file of a run in models/, without the suffix: a format string with the fields of
-    #: ``Run``.
+    #: File name of a run in models/ without the suffix: a format string with the fields of ``Run``.
     stem: ClassVar[str]
     #: Dataclass of a row of results.csv.
     result_type: ClassVar[type[Any]]
@@ -66,12 +66,12 @@ class Comparison(Experiment):
     network_name: ClassVar[str] = "model"
     #: Part of each grid that ``--quick`` searches.
     quick_values: ClassVar[slice]
-    #: Test results of a diverged run, by column. The predictions of a diverged run count as wrong.
-    #: A run with NaN in the first of these columns has not been tested yet.
+    #: Test results of a diverged run, by column: its predictions count as wrong. A run with NaN in
+    #: the first of these columns has not been tested yet.
     all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0})
     #: Options of the experiment that config.json records.
     recorded: ClassVar[Sequence[str]] = ()
-    #: For each name in the progress bar, the column of metrics.csv that it shows.
+    #: Columns of metrics.csv that the progress bar shows, by their names in the bar.
     progress: ClassVar[Mapping[str, str]]
     #: Columns of metrics.csv that are NaN for a run that trains on the validation images.
     validated: ClassVar[Sequence[str]] = ()
@@ -141,7 +141,7 @@ class Comparison(Experiment):
         self.metrics = Table(folder / "metrics.csv", self.trainer_type.epoch_type)
         self.checkpoint = folder / "checkpoint.pt"
 
-    # The course of the experiment
+    # Search and final runs
 
     def run(self) -> None:
         """Search, choose, train every method at its chosen value with all seeds, and test it."""
@@ -157,7 +157,7 @@ class Comparison(Experiment):
     def search(self) -> None:
         """Train every method at every value of its grid, and choose one value for each method."""
         seeds = self.options.seeds
-        # The runs are ordered by seed. An interrupted search then has all runs of its first seeds.
+        # Ordered by seed, so that an interrupted search has all runs of the first seeds.
         self.search_runs = [
             Run(method, value, seed, self.search_images)
             for seed in range(self.options.grid_seeds or seeds)
@@ -215,7 +215,7 @@ class Comparison(Experiment):
             results = self.evaluate(run, trainer, rows)
         except DivergedError as reason:
             results = self.diverged(run)
-            self._path(run).unlink(missing_ok=True)  # save_interrupted may have written it
+            self._path(run).unlink(missing_ok=True)  # save_interrupted may have written the file
             message = f"{self.name_of(run)} diverged; its predictions count as wrong: {reason}"
             bar.write(message, file=sys.stderr)
         self.results.append(results)
@@ -223,7 +223,7 @@ class Comparison(Experiment):
 
     @abstractmethod
     def evaluate(self, run: Run, trainer: Any, rows: Sequence[Any]) -> list[Any]:
-        """Save a run after its last epoch, and measure it on the validation part.
+        """Save a run after the last epoch, and measure it on the validation part.
 
         Args:
             run: The run.
@@ -231,7 +231,7 @@ class Comparison(Experiment):
             rows: Metrics of all epochs.
 
         Returns:
-            The rows of its results, made by ``result``, with NaN for the test part.
+            The rows of the run in results.csv, made by ``result``, with NaN for the test part.
         """
 
     def result(self, run: Run, **columns: Any) -> Any:
@@ -243,20 +243,20 @@ class Comparison(Experiment):
         return [self.result(run)]
 
     def problem_of(self, run: Run) -> Any:
-        """The data of a run; a final run has the validation images in its training part."""
+        """The data of a run. With ``--retrain``, final runs train on the validation images too."""
         if self.is_final(run):
             return replace(self.problem, train=self.problem.all_training())
         return self.problem
 
     def settings_of(self, run: Run) -> Any:
-        """The settings of a run, with its number of epochs."""
+        """The settings of a run, with the run's number of epochs."""
         epochs = self.epochs_of(run)
         if epochs == self.settings.epochs:
             return self.settings
         return replace(self.settings, epochs=epochs)
 
     def epochs_of(self, run: Run) -> int:
-        """Number of epochs of a run; ``--retrain`` is the number of a final run."""
+        """Number of epochs of a run, which is ``--retrain`` if the run is final."""
         return int(self.options.retrain if self.is_final(run) else self.settings.epochs)
 
     def steps_of(self, run: Run) -> int:
@@ -277,7 +277,7 @@ class Comparison(Experiment):
     # Test
 
     def read_test(self, runs: Sequence[Run]) -> list[Any]:
-        """Test the runs that are not tested yet; returns the results of all of them."""
+        """Test the runs that are not tested yet, and return the results of all runs."""
         column = next(iter(self.all_wrong))
         for run in runs:
             rows = self.results_of([run])
@@ -301,9 +301,9 @@ class Comparison(Experiment):
         return [row for row in self.results.rows if row.run in runs]
 
     def searched(self, column: str) -> dict[str, dict[float, list[float]]]:
-        """A column of the results of the search, by method and by value of the setting.
+        """A column of the search results, by method and by value of the setting.
 
-        A value with a diverged run is left out, see ``statistics.without_divergence``.
+        Values with a diverged run are left out (``statistics.without_divergence``).
         """
         return {
             method: {
@@ -314,14 +314,14 @@ class Comparison(Experiment):
         }
 
     def without_divergence(self, runs: Sequence[Run]) -> list[Run]:
-        """The runs that did not diverge, whose curves can be compared."""
+        """The runs that did not diverge."""
         diverged = {row.run for row in self.results.rows if row.diverged}
         return [run for run in runs if run not in diverged]
 
     def is_final(self, run: Run) -> bool:
-        """Whether a run trains on the validation part too, and so cannot be measured on it.
+        """Whether a run trains on the validation images, and has no validation results.
 
-        With ``--retrain`` every run of ``final_runs`` does so. Without it, no run does.
+        With ``--retrain`` all ``final_runs`` train on them, and without ``--retrain`` no run does.
         """
         return run.images != self.search_images
 
@@ -340,10 +340,7 @@ class Comparison(Experiment):
         return weights
 
     def save_interrupted(self) -> None:
-        """Write the figures, and the weights of the interrupted run.
-
-        The weights are those after its last full epoch, from the checkpoint.
-        """
+        """Write the figures, and the weights of the interrupted run after its last whole epoch."""
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             run = Run(*state["run"]["run"])
@@ -352,15 +349,15 @@ class Comparison(Experiment):
         self._save(self.figures(self.without_divergence(self._latest())))
 
     def _latest(self) -> list[Run]:
-        """For each method, the runs of the search at the value that was trained last."""
+        """For each method, the search runs at the value that was trained last."""
         runs = dict.fromkeys(row.run for row in self.metrics.rows if not self.is_final(row.run))
         last = {run.method: run._replace(seed=0) for run in runs}
         return [run for run in runs if run._replace(seed=0) == last[run.method]]
 
     def save_figures(self) -> list[Path]:
-        """Draw the results; returns results.csv and the figures."""
+        """Draw the results, and return the paths of results.csv and of the figures."""
         shown = self.final_runs
-        # Some learning curves show validation results, which final runs with --retrain do not have.
+        # Learning curves show validation results, which final runs with --retrain do not have.
         if any(map(self.is_final, shown)):
             shown = [r for r in self.search_runs if r.value == self.choice[r.method]]
         return [self.results.path, *self._save(self.figures(self.without_divergence(shown)))]

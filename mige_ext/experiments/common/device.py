@@ -1,4 +1,4 @@
-"""Where an experiment computes: the device and the number of CPU threads."""
+"""The device of an experiment, and the number of CPU threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def cpu_threads(number: int) -> Iterator[None]:
-    """Compute on this many CPU threads inside the ``with`` block.
+    """Set the number of CPU threads inside the ``with`` block.
 
     Small networks train fastest on one thread. (Two threads that compete with another process made
     the toy experiment seven times slower.)
@@ -22,10 +22,10 @@ def cpu_threads(number: int) -> Iterator[None]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that the option ``--device`` names; "auto" is the GPU if there is one.
+    """The device that the option ``--device`` names. "auto" is the GPU if there is one.
 
     Raises:
-        ValueError: The name is none of auto, cpu and cuda, or names a GPU but torch finds none.
+        ValueError: The name is none of auto, cpu and cuda, or it is a GPU and torch finds none.
     """
     available = torch.cuda.is_available()
     if name == "auto":
@@ -33,5 +33,5 @@ def device_of(name: str) -> torch.device:
     if name.split(":")[0] not in ("cpu", "cuda"):
         raise ValueError(f"--device must be auto, cpu or cuda, got {name!r}")
     if name.startswith("cuda") and not available:
-        raise ValueError(f"--device {name}: this torch has no GPU to compute on")
+        raise ValueError(f"--device must be auto or cpu, because torch finds no GPU, got {name!r}")
     return torch.device(name)

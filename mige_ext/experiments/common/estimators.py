@@ -10,7 +10,7 @@ from mige_ext.scores.base import ScoreEstimator
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,
-    # As in the information functions. The covariance "qis" would bias gradients of information.
+    # "ridge" is the default of the information functions. "qis" biases gradients of information.
     "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
     "gaussian": mige.GaussianScore,
     "landweber": mige.Landweber,
@@ -24,7 +24,7 @@ def require_option(name: str, option: str) -> None:
     """Check that an estimator has an option.
 
     Raises:
-        ValueError: The estimator lacks the option; the message names the estimators that have it.
+        ValueError: The estimator lacks the option. The message names the estimators that have it.
     """
     having = [known for known in ESTIMATORS if option in _options(known)]
     if name not in having:
@@ -32,7 +32,7 @@ def require_option(name: str, option: str) -> None:
 
 
 def make_estimator(name: str, *, threshold: float, calibrate: str | None = None) -> ScoreEstimator:
-    """The estimator of this name; an option that the estimator lacks is ignored.
+    """The estimator of this name. An option that the estimator lacks is ignored.
 
     Raises:
         ValueError: No estimator has this name, or an option is out of range.

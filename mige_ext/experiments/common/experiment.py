@@ -1,8 +1,8 @@
-"""The life cycle of an experiment's command, the same for all experiments.
+"""The steps that the commands of all experiments have in common.
 
-A command declares its options and returns an ``Experiment``. ``command`` does everything else. It
-makes a typer command of the options, reports invalid options, opens the folder, runs the
-experiment, saves it if it is interrupted, and prints its summary.
+A command declares its options and returns an ``Experiment``. ``command`` turns the options into a
+typer command, reports invalid options, opens the folder, runs the experiment, saves an interrupted
+experiment, and prints the summary.
 """
 
 from abc import ABC, abstractmethod
@@ -33,7 +33,7 @@ class Experiment(ABC):
         settings: Dataclass of every value on which the numbers depend.
     """
 
-    #: First line of the output with ``--quick``: what is smaller in this experiment.
+    #: First line of the output with ``--quick``, which says what is smaller.
     quick_note: ClassVar[str]
     #: Name of the measured quantity, for the last line of the output.
     measured: ClassVar[str]
@@ -59,7 +59,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Compute every result that the tables lack. Ctrl-C may interrupt it at any time."""
+        """Compute every result that the tables lack. Ctrl-C may interrupt this method."""
 
     @abstractmethod
     def save_interrupted(self) -> None:
@@ -71,7 +71,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def save_figures(self) -> Sequence[Path]:
-        """Draw the results; returns the files to name under the summary, tables first."""
+        """Draw the results, and return the files to print under the summary, tables first."""
 
 
 def command(
@@ -79,17 +79,17 @@ def command(
 ) -> Callable[[Callable[[AnyOptions, dict[str, Any]], Experiment]], Callable[..., None]]:
     """Turn a function that makes an experiment into a command.
 
-    The function takes an ``options_type`` and a dictionary, from names to values, of the settings
-    that the user gave. Its name is the name of the command, and its docstring is the help.
+    The function takes an ``options_type``, and a dictionary of the settings that the user gave, by
+    name. The name of the function is the name of the command, and the docstring is the help.
 
     Args:
         options_type: Dataclass of options that may change when the experiment is continued.
-        settings_type: Dataclass of settings, which must stay the same when it is continued.
+        settings_type: Dataclass of settings that must stay the same.
 
     Returns:
-        A decorator. The command takes the fields of both dataclasses as keywords. It raises
-        typer.BadParameter for a mistake, before anything is written, and typer.Exit with code 130
-        after an interrupt.
+        A decorator. The command takes the fields of both dataclasses as keywords. The command
+        raises typer.BadParameter for an invalid value, before anything is written, and typer.Exit
+        with code 130 after Ctrl-C.
     """
 
     def decorate(make: Callable[[AnyOptions, dict[str, Any]], Experiment]) -> Callable[..., None]:
@@ -117,7 +117,7 @@ def command(
             ):
                 experiment.run()
             if experiment.complete:
-                typer.echo(f"Nothing was computed: {options.out} has every result already.")
+                typer.echo(f"Nothing was computed, because {options.out} has every result.")
             files = "\n".join(map(str, experiment.save_figures()))
             quick, following = "", experiment.following
             if options.quick:
@@ -135,7 +135,7 @@ def command(
 
 
 def _named(message: str, declared: Sequence[Parameter]) -> str:
-    """The message; a first word that is the name of a parameter is replaced by its option."""
+    """The message, whose first word is replaced by an option if it is the name of a parameter."""
     name, _, rest = message.partition(" ")
     if name in {parameter.name for parameter in declared}:
         return f"--{name.replace('_', '-')} {rest}"

@@ -1,7 +1,7 @@
-"""The folder of an experiment: its settings in config.json, its tables in CSV files.
+"""The folder of an experiment: settings in config.json, and tables in CSV files.
 
-A file is either extended line by line or replaced as a whole. Therefore ``--resume`` can continue
-in the folder also after the process is killed.
+A file is either extended line by line or replaced as a whole, so ``--resume`` can continue also
+after the process was killed.
 """
 
 import csv
@@ -23,10 +23,10 @@ Row = TypeVar("Row", bound="DataclassInstance")
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Write a file as a whole: yields the path of a draft that replaces ``path`` at the end.
+    """Write a file as a whole. The context gives a draft, which replaces ``path`` at the end.
 
-    A reader sees the old file or the new file, also if the writer is killed. An error removes the
-    draft and keeps the old file.
+    A reader sees the old file or the new file, also if the writer is killed. After an error the old
+    file remains.
     """
     draft = path.with_name(f".{path.name}.tmp")
     try:
@@ -93,19 +93,19 @@ def open_folder(
 ) -> None:
     """Create the folder of an experiment, or open it to continue.
 
-    Writes config.json, ``{"settings": settings, **about}``.
+    The function writes config.json, ``{"settings": settings, **about}``.
 
     Args:
         path: Folder.
-        settings: Values on which the numbers depend, as JSON. They must agree with those of the
-            results in the folder.
-        about: Further values, as JSON. They may change when the experiment is continued, except
-            ``command``, the name of the experiment.
+        settings: Values on which the numbers depend, as JSON. If the folder has results, they must
+            have the same settings.
+        about: Further values, as JSON. When the experiment is continued, only ``command``, the name
+            of the experiment, must stay the same.
         resume: Whether to continue with the results in the folder.
 
     Raises:
-        ValueError: The path cannot be a folder; the folder has results and ``resume`` is false; the
-            folder has no results and ``resume`` is true; the results in the folder are of another
+        ValueError: The path cannot be a folder; the folder has results and ``resume`` is False; the
+            folder has no results and ``resume`` is True; the results in the folder are of another
             command or have other settings; or the folder cannot be written.
     """
     for part in (path, *path.parents):
@@ -120,7 +120,7 @@ def open_folder(
     if config.exists() and not resume:
         raise ValueError(
             f"--out must be a folder without results, got {path}: continue there with --resume, "
-            "or choose another"
+            "or choose another folder"
         )
     if config.exists():
         recorded = json.loads(config.read_text())

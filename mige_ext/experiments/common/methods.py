@@ -1,4 +1,4 @@
-"""The methods of a comparison, and the parts of penalties that train a network."""
+"""The class of a method in a comparison, and parts that methods have in common."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a comparison: what it adds to the loss, and the grid of its setting."""
+    """A method of a comparison: the term that it adds to the loss, and the grid of its setting."""
 
     label: str  # in tables and figures
     strengths: tuple[float, ...] = (0.0,)  # grid of the setting; 0 alone if the method has none
-    #: Makes the added term, a penalty or an objective. It is None for a method that adds nothing.
+    #: A function that makes the added term, a penalty or an objective; None if nothing is added.
     make: Callable[..., Any] | None = None
 
     def build(self, device: torch.device, *arguments: Any) -> Any:
-        """Make the added term; its network, if it has one, is on the device."""
+        """Make the added term, on the device if it is a network."""
         term = self.make and self.make(*arguments)
         return term.to(device) if isinstance(term, nn.Module) else term
 
 
 def always(penalty: Any) -> Callable[..., Any]:
-    """``Method.make`` of a penalty that needs neither sizes nor settings."""
+    """``Method.make`` of a penalty that needs no arguments."""
     return lambda *_: penalty
 
 
@@ -43,14 +43,14 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 class Learner(nn.Module):
-    """A penalty that trains a network by Adam; ``state_dict`` includes the optimizer.
+    """A penalty that trains a network by Adam. ``state_dict`` includes the optimizer.
 
     Args:
         network: Network that is trained in each call of the penalty.
         learning_rate: Learning rate of Adam.
     """
 
-    #: Moving average of MINE's bound, see ``mige_ext.bounds.mine``.
+    #: Moving average of MINE's bound (``mige_ext.bounds.mine``).
     average: Tensor | None = None
 
     def __init__(self, network: nn.Module, learning_rate: float) -> None:

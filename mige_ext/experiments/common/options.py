@@ -1,7 +1,7 @@
 """Options of the commands: dataclass fields, each with its default, its range and its help.
 
-A field is declared once with ``option``. It is then an option of the command line, a checked
-attribute in Python, and documented in both places by one sentence.
+A field that is declared with ``option`` is both an option of the command line and a checked
+attribute in Python, with one sentence as its documentation.
 """
 
 import math
@@ -71,8 +71,8 @@ class Checked:
     """A dataclass of options, whose values are checked.
 
     Raises:
-        ValueError: A value, or an item of a list, is out of range; the message names field, range
-            and value.
+        ValueError: A value, or an item of a list, is out of range. The message has the field, the
+            range and the value.
     """
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ def parameters(options_type: type["DataclassInstance"], panel: str) -> Iterator[
 
 
 def filled(options: AnyOptions, **defaults: Any) -> AnyOptions:
-    """The options, with these values where a field is None."""
+    """The options, with these values in place of None."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     return replace(options, **missing)
 
@@ -138,29 +138,31 @@ class Options(Checked):
 
     quick: bool = option(False, "Run a small version, which takes less than a minute.", "--quick")
     resume: bool = option(False, "Continue in --out, with the same settings.", "--resume")
-    threads: int = option(None, "CPU threads.", least=1, shown="1 for small networks, else all")
+    threads: int = option(
+        None, "Number of CPU threads.", least=1, shown="1 for small networks, else all"
+    )
     out: Path = option(None, "Folder of the results.", shown="runs/ and the name of the command")
 
 
 def data_option(default: str, more: str = "", shown: str | None = None) -> Any:
-    """The image set; ``more`` names other data of the experiment."""
+    """The option of the image set. ``more`` names other data of the experiment."""
     return option(default, f"Data: {', '.join(data.names())}{more}.", shown=shown)
 
 
 def method_option(methods: Iterable[str], quick: Iterable[str]) -> Any:
-    """The methods to compare; ``--quick`` compares fewer."""
+    """The option of the methods to compare, of which ``--quick`` compares fewer."""
     sentence = f"Method to compare: {', '.join(methods)}. Give the option once for each method."
     return option(None, sentence, shown=f"all; --quick: {', '.join(quick)}")
 
 
 def grid_option(setting: str, **limits: Any) -> Any:
-    """The grid of the setting that is searched."""
+    """The option of the grid of the setting that is searched."""
     sentence = f"Value of {setting} to try in every method. Give the option once for each value."
     return option(None, sentence, shown="the grid of each method", **limits)
 
 
 def seeds_option(shown: str) -> Any:
-    """The number of seeds, whose default differs between experiments."""
+    """The option of the number of seeds, whose default differs between experiments."""
     return option(None, "Seeds of the final runs, which are tested.", least=1, shown=shown)
 
 

@@ -1,6 +1,6 @@
 """The common style of all figures: colors by method, mean ± deviation bands, PNG and PDF.
 
-Figures are made without pyplot, so there is no global state and no display is needed.
+Figures are made without pyplot, so there is no global state, and no display is needed.
 """
 
 import textwrap
@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from mige_ext.experiments.common.statistics import by_method
 
-# The palette of Okabe and Ito, distinguishable in every common form of color blindness.
+# The palette of Okabe and Ito, whose colors differ in every common form of color blindness.
 _CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
 
-#: The color of each method, the same in every figure. Colors that occur in the same figure differ
-#: by at least 18 in CIEDE2000. Labels that are not listed take the cycle.
+#: The color of each method, the same in every figure. Colors in the same figure differ by at least
+#: 18 in CIEDE2000. A label that is not listed gets the next color of ``_CYCLE``.
 PALETTE: dict[str, str] = {
     "truth": "#000000",
     "MIGE": "#D55E00",
@@ -77,7 +77,7 @@ _STYLE: Any = {
     "grid.linewidth": 0.7,
     "legend.fontsize": 10,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # TrueType: text in the PDF stays text
+    "pdf.fonttype": 42,  # TrueType, which keeps text as text
     "savefig.dpi": 200,
 }
 
@@ -107,8 +107,8 @@ def band(ax: Axes, x: ArrayLike, samples: ArrayLike, *, label: str, **line: Any)
     Args:
         ax: axes to draw in.
         x: positions (N,).
-        samples: values (S, N), one row a seed. One seed gives a line without a band.
-        label: label in the legend. A name in ``PALETTE`` sets the color.
+        samples: values (S, N), with a row for each seed. One seed gives a line without a band.
+        label: label in the legend, and name of the color in ``PALETTE``.
         **line: further arguments of :meth:`matplotlib.axes.Axes.plot`, which override the color.
 
     Raises:
@@ -136,9 +136,10 @@ def learning_curves(
     percent: Sequence[str] = (),
     levels: Sequence[str] = (),
 ) -> None:
-    """Draw columns of metrics.csv: mean ± standard deviation over the seeds, a line per method.
+    """Draw columns of metrics.csv as lines, one for each method, with bands.
 
-    A curve ends where its shortest run ends. Infinite values are not drawn.
+    A line is the mean over the seeds, and a band the standard deviation. A line ends at the end of
+    the shortest run. Infinite values are not drawn.
 
     Args:
         axes: axes of each column.
@@ -179,7 +180,7 @@ def legend(fig: Figure, columns: int | None = None) -> None:
 
     Args:
         fig: the figure.
-        columns: largest number of columns, by default one for each label. A smaller number is used
+        columns: largest number of columns; by default one for each label. There are fewer columns
             if the last row would contain a single label.
     """
     handles: dict[str, Any] = {}
@@ -201,8 +202,8 @@ def errorbar(ax: Axes, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> N
         x: positions.
         y: values.
         name: key of ``PALETTE``, and the label in the legend if ``style`` has no label.
-        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. An error of NaN, as for
-            a single seed, is drawn without a bar.
+        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. The error NaN of a
+            single seed is drawn without a bar.
     """
     errors = {bar: np.nan_to_num(style.pop(bar)) for bar in ("xerr", "yerr") if bar in style}
     style = {"color": PALETTE[name], "marker": "o", "label": name} | style
@@ -210,18 +211,14 @@ def errorbar(ax: Axes, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> N
 
 
 def caption(fig: Figure, *sentences: str) -> None:
-    """Put a caption below the figure, with lines that fit into its width."""
+    """Put a caption below the figure, with lines of the figure's width."""
     width = min(100, int(16 * fig.get_figwidth()))  # about 17 characters per inch
     text = textwrap.fill(" ".join(sentences), width)
     fig.supxlabel(text, fontsize=8, color="#555555")
 
 
 def save(fig: Figure, stem: str | Path) -> tuple[Path, Path]:
-    """Write the figure to ``stem.png`` and ``stem.pdf``, and make their folder if it is missing.
-
-    Returns:
-        The two paths.
-    """
+    """Write ``stem.png`` and ``stem.pdf``, and return both paths. A missing folder is made."""
     png, pdf = (Path(f"{stem}.{suffix}") for suffix in ("png", "pdf"))
     png.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):

@@ -1,4 +1,4 @@
-"""The identity of a run, and the rows of the tables that belong to it."""
+"""The identity of a run, and the rows of the tables that belong to a run."""
 
 import math
 from dataclasses import fields
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class Run(NamedTuple):
-    """Identity of a run among all runs of an experiment, which have the same settings."""
+    """Identity of a run among all runs of an experiment, which share all other settings."""
 
     method: str
     value: float  # value of the searched setting, β or a learning rate; 0 if the method has none
@@ -17,7 +17,7 @@ class Run(NamedTuple):
 class Row:
     """A row of results.csv or metrics.csv: a dataclass with columns for the run.
 
-    The last column is a time. In the result of a diverged run, this time is NaN.
+    The last column is a time, which is NaN in the result of a diverged run.
     """
 
     #: Column of ``Run.value``.

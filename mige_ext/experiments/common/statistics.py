@@ -1,4 +1,4 @@
-"""Means over seeds, their errors, and the choice of a setting by them."""
+"""Means over seeds, their standard errors, and the choice of a setting."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ def by_value(rows: Sequence[Any]) -> dict[float, list[Any]]:
 
 
 def without_divergence(rows: Sequence[Any]) -> dict[float, list[Any]]:
-    """The rows of one method by value, without the values at which any run diverged.
+    """The rows of one method by value, without the values at which a run diverged.
 
-    If a run diverged at every value, the smallest value is kept.
+    If there is a diverged run at every value, the smallest value is kept.
     """
     grid = by_value(rows)
     whole = {value: of for value, of in grid.items() if not any(row.diverged for row in of)}
@@ -38,7 +38,7 @@ def without_divergence(rows: Sequence[Any]) -> dict[float, list[Any]]:
 
 
 def spread_of(seeds: int, deviation: str = "standard error") -> str:
-    """Description of the values of a table or figure: a mean over seeds with its ``deviation``."""
+    """Description of values in a table or figure, like "mean ± standard error of 3 seeds"."""
     return f"mean ± {deviation} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
@@ -49,8 +49,9 @@ def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:
         errors: Validation errors over seeds, by strength of the regularization.
 
     Returns:
-        The largest strength whose mean error is within one standard error of the least mean. One
-        seed has no standard error; the result is then the largest strength with the least error.
+        The largest strength whose mean error is within one standard error of the least mean. With
+        one seed, there is no standard error, and the result is the largest strength with the least
+        error.
     """
     summary = {strength: mean_and_error(values) for strength, values in errors.items()}
     least, error = min(summary.values())

@@ -1,4 +1,4 @@
-"""Tables for the terminal: their cells, and one line for each method of a comparison."""
+"""Tables for the terminal, with one line for each method of a comparison."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from mige_ext.experiments.common.statistics import by_method, mean_and_error
 
-#: Makes the cell of a method from its results.
+#: A function that makes the cell of a method from the results of the method.
 Cell = Callable[[Sequence[Any]], str]
 
 
@@ -22,18 +22,17 @@ def method_table(
     more: Sequence[Sequence[str]] = (),
     left: Sequence[str] = (),
 ) -> str:
-    """A line for each method at its chosen setting, with the number of diverged runs at its end.
+    """A table with one line for each method at its chosen setting.
+
+    A line ends with the number of diverged runs, if there are any.
 
     Args:
         tested: Results of the final runs.
         methods: Methods by name; each has a ``label``.
         setting: Heading of the setting that was searched.
-        columns: Functions that make the cells between the setting and the end, by heading.
+        columns: Functions that make the cells after the setting, by heading.
         more: Cells of further lines.
         left: Headings whose columns are aligned to the left.
-
-    Returns:
-        The table.
     """
     lines = []
     for name, rows in by_method(tested).items():
@@ -64,16 +63,13 @@ def number_cell(
 
 
 def overhead_cell(of: Callable[[list[float]], Any]) -> Cell:
-    """A statistic of ``overhead`` in percent; "–" for a method that adds nothing to a step."""
+    """A statistic of ``overhead`` in percent, or "–" for a method that adds nothing to a step."""
     cell = number_cell("overhead", ".0f", of=of, factor=100)
     return lambda rows: cell(rows) if any(row.overhead for row in rows) else "–"
 
 
 def finished(rows: Sequence[Any]) -> list[Any]:
-    """Results of runs that did not diverge, for columns in which a diverged run has no value.
-
-    If every run diverged, all rows are returned, and a table prints NaN.
-    """
+    """The results of runs that did not diverge, or all results if every run diverged."""
     return [row for row in rows if not row.diverged] or list(rows)
 
 
@@ -84,11 +80,8 @@ def format_columns(
 
     Args:
         heads: Heading of each column. A heading may have several lines.
-        rows: Cells of each row, from the left. A cell beyond the last column is a note.
+        rows: Cells of each row, from the left. A cell beyond the last column is not aligned.
         left: Columns that are aligned to the left.
-
-    Returns:
-        The table.
     """
     stacks = [head.split("\n") for head in heads]
     height = max(map(len, stacks))
@@ -108,14 +101,14 @@ def format_columns(
 
 
 def format_number(value: float | None, spec: str) -> str:
-    """A number in this format; "–" for None and NaN, "∞" for infinity."""
+    """A number in this format, or "–" for None and NaN, or "∞" for infinity."""
     if value is None or math.isnan(value):
         return "–"
     return "∞" if math.isinf(value) else format(value, spec)
 
 
 def format_mean(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard error with this many decimals. One value has no error; no value gives "–"."""
+    """Mean ± standard error with this many decimals. One value has no error. No value gives "–"."""
     if not values:
         return "–"
     mean, error = mean_and_error(values)

@@ -23,11 +23,11 @@ AnyTrainer = TypeVar("AnyTrainer", bound="Trainer")
 
 
 class DivergedError(ArithmeticError):
-    """A run reached a loss or weights that are not finite; the message names the epoch."""
+    """A run reached a loss or weights that are not finite. The message names the epoch."""
 
 
 class Trainer(ABC):
-    """The state of a run that training changes.
+    """Everything that training changes in a run.
 
     Args:
         problem: Data, on its ``device``.
@@ -36,13 +36,13 @@ class Trainer(ABC):
         random: Random generators of the run.
     """
 
-    #: A row of metrics.csv. ``epoch`` and ``seconds``, the mean scalars of the steps and the values
-    #: of ``close`` fill its columns.
+    #: Dataclass of a row of metrics.csv, with the columns ``epoch`` and ``seconds``, the mean
+    #: scalars of the steps, and the values of ``close``.
     epoch_type: ClassVar[type[Any]]
     #: Attributes that a checkpoint contains. An attribute without a state is skipped.
     stateful: ClassVar[Sequence[str]]
-    #: Name of the attribute that holds what a method adds to the plain network. The attribute is
-    #: None for a method that adds nothing. ``overhead`` measures the time of the added part.
+    #: Name of the attribute with the term that a method adds to the loss, which is None for a
+    #: method that adds nothing. ``overhead`` measures the time of this term.
     extra: ClassVar[str] = "penalty"
 
     def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
@@ -51,10 +51,10 @@ class Trainer(ABC):
 
     @abstractmethod
     def setup(self) -> None:
-        """Make the network, what the method adds to it, and the optimizer."""
+        """Make the network, the added term, and the optimizer."""
 
     def batches(self) -> Iterable[Tensor]:
-        """Rows of each batch of the next epoch, (batch) each, in a random order.
+        """Row numbers of each batch of the next epoch, (batch) each, in a random order.
 
         An incomplete last batch is dropped.
         """
@@ -64,21 +64,21 @@ class Trainer(ABC):
 
     @abstractmethod
     def step(self, rows: Tensor) -> dict[str, Tensor]:
-        """Train on a batch; returns scalars such as the loss."""
+        """Train on a batch, and return scalars such as the loss."""
 
     @abstractmethod
     def close(self) -> dict[str, float]:
-        """End an epoch and measure the network; returns columns of metrics.csv."""
+        """End an epoch, measure the network, and return columns of metrics.csv."""
 
     def parts(self) -> dict[str, Any]:
-        """Everything that has a state, by name."""
+        """The attributes that have a state, by name."""
         named = {name: getattr(self, name) for name in self.stateful}
         return {name: part for name, part in named.items() if hasattr(part, "state_dict")}
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random generators inside the ``with`` block; restore them after it."""
+    """Seed torch's global random generators inside the ``with`` block, and restore them after."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -98,20 +98,20 @@ def train(
 
     Args:
         trainer_type: Trainer of the experiment.
-        problem: Data, on the device on which the run computes.
-        run: Method, setting and seed. The global random state is left as it was.
+        problem: Data, on the device of the run.
+        run: Method, setting and seed. The global random state does not change.
         settings: Settings of all runs.
         checkpoint: File to which the run is saved after each epoch.
-        on_epoch: Called with the metrics of each epoch after its checkpoint is written, first with
-            the metrics of the checkpoint.
-        on_step: Called after each step with its scalars.
+        on_epoch: Called with the metrics of each epoch after the checkpoint is written. If the run
+            continues, ``on_epoch`` is first called with the metrics of the earlier epochs.
+        on_step: Called with the scalars of each step.
 
     Returns:
         The trainer after the last epoch, and the metrics of all epochs.
 
     Raises:
-        DivergedError: At the end of an epoch a scalar or a weight is not finite, or a step or a
-            measurement fails because of a number that is not finite.
+        DivergedError: A scalar or a weight is not finite at the end of an epoch, or a number that
+            is not finite makes a step or a measurement fail.
     """
     with seeded(run.seed, problem.device), _small_batches_are_meant():
         random = RandomState(problem.device, run.seed)
@@ -132,9 +132,7 @@ def train(
                     if not math.isfinite(mean):
                         raise DivergedError(f"epoch {epoch}: {name} must be finite, got {mean}")
                 if not _all_finite(parts):
-                    raise DivergedError(
-                        f"epoch {epoch}: weights must be finite after its last step"
-                    )
+                    raise DivergedError(f"epoch {epoch}: weights must be finite at the end")
                 seconds = time.perf_counter() - started  # without the measurements
                 known = {"epoch": epoch, "seconds": seconds, **means}
                 rows.append(row_of(trainer.epoch_type, run, **known, **trainer.close()))
@@ -145,7 +143,7 @@ def train(
 
 @contextmanager
 def _small_batches_are_meant() -> Iterator[None]:
-    """No warning of few samples: the published experiments have M < d + 2 too."""
+    """Give no warning of few samples, because the published experiments have M < d + 2 too."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"M = \d+ samples in d = ", MigeWarning)
         yield
@@ -156,7 +154,7 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
     totals, steps = dict[str, Tensor](), 0
     for batch in trainer.batches():
         scalars = {name: value.detach() for name, value in trainer.step(batch).items()}
-        for name, value in scalars.items():  # summed on the device: no step waits for it
+        for name, value in scalars.items():  # summed on the device, so no step waits for it
             totals[name] = totals.get(name, 0) + value.double()
         steps += 1
         on_step(scalars)
@@ -165,10 +163,10 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 
 @contextmanager
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
-    """Raise ``DivergedError`` in place of an error that comes from numbers that are not finite.
+    """Turn an error about numbers that are not finite into ``DivergedError``.
 
-    Such an error is an error of mige_ext about samples that are not finite, or any error that is
-    raised while weights are not finite.
+    Such an error is one of mige_ext about samples that are not finite, or any error while a weight
+    is not finite.
     """
     try:
         yield
@@ -186,10 +184,10 @@ def _all_finite(parts: Mapping[str, Any]) -> bool:
 def overhead(
     trainer_type: type[Trainer], problem: Any, run: Any, settings: Any, repeats: int = 5
 ) -> float:
-    """Time that a trainer's ``extra`` adds to a step, as a fraction of the step without it.
+    """Time that the term ``extra`` adds to a step, as a fraction of the step without the term.
 
-    Steps with and without ``extra`` alternate, on a separate trainer, and the fastest of each kind
-    counts, because every disturbance makes a step slower. A method without ``extra`` adds 0.
+    Steps with and without the term alternate on a separate trainer. The fastest step of each kind
+    counts, because a disturbance only makes a step slower. A method without the term adds 0.
     """
     device = problem.device
     with seeded(run.seed, device):
@@ -207,5 +205,5 @@ def overhead(
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 times.append(time.perf_counter() - started)
-    with_it, without = map(min, seconds)
-    return with_it / without - 1
+    with_term, without = map(min, seconds)
+    return with_term / without - 1

@@ -1,1 +1,1 @@
-"""Image sets and tables: the known sets, download, cache, file formats, the command ``data``."""
+"""Image sets and tables: known sets, download, cache, file formats, and the command ``data``."""

@@ -1,7 +1,8 @@
-"""The cache of decoded sets: one folder for each set, with NumPy arrays of images or a CSV file.
+"""The cache of decoded sets, with a folder for each set.
 
-The cache is ``~/.cache/mige_ext``, or the folder named by the environment variable ``MIGE_DATA``.
-A set enters the cache in one step, so a reader finds the whole set or nothing.
+The cache is ``~/.cache/mige_ext``, or the folder that the environment variable ``MIGE_DATA`` names.
+Images are NumPy arrays, and a table is a CSV file. A set is stored in one step, so a reader finds
+the whole set or nothing.
 """
 
 import hashlib
@@ -24,10 +25,10 @@ def folder_of(name: str) -> Path:
 
 
 def store(folder: Path, arrays: Arrays) -> None:
-    """Write the arrays of a set and their checksums.
+    """Write the arrays of a set and their checksums in one step.
 
     Args:
-        folder: folder of the set. If it exists already, it stays as it is.
+        folder: folder of the set. A folder that exists is not changed.
         arrays: the arrays.
 
     Raises:
@@ -45,7 +46,7 @@ def store_files(folder: Path, contents: Mapping[str, "bytes | memoryview"]) -> N
     """Write the files of a set and their checksums in one step.
 
     Args:
-        folder: folder of the set. If it exists already, it stays as it is.
+        folder: folder of the set. A folder that exists is not changed.
         contents: content of each file, by name.
 
     Raises:
@@ -62,14 +63,14 @@ def store_files(folder: Path, contents: Mapping[str, "bytes | memoryview"]) -> N
         try:
             draft.rename(folder)
         except OSError:
-            if not folder.exists():  # otherwise another process stored the same set
+            if not folder.exists():  # if it exists, another process has stored the set
                 raise
 
 
 def open_arrays(folder: Path) -> Arrays:
     """Map the arrays of a set into memory, copy on write.
 
-    Several processes use the same pages of memory. Torch may write to its copy.
+    Several processes use the same memory, until a process writes to an array.
 
     Raises:
         ValueError: the set is damaged.
@@ -82,7 +83,7 @@ def open_arrays(folder: Path) -> Arrays:
 
 
 def verify(folder: Path) -> None:
-    """Compare the arrays of a set with the checksums that were written with them.
+    """Compare the files of a set with their checksums.
 
     Raises:
         ValueError: a file has changed.

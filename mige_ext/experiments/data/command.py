@@ -1,4 +1,4 @@
-"""The command ``data``: load an image set or a table, verify it, and print its contents."""
+"""The command ``data``: load and verify an image set or a table, and print a summary."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +18,9 @@ def data(
         Path | None, typer.Option(help="Folder of the files; images in torchvision's layout.")
     ] = None,
 ) -> None:
-    """Load an image set or a table, verify its checksums, and print what it holds.
+    """Load an image set or a table, verify its checksums, and print a summary.
 
-    Decoded sets are kept in ~/.cache/mige_ext, or in the folder of the variable MIGE_DATA.
+    Decoded sets are kept in ~/.cache/mige_ext, or in the folder that the variable MIGE_DATA names.
     """
     try:
         if name not in NAMES:
@@ -39,7 +39,7 @@ def data(
 
 
 def describe_images(loaded: images.ImageData) -> Iterator[str]:
-    """Lines about an image set and each of its parts."""
+    """Lines about an image set, its training, validation and test images."""
     yield f"{loaded.name}: {loaded.classes} classes, images of {'×'.join(map(str, loaded.shape))}"
     parts = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     for part, split in parts.items():
@@ -52,7 +52,7 @@ def describe_images(loaded: images.ImageData) -> Iterator[str]:
 
 
 def describe_table(loaded: tables.TableData) -> Iterator[str]:
-    """Lines about a table, each of its parts, and its categorical nuisances."""
+    """Lines about a table, its training, validation and test rows, and its nuisances."""
     yield f"{loaded.name}: {loaded.classes} classes, {len(loaded.inputs)} input columns"
     parts = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     for part, rows in parts.items():

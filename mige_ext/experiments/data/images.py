@@ -1,7 +1,7 @@
-"""The image sets of the experiments: uint8 images with a fixed train / validation / test split.
+"""The image sets of the experiments, with a fixed split into training, validation and test images.
 
-Images stay uint8 in memory, which takes a quarter of the memory of float32. Each batch becomes
-float32 on the device of the images (:meth:`ImageData.normalize`), without worker processes.
+Images are uint8 in memory, a quarter of the memory of float32. Each batch becomes float32 on the
+device of the images (:meth:`ImageData.normalize`), without worker processes.
 
 ========= ==================================================================================
 name      images
@@ -59,7 +59,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A labeled image set in three parts, with the scale that makes its pixels network input."""
+    """A labeled image set in three parts, and the numbers that normalize its pixels."""
 
     name: str
     train: Split  # for gradients
@@ -82,7 +82,7 @@ class ImageData:
         return self.train.images.device
 
     def checksum(self) -> str:
-        """CRC-32 of all images and labels, which differs if other files have the same name."""
+        """CRC-32 of all images and labels, to detect other files with the same names."""
         parts = (self.train, self.validation, self.test)
         return checksum(tensor for part in parts for tensor in (part.images, part.labels))
 
@@ -111,7 +111,7 @@ class ImageData:
         return (images.float() - center) / scale
 
 
-@cache  # a copy to the GPU in each step would wait for the GPU
+@cache  # because a copy to the GPU in each step would wait for the GPU
 def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(-1, 1, 1)
 
@@ -126,16 +126,16 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
 
     Args:
         name: one of :func:`names`.
-        data_dir: folder with the files of the set. It is required for "idx", whose files are read
-            each time. Digits do not need it. A published set is also found without it, see
-            :mod:`~mige_ext.experiments.data.download`.
+        data_dir: folder with the files of the set, required only for "idx", whose files are read
+            each time. :mod:`~mige_ext.experiments.data.download` says where published sets are
+            searched.
 
     Returns:
         The set with its fixed split.
 
     Raises:
         ValueError: the name is unknown, or files are damaged.
-        ImportError: scikit-learn, which contains the digits, is missing.
+        ImportError: scikit-learn is missing, which contains the digits.
         OSError: ``data_dir`` is not a folder, or the files are not found.
     """
     if name not in names():
@@ -156,8 +156,8 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
 def _load_digits() -> ImageData:
     """The test part of UCI's "Optical Recognition of Handwritten Digits", with pixels 0 ... 16.
 
-    It has no official split. The split here has few training images, so that regularization
-    matters, and many test images, so that errors are measured precisely.
+    There is no official split of this part. This split has few training images, so that
+    regularization matters, and many test images, so that errors are measured precisely.
     """
     try:
         from sklearn.datasets import load_digits
@@ -178,9 +178,10 @@ def _load_digits() -> ImageData:
 def _with_validation(
     name: str, arrays: Arrays, center: tuple[float, ...], scale: tuple[float, ...]
 ) -> ImageData:
-    """Split off 10,000 training images, or a fifth if that is less, for validation.
+    """The image set, with up to 10,000 training images as the validation part.
 
-    The split is stratified, with seed 0.
+    If there are fewer than 50,000 training images, a fifth of them are the validation part. The
+    split is stratified, with seed 0.
     """
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
     validation_size = min(10_000, len(labels) // 5)

@@ -1,4 +1,4 @@
-"""The parts of image sets and tables: the split of the rows, and a checksum of the result."""
+"""The split of image sets and tables into parts, and a checksum of the parts."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ def checksum(tensors: Iterable[Tensor]) -> str:
 
 
 def stratified_split(labels: Sequence[int], sizes: Sequence[int], seed: int) -> list[list[int]]:
-    """Partition rows into parts of exact sizes with nearly equal fractions of every class.
+    """Divide rows into parts of exact sizes with nearly equal fractions of every class.
 
-    The rows of each class are shuffled and placed evenly on [0, 1). The rows of all classes, sorted
-    by position, are then cut into consecutive parts.
+    The rows of each class are shuffled and placed evenly on [0, 1). All rows, sorted by position,
+    are then divided into consecutive parts.
 
     Args:
         labels: class of each row.

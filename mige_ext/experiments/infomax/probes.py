@@ -25,7 +25,7 @@ def probe_of(inputs: int, classes: int) -> nn.Sequential:
 def train_probe(
     features: Tensor, labels: Tensor, classes: int, epochs: int, seed: int
 ) -> nn.Sequential:
-    """Train a probe by Adam in batches of 128; the learning rate decays linearly from 1e-3 to 0.
+    """Train a probe by Adam in batches of 128, with a learning rate from 1e-3 linearly to 0.
 
     Args:
         features: (N, d), half precision or float32.
@@ -65,7 +65,7 @@ def accuracy_of(probe: nn.Module, features: Tensor, labels: Tensor) -> float:
 def effective_rank(z: Tensor) -> float:
     """Effective rank of z (N, d): exp of the entropy of the normalized eigenvalues of Cov(z).
 
-    It is d for white z, and NaN if z is not finite, as after a run that diverged.
+    The result is d for white z, and NaN if z is not finite because the run diverged.
     """
     if not z.isfinite().all():
         return math.nan
@@ -74,9 +74,9 @@ def effective_rank(z: Tensor) -> float:
 
 
 def linear_accuracy(z: Tensor, labels: Tensor, new_z: Tensor, new_labels: Tensor) -> float:
-    """Accuracy of a least-squares classifier, fitted to z (N, d), on other codes (N', d).
+    """Accuracy on codes (N', d) of a least-squares classifier that is fitted to z (N, d).
 
-    It is NaN if codes are not finite.
+    The result is NaN if codes are not finite.
     """
     if not (z.isfinite().all() and new_z.isfinite().all()):
         return math.nan

@@ -29,12 +29,12 @@ class Result(Row):
     learning_rate: float
     seed: int
     images: int
-    epochs: int  # of the encoder
+    epochs: int  # number of epochs of the encoder
     layer: str  # layer that the probe reads
-    val_accuracy: float  # fraction of right labels on the validation part; NaN if trained on it
-    accuracy: float  # the same on the test part; NaN before the test
+    val_accuracy: float  # accuracy on the validation part; NaN if the run trains on this part
+    accuracy: float  # accuracy on the test part; NaN before the test
     rank: float  # effective rank of z on the validation part; NaN without an encoder
-    #: Time that the objective adds to a step, as a fraction of the step without it.
+    #: Time that the objective adds to a step, as a fraction of the step without an objective.
     overhead: float = field(compare=False)
     #: Training time of the encoder, without the measurements; NaN for a diverged run.
     seconds: float = field(compare=False)
@@ -45,10 +45,7 @@ def format_table(tested: Sequence[Result], data: str) -> str:
 
     Args:
         tested: Results of the final runs.
-        data: Image set; the table of CIFAR-10 has a line with the paper's numbers.
-
-    Returns:
-        The table.
+        data: Image set. The table of CIFAR-10 has a line with the paper's numbers.
     """
     columns = {f"{label}, %": _accuracy_cell(layer) for layer, label in LAYERS.items()}
     columns |= {
@@ -94,20 +91,19 @@ def draw(metrics: Sequence[Epoch], tested: Sequence[Result], shown: Sequence[Run
         plots.legend(fig, columns=4)
     plots.caption(
         fig,
-        "Left: least squares from z to the classes, on validation images after each epoch; dotted: "
-        "methods without training. Right: networks that were trained on each frozen layer, on test "
-        "images. The two accuracies therefore differ.",
-        f"Lines and points: {spread_of(len({row.seed for row in tested}))}; bands: standard "
+        "Left: a least-squares classifier on z, on validation images after each epoch. Dotted "
+        "lines are methods without training. Right: networks on each frozen layer, on test images.",
+        f"Lines and points: {spread_of(len({row.seed for row in tested}))}. Bands: standard "
         "deviation.",
     )
     return fig
 
 
 def draw_probes(ax: Axes, tested: Sequence[Result]) -> None:
-    """Draw the test accuracy of each probe, a line through the layers for each method.
+    """Draw the test accuracy of each probe, with a line through the layers for each method.
 
     Args:
-        ax: Where it is drawn.
+        ax: Axes to draw in.
         tested: Results of the final runs.
     """
     layers = [layer for layer in LAYERS if any(row.layer == layer for row in tested)]

@@ -31,16 +31,16 @@ LINEAR_IMAGES = 10_000  # largest number of images to which ``linear_accuracy`` 
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """Everything on which the numbers of a run depend, besides method, learning rate and seed."""
+    """Everything on which the numbers of a run depend, except method, learning rate and seed."""
 
     data: str = data_option("cifar10", shown="cifar10; --quick: digits")
     epochs: int = option(20, "Passes over the images.", least=0, shown="20; --quick: 10")
     batch: int = option(128, "Images in a step, from which scores are estimated.", least=2)
     latent: int = option(64, "Dimensions of z.", least=1, shown="64; --quick: 16")
-    #: The second convolution has twice as many channels as the first, the third four times as many.
+    #: The second convolution has 2·width channels, and the third 4·width.
     width: int = option(64, "Channels of the first convolution.", least=1, shown="64; --quick: 16")
     hidden: int = option(1024, "Units of the layer fc.", least=1, shown="1024; --quick: 128")
-    #: Without normalization, the maximized entropy makes z grow without bound.
+    #: Without normalization, z grows without bound, because the entropy is maximized.
     normalize: str = option("batch", "Normalization of z.", choices=NORMALIZATIONS)
     projection: int = option(64, "Dimensions of the projected images or features.", least=1)
     alpha: float = option(
@@ -75,14 +75,14 @@ class Epoch(Row):
     seed: int
     images: int
     epoch: int  # from 1
-    loss: float  # mean over the epoch; with scores, a surrogate whose value means nothing
-    rank: float  # effective rank of z on the validation part, see ``effective_rank``
-    linear_accuracy: float  # on the validation part, of least squares from z to the classes
+    loss: float  # mean over the epoch; the loss of MIGE is a surrogate, whose value means nothing
+    rank: float  # effective rank of z on the validation part
+    linear_accuracy: float  # accuracy of ``linear_accuracy`` on the validation part
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
 def network(method: str, images: ImageData, settings: Settings) -> Any:
-    """The untrained encoder of a method; pixels and principal components take its place."""
+    """The untrained encoder of a method, or the pixels or principal components in its place."""
     if method == "pixels":
         return Pixels()
     if method == "pca":
@@ -99,8 +99,8 @@ def network(method: str, images: ImageData, settings: Settings) -> Any:
 class Trainer(CommonTrainer):
     """An encoder, its objective and its optimizer.
 
-    An epoch of a random encoder, which has no objective, changes only the averages of its
-    BatchNorm. Pixels and principal components have no epochs.
+    A random encoder has no objective, and an epoch changes only the averages of BatchNorm. Pixels
+    and principal components have no epochs.
     """
 
     epoch_type = Epoch
@@ -112,7 +112,7 @@ class Trainer(CommonTrainer):
     def setup(self) -> None:
         """Make the encoder, then its objective and optimizer.
 
-        The encoder draws its weights first, so they are the same for every method of a seed.
+        The weights are drawn first, so every method of a seed has the same first weights.
         """
         images, run, settings = self.problem, self.run, self.settings
         self.encoder = network(run.method, images, settings)
@@ -131,17 +131,17 @@ class Trainer(CommonTrainer):
         if self.objective is None:
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                    layer.momentum = None  # the plain average, because an epoch may be few steps
+                    layer.momentum = None  # the mean over all steps, because steps may be few
         parts = (self.encoder, self.objective)
         self.modules = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
         self.encoder.to(images.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.modules.parameters(), run.value, fused=True)
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
-        """Descend the objective on training images."""
+        """Take a step that minimizes the objective on training images."""
         pixels = self.problem.train.images[rows]
         x, features = encode(self.encoder, self.problem, pixels, bf16=self.settings.bf16)
-        # Without an objective, a step computes the features and does not train the encoder.
+        # Without an objective, a step does not train the encoder.
         loss = 0 * features.z.sum() if self.objective is None else self.objective(x, features)
         assert self.optimizer is not None
         descend(self.optimizer, loss)

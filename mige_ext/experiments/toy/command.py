@@ -6,15 +6,14 @@ The variables are x ~ N(0, I_d) and ``y = ρ x + √(1 − ρ²) ε`` with ε ~ 
 
 All methods are compared on the same M samples of x and ε for each ρ and seed:
 
-* **MIGE** takes dI/dρ from the scores of these samples, and needs no training. It never estimates
-  I: its curve of I is the integral of its dI/dρ from ρ = 0, where I = 0. **MIGE** uses the scores
-  of SSGE, as in the paper. **MIGE-default** uses the default estimator of ``mutual_information``.
-* **MINE** and **MINE-f** first train a critic for each ρ and seed, on fresh samples in every step.
-  I is their bound on all pairs of the M samples, and dI/dρ its pathwise derivative through y.
-* **Gaussian** is a control: MIGE with the score of a fitted Gaussian. It knows the family of the
-  data, so no method without this knowledge should be expected to beat it here.
-* **MIGE-Stein** is SSGE with ``calibrate="stein"``, which corrects the shrinkage of kernel scores.
-  It is in the table and the CSV file, not in the figure.
+* **MIGE** computes dI/dρ from the scores of these samples, without training. The curve of I is the
+  integral of dI/dρ from ρ = 0, where I = 0. The method "MIGE" uses SSGE, as in the paper.
+  "MIGE-default" uses the default estimator of ``mutual_information``. "MIGE-Stein" uses SSGE with
+  ``calibrate="stein"``, and is not in the figure.
+* **MINE** and **MINE-f** train a critic for each ρ and seed, on fresh samples in every step. I is
+  the bound on all pairs of the M samples, and dI/dρ the derivative of the bound through y.
+* **Gaussian** is a control: MIGE with the score of a fitted Gaussian. This method knows the family
+  of the data, so no other method is expected to have a smaller error here.
 """
 
 import re
@@ -51,13 +50,22 @@ from mige_ext.experiments.toy.methods import (
 
 #: Dimensions that the figure shows, if they were run.
 FIGURE_DIMS = (5, 10, 20)
-#: Lines of the figure: label and color, a key of ``plots.PALETTE``.
-LINES = {
-    "MINE": ("MINE", "MINE"),
-    "MINE-f": ("MINE-f", "MINE-f"),
-    "Gaussian": ("Gaussian (control)", "Gaussian score"),
-    "MIGE": ("MIGE, SSGE", "SSGE .99"),
-    "MIGE-default": ("MIGE, default", "MIGE"),
+#: Label of each method in the table and in the figure.
+LABELS = {
+    "Gaussian": "Gaussian (control)",
+    "MIGE": "MIGE, SSGE",
+    "MIGE-Stein": "MIGE, SSGE calibrated",
+    "MIGE-default": "MIGE, default",
+    "MINE": "MINE",
+    "MINE-f": "MINE-f",
+}
+#: Methods of the figure, and the key of ``plots.PALETTE`` that gives the color.
+COLORS = {
+    "MINE": "MINE",
+    "MINE-f": "MINE-f",
+    "Gaussian": "Gaussian score",
+    "MIGE": "SSGE .99",
+    "MIGE-default": "MIGE",
 }
 
 
@@ -151,7 +159,7 @@ class Toy(Experiment):
 
     @property
     def rows(self) -> list[Estimate]:
-        """The estimates of the dimensions that were asked for."""
+        """The estimates for the dimensions of this command."""
         return [row for row in self.table.rows if row.dim in self.dims]
 
     def save_interrupted(self) -> None:
@@ -182,19 +190,19 @@ def format_table(rows: Sequence[Estimate]) -> str:
     dims = sorted({row.dim for row in rows})
     lines = []
     for method in METHODS:
-        cells = ["Gaussian (control)" if method == "Gaussian" else method]
+        cells = [LABELS[method]]
         for dim in dims:
             dmi, truth = (curves_of(rows, dim, method, column) for column in ("dmi", "dmi_true"))
             mean = format_mean(relative_rmse(dmi, truth).tolist() if len(dmi) else [], 3)
-            cells.append(re.sub(r"\b0\.", ".", mean))  # six dimensions fit into 100 columns
+            cells.append(re.sub(r"\b0\.", ".", mean))  # so that a line has at most 100 characters
         lines.append(cells)
     return format_columns(["relative RMSE of dI/dρ", *(f"d = {dim}" for dim in dims)], lines)
 
 
 def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
-    """Figure 1: I above dI/dρ, and the errors of dI/dρ below; a column for each dimension.
+    """Figure 1: rows with I, dI/dρ and the error of dI/dρ, and a column for each dimension.
 
-    The dimensions are those of ``FIGURE_DIMS``, or all if none of them was run.
+    The figure has the dimensions of ``FIGURE_DIMS``, or all if none of ``FIGURE_DIMS`` was run.
     """
     run = sorted({row.dim for row in rows})
     dims = [dim for dim in run if dim in FIGURE_DIMS] or run or FIGURE_DIMS
@@ -207,12 +215,12 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
             ("error", np.zeros_like(fine)),
         )
         for ax, (column, truth) in zip(of_dim, true_curves, strict=True):
-            for method, (label, color) in LINES.items():
+            for method, color in COLORS.items():
                 curves = curves_of(rows, dim, method, column)
                 if len(curves):
-                    plots.band(ax, rho, curves, label=label, color=plots.PALETTE[color])
+                    plots.band(ax, rho, curves, label=LABELS[method], color=plots.PALETTE[color])
             plots.band(ax, fine, truth[None], label="truth", linestyle="--")
-            # The range of the axis is limited: a bound that diverges would flatten other curves.
+            # The axis is limited, because a bound that diverges would flatten all other curves.
             span = truth.max() or true_derivative(dim, fine).max() / 2
             low, high = truth.min() - 0.15 * span, truth.max() + 0.15 * span
             if column == "error":
@@ -234,7 +242,7 @@ def draw(rows: Sequence[Estimate], settings: Settings) -> Figure:
         fig,
         f"{settings.samples} samples, {spread_of(seeds, 'standard deviation')}; critics: "
         f"{settings.steps} steps{fewer}.",
-        "MIGE estimates dI/dρ alone: its I is the integral from ρ = 0.",
+        "MIGE estimates dI/dρ; I is the integral of dI/dρ from ρ = 0.",
     )
     return fig
 
@@ -247,7 +255,7 @@ def _parse_dims(text: str) -> list[int]:
 
 @command(Options, Settings)
 def toy(options: Options, given: dict[str, Any]) -> Toy:
-    """The paper's Figure 1: MI and its gradient for correlated Gaussians, MIGE against MINE."""
+    """The paper's Figure 1: I and dI/dρ of correlated Gaussians, by MIGE and by MINE."""
     if options.authors and options.quick:
         raise ValueError("--authors and --quick exclude each other")
     preset = AUTHORS if options.authors else QUICK if options.quick else Settings()

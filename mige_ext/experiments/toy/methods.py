@@ -1,7 +1,7 @@
 """The methods of the toy experiment, on correlated Gaussians.
 
-The first part has the problem and its closed forms. The other parts have a function for each kind
-of method, which returns the curves of I and dI/dρ.
+The first part has the problem and its closed forms. The other two parts have a function for each
+kind of method, which returns the curves of I and dI/dρ.
 """
 
 import math
@@ -29,21 +29,20 @@ from mige_ext.experiments.common.options import Checked, fixed, option
 from mige_ext.scores.base import ScoreEstimator
 
 Array = NDArray[np.float64]
-Curves = tuple[Array, Array]  # estimates of I and of dI/dρ, each (S, R): S seeds, R values of ρ
-Parameters = dict[str, Tensor]  # of E critics, each (E, ...)
+Curves = tuple[Array, Array]  # estimates of I and of dI/dρ, (S, R) each: S seeds, R values of ρ
+Parameters = dict[str, Tensor]  # stacked parameters of E critics, (E, ...) each
 
 BOUNDS = ("MINE", "MINE-f")
 METHODS = ("Gaussian", "MIGE", "MIGE-Stein", "MIGE-default", *BOUNDS)
-MARGINALS = 3  # marginal pairs for each joint pair, if every pair costs a pass of the critic
+MARGINALS = 3  # marginal pairs for each joint pair, if the critic is not separable
 
 
 @dataclass(frozen=True)
 class Settings(Checked):
     """Everything on which the numbers of a dimension depend.
 
-    The default of ``steps`` was chosen by the relative RMSE of dI/dρ (8 values of ρ, 2 seeds), as
-    in this table. On the same samples, MIGE has .066 for d = 10 and .168 for d = 20, and needs no
-    training.
+    The default of ``steps`` was chosen by this table of the relative RMSE of dI/dρ (8 values of ρ,
+    2 seeds). On the same samples, MIGE has .066 for d = 10 and .168 for d = 20 without training.
 
     ============== ===== ===== ===== ===== ======
     training steps  1000  2000  4000  8000  16000
@@ -54,9 +53,9 @@ class Settings(Checked):
     MINE-f, d = 20  .566  .498  .440  .437   .400
     ============== ===== ===== ===== ===== ======
 
-    More than 8000 steps improve little for d <= 10. For d = 20 they still help MINE: with 16000
-    steps, on four million fresh samples, it is more accurate than MIGE on 256 samples. With decay
-    .9 and learning rate .005, MINE diverges for d = 20: .285 at 2000 steps, 2.7 at 4000.
+    More than 8000 steps improve little for d <= 10. For d = 20, MINE with 16000 steps (on four
+    million fresh samples) is more accurate than MIGE on 256 samples. With decay .9 and learning
+    rate .005, MINE diverges for d = 20: .285 at 2000 steps, 2.7 at 4000 steps.
     """
 
     seeds: int = option(5, "Number of seeds.", least=1, shown="5; --quick: 2")
@@ -80,9 +79,9 @@ class Settings(Checked):
         mige.SSGE(threshold=self.threshold)  # checks the threshold
 
 
-#: A short training needs a larger learning rate, and a moving average with a smaller decay.
+#: Settings of ``--quick``. Few steps need a larger learning rate and a smaller decay.
 QUICK = Settings(seeds=2, points=10, steps=150, rate=5e-3, decay=0.9)
-#: The critics of the authors' notebook; decay 0 is the plain gradient.
+#: The critics of the authors' notebook. Decay 0 gives the gradient without correction.
 AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=512, decay=0.0)
 
 
@@ -90,7 +89,7 @@ AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=51
 
 
 def rho_grid(points: int) -> Array:
-    """Values of ρ from −0.8 to 0.8, (points); the authors' notebook has 32."""
+    """Values of ρ from −0.8 to 0.8, (points). The authors' notebook has 32 values."""
     return np.linspace(-0.8, 0.8, points)
 
 
@@ -105,13 +104,13 @@ def true_derivative(dim: int, rho: Array) -> Array:
 
 
 def correlate(rho: Tensor, x: Tensor, noise: Tensor) -> Tensor:
-    """The second variable, ρ x + √(1 − ρ²) ε: rho (*), x and noise (*, M, d) -> (*, M, d)."""
+    """The variable y = ρ x + √(1 − ρ²) ε: rho (*), x and noise (*, M, d) -> (*, M, d)."""
     rho = rho[..., None, None]
     return rho * x + (1 - rho.square()).sqrt() * noise
 
 
 def draw_samples(dim: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples on which all methods are compared: rho (S, R), x and noise (S, R, M, d)."""
+    """The samples of the comparison: rho (S, R), x and noise (S, R, M, d)."""
     rho = torch.tensor(rho_grid(settings.points), dtype=torch.float32).expand(settings.seeds, -1)
     shape = (2, settings.points, settings.samples, dim)
     generators = [torch.Generator().manual_seed(s) for s in _streams(dim, settings, "samples")]
@@ -120,14 +119,14 @@ def draw_samples(dim: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _streams(dim: int, settings: Settings, purpose: str) -> list[int]:
-    """The seed of a random stream for each seed; every d and purpose has streams of its own."""
+    """A seed of a random stream for each seed of the experiment, dimension and purpose."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     keys = [[seed, dim, *purpose.encode()] for seed in seeds]
     return [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
 
 
 def relative_rmse(estimate: Array, truth: Array) -> Array:
-    """√mean (estimate − truth)² / √mean truth², means over the grid of ρ, the last dimension."""
+    """√mean (estimate − truth)² / √mean truth², with means over ρ, the last dimension."""
     error, size = ((estimate - truth) ** 2).mean(-1), (truth**2).mean(-1)
     return np.asarray(np.sqrt(error / size))
 
@@ -138,7 +137,7 @@ def relative_rmse(estimate: Array, truth: Array) -> Array:
 def mige_derivative(
     rho: Tensor | float, x: Tensor, noise: Tensor, estimator: ScoreEstimator | None = None
 ) -> Tensor:
-    """MIGE of dI/dρ: autograd through ``mutual_information`` of x and y.
+    """dI/dρ by MIGE: autograd through ``mutual_information`` of x and y.
 
     Args:
         rho: Correlations, (*), or one number.
@@ -157,7 +156,15 @@ def mige_derivative(
 
 
 def integrate_from_zero(rho: Array, derivative: Array) -> Array:
-    """∫₀^ρ by the trapezoidal rule: a grid around 0 (R), derivatives on it (S, R) -> (S, R)."""
+    """The integral from 0 to ρ by the trapezoidal rule.
+
+    Args:
+        rho: Ascending values of ρ around 0, (R).
+        derivative: Derivatives at these values, (S, R).
+
+    Returns:
+        The integrals, (S, R).
+    """
     at = np.union1d(rho, 0.0)
     values = np.stack([np.interp(at, rho, row) for row in derivative])
     areas = np.diff(at) * (values[:, 1:] + values[:, :-1]) / 2
@@ -166,7 +173,7 @@ def integrate_from_zero(rho: Array, derivative: Array) -> Array:
 
 
 def run_mige(method: str, dim: int, settings: Settings) -> Curves:
-    """dI/dρ by MIGE, and I as its integral."""
+    """dI/dρ by MIGE, and I as the integral of dI/dρ."""
     estimators: dict[str, ScoreEstimator | None] = {
         "Gaussian": mige.GaussianScore(covariance="mle"),
         "MIGE": mige.SSGE(threshold=settings.threshold),
@@ -183,7 +190,7 @@ def run_mige(method: str, dim: int, settings: Settings) -> Curves:
 def score_pairs(
     critic: nn.Module, parameters: Parameters, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scores of E critics on E batches, x and y (E, B, d): joint (E, B) and marginal (E, N)."""
+    """Scores of E critics on E batches, x and y (E, B, d): joint (E, B), marginal (E, N)."""
 
     def call(parameters: Parameters, x: Tensor, y: Tensor) -> Any:
         return functional_call(critic, parameters, (x, y))
@@ -237,10 +244,10 @@ def train_critics(
 def run_bound(
     method: str, dim: int, settings: Settings, after_step: Callable[[], object]
 ) -> Curves:
-    """Train critics, then take the bound and its derivative through y on the samples of MIGE.
+    """Train critics. Then compute the bound and its derivative through y on the samples of MIGE.
 
-    The critics of all ρ are trained together, for one seed after another. The critics of all seeds
-    together would exceed the cache, and training would take twice as long.
+    The critics of all ρ are trained at once, for one seed after another. The critics of all seeds
+    at once would exceed the cache, and training would take twice as long.
     """
     curves = np.empty((2, settings.seeds, settings.points))
     streams = _streams(dim, settings, method)

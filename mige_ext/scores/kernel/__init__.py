@@ -1,1 +1,1 @@
-"""Kernel score estimators: kernels, Gram products, solvers, and one file for each filter."""
+"""Kernel score estimators: kernels, Gram matrices, solvers, and one file for each filter."""

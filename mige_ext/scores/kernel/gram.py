@@ -1,23 +1,24 @@
-"""Matrix-valued kernels on points: the two parts of a kernel score, ``K(q, X) w + b ζ(q)``.
+"""Matrix-valued kernels on points, and the two terms of a kernel score, ``K(q, X) w + b ζ(q)``.
 
-The first part is the product of the kernel matrix with coefficients w. The second part is a number
+The first term is the product of the kernel matrix with coefficients w. The second term is a number
 b for each group, times the source ζ. The source is the gradient sum divided by M, and −ζ is the
-right-hand side of the equation for the score (docs/mathematics.md). Neither part needs an M×M×d
+right-hand side of the equation for the score (docs/mathematics.md). Neither term needs an M×M×d
 array.
 
 A kernel φ(s) = ψ(s/σ²) (``kernels.py``) defines two kernels with values in R^{d×d}. With r = q − x
 and s = ‖r‖²:
 
-- The diagonal kernel ``φ(s) I`` treats the coordinates independently and equally.
-- The columns of the curl-free kernel ``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. Every function
-  in its span is therefore the gradient of a function, as a score is. The factor
-  c = −1/(2φ'(0)) = σ² makes the kernel I at r = 0. A coordinate in which all samples are equal has
-  no density, and this kernel does not count it as a dimension. The scores of the other coordinates
-  are the same with and without such a coordinate.
+- The diagonal kernel ``φ(s) I`` treats all coordinates equally and independently.
+- The columns of the curl-free kernel ``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. A linear
+  combination of columns is therefore a gradient, as a score is. With c = −1/(2φ'(0)) = σ² the
+  kernel is I at r = 0. A coordinate in which all samples are equal does not count as a dimension,
+  and does not change the scores of the other coordinates.
 
-Query points q and samples x are in one unit of length. In the formulas X has the samples and q the
-query points as rows, and 1 is the vector of ones, so P 1 holds the row sums of P. The formulas are
-those of Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
+Query points q and samples x are in one unit of length. In the formulas, the rows of X are the
+samples, the rows of q are the query points, and 1 is the vector of ones, so P 1 has the row sums of
+P.
+
+Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020), for the formulas.
 """
 
 from abc import ABC, abstractmethod
@@ -33,25 +34,25 @@ from mige_ext.scores.kernel.kernels import RBF, Kernel
 class Gram(ABC):
     """A matrix-valued kernel on the points q and x.
 
-    The object and its methods need O(QM) memory beyond arguments and results; ``dense`` of the
-    curl-free kernel needs O(QMd²).
+    The object and its methods need O(QM) memory beyond arguments and results, except ``dense`` of
+    the curl-free kernel, which needs O(QMd²).
 
     Args:
         kernel: φ.
-        bandwidth: σ of each group, (...). Callers divide q, x and σ by a power of two near σ, so
-            σ is near 1 here.
+        bandwidth: σ of each group, (...), near 1, because callers divide q, x and σ by a power of
+            two near σ.
         x: samples, (..., M, d).
         q: query points, (..., Q, d); the samples themselves if not given.
     """
 
-    _orders: tuple[int, ...]  # of the derivatives of ψ that __init__ computes
+    _orders: tuple[int, ...]  # orders of the derivatives of ψ that __init__ computes
 
     def __init__(
         self, kernel: Kernel, bandwidth: Tensor, x: Tensor, q: Tensor | None = None
     ) -> None:
         self._kernel, self._square = kernel, per_group(bandwidth).square()
         squares = ops.squared_distances(x) if q is None else ops.squared_distances(q, x)
-        # u = s/σ² is computed in place: to allocate another M×M costs more than the division.
+        # u = s/σ² is computed in place, because an allocation costs more than the division.
         self._u = squares.div_(self._square)
         self._psi = {order: kernel.psi(self._u, order) for order in self._orders}
         self._x, self._q = _centered(x, q)
@@ -59,7 +60,7 @@ class Gram(ABC):
     @property
     @abstractmethod
     def trace(self) -> Tensor | int:
-        """The trace of :meth:`dense` with the samples as query points, a number or (..., 1)."""
+        """The trace of :meth:`dense` for q = x, a number or (..., 1)."""
 
     @abstractmethod
     def product(self, w: Tensor) -> Tensor:
@@ -163,9 +164,9 @@ def rbf_score(
 ) -> Tensor:
     """``k(q, X) w + b ζ(q)`` for the diagonal RBF kernel, by the native operator.
 
-    b has the shape (..., 1, 1), and None stands for 0.
-    ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / (Mσ²)`` follows from the same product, with (w, X, 1) in
-    place of w. The product never forms the Q×M matrix.
+    b has the shape (..., 1, 1), and None stands for 0. One product k(q, X) (w, X, 1) gives both
+    terms, since ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / (Mσ²)``. The product never forms the Q×M
+    matrix.
     """
     if b is None:
         return ops.rbf_product(q, x, w, bandwidth=bandwidth)
@@ -193,10 +194,10 @@ def has_native_product(kernel: Kernel, curl_free: bool) -> bool:
 def _centered(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
     """X and q relative to the coordinate medians of at most 31 of the samples.
 
-    The formulas subtract products of coordinates, which lose digits if an offset makes them large.
-    An outlier does not move a median, and the median of equal samples makes them exactly 0. The
-    result is clamped to the fourth root of the dtype's largest number, so no product overflows.
-    Since σ is near 1, kernel values at such distances are 0 up to rounding anyway.
+    The formulas subtract products of coordinates, which would lose digits with a large offset. An
+    outlier does not move a median, and equal samples become exactly 0. The result is clamped to the
+    fourth root of the dtype's largest number, so no product overflows. Since σ is near 1, kernel
+    values at larger distances are 0 up to rounding anyway.
     """
     some = min(x.shape[-2], 31)
     middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)

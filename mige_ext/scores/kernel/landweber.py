@@ -1,4 +1,4 @@
-"""Landweber's iteration, stopped early."""
+"""Landweber's iteration, which is stopped early."""
 
 from dataclasses import dataclass
 from itertools import repeat
@@ -26,7 +26,7 @@ class Landweber(SpectralFilter):
 
     Args:
         steps: t; 1/(αt) acts as λ of :class:`Tikhonov`.
-        step_size: α, in (0, 2), where the iteration converges; 1 is safe and nearly the fastest.
+        step_size: α, in (0, 2), for which the iteration converges; 1 is nearly the fastest.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 

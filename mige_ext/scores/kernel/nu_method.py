@@ -15,9 +15,9 @@ class NuMethod(SpectralFilter):
     """The ν-method (Engl, Hanke, Neubauer, Regularization of Inverse Problems, 1996, section 6.3).
 
     ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})``, with g, L and ζ as in
-    :class:`Landweber`. The ν-method reaches in t steps what Landweber's iteration reaches in t²
-    steps. Its filter g_t(μ) is a function of the eigenvalues μ of L. The residual ``1 − μ g_t(μ)``
-    is the Jacobi polynomial P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
+    :class:`Landweber`. t steps of the ν-method regularize like about t² steps of Landweber's
+    iteration. The residual ``1 − μ g_t(μ)`` of the filter g_t is the Jacobi polynomial
+    P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
 
     Args:
         steps: t; 1/t² acts as λ of :class:`Tikhonov`.

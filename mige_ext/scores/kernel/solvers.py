@@ -1,7 +1,7 @@
 """Solvers of ``L g = ζ`` with L = K/M: a solve with L + λI, and iterations that start at g = 0.
 
-A right-hand side is (..., M, d), and K is the Gram matrix of the M samples (``gram.py``). With the
-ζ of ``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
+ζ has the shape (..., M, d), and K is the Gram matrix of the M samples (``gram.py``). With the ζ of
+``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
 """
 
 import math
@@ -14,17 +14,17 @@ from mige_ext import _checks
 from mige_ext._precision import per_group
 from mige_ext.scores.kernel.gram import DiagonalGram, Gram
 
-LARGEST_DENSE = 4096  # largest number of rows of a curl-free K to factorize: 128 MiB in float64
+LARGEST_DENSE = 4096  # most rows of a curl-free K for Cholesky: 128 MiB in float64
 
 
 def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` with a positive shift.
 
-    The solver is Cholesky's factorization, with a relative error of about ε / shift. For a
-    curl-free K it is :func:`conjugate_gradients` if that takes fewer operations, or if K has more
-    than ``LARGEST_DENSE`` rows. The choice depends only on the shapes, the dtype and the shift. If
-    the shift is below the rounding errors of K/M, K/M + shift I may be indefinite. The solver then
-    raises ValueError on the CPU, and gives NaN for such a group on CUDA.
+    The solver is Cholesky's factorization, with a relative error of about ε / shift. A curl-free K
+    is solved by :func:`conjugate_gradients` if they take fewer operations, or if K has more than
+    ``LARGEST_DENSE`` rows. The choice depends only on the shapes, the dtype and the shift. If the
+    shift is below the rounding errors of K/M, K/M + shift I may be indefinite. Cholesky's
+    factorization then raises ValueError on the CPU, and gives NaN for such a group on CUDA.
     """
     m, d = rhs.shape[-2:]
     if isinstance(gram, DiagonalGram):
@@ -40,7 +40,7 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift)
     # cholesky_ex, because the checks of torch.linalg.cholesky wait for the device.
     factor, info = torch.linalg.cholesky_ex(matrix)
-    if _checks.looking_is_free(matrix) and info.any():
+    if _checks.can_read(matrix) and info.any():
         raise ValueError(
             "lam (for Stein, eta / M) must exceed the rounding errors of the kernel matrix in "
             f"{matrix.dtype}, got {shift:g}"
@@ -50,36 +50,37 @@ def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
 
 
 def conjugate_gradient_steps(shift: float, dtype: torch.dtype) -> int:
-    """Number of steps of :func:`conjugate_gradients` for the condition number κ of K/M + shift I.
+    """Number t of steps of :func:`conjugate_gradients`.
 
-    ``‖residual‖ <= 2√κ ((√κ − 1)/(√κ + 1))^t ‖rhs‖`` with κ <= 1 + 1/shift, because ‖K‖ <= M.
+    ``‖residual‖ <= 2√κ ((√κ − 1)/(√κ + 1))^t ‖rhs‖`` for the condition number κ of K/M + shift I,
+    and κ <= 1 + 1/shift, because ‖K‖ <= M.
     """
     root = math.sqrt(1 + 1 / shift)
     return math.ceil(root / 2 * math.log(2 * root / _residual(shift, dtype)))
 
 
 def _residual(shift: float, dtype: torch.dtype) -> float:
-    """The relative residual that makes the relative error of the solution ε^{3/4}."""
+    """The relative residual with which the relative error of the solution is ε^{3/4}."""
     return float(torch.finfo(dtype).eps) ** 0.75 * shift / (1 + shift)
 
 
 def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` by products with K alone (Hestenes and Stiefel 1952).
 
-    The relative error of each group is about ε^{3/4} (2e-12 in float64, 6e-6 in float32) or
-    ε / shift, whichever is larger. The solution of a group does not change after it has reached
-    this accuracy. On the CPU the iteration stops when all groups have reached it. On other devices
-    it takes all :func:`conjugate_gradient_steps`, because reading the residual would stall the
-    device.
+    The relative error of each group is about max(ε^{3/4}, ε / shift), where ε^{3/4} is 2e-12 in
+    float64 and 6e-6 in float32. A group that has reached this accuracy does not change any more. On
+    the CPU the iteration stops when all groups have reached this accuracy. On other devices the
+    iteration takes all :func:`conjugate_gradient_steps`, because reading the residual would stall
+    the device.
     """
     m = rhs.shape[-2]
     solution, residual, direction = torch.zeros_like(rhs), rhs, rhs
     square = _dot(rhs, rhs)
     enough = square * _residual(shift, rhs.dtype) ** 2
-    look = _checks.looking_is_free(rhs)
+    readable = _checks.can_read(rhs)
     for _ in range(conjugate_gradient_steps(shift, rhs.dtype)):
         done = square <= enough
-        if look and bool(done.all()):
+        if readable and bool(done.all()):
             break
         image = gram.product(direction) / m + shift * direction
         step = torch.where(done, 0.0, square / _dot(direction, image))
@@ -99,9 +100,9 @@ def iterate(
 ) -> tuple[Tensor, Tensor, float]:
     """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from ``g_0 = g_{−1} = 0``.
 
-    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t. In
-    each step the term ω ζ changes a by ω. The term −ω L g, with ``(L g)(q) = K(q, X) g(X)/M``,
-    changes c by −ω g(X)/M. The term with u acts on a and c as it acts on g.
+    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t. The
+    term ω ζ of a step changes a by ω. The term −ω L g changes c by −ω g(X)/M, because
+    ``(L g)(q) = K(q, X) g(X)/M``. The term with u acts on a, c and g alike.
 
     Args:
         gram: K, the Gram matrix of the samples.

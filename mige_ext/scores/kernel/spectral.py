@@ -1,8 +1,8 @@
-"""Spectral filters of Stein's identity: the theory, and the base class of these estimators.
+"""The theory of spectral filters, and the base class of these estimators.
 
-For a kernel K with values in R^{d×d} (``gram.py``) the score g of the density of x satisfies
-``L g = −ζ``. ``L = K/M`` and ``ζ = H/M``, with the gradient sum H of the kernel, both follow from
-the samples. L is nearly singular, so a filter g_λ replaces its inverse, ``g = −g_λ(L) ζ``:
+Let K be the Gram matrix of a kernel with values in R^{d×d} (``gram.py``), and H its gradient sum.
+By Stein's identity the score g satisfies ``L g = −ζ`` with ``L = K/M`` and ``ζ = H/M``. L is nearly
+singular, so a filter g_λ replaces the inverse of L, ``g = −g_λ(L) ζ``:
 
 | estimator            | module          | g_λ(μ), μ an eigenvalue of L          | flop a group |
 |----------------------|-----------------|---------------------------------------|--------------|
@@ -20,14 +20,13 @@ Memory is O(M²). The curl-free kernel takes
   a step and O(M²) values with conjugate gradients (``solvers.py`` chooses);
 - for ``Landweber`` and ``NuMethod``, 6M²d flop a step.
 
-**Other points.** ``L f = Σ_j K(·, x_j) f(x_j)/M``. Every filter therefore extends to any q as
+**Other points.** Since ``L f = Σ_j K(·, x_j) f(x_j)/M``, every filter extends to any point q as
 ``g(q) = K(q, X) w + b ζ(q)``. b is 0 for SSGE and −1/λ for Tikhonov.
 
-**Units.** Here K(x, x) = I. Hence ‖L‖ <= 1, and λ, the number of steps and the step size have no
-unit: the score of ax is 1/a times the score of x. A kernel c·k needs λ' = cλ, η' = cη, the step
-size α' = α/c and the same number of steps. Zhou, Shi and Zhu use diagonal kernels with c = 1 and
-curl-free kernels with c = 1/σ². They write the number of steps as a function of λ: ⌊1/λ⌋ + 1 steps
-of Landweber's iteration, and ⌊1/√λ⌋ + 1 steps of the ν-method.
+**Units.** K(x, x) = I and ‖L‖ <= 1, so λ, the number of steps and the step size have no unit. A
+kernel c·K needs λ' = cλ, η' = cη, the step size α' = α/c and the same number of steps. Zhou, Shi
+and Zhu use diagonal kernels with c = 1 and curl-free kernels with c = 1/σ². In their notation,
+λ stands for ⌊1/λ⌋ + 1 steps of Landweber's iteration and ⌊1/√λ⌋ + 1 steps of the ν-method.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 """
@@ -64,7 +63,7 @@ _RBF = RBF()
 
 
 def _rbf() -> Kernel:
-    """The default kernel. It is a global, which ``torch.compile`` can find."""
+    """The default kernel, a global object, which ``torch.compile`` can find."""
     return _RBF
 
 
@@ -75,8 +74,8 @@ class FittedFilter(FittedGradient):
     ``ζ(q) = (1/M) Σ_j div_{x_j} K(x_j, q)`` is the gradient sum at q, divided by M.
 
     Cost:
-        A score takes O(QMd) time and O(QM) memory. ``RBF()`` with ``curl_free=False`` never forms
-        its Q×M matrix and takes O(Md) memory. An energy takes 4QMd flop and O(QM) memory.
+        A score at Q points takes O(QMd) time and O(QM) memory, or O(Md) memory for ``RBF()`` with
+        ``curl_free=False``. An energy takes 4QMd flop and O(QM) memory.
     """
 
     samples: Tensor  #: X, (..., M, d)
@@ -127,11 +126,11 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
             own samples.
         curl_free: if True, K is the curl-free kernel of φ, and the score is the gradient of
             :meth:`FittedFilter.energy`. If False, K is ``φ I``.
-        calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`, one
-            scalar that corrects the mean shrinkage; None does not.
+        calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`,
+            which corrects the mean shrinkage; None does not.
 
     Cost:
-        The table of :mod:`mige_ext.scores.kernel.spectral` has the flop of each filter. A fit keeps
+        :mod:`mige_ext.scores.kernel.spectral` has a table with the flop of each filter. A fit keeps
         2Md values for each group.
     """
 
@@ -179,7 +178,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
         return self._fitted(*record, self.kernel, self.curl_free)
 
     def _solution(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
-        """The samples / unit, the unit, σ / unit (never 0), σ, and the solution."""
+        """The samples divided by the unit, the unit, σ / unit (never 0), σ, and the solution."""
         _checks.require_finite(samples=samples)
         absolute = bandwidth_of(self.bandwidth, samples)
         unit = per_group(power_of_two(absolute))
@@ -207,17 +206,17 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
 
 def _calibration(x: Tensor, scores: Tensor) -> Tensor:
-    """The calibration. The first sample is subtracted, because an offset costs accuracy."""
+    """The calibration, relative to the first sample, because an offset would cost accuracy."""
     return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
 
 
 def leading(
     values: Tensor, rank: int | Tensor | None, enough: Tensor | float = torch.inf
 ) -> Tensor:
-    """A mask of the J largest of n ascending eigenvalues; J is ``rank``, a number or (..., 1).
+    """A mask of the J largest of n ascending eigenvalues, (..., n).
 
-    Without a rank, J is the smallest number of largest eigenvalues whose sum reaches ``enough``, a
-    number or (..., 1). All n eigenvalues are in the mask if J exceeds n.
+    J is ``rank``, a number or (..., 1). If ``rank`` is None, J is the least number of eigenvalues
+    whose sum reaches ``enough``, a number or (..., 1). The mask has all n eigenvalues if J > n.
     """
     if rank is None:
         rank = 1 + (values.flip(-1).cumsum(-1) < enough).sum(-1, keepdim=True)

@@ -22,10 +22,10 @@ class FittedSSGE(FittedFilter):
 class SSGE(SpectralFilter):
     """Spectral Stein Gradient Estimator (Shi, Sun, Zhu, ICML 2018).
 
-    ``∇ log q(z) ≈ −Σ_{j≤J} β_j ψ_j(z)`` with ψ_j the Nyström eigenfunctions of the kernel under q,
-    and β_j by Stein's identity. With the J largest eigenvalues Λ_J and eigenvectors U_J of K, and
-    the gradient sum H, this is ``−U_J Λ_J^{−1} U_Jᵀ H`` at the samples, and at other points
-    ``k(z, X) W`` with ``W = −U_J Λ_J^{−2} U_Jᵀ H``.
+    The score is ``∇ log q(z) ≈ −Σ_{j≤J} β_j ψ_j(z)`` with the Nyström eigenfunctions ψ_j of the
+    kernel under q, and Stein's identity gives the β_j. Let Λ_J and U_J be the J largest eigenvalues
+    of K and their eigenvectors, and H the gradient sum. The score is ``−U_J Λ_J^{−1} U_Jᵀ H`` at
+    the samples, and ``k(z, X) W`` with ``W = −U_J Λ_J^{−2} U_Jᵀ H`` at other points.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -34,10 +34,10 @@ class SSGE(SpectralFilter):
         >>> fitted.score(torch.zeros(5, 8)).shape
         torch.Size([5, 8])
 
-    With ``RBF()`` and ``curl_free=False``, the defaults and the kernel of Shi, Sun and Zhu, the
-    score is the native operator :func:`mige_ext.ops.ssge`. Other kernels with ``curl_free=False``
-    take an eigendecomposition of K, M×M. With ``curl_free=True`` K is Md×Md, and takes (Md)² values
-    of memory. On CUDA, an eigendecomposition of more than 2048 rows waits for the device.
+    With the default kernel, which is that of Shi, Sun and Zhu, the native operator
+    :func:`mige_ext.ops.ssge` computes the score. Every other kernel takes an eigendecomposition of
+    K, which is M×M with ``curl_free=False`` and Md×Md with ``curl_free=True``. On CUDA, an
+    eigendecomposition of more than 2048 rows waits for the device.
 
     Args:
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
@@ -71,8 +71,7 @@ class SSGE(SpectralFilter):
         samples = samples / unit
         scaled = None if given is None else positive(given / unit.squeeze((-2, -1)))
         coefficients, values, bandwidth, rank = self._native(samples, 2, scaled)
-        # A group of equal samples has bandwidth 0 and coefficients 0. Any positive σ keeps k
-        # defined.
+        # A group of equal samples has bandwidth 0 and coefficients 0. k needs a positive σ.
         sigma = torch.where(bandwidth > 0, bandwidth, 1.0)
         scores = ops.rbf_product(samples, samples, coefficients, bandwidth=sigma)
         if given is None:
@@ -114,7 +113,7 @@ class SSGE(SpectralFilter):
             name = "Md" if self.curl_free else "M"
             raise ValueError(f"rank must lie in [1, {name}] with {name} = {n}, got {self.rank}")
         values, vectors = ops.eigh(k)
-        # Eigenvalues below the rounding errors of the largest are not kept.
+        # Eigenvalues that are rounding errors are not kept.
         trace = gram.trace
         kept = leading(values, self.rank, float(self.threshold) * trace)
         kept = kept & (values > rounding(values, n))

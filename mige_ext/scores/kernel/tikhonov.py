@@ -1,4 +1,4 @@
-"""Tikhonov regularization, and Stein's gradient estimator, which is the same filter."""
+"""Tikhonov regularization, and the Stein gradient estimator, which is the same filter."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,12 @@ class Tikhonov(SpectralFilter):
         >>> mige.Tikhonov(lam=1e-3, kernel=mige.IMQ()).score(torch.randn(64, 3)).shape
         torch.Size([64, 3])
 
-    If λ is below the rounding errors of L, which are of the order of M ε, L + λI may be indefinite.
-    A score then raises ValueError on the CPU. On CUDA the scores of such a group are NaN.
+    If λ is below the rounding errors of L, which are about M ε, L + λI may be indefinite. A score
+    then raises ValueError on the CPU. On CUDA the scores of such a group are NaN.
 
     Args:
-        lam: λ > 0; the eigenvalues of L are at most 1. For a few hundred samples 1e-3 to 3e-3 is
-            best, and 3e-3 to 1e-2 for the curl-free kernels.
+        lam: λ > 0, relative to the eigenvalues of L, which are at most 1. For a few hundred
+            samples, the best λ is 1e-3 to 3e-3, and 3e-3 to 1e-2 for curl-free kernels.
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
@@ -40,8 +40,8 @@ class Tikhonov(SpectralFilter):
 class Stein(SpectralFilter):
     """Stein gradient estimator, ``g = −(K + ηI)^{−1} H`` (Li and Turner, ICLR 2018).
 
-    This estimator is :class:`Tikhonov` with ``λ = η/M``, and raises the same errors; H is the
-    gradient sum. Li and Turner define the estimator at the samples only.
+    H is the gradient sum. This estimator is :class:`Tikhonov` with ``λ = η/M``, and raises the same
+    errors. Li and Turner define the estimator at the samples only.
 
     Args:
         eta: η > 0, relative to the eigenvalues of K, whose sum is M (Md if curl-free). For M = 250

@@ -81,7 +81,7 @@ def test_a_published_algorithm_too_large_is_left_out_with_a_note(
     meter = Meter("cpu", torch.float32, CEILINGS, compiled=False, seconds=0.0)
     [row] = meter.measure(problems.load("rbf_gram"), [TINY["rbf_gram"]])
     assert row.x_published is None
-    assert any("published not run, it would form 4.36e-05 GB" in note for note in meter.notes)
+    assert any("published was left out, as it needs 4.36e-05 GB" in note for note in meter.notes)
 
 
 def test_a_compiler_that_fails_leaves_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"end_to_end.csv is no file of microbenchmarks: no "):
+    with pytest.raises(ValueError, match=r"end_to_end.csv must be a file of microbenchmarks, got"):
         records.read(ROOT / "benchmarks" / "results" / "end_to_end.csv")
 
 
