@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests; what tests import is in `tests.support`."""
+"""Settings and fixtures of all tests. Modules that tests import are in `tests.support`."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.support import tiers
 from tests.support.misuse import forget_warnings
 
 HYPOTHESIS = find_spec("hypothesis") is not None
-if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
+if not HYPOTHESIS:  # `make gpu-check` installs nothing, and these tests need no GPU
     collect_ignore = [
         "experiments/test_data.py",
         "experiments/common/test_statistics.py",
@@ -24,14 +24,14 @@ if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests a
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Networks of the experiments' tests are fastest with one."""
+    """Runs the test on one thread, which is fastest for the small networks of such tests."""
     with cpu_threads(1):
         yield
 
 
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
-    """A test compiles as the first one of the process, and leaves no compiled code behind."""
+    """Removes compiled code of earlier tests before the test, and its own code after it."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -39,9 +39,9 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    """One seed and one thread for every test, in which no warning has been given yet.
+    """Every test starts with the same seed, one thread, and no warning given.
 
-    test_determinism.py is about more threads.
+    test_determinism.py uses more threads.
     """
     forget_warnings()
     threads = torch.get_num_threads()
@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what does not belong to the tier, except for tests that are named one by one."""
+    """Leaves out tests of other tiers, except tests that the command line names one by one."""
     if config.getoption("--product") or any("::" in argument for argument in config.args):
         return
     choose = tiers.first

@@ -1,4 +1,4 @@
-"""Leaks of known size are found within their error, and nothing is found where nothing is."""
+"""Leaks of known size are found within their error, and no leak is found where there is none."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from mige_ext import MigeWarning, _warnings
 from mige_ext.audit import ATTACKERS, _inputs, _leakage, leakage
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 RHO = 0.8
 FAST = ("neighbors", "trees")
 
@@ -93,7 +93,7 @@ def test_an_angle_is_found_in_both_of_its_columns() -> None:
     assert found.r2 is not None and found.r2 > 0.95
 
 
-# --- nothing where nothing is ---------------------------------------------------------------------
+# --- no leak --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["continuous", "bit", "classes"])
@@ -120,7 +120,7 @@ def test_perceptrons_find_nothing_in_a_permuted_s() -> None:
     assert abs(found.nats) <= 4 * found.standard_error + 1e-3
 
 
-def test_the_choice_of_the_strongest_does_not_look_at_the_test_rows() -> None:
+def test_the_choice_of_the_strongest_does_not_read_the_test_rows() -> None:
     z, s = correlated(1200)
     other, others = correlated(600, seed=7)
     found, reversed_ = (
@@ -182,7 +182,7 @@ def test_given_test_rows_are_the_test_rows() -> None:
     assert leakage(z, s, test=0.5, attackers=FAST).test_rows == 400
 
 
-def test_more_columns_than_rows_and_constant_columns_are_no_problem() -> None:
+def test_more_columns_than_rows_and_constant_columns_are_allowed() -> None:
     s = normal(120) > 0
     z = torch.cat([normal(120, 200, seed=1), torch.ones(120, 1), 3.0 * s[:, None]], 1)
     found = leakage(z, s, epochs=2)
@@ -298,7 +298,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_leakage, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs scikit-learn and tqdm, the extra `audit`"):
         leakage(Z, S)
-    found = leakage(Z, S, attackers=["neighbors"], progress=False)  # needs neither
+    found = leakage(Z, S, attackers=["neighbors"], progress=False)  # needs neither package
     assert math.isfinite(found.nats)
 
 

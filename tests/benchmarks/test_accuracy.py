@@ -50,7 +50,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def within_standard_errors(terms: torch.Tensor, exact: torch.Tensor | float) -> bool:
     """Whether the means of terms over their first dimension are the exact values.
 
-    Five standard errors: one value in two million is farther off by chance.
+    Up to five standard errors are accepted. By chance, one error in two million is larger.
     """
     error = terms.std(0) / len(terms) ** 0.5
     return bool(((terms.mean(0) - exact).abs() <= 5 * error).all())
@@ -68,7 +68,7 @@ def test_score_is_the_gradient_of_the_log_density(name: str) -> None:
 
 @for_each_family
 def test_samples_and_score_fit_together_by_steins_identity(name: str) -> None:
-    # E[s] = 0 and −E[s zᵀ] = I: wrong for samples of any other density.
+    # E[s] = 0 and −E[s zᵀ] = I hold only for samples of the same density.
     distribution = FAMILIES[name].distribution
     z = distribution.sample(4000, generator())
     score = distribution.score(z)
@@ -151,7 +151,7 @@ def public(setting: Setting) -> ScoreEstimator:
 
 
 def tolerance(setting: Setting, terms: int) -> float:
-    """Largest relative error of rounding after the setting's filter."""
+    """The largest relative rounding error after the setting's filter."""
     enlarged = {
         # 1 / the smallest eigenvalue that remains at 99.9 % of the trace
         CUT_OFF: 1e4,
@@ -160,7 +160,7 @@ def tolerance(setting: Setting, terms: int) -> float:
         LANDWEBER: setting.number,
     }[setting.filter]
     value = rounding(torch.float64, terms) * enlarged
-    if setting.filter == TIKHONOV and setting.curl_free:  # conjugate gradients stop there
+    if setting.filter == TIKHONOV and setting.curl_free:  # the tolerance of conjugate gradients
         value += torch.finfo(torch.float64).eps ** 0.75
     return value
 
@@ -244,7 +244,7 @@ def test_no_row_of_the_grid_is_below_the_oracle() -> None:
         assert row.nmse == pytest.approx(mean, rel=1e-6)
 
 
-def test_data_sets_differ_by_family_size_and_seed_and_can_be_had_again() -> None:
+def test_data_sets_differ_by_family_size_and_seed_and_are_reproducible() -> None:
     def numbers(*key: Any) -> list[float]:
         return torch.rand(2, generator=stream(*key)).tolist()
 
@@ -253,8 +253,9 @@ def test_data_sets_differ_by_family_size_and_seed_and_can_be_had_again() -> None
     assert len({tuple(numbers(*key)) for key in keys}) == 4
 
 
-def test_bias_is_what_the_mean_is_off_by() -> None:
-    # Gradients 0.8 I + noise: the mean of a hundred is off by 0.2, and by noise that is subtracted.
+def test_bias_is_the_error_of_the_mean() -> None:
+    # The gradients are 0.8 I + noise. The mean of a hundred has the bias 0.2 and noise, which is
+    # subtracted.
     noise = torch.randn(100, 6, 6, generator=generator(), dtype=torch.float64)
     nothing = np.zeros(100)
     merit = Merit(nothing, 0.8 * torch.eye(6, dtype=torch.float64) + noise, nothing)

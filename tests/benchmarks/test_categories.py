@@ -27,7 +27,7 @@ def log_posterior(source: Mixture, s: Tensor, z: Tensor) -> Tensor:
     return own.logsumexp(1) - logits.logsumexp(1)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"rare"}))  # its factor is no triangle
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"rare"}))  # its factor is not triangular
 def test_the_field_is_the_gradient_of_the_log_posterior(family: str) -> None:
     source = mixture(family, 3)
     s, z = source.draw(40, 0)

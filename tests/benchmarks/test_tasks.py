@@ -1,4 +1,4 @@
-"""The benchmark of tasks: its measures on known answers, its bounds, and its command."""
+"""The benchmark of tasks: its measures where the answer is known, its bounds, and its command."""
 
 import math
 from collections.abc import Mapping
@@ -92,7 +92,7 @@ def rows(task: Task, **means: float) -> list[Row]:
     ]
 
 
-def test_bounds_compare_the_default_with_its_best_rival_and_its_control() -> None:
+def test_bounds_compare_the_default_with_the_best_other_method_and_the_control() -> None:
     methods = dict.fromkeys((DEFAULT, CONTROL, "SSGE"), never)
     task = Task("probe", "held-out", "linear probe, %", True, methods, ("SSGE", CONTROL))
 

@@ -1,4 +1,4 @@
-"""The benchmarks' clock."""
+"""The clock of the benchmarks."""
 
 import pytest
 import torch

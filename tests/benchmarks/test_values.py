@@ -1,4 +1,4 @@
-"""The benchmark of values: its truths, its rivals, its bounds, and its command."""
+"""The benchmark of values: exact values, other estimators, bounds, and the command."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from benchmarks.values.report import Row, bounds_of, errors
 from benchmarks.values.samples import key
 from mige_ext.values.neighbors import neighbor_information
 
-# --- truths ---------------------------------------------------------------------------------------
+# --- exact values ---------------------------------------------------------------------------------
 
 
 def test_information_on_a_grid_is_that_of_a_gaussian_channel() -> None:
@@ -62,7 +62,7 @@ def test_tasks_of_a_file(tmp_path: Path) -> None:
     assert second.sample(9, 0)[1].shape == (9, 1)
 
 
-# --- rivals ---------------------------------------------------------------------------------------
+# --- other estimators -----------------------------------------------------------------------------
 
 
 def test_ksg_is_the_estimate_of_the_library() -> None:

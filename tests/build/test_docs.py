@@ -1,6 +1,6 @@
-"""The pages of the documentation: their examples, their links, and the site made of them.
+"""The pages of the documentation: their examples, their links, and the site that Sphinx builds.
 
-The examples in docstrings are those of ``test_import.py``.
+``test_import.py`` runs the examples in docstrings.
 """
 
 import re
@@ -43,20 +43,20 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in headings}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compiler's
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # by torch
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_run_in_order(page: Path) -> None:
     run_blocks(page)
 
 
 @for_each_page
-def test_every_code_block_has_a_language_that_is_run_or_is_no_code(page: Path) -> None:
+def test_every_code_block_is_python_or_a_directive(page: Path) -> None:
     fences = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)[::2]
     assert [f for f in fences if f != "python" and not f.startswith("{")] == []
 
 
 @for_each_page
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for target, anchor in LINK.findall(without_code(page.read_text())):
         file = (page.parent / target).resolve() if target else page
         assert file.exists(), target

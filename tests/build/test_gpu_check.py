@@ -107,7 +107,7 @@ def test_a_step_that_takes_too_long_is_ended_with_its_children(
     assert not touched.exists()
 
 
-def test_the_time_for_everything_is_kept(files: Files) -> None:
+def test_the_limit_of_the_total_time_is_kept(files: Files) -> None:
     steps = [python(name, "import time; time.sleep(30)") for name in ("first", "second")]
     results = run(files, *steps, total=0.5)
     assert [r.status for r in results] == ["timed out", "not run"]
@@ -269,14 +269,14 @@ def test_the_steps_of_a_plan_name_what_exists(tmp_path: Path, plan: int) -> None
 
 
 @pytest.mark.parametrize("plan", [1, 2])
-def test_what_only_explains_comes_last(tmp_path: Path, plan: int) -> None:
+def test_sanitizer_and_profiler_run_last(tmp_path: Path, plan: int) -> None:
     names = [s.name for s in steps_of(plan, tmp_path, build=False)]
     last = [n for n in names if n.startswith(("compute-sanitizer", "ncu"))]
     assert names[0] == "versions" and last and names[-len(last) :] == last
     assert gpu_check.SECONDS[plan] <= 340
 
 
-def test_the_profiler_looks_at_kernels_that_exist() -> None:
+def test_the_profiled_kernels_exist() -> None:
     from tools.gpu_measure import PROFILES
 
     assert PROFILES.keys() == gpu_check.PROFILED.keys()
@@ -353,7 +353,7 @@ def test_the_smoke_step_finds_a_gross_error(monkeypatch: pytest.MonkeyPatch, val
 
     def wrong_on_the_device(*args: Tensor, **kwargs: Tensor) -> Tensor:
         nonlocal count
-        count += 1  # a call on CPU tensors, then one on the device's
+        count += 1  # the first call has CPU tensors, the second has tensors of the device
         return right(*args, **kwargs) * (value if count % 2 == 0 else 1.0)
 
     monkeypatch.setattr(gpu_measure, "DEVICE", "cpu")

@@ -34,7 +34,7 @@ def test_import_without_the_compiled_module_says_what_to_run(tmp_path: Path) -> 
     shutil.copytree(
         PACKAGE, tmp_path / "mige_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
-    # -S: an editable install would find _C where it was built; torch still has to be found.
+    # Without -S, an editable install would find _C in the build. PYTHONPATH still finds torch.
     paths = [str(tmp_path), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     result = subprocess.run(
         [sys.executable, "-S", "-c", "import mige_ext"],
@@ -81,7 +81,7 @@ def test_modules_are_attributes_without_an_import_and_load_when_they_are_used(
         _ = mige_ext.bound
 
 
-def test_completion_shows_public_names_alone() -> None:
+def test_completion_shows_only_public_names() -> None:
     names = dir(mige_ext)
     assert {*mige_ext.__all__, "bounds", "ops", "__version__"} <= set(names)
     assert not {"torch", "gram", "solvers", "importlib", "Any"} & set(names)
@@ -121,7 +121,7 @@ def test_the_library_is_abi3() -> None:
 
 @pytest.mark.library
 def test_the_library_needs_no_cpp_symbol_of_torch() -> None:
-    # Mangled names in the namespaces at, c10, torch, caffe2: the unstable C++ interface.
+    # Mangled names of the unstable C++ interface: the namespaces at, c10, torch and caffe2.
     unstable = re.compile(r"^_Z\w*?(2at|3c10|5torch|6caffe2)")
     assert [s for s in undefined_symbols() if unstable.match(s)] == []
 
@@ -134,7 +134,7 @@ def test_the_library_uses_the_stable_c_interface_of_torch() -> None:
 
 
 @pytest.mark.library
-def test_the_library_keeps_to_the_limited_api_of_python() -> None:
+def test_the_library_uses_only_the_limited_api_of_python() -> None:
     limited = {
         "PyModule_Create2", "PyModule_AddStringConstant", "PyModule_AddIntConstant",
         "_Py_Dealloc", "Py_DecRef",
@@ -165,9 +165,9 @@ def test_the_compiled_module_says_how_it_was_built() -> None:
 
 
 @pytest.mark.library
-def test_the_cuda_side_of_torch_is_found_where_it_is_and_only_there() -> None:
-    # By weak symbols of libtorch: `_C` built against any torch must find them under a CUDA torch,
-    # which needs no GPU for that, and must load without them.
+def test_cuda_functions_of_torch_are_found_if_torch_has_them() -> None:
+    # `_C` uses weak symbols of libtorch. `_C` must find them under a torch with CUDA, also without
+    # a GPU, and must load under a torch that lacks them.
     assert bool(_C.cuda_torch_found) == (
         _C.cuda_architectures != "" and torch.version.cuda is not None
     )

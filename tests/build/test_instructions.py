@@ -9,8 +9,9 @@ from mige_ext import _C
 from tools import instructions, resources
 from tools.instructions import Loop, LoopBudget
 
-# Two nested loops of one kernel. The inner loop has six instructions, and a seventh, the early
-# exit, branches forward. After the return nvcc pads with branches to themselves.
+# Two nested loops of one kernel. The inner loop has six instructions, and a seventh instruction for
+# the early exit, which branches forward. After the return, nvcc fills the code with branches to
+# themselves.
 SASS = """
 Fatbin elf code:
 ================
@@ -47,7 +48,7 @@ def test_the_shortest_loop_with_the_named_instructions_is_counted() -> None:
     assert instructions.shortest_loop(code, ("MUFU.RSQ", "SHFL")) == 7
     assert instructions.shortest_loop(code, ("MUFU.RSQ", "BAR")) == 10
     assert instructions.shortest_loop(code, ("MUFU.RCP",)) is None
-    assert instructions.shortest_loop(code, ("EXIT",)) is None  # outside of every loop
+    assert instructions.shortest_loop(code, ("EXIT",)) is None  # EXIT is outside of every loop
 
 
 def test_kernels_of_several_architectures_are_kept_apart() -> None:

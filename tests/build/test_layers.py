@@ -1,4 +1,4 @@
-"""Imports and includes go one way: no layer knows a layer above it."""
+"""Imports and includes go one way: no file uses a layer above its own."""
 
 import re
 import subprocess
@@ -12,8 +12,8 @@ from tests.support.process import ROOT, environment
 CSRC = ROOT / "csrc"
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
-#: The folders of csrc and the folders that each may include, besides itself.
-#: ``cuda`` itself holds ``launchers.h``, the declarations that the bindings call.
+#: The folders of csrc and the folders that each may include, besides itself. ``cuda`` stands for
+#: ``launchers.h``, which declares the functions that the bindings call.
 INCLUDES = {
     "common": set(),
     "cpu": {"common"},
@@ -86,7 +86,9 @@ def test_included_files_exist() -> None:
         ("new.py", "", "The package is layered"),
     ],
 )
-def test_a_breach_is_found(tmp_path: Path, module: str, line: str, contract: str) -> None:
+def test_an_import_from_a_higher_layer_is_found(
+    tmp_path: Path, module: str, line: str, contract: str
+) -> None:
     for path in (ROOT / "mige_ext").rglob("*.py"):
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)

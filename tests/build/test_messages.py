@@ -1,4 +1,4 @@
-"""What a build says that cannot work: one clear sentence, without a traceback."""
+"""Messages of builds that cannot work: one clear sentence, without a traceback."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SETUP = "import runpy, sys; sys.argv = ['setup.py', '--version']; {}; runpy.run_
 
 
 def said_by_setup(imitation: str) -> str:
-    """The last words of setup.py, which must fail."""
+    """The last lines that setup.py prints when it fails."""
     result = subprocess.run(
         [sys.executable, "-c", SETUP.format(imitation)], cwd=ROOT, capture_output=True, text=True
     )
@@ -29,7 +29,7 @@ def said_by_setup(imitation: str) -> str:
 
 
 def configure(folder: Path, *options: str, **environment: str) -> str:
-    """What CMake says when it configures the build in an empty folder."""
+    """The output of CMake when it configures the build in an empty folder."""
     command = [str(CMAKE), "-S", str(ROOT), "-B", str(folder / "build"), "-G", "Ninja"]
     command += [f"-DPython_EXECUTABLE={sys.executable}", *options]
     variables = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CXX")}
@@ -40,7 +40,7 @@ def configure(folder: Path, *options: str, **environment: str) -> str:
 
 
 def program(path: Path, script: str) -> Path:
-    """A shell script that stands for a program."""
+    """A shell script that replaces a program."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path

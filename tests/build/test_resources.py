@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(1024, 2) greedy_kernel(float* x, int n) {
     subprocess.run(compile_, check=True, capture_output=True)
     found = resources.violations(resources.read(cubin), resources.budgets(tmp_path))
     assert [v for v in found if "bytes of local memory (stack or spills), expected 0" in v]
-    # And the build's own flags refuse to compile it.
+    # The flags of the build also refuse to compile it.
     strict = [*compile_, "-Werror=all-warnings", "-Xptxas=-warn-spills,-warn-lmem-usage"]
     assert all(flag in (ROOT / "CMakeLists.txt").read_text() for flag in strict[-2:])
     assert subprocess.run(strict, capture_output=True).returncode != 0

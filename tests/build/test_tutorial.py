@@ -1,4 +1,4 @@
-"""The tutorial: its code runs as it stands, writes its figures, and does what its text claims."""
+"""The tutorial: its code runs unchanged, writes the figures, and has the results in the text."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path) -> Iterator[dict[str, Any]]:
     """The variables of the page after its code has run in a temporary folder."""
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):  # restores what the page sets
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):  # the page sets both
         patch.chdir(folder)
         yield run_blocks(PAGE)
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The version has one home, ``mige_ext.__version__``."""
+"""The version is defined in one place, ``mige_ext.__version__``."""
 
 from setuptools.config.pyprojecttoml import read_configuration
 

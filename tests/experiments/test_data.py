@@ -148,7 +148,7 @@ def test_published_set_is_split_and_standardized(
     assert len(images.all_training()) == len(images.train) + len(images.validation)
 
 
-def test_checksum_tells_sets_of_one_name_apart() -> None:
+def test_checksum_distinguishes_sets_of_one_name() -> None:
     images = data.load("digits")
     assert images.checksum() == data.load("digits").checksum() and len(images.checksum()) == 8
     pixels = images.test.images.clone()
@@ -157,7 +157,7 @@ def test_checksum_tells_sets_of_one_name_apart() -> None:
     assert other.checksum() != images.checksum()
 
 
-def test_command_says_what_digits_hold(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_describes_digits(capsys: pytest.CaptureFixture[str]) -> None:
     data_command("digits")
     shown = capsys.readouterr().out
     assert "digits: 10 classes, images of 1×8×8" in shown

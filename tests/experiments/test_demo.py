@@ -1,4 +1,4 @@
-"""The demo: every experiment once, in small, and continued where it stopped."""
+"""The demo: every experiment once, at small size, and continuation after a stop."""
 
 from pathlib import Path
 from typing import Any

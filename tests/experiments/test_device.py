@@ -1,8 +1,8 @@
 """Training steps of the experiments stay on one device and read nothing from it.
 
-The meta device plays the GPU: its tensors have no values, so that reading one (``.item()``, a
-branch) raises, as does an operation with a tensor of the CPU. On CUDA the one would stall the
-stream, and the other would fail. Copies from the CPU pass here.
+The meta device replaces the GPU. Its tensors have no values, so a read of a value (``.item()``, a
+branch) raises an error. On CUDA a read would stall the stream. An operation with a tensor of the
+CPU raises an error on both devices. Copies from the CPU are not detected.
 """
 
 import contextlib
@@ -104,9 +104,7 @@ def steps_of_removal(problem: Problem, method: str) -> None:
     ids=["bottleneck", "infomax"],
 )
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_of_another_device_is_begun_again(
-    training: Any, settings: Any, tmp_path: Path
-) -> None:
+def test_a_run_of_another_device_starts_again(training: Any, settings: Any, tmp_path: Path) -> None:
     images, path = data.load("digits"), tmp_path / "checkpoint.pt"
     run = Run("mige", 1e-3, 0, 500)
 
@@ -116,7 +114,7 @@ def test_a_run_of_another_device_is_begun_again(
         return len(seen)
 
     assert steps() > 0
-    assert steps() == 0  # all is in the checkpoint
+    assert steps() == 0  # the checkpoint has all steps
     state = torch.load(path, weights_only=True)
     assert state["run"]["device"] == "cpu"
     torch.save({**state, "run": {**state["run"], "device": "cuda"}}, path)

@@ -179,7 +179,7 @@ def test_package_with_other_content_is_refused(tmp_path: Path, cache: Path) -> N
     assert is_empty(cache)
 
 
-def test_files_without_checksums_come_before_the_cache(tmp_path: Path, cache: Path) -> None:
+def test_files_without_checksums_are_preferred_to_the_cache(tmp_path: Path, cache: Path) -> None:
     files, folder = image_files.idx_files(), tmp_path / FASHION.folder
     put(folder, files)
     assert download.load_arrays(FASHION, tmp_path).train_images.shape[0] == 30

@@ -1,4 +1,4 @@
-"""The look that all figures share."""
+"""Colors, bands, legends and captions that all figures share."""
 
 from pathlib import Path
 

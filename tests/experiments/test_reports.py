@@ -18,7 +18,7 @@ from mige_ext.experiments.removal import report as removal
 
 
 def results(report: Any, seeds: int = 2, **columns: Any) -> list[Any]:
-    """Results of every method; 0.5 in every column of floats that is not given."""
+    """Results of every method, with 0.5 in every column of floats that is not given."""
     floats = {item.name: 0.5 for item in dataclasses.fields(report.Result) if item.type is float}
     words = {"data": "structural", "nuisance": "attribute", "attacker": "MLP 256, standardized"}
     known = {item.name for item in dataclasses.fields(report.Result)}

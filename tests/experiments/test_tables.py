@@ -33,7 +33,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Replace Python, as far as the search runs it, by a shell script."""
+    """Replace the Python that the search calls by a shell script."""
     python = folder / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
@@ -111,7 +111,9 @@ def test_neither_names_nor_dates_of_birth_are_read(places: Path) -> None:
     (rows,) = load_rows(TINY_COMPAS, folder)
     text = " ".join(value for row in rows for value in row)
     assert "secret" not in text and "1970" not in text and "Battery" not in text
-    assert max(int(row[COMPAS.columns.index("priors_count")]) for row in rows) < 10  # not the copy
+    assert (
+        max(int(row[COMPAS.columns.index("priors_count")]) for row in rows) < 10
+    )  # the repeated column is not read
     assert not {"name", "first", "last", "dob"} & {*COMPAS.columns, *ADULT.columns}
 
 
@@ -149,7 +151,7 @@ def test_files_of_another_form_are_refused(content: bytes, message: str) -> None
         table_files.read_file(table.official[0], content, table.columns, "here")
 
 
-def test_numbers_that_are_none_are_refused() -> None:
+def test_texts_that_are_not_numbers_are_refused() -> None:
     rows = [("old", "0", "0", "0", "0", "Male", "x", "F", label) for label in "01"]
     with pytest.raises(ValueError, match="the column age must have numbers"):
         tables.encode(COMPAS, [rows])  # type: ignore[list-item]
@@ -245,7 +247,7 @@ def invoke(*arguments: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.replace("│", " ").split())
 
 
-def test_the_command_prints_what_a_table_holds(places: Path) -> None:
+def test_the_command_describes_a_table(places: Path) -> None:
     code, output = invoke("compas", "--data-dir", str(put(places / "files", COMPAS_FILES)))
     assert code == 0
     assert "compas: 2 classes, 11 input columns" in output

@@ -43,7 +43,7 @@ def test_a_second_derivative_raises(index: int) -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_a_second_derivative_is_not_silently_zero_beside_another_term(index: int) -> None:
-    # In a gradient penalty nothing else would reveal that its own derivative is missing.
+    # Nothing else in a gradient penalty would reveal that the second derivative is missing.
     value, leaves = functions()[index]
     grads = torch.autograd.grad(value, leaves, create_graph=True)
     penalty = sum(g.square().sum() for g in grads)
@@ -96,7 +96,8 @@ def test_low_precision_gradients_come_in_their_own_dtype(dtype: torch.dtype) -> 
 
 
 def test_a_scaled_loss_keeps_half_precision_gradients_from_underflowing() -> None:
-    # What a GradScaler relies on: the scale reaches the gradient before it is rounded to float16.
+    # A GradScaler relies on this: the scale multiplies the gradient before it is rounded to
+    # float16.
     scale, half = 2.0**10, torch.finfo(torch.float16)
     leaves = leaf(64, 64, 2, dtype=torch.float16, seed=1), leaf(64, 64, 4, dtype=torch.float16)
     wide = [t.detach().float().requires_grad_() for t in leaves]
@@ -104,7 +105,7 @@ def test_a_scaled_loss_keeps_half_precision_gradients_from_underflowing() -> Non
         low = torch.autograd.grad(scale * f(*leaves), leaves)
         high = torch.autograd.grad(scale * f(*wide), wide)
         for got, exact in zip(low, high, strict=True):
-            # One rounding to float16, also of the smallest components.
+            # All components, also the smallest, have only the error of one rounding to float16.
             assert ((got.float() - exact).abs() <= half.eps * (exact.abs() + half.tiny)).all()
 
 

@@ -25,7 +25,7 @@ from tests.support.bad_input import (
 )
 from tests.support.inputs import normal
 
-# These calls are misuse on purpose; test_warnings.py is about the warnings.
+# These calls are misuse on purpose. test_warnings.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
 estimator = compat.SpectralScoreEstimator(n_eigen_threshold=0.9)
@@ -160,7 +160,7 @@ def test_what_is_not_finite_is_named_whichever_estimator_is_used() -> None:
 
 
 def test_everything_public_is_in_the_table() -> None:
-    # results, a protocol, bases, and what takes no argument
+    # results, a protocol, base classes, and functions without arguments
     records = {mige.AdaptiveDiagnostics, mige.Diagnostics, mige.GaussianDiagnostics,
                mige.NetworkDiagnostics, mige.ScoreEstimator, mige.DistributedScoreEstimator,
                mige.PairScoreEstimator,

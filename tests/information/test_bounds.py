@@ -37,7 +37,7 @@ def scores(*shape: int, scale: float = 1.0) -> Tensor:
 
 
 def two_point_problem(shift: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The log-ratios of joint pairs of law (3/4, 1/4) and of marginal pairs of law (1/4, 3/4)."""
+    """The log-ratios of joint pairs from (3/4, 1/4) and of marginal pairs from (1/4, 3/4)."""
     log_ratio = torch.tensor([3.0, 1 / 3], dtype=torch.float64).log() + shift
     return log_ratio[[0, 0, 0, 1]], log_ratio[[0, 1, 1, 1]]
 
@@ -73,7 +73,7 @@ def test_optimal_critic_maximizes_the_bound(bound: PairBound, shift: float) -> N
     joint, marginal = two_point_problem(shift)
     best = bound(joint, marginal)
     for step in (-0.3, 0.3):
-        # A change of the critic at one of the two points, in all its pairs.
+        # Changes the critic at one of the two points, in all pairs with this point.
         assert bound(joint + step * (joint > 1), marginal + step * (marginal > 1)) < best
 
 
@@ -159,7 +159,7 @@ def test_mine_gradient_is_unbiased_on_small_batches_where_the_plain_gradient_is_
     population = scores(batches, size, scale=1.5)
     slope = torch.ones(batches, dtype=torch.float64, requires_grad=True)
     joint = torch.zeros_like(population)
-    # E e^(sT) = e^(s²σ²/2) for a normal T, so −log of it has the gradient −σ² in s at s = 1.
+    # For a normal T, E e^(sT) = e^(s²σ²/2). The gradient of −log E e^(sT) in s is −σ² at s = 1.
     exact = torch.full((batches,), 1.5**2 / 2, dtype=torch.float64)
     (plain,) = gradients(donsker_varadhan(joint, slope[:, None] * population).sum(), slope)
     # With decay near 1 the batch itself has no weight in the average.

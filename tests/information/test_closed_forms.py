@@ -35,7 +35,8 @@ def test_entropy_gradient_of_a_linear_gaussian_encoder_is_the_inverse_transpose(
 
 
 def test_entropy_gradient_with_respect_to_a_scale_is_d_over_the_scale() -> None:
-    # H(a x) = d log a + H(x). With Stein calibration exact for any sample, to rounding.
+    # H(a x) = d log a + H(x). With Stein calibration the gradient is exact for any samples, up to
+    # rounding.
     a = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     x = normal(64, 4)
     (got,) = torch.autograd.grad(entropy(a * (x - x.mean(0)), estimator=CALIBRATED), a)
@@ -46,7 +47,7 @@ def test_entropy_gradient_with_respect_to_a_shift_is_zero_up_to_sampling() -> No
     b = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     x = normal(64, 3)
     (got,) = torch.autograd.grad(entropy(x + b), b)
-    # The mean of 64 scores, against its standard error.
+    # The mean of 64 scores is compared with its standard error.
     assert (got.abs() <= 4 * DEFAULT_ESTIMATOR.score(x).std(0) / math.sqrt(64)).all()
 
 
@@ -60,7 +61,8 @@ def test_mutual_information_gradient_of_correlated_gaussians(rho: float) -> None
         value = mutual_information(x, r * x + (1 - r**2).sqrt() * noise)
         estimates.append(gradient(value, r).item())
     got = torch.tensor(estimates)
-    # A standard error of the mean of −s·∂y/∂ρ over 256 samples, and the shrinkage of the kernel.
+    # The tolerance is a standard error of the mean of −s·∂y/∂ρ over 256 samples, plus the shrinkage
+    # of the kernel estimate.
     standard_error = got.std() / math.sqrt(5)
     shrinkage = 1 - SSGE().diagnose(normal(256, 4)).calibration
     assert abs(got.mean() - exact) <= 4 * standard_error + 2 * shrinkage * abs(exact)

@@ -56,7 +56,7 @@ def test_scale_of_the_code_gets_no_gradient(pair: tuple[Tensor, Tensor]) -> None
 
 
 def test_without_noise_it_is_mutual_information(pair: tuple[Tensor, Tensor]) -> None:
-    """Up to the gradient along the scale, in which estimated information may change."""
+    """The gradients differ only along the scale of z, in which the estimate may change."""
     x, z = pair
     leaf = z.clone().requires_grad_()
     mige.mutual_information(x, leaf).backward()

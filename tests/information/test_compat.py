@@ -78,7 +78,7 @@ def score_with_rank(samples: Tensor, rank: int, query: Tensor | None = None) -> 
 
 
 def assert_close(got: Tensor, exact: Tensor) -> None:
-    """Equal to the tolerance of the stored outputs."""
+    """Assert equality up to the tolerance of the stored outputs."""
     assert (got - exact).abs().max() <= 1e-8 * exact.abs().max()
 
 

@@ -57,7 +57,7 @@ SURROGATES: dict[str, Surrogate] = {
 
 
 def with_fixed_noise(x: Tensor, z: Tensor, **how: Any) -> Tensor:
-    """code_information, with noise that is a function of the code and so the same on any ranks."""
+    """code_information with noise that is a function of the code, the same on any ranks."""
     with mock.patch("torch.randn_like", lambda code: torch.sin(9 * code.detach())):
         return mige.code_information(x, z, **how)
 
@@ -197,7 +197,7 @@ def test_gradients_of_several_processes_are_those_of_one(results: Results, split
             exact = gradients(network, surrogate(x, network(x), estimator=estimator))
             for rank, found in enumerate(results[split]):
                 error = (found[f"{name}-{way}"] - exact).norm() / exact.norm()
-                # The order of sums differs, before a division by eigenvalues that are not small.
+                # Sums have another order. The eigenvalues that divide the sums are not small.
                 assert error <= 100 * rounding(x.dtype, len(x)), (name, way, rank, error)
 
 
@@ -226,7 +226,7 @@ def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
 
 
 @pytest.mark.thorough
-def test_statistics_of_several_processes_add_up(results: Results) -> None:
+def test_statistics_of_several_processes_are_summed(results: Results) -> None:
     x = inputs()
     exact = LANDMARKS.score(x)
     for found in results["summed"]:
@@ -245,7 +245,9 @@ def test_a_group_may_contain_some_of_the_processes(results: Results) -> None:
 
 
 @pytest.mark.parametrize(("rank", "offset", "weight"), [(0, 0, 2 / 3), (1, 4, 4 / 3)])
-def test_scores_of_a_rank_count_by_its_samples(rank: int, offset: int, weight: float) -> None:
+def test_ranks_are_weighted_by_their_numbers_of_samples(
+    rank: int, offset: int, weight: float
+) -> None:
     class Ones:
         def score_distributed(self, samples: Tensor, **place: Any) -> Tensor:
             assert (place["offset"], place["total"]) == (offset, 12)
@@ -310,6 +312,6 @@ def test_the_example_trains_under_torchrun() -> None:
         command, capture_output=True, text=True, timeout=120,
         env=environment(OMP_NUM_THREADS="1"), cwd=os.fspath(ROOT),
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr  # of the processes too
+    assert result.returncode == 0, result.stderr  # has the errors of all processes
     lines = [line for line in result.stdout.splitlines() if line.startswith("step ")]
     assert len(lines) == 5

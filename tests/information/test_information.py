@@ -15,14 +15,14 @@ from tests.support.accuracy import rounding
 from tests.support.gradients import close, gradient, leaf
 from tests.support.inputs import for_each_dtype, normal
 
-# These calls are misuse on purpose; test_warnings.py is about the warnings.
+# These calls are misuse on purpose. test_warnings.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
 CALIBRATED = SSGE(calibrate="stein")
 
 
 class GaussianScore:
-    """The score of a standard normal, with nothing but the method that the protocol needs."""
+    """The score of a standard normal, with only the method that the protocol needs."""
 
     def score(self, samples: Tensor) -> Tensor:
         return -samples
@@ -284,7 +284,7 @@ def test_gradients_reach_x_through_the_projection(normalize: Any) -> None:
 
 
 class _Pairs(mige.AdaptiveScore):
-    """The default estimator, which keeps what it gives for pairs."""
+    """The default estimator, which records its scores of pairs."""
 
     given: ClassVar[list[tuple[Tensor, Tensor, Tensor]]] = []
 

@@ -14,7 +14,7 @@ from tests.support.accuracy import rounding
 from tests.support.gradients import close, gradient, leaf
 from tests.support.inputs import for_each_dtype, normal
 
-# These calls are misuse on purpose; test_warnings.py is about the warnings.
+# These calls are misuse on purpose. test_warnings.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
 ESTIMATORS = [
@@ -31,7 +31,7 @@ def two_modes(*shape: int, width: float = 0.4, seed: int = 0) -> Tensor:
 
 
 class GaussianPart:
-    """The Gaussian part of an estimator, as an estimator."""
+    """An estimator that gives the Gaussian part of another estimator."""
 
     def __init__(self, estimator: AdaptiveScore) -> None:
         self.score = estimator.gaussian_score
@@ -104,7 +104,7 @@ def test_linear_maps_have_little_gradient_beside_that_of_the_entropy() -> None:
     assert torch.stack(ratios).median() < 0.1
 
 
-def test_ascent_draws_the_samples_into_clusters_at_a_fixed_covariance() -> None:
+def test_ascent_moves_the_samples_into_clusters_at_a_fixed_covariance() -> None:
     z = two_modes(256, 2)
     side = z.sign()
 

@@ -41,7 +41,7 @@ def test_squared_norms_are_preserved_in_expectation(normalize: Any) -> None:
         for s in range(draws)
     ])  # fmt: skip
     standard_error = ratio.std(0) / math.sqrt(draws)
-    # The 20 points are nearly orthogonal: these are 20 tests at 4 standard errors.
+    # The 20 points are nearly orthogonal, so these are 20 independent tests at 4 standard errors.
     assert ((ratio.mean(0) - 1).abs() <= 4 * standard_error).all()
 
 
@@ -52,7 +52,7 @@ def test_distances_are_preserved_better_with_more_dimensions(normalize: Any) -> 
     for k in (4, 64):
         ratio = torch.pdist(RandomProjection(k, normalize)(x)) / torch.pdist(x)
         spread.append(ratio.std())
-    # Johnson and Lindenstrauss: 1/√k.
+    # By the lemma of Johnson and Lindenstrauss the error falls as 1/√k.
     assert spread[1] < spread[0] / 2
 
 
@@ -124,7 +124,7 @@ def test_a_first_use_with_fake_tensors_does_not_spoil_real_ones() -> None:
     with FakeTensorMode():
         assert projection(torch.empty(5, 6, dtype=torch.float64)).shape == (5, 3)
     assert type(projection(x)) is torch.Tensor
-    with FakeTensorMode():  # and a real tensor does not spoil fake ones
+    with FakeTensorMode():  # nor does a real use spoil fake tensors
         assert projection(torch.empty(5, 6, dtype=torch.float64)).shape == (5, 3)
 
 

@@ -188,7 +188,7 @@ def test_a_batch_of_several_processes_is_recorded(tmp_path: Path) -> None:
     assert terms[2].calibration is None
 
 
-def test_only_what_happens_inside_and_in_the_same_thread_is_recorded() -> None:
+def test_only_calls_inside_and_in_the_same_thread_are_recorded() -> None:
     z = S.clone().requires_grad_()
     mige.entropy(z)
     with mige.recording() as outer:

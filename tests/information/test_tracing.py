@@ -4,7 +4,8 @@ A branch on a value or an ``.item()`` stalls a stream on CUDA and cannot be capt
 graph. Both raise on a fake tensor, so that no GPU is needed to find them.
 
 The CPU build of torch can neither index a fake CUDA tensor (``narrow``, ``select``, ``unsqueeze``
-work) nor differentiate one. Gradients are therefore computed by hand, and on the meta device.
+work) nor differentiate one. Gradients are therefore computed by direct calls, and on the meta
+device.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from mige_ext._precision import at_least_float32
 from mige_ext._surrogate import Surrogate
 from tests.support.inputs import normal
 
-# These calls are misuse on purpose; test_warnings.py is about the warnings.
+# These calls are misuse on purpose. test_warnings.py tests the warnings.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning"),
     pytest.mark.usefixtures("fresh_compiler"),
@@ -171,8 +172,8 @@ def test_every_public_function_runs_on_fake_cuda_tensors(call: str, dtype: torch
 def test_information_and_its_gradient_run_on_fake_cuda_tensors(
     estimator: mige.ScoreEstimator, needs: tuple[bool, bool]
 ) -> None:
-    # Forward and backward are called by hand, because torch's backward pass asks for the streams of
-    # the device, which is not there.
+    # Forward and backward are called directly, because torch's backward pass asks for the streams
+    # of the missing device.
     saved: list[Tensor] = []
     context = SimpleNamespace(
         needs_input_grad=(False, *needs, False, False),
@@ -190,7 +191,7 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
         Surrogate.setup_context(context, (compute, x, z, None, None), outputs)
         context.saved_tensors = tuple(saved)
         _, *grads = Surrogate.backward(context, value, None, None)
-    assert grads[2:] == [None, None]  # of the anchors
+    assert grads[2:] == [None, None]  # the anchors have no gradient
     for needed, argument, grad in zip(needs, (x, z), grads[:2], strict=True):
         assert (grad is not None) == needed
         if grad is not None:
@@ -304,7 +305,7 @@ def test_the_score_is_one_graph_on_cuda() -> None:
 
     with FakeTensorMode():
         x, z = (torch.empty(2, 16, d, device="cuda") for d in (5, 4))
-        with torch.no_grad():  # An exported surrogate has no gradient, and is refused otherwise.
+        with torch.no_grad():  # otherwise a surrogate cannot be exported
             program = torch.export.export(Score(), (x, z))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets.count("mige_ext.ssge.default") == 1

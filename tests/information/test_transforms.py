@@ -185,7 +185,7 @@ def test_a_surrogate_is_not_exported() -> None:
         torch.export.export(Loss(), (normal(16, 3),))
 
 
-# --- what backward does not need ------------------------------------------------------------------
+# --- tensors that backward does not need ----------------------------------------------------------
 
 
 def test_features_may_be_inference_tensors() -> None:
@@ -218,7 +218,7 @@ def test_a_surrogate_keeps_no_memory_of_its_arguments() -> None:
     z = normal(48, 3).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         mige.mutual_information(X, z)
-    # The gradients of x and z are kept, and a tensor without elements for z.
+    # Backward keeps the gradients of x and z, and an empty tensor for z.
     assert sum(math.prod(shape) for shape in kept) == X.numel() + z.numel()
 
 

@@ -24,7 +24,7 @@ from tests.scores.test_unclean_samples import (
 )
 from tests.support.inputs import normal
 
-# These calls are misuse on purpose; test_warnings.py is about the warnings.
+# These calls are misuse on purpose. test_warnings.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
 NOISE = 0.7

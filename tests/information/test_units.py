@@ -11,7 +11,7 @@ from mige_ext import mutual_information
 from tests.support.accuracy import rounding
 from tests.support.inputs import normal
 
-# These calls are misuse on purpose; test_warnings.py is about the warnings.
+# These calls are misuse on purpose. test_warnings.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::mige_ext.MigeWarning")
 
 RULE = mige.Bandwidth(quantile=0.3, multiplier=1.5)

@@ -17,7 +17,7 @@ from mige_ext.values.neighbors import neighbor_entropy, neighbor_information
 from mige_ext.values.ranks import ranked, student_quantile
 from tests.support.inputs import normal
 
-#: An estimate may miss the truth by this many standard errors: 1 in 15,000 does by chance.
+#: The accepted error in standard errors. By chance, 1 estimate in 15,000 has a larger error.
 ERRORS = 4
 
 
@@ -80,7 +80,7 @@ def test_the_gaussian_part_is_not_biased() -> None:
             for seed in range(40)
         ]
     ).mean()
-    assert plain - truth > 0.5  # what the formula without a correction finds
+    assert plain - truth > 0.5  # the formula without a correction is too large
 
 
 @pytest.mark.parametrize("d", [1, 2, 4, 8, 16, 32])
@@ -252,7 +252,7 @@ def test_no_groups() -> None:
     assert estimate.value.shape == (0,) and estimate.methods == ()
 
 
-def test_the_seed_decides_and_the_global_generator_is_not_used() -> None:
+def test_the_seed_determines_the_value_and_the_global_generator_is_not_used() -> None:
     x, z = curved()
     state = torch.random.get_rng_state()
     values = [estimate_mutual_information(x, z, seed=seed).value for seed in (0, 0, 1)]

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from tests.support.inputs import normal
 
-# Below, at and above the sizes of tiles, vectors and pivot blocks; more dimensions than samples.
+# Sizes below, at and above those of tiles, vectors and pivot blocks. Some have more dimensions than
+# samples.
 SIZES = [
     (2, 1),
     (2, 3),
@@ -26,13 +27,13 @@ for_each_size = pytest.mark.parametrize(
 
 
 def samples(kind: str, m: int, d: int) -> Tensor:
-    """Samples for which the rule decides differently, with unequal columns and an offset."""
+    """Samples of kinds that get different λ or bases, with unequal columns and an offset."""
     x = normal(m, d)
     if kind == "two modes":
         x = 1.5 * x.sign() + 0.3 * normal(m, d, seed=1)
     if kind == "heavy tails":
         x = x * (0.1 + 4 * normal(m, 1, seed=2).abs())
-    if kind == "peak":  # nearly coincident samples: the kernel matrix is nearly singular
+    if kind == "peak":  # samples nearly coincide, so the kernel matrix is nearly singular
         x = x**3
     x[:, d // 2 :] += x[:, : d - d // 2] / 2
     return x * torch.logspace(-1, 1, d, dtype=x.dtype) + 3

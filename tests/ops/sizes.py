@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-# Samples, other points and dimensions: below, at and above the sizes of tiles and vectors.
+# Numbers of samples, of other points and of dimensions, below, at and above the sizes of tiles and
+# vectors.
 SIZES = [
     (1, 1, 1),
     (2, 31, 3),
@@ -20,5 +21,5 @@ for_each_size = pytest.mark.parametrize(("m", "n", "d"), SIZES)
 
 
 def bandwidth(x: Tensor) -> Tensor:
-    """A σ near the typical distance, not a round number."""
+    """A σ near the typical distance, which is not a round number."""
     return torch.full(x.shape[:-2], 0.77 * x.shape[-1] ** 0.5, dtype=x.dtype)

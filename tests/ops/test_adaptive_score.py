@@ -1,4 +1,4 @@
-"""The adaptive score: the operator against the oracle, and the rule behind it."""
+"""The adaptive score: the operator against the reference, and the rule of its choices."""
 
 import math
 
@@ -12,7 +12,8 @@ from tests.support.accuracy import assert_accurate_for_its_condition, rounding
 from tests.support.backends import Backend, for_each_backend
 from tests.support.inputs import for_each_dtype, normal
 
-# All kinds where that is quick; the first and the last, which decide least alike, of larger sizes.
+# Small sizes have all kinds. Larger sizes have the first and the last kind, whose choices differ
+# most.
 for_each_kind_and_size = pytest.mark.parametrize(
     ("kind", "m", "d"),
     [
@@ -22,7 +23,7 @@ for_each_kind_and_size = pytest.mark.parametrize(
 )
 
 
-# --- the oracle itself ----------------------------------------------------------------------------
+# --- the reference --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", [0, 1])
@@ -66,7 +67,7 @@ def test_a_start_adds_its_divergence_to_the_total_divergence(lam: float) -> None
 
 @for_each_kind_and_size
 @for_each_backend("adaptive_score")
-def test_the_rule_decides_as_the_reference_does(
+def test_choices_and_scores_match_the_reference(
     backend: Backend, kind: str, m: int, d: int
 ) -> None:
     x = samples(kind, m, d)
@@ -77,7 +78,7 @@ def test_the_rule_decides_as_the_reference_does(
     assert lam == exact[1]
     assert base == exact[2]
     assert (scores - exact[0]).abs().max() <= 1e-8 * exact[0].abs().max()
-    # The risk sums what an inverse with the condition number 1 / λ has lost.
+    # The risk contains the rounding errors of an inverse with the condition number 1 / λ.
     lost = rounding(x.dtype, m) * max(1, 1 / float(lam))
     for got, true in zip((risk, error), exact[3:5], strict=True):
         assert (got - true).abs() <= lost * (exact[3].abs() + exact[4])
@@ -90,7 +91,7 @@ def test_the_rule_decides_as_the_reference_does(
 @pytest.mark.parametrize("kind", ["small", "large", "exact"])
 @pytest.mark.parametrize(("m", "d"), [(5, 2), (33, 5), (65, 64), (40, 50), (130, 17)], ids=str)
 @for_each_backend("adaptive_score")
-def test_with_a_start_the_rule_decides_as_the_reference_does(
+def test_choices_and_scores_with_a_start_match_the_reference(
     backend: Backend, m: int, d: int, kind: str
 ) -> None:
     x, start, start_divergence = samples_and_start(kind, m, d)
@@ -146,7 +147,7 @@ def test_a_start_that_is_not_used_changes_nothing(backend: Backend, dtype: torch
 
 @for_each_kind_and_size
 @for_each_backend("adaptive_score")
-def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
+def test_in_float32_the_chosen_candidate_is_as_good_and_as_accurate(
     backend: Backend, kind: str, m: int, d: int
 ) -> None:
     x = samples(kind, m, d).float()
@@ -158,8 +159,8 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
         return _candidate(x, kept, float(lam), int(base))
 
     assert_accurate_for_its_condition((scores, sigma), lambda x: candidate(x)[::3], x)
-    # Rounding moves the risk by less than a tenth of what it is uncertain by: it decides near ties
-    # alone.
+    # Rounding changes the risk by less than a tenth of its standard error. It therefore decides
+    # only between candidates that are nearly equal.
     _, true_risk, true_error, _ = candidate(x.double())
     little = true_error / 10
     assert (risk - true_risk).abs() <= little
@@ -170,8 +171,8 @@ def test_in_float32_the_candidate_chosen_is_as_good_and_as_accurate(
 
 @pytest.mark.parametrize("seed", [0, 5, 6])
 def test_float32_chooses_as_float64_where_the_kernel_is_nearly_singular(seed: int) -> None:
-    # Many samples with heavy tails in two dimensions. The risk of the smallest λ, computed from the
-    # inverse without refinement, was 20 too low in float32, and λ fell to 1e-5.
+    # Many samples with heavy tails in two dimensions. Without refinement of the inverse, the risk
+    # of the smallest λ is 20 too low in float32, and λ falls to 1e-5.
     x = normal(1000, 2, seed=seed) / normal(1000, 1, seed=seed + 100).abs().clamp(min=0.05)
     exact, got = ops.adaptive_score(x), ops.adaptive_score(x.float())
     assert exact[1] >= 1e-4
@@ -180,7 +181,7 @@ def test_float32_chooses_as_float64_where_the_kernel_is_nearly_singular(seed: in
 
 
 def _kept(x: Tensor) -> Tensor:
-    """Which samples take part in the choice, (M)."""
+    """Whether each sample is used for the choice, (M)."""
     mean, whitening, _ = reference.ridge_whitening(x)
     return reference.adaptive_kept((x - mean) @ whitening)
 
@@ -200,7 +201,7 @@ def _candidate(x: Tensor, kept: Tensor, lam: float, base: int) -> tuple[Tensor, 
 
 
 def degenerate(kind: str, m: int, d: int) -> tuple[Tensor, Tensor]:
-    """Samples of d columns, and the same with columns that add nothing."""
+    """Samples of d columns, and the same samples with columns that add no direction."""
     x = normal(m, d)
     more = {
         "constant columns": torch.full((m, 3), 2.0, dtype=x.dtype),
@@ -215,7 +216,7 @@ def degenerate(kind: str, m: int, d: int) -> tuple[Tensor, Tensor]:
     [
         *((kind, *size) for kind in ("constant columns", "a column twice", "a sum of columns")
           for size in ((64, 3), (40, 20))),
-        ("constant columns", 33, 40),  # of dependent columns nobody could tell here
+        ("constant columns", 33, 40),  # more columns than samples
     ],
 )  # fmt: skip
 @for_each_dtype
@@ -227,7 +228,7 @@ def test_directions_without_variance_do_not_count(
     scores, lam, base, risk, *_ = backend.adaptive_score(wide)
     true = reference.adaptive_score(wide.double())
     assert lam == true[1].to(dtype) and base == true[2]
-    # As the samples without these columns: a Gaussian, and no discovery of great risk.
+    # The samples without these columns get the same λ.
     _, plain_lam, _, plain_risk, *_ = backend.adaptive_score(plain)
     assert lam == plain_lam
     if kind == "constant columns":
@@ -284,4 +285,4 @@ def test_samples_near_the_ends_of_the_range_have_finite_scores(
     for scale in (largest, 1 / largest):
         scores = backend.adaptive_score(x / 4 * scale)[0]
         assert scores.isfinite().all()
-        assert scores.any() or scale > 1  # below the smallest number: 0
+        assert scores.any() or scale > 1  # a score below the smallest number is 0

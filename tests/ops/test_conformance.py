@@ -1,4 +1,4 @@
-"""What every operator promises: batches, empty batches, strides, inputs left unchanged."""
+"""Properties of every operator: batches, empty batches, strides, unchanged inputs."""
 
 import operator
 from collections.abc import Callable
@@ -42,14 +42,14 @@ def test_an_empty_batch_gives_empty_results(
 
 
 def negated(t: Tensor) -> Tensor:
-    """A lazy negation: the memory holds −t."""
+    """t as a lazy negation, whose memory has −t."""
     view = torch.complex(torch.zeros_like(t), -t).conj().imag
     assert view.is_neg()
     return view
 
 
 def embedded(t: Tensor) -> Tensor:
-    """A view into a larger tensor of NaN, every other element, not from the start."""
+    """t as a view of every other element, after an offset, of a larger tensor of NaN."""
     host = t.new_full([2 * n + 3 for n in t.shape], torch.nan)
     view = host[tuple(slice(2, 2 * n + 2, 2) for n in t.shape)]
     return view.copy_(t)
@@ -83,7 +83,7 @@ def test_strides_do_not_matter(
 
 
 @for_each_case_and_device
-def test_operators_leave_their_inputs_alone(backend: Backend, case: Case) -> None:
+def test_operators_leave_their_inputs_unchanged(backend: Backend, case: Case) -> None:
     args, kwargs = case.make(m=33)
     copies = map_tensors(torch.clone, (args, kwargs))
     case.run(backend, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, graph capture, synchronization, several devices."""
+"""Behavior that only a GPU shows: streams, graph capture, synchronization, several devices."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def set_sync_debug_mode(mode: str) -> None:
 
 @contextmanager
 def no_synchronization() -> Iterator[None]:
-    """A host that waits for the GPU is an error."""
+    """Raises an error if the host waits for the GPU."""
     torch.cuda.synchronize()
     try:
         set_sync_debug_mode("error")
@@ -64,7 +64,7 @@ def test_a_captured_training_step_replays_with_new_data() -> None:
     x, z = leaves()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # warm-up, as capture wants it
+    with torch.cuda.stream(side):  # capture needs a warm-up
         for _ in range(3):
             information_and_gradients(x, z)
     torch.cuda.current_stream().wait_stream(side)
@@ -86,7 +86,7 @@ def test_work_goes_to_the_current_stream() -> None:
     expected = information_and_gradients(x, z)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # what does not wait for it, reads the zeros
+        torch.cuda._sleep(50_000_000)  # work that does not wait reads the zeros
         late_x, late_z = (torch.zeros_like(t) for t in (x, z))
         late_x.copy_(x.detach())
         late_z.copy_(z.detach())
@@ -118,7 +118,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], object]] = {
 @pytest.mark.parametrize("call", CALLS)
 def test_the_host_never_waits_for_the_gpu(call: str) -> None:
     x, z = leaves()
-    CALLS[call](x, z)  # the projection's matrix comes to the GPU at the first use
+    CALLS[call](x, z)  # the first use copies the projection's matrix to the GPU
     with no_synchronization():
         CALLS[call](x, z)
 

@@ -1,4 +1,4 @@
-"""First and second derivatives, and the refusal where there are none."""
+"""First and second derivatives, and the errors of operators without derivatives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +90,7 @@ def test_gradients_do_not_cancel_under_an_offset(dtype: torch.dtype, pair: bool,
 
 
 @for_each_case(*(name for name in OPERATORS if name not in DIFFERENTIABLE))
-def test_differentiating_the_others_says_that_they_have_no_derivative(case: Case) -> None:
+def test_operators_without_derivatives_raise(case: Case) -> None:
     args, kwargs = map_tensors(lambda t: t.requires_grad_(), case.make(m=8))
     result = case.run(Backend(), *args, **kwargs)[0]
     message = rf"mige_ext\.ops\.{case.operator} has no derivative: detach its inputs"

@@ -1,4 +1,4 @@
-"""Results are the same bits from run to run, for any number of threads, in any thread."""
+"""Results have the same bits in every run, for any number of threads and in any thread."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from tests.support.cases import Case, for_each_case, for_each_case_and_device
 from tests.support.inputs import for_each_dtype, normal
 from tests.support.process import ROOT, environment
 
-# Below and above the sizes where LAPACK and MKL change their blocking, and odd ones.
+# Sizes below and above those at which LAPACK and MKL change their blocking, and odd sizes.
 SIZES = [64, 130, 256, 300]
 
 
@@ -26,7 +26,7 @@ SIZES = [64, 130, 256, 300]
 def test_results_do_not_depend_on_the_number_of_threads(
     dtype: torch.dtype, case: Case, m: int, batch: tuple[int, ...]
 ) -> None:
-    backend = Backend()  # of the CPU; threads of torch's do not concern the others
+    backend = Backend()  # only the CPU uses torch's threads
     args, kwargs = case.make(m=m, d=9, batch=batch, dtype=dtype)
     expected = case.run(backend, *args, **kwargs)
     for threads in (2, 3, 4, 1):
@@ -65,7 +65,7 @@ def test_a_python_thread_gets_the_bits_of_the_main_thread(dtype: torch.dtype, m:
     def work() -> None:
         results.append(ops.ssge(x))
 
-    for _ in range(3):  # a fresh thread each, and two at the same time
+    for _ in range(3):  # each round starts two threads at the same time
         pair = [threading.Thread(target=work) for _ in range(2)]
         for thread in pair:
             thread.start()
@@ -76,9 +76,9 @@ def test_a_python_thread_gets_the_bits_of_the_main_thread(dtype: torch.dtype, m:
 
 
 @for_each_dtype
-def test_an_operator_leaves_the_bits_of_torch_as_they_were(dtype: torch.dtype) -> None:
+def test_an_operator_does_not_change_the_bits_of_torch(dtype: torch.dtype) -> None:
     torch.set_num_threads(2)
-    x = normal(130, 9, dtype=dtype)  # from here on torch's eigh gives other bits with 2 threads
+    x = normal(130, 9, dtype=dtype)  # at this size torch's eigh has other bits with 2 threads
     k = ops.rbf_gram(x, bandwidth=torch.tensor(3.0, dtype=dtype))
     before = torch.linalg.eigh(k)
     ops.ssge(x)
@@ -106,8 +106,8 @@ print(digest.hexdigest())
 
 @pytest.mark.thorough
 def test_the_first_call_of_a_process_gives_the_same_bits_batched_on_any_threads() -> None:
-    # A worker thread that torch has not seen before would set MKL's own thread count, on which the
-    # blocking of its eigensolver depends, at its first operation: in a fresh process only.
+    # In a fresh process, the first operation of a worker thread would set MKL's number of threads.
+    # The blocking of MKL's eigensolver depends on this number.
     digests = {
         (threads, batched): subprocess.run(
             [sys.executable, "-c", FIRST_CALL, str(threads), str(batched)],

@@ -1,4 +1,4 @@
-"""The quantiles of the distances, the median among them."""
+"""Quantiles of the distances, such as the median."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.support.inputs import for_each_dtype, normal
 
 
 def expected_quantile(backend: Backend, x: Tensor, quantile: float) -> Tensor:
-    """NumPy's inverted_cdf on the distances above the diagonal, positive ones if that is 0."""
+    """NumPy's quantile of the pairwise distances, or of the positive distances if it is 0."""
     i, j = torch.triu_indices(x.shape[0], x.shape[0], 1)
     squares = backend.squared_distances(x)[i, j].numpy()
     value = np.quantile(squares, quantile, method="inverted_cdf")
@@ -22,7 +22,7 @@ def expected_quantile(backend: Backend, x: Tensor, quantile: float) -> Tensor:
 
 
 def point_sets(dtype: torch.dtype) -> dict[str, Tensor]:
-    """Point sets that are hard for a selection."""
+    """Point sets that are difficult for a selection."""
     x = normal(65, 3, dtype=dtype)
     return {
         "normal": x,
@@ -48,7 +48,7 @@ def test_distance_quantile_is_the_exact_order_statistic(
 ) -> None:
     x = point_sets(dtype)[points]
     got = backend.distance_quantile(x, quantile)
-    if dtype == torch.float64 or points not in ("large", "small"):  # whose squares do not fit
+    if dtype == torch.float64 or points not in ("large", "small"):  # their squares are out of range
         assert torch.equal(got, expected_quantile(backend, x, quantile))
     exact = reference.distance_quantile(x.double(), quantile)
     assert abs(got.double() - exact) <= rounding(dtype, x.shape[1]) * exact
@@ -56,9 +56,7 @@ def test_distance_quantile_is_the_exact_order_statistic(
 
 @pytest.mark.parametrize("m", [2, 31, 33, 64, 97, 130])
 @for_each_backend("distance_quantile", "squared_distances")
-def test_distance_quantile_of_every_rank_walks_through_the_sorted_distances(
-    backend: Backend, m: int
-) -> None:
+def test_distance_quantiles_of_all_ranks_are_the_sorted_distances(backend: Backend, m: int) -> None:
     x = normal(m, 2)
     i, j = torch.triu_indices(m, m, 1)
     # NumPy's root is correctly rounded; torch's vectorized one need not be.

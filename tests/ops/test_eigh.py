@@ -31,7 +31,8 @@ def test_eigendecomposition_is_as_good_as_torchs(
     torch_values, torch_vectors = torch.linalg.eigh(k)
     norm = torch.linalg.matrix_norm(k.double(), 2)
     assert (values.diff() >= 0).all()
-    # Weyl: eigenvalues move by no more than the norm of the rounding errors of the matrix.
+    # Weyl's inequality: eigenvalues change by at most the norm of the rounding errors of the
+    # matrix.
     exact = torch.linalg.eigvalsh(k.double())
     assert_accurate(values, torch_values, exact, terms=m, magnitude=norm)
 

@@ -21,7 +21,7 @@ def test_gradient_sum_matches_the_reference(
     sigma = bandwidth(x)
     exact = reference.rbf_gradient_sum(x.double(), bandwidth=sigma.double())
     eager = reference.rbf_gradient_sum(x, bandwidth=sigma)
-    # The two products of −(K X − diag(K 1) X) / σ² are what is rounded, with the samples centered.
+    # The two products of −(K X − diag(K 1) X) / σ² with centered samples are rounded.
     k = reference.rbf_gram(x.double(), bandwidth=sigma.double())
     centered = (x.double() - x.double().mean(0)).abs()
     magnitude = (k @ centered + k.sum(1, keepdim=True) * centered) / sigma.double() ** 2

@@ -49,7 +49,7 @@ def test_kernel_values_keep_their_relative_accuracy_down_to_underflow(
     k = backend.rbf_gram(x[:1], x, bandwidth=one)[0].double()
     exponent = -x[:, 0].double().square() / 2
     normal_range = exponent > np.log(torch.finfo(dtype).tiny)
-    # An error of ε in the exponent is one of |exponent| ε in the value.
+    # A relative error ε of the exponent is a relative error |exponent| ε of the value.
     tolerance = rounding(dtype) * (1 - exponent)
     assert ((k / exponent.exp() - 1).abs() <= tolerance)[normal_range].all()
     assert (k[~normal_range] <= torch.finfo(dtype).tiny).all()
@@ -60,7 +60,8 @@ def test_kernel_values_keep_their_relative_accuracy_down_to_underflow(
 def test_the_exponential_is_accurate_to_two_units_in_the_last_place(
     backend: Backend, dtype: torch.dtype
 ) -> None:
-    # Coordinates of 12 bits, so that squares and exponents are exact and the exponential is all.
+    # Coordinates have 12 bits, so squares and exponents are exact, and only the exponential is
+    # rounded.
     x = torch.arange(3000, dtype=dtype).unsqueeze(1) / 256
     k = backend.rbf_gram(x[:1], x, bandwidth=torch.ones((), dtype=dtype))[0]
     exact = np.exp(-(x[:, 0].numpy().astype(np.longdouble) ** 2) / 2)

@@ -1,4 +1,4 @@
-"""The product with a kernel that is never stored."""
+"""The product with a kernel matrix that is not stored."""
 
 import pytest
 import torch

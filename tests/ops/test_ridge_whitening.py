@@ -1,4 +1,4 @@
-"""Whitening with a ridge: the operator against the oracle, and the rule for the ridge."""
+"""Whitening with a ridge: the operator against the reference, and the rule for the ridge."""
 
 import pytest
 import torch

@@ -11,7 +11,8 @@ from tests.support.accuracy import assert_accurate, assert_ssge_accurate, roundi
 from tests.support.backends import Backend, for_each_backend
 from tests.support.inputs import for_each_dtype, normal
 
-# Enough dimensions for the spectrum to stay above rounding, or few kept of a spectrum that decays.
+# With many dimensions the spectrum stays above rounding errors. With few, it decays, and few
+# eigenvalues are kept.
 SSGE_CALLS = [
     {"threshold": 0.5},
     {"threshold": 0.9},
@@ -23,7 +24,7 @@ SSGE_CALLS = [
 ]
 
 
-# All options where a call is cheap, also in the emulator, and two of them at the larger sizes.
+# Small sizes have all options, because calls are cheap. Larger sizes have two of them.
 SSGE_SIZES = [
     *((m, d, options) for m, d in [(2, 3), (31, 1), (33, 16)] for options in SSGE_CALLS),
     *((m, d, options) for m, d in [(64, 3), (65, 17), (97, 300)]
@@ -69,7 +70,7 @@ def test_ssge_keeps_the_fewest_eigenvalues_that_reach_the_threshold(
 
 @for_each_dtype
 @for_each_backend("ssge")
-def test_ssge_keeps_the_whole_spectrum_where_asked_and_where_it_is_above_rounding(
+def test_ssge_keeps_the_whole_spectrum_above_rounding_on_request(
     backend: Backend, dtype: torch.dtype
 ) -> None:
     x = normal(33, 300, dtype=dtype)
@@ -126,7 +127,7 @@ def test_ssge_is_accurate_at_extreme_scales(
 ) -> None:
     x = (normal(33, 5) * scale).to(dtype)
     out, _, sigma, rank = backend.ssge(x, threshold=0.9)
-    # The reference cannot square such numbers in float32: back to unit scale by a power of two.
+    # The reference cannot square such numbers in float32, so a power of two scales them to about 1.
     unit = 2.0 ** -round(np.log2(scale))
     assert_ssge_accurate(out / unit, x * unit, sigma * unit, int(rank), 1)
 

@@ -11,7 +11,8 @@ from tests.support.accuracy import assert_accurate_for_its_condition, rounding, 
 from tests.support.backends import Backend, for_each_backend
 from tests.support.inputs import for_each_dtype, normal
 
-# Below, at and above the sizes of tiles, vectors and pivot blocks; more dimensions than samples.
+# Sizes below, at and above those of tiles, vectors and pivot blocks. Some have more dimensions than
+# samples.
 SIZES = [(2, 1), (3, 2), (5, 2), (33, 5), (64, 16), (65, 64), (40, 50), (130, 17), (200, 3)]
 for_each_size = pytest.mark.parametrize(("m", "d"), SIZES)
 
@@ -24,7 +25,7 @@ def student(m: int, d: int, nu: int = 4, seed: int = 0) -> Tensor:
 
 
 def correlated(x: Tensor) -> Tensor:
-    """The samples with correlations, unequal columns and an offset."""
+    """The samples after a linear map and a shift: correlated, with unequal columns."""
     d = x.shape[-1]
     x = x.clone()
     x[:, d // 2 :] += x[:, : d - d // 2] / 2
@@ -69,7 +70,7 @@ def test_the_departure_completes_the_gaussian_score_to_that_of_the_density() -> 
 @pytest.mark.parametrize("nu", [3, 10])
 @for_each_size
 @for_each_backend("student_score")
-def test_the_rule_decides_as_the_reference_does(backend: Backend, m: int, d: int, nu: int) -> None:
+def test_choices_and_scores_match_the_reference(backend: Backend, m: int, d: int, nu: int) -> None:
     x = correlated(student(m, d, nu))
     got, exact = backend.student_score(x), reference.student_score(x)
     assert got[2] == exact[2]
@@ -141,7 +142,7 @@ def test_constant_columns_do_not_count(
 
 @for_each_dtype
 @for_each_backend("student_score")
-def test_a_column_twice_counts_once(backend: Backend, dtype: torch.dtype) -> None:
+def test_a_repeated_column_counts_once(backend: Backend, dtype: torch.dtype) -> None:
     x = student(200, 4, 3).to(dtype)
     x[:, 3] = x[:, 0]
     got, exact = backend.student_score(x), reference.student_score(x.double())

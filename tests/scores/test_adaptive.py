@@ -1,4 +1,4 @@
-"""AdaptiveScore: what it estimates, what it chooses, and what it says about itself."""
+"""AdaptiveScore: its scores, its choices and its diagnostics."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ def error(scores: Tensor, exact: Tensor) -> float:
     return float((scores - exact).square().sum() / exact.square().sum())
 
 
-# --- what it estimates ----------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def test_score_converges_to_that_of_the_density() -> None:
@@ -67,7 +67,7 @@ def test_gaussian_samples_get_the_gaussian_score() -> None:
     assert (diagnostics.risk[plain] == 0).all()
 
 
-def test_what_is_not_gaussian_gets_a_filter_with_less_risk() -> None:
+def test_samples_that_are_not_gaussian_get_a_filter_with_less_risk() -> None:
     x, exact = two_modes(400, 2)
     diagnostics = QIS.diagnose(x)
     assert diagnostics.lam.isfinite()
@@ -134,7 +134,8 @@ def test_a_fit_elsewhere_is_the_filter_as_it_is_written() -> None:
     sigma = reference.distance_quantile(z)
     f = reference.adaptive_residual(z, sigma, lam, base)
     k, p, _ = reference.imq(reference.squared_distances(q, z), sigma)
-    # s = s₀ − (L + λ)^{−1}(L s₀ + ζ), so that λ (s − s₀) = −(L s + ζ) everywhere.
+    # At the samples s = s₀ − (L + λ)^{−1}(L s₀ + ζ). Therefore λ (s − s₀) = −(L s + ζ) at every
+    # point.
     h = -2 * (p.sum(-1, keepdim=True) * q - p @ z)
     exact = (-base * q - (k @ f + h) / (lam * m)) @ whitening.mT
     lost = rounding(x.dtype, m) * (1 + 1 / lam)
@@ -187,7 +188,7 @@ def test_score_does_not_depend_on_the_order_of_the_samples() -> None:
 
 
 @for_each_dtype
-def test_groups_do_not_see_each_other(dtype: torch.dtype) -> None:
+def test_groups_are_independent(dtype: torch.dtype) -> None:
     x = torch.stack([two_modes(40, 3)[0], normal(40, 3)]).to(dtype)
     ridge = AdaptiveScore(gaussian="ridge")
     assert torch.equal(ridge.score(x), torch.stack([ridge.score(group) for group in x]))
@@ -196,7 +197,7 @@ def test_groups_do_not_see_each_other(dtype: torch.dtype) -> None:
     assert (whole - alone).abs().max() <= rounding(dtype, 40) * alone.abs().max()
 
 
-# --- what comes in and out ------------------------------------------------------------------------
+# --- arguments and results ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -274,7 +275,7 @@ def test_the_gaussian_score_is_the_score_without_a_correction(
     expected = estimator.score(x)
     error = (estimator.gaussian_score(x) - expected).abs().max()
     assert error <= 30 * rounding(dtype, 60) * expected.abs().max()
-    # It is linear in the samples, whatever their density.
+    # The Gaussian score is linear in the samples, for any density.
     x = two_modes(60, 3)[0].to(dtype)
     centered = x - x.mean(0)
     scores = estimator.gaussian_score(x)

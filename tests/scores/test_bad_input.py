@@ -267,7 +267,7 @@ def test_any_multiplier_gives_a_positive_bandwidth(multiplier: float) -> None:
     mige.Bandwidth(multiplier=1e-300), mige.Bandwidth(multiplier=1e-30),
     mige.Bandwidth(multiplier=1e30), mige.Bandwidth(multiplier=1e300), 1e-30, 1e30,
 ], ids=str)  # fmt: skip
-def test_a_fit_takes_what_a_score_takes_and_says_the_same(width: Any, scale: float) -> None:
+def test_a_fit_accepts_and_refuses_the_same_samples_as_a_score(width: Any, scale: float) -> None:
     x, ssge = X.clamp(-3, 3) * scale, mige.SSGE(bandwidth=width)
     assert_finite(ssge.score(x))
     fitted, diagnostics = ssge.fit(x), ssge.diagnose(x)

@@ -1,4 +1,4 @@
-"""What all estimators and all fits have in common."""
+"""Properties of all estimators and all fits."""
 
 from typing import Any
 

@@ -58,7 +58,7 @@ def test_calibration_undoes_the_shrinkage(covariance: Any) -> None:
     assert torch.equal(estimator.diagnose(x).calibration, shrunk)
 
 
-def test_more_samples_want_less_of_a_ridge() -> None:
+def test_more_samples_get_a_smaller_ridge() -> None:
     def shrunk(m: int) -> float:
         x = skewed(m, 8)
         whitening = ridge_whitening(x)
@@ -69,7 +69,7 @@ def test_more_samples_want_less_of_a_ridge() -> None:
 
 
 @pytest.mark.parametrize(("m", "d"), [(30, 5), (30, 1), (30, 28), (30, 29), (30, 40), (3, 9)])
-def test_qis_is_the_shrinkage_as_written(m: int, d: int) -> None:
+def test_qis_agrees_with_the_formula_of_the_paper(m: int, d: int) -> None:
     x = skewed(m, d)
     whitening = qis_whitening(x)
     expected = oracles.quadratic_inverse_shrinkage(x)
@@ -212,7 +212,7 @@ def test_the_score_converges_to_that_of_the_density(covariance: Any) -> None:
         x = normal(m, 4, seed=m) * torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
         exact = -x / torch.tensor([1.0, 4.0, 9.0, 16.0]).double()
         errors.append(relative(GaussianScore(covariance=covariance).score(x) - exact, exact))
-    assert errors[1] < errors[0] / 3  # 8, but for chance
+    assert errors[1] < errors[0] / 3  # 8 in expectation
 
 
 # --- properties -----------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_scores_move_scale_and_permute_with_the_samples(covariance: Any) -> None
     x = skewed()
     score = GaussianScore(covariance=covariance).score
     expected = score(x)
-    bound = rounding(x.dtype, 200) * expected.norm() * 1e3  # the condition of R is below that
+    bound = rounding(x.dtype, 200) * expected.norm() * 1e3  # the condition number of R is below 1e3
     order = torch.randperm(40)
     assert torch.linalg.cond(x.T.corrcoef()) < 1e3
     assert (score(x - 5) - expected).norm() <= bound
@@ -329,7 +329,7 @@ def test_scores_need_no_grad_mode_and_no_autocast(covariance: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 16, 5), (2, 6, 9)], ids=str)
 @for_each_covariance
-def test_nothing_looks_at_values(covariance: Any, shape: tuple[int, ...]) -> None:
+def test_no_value_of_a_tensor_is_read(covariance: Any, shape: tuple[int, ...]) -> None:
     with FakeTensorMode():
         x = torch.empty(shape, device="cuda")
         score = GaussianScore(covariance=covariance).fit(x).score(x.narrow(-2, 0, 3))
@@ -361,7 +361,7 @@ def test_qis_of_repeated_samples_counts_the_samples_that_differ(
     assert error < least + repeated / m / 2
 
 
-def test_qis_excludes_directions_that_fewer_dimensions_leave_out() -> None:
+def test_qis_excludes_directions_without_variance() -> None:
     """Samples in a plane have the score that they have as samples of two coordinates."""
     x = normal(16, 2)
     plane = torch.linalg.qr(normal(40, 2, seed=1)).Q

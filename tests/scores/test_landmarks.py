@@ -1,4 +1,4 @@
-"""Landmarks: the full estimator where all samples are landmarks, and sums over batches before."""
+"""Landmarks: agreement with the full estimator, sums over batches, and the choice of landmarks."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ def ill(values: Tensor, rank: Tensor | int) -> float:
     return (values[..., -1] / smallest).max().item()
 
 
-# --- what is estimated ----------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.9}, {"rank": 7}, {"calibrate": "stein"}])
@@ -35,7 +35,7 @@ def test_with_all_samples_as_landmarks_it_is_ssge(d: int, options: dict[str, Any
     x, q = normal(2, 100, d), normal(2, 9, d, seed=1)
     fitted, full = Landmarks(m=100, **options).fit(x), SSGE(**options).fit(x)
     values = ops.ssge(x)[1]
-    # K is squared in A, and so is its condition.
+    # A contains K², so the condition number is squared.
     tolerance = rounding(x.dtype, 100) * ill(values, full.diagnostics.rank) ** 2
     assert tolerance < 1e-4
     for points in (x, q):
@@ -47,19 +47,20 @@ def test_with_all_samples_as_landmarks_it_is_ssge(d: int, options: dict[str, Any
 
 
 def test_float32_samples_have_the_digits_of_float64() -> None:
-    # The solve is in float64, so that only the coefficients are rounded.
+    # The equations are solved in float64, so only the coefficients are rounded.
     x = normal(200, 16, dtype=torch.float32)
     exact = SSGE().score(x.double())
     assert relative(Landmarks(m=200).score(x), exact) < relative(SSGE().score(x), exact) / 10
 
 
 def test_with_a_lambda_it_is_tikhonov() -> None:
-    # At the samples (K + MλI)^{−1} H; with fewer landmarks the minimizer over their span.
+    # With all landmarks the score is (K + MλI)^{−1} H. With fewer landmarks it is the minimizer
+    # over their span.
     x, lam = normal(60, 3), 1e-2
     sigma = Bandwidth()(x)
     k, h = reference.rbf_gram(x, bandwidth=sigma), reference.rbf_gradient_sum(x, bandwidth=sigma)
     exact = -torch.linalg.solve(k + 60 * lam * torch.eye(60), h)
-    # H is not in the range of K: √ε of it lies where K is rounding error, and is divided by λ.
+    # About √ε of H lies in directions in which K is a rounding error, and is divided by λ.
     tolerance = rounding(x.dtype, 60) ** 0.5 / lam
     assert relative(Landmarks(m=60, lam=lam).score(x), exact) <= tolerance
 
@@ -124,7 +125,7 @@ def test_tiles_sum_up_to_the_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert relative(tiled, whole) <= rounding(x.dtype, 200) * ill(ops.ssge(x)[1], 15) ** 2
 
 
-def test_a_fit_goes_on_from_its_checkpoint() -> None:
+def test_a_fit_continues_from_its_checkpoint() -> None:
     x = normal(90, 3, dtype=torch.float32)
     running = Landmarks(m=20).start(x[:50]).partial_fit(x[:50])
     file = io.BytesIO()
@@ -137,7 +138,7 @@ def test_a_fit_goes_on_from_its_checkpoint() -> None:
         Landmarks(m=20, bandwidth=0.5).resume(running.state_dict())
 
 
-def test_groups_do_not_see_each_other_and_threads_do_not_matter() -> None:
+def test_groups_are_independent_and_threads_do_not_matter() -> None:
     x = normal(3, 300, 4)
     scores = Landmarks(m=70).score(x)
     for alone, together in zip(x, scores, strict=True):
@@ -150,7 +151,7 @@ def test_groups_do_not_see_each_other_and_threads_do_not_matter() -> None:
 # --- the landmarks --------------------------------------------------------------------------------
 
 
-def test_landmarks_are_distinct_samples_and_hang_on_the_seed() -> None:
+def test_landmarks_are_distinct_samples_and_depend_on_the_seed() -> None:
     chosen = Landmarks(m=50).chosen(1000)
     assert torch.equal(chosen, chosen.unique()) and len(chosen) == 50
     assert not torch.equal(chosen, Landmarks(m=50, seed=1).chosen(1000))
@@ -162,7 +163,8 @@ def test_every_sample_is_as_likely_a_landmark() -> None:
     counts = torch.zeros(100)
     for seed in range(400):
         counts[Landmarks(m=10, seed=seed).chosen(100)] += 1
-    # Of a binomial with mean 40 and deviation 6, the largest of 100 deviates by 4 of them at most.
+    # Each count is binomial with mean 40 and standard deviation 6. The largest of 100 counts is at
+    # most 4 standard deviations away.
     assert (counts - 40).abs().max() < 4 * 6
     assert 0.5 < (counts - 40).square().mean() / 36 < 1.5
 
@@ -213,7 +215,7 @@ def test_repeated_landmarks_are_one() -> None:
     assert relative(twice.score(x), once.score(x)) <= tolerance
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- errors and states ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sliced score matching: its objective, its training, and its independence of everything around."""
+"""Sliced score matching: its objective, its training, and its independence of global state."""
 
 import pickle
 from itertools import pairwise
@@ -46,7 +46,7 @@ def test_the_objective_is_that_of_sliced_score_matching(
 
 
 def test_training_lowers_the_objective_and_finds_the_score() -> None:
-    # Of the bimodal mixture ½N(−2, 1) + ½N(2, 1) in the first column, −x + 2 tanh 2x.
+    # The first column is the mixture ½N(−2, 1) + ½N(2, 1), whose score is −x + 2 tanh 2x.
     x = normal(1024, 2)
     x[:, 0] += 2 * normal(1024, seed=1).sign()
     exact = -x.clone()
@@ -66,11 +66,11 @@ def test_an_untrained_score_is_that_of_a_normal_distribution() -> None:
     assert relative(score - expected, expected) <= rounding(x.dtype, 200)
 
 
-# --- what it does not depend on -------------------------------------------------------------------
+# --- independence ---------------------------------------------------------------------------------
 
 
 @for_each_dtype
-def test_the_seed_decides_and_the_global_state_is_left_alone(dtype: torch.dtype) -> None:
+def test_the_seed_determines_the_score_and_the_global_state_stays(dtype: torch.dtype) -> None:
     x = normal(40, 3, dtype=dtype)
     state = torch.get_rng_state()
     first = SlicedScoreMatching(**SMALL).score(x)
@@ -113,7 +113,8 @@ def test_leading_dimensions_are_groups(batch: tuple[int, ...]) -> None:
     for index in torch.cartesian_prod(*(torch.arange(n) for n in batch)).reshape(-1, len(batch)):
         i = tuple(index.tolist())
         alone = estimator.fit(x[i])
-        # Adam divides gradients by their size: what is small is not smaller in effect.
+        # Adam divides gradients by their size, so small gradients have the same effect as large
+        # ones.
         bound = rounding(x.dtype, 90) * 10 / torch.finfo(x.dtype).eps ** 0.25
         assert relative(scores[i] - alone.score(), scores[i]) <= bound
         assert relative(elsewhere[i] - alone.score(q[i]), elsewhere[i]) <= bound

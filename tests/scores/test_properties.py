@@ -1,4 +1,4 @@
-"""Properties that the score has for any samples, on samples that hypothesis makes up."""
+"""Properties of scores that hold for any samples. Hypothesis generates the samples."""
 
 from typing import Any
 
@@ -34,10 +34,10 @@ scales = st.integers(-90, 90).map(lambda e: 2.0**e)
 
 
 def tolerance(x: Tensor) -> float:
-    """How far rounding of the samples may move their score, absolutely, in the Frobenius norm.
+    """The largest change of the score by rounding of the samples, in the Frobenius norm.
 
-    See ``assert_ssge_accurate``: ‖H‖ / λ_J times λ_1 / gap + λ_1 / λ_J. A cut on the threshold, or
-    through a multiple eigenvalue, has no tolerance: such samples are left out.
+    The change is ‖H‖ / λ_J times λ_1 / gap + λ_1 / λ_J (see ``assert_ssge_accurate``). Samples are
+    left out if the cut is on the threshold or between equal eigenvalues.
     """
     _, values, sigma, rank = ops.ssge(x, threshold=THRESHOLD)
     m, j = x.shape[0], int(rank)
@@ -47,7 +47,7 @@ def tolerance(x: Tensor) -> float:
     assume((share - THRESHOLD).abs().min() > 1e-6 and gap > 1e-6)
     h = ops.rbf_gradient_sum(x, bandwidth=sigma).norm()
     turned = values[-1] / gap + values[-1] / values[m - j]
-    # Coordinates as large as x move the distances by ε |x|, relative to σ.
+    # Rounding of coordinates of size |x| changes distances by ε |x|, relative to σ.
     size = 1 + (x.abs().max() / sigma) * x.shape[1] ** 0.5
     return float(rounding(x.dtype, m) * size * turned * h / values[m - j])
 
@@ -62,7 +62,7 @@ def test_score_is_translation_invariant(x: Tensor, shift: int) -> None:
 
 
 @given(samples(), st.integers(0, 10**6))
-def test_score_turns_with_the_samples(x: Tensor, seed: int) -> None:
+def test_score_rotates_with_the_samples(x: Tensor, seed: int) -> None:
     rotation, _ = torch.linalg.qr(normal(x.shape[1], x.shape[1], seed=seed))
     turned = x @ rotation
     assert_same_score(ESTIMATOR.score(turned), ESTIMATOR.score(x) @ rotation, x, turned)
@@ -102,7 +102,7 @@ def test_score_of_mirrored_samples_is_mirrored_to_the_bit(x: Tensor) -> None:
 
 
 @given(st.sampled_from([torch.float32, torch.float64]).flatmap(samples), scales)
-def test_a_group_does_not_see_its_neighbors(x: Tensor, scale: float) -> None:
+def test_a_group_does_not_depend_on_other_groups(x: Tensor, scale: float) -> None:
     alone, query = SSGE().score(x), x[:3]
     elsewhere = SSGE().fit(x).score(query)
     for neighbor in (torch.zeros_like(x), torch.full_like(x, scale), x.flip(0) * scale):
@@ -123,8 +123,8 @@ def test_repeated_samples_have_finite_scores_and_equal_ones(x: Tensor, copies: i
 
 @given(samples(), st.integers(2, 4))
 def test_repeating_every_sample_leaves_the_score(x: Tensor, copies: int) -> None:
-    # K has every eigenvalue times `copies` and as many zeros more; the bandwidth is that of the
-    # distinct pairs only up to the rank of the quantile, so it is given.
+    # The copies multiply every eigenvalue of K by `copies`, and add eigenvalues of 0. The copies
+    # change the quantile of the distances, so the bandwidth is given.
     sigma = 1.0 + float(x.std())
     estimator = SSGE(threshold=THRESHOLD, bandwidth=sigma)
     _, values, _, rank = ops.ssge(x, torch.tensor(sigma, dtype=x.dtype), threshold=THRESHOLD)
@@ -175,20 +175,22 @@ smooth = st.sampled_from(SMOOTH)
 
 
 def smooth_tolerance(x: Tensor, *others: Tensor) -> float:
-    """How far rounding may move the score of a smooth filter, in the Frobenius norm.
+    """The largest change of the score of a smooth filter by rounding, in the Frobenius norm.
 
-    ``g_λ(μ) <= 1/λ`` (50 steps, and 2·8², are within it) acts on ζ, and ε on distances |x|/σ; the
-    result is in units of 1/σ.
+    Rounding changes distances by ε |x|/σ, and with them ζ. The filter multiplies this change by
+    ``g_λ(μ) <= 1/λ``, which also bounds the filters with 50 and 8 steps. The unit is 1/σ.
     """
     sigma = ops.distance_quantile(x)
     assume(bool(sigma > 0))
-    # A quantile that a rounding error takes across a gap of the distances is another bandwidth.
+    # If rounding moves the quantile across a gap of the distances, the bandwidth changes.
     for other in others:
         assume(bool((ops.distance_quantile(other) / sigma - 1).abs() < 1e-9))
-    # Coordinates beyond 1e9 σ are rounded away, whatever is done.
+    # Coordinates beyond 1e9 σ lose all their digits.
     size = max(t.abs().max().item() for t in (x, *others)) / sigma.item()
     assume(size < 1e4)
-    steepest = 2 * x.shape[1] ** 0.5 * (x.shape[1] + 2) * x.shape[0] ** 0.5  # of ‖ζ‖σ
+    steepest = (
+        2 * x.shape[1] ** 0.5 * (x.shape[1] + 2) * x.shape[0] ** 0.5
+    )  # the largest slope of ‖ζ‖σ
     return rounding(x.dtype, x.numel()) * (1 + size) ** 2 * steepest / LAM**2 / sigma.item()
 
 
@@ -225,7 +227,7 @@ def test_repeating_every_sample_leaves_the_score_of_tikhonov_but_not_of_stein(
     bound = rounding(x.dtype, copies * x.numel()) * size**2 * 20 * m**0.5 / LAM**2 / sigma
     got = Tikhonov(lam=LAM, **options).score(repeated).view(copies, m, -1)
     assert (got - Tikhonov(lam=LAM, **options).score(x)).norm() <= bound * copies
-    # η does not grow with M, so that the same η on c copies is λ/c.
+    # η does not grow with M, so the same η for c copies is λ/c.
     got = Stein(eta=LAM * m, **options).score(repeated).view(copies, m, -1)
     assert (got - Tikhonov(lam=LAM / copies, **options).score(x)).norm() <= bound * copies**3
 
@@ -235,7 +237,7 @@ def test_repeating_every_sample_leaves_the_score_of_tikhonov_but_not_of_stein(
     st.sampled_from(["ridge", "qis", "mle"]),
     scales,
 )
-def test_gaussian_scores_are_finite_scale_exactly_and_see_no_neighbors(
+def test_gaussian_scores_are_finite_scale_exactly_and_have_independent_groups(
     x: Tensor, covariance: Any, a: float
 ) -> None:
     estimator = GaussianScore(covariance=covariance)

@@ -72,7 +72,7 @@ for_each_field = pytest.mark.parametrize("field", [score, by_entropy])
 
 
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Equal up to rounding errors of 1e6, magnified by small eigenvalues."""
+    """Assert equality up to rounding errors of coordinates near 1e6 and their magnification."""
     assert (got - expected).norm() <= tolerance * expected.norm()
 
 
@@ -168,7 +168,7 @@ def error(field: Field, estimator: mige.ScoreEstimator, z: Tensor, rows: int) ->
 def assert_error_is_bounded(
     field: Field, name: str, change: str, size: tuple[int, int], seed: int, how: Any
 ) -> None:
-    """The error with the change is at most a few times that of the control, or that without it."""
+    """Assert a bound of the error by the error of the control, or by the error of clean samples."""
     z = normal(*size, seed=seed)
     changed = CHANGES[change](z, seed=seed, **how)
     rows = len(z) if change == "with_an_outlier" else len(changed)
@@ -178,7 +178,7 @@ def assert_error_is_bounded(
         # A Gaussian with another covariance differs from the control by chance.
         factor, reference = 2.0, control + 0.02
     else:
-        # Near-coincident rows that count twice took the errors of estimators to 30 to 1000 times.
+        # If near-coincident rows count twice, errors of estimators become 30 to 1000 times larger.
         factor, reference = 4.0, max(error(field, ESTIMATORS[name], z, len(z)), control)
     assert got <= factor * reference + 0.02, (got, control, reference)
 

@@ -10,14 +10,14 @@ from mige_ext import reference
 from mige_ext.reference import imq
 from tests.support.inputs import normal
 
-FLOOR = 4  # rounding errors of one unit in the last place that any order of operations may make
+FLOOR = 4  # rounding errors, in units of the last place, of the operations on one term
 
 
 def rounding(dtype: torch.dtype, terms: int = 1) -> float:
     """The relative rounding error that is allowed in a sum of this many terms.
 
-    It is ``FLOOR`` ε √terms. ``FLOOR`` ε allows for the operations on a term, and √terms for the
-    sum, whose errors add like a random walk.
+    It is ``FLOOR`` ε √terms. The factor ``FLOOR`` ε is for the operations on a term. The factor
+    √terms is for the sum, whose errors add like a random walk.
     """
     return FLOOR * torch.finfo(dtype).eps * float(max(terms, 1)) ** 0.5
 
@@ -54,7 +54,7 @@ def assert_ssge_accurate(got: Tensor, x: Tensor, sigma: Tensor, rank: int, power
 
     A perturbation of size ‖E‖ of K rotates the space of the leading J eigenvectors by
     ‖E‖ / (λ_J − λ_{J+1}) (Davis and Kahan) and changes 1/λ_J by ‖E‖ / λ_J relatively. With ‖E‖ of
-    the order of ε √M λ_1, that bounds the error by the norm of H / λ_J^p times the sum of the two.
+    the order of ε √M λ_1, the error is at most the norm of H / λ_J^p times the sum of both terms.
 
     Args:
         got: (M, d), of x (M, d) and the bandwidth sigma, in any dtype.
@@ -75,7 +75,7 @@ def assert_ssge_accurate(got: Tensor, x: Tensor, sigma: Tensor, rank: int, power
 
 
 def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
-    """Equal shapes, dtypes and values; -0.0 equals 0.0, NaN equals nothing."""
+    """Whether shapes, dtypes and values are equal. -0.0 equals 0.0, and NaN equals nothing."""
     return len(a) == len(b) and all(
         s.dtype == t.dtype and torch.equal(s, t) for s, t in zip(a, b, strict=True)
     )
@@ -84,7 +84,7 @@ def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
 def assert_accurate_for_its_condition(
     got: tuple[Tensor, ...], f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
 ) -> None:
-    """The error is at most twice what a different rounding of samples and kernel makes."""
+    """Assert that the error is at most twice the change by another rounding of samples and K."""
     for value, exact, change in zip(got, f(x.double()), _change(f, x), strict=True):
         if exact.isinf().any():
             assert torch.equal(value.double(), exact)
@@ -95,11 +95,11 @@ def assert_accurate_for_its_condition(
 
 
 def _change(f: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> list[float]:
-    """By how much the results change when the samples and the kernel are rounded differently.
+    """The change of the results when the samples and the kernel are rounded differently.
 
-    A sample, and its offset from the others, is known to ε in the dtype of x, an entry of a kernel
-    matrix to a few ε, and sums over the samples to √M of that: what is lost to it no algorithm can
-    keep.
+    A sample and its offset from other samples are known to ε in the dtype of x. An entry of a
+    kernel matrix is known to a few ε, and a sum over the samples to √M times this error. No
+    algorithm can be more accurate.
     """
     exact = f(x.double())
     size = x.double().abs().amax(-2, keepdim=True)

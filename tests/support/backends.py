@@ -17,7 +17,7 @@ from tests.support.emulated import CrashError, Emulator
 
 
 def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """``value``, a nest of tuples and dicts, with f applied to every tensor."""
+    """``value``, which has nested tuples and dicts, with f applied to every tensor."""
     if isinstance(value, Tensor):
         return f(value)
     if isinstance(value, tuple):
@@ -50,8 +50,8 @@ class Backend:
 class Emulated(Backend):
     """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names.
 
-    Threads run in the order ``schedule``, by default shuffled: this order shows most of the missing
-    barriers that the two others show.
+    Threads run in the order ``schedule``. The default is shuffled, which reveals most missing
+    barriers that the two other orders reveal.
     """
 
     name = "emulated"

@@ -1,7 +1,7 @@
 """Tests of bad and extreme input that apply to every tensor argument.
 
-Every input gives a finite result or an error. The error names the argument, what was expected and
-what came. No input gives NaN without an error.
+Every input gives a finite result or an error. The error names the argument, the expected value and
+the actual value. No input gives NaN without an error.
 """
 
 import dataclasses
@@ -54,9 +54,9 @@ class Argument:
         method: name of the method of a class, for the name of the test.
         name: name of the argument in the signature and in error messages.
         call: calls the function with a value of this argument.
-        rows: fewest samples allowed.
+        rows: the smallest number of samples that is allowed.
         native: whether only float32 and float64 are allowed.
-        paired: whether there are other tensors, which must be on the same device.
+        paired: whether there are other tensor arguments, which must be on the same device.
         shape: a valid shape.
         samples: whether the last two dimensions are samples and their coordinates.
         wrong_shapes: further shapes that raise an error.
@@ -196,7 +196,7 @@ def only(condition: Callable[[Argument], bool]) -> Callable[[Any], Any]:
 
 
 class BadInputTests:
-    """The tests of a table of arguments, and of tables of calls and numbers; one class a module."""
+    """Tests of tables of arguments, of calls and of numbers. A module has one subclass."""
 
     ARGUMENTS: ClassVar[list[Argument]]
     UNFIT: ClassVar[dict[str, tuple[Callable[[], Any], str]]]
@@ -264,7 +264,7 @@ class BadInputTests:
         with pytest.raises(ERRORS, match=message):
             argument.call(argument.good().to("meta"))
 
-    def test_arguments_that_do_not_fit_are_refused_with_both_sizes(self, case: str) -> None:
+    def test_arguments_of_different_sizes_are_refused_with_both_sizes(self, case: str) -> None:
         call, message = self.UNFIT[case]
         with pytest.raises(ERRORS, match=f"^{message}"):
             call()
@@ -298,7 +298,7 @@ class BadInputTests:
         assert gradient.shape == x.shape and gradient.dtype == x.dtype
         assert gradient.isfinite().all()
 
-    def test_a_gradient_that_makes_no_sense_is_neither_given_nor_in_the_way(
+    def test_results_require_a_gradient_only_if_they_have_a_derivative(
         self, argument: Argument
     ) -> None:
         x = argument.good().requires_grad_()
@@ -310,9 +310,9 @@ class BadInputTests:
         if argument.differentiable:
             assert all(t.requires_grad for t in got)
         elif argument.owner is not mige.Bandwidth and argument.owner not in vars(ops).values():
-            assert not any(t.requires_grad for t in got)  # scores are data
+            assert not any(t.requires_grad for t in got)  # scores have no gradient
 
-    def test_bad_calls_leave_no_trace(self, argument: Argument) -> None:
+    def test_a_call_that_raises_does_not_change_later_results(self, argument: Argument) -> None:
         x = argument.good()
         expected = list(tensors_of(argument.call(x)))
         with pytest.raises(ERRORS):

@@ -1,4 +1,4 @@
-"""Leaves, gradients and their comparison, for the tests of differentiable functions."""
+"""Leaf tensors, gradients and their comparison, for the tests of differentiable functions."""
 
 import torch
 from torch import Tensor

@@ -37,8 +37,8 @@ def idx_files(n: int = 30, size: int = 8) -> Files:
     return dict(zip(formats.IDX_FILES, map(encode_idx, arrays), strict=True))
 
 
-# Pickles as Python 2 and NumPy of 2009 wrote them. Python 3 cannot write this format, so the code
-# writes each opcode.
+# The pickles have the format of Python 2 and NumPy of 2009. Python 3 cannot write this format, so
+# the code writes each opcode.
 
 
 def _string(text: bytes) -> bytes:

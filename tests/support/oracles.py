@@ -1,7 +1,7 @@
-"""Oracles of the spectral filters and of the Gaussian scores, in plain torch and float64.
+"""References of the spectral filters and of the Gaussian scores, in plain torch and float64.
 
-They follow the formulas as the papers write them, with every intermediate, and use no code of the
-library. ``mige_ext.reference`` has the oracles of the operators.
+The functions follow the formulas of the papers, with every intermediate result, and use no code of
+the library. ``mige_ext.reference`` has the references of the operators.
 """
 
 from collections.abc import Callable
@@ -119,7 +119,7 @@ def left_out_objective(x: Tensor, tau: Tensor) -> Tensor:
 
 
 def quadratic_inverse_shrinkage(x: Tensor) -> Tensor:
-    """The covariance (d, d) of Ledoit and Wolf (2022), with sums over eigenvalues as written."""
+    """The covariance (d, d) of Ledoit and Wolf (2022), with sums as in the paper."""
     n, d = x.shape[0] - 1, x.shape[1]
     c = d / n
     values, vectors = torch.linalg.eigh(x.T.cov().reshape(d, d))

@@ -7,10 +7,10 @@ torch's own derivatives are right. :func:`outcome` applies two features to both 
 - "refused": mige_ext raises an error that names what was called;
 - "torch": torch raises an error.
 
-Anything else fails. Features nest in a fixed order. Innermost are those that change the function
-(``functional_call``, checkpoint, a change in place), then the derivatives, then ``vmap``, and
-outermost ``torch.compile`` or ``torch.export``. Without a derivative among the two features, the
-gradient comes from ``backward``.
+Any other outcome fails. Features nest in a fixed order, from the inside out: changes of the
+function (``functional_call``, checkpoint, a change in place), derivatives, ``vmap``, and
+``torch.compile`` or ``torch.export``. If neither feature is a derivative, ``backward`` computes the
+gradient.
 """
 
 import csv
@@ -33,7 +33,7 @@ from tests.support.process import ROOT
 Function = Callable[[Tensor, Tensor], Tensor]
 
 TABLE = ROOT / "docs" / "pairs.csv"
-SAMPLES = (12, 10, 9)  # M; only the first without the feature "dynamic M"
+SAMPLES = (12, 10, 9)  # values of M; without the feature "dynamic M" only the first
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _run(f: Function, features: set[str], differentiable: bool) -> list[Tensor]:
 # --- outcomes -------------------------------------------------------------------------------------
 
 NAMED = re.compile(r"surrogates? |mige_ext\.ops\.\w+ has no derivative")
-#: Features that change how a result is computed, not what it is.
+#: Features that change how a result is computed, but not the result.
 NEUTRAL = {"export", *INNER, "inference input", *(f for f in FEATURES if f.startswith("compile"))}
 
 
@@ -262,7 +262,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def outcome(subject: str, *features: str) -> str:
-    """What two features do together; the module has the list of outcomes."""
+    """The outcome of two features together, one of those that the module lists."""
     s, wanted = SUBJECTS[subject], set(features)
     order = len(wanted & {*DERIVATIVES, "second derivative"})
     if order == 1 and "second derivative" in wanted:

@@ -1,4 +1,4 @@
-"""Fresh interpreters that find the package under test, and what commands print."""
+"""The environment of new interpreters, and a check of the text that commands print."""
 
 import os
 import sys

@@ -1,15 +1,15 @@
 """Selects the combinations of parameters that each tier of tests runs.
 
 A parametrized test multiplies sizes, dtypes, back ends and operators. Most faults appear at one
-value of one parameter, and most of the others at one pair of values. There are two tiers:
+value of one parameter, and most other faults at one pair of values. There are two tiers:
 
 - The first tier, ``make test``: each test function runs with a few cases that contain every value
   of every parameter.
 - The second tier, ``make check`` or ``pytest --all``: the first tier, and more cases until every
   pair of values has occurred.
 
-``pytest --rest`` runs what the second tier adds to the first. ``pytest --product`` runs all
-combinations.
+``pytest --rest`` runs the cases that the second tier adds to the first. ``pytest --product`` runs
+all combinations.
 
 Each back end (the CPU, the emulator, a GPU) is covered by itself, because each has its own code.
 
@@ -22,7 +22,7 @@ from itertools import combinations
 
 import pytest
 
-Values = Mapping[str, object]  # of the parameters of a test, by name
+Values = Mapping[str, object]  # the values of a test's parameters, by name
 Combination = tuple[tuple[str, int], ...]
 
 thorough = False  # set by conftest.py before tests are imported: whether the second tier runs
@@ -49,7 +49,7 @@ def covering(cases: Sequence[Values], strength: int, start: Iterable[int] = ()) 
 
     Args:
         cases: the values of the parameters of each case.
-        strength: 2 covers all pairs, 1 each value by itself.
+        strength: 2 covers all pairs of values, 1 covers all values.
         start: positions that are chosen in any case.
 
     Returns:
@@ -75,7 +75,7 @@ def _values(item: pytest.Item) -> Values:
 def _cover(
     items: Sequence[pytest.Item], strength: int, start: Iterable[pytest.Item] = ()
 ) -> list[pytest.Item]:
-    """Some of the tests, which cover the parameters of all.
+    """Some of the tests, which cover the parameters of all tests.
 
     Args:
         items: the tests.
@@ -116,5 +116,5 @@ def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 
 def _has_examples(item: pytest.Item) -> bool:
-    """Whether a test is one of hypothesis, whose marker is not yet there while tests are chosen."""
+    """Whether hypothesis runs the test. (It sets its marker after the tests are chosen.)"""
     return getattr(getattr(item, "obj", None), "is_hypothesis_test", False)

@@ -1,4 +1,4 @@
-"""The baselines compute what the operators compute."""
+"""The baselines have the results of the operators."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.support.backends import OPERATORS
 
 
 def agreed(name: str, function: Any, arguments: dict[str, Tensor]) -> None:
-    """Asserts that a baseline computes what the reference does."""
+    """Assert that a baseline has the results of the reference."""
     got = function(**arguments)
     exact = getattr(reference, name)(**arguments)
     if name == "eigh":  # up to the signs of eigenvectors
@@ -23,7 +23,7 @@ def agreed(name: str, function: Any, arguments: dict[str, Tensor]) -> None:
         got = values
     elif name == "ssge":
         exact = exact[0]
-        if isinstance(got, list):  # published, group after group, has its own median
+        if isinstance(got, list):  # `published` runs group after group, with its own median
             sigmas = [published_bandwidth(group) for group in arguments["x"]]
             got, exact = torch.stack(got), reference.ssge(arguments["x"], torch.stack(sigmas))[0]
     elif name == "adaptive_score":
@@ -66,7 +66,7 @@ def test_baselines_compile_as_one_graph(name: str) -> None:
     benchmark = problems.load(name)
     problem = benchmark.problem(Samples("cpu", torch.float64), 1, *TINY[name][1:])
     torch.compiler.reset()
-    # Without inductor, which takes seconds; what it can fail at, the harness notes.
+    # Inductor is left out because it takes seconds. The harness notes its failures.
     compiled = torch.compile(benchmark.eager[0], backend="eager", fullgraph=True)
     agreed(name, compiled, problem.arguments)
 

@@ -20,7 +20,7 @@ def call(*arguments: str) -> Result:
 
 
 def quick(*arguments: str, status: int = 0) -> Result:
-    """The benchmark of rbf_gram in a moment."""
+    """Run the benchmark of rbf_gram with as few calls as possible."""
     result = call("rbf_gram", "--no-compile", "--seconds", "0", *arguments)
     assert result.exit_code == status, result.output
     return result
@@ -28,7 +28,7 @@ def quick(*arguments: str, status: int = 0) -> Result:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the benchmark of rbf_gram a tiny one, with ceilings that need no measurement."""
+    """Give the benchmark of rbf_gram tiny sizes, and ceilings that need no measurement."""
     module = importlib.import_module("benchmarks.operators.problems.rbf_gram")
     small = dataclasses.replace(module.BENCHMARK, sizes={"cpu": ((2, 33, 5), (1, 17, 3))})
     monkeypatch.setattr(module, "BENCHMARK", small)

@@ -1,6 +1,6 @@
-"""The harness: what follows from times, and what is left out with a note.
+"""The harness: numbers that are computed from times, and rows that are left out with a note.
 
-No test depends on how fast anything is; where times matter, they are made up.
+No test depends on the speed of the machine. Tests that need times replace the clock.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def test_a_record_follows_from_the_times(
 ) -> None:
     def made_up(functions: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, float]:
         for function in functions.values():
-            function()  # every one must run with the arguments that it gets
+            function()  # every function must run with its arguments
         times = dict.fromkeys(functions, 7e-6)
         return times | {"own": 2e-6, next(k for k in times if k.startswith("eager")): 3e-6}
 
@@ -39,7 +39,7 @@ def test_a_record_follows_from_the_times(
     assert row.roofline_percent == pytest.approx(
         100 * row.gflops / min(100.0, 10.0 * row.gflops / row.gbs)
     )
-    assert row.x_eager == pytest.approx(1.5)  # the fastest of them
+    assert row.x_eager == pytest.approx(1.5)  # relative to the fastest one
     assert row.x_published == (pytest.approx(3.5) if problem.published else None)
     assert row.x_compiled is None and "left out" in " ".join(meter.notes)
 

@@ -1,4 +1,4 @@
-"""The problems of the microbenchmarks: every operator has one, and its work is counted right."""
+"""The problems of the microbenchmarks: every operator has one, and its work is correct."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from tests.support.inputs import for_each_dtype
 
 
 def test_the_roof_is_the_lower_of_two_ceilings() -> None:
-    assert CEILINGS.attainable(flop=2.0, size=1.0) == 20.0  # below the ridge at 10 flop a byte
+    assert CEILINGS.attainable(flop=2.0, size=1.0) == 20.0  # below the ridge at 10 flop per byte
     assert CEILINGS.attainable(flop=10.0, size=1.0) == 100.0
     assert CEILINGS.attainable(flop=1000.0, size=1.0) == 100.0
     # 2e9 flop on 1e9 bytes take 0.1 s at best

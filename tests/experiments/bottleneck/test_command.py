@@ -25,7 +25,7 @@ from mige_ext.experiments.data.images import ImageData, Split
 from tests.support import image_files
 from tests.support.process import assert_fits
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)
 
 
@@ -60,7 +60,7 @@ def test_beta_is_chosen_for_each_method_by_validation_error(
     runs.open_tables()
     runs.results.append([*results, result("vib", 1.0, 0, 0.0)])
     runs.search_runs = [Run(row.method, row.beta, row.seed, row.images) for row in results]
-    assert runs.choose() == expected  # a run outside the search is not a choice
+    assert runs.choose() == expected  # runs outside the search are ignored
 
 
 def run(out: Path, **options: Any) -> None:
@@ -83,7 +83,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def numbers(path: Path) -> list[dict[str, str]]:
-    """A table without what differs from run to run."""
+    """A table without the columns that differ from run to run."""
     return [
         {name: cell for name, cell in row.items() if name not in ("seconds", "overhead")}
         for row in read(path)
@@ -98,7 +98,7 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     for label in ("deterministic", "VIB", "MIGE", "500 training, 500 validation and 797 test"):
         assert label in shown.output
-    assert "paper" not in shown.output  # whose numbers are of MNIST
+    assert "paper" not in shown.output  # the paper's numbers are for MNIST
     assert_fits(shown.output, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["settings"]["epochs"] == 2
@@ -120,7 +120,7 @@ def test_command_writes_config_tables_models_and_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_a_run_that_diverges_counts_as_wrong_and_the_others_go_on(
+def test_a_run_that_diverges_counts_as_wrong_and_the_others_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {"method": ["vib", "mige"], "epochs": 2, "seeds": 2}
@@ -132,10 +132,10 @@ def test_a_run_that_diverges_counts_as_wrong_and_the_others_go_on(
             assert {row[name] for name in ("val_error", "test_error", "seconds")} == {""}
         else:
             assert row["seconds"] and row["val_error"] + row["test_error"]
-    assert "1e+39" not in out.out and "0.001" in out.out  # not chosen
+    assert "1e+39" not in out.out and "0.001" in out.out  # β = 1e39 is not chosen
     before = read(tmp_path / "results.csv")
     run(tmp_path, **options, beta=[0.001, 1e39], retrain=0, resume=True)
-    assert "diverged" not in capsys.readouterr().err  # nor trained once more
+    assert "diverged" not in capsys.readouterr().err  # the run is not repeated
     assert read(tmp_path / "results.csv") == before
     run(tmp_path / "all", **options, beta=[1e39])
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("VIB"))
@@ -189,7 +189,7 @@ def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
     assert len(final) == 6
     for row in final:
         assert row["images"] == "1000"
-        assert row["val_error"] == ""  # it was trained on
+        assert row["val_error"] == ""  # all images are used for training
         curves = [
             [float(r["val_error"]) for r in metrics
              if (r["method"], r["beta"], r["images"], r["seed"])
@@ -201,7 +201,7 @@ def test_retraining_uses_all_training_images_and_the_best_number_of_epochs(
 
 
 @pytest.mark.thorough
-def test_retraining_takes_as_many_epochs_and_seeds_as_asked(
+def test_retraining_takes_the_given_numbers_of_epochs_and_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, epochs=1, retrain=2, grid_seeds=1, seeds=2, method=["baseline", "l2"])
@@ -213,7 +213,7 @@ def test_retraining_takes_as_many_epochs_and_seeds_as_asked(
         (method, seed, "2") for seed in "01" for method in ("baseline", "l2")
     ]
     assert all(row["test_error"] and not row["val_error"] for row in final)
-    for row in metrics:  # errors of what was trained on say nothing
+    for row in metrics:  # with all images there is no validation part
         assert (row["val_error"] == "") == (row["images"] == "1000")
     assert "tested after 2 epochs on 1000 images" in capsys.readouterr().out
 
@@ -243,7 +243,7 @@ def test_stopped_command_resumes_to_the_same_numbers(
         run(tmp_path / "stopped", method=methods)
     assert stopped.value.exit_code == 130
     assert len(read(tmp_path / "stopped" / "results.csv")) == 4
-    # A kill between the two tables leaves figures of a run that has no result.
+    # A process that is killed between the two tables leaves metrics of a run without a result.
     orphan = replace(Table(tmp_path / "straight" / "metrics.csv", Epoch).rows[-1], loss=9.0)
     Table(tmp_path / "stopped" / "metrics.csv", Epoch).append([orphan])
 
@@ -277,7 +277,9 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
     assert len(read(tmp_path / "results.csv")) == 4
     with pytest.raises(typer.BadParameter, match="epochs is 3 now and was 2; draws is 1 now"):
         run(tmp_path, epochs=3, draws=1, resume=True)
-    with pytest.raises(typer.BadParameter, match="threads is 2 now and was 1"):  # other numbers
+    with pytest.raises(
+        typer.BadParameter, match="threads is 2 now and was 1"
+    ):  # threads change the numbers
         run(tmp_path, threads=2, resume=True)
     with pytest.raises(typer.BadParameter, match="continue there with --resume"):
         run(tmp_path)

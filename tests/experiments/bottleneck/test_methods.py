@@ -29,9 +29,9 @@ from mige_ext.experiments.bottleneck.methods import (
 from mige_ext.experiments.bottleneck.training import information_bound
 from mige_ext.experiments.common.estimators import ESTIMATORS
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(draws=2, latent=4, hidden=32)
-NONE = torch.empty(0)  # where a penalty does not look
+NONE = torch.empty(0)  # for arguments that a penalty does not read
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def random() -> torch.Generator:
 
 
 class LinearEncoder:
-    """z = W x + σ ε for x ~ N(0, I): the one encoder whose I(z; x) has a closed form."""
+    """z = W x + σ ε for x ~ N(0, I), an encoder whose I(z; x) has a closed form."""
 
     def __init__(self, random: torch.Generator, inputs: int = 6, latent: int = 3) -> None:
         self.weight = torch.randn(latent, inputs, generator=random) / math.sqrt(inputs)
@@ -90,7 +90,7 @@ def test_mige_penalty_has_the_gradient_of_information(
     assert 0.9 < estimate.norm() / truth.norm() < 1.1
 
 
-def test_entropy_alone_would_fail_that_comparison(random: torch.Generator) -> None:
+def test_entropy_alone_does_not_have_that_gradient(random: torch.Generator) -> None:
     encoder = LinearEncoder(random)
     out = encoder.output(inputs(256, random), 1, random)
     alone = encoder.gradient(entropy(Settings(), 6)(out, NONE, NONE))
@@ -99,7 +99,7 @@ def test_entropy_alone_would_fail_that_comparison(random: torch.Generator) -> No
 
 
 def test_mine_penalty_learns_the_gradient_of_information(random: torch.Generator) -> None:
-    """After training the critic, and with the right sign: the encoder lowers what it raises."""
+    """The trained critic gives the gradient with the sign that lowers information."""
     encoder = LinearEncoder(random)
     torch.manual_seed(0)
     settings = Settings(latent=3, hidden=128, learning_rate=1e-3)
@@ -147,7 +147,7 @@ def test_state_of_mine_holds_its_optimizer_and_its_average(random: torch.Generat
 
 def test_information_bound_is_exact_for_a_gaussian_code(random: torch.Generator) -> None:
     encoder, x = LinearEncoder(random), inputs(40, random)
-    # Whitened, so that the covariance of these 40 inputs is the identity.
+    # The 40 inputs are whitened, so that their covariance is the identity.
     x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov(correction=0))).T
     mean, log_sigma = x @ encoder.weight.T, encoder.log_sigma.expand(40, -1)
     expected = encoder.information().item()
@@ -264,7 +264,7 @@ def test_draws_have_the_mean_and_deviation_of_the_encoder(random: torch.Generato
     out = model(images(3, random), draws=20_000)
     sigma = out.log_sigma.exp()
     assert out.z.shape == (3, 20_000, 4)
-    # Five standard errors.
+    # The tolerance is five standard errors.
     assert ((out.z.mean(1) - out.mean).abs() < 5 * sigma / math.sqrt(20_000)).all()
     assert ((out.z.std(1) / sigma - 1).abs() < 5 / math.sqrt(40_000)).all()
 
@@ -288,7 +288,7 @@ def test_normalize_fixes_the_scale_of_the_mean_code(random: torch.Generator) -> 
         assert torch.allclose(deviation, torch.ones(4), atol=1e-2) == normalize
 
 
-def test_dropout_leaves_out_its_share_of_hidden_units() -> None:
+def test_dropout_leaves_out_its_fraction_of_hidden_units() -> None:
     body = classifier(replace(SMALL, hidden=4000), dropout=0.3).body
     kept = (body[3](torch.ones(1, 4000)) > 0).float().mean().item()
     assert kept == pytest.approx(0.7, abs=5 * math.sqrt(0.21 / 4000))

@@ -1,4 +1,4 @@
-"""Training a classifier with a bottleneck: what runs share, what they learn, what is measured."""
+"""Training a classifier with a bottleneck: common inputs of runs, learning, and measurements."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ from mige_ext.experiments.common.training import overhead, train
 from mige_ext.experiments.data import images as data
 from mige_ext.experiments.data.images import ImageData, Split
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)
 
 
@@ -121,7 +121,7 @@ def test_training_is_deterministic_for_a_seed_and_leaves_the_global_one_alone(
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_l2_never_meets_the_batch_norm_that_would_make_it_constant(digits: ImageData) -> None:
+def test_l2_is_not_combined_with_batch_norm_which_makes_it_constant(digits: ImageData) -> None:
     assert isinstance(build(digits, run_of("l2"), SMALL).norm, torch.nn.Identity)
 
 
@@ -142,6 +142,6 @@ def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) 
     assert all(0 <= epoch.average_error <= 1 for epoch in epochs)
 
 
-def test_overhead_of_a_penalty_is_measured_and_none_costs_nothing(digits: ImageData) -> None:
+def test_overhead_of_a_penalty_is_measured_and_is_zero_without_one(digits: ImageData) -> None:
     assert overhead(Trainer, digits, run_of("baseline"), SMALL) == 0
     assert overhead(Trainer, digits, run_of("mige"), SMALL) > 0

@@ -55,7 +55,7 @@ def test_table_drops_the_half_line_of_a_killed_writer(tmp_path: Path) -> None:
     assert Table(tmp_path / "t.csv", Row).rows == [*ROWS, ROWS[0]]
 
 
-def test_atomic_file_is_whole_or_as_before(tmp_path: Path) -> None:
+def test_atomic_file_is_complete_or_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for content in ("old", "new"):
         with atomic(path) as draft:

@@ -20,9 +20,10 @@ from mige_ext.experiments.infomax.command import infomax
 from mige_ext.experiments.removal.command import removal
 from tests.support.process import ROOT, environment
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 
-#: Two runs or more of each, so long that the last one, of MIGE, is met in its midst.
+#: Each command has at least two runs. The last run, of MIGE, is long enough to be stopped within
+#: it.
 COMMANDS = {
     "bottleneck": "--method mine --method mige --beta 0.01 --epochs 50 --draws 2 --latent 4 "
     "--hidden 32",
@@ -48,7 +49,7 @@ def run(command: str, out: Path, *more: str) -> None:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Folders of runs without a stop, by command."""
+    """Folders of runs that were not stopped, by command."""
     folders: dict[str, Path] = {}
 
     def folder(command: str) -> Path:
@@ -61,7 +62,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def numbers(path: Path) -> list[dict[str, str]]:
-    """A table without what differs from run to run."""
+    """A table without the columns that differ from run to run."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
     return [{name: cell for name, cell in row.items() if name not in MEASURED} for row in rows]
@@ -95,11 +96,12 @@ def test_killed_process_resumes_to_the_same_bits(
     process = subprocess.Popen(
         [sys.executable, "-m", "mige_ext", *options(command, out)],
         cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        # Ignored, and that is inherited, where a shell runs the tests in the background.
+        # A shell that runs the tests in the background lets them ignore SIGINT, and processes
+        # inherit this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     metrics = out / "metrics.csv"
-    while process.poll() is None:  # into the last run
+    while process.poll() is None:  # until the last run has begun
         if metrics.exists() and metrics.read_text().count("mige") > 1:
             os.kill(process.pid, sign)
             break
@@ -111,7 +113,7 @@ def test_killed_process_resumes_to_the_same_bits(
         for path in (metrics, whole / "metrics.csv")
     )
     assert 1 < before < after
-    if sign == signal.SIGINT:  # a folder that can be used as it is
+    if sign == signal.SIGINT:  # the folder is usable without resuming
         assert "--resume continues" in errors
         assert (out / f"{command}.png").stat().st_size > 10_000
         assert json.loads((out / "config.json").read_text())["settings"]["epochs"] == 50

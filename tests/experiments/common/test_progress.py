@@ -24,8 +24,8 @@ def test_progress_counts_the_steps_of_runs_that_were_cut_short(
 ) -> None:
     with Progress(6) as progress:
         progress.begin("a", at=0)
-        progress.step({"loss": torch.tensor(1.5)})  # of 3, and then it diverges
+        progress.step({"loss": torch.tensor(1.5)})  # step 1 of 3, then the run diverges
         progress.begin("b", at=3)
-        progress.step({"loss": torch.tensor(1.5)})  # of 3, of which 2 are restored
+        progress.step({"loss": torch.tensor(1.5)})  # step 3 of 3, because 2 are restored
         progress.end()
     assert "6/6" in capsys.readouterr().err.split("\r")[-1]

@@ -1,4 +1,4 @@
-"""The training loop: what is kept after each epoch, and that it continues exactly."""
+"""The training loop: the state after each epoch, and exact continuation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ class Regression(Trainer):
 
 
 def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str = "a") -> Any:
-    """Train on ten rows; stops in a step of this number."""
+    """Train on ten rows, and stop in the step with this number."""
     steps: list[list[int]] = []
 
     def on_rows(rows: Tensor) -> None:
@@ -79,7 +79,7 @@ def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str
     def on_epoch(row: Figures) -> None:
         if path is not None:
             state = torch.load(path, weights_only=True)
-            assert state["rows"][-1]["epoch"] >= row.epoch  # on disk before it is reported
+            assert state["rows"][-1]["epoch"] >= row.epoch  # the epoch is on disk before the report
 
     problem = SimpleNamespace(device=CPU, train=torch.arange(30.0).view(10, 3) / 30)
     problem.on_rows = on_rows
@@ -127,7 +127,7 @@ def test_loss_is_the_mean_over_the_epoch_of_whole_batches() -> None:
 
 
 class Scripted(Trainer):
-    """Steps that a test writes."""
+    """A trainer whose steps a test defines."""
 
     epoch_type = Figures
     stateful = ("model",)
@@ -184,7 +184,7 @@ def test_weights_that_are_not_finite_are_divergence(last: bool) -> None:
     expected = "epoch 1: weights must be finite" if last else "epoch 1: the algorithm failed"
     with pytest.raises(DivergedError, match=expected) as caught:
         script(step, 1, rows=2 if last else 4, model=model)
-    assert caught.value.args[-1] == []  # not measured
+    assert caught.value.args[-1] == []  # the epoch is not measured
 
 
 def test_other_errors_of_a_step_are_not_taken_for_divergence() -> None:

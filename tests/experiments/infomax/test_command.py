@@ -22,7 +22,7 @@ from mige_ext.experiments.infomax.training import Epoch, Settings
 from tests.support import image_files
 from tests.support.process import assert_fits
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
 OPTIONS = "--data digits --epochs 2 --batch 64 --latent 4 --width 4 --hidden 16 --projection 6"
 
@@ -77,7 +77,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
 
     monkeypatch.setattr(comparison, "train", stop_after_an_epoch)
     assert invoke(parts).exit_code == 130
-    (stopped,) = (parts / "models").glob("infonce+pm-*.pt")  # a usable folder
+    (stopped,) = (parts / "models").glob("infonce+pm-*.pt")  # the folder is usable
     assert "conv.0.weight" in torch.load(stopped, weights_only=True)["encoder"]
     assert (parts / "infomax.png").exists()
     monkeypatch.undo()
@@ -88,7 +88,7 @@ def test_the_command_stops_and_resumes_to_the_same_numbers(
 
 
 @pytest.mark.thorough  # divergence in a search is also tested in removal
-def test_a_run_that_diverges_knows_no_label_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_run_that_diverges_has_no_accuracy_and_the_others_continue(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--retrain", "1", methods=("mige", "pca"), rates=(1e-3, 1e30))
     assert result.exit_code == 0, result.output
     assert "rate 1e+30 seed 0 diverged; its predictions count as wrong: epoch " in result.output

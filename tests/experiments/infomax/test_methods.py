@@ -15,7 +15,7 @@ from mige_ext.experiments.infomax.encoders import Encoder, encode
 from mige_ext.experiments.infomax.methods import METHODS, RATES, balanced
 from mige_ext.experiments.infomax.training import Settings, Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 TRAINED = [name for name, method in METHODS.items() if method.make]
 CPU = torch.device("cpu")
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)

@@ -1,4 +1,4 @@
-"""What probes and principal components find in planted features."""
+"""Probes and principal components find planted features."""
 
 import math
 
@@ -16,7 +16,7 @@ from mige_ext.experiments.infomax.probes import (
 )
 from mige_ext.experiments.infomax.training import Settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings("digits", epochs=2, batch=64, latent=4, width=4, hidden=16, projection=6)
 
 

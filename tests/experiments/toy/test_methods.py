@@ -57,7 +57,7 @@ def test_samples_of_a_seed_do_not_depend_on_the_other_seeds() -> None:
     assert not torch.equal(x, noise)
 
 
-def test_relative_rmse_is_the_error_of_each_seed_as_a_share_of_the_truth() -> None:
+def test_relative_rmse_is_the_error_of_each_seed_relative_to_the_truth() -> None:
     truth = np.array([3.0, 4.0])
     estimates = np.array([truth, 1.1 * truth, 0 * truth, truth + np.array([5.0, 0.0])])
     np.testing.assert_allclose(relative_rmse(estimates, truth), [0, 0.1, 1, 1], atol=1e-12)
@@ -68,7 +68,7 @@ def test_mige_derivative_is_that_of_the_authors(case: str, rho: float) -> None:
     with np.load(GOLDEN) as golden:
         x, noise = (torch.tensor(golden[f"{case}/{name}"]) for name in ("x", "noise"))
         theirs = golden[f"{case}/dI_drho"].item()
-    # They keep one eigenvalue less than the paper's rule; `compat` is the place for equality.
+    # The authors keep one eigenvalue fewer than the paper's rule. test_compat.py tests equality.
     assert mige_derivative(rho, x, noise, SSGE(threshold=0.99)).item() == pytest.approx(
         theirs, rel=5e-3
     )
@@ -126,7 +126,7 @@ def test_integral_starts_at_zero_whether_the_grid_holds_it_or_not(points: int) -
 
 
 class Distance(nn.Module):
-    """Scores a pair by its distance, so that the score tells which pair it was."""
+    """Scores a pair by its distance, so that the score identifies the pair."""
 
     def __init__(self) -> None:
         super().__init__()

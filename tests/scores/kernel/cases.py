@@ -47,7 +47,7 @@ for_each_value = pytest.mark.parametrize("curl_free", [False, True], ids=["diago
 
 
 def from_matrices(kind: Filter, kernel: Any, curl_free: bool, x: Tensor, q: Any) -> Tensor:
-    """The score from the matrices as written, in the dtype of x."""
+    """The score from dense matrices, by the formulas of the papers, in the dtype of x."""
     function = kind.function
     if kind.cut_off and not curl_free:  # K = φ I has each eigenvalue D times
 
@@ -73,6 +73,6 @@ def relative(error: Tensor, size: Tensor) -> float:
 
 
 def skewed(m: int = M, d: int = D, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """Samples with unequal variances, away from 0, and no normal distribution."""
+    """Samples with unequal variances and an offset, which are not normal."""
     x = normal(m, d, seed=seed) * torch.linspace(0.5, 2, d, dtype=torch.float64)
     return (x + 0.3 * x.square() + 1).to(dtype)

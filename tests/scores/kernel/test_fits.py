@@ -1,4 +1,4 @@
-"""Settings of the spectral filters, and what their fits can do."""
+"""Settings of the spectral filters, and copies and states of their fits."""
 
 import copy
 import pickle
@@ -89,7 +89,7 @@ class RationalQuadratic(Kernel):
 
 
 class Unscaled(RBF):
-    """``exp(−u)``, whose bandwidth is another."""
+    """``exp(−u)``, whose bandwidth differs from that of the RBF kernel."""
 
     def psi(self, u: Tensor, order: int = 0) -> Tensor:
         return (-1.0) ** order * torch.exp(-u)

@@ -26,6 +26,6 @@ def test_products_are_those_of_the_dense_matrix(kernel: Any, curl_free: bool) ->
 @for_each_kernel
 @for_each_value
 def test_the_kernel_on_samples_has_norm_at_most_m(kernel: Any, curl_free: bool) -> None:
-    # What makes λ and step sizes free of units, and a step of 1 safe.
+    # Because of this bound, λ and step sizes do not depend on units, and a step of 1 is stable.
     mu, _ = spectrum(kernel, curl_free, skewed())
     assert mu[0] >= -rounding(mu.dtype, M * D) and mu[-1] <= 1 + rounding(mu.dtype, M * D)

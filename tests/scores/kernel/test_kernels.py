@@ -42,7 +42,7 @@ def test_the_gram_matrix_is_phi_of_the_squared_distances(dtype: torch.dtype, ker
         phi = kernel.phi(ops.squared_distances(x, points), sigma[:, None, None])
         for value in (got, phi):
             assert value.dtype == dtype
-            # of exponents up to s / 2σ²
+            # exponents up to s / 2σ² are rounded
             assert (value.double() - exact).abs().max() <= rounding(dtype, 3) * (1 + s.max())
 
 
@@ -57,7 +57,9 @@ def test_the_kernel_is_differentiable_in_points_and_bandwidth(kernel: Any) -> No
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @for_each_kernel
 @for_each_dtype
-def test_the_kernel_knows_no_unit_of_length(dtype: torch.dtype, kernel: Any, scale: float) -> None:
+def test_the_kernel_does_not_depend_on_the_unit_of_length(
+    dtype: torch.dtype, kernel: Any, scale: float
+) -> None:
     x = normal(9, 3, dtype=dtype)
     expected = kernel(x, bandwidth=1.3)
     scaled = kernel(x * scale, bandwidth=1.3 * scale)
@@ -92,10 +94,11 @@ def test_a_bandwidth_means_the_same_for_every_kernel(kernel: Any) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @for_each_kernel
 @for_each_dtype
-def test_phi_knows_no_unit_of_length(
+def test_phi_does_not_depend_on_the_unit_of_length(
     dtype: torch.dtype, kernel: Any, scale: float, as_tensor: bool
 ) -> None:
-    # Coincident and distant points, whatever the bandwidth: 1 and 0, never 0 · ∞.
+    # For any bandwidth, coincident points give 1 and distant points give 0, without a product 0 ·
+    # ∞.
     sigma: Any = torch.tensor(scale, dtype=dtype) if as_tensor else scale
     s = torch.tensor([0.0, torch.finfo(dtype).max], dtype=dtype)
     phi = kernel.phi(s, sigma)

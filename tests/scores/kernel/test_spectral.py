@@ -1,4 +1,4 @@
-"""The spectral filters: what they compute, and how they relate."""
+"""The spectral filters: their scores, their energies and their relations."""
 
 from typing import Any
 
@@ -23,21 +23,21 @@ from tests.scores.kernel.cases import (
 from tests.support.accuracy import assert_accurate, rounding
 from tests.support.inputs import for_each_dtype, normal
 
-# --- what they compute ----------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 @for_each_filter
 @for_each_kernel
 @for_each_value
 @for_each_dtype
-def test_every_filter_is_that_of_the_matrices_as_written(
+def test_every_filter_agrees_with_its_formula_in_dense_matrices(
     kind: Filter, kernel: Any, curl_free: bool, dtype: torch.dtype
 ) -> None:
     x, q = skewed(dtype=dtype), 2 * normal(11, D, dtype=dtype, seed=1) + 1
     estimator = kind.make(kernel=kernel, curl_free=curl_free)
     fitted = estimator.fit(x)
-    # Size of the sum: ζ times the largest g_λ. A cut-off rotates eigenvectors by rounding / gap,
-    # so that its size is ζ times the inverse of the gap.
+    # The size of the sum is ζ times the largest g_λ. With a cut-off, rounding rotates eigenvectors
+    # by rounding / gap, so the size is ζ times the inverse of the gap.
     mu, zeta = spectrum(kernel, curl_free, x.double())
     j = M * D - (12 if curl_free else 12 * D)
     gain = 1 / (mu[j] - mu[j - 1]) if kind.cut_off else kind.function(mu).max()
@@ -66,7 +66,7 @@ def test_stein_is_tikhonov_with_the_samples_counted(kernel: Any, curl_free: bool
 
 @for_each_value
 def test_filters_of_one_strength_agree_and_none_is_the_pseudo_inverse(curl_free: bool) -> None:
-    # λ -> 0, t -> ∞ and J -> rank all lead to −K⁺H; a wide kernel has little that is not reached.
+    # For λ -> 0, t -> ∞ and J -> rank, all scores converge to −K⁺H.
     x = skewed(12)
     options: Any = {"kernel": IMQ(), "curl_free": curl_free, "bandwidth": 0.5}
     limit = SSGE(threshold=1.0, **options).score(x)
@@ -95,7 +95,7 @@ def test_ssge_with_the_default_kernel_is_the_native_operator_and_the_same_as_in_
     x, q = skewed(), skewed(7, seed=1)
 
     class Gaussian(RBF):
-        """The same φ, which the native path does not know."""
+        """The same φ in a class without native operators."""
 
     native, plain = SSGE(rank=8), SSGE(rank=8, kernel=Gaussian())
     mu, zeta = spectrum(RBF(), False, x)
@@ -114,7 +114,7 @@ def test_ssge_with_the_default_kernel_is_the_native_operator_and_the_same_as_in_
 def test_the_score_is_the_gradient_of_the_energy(kind: Filter, kernel: Any) -> None:
     x, q = skewed(), skewed(7, seed=1)
     fitted = kind.make(kernel=kernel, curl_free=True, calibrate="stein").fit(x)
-    h = torch.finfo(x.dtype).eps ** (1 / 3)  # where truncation and rounding of a difference meet
+    h = torch.finfo(x.dtype).eps ** (1 / 3)  # balances truncation and rounding of the difference
     slopes = [
         (fitted.energy(q + h * e) - fitted.energy(q - h * e)) / (2 * h)
         for e in torch.eye(D, dtype=x.dtype)
@@ -150,7 +150,7 @@ def test_scores_move_turn_scale_and_permute_with_the_samples(
     mu, zeta = spectrum(kernel, curl_free, x)
     j = M * D - (12 if curl_free else 12 * D)
     gain = 1 / (mu[j] - mu[j - 1]) / mu[j] if kind.cut_off else kind.function(mu).max()
-    bound = 10 * rounding(x.dtype, M * D) * float(gain * zeta.norm())  # at |x| up to 10 σ
+    bound = 10 * rounding(x.dtype, M * D) * float(gain * zeta.norm())  # for |x| up to 10 σ
     rotation, _ = torch.linalg.qr(normal(D, D, seed=7))
     order = torch.randperm(M)
     assert (estimator.score(x - 5) - expected).norm() <= bound

@@ -1,4 +1,4 @@
-"""SSGE: what it estimates, how it is set, and what it says about itself."""
+"""SSGE: its scores, its settings and its diagnostics."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ def relative(error: Tensor, exact: Tensor) -> float:
     return (error.norm() / exact.norm()).item()
 
 
-# --- what it estimates ----------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def score_error(m: int, seed: int) -> float:
@@ -34,7 +34,8 @@ def score_error(m: int, seed: int) -> float:
 
 
 def test_score_converges_to_that_of_the_density() -> None:
-    # The error of a consistent estimator falls with M; medians over seeds, 16 times the samples.
+    # The error of a consistent estimator falls with M. Medians over seeds are compared at M and 16
+    # M.
     few = torch.tensor([score_error(32, s) for s in range(9)]).median()
     many = torch.tensor([score_error(512, s) for s in range(9)]).median()
     assert many < few / 2
@@ -62,7 +63,7 @@ def test_score_elsewhere_is_the_nystrom_extension(dtype: torch.dtype) -> None:
     x, q = normal(2, 40, 16, dtype=dtype), normal(2, 11, 16, dtype=dtype, seed=1)
     fitted = SSGE(threshold=0.9).fit(x)
     w, _, sigma, _ = ops.ssge(x, threshold=0.9, power=2)
-    # The fit is in units of a power of two, so that nothing but the range is different.
+    # The fit is in units of a power of two, which changes only the range of the numbers.
     unit = fitted.unit
     assert torch.equal(fitted.samples * unit, x)
     assert torch.equal(fitted.coefficients / unit, w)
@@ -71,7 +72,8 @@ def test_score_elsewhere_is_the_nystrom_extension(dtype: torch.dtype) -> None:
 
 
 def test_nystrom_extension_at_the_samples_is_the_score() -> None:
-    # Kernel rows times U Λ^{−2} is U Λ^{−1}, up to rounding times the condition of what is kept.
+    # Kernel rows times U Λ^{−2} are U Λ^{−1}, up to rounding times the condition number of the kept
+    # spectrum.
     x = normal(3, 64, 16)
     direct, values, _, rank = ops.ssge(x)
     condition = (values[:, -1] / values[torch.arange(3), 64 - rank]).max().item()
@@ -94,7 +96,7 @@ def test_the_default_is_the_median_rule_and_99_percent_of_the_trace() -> None:
         assert torch.equal(other.score(x), SSGE().score(x))
 
 
-def test_rank_takes_the_place_of_threshold() -> None:
+def test_rank_replaces_threshold() -> None:
     x = normal(40, 3)
     assert torch.equal(SSGE(rank=5, threshold=0.1).score(x), SSGE(rank=5, threshold=1.0).score(x))
     assert SSGE(rank=5).diagnose(x).rank == 5
@@ -257,7 +259,8 @@ def test_equal_samples_have_score_zero_here_and_elsewhere(
 def test_two_samples_are_enough(dtype: torch.dtype) -> None:
     x = torch.tensor([[0.0], [1.0]], dtype=dtype)
     scores = SSGE(threshold=1.0).score(x)
-    # σ = 1, k = e^{−1/2}: the antisymmetric eigenvector, λ = 1 − k, H = ±k: score ±k / (1 − k).
+    # For σ = 1, k is e^{−1/2}. The antisymmetric eigenvector has λ = 1 − k and H = ±k, so the score
+    # is ±k / (1 − k).
     k = torch.tensor(-0.5, dtype=torch.float64).exp()
     exact = torch.stack([k / (1 - k), -k / (1 - k)]).unsqueeze(1)
     assert (scores.double() - exact).abs().max() <= rounding(dtype, 2) * exact.max()
@@ -282,7 +285,7 @@ def test_diagnostics_are_what_they_are_defined_to_be(dtype: torch.dtype) -> None
 
 def test_calibration_is_one_for_the_true_score_and_less_for_an_estimate() -> None:
     z = normal(4096, 8)
-    # The mean of 4096 × 8 terms z², of variance 2: four standard deviations.
+    # The tolerance is four standard deviations of the mean of 4096 × 8 terms z² with variance 2.
     assert abs(stein_calibration(z, -z) - 1) < 4 * (2 / z.numel()) ** 0.5
     few, many = (SSGE().diagnose(z[:m]).calibration for m in (32, 512))
     assert few < many < 1
@@ -317,7 +320,8 @@ def test_diagnostics_are_those_of_the_estimate_before_calibration() -> None:
     fitted = SSGE(calibrate="stein").fit(x).diagnostics
     assert fitted.rank == plain.rank and fitted.bandwidth == plain.bandwidth
     assert fitted.energy == plain.energy
-    # Scores at the samples, direct and by Nyström, agree up to the condition of what is kept.
+    # Scores at the samples, direct and by Nyström, agree up to the condition number of the kept
+    # spectrum.
     _, values, _, rank = ops.ssge(x)
     condition = (values[-1] / values[40 - int(rank)]).item()
     assert abs(fitted.calibration - plain.calibration) <= rounding(x.dtype, 40) * condition

@@ -1,9 +1,9 @@
 """Parity of SSGE with the oracle in float64, and with the best eager PyTorch in float32.
 
-A hard cut of the spectrum is ill-conditioned in float32: where J ends between two close
-eigenvalues, rounding mixes their eigenvectors, and where a share falls on the threshold it changes
-J itself. Any solver then loses 1e-4 to 1e-2, and for one data set the ratio of two solvers' losses
-is a matter of luck. So losses are compared by their median over data sets.
+A hard cut of the spectrum is ill-conditioned in float32. If J ends between two close eigenvalues,
+rounding mixes their eigenvectors. If a fraction of the trace is close to the threshold, rounding
+changes J. Any solver then has errors of 1e-4 to 1e-2, and for a single data set the ratio of the
+errors of two solvers is random. The tests therefore compare medians over data sets.
 """
 
 import pytest
@@ -18,7 +18,7 @@ SEEDS = range(9)
 
 
 def eager_ssge(x: Tensor, threshold: float, power: int = 1) -> tuple[Tensor, Tensor]:
-    """The best of plain PyTorch: two products for H, ``kthvalue`` for the median, ``eigh``."""
+    """The fastest plain PyTorch: two products for H, ``kthvalue`` for the median, ``eigh``."""
     m = x.shape[0]
     x = x - x.mean(0)
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
