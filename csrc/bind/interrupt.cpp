@@ -30,8 +30,6 @@ Interruptible::~Interruptible() { current = before_; }
 namespace mige::bind {
 namespace {
 
-constexpr std::chrono::milliseconds kInterval{50};
-
 // All are used by one thread, with Python's lock.
 std::thread::id signal_thread;
 std::chrono::steady_clock::time_point last_poll;
@@ -71,12 +69,14 @@ PyObject* take_interruption(PyObject*, PyObject*) {
 
 namespace mige::cpu {
 
+Interruption::Interruption() : possible(std::this_thread::get_id() == bind::signal_thread) {}
+
 void poll_interrupt() {
   Interruption* const shared = current_interruption();
   if (shared && shared->raised.load(std::memory_order_relaxed)) bind::fail("Interrupted: ");
   if (std::this_thread::get_id() != bind::signal_thread) return;
   const auto now = std::chrono::steady_clock::now();
-  if (now - bind::last_poll < bind::kInterval) return;
+  if (now - bind::last_poll < kPollInterval) return;
   bind::last_poll = now;
   if (!bind::handler_raised()) return;
   if (shared) shared->raised.store(true, std::memory_order_relaxed);

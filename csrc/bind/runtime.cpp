@@ -2,9 +2,12 @@
 #include "cpu/runtime.h"
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
+#include <utility>
 
 #include "bind/checks.h"
+#include "cpu/background.h"
 #include "cpu/interrupt.h"
 #include "cpu/simd.h"
 
@@ -18,6 +21,10 @@ constexpr int64_t kPollGrains = 16;
 
 // LAPACK stores the size of its workspace, about 2 m² values, in an int: 2 × 32,000² < 2³¹.
 constexpr int64_t kLargestSyevd = 32000;
+
+// One call of LAPACK cannot poll for Ctrl-C. A matrix with so many rows, whose decomposition takes
+// 60 ms or more, is therefore decomposed in the background.
+constexpr int64_t kSmallestInBackground = 1000;
 
 // Limits MKL to one thread, for the calling thread only. MKL's blocking, and with it its rounding,
 // depends on the number of threads that it may use. With one thread the bits do not depend on the
@@ -41,23 +48,9 @@ class OneMklThread {
   int before_ = 0;
 };
 
-}  // namespace
-
-void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
-                     const void* f) {
-  Interruption* const shared = current_interruption();
-  torch::stable::parallel_for(0, n, grain, [=](int64_t begin, int64_t end) {
-    const Interruptible scope(shared);
-    const int64_t step = kPollGrains * grain;
-    for (int64_t at = begin; at < end; at += step) {
-      poll_interrupt();
-      call(f, at, std::min(at + step, end));
-    }
-  });
-}
-
+// eigh of cpu/runtime.h on the calling thread.
 template <typename T>
-void eigh(T* k, int64_t m, T* values) {
+void decompose(T* k, int64_t m, T* values) {
   const OneMklThread one_thread;
   constexpr bool kFloat = std::is_same_v<T, float>;
   auto* const solve = [] {
@@ -95,7 +88,36 @@ void eigh(T* k, int64_t m, T* values) {
   call(work.get(), length, integers.get(), integer_length);
 }
 
-template void eigh(float*, int64_t, float*);
-template void eigh(double*, int64_t, double*);
+}  // namespace
+
+void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
+                     const void* f) {
+  Interruption* const shared = current_interruption();
+  torch::stable::parallel_for(0, n, grain, [=](int64_t begin, int64_t end) {
+    const Interruptible scope(shared);
+    const int64_t step = kPollGrains * grain;
+    for (int64_t at = begin; at < end; at += step) {
+      poll_interrupt();
+      call(f, at, std::min(at + step, end));
+    }
+  });
+}
+
+template <typename T>
+void eigh(Buffer<T>& k, int64_t m, T* values) {
+  const Interruption* const shared = current_interruption();
+  if (m < kSmallestInBackground || !shared || !shared->possible)
+    return decompose(k.get(), m, values);
+  struct Work {
+    Buffer<T> k, values;
+  };
+  const auto work = std::make_shared<Work>(Work{std::move(k), Buffer<T>(m)});
+  call_in_background([work, m] { decompose(work->k.get(), m, work->values.get()); });
+  k = std::move(work->k);
+  std::copy_n(work->values.get(), m, values);
+}
+
+template void eigh(Buffer<float>&, int64_t, float*);
+template void eigh(Buffer<double>&, int64_t, double*);
 
 }  // namespace mige::cpu

@@ -11,12 +11,12 @@ void eigh(const EighArguments<T>& p) {
   parallel(p.groups, 1, [&](int64_t begin, int64_t end) {
     // MKL's results depend on the alignment of the matrix, so every group is computed in the same
     // buffer.
-    const Buffer<T> matrix(m * m);
+    Buffer<T> matrix(m * m);
     for (int64_t g = begin; g < end; ++g) {
       poll_interrupt();
       T* values = p.values + g * m;
       std::copy_n(p.k + g * m * m, m * m, matrix.get());
-      eigh(matrix.get(), m, values);
+      eigh(matrix, m, values);
       std::copy_n(matrix.get(), m * m, p.vectors + g * m * m);
       // An eigenvalue that overflows T, although all elements are finite, becomes the largest one.
       for (int64_t i = 0; i < m; ++i) values[i] = saturate<T>(static_cast<double>(values[i]));

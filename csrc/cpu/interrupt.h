@@ -3,16 +3,22 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 
 namespace mige::cpu {
 
-// Runs the signal handlers of Python, at most every 50 ms and only on the thread that imported the
-// module, usually the main thread. Throws if a handler raised an exception, and on the other
-// threads of the same operator after the first has thrown. Work: one look at the clock.
+constexpr std::chrono::milliseconds kPollInterval{50};
+
+// Runs the signal handlers of Python, at most once per kPollInterval and only on the thread that
+// imported the module, usually the main thread. Throws if a handler raised an exception, and on the
+// other threads of the same operator after the first has thrown. Work: one look at the clock.
 void poll_interrupt();
 
 // What the threads of one operator share.
 struct Interruption {
+  Interruption();
+
+  const bool possible;  // whether the thread that called the operator runs signal handlers
   std::atomic<bool> raised{false};
 };
 

@@ -126,7 +126,7 @@ void whiten(const T* x, double factor, Whitening<T>& w) {
   }
   const T each = T(1) / static_cast<T>(m);
   for (int64_t i = 0; i < r * r; ++i) vectors[i] *= each;
-  eigh(vectors, r, w.values.get());
+  eigh(w.vectors, r, w.values.get());
   const double floor = kRankFloor<T> * static_cast<double>(w.values[r - 1]);
   int64_t rank = 0, varying = 0;
   for (int64_t k = 0; k < r; ++k) {

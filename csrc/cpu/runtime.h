@@ -6,6 +6,7 @@
 
 #include "common/math.h"
 #include "cpu/interrupt.h"
+#include "cpu/simd.h"
 
 namespace mige::cpu {
 
@@ -59,9 +60,10 @@ void parallel_rows(int64_t m, bool upper, const F& f) {
     parallel(m, kRowGrain, f);
 }
 
-// Decomposes one symmetric matrix, K = U diag(λ) Uᵀ, on the calling thread.
+// Decomposes one symmetric matrix, K = U diag(λ) Uᵀ, on one thread. The result is in the memory of
+// `k`. After an exception `k` may have no memory.
 template <typename T>
-void eigh(T* k,  // [m, m]: K, of which the lower triangle is read; becomes Uᵀ
+void eigh(Buffer<T>& k,  // [m, m]: K, of which the lower triangle is read; becomes Uᵀ
           int64_t m,
           T* values);  // [m], ascending
 

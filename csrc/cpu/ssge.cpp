@@ -31,7 +31,7 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   const Buffer<T> centered(m * d);
   center(x, m, d, scale, centered.get());
 
-  const Buffer<T> k(m * m);
+  Buffer<T> k(m * m);
   squared_distance_matrix<T>(centered.get(), nullptr, m, m, d, T(1), k.get());
   if (p.given) {
     *bandwidth = p.given[g];
@@ -51,7 +51,7 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   const Buffer<T> h(m * d);
   gradient_sum(k.get(), centered.get(), m, d, width.inverse_variance, h.get());
 
-  eigh(k.get(), m, eigenvalues);
+  eigh(k, m, eigenvalues);
   auto kept = SpectralRank::of(eigenvalues[m - 1], m, p.options.threshold, p.options.rank);
   for (int64_t i = m - 1; i >= 0 && kept.add(static_cast<double>(eigenvalues[i]));) --i;
   const int64_t j = p.rank[g] = kept.rank();
