@@ -20,17 +20,17 @@ namespace mige::cuda {
 
 // --- operands ---
 
-// Value (i, k) is p_ik. With kTriangle p is lower triangular, and columns that are zero in all rows
-// of a tile are skipped.
-template <typename T, bool kTriangle = false>
+// Value (i, k) is p_ik, converted to T. With kTriangle p is lower triangular, and columns that are
+// zero in all rows of a tile are skipped.
+template <typename T, bool kTriangle = false, typename Source = T>
 struct Rows {
-  const T* p;  // [groups, rows, depth]
+  const Source* p;  // [groups, rows, depth]
   int64_t rows, depth;
 
   __device__ auto at(int64_t g, int64_t row0) const {
     const bool shorter = kTriangle && row0 + kProductTile < depth;
-    return Operand<T, true>{p + g * rows * depth, rows, shorter ? row0 + kProductTile : depth,
-                            depth, T(1)};
+    return Operand<T, true, Source>{p + g * rows * depth, rows,
+                                    shorter ? row0 + kProductTile : depth, depth, T(1)};
   }
 };
 template <typename T>

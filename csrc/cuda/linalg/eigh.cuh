@@ -25,24 +25,16 @@
 
 namespace mige::cuda {
 
-// Writes the squared norms of the columns, and refines the eigenpairs of an indefinite matrix. A
-// warp takes a column, groups along y. Work: 2 n² flop, and reads n² values. An indefinite matrix
-// takes 2 n³ flop, and reads n³ / 2 values of K. Registers: at most 64.
-template <typename T, MatrixKind kKind>
+// Writes the squared norms of the columns. A warp takes a column, groups along y. Work: 2 n² flop;
+// reads n² values. Registers: at most 64.
+template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
-    const T scale = matrix_scale(kKind, magnitude_of<T>(p.e.largest[g]));
+  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y)
     for_each_row(n, [&](int64_t j) {
-      T* const column = p.columns(g) + j * n;
-      T* const norm = p.norm + g * n + j;
-      const T sum = squared_norm(column, n);
-      if (threadIdx.x % kWarp == 0) *norm = sum;
-      __syncwarp();
-      if (kKind == MatrixKind::kSymmetric && p.state[g].indefinite)
-        refine_eigenpair(column, norm, p.e.k + g * n * n, scale, n, [](int64_t i) { return i; });
+      const T sum = squared_norm(p.columns(g) + j * n, n);
+      if (threadIdx.x % kWarp == 0) p.norm[g * n + j] = sum;
     });
-  }
 }
 
 // Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column, groups
@@ -54,10 +46,9 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArgumen
     const T magnitude = magnitude_of<T>(p.e.largest[g]);
     const bool finite = magnitude == magnitude;
     const Iteration iteration = p.state[g].iteration();
-    const bool unit = kKind == MatrixKind::kSymmetric && p.state[g].indefinite;
-    const Eigenpairs<T> out{unit ? T(0) : large_shift(p, kKind, g),
+    const Eigenpairs<T> out{large_shift(p, kKind, g),
                             matrix_scale(kKind, magnitude),
-                            unit,
+                            false,
                             !(finite && iteration.converged),
                             p.e.values + g * n,
                             p.e.vectors + g * n * n};
@@ -76,7 +67,7 @@ void eigh_large(const Eigenproblem<T>& e, void* work, Stream& stream) {
   stream.zero(p.a, p.a_size());
   cholesky_large<T, kKind>(p, stream);
   jacobi_large(p, stream);
-  stream.launch(large_norms_kernel<T, kKind>, row_warps(e.n, e.groups), p);
+  stream.launch(large_norms_kernel<T>, row_warps(e.n, e.groups), p);
   stream.launch(large_sort_kernel<T, kKind>, row_warps(e.n, e.groups), p);
 }
 

@@ -6,8 +6,8 @@
 // added to the matrix first and subtracted from the eigenvalues at the end; eigenvectors do not
 // change. The shift is small (small_shift). If Cholesky then finds a pivot of at most a quarter of
 // the shift, the matrix counts as indefinite. It is decomposed again with a shift that exceeds the
-// magnitudes of all eigenvalues, and then its eigenvalues are computed from the eigenvectors
-// (refine_eigenpair).
+// magnitudes of all eigenvalues. The results of kSymmetric are refined later
+// (eigh_refinement.cuh).
 #pragma once
 
 #include <type_traits>
@@ -142,15 +142,8 @@ __device__ __forceinline__ void decompose_group(const SharedMatrix<T>& a, const 
     Team::sync();
   }
   const auto row_of = [&](int i) { return a.row[i]; };
-  const bool indefinite = kKind == MatrixKind::kSymmetric && shift > small_shift<T>(p.n);
-  if (indefinite) {
-    for (int j = Team::thread() / kWarp; j < p.n; j += Team::threads() / kWarp)
-      refine_eigenpair(a.s + j * a.pitch, a.norm + j, p.k + g * size, scale(), p.n, row_of);
-    Team::sync();
-  }
   const Eigenpairs<T> out{
-      indefinite ? T(0) : shift, scale(), indefinite, !iteration.converged, p.values + g * p.n,
-      p.vectors + g * size};
+      shift, scale(), false, !iteration.converged, p.values + g * p.n, p.vectors + g * size};
   for (int j = Team::thread() / kWarp; j < p.n; j += Team::threads() / kWarp)
     write_eigenpair(a.s + j * a.pitch, a.norm, p.n, j, out, row_of);
   if (p.info && Team::thread() == 0) p.info[g] = info_of(finite, iteration);

@@ -281,38 +281,8 @@ __device__ int position_of(const T* norm,  // [n]
   return warp_sum(before);
 }
 
-// Replaces a column a by the unit vector u = a / ‖a‖, and ‖a‖² by the Rayleigh quotient
-// uᵀ (scale K) u. If the shift is large, ‖a‖² − shift is inaccurate, because the rounding errors of
-// ‖a‖² grow with the shift. The error of the Rayleigh quotient is the square of the error of u. A
-// warp does this together. Row i of the column is row row_of(i) of K. Work: 2 n² flop; reads n²/2
-// values of K.
-template <typename T, typename Index, typename RowOf>
-__device__ __forceinline__ void refine_eigenpair(T* column,   // [n]
-                                                 T* norm,     // [1]
-                                                 const T* k,  // [n, n], the lower triangle is read
-                                                 T scale, Index n, const RowOf& row_of) {
-  const Index lane = threadIdx.x % kWarp;
-  const T inverse = T(1) / sqrt(*norm);
-  for (Index i = lane; i < n; i += kWarp) column[i] *= inverse;
-  __syncwarp();
-  double quotient = 0;  // a sum of n terms one after another would lose digits in float
-  for (Index i = 0; i < n; ++i) {
-    const int64_t row = row_of(i);
-    T dot = 0;
-    for (Index l = lane; l < n; l += kWarp) {
-      const int64_t other = row_of(l);
-      const T weight = other < row ? T(2) : T(1);  // K_il and K_li
-      if (other <= row) dot += weight * (scale * k[row * n + other]) * column[l];
-    }
-    quotient += static_cast<double>(column[i] * dot);
-  }
-  const T square = squared_norm(column, n);
-  quotient = warp_sum(quotient);
-  if (lane == 0) *norm = static_cast<T>(quotient / static_cast<double>(square));
-}
-
-// Where the eigenpairs of one matrix are written, and how. λ is (‖a‖² − shift) / scale. After
-// refine_eigenpair the columns are unit vectors (`unit`), and the shift is 0. All results are NaN
+// Where the eigenpairs of one matrix are written, and how. λ is (‖a‖² − shift) / scale. If the
+// columns are unit vectors (`unit`), scale λ + shift is given instead of ‖a‖². All results are NaN
 // if `failed`.
 template <typename T>
 struct Eigenpairs {
@@ -326,7 +296,7 @@ struct Eigenpairs {
 // this together. Row i of the column is row row_of(i) of the matrix.
 template <typename T, typename Index, typename RowOf>
 __device__ __forceinline__ void write_eigenpair(const T* column,  // [n]
-                                                const T* norm,  // [n]: ‖a‖², or Rayleigh quotients
+                                                const T* norm,    // [n]: ‖a‖², or scale λ + shift
                                                 Index n, Index j, const Eigenpairs<T>& out,
                                                 const RowOf& row_of) {
   const Index place = out.failed ? j : n - 1 - position_of(norm, n, j);  // NaNs cannot be sorted

@@ -53,10 +53,11 @@ struct Tile {
 };
 
 // An operand: value (i, k) is p[i stride + k] (kDepthContiguous) or p[k stride + i]; it is zero for
-// i >= count and k >= depth. Values are multiplied by `scale` on the way to shared memory.
-template <typename T, bool kDepthContiguous>
+// i >= count and k >= depth. Values are converted to T and multiplied by `scale` on the way to
+// shared memory.
+template <typename T, bool kDepthContiguous, typename Source = T>
 struct Operand {
-  const T* __restrict__ p;
+  const Source* __restrict__ p;
   int64_t count, depth, stride;
   T scale;
 
@@ -78,12 +79,12 @@ struct Operand {
   __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&values)[kThreadTile]) const {
     const int rows = static_cast<int>(at_most(count - row0, Tile<kThreadTile>::kSize));
     const int ks = static_cast<int>(at_most(depth - k0, kTileDepth));
-    const T* const corner = kDepthContiguous ? p + row0 * stride + k0 : p + k0 * stride + row0;
+    const Source* const corner = kDepthContiguous ? p + row0 * stride + k0 : p + k0 * stride + row0;
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) {
       const auto [i, k] = place<kThreadTile>(e);
       const int64_t at = kDepthContiguous ? i * stride + k : k * stride + i;
-      values[e] = i < rows && k < ks ? scale * corner[at] : T(0);
+      values[e] = i < rows && k < ks ? scale * static_cast<T>(corner[at]) : T(0);
     }
   }
 

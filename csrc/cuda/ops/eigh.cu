@@ -1,6 +1,6 @@
 // eigh: symmetric eigendecomposition.
 #include "cuda/launchers.h"
-#include "cuda/linalg/eigh.cuh"
+#include "cuda/linalg/eigh_refinement.cuh"
 
 namespace mige::cuda {
 namespace {
@@ -9,6 +9,7 @@ template <typename T>
 struct Layout : Workspace {
   EighArguments<T> p;
   Key<T>* largest = take<Key<T>>(p.groups);
+  char* refinement = take<char>(refine_eigenpairs_work<T>({p, largest}));
   char* solver = take<char>(eigendecompose_work<T>(p.groups, p.n));
 };
 
@@ -24,9 +25,11 @@ int eigh(const EighArguments<T>& p, void* work, void* cuda_stream) {
   if (p.groups == 0) return 0;
   Stream stream(cuda_stream);
   const Layout<T> at{Workspace(work), p};
+  const Eigenproblem<T> e{p, at.largest};
   stream.zero(at.largest, p.groups);
   add_magnitudes(p.k, p.groups, int64_t(p.n) * p.n, p.n, at.largest, stream);
-  eigendecompose<T, MatrixKind::kSymmetric>({p, at.largest}, at.solver, stream);
+  eigendecompose<T, MatrixKind::kSymmetric>(e, at.solver, stream);
+  refine_eigenpairs(e, at.refinement, stream);
   return stream.status();
 }
 
