@@ -28,7 +28,7 @@ class Bounds:
     def report(self, *, markdown: bool = False) -> list[str]:
         """Print the table, if it has rows, and return the names of the missed bounds."""
         if self.rows:
-            header = ("what", "measured", "bound", "")
+            header = ("quantity", "measured", "bound", "result")
             print_table("Bounds", header, self.rows, markdown=markdown)
         return [row[0] for row in self.rows if row[3] != "ok"]
 

@@ -1,9 +1,9 @@
-"""InfoMax on several processes, which train one encoder on one global batch.
+"""InfoMax on several processes, which train one encoder on one common batch.
 
     torchrun --nproc-per-node 2 docs/examples/ddp.py
 
-Every process draws its own inputs. With ``group=``, the mutual information is that of the inputs of
-all processes. A step is therefore the same as that of a single process with the whole batch.
+Every process draws its own inputs. With ``group=``, the inputs of all processes form one batch. A
+step is therefore the same as the step of a single process with the whole batch.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import mige_ext as mige
 
 
 def main() -> None:
-    """Trains an encoder of 32 inputs to 4 codes."""
+    """Trains an encoder with 32 inputs and a code of 4 values."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20, help="Training steps.")
     parser.add_argument("--samples", type=int, default=128, help="Samples per process.")
     parser.add_argument(
-        "--landmarks", type=int, help="Landmarks to use instead of gathering samples."
+        "--landmarks", type=int, help="Number of landmarks, which replace the gathered samples."
     )
     options = parser.parse_args()
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Ascends the mutual information of inputs and codes."""
+    """Maximizes the mutual information of inputs and codes."""
     torch.manual_seed(0)  # the same encoder on every rank
     encoder = torch.nn.Sequential(
         torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4), torch.nn.BatchNorm1d(4)
@@ -56,7 +56,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
         optimizer.zero_grad()
         (-information).backward()
         optimizer.step()
-        if dist.get_rank() == 0:  # only the gradient of a surrogate means something
+        if dist.get_rank() == 0:  # the value means nothing, only its gradient does
             print(f"step {step}  loss {-information.item():.4f}", flush=True)
 
 
