@@ -289,13 +289,13 @@ METHODS = {
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
     "leace": Method("LEACE"),  # this method and those without a penalty are in MODELS
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
-    "entropy": Method("entropy of z", (0.0025, 0.005, 0.01, 0.02), always(entropy)),
+    "entropy": Method("entropy of z", (0.01, 0.02, 0.04, 0.08), always(entropy)),
     "vib": Method("VIB", (0.003, 0.01, 0.03, 0.1)),
     "vib-mean": Method("VIB, mean", (0.03, 0.1, 0.3, 1.0)),
-    "squared-norm": Method("squared norm", (0.03, 0.1, 0.3, 1.0)),
-    "center": Method("center loss", (0.1, 0.3, 1.0, 3.0), always(center)),
-    "label-smoothing": Method("label smoothing", (0.1, 0.3, 1.0, 3.0)),
-    "dropout": Method("dropout", (0.1, 0.3, 1.0, 3.0)),
+    "squared-norm": Method("squared norm", (1.0, 10.0, 100.0, 1000.0)),
+    "center": Method("center loss", (1.0, 10.0, 100.0, 1000.0), always(center)),
+    "label-smoothing": Method("label smoothing", (3.0, 10.0, 30.0, 100.0)),
+    "dropout": Method("dropout", (0.3, 1.0, 3.0, 10.0)),
 }
 #: Models of the methods that change the network, its loss or its codes.
 MODELS: dict[str, type[Model]] = {

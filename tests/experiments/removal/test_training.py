@@ -36,6 +36,8 @@ def test_methods_start_alike_and_see_the_same_batches(digits: Images) -> None:
         if name not in OTHER_LAYERS
     }
     for method, model in models.items():
+        if method == "dropout":  # its further layers have no weights, and change the names
+            model = dict(zip(models["none"], model.values(), strict=True))
         for name, value in models["none"].items():
             if not (method == "leace" and name.startswith("head")):  # trained anew
                 torch.testing.assert_close(model[name], value)
