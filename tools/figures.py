@@ -75,12 +75,15 @@ def draw_bottleneck_tests() -> Figure:
     return bottleneck.draw_tests([row for row in rows if row.epochs == 8], published=True)
 
 
-def draw_removal(data: str, nuisance: str) -> Figure:
-    """The trade-off of every method, and the tests at the β that a search with seed 0 chose."""
-    every = read("removal", removal.Result)
+def draw_removal(data: str, nuisance: str, *, blind: bool = False) -> Figure:
+    """The trade-off of every method, and the tests at the β that a search with seed 0 chose.
+
+    With ``blind``, the runs are those whose β was chosen without the nuisance.
+    """
+    every = read("removal-blind" if blind else "removal", removal.Result)
     rows = [row for row in every if (row.data, row.nuisance) == (data, nuisance)]
     search = [row for row in rows if row.seed == 0]
-    choice = {row.method: choose_beta(search, row.method) for row in search}
+    choice = {row.method: choose_beta(search, row.method, blind=blind) for row in search}
     return removal.draw(rows, [row for row in rows if row.beta == choice[row.method]], MARGIN)
 
 

@@ -65,11 +65,11 @@ def _experiment(name: str, key: str, seed: int) -> Mapping[str, float]:
     for beta in EXPERIMENT[method].strengths[1:3] or (0.0,):
         trainer, _ = train(Trainer, problem, Run(method, beta, seed), settings)
         model = trainer.model.eval()
-        accuracy, leak = measure(model, problem, "validation", settings, seed)
-        lost = max(0.0, _accuracy_without(name, seed) - ACCURACY_LOSS - accuracy)
+        predicted, leak = measure(model, problem, "validation", settings, seed)
+        lost = max(0.0, _accuracy_without(name, seed) - ACCURACY_LOSS - predicted.accuracy)
         found.append((lost, leak.nats, measure(model, problem, "test", settings, seed)))
-    accuracy, leak = min(found, key=lambda run: run[:2])[2]
-    return {"leak, nats": leak.nats, "accuracy, %": 100 * accuracy}
+    predicted, leak = min(found, key=lambda run: run[:2])[2]
+    return {"leak, nats": leak.nats, "accuracy, %": 100 * predicted.accuracy}
 
 
 @cache
@@ -77,7 +77,7 @@ def _accuracy_without(name: str, seed: int) -> float:
     """Validation accuracy without a penalty."""
     problem, settings = _problem(name), _settings(name)
     trainer, _ = train(Trainer, problem, Run("none", 0.0, seed), settings)
-    return measure(trainer.model.eval(), problem, "validation", settings, seed)[0]
+    return measure(trainer.model.eval(), problem, "validation", settings, seed)[0].accuracy
 
 
 # --- a table whose nuisance is a number or a category ---------------------------------------------

@@ -7,6 +7,8 @@ remains (``mige_ext.audit``).
 
 * β is chosen on the validation part, among the values that cost at most half a point of accuracy.
   The value with the least leak is chosen. If every value costs more, the most accurate is chosen.
+* With ``--choice blind`` the largest of these values is chosen, and the search measures no leak.
+  This choice needs no s, like the methods in ``removal/blind.py``.
 * All methods have grids of the same size. With ``--extend``, a grid grows beyond its end if the end
   was chosen. The rule is the same for all methods.
 
@@ -14,8 +16,9 @@ remains (``mige_ext.audit``).
 ``mige_ext.information`` has the recipe for an encoder of your own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,7 +35,14 @@ from mige_ext.experiments.data.table_files import TABLES
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.nuisances import Images, People, Problem, Structural
 from mige_ext.experiments.removal.report import Result, draw, draw_curves, format_table
-from mige_ext.experiments.removal.training import Epoch, Model, Settings, Trainer, measure
+from mige_ext.experiments.removal.training import (
+    Epoch,
+    Settings,
+    Trainer,
+    encode,
+    make_model,
+    measure,
+)
 
 #: Accuracy that removal may cost.
 MARGIN = 0.005
@@ -63,6 +73,7 @@ class Removals(Comparison):
     result_type, trainer_type = Result, Trainer
     quick_values, recorded = slice(2, 3), ("extend",)
     progress: ClassVar = {"accuracy": "accuracy"}
+    all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0, "shifted_accuracy": 0.0})
     problem: Problem
 
     def load_problem(self) -> Problem:
@@ -112,13 +123,17 @@ class Removals(Comparison):
         """Save and attack an encoder."""
         model = trainer.model.eval()
         self.save(run, model=model.state_dict())
-        accuracy, leak = measure(model, self.problem, "validation", self.settings, run.seed)
+        known: dict[str, Any] = {}
+        if self.settings.choice == "blind":
+            _, predicted = encode(model, self.problem, "validation", run.seed + 1)
+        else:
+            predicted, leak = measure(model, self.problem, "validation", self.settings, run.seed)
+            known = {"val_leak_nats": leak.nats, "val_leak_score": leak.score}
+            known |= {"attacker": leak.attacker}
         result = self.result(
             run,
-            val_accuracy=accuracy,
-            val_leak_nats=leak.nats,
-            val_leak_score=leak.score,
-            attacker=leak.attacker,
+            val_accuracy=predicted.accuracy,
+            **known,
             ms_per_step=1000 * sum(row.seconds for row in rows) / self.settings.steps,
         )
         return [result]
@@ -126,16 +141,18 @@ class Removals(Comparison):
     def choose(self) -> dict[str, float]:
         """β of each method, by the validation results."""
         rows = self.results_of(self.search_runs)
-        return {method: choose_beta(rows, method) for method in self.values}
+        blind = self.settings.choice == "blind"
+        return {method: choose_beta(rows, method, blind=blind) for method in self.values}
 
     def test(self, run: Run, rows: Sequence[Result]) -> list[dict[str, Any]]:
         """The accuracy and the leak on the test part."""
-        model = Model(self.problem, self.settings, run.method).to(self.device)
+        model = make_model(self.problem, self.settings, run)
         model.load_state_dict(self.load(run)["model"])
-        accuracy, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
+        predicted, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
         known: dict[str, Any] = {"leak_nats": leak.nats, "leak_error": leak.standard_error}
         known |= {"leak_score": leak.score, "attacker": leak.attacker}
-        return [{"accuracy": accuracy, **known}]
+        known |= {"accuracy": predicted.accuracy}
+        return [{"shifted_accuracy": predicted.shifted_accuracy, **known}]
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
         """The trade-off between accuracy and leak, and learning curves."""
@@ -149,21 +166,27 @@ class Removals(Comparison):
 
     def summary(self) -> str:
         """The conditions of the test, and its table."""
+        chosen = "the largest" if self.settings.choice == "blind" else "the least leak"
         return (
             f"{self.settings.data}, {self.settings.nuisance}{self._given()}: test data, "
             f"{spread_of(self.options.seeds)}.\n"
-            "β is chosen on the validation data: the least leak within "
+            f"β is chosen on the validation data: {chosen} within "
             f"{100 * MARGIN:g} points of the accuracy\nwithout removal.\n\n"
             f"{format_table(self.tested)}"
         )
 
 
-def choose_beta(rows: Sequence[Result], method: str) -> float:
+def choose_beta(rows: Sequence[Result], method: str, *, blind: bool = False) -> float:
     """The β with the least leak whose accuracy is at most ``MARGIN`` below that of "none".
 
     Leak and accuracy are those on the validation part. If no β is that accurate, the most accurate
     β is chosen. Of equal values, the largest β is chosen. A β with a diverged run is left out, see
     ``without_divergence``.
+
+    Args:
+        rows: Results of all runs of the search.
+        method: Method whose β is chosen.
+        blind: Whether to choose the largest β that is accurate enough, in place of the least leak.
     """
     whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
     least = np.mean(whole) - MARGIN if whole else 0.0
@@ -172,7 +195,8 @@ def choose_beta(rows: Sequence[Result], method: str) -> float:
         accuracy = float(np.mean([row.val_accuracy for row in grid[beta]]))
         if accuracy < least:
             return True, -accuracy, -beta
-        return False, float(np.mean([row.val_leak_nats for row in grid[beta]])), -beta
+        leak = 0.0 if blind else float(np.mean([row.val_leak_nats for row in grid[beta]]))
+        return False, leak, -beta
 
     grid = without_divergence([row for row in rows if row.method == method])
     return min(grid, key=order)

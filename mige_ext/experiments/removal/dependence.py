@@ -30,10 +30,17 @@ def hsic_whitened(z: Tensor, batch: Batch) -> Tensor:
 
 def hsic_whitened_center(z: Tensor, batch: Batch) -> Tensor:
     """``hsic_whitened``, plus the fraction of the variance of z that is within the classes."""
-    alike = (batch.label[:, None] == batch.label).to(z.dtype)
+    return hsic_whitened(z, batch) + CENTER_WEIGHT * within_classes(z, batch.label)
+
+
+def within_classes(z: Tensor, label: Tensor) -> Tensor:
+    """E‖z − m(label)‖² / d, with the mean m(label) of the samples with this label.
+
+    Under BatchNorm it is the fraction of the variance of z that is within the classes.
+    """
+    alike = (label[:, None] == label).to(z.dtype)
     centers = (alike @ z) / alike.sum(1, keepdim=True)
-    within = (z - centers).square().mean()
-    return hsic_whitened(z, batch) + CENTER_WEIGHT * within
+    return (z - centers).square().mean()
 
 
 def distance_correlation(z: Tensor, batch: Batch) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mige_ext.experiments.common.methods import descend
+from mige_ext.experiments.common.training import seeded
+from mige_ext.experiments.removal.models import Model
+from mige_ext.experiments.removal.nuisances import Problem
 
 
 class Eraser(nn.Module):
@@ -55,6 +58,30 @@ class Eraser(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Erase: (N, d) -> (N, d)."""
         return z - (z - self.mean) @ self.erased.mT
+
+
+class ErasedModel(Model):
+    """A model whose encoder ends with an eraser, which is fitted after the training."""
+
+    def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
+        """The encoder and its eraser."""
+        return super().layers(inputs, hidden, latent).append(Eraser(latent))
+
+    def finish(self, problem: Problem, settings: Any, seed: int) -> None:
+        """Fit the eraser to training codes, and train the head anew on the erased codes."""
+        eraser = self.encoder[-1]
+        assert isinstance(eraser, Eraser)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(problem.count("train"), generator=generator)[: settings.codes]
+        self.eval()
+        with torch.no_grad():
+            drawn = [problem.draw("train", chunk, generator) for chunk in rows.split(2000)]
+            z = torch.cat([self.encoder(batch.x) for batch in drawn])
+            eraser.fit(z, torch.cat([batch.s for batch in drawn]))
+            z = eraser(z)
+        with seeded(seed, problem.device):
+            train_head(self.head, z, torch.cat([batch.label for batch in drawn]), settings)
+        self.train()
 
 
 def train_head(head: nn.Module, z: Tensor, label: Tensor, settings: Any) -> None:

@@ -9,6 +9,7 @@ It returns a scalar.
   Tikhonov and of a Gaussian are controls. A categorical s is passed as its class; the other
   penalties take it as numbers.
 * **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
+  ``removal/blind.py`` has it and the other methods that never see s.
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
   al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
   directions of little variance. A center loss (Wen et al., 2016) reduces the variation within each
@@ -34,6 +35,16 @@ from torch.nn import functional as F
 import mige_ext as mige
 from mige_ext.bounds import JointCritic, mine
 from mige_ext.experiments.common.methods import Learner, Method, always, descend, perceptron
+from mige_ext.experiments.removal.blind import (
+    VIB,
+    Dropout,
+    LabelSmoothing,
+    SquaredNorm,
+    VIBMean,
+    center,
+    contraction,
+    entropy,
+)
 from mige_ext.experiments.removal.dependence import (
     distance_correlation,
     group_discrepancy,
@@ -41,6 +52,8 @@ from mige_ext.experiments.removal.dependence import (
     hsic_whitened,
     hsic_whitened_center,
 )
+from mige_ext.experiments.removal.erasure import ErasedModel
+from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.nuisances import Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
@@ -66,11 +79,6 @@ def information_gradient(
         return mige.mutual_information(s, z, estimator=estimator, marginal=marginal, given=given)
 
     return penalty
-
-
-def contraction(z: Tensor, batch: Batch) -> Tensor:
-    """Minus the negentropy of z. It does not use s."""
-    return -mige.negentropy(z)
 
 
 # Learners
@@ -279,8 +287,22 @@ METHODS = {
     "mmd": Method("MMD between groups", (1.0, 3.0, 10.0, 30.0), always(group_discrepancy)),
     "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
-    "leace": Method("LEACE"),  # after training, see POST_HOC
+    "leace": Method("LEACE"),  # this method and those without a penalty are in MODELS
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
+    "entropy": Method("entropy of z", (0.01, 0.02, 0.04, 0.08), always(entropy)),
+    "vib": Method("VIB", (0.003, 0.01, 0.03, 0.1)),
+    "vib-mean": Method("VIB, mean", (0.03, 0.1, 0.3, 1.0)),
+    "squared-norm": Method("squared norm", (1.0, 10.0, 100.0, 1000.0)),
+    "center": Method("center loss", (1.0, 10.0, 100.0, 1000.0), always(center)),
+    "label-smoothing": Method("label smoothing", (3.0, 10.0, 30.0, 100.0)),
+    "dropout": Method("dropout", (0.3, 1.0, 3.0, 10.0)),
 }
-#: Methods that change the codes of the trained encoder, and train a new head on them.
-POST_HOC = ("leace",)
+#: Models of the methods that change the network, its loss or its codes.
+MODELS: dict[str, type[Model]] = {
+    "leace": ErasedModel,
+    "vib": VIB,
+    "vib-mean": VIBMean,
+    "squared-norm": SquaredNorm,
+    "label-smoothing": LabelSmoothing,
+    "dropout": Dropout,
+}

@@ -31,9 +31,10 @@ class Result(Row):
     beta: float
     seed: int
     val_accuracy: float  # fraction of right labels on the validation part
-    val_leak_nats: float  # lower bound of I(z; s) there, by the strongest attacker
+    val_leak_nats: float  # lower bound of I(z; s) there; NaN if β is chosen without s
     val_leak_score: float  # R² of s there; accuracy above chance if s is categorical
-    accuracy: float  # this and the next three are those on the test part; NaN before the test
+    accuracy: float  # this and the next four are those on the test part; NaN before the test
+    shifted_accuracy: float  # least accuracy within a bin or class of s; NaN in older results
     leak_nats: float
     leak_error: float  # standard error of leak_nats over the test rows
     leak_score: float
@@ -46,6 +47,7 @@ def format_table(tested: Sequence[Result]) -> str:
     attacker = "strongest attacker"
     columns = {
         "accuracy, %": tables.percent_cell("accuracy", 2),
+        "if s\nshifts, %": tables.percent_cell("shifted_accuracy", 1),
         "leak, nats": lambda rows: tables.format_mean(
             [row.leak_nats for row in tables.finished(rows)], 3
         ),
@@ -64,6 +66,8 @@ def score_name(results: Sequence[Result]) -> str:
 def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> Figure:
     """Accuracy against leak: a curve through the β of each method, and the final runs on test data.
 
+    If β was chosen without s, the validation leaks are NaN, and the curves show accuracy against β.
+
     Args:
         results: Results of all runs.
         tested: Results of the final runs.
@@ -71,10 +75,11 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     """
     fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.6, 3.4))
     shown, final = -math.inf, by_method(tested)
+    measured = any(not math.isnan(row.val_leak_nats) for row in results)
     for method, rows in by_method(results).items():
         label = METHODS[method].label
         style = {"label": label, "color": plots.PALETTE[label], "marker": "o", "markersize": 4}
-        curve = _means_of_the_grid(rows)
+        curve = _means_of_the_grid(rows, "val_leak_nats" if measured else "beta")
         left.plot(*zip(*curve, strict=True), **style)
         if method == "none":
             left.axhline(curve[0][1] - 100 * margin, color="#999999", linestyle=":")
@@ -89,7 +94,11 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     if left.get_ylim()[0] < shown:
         best = max(100 * row.val_accuracy for row in results if not row.diverged)
         left.set_ylim(shown, best + 0.05 * (best - shown))
-    left.set(title="every β, validation", ylabel="accuracy, %", xlabel="leak, nats")
+    left.set(title="every β, validation", ylabel="accuracy, %")
+    if measured:
+        left.set(xlabel="leak, nats")
+    else:
+        left.set(xlabel="β", xscale="log")
     middle.set(title="the chosen β, test", xlabel="leak, nats")
     right.set(title="the chosen β, test", xlabel=f"leak, {score_name(results)}")
     plots.legend(fig, columns=5)
@@ -125,13 +134,13 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
     return fig
 
 
-def _means_of_the_grid(rows: Sequence[Result]) -> list[tuple[float, float]]:
-    """Mean leak in nats and accuracy in % for each β, over the seeds of all β of a method."""
+def _means_of_the_grid(rows: Sequence[Result], column: str) -> list[tuple[float, float]]:
+    """Means of a column and of accuracy in % for each β, over the seeds of all β of a method."""
     grid = by_value(rows).values()
     shared = set.intersection(*({row.seed for row in of_beta} for of_beta in grid))
     means = []
     for of_beta in grid:
         of = [row for row in of_beta if row.seed in shared]
-        leak = float(np.mean([row.val_leak_nats for row in of]))
-        means.append((leak, 100 * float(np.mean([row.val_accuracy for row in of]))))
+        at = float(np.mean([getattr(row, column) for row in of]))
+        means.append((at, 100 * float(np.mean([row.val_accuracy for row in of]))))
     return means

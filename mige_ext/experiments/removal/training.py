@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mige_ext.audit import Leakage, leakage
-from mige_ext.experiments.common.methods import descend, perceptron
+from mige_ext.experiments.common.methods import descend
 from mige_ext.experiments.common.options import Checked, data_option, fixed, option
-from mige_ext.experiments.common.runs import Row
+from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.training import DivergedError, seeded
 from mige_ext.experiments.common.training import Trainer as CommonTrainer
 from mige_ext.experiments.data import tables
 from mige_ext.experiments.data.table_files import TABLES
-from mige_ext.experiments.removal.erasure import Eraser, train_head
-from mige_ext.experiments.removal.methods import METHODS, POST_HOC
+from mige_ext.experiments.removal.methods import METHODS, MODELS
+from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
 
 EPOCH = 100  # steps between checkpoints and measurements
+LEAST_GROUP = 0.02  # least fraction of the rows whose accuracy counts for the shifted accuracy
 EPOCH_ROWS = 2000  # rows of the validation part on which an epoch is measured
 
 
@@ -31,6 +32,30 @@ class Codes(NamedTuple):
     z: Tensor  # (N, d)
     s: Tensor  # (N, k) float32, or (N,) int64 if it is categorical
     label: Tensor  # (N,) int64
+
+
+class Predictions(NamedTuple):
+    """Which labels of N rows were predicted, and the rows' groups."""
+
+    right: Tensor  # (N,) bool
+    group: Tensor  # (N,) int64, the bin or class of s
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of right labels."""
+        return self.right.double().mean().item()
+
+    @property
+    def shifted_accuracy(self) -> float:
+        """Least accuracy within a bin or class of s, the worst case if s shifts.
+
+        If only the distribution of s changes, the accuracy becomes another weighted mean of these
+        accuracies. Groups with less than ``LEAST_GROUP`` of the rows are left out.
+        """
+        counts = self.group.bincount()
+        rights = self.group.bincount(self.right.double())
+        kept = counts >= max(1.0, LEAST_GROUP * len(self.group))
+        return (rights[kept] / counts[kept]).min().item()
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,13 @@ class Settings(Checked):
         "What is known beside z. With label, z may reveal what the label reveals about s: MIGE "
         "penalizes I(s; z | label), and the leak is measured within the labels",
         choices=("none", "label"),
+    )
+    choice: str = option(
+        "leak",
+        "Choice of β among the values that are accurate enough. With leak it is the value with the "
+        "least leak. With blind it is the largest value, and the search measures no leak, because "
+        "a user without s cannot measure one",
+        choices=("leak", "blind"),
     )
     steps: int = option(800, "Training steps.", least=1, shown="800; --quick: 200")
     batch: int = option(256, "Rows in a step, the samples of a score.", least=8)
@@ -93,37 +125,9 @@ class Epoch(Row):
     seconds: float = field(compare=False)  # training time, without the measurement
 
 
-class Model(nn.Module):
-    """Encoder of two hidden layers, z under BatchNorm without affine part, and a head on z.
-
-    With a method of ``POST_HOC`` the encoder ends with an eraser.
-    """
-
-    def __init__(self, problem: Problem, settings: Settings, method: str) -> None:
-        super().__init__()
-        hidden, latent = settings.hidden, settings.latent
-        self.encoder = perceptron(problem.inputs, hidden, hidden // 2, latent)
-        self.encoder.append(nn.BatchNorm1d(latent, affine=False))
-        self.head = perceptron(latent, 64, problem.classes)
-        if method in POST_HOC:
-            self.encoder.append(Eraser(latent))
-
-    def finish(self, problem: Problem, settings: Settings, seed: int) -> None:
-        """Fit the eraser, if there is one, to training codes, and train the head anew on them."""
-        eraser = self.encoder[-1]
-        if not isinstance(eraser, Eraser):
-            return
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(problem.count("train"), generator=generator)[: settings.codes]
-        self.eval()
-        with torch.no_grad():
-            drawn = [problem.draw("train", chunk, generator) for chunk in rows.split(2000)]
-            z = torch.cat([self.encoder(batch.x) for batch in drawn])
-            eraser.fit(z, torch.cat([batch.s for batch in drawn]))
-            z = eraser(z)
-        with seeded(seed, problem.device):
-            train_head(self.head, z, torch.cat([batch.label for batch in drawn]), settings)
-        self.train()
+def make_model(problem: Problem, settings: Settings, run: Run) -> Model:
+    """The model of a run, with initial weights."""
+    return MODELS.get(run.method, Model)(problem, settings, run.value).to(problem.device)
 
 
 class Trainer(CommonTrainer):
@@ -139,7 +143,7 @@ class Trainer(CommonTrainer):
     def setup(self) -> None:
         """Make the model before the weights of the penalty."""
         problem, settings, self.generator = self.problem, self.settings, self.random.order
-        self.model = Model(problem, settings, self.run.method).to(problem.device)
+        self.model = make_model(problem, settings, self.run)
         method = METHODS[self.run.method]
         self.penalty = method.build(problem.device, problem, settings.latent)
         self.optimizer = torch.optim.Adam(
@@ -161,13 +165,12 @@ class Trainer(CommonTrainer):
         """Descend the cross-entropy of the label plus β times the penalty."""
         batch = self.problem.draw("train", rows, self.generator)
         z = self.model.encoder(batch.x)
-        loss = cross_entropy = F.cross_entropy(self.model.head(z), batch.label)
+        cross_entropy = F.cross_entropy(self.model.head(z), batch.label)
         noise = torch.randn(batch.s.shape, generator=self.generator).to(self.problem.device)
-        if self.penalty is not None:
-            noisy = batch._replace(s=batch.s + self.settings.noise * noise)
-            ramp = min((self.schedule.last_epoch + 1) / self.settings.ramp, 1)
-            loss = loss + self.run.value * ramp * self.penalty(z, noisy)
-        descend(self.optimizer, loss)
+        noisy = batch._replace(s=batch.s + self.settings.noise * noise)
+        ramp = min((self.schedule.last_epoch + 1) / self.settings.ramp, 1)
+        penalty = self.model.penalty if self.penalty is None else self.penalty
+        descend(self.optimizer, cross_entropy + self.run.value * ramp * penalty(z, noisy))
         self.schedule.step()
         return {"cross_entropy": cross_entropy.detach()}
 
@@ -175,56 +178,61 @@ class Trainer(CommonTrainer):
         """Measure the accuracy on part of the validation part; finish after the last step."""
         if self.schedule.last_epoch == self.settings.steps:
             self.model.finish(self.problem, self.settings, self.run.seed)
-        _, accuracy = encode(
+        _, predicted = encode(
             self.model.eval(), self.problem, "validation", self.run.seed, EPOCH_ROWS
         )
         self.model.train()
-        return {"step": self.schedule.last_epoch, "accuracy": accuracy}
+        return {"step": self.schedule.last_epoch, "accuracy": predicted.accuracy}
 
 
 @torch.no_grad()
 def encode(
     model: Model, problem: Problem, part: str, seed: int, limit: int | None = None
-) -> tuple[Codes, float]:
+) -> tuple[Codes, Predictions]:
     """Encode a part of the data.
 
     Args:
         model: Trained model, in evaluation mode.
         problem: Data.
         part: Part of the data.
-        seed: Seed of the nuisances and of the choice of rows.
+        seed: Seed of the nuisances, of the choice of rows, and of codes that are drawn.
         limit: Largest number of rows; None takes all.
 
     Returns:
-        The codes with their nuisances, and the accuracy of the labels.
+        The codes with their nuisances, and the predictions of the labels.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(problem.count(part), generator=generator)[:limit]
-    codes, right = [], 0
-    for chunk in rows.split(2000):
-        batch = problem.draw(part, chunk, generator)
-        z = model.encoder(batch.x)
-        right += int((model.head(z).argmax(1) == batch.label).sum())
-        codes.append(Codes(z, batch.bin if problem.categorical else batch.s, batch.label))
-    return Codes(*map(torch.cat, zip(*codes, strict=True))), right / len(rows)
+    codes, predictions = [], []
+    with seeded(seed, problem.device):
+        for chunk in rows.split(2000):
+            batch = problem.draw(part, chunk, generator)
+            z = model.encoder(batch.x)
+            right = model.head(z).argmax(1) == batch.label
+            codes.append(Codes(z, batch.bin if problem.categorical else batch.s, batch.label))
+            predictions.append(Predictions(right, batch.bin))
+    return (
+        Codes(*map(torch.cat, zip(*codes, strict=True))),
+        Predictions(*map(torch.cat, zip(*predictions, strict=True))),
+    )
 
 
 def measure(
     model: Model, problem: Problem, part: str, settings: Settings, seed: int
-) -> tuple[float, Leakage]:
-    """Accuracy and leak on a part that neither the encoder nor the attackers were trained on.
+) -> tuple[Predictions, Leakage]:
+    """Predictions and leak on a part that neither the encoder nor the attackers were trained on.
 
     Raises:
         DivergedError: the codes are not finite.
     """
     limit = settings.test_codes if part == "test" else settings.codes
     train_codes, _ = encode(model, problem, "train", seed, limit)
-    codes, accuracy = encode(model, problem, part, seed + 1)
+    codes, predicted = encode(model, problem, part, seed + 1)
     if not (train_codes.z.isfinite().all() and codes.z.isfinite().all()):
         raise DivergedError(f"the codes of the {part} part are not finite")
     if problem.given_label:
-        return accuracy, within_labels(train_codes, codes, settings, seed)
-    return accuracy, attack(train_codes, codes, settings, seed)
+        return predicted, within_labels(train_codes, codes, settings, seed)
+    return predicted, attack(train_codes, codes, settings, seed)
 
 
 def attack(train: Codes, codes: Codes, settings: Settings, seed: int) -> Leakage:

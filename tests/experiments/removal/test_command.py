@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small
 
 def row(method: str, beta: float, accuracy: float, leak: float) -> Result:
     nan = math.nan
-    return Result("d", "n", method, beta, 0, accuracy, leak, 0.0, nan, nan, nan, nan, "a", 1.0)
+    return Result("d", "n", method, beta, 0, accuracy, leak, 0.0, *5 * (nan,), "a", 1.0)
 
 
 def test_beta_removes_most_within_half_a_point() -> None:
@@ -40,6 +40,21 @@ def test_beta_removes_most_within_half_a_point() -> None:
     assert choose_beta(rows, "hsic") == 2.0
     assert choose_beta(rows, "mine") == 1.0  # none is accurate enough: the most accurate
     assert choose_beta(rows, "none") == 0.0
+
+
+def test_a_blind_choice_is_the_largest_beta_within_half_a_point() -> None:
+    rows = [
+        row("none", 0.0, 0.9, 1.0),
+        row("vib", 1.0, 0.9, 0.1),
+        row("vib", 2.0, 0.896, 0.5),
+        row("vib", 4.0, 0.89, 0.0),
+        row("center", 1.0, 0.7, 0.1),
+        row("center", 2.0, 0.8, 0.3),
+        row("center", 4.0, 0.6, 0.0),
+    ]
+    assert choose_beta(rows, "vib") == 1.0
+    assert choose_beta(rows, "vib", blind=True) == 2.0
+    assert choose_beta(rows, "center", blind=True) == 2.0  # the most accurate
 
 
 OPTIONS = ["--data", "digits", "--method", "mige", "--method", "mine", "--beta", "0.05"]
@@ -192,6 +207,24 @@ def test_mistakes_are_named(options: list[str], message: str, tmp_path: Path) ->
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_blind_choice_measures_no_leak_before_the_test(tmp_path: Path) -> None:
+    options = ["--data", "digits", "--method", "vib", "--beta", "1e-3", "--beta", "1e4"]
+    options += ["--steps", "100", "--seeds", "1", "--codes", "200", "--test-codes", "300"]
+    app = typer.Typer()
+    app.command()(removal)
+    options += ["--choice", "blind", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    assert "the largest within 0.5 points" in result.output
+    rows = read(tmp_path)
+    assert [row["val_leak_nats"] for row in rows] == 3 * [""]
+    tested = [row for row in rows if row["accuracy"]]
+    assert [(row["method"], row["beta"]) for row in tested] == [("none", "0.0"), ("vib", "0.001")]
+    for row in tested:
+        assert 0 <= float(row["shifted_accuracy"]) <= float(row["accuracy"])
+        assert row["leak_nats"] and row["attacker"] != "–"
 
 
 @pytest.mark.thorough

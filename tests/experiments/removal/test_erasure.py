@@ -8,7 +8,7 @@ from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.removal.erasure import Eraser
 from mige_ext.experiments.removal.nuisances import Structural
-from mige_ext.experiments.removal.training import Model, Settings, Trainer
+from mige_ext.experiments.removal.training import Settings, Trainer, make_model
 from tests.experiments.removal.inputs import normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
@@ -70,7 +70,7 @@ def test_a_trained_encoder_is_erased_and_its_head_trained_anew() -> None:
     assert covariance(before / before.std(0), batch.s).norm() > 0.1
     assert covariance(z, batch.s).norm() < 0.2 * covariance(before, batch.s).norm()
     assert rows[-1].accuracy > 0.6  # of two classes
-    loaded = Model(problem, SMALL, "leace")
+    loaded = make_model(problem, SMALL, trainer.run)
     loaded.load_state_dict(model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval().encoder(batch.x), z)

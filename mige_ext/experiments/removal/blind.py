@@ -1,0 +1,134 @@
+"""Methods that never see s: they make z forget what the label does not need.
+
+The penalties take z (N, d) and the ``Batch`` of z, and use at most its label. The models change
+the network or its loss, and their ``penalty`` takes the place of a penalty. ``removal/methods.py``
+has the rows of these methods.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mige_ext as mige
+from mige_ext.experiments.common.methods import perceptron
+from mige_ext.experiments.removal.dependence import within_classes
+from mige_ext.experiments.removal.models import Model
+from mige_ext.experiments.removal.nuisances import Batch
+
+# Penalties on z
+
+
+def contraction(z: Tensor, batch: Batch) -> Tensor:
+    """Minus the negentropy of z: the entropy of z without its Gaussian part."""
+    return -mige.negentropy(z)
+
+
+def entropy(z: Tensor, batch: Batch) -> Tensor:
+    """The entropy H(z) of z with its Gaussian part, the control of ``contraction``."""
+    return mige.entropy(z)
+
+
+def center(z: Tensor, batch: Batch) -> Tensor:
+    """Center loss: the fraction of the variance of z that is within the classes of the label."""
+    return within_classes(z, batch.label)
+
+
+# Models
+
+
+class GaussianCode(nn.Module):
+    """A code that is drawn from N(μ, σ²): (N, 2d), which is μ and the raw σ, -> (N, d).
+
+    σ = softplus(raw − 5) starts near .007 (Alemi et al., 2017).
+
+    Args:
+        published: What the code is in evaluation: a "draw", or the "mean" μ, which has more
+            information about x than the draws that the penalty bounds.
+    """
+
+    #: KL(N(μ, σ²) ‖ N(0, I)) of the last call in nats, a mean over its N codes.
+    divergence: Tensor
+
+    def __init__(self, published: Literal["draw", "mean"]) -> None:
+        super().__init__()
+        self.published = published
+
+    def forward(self, moments: Tensor) -> Tensor:
+        """The codes; draws are from torch's global random generator."""
+        mean, raw = moments.chunk(2, -1)
+        sigma = F.softplus(raw - 5)
+        squares = mean.square() + sigma.square()
+        self.divergence = ((squares - 1) / 2 - sigma.log()).sum(-1).mean()
+        drawn = self.training or self.published == "draw"
+        return mean + sigma * torch.randn_like(mean) if drawn else mean
+
+
+class VIB(Model):
+    """Variational bottleneck: E KL(q(z|x) ‖ N(0, I)) ≥ I(x; z) is the penalty (Alemi et al., 2017).
+
+    The divergence fixes the scale of z, in place of BatchNorm. The published codes, which the
+    attackers get, are draws.
+    """
+
+    published: Literal["draw", "mean"] = "draw"
+
+    def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
+        """The encoder, which ends with a draw."""
+        return perceptron(inputs, *hidden, 2 * latent).append(GaussianCode(self.published))
+
+    def penalty(self, z: Tensor, batch: Batch) -> Tensor:
+        """The divergence of the batch in nats."""
+        code = self.encoder[-1]
+        assert isinstance(code, GaussianCode)
+        return code.divergence
+
+
+class VIBMean(VIB):
+    """``VIB`` whose published codes are the means μ, which are the same each time."""
+
+    published = "mean"
+
+
+class SquaredNorm(Model):
+    """The squared norm of z is the penalty.
+
+    Under BatchNorm this norm would be the same for every encoder, so z has no BatchNorm.
+    """
+
+    def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
+        """The encoder without BatchNorm."""
+        return perceptron(inputs, *hidden, latent)
+
+    def penalty(self, z: Tensor, batch: Batch) -> Tensor:
+        """E‖z‖² / d."""
+        return z.square().mean()
+
+
+class LabelSmoothing(Model):
+    """The cross-entropy of uniform labels is the penalty (Szegedy et al., 2016).
+
+    Up to the factor 1 + β of the loss, the label is then smoothed by ε = β / (1 + β).
+    """
+
+    def penalty(self, z: Tensor, batch: Batch) -> Tensor:
+        """Minus the log-probability of the head in nats, a mean over all classes."""
+        return -self.head(z).log_softmax(-1).mean()
+
+
+class Dropout(Model):
+    """Dropout after each hidden layer of the encoder, with no penalty (Srivastava et al., 2014).
+
+    A step drops a unit with probability β / (1 + β). Each unit is thus multiplied by a random
+    factor of mean 1 and variance β.
+    """
+
+    def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
+        """The encoder, with dropout after each ReLU."""
+        fraction = self.strength / (1 + self.strength)
+        layers = super().layers(inputs, hidden, latent)
+        parts = (
+            [part, nn.Dropout(fraction)] if isinstance(part, nn.ReLU) else [part] for part in layers
+        )
+        return nn.Sequential(*(layer for part in parts for layer in part))

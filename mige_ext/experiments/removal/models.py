@@ -1,0 +1,44 @@
+"""The network of information removal: an encoder, and a head that predicts the label from z."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mige_ext.experiments.common.methods import perceptron
+from mige_ext.experiments.removal.nuisances import Batch, Problem
+
+
+class Model(nn.Module):
+    """Encoder of two hidden layers, z under BatchNorm without affine part, and a head on z.
+
+    A method that changes the network, its loss or its codes is a subclass, see
+    ``methods.MODELS``.
+
+    Args:
+        problem: Data, for the sizes of the first and the last layer.
+        settings: Settings of the experiment, for the sizes of the other layers.
+        strength: β of the method.
+    """
+
+    def __init__(self, problem: Problem, settings: Any, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+        hidden, latent = settings.hidden, settings.latent
+        self.encoder = self.layers(problem.inputs, (hidden, hidden // 2), latent)
+        self.head = perceptron(latent, 64, problem.classes)
+
+    def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
+        """The encoder: (N, inputs) -> (N, latent)."""
+        return perceptron(inputs, *hidden, latent).append(nn.BatchNorm1d(latent, affine=False))
+
+    def penalty(self, z: Tensor, batch: Batch) -> Tensor:
+        """What β multiplies in the loss, a scalar, if the method has no penalty of its own: 0.
+
+        Args:
+            z: Codes (N, latent) of the batch, which the encoder has just made.
+            batch: The batch.
+        """
+        return z.new_zeros(())
+
+    def finish(self, problem: Problem, settings: Any, seed: int) -> None:
+        """Change the trained model after its last step, by default not at all."""
