@@ -63,7 +63,7 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether a value is an integer of at least ``least``. True and False do not count as one."""
+    """Whether a value is an integer of at least ``least``. True and False are no integers here."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -125,7 +125,7 @@ def require_samples(
 ) -> None:
     """Require a tensor (..., M, d) with enough rows and at least one column.
 
-    ``may_be_category`` says whether the caller takes a category too, which the error then mentions.
+    If ``may_be_category``, the error about a tensor of one dimension mentions categories.
     """
     require_tensor(name, value)
     fits = value.dim() >= 2 and value.shape[-2] >= min_samples and value.shape[-1] >= 1
@@ -200,7 +200,7 @@ def require_paired(
 ) -> None:
     """Require two arguments of samples that are paired by row.
 
-    ``may_be_category`` is that of :func:`require_samples` for the first argument.
+    :func:`require_samples` gets ``may_be_category`` for the first argument.
     """
     require_samples(name, value, min_samples, may_be_category)
     require_samples(other_name, other, min_samples)
@@ -217,11 +217,11 @@ def require_paired(
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """Require that no tensor has NaN or infinity, where :func:`can_read` allows it."""
+    """Require finite values in all tensors whose values :func:`can_read` allows to read."""
     for name, tensor in tensors.items():
         if not can_read(tensor):
             continue
-        # To read the tensor in parts saves memory.
+        # The tensor is read in parts to save memory.
         parts = (
             tensor.split(2**14, tensor.shape.index(max(tensor.shape))) if tensor.dim() else [tensor]
         )

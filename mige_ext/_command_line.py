@@ -1,7 +1,7 @@
 """The command line: ``python -m mige_ext {demo,toy,infomax,bottleneck,removal,data,info}``.
 
-torch takes seconds to load, and matplotlib and scikit-learn take another second. The help must not
-wait for them, so the module of a command is imported only when the command runs.
+torch takes seconds to load, and matplotlib and scikit-learn take another second. So that the help
+does not wait, the module of a command is imported only when the command runs.
 """
 
 import signal

@@ -64,7 +64,7 @@ def _anchor(tensor: Tensor) -> Tensor | None:
     # need a gradient too.
     if not tensor.requires_grad and not is_transforming():
         return None
-    if torch.compiler.is_compiling():  # may leave out a tensor without elements
+    if torch.compiler.is_compiling():  # the compiler may leave out a tensor without elements
         return tensor.sum()
     return tensor.repeat(0, *(1,) * (tensor.dim() - 1))
 

@@ -17,7 +17,7 @@ from benchmarks.operators.records import Record
 from benchmarks.operators.roofline import Ceilings
 from benchmarks.timing import time_each
 
-# A published algorithm whose largest array has more bytes than this is left out.
+# Published algorithms with an array of more bytes are left out.
 PUBLISHED_LIMIT = {"cpu": 2**31, "cuda": 2**34}
 
 BATCHED = " by the batched solver"  # end of the name of an eager variant

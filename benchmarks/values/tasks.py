@@ -138,7 +138,7 @@ def _scale_mixture_information(d: int) -> float:
 
 @cache
 def own() -> tuple[Task, ...]:
-    """Tasks that were not used to choose anything."""
+    """Tasks on which no setting of an estimator was chosen."""
     z = np.sinh(np.linspace(-9, 9, 3001))
     square = _grid_information(_normal(z, _GRID**2, 0.3), z)
     scale = _grid_information(_normal(z, 0 * _GRID, np.exp(_GRID)), z)

@@ -1,7 +1,7 @@
 """The attackers of an audit: perceptrons, nearest neighbors and boosted trees.
 
-Every attacker is fitted to one set of rows. For the validation rows and the test rows, it predicts
-the class or cell of s, and a continuous s itself.
+Every attacker is fitted to one set of rows, and predicts s for the validation and test rows: the
+class or cell of s, and a continuous s itself.
 """
 
 import copy

@@ -41,8 +41,8 @@ def encoder_information(
     Args:
         z: K reparameterized draws for each of N inputs, (..., N, K, d) with N >= 2.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
-        conditional: H(z | x) up to a constant, differentiable, of any shape; the function takes its
-            mean. By default H(z | x) is estimated from the draws, which needs K >= 2.
+        conditional: H(z | x) up to a constant, as the mean of a differentiable tensor of any shape.
+            By default H(z | x) is estimated from the draws, which needs K >= 2.
         group: a process group whose ranks' inputs form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:

@@ -51,9 +51,10 @@ def ssge(
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        bandwidth: σ > 0 of each group, (...); by default ``multiplier`` times ``quantile``.
-        quantile: a quantile of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
-        multiplier: positive factor of the quantile.
+        bandwidth: σ > 0 of each group, (...); by default ``multiplier`` × a quantile of the
+            pairwise distances (:func:`distance_quantile`).
+        quantile: the quantile, in (0, 1]; 0.5 is the median.
+        multiplier: positive.
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
             of trace(K); in (0, 1].
         rank: J itself, in [1, M], instead of ``threshold``. Eigenvalues below M ε λ_max are
@@ -129,7 +130,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the risk of a
     candidate is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, and is 0 for the Gaussian score.
 
-    1. With μ = 0 and P = I, the first ν is the one of 3, 4, 6, 10, 20 and 50 with the lowest sum of
+    1. With μ = 0 and P = I, the first ν is chosen among 3, 4, 6, 10, 20 and 50 by the lowest sum of
        the risk and its standard error. If no sum is below 0, ν is infinite, and the departure is 0.
     2. Six EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
        ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E = τ (R + τI)^{−1} is

@@ -108,9 +108,11 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
               (:func:`ridge_whitening`). The score is equivariant to shifts and to scales of each
               column.
             - "qis": quadratic-inverse shrinkage of the eigenvalues, for any M and d
-              (:func:`qis_whitening`). The score is equivariant to shifts, rotations and one scale.
-            - "mle": maximum likelihood, the covariance over M. If it is singular, as for M <= d,
-              the pseudo-inverse is used. If it is regular, the score is equivariant to affine maps.
+              (:func:`qis_whitening`). The score is equivariant to shifts, rotations and a common
+              scale.
+            - "mle": maximum likelihood, the covariance with divisor M. The score is equivariant to
+              affine maps if the covariance is regular. For a singular covariance, as for M <= d,
+              the pseudo-inverse is used.
         calibrate: "stein" divides the scores of each group by
             :attr:`GaussianDiagnostics.calibration`; None does not.
 

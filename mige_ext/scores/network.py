@@ -108,7 +108,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         x, origin, unit = about_origin(samples)
         mean, z, deviation = standardized(x)
         with no_autocast(z):
-            # Training needs a z that is no inference tensor, so z is copied outside this mode.
+            # An inference tensor cannot be trained with, so z is copied outside inference mode.
             with torch.inference_mode(False), torch.enable_grad():
                 weights, biases, loss = self._train(z.clone())
             calibration = stein_calibration(z, _network(z, weights, biases))

@@ -130,9 +130,9 @@ def build(images: ImageData, run: Run, settings: Settings) -> Classifier:
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average, in which the first values have a larger weight.
+    """Exponential moving average with a smaller decay at the first values.
 
-    After n values the old average has the weight ``min(decay, (1 + n) / (10 + n))``.
+    After n values the decay, the weight of the last average, is ``min(decay, (1 + n) / (10 + n))``.
     """
 
     def average_of(average: Tensor, value: Tensor, number: Tensor | int) -> Tensor:

@@ -5,7 +5,7 @@
 * Final runs: every method is trained at the chosen value. With ``--retrain``, final runs train on
   the training and validation images together. Without ``--retrain``, a search run with the same
   value and seed is the final run, and is not trained again.
-* Test: the final runs are tested after the last training. Nothing else reads the test part.
+* Test: the final runs are tested after the last training. No other code reads the test part.
 * After each epoch, all states are on disk, and ``--resume`` continues an interrupted command.
 
 An experiment defines its methods, its trainer, the results of a run, and its figures.
@@ -321,7 +321,7 @@ class Comparison(Experiment):
     def is_final(self, run: Run) -> bool:
         """Whether a run trains on the validation images, and has no validation results.
 
-        With ``--retrain`` all ``final_runs`` train on them, and without ``--retrain`` no run does.
+        With ``--retrain`` this is true for all ``final_runs``, and otherwise for no run.
         """
         return run.images != self.search_images
 

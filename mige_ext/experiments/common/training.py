@@ -78,7 +78,7 @@ class Trainer(ABC):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random generators inside the ``with`` block, and restore them after."""
+    """Seed torch's global random generators, and restore their states after the ``with`` block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -165,8 +165,7 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
     """Turn an error about numbers that are not finite into ``DivergedError``.
 
-    Such an error is one of mige_ext about samples that are not finite, or any error while a weight
-    is not finite.
+    These are mige_ext's errors about samples, and all errors while a weight is not finite.
     """
     try:
         yield
