@@ -1,7 +1,4 @@
-"""Checks of arguments, which raise TypeError or ValueError.
-
-A message names the argument, what was expected and what came.
-"""
+"""Checks of arguments. A message names the argument, what was expected and what came."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +16,7 @@ from mige_ext._torch_compat import is_batched
 
 
 def setting(default: Any, check: Callable[..., None], *arguments: Any, **options: Any) -> Any:
-    """A dataclass field that :func:`require_settings` checks, ``check(name, value, ...)``."""
+    """A dataclass field that :func:`require_settings` checks by ``check(name, value, ...)``."""
     return field(default=default, metadata={"check": (check, arguments, options)})
 
 
@@ -195,13 +192,9 @@ def require_paired(
     other_name: str,
     other: Tensor,
     min_samples: int = 2,
-    *,
     may_be_category: bool = False,
 ) -> None:
-    """Require two arguments of samples that are paired by row.
-
-    :func:`require_samples` gets ``may_be_category`` for the first argument.
-    """
+    """Require samples that are paired by row. ``may_be_category`` is for the first argument."""
     require_samples(name, value, min_samples, may_be_category)
     require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
@@ -217,7 +210,7 @@ def require_paired(
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """Require finite values in all tensors whose values :func:`can_read` allows to read."""
+    """Require finite values in every tensor for which :func:`can_read` is true."""
     for name, tensor in tensors.items():
         if not can_read(tensor):
             continue
@@ -247,7 +240,7 @@ WITH_VALUES = (Tensor, torch.nn.Parameter)
 def can_read(tensor: Tensor) -> bool:
     """Whether the values of a tensor exist and can be read without waiting for a device.
 
-    A tensor has no single value under ``torch.func.vmap``, and none while it is traced.
+    A tensor has several values under ``torch.func.vmap``, and no values while torch traces it.
     """
     if not tensor.is_cpu or torch.compiler.is_compiling():
         return False

@@ -37,10 +37,7 @@ def before_torch_loads() -> None:
 
 
 def main() -> None:
-    """Run the command named by ``sys.argv``.
-
-    Every command except ``info`` needs the extra ``experiments``.
-    """
+    """Run the command in ``sys.argv``; all except ``info`` need the extra ``experiments``."""
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         import typer

@@ -31,7 +31,7 @@ class Function(torch.autograd.Function):
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Any:
-        """The derivative in forward mode, which is an error unless a subclass overrides this."""
+        """The derivative in forward mode. A subclass without this method raises an error."""
         raise NotImplementedError(
             f"{ctx.called} has no derivative in forward mode (jvp, jacfwd, hessian): use grad, vjp "
             "or jacrev of torch.func, or backward"
@@ -60,7 +60,7 @@ def refuse_forward_mode(function: type[Function], *args: Any) -> None:
 
 
 def visible(tensor: Tensor) -> Tensor:
-    """The tensor or a view of it, whose ``requires_grad`` is right in compiled code too.
+    """The tensor, or a view whose ``requires_grad`` is right in compiled code too.
 
     While torch compiles a function, ``requires_grad`` of an argument of ``torch.func.grad`` is
     False. torch would then drop the backward pass of an autograd function, and the gradient would

@@ -43,7 +43,7 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
 def warn_of_equal(x: Tensor, z: Tensor) -> None:
     """Warn if x and z have the same values, because their mutual information is then infinite.
 
-    Shared memory is found in every call. Values are compared in few calls, as in _READS and _PAUSE.
+    Every call finds shared memory. Few calls compare values (_READS and _PAUSE).
     """
     if x.shape != z.shape or not x.numel() or not may_warn("equal"):
         return
@@ -61,7 +61,7 @@ def warn_of_equal(x: Tensor, z: Tensor) -> None:
 
 
 def _share_memory(x: Tensor, z: Tensor) -> bool:
-    """Whether both are plain tensors that show the same elements in the same order."""
+    """Whether both are plain tensors with the same elements of memory in the same order."""
     if not (type(x) in _checks.WITH_VALUES and type(z) in _checks.WITH_VALUES):
         return False
     layouts = ((t.data_ptr(), t.stride(), t.dtype, t.device) for t in (x, z))

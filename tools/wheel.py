@@ -1,4 +1,4 @@
-"""Build and check the source distribution, and from it one wheel for Python 3.10 and newer.
+"""Build the source distribution, and build and check its wheel for Python 3.10 and newer.
 
     make wheel                     # or: python tools/wheel.py [--out FOLDER]
 

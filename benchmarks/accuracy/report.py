@@ -15,7 +15,7 @@ BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: For each M, the largest NMSE relative to the oracle, as a geometric mean over all families.
 RATIOS = {64: 1.35, 256: 1.25}
-#: The largest fraction of data sets on which the NMSE of an estimator may exceed that of its
+#: The largest fraction of data sets on which the NMSE of an estimator may exceed the NMSE of the
 #: control by more than 2 %.
 WORSE = 0.02
 

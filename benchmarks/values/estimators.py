@@ -34,7 +34,7 @@ def values(x: Array, z: Array, seed: int) -> Estimated:
 
 
 def gaussian(x: Array, z: Array, _: int) -> Estimated:
-    """The Gaussian formula on normal scores, without its bias."""
+    """The Gaussian formula on normal scores, minus the bias of the formula."""
     from mige_ext.values.gaussian import gaussian_part
 
     return Estimated(float(gaussian_part(*_normal_scores(x, z)).candidate.value))

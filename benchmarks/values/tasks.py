@@ -2,7 +2,7 @@
 
 The constants of the estimator were chosen on the tasks of benchmark-mi with an even number
 ("even"). The three methods of the estimator were chosen on all tasks of benchmark-mi. Only the
-tasks of this file ("own") played no part in any choice.
+tasks of this file ("own") were used in no choice.
 """
 
 import math

@@ -161,10 +161,7 @@ def _require_like_training(z: Tensor, s: Tensor, codes: Tensor, nuisance: Tensor
 
 
 def _warn_of_unknown_classes(s: Tensor, nuisance: Tensor) -> None:
-    """Warn of classes without training rows.
-
-    Such classes occur if the names of the classes were numbered separately in each set.
-    """
+    """Warn of classes without training rows: each set may have numbered its classes alone."""
     unknown = ~torch.isin(s, nuisance)
     count = int(unknown.sum())
     if not count:

@@ -26,9 +26,9 @@ def encoder_information(
     draws.
 
     Estimated scores are too small, and fewer samples give smaller scores. With K ≠ N the difference
-    of the two entropies is therefore biased, so choose K = N. If the entropy of the encoder is
-    known in closed form, give this entropy as ``conditional``, and use a calibrated estimator such
-    as ``SSGE(calibrate="stein")``.
+    of the two entropies is therefore biased. Choose K = N. If the entropy of the encoder is known
+    in closed form, give this entropy as ``conditional``, and use a calibrated estimator such as
+    ``SSGE(calibrate="stein")``.
 
         >>> import torch, mige_ext as mige
         >>> mean, sigma = torch.randn(2, 64, 1, 3, requires_grad=True).exp()

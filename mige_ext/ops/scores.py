@@ -9,12 +9,12 @@ from mige_ext.ops._call import call, real
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, in parallel over the groups.
 
-    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. CUDA uses pivoted
-    Cholesky and one-sided Jacobi (Veselić and Hari 1989) up to M = 2048. A warp, a thread block or
-    many thread blocks then decompose a matrix, and the call does not wait for the device. Above
-    M = 2048, CUDA uses torch's solver, which waits for the device and treats NaN as torch does. The
-    result is not differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the
-    matrices of a batch one after another.
+    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. Up to M = 2048, CUDA
+    uses pivoted Cholesky and one-sided Jacobi (Veselić and Hari 1989), by a warp, a thread block or
+    many thread blocks for each matrix, and does not wait for the device. Above M = 2048, CUDA uses
+    torch's solver, which waits for the device and treats NaN as torch does. The result is not
+    differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the matrices of a
+    batch one after another.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.

@@ -261,7 +261,7 @@ class FittableEstimator(ABC, Generic[F]):
         return samples
 
     def _quadratic_memory(self, m: int, d: int) -> int:
-        """The least number of values of one group that grows with M²; 0 if no number does."""
+        """A lower bound on the number of values of a group, if it grows with M²; otherwise 0."""
         return 0
 
     @abstractmethod

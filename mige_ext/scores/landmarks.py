@@ -14,7 +14,7 @@ The basis ``W = V S^{−1/2}`` with ``K_zz = V S Vᵀ`` is orthonormal in the sp
 f is the filter of the estimator. For SSGE, f(μ) is 1/μ for the J largest μ and 0 for the others.
 For Tikhonov, f(μ) is 1/(μ + λ), and the estimate g of the score minimizes
 ``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks (Z = X),
-the μ are the eigenvalues of K/M, and the scores at the samples are those of the full estimator.
+the μ are the eigenvalues of K/M, and the scores at the samples equal the full estimator's scores.
 
 A and h are sums over samples, so the sums of several batches or processes can be added.
 """
@@ -104,7 +104,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Args:
             samples: (..., M, d) with M >= 2, floating point.
-            progress: as for :meth:`fit`. It is called twice, for the fit and for the scores.
+            progress: as for :meth:`fit`, called twice: for the fit and for the scores.
         """
         fitted = self.fit(samples, progress=progress)
         _recording.report(fitted.diagnostics)

@@ -121,10 +121,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         return FittedNetwork(x, mean, deviation, weights, biases, origin, unit, diagnostics)
 
     def _train(self, z: Tensor) -> tuple[Layers, Layers, Tensor]:
-        """Weights, biases, and the last loss of each group divided by d, (...).
-
-        ``z`` are the standardized samples, (..., M, d).
-        """
+        """Weights, biases, and the last loss divided by d, (...), for standardized samples z."""
         weights, biases = self._start(z)
         optimizer = torch.optim.Adam([*weights, *biases], lr=float(self.learning_rate))
         generator = torch.Generator(z.device).manual_seed(int(self.seed))

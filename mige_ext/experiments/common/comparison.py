@@ -1,4 +1,4 @@
-"""Comparisons of methods, each of which has one setting whose value is searched.
+"""Comparisons of methods, with a search over one setting of each method.
 
 * Search: every method is trained at every value of its grid, and the value with the best validation
   results is chosen.
@@ -35,7 +35,7 @@ from mige_ext.experiments.data import images as data
 
 
 class Comparison(Experiment):
-    """A comparison of methods, each with one setting whose value is searched.
+    """A comparison of methods, with a search over one setting of each method.
 
     Args:
         options: A ``ComparisonOptions`` with a list of values to search. The attribute ``setting``
@@ -66,7 +66,7 @@ class Comparison(Experiment):
     network_name: ClassVar[str] = "model"
     #: Part of each grid that ``--quick`` searches.
     quick_values: ClassVar[slice]
-    #: Test results of a diverged run, by column: its predictions count as wrong. A run with NaN in
+    #: Test results of a diverged run, by column. All predictions count as wrong. A run with NaN in
     #: the first of these columns has not been tested yet.
     all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0})
     #: Options of the experiment that config.json records.

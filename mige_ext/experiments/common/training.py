@@ -54,10 +54,7 @@ class Trainer(ABC):
         """Make the network, the added term, and the optimizer."""
 
     def batches(self) -> Iterable[Tensor]:
-        """Row numbers of each batch of the next epoch, (batch) each, in a random order.
-
-        An incomplete last batch is dropped.
-        """
+        """Row numbers of each full batch of the next epoch, (batch) each, in a random order."""
         rows, batch = len(self.problem.train), self.settings.batch
         order = torch.randperm(rows, generator=self.random.order)[: rows // batch * batch]
         return order.to(self.problem.device).split(batch)

@@ -135,7 +135,7 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
 
     Raises:
         ValueError: the name is unknown, or files are damaged.
-        ImportError: scikit-learn is missing, which contains the digits.
+        ImportError: scikit-learn, which contains the digits, is missing.
         OSError: ``data_dir`` is not a folder, or the files are not found.
     """
     if name not in names():

@@ -131,7 +131,7 @@ class Trainer(CommonTrainer):
         if self.objective is None:
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                    layer.momentum = None  # the mean over all steps; a moving mean needs many
+                    layer.momentum = None  # a mean of all steps; a moving average needs many steps
         parts = (self.encoder, self.objective)
         self.modules = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
         self.encoder.to(images.device, memory_format=torch.channels_last)

@@ -59,7 +59,7 @@ LABELS = {
     "MINE": "MINE",
     "MINE-f": "MINE-f",
 }
-#: Methods of the figure, and the key of ``plots.PALETTE`` that gives the color.
+#: Methods of the figure, with the key of their color in ``plots.PALETTE``.
 COLORS = {
     "MINE": "MINE",
     "MINE-f": "MINE-f",
@@ -132,7 +132,7 @@ class Toy(Experiment):
         self.table = Table(self.options.out / "toy.csv", Estimate)
 
     def run(self) -> None:
-        """Run each method and dimension that the table lacks, and save the table after each."""
+        """Run each method and dimension that the table lacks, and save each result at once."""
         done = {(row.dim, row.method) for row in self.table.rows}
         missing = [(d, m) for d in self.dims for m in METHODS if (d, m) not in done]
         self.complete = not missing

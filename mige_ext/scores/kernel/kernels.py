@@ -139,7 +139,7 @@ _MEDIAN = Bandwidth()
 
 
 def require_kernel(kernel: object) -> None:
-    """Refuse a value that is not a :class:`Kernel`, and a kernel with another ψ(0) or ψ'(0).
+    """Refuse a value that is not a :class:`Kernel`, and a kernel with a wrong ψ(0) or ψ'(0).
 
     ψ(0) and ψ'(0) are not checked for the kernels of this module, nor while code is compiled.
     """

@@ -122,8 +122,8 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
     Args:
         kernel: φ, such as ``RBF()`` or ``IMQ()``.
-        bandwidth: "median", a number, or a :class:`Bandwidth` rule. Each group has its own value
-            of a rule.
+        bandwidth: "median", a number, or a :class:`Bandwidth` rule, which gives each group its own
+            σ.
         curl_free: if True, K is the curl-free kernel of φ, and the score is the gradient of
             :meth:`FittedFilter.energy`. If False, K is ``φ I``.
         calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`,
