@@ -181,7 +181,7 @@ def default_time(bounds: Bounds) -> None:
     rows: list[tuple[float | str, ...]] = []
     for m in (64, 256, 1024):
         for d in DIMENSIONS:
-            # The search over λ is short for normal samples and long for their cubes.
+            # The search over λ is short for normal samples and long for cubes of normal samples.
             plain = torch.randn(m, d, generator=_generator(0))
             for samples, x in (("normal", plain), ("cubes", plain**3)):
                 estimators: dict[str, ScoreEstimator] = {"ssge": SSGE(), **names}

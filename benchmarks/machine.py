@@ -41,7 +41,7 @@ def setting() -> tuple[str, int, str]:
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """The result of a function in a new process. A module must define the function at its top.
+    """The result of a function in a new process. The function must be a global name of a module.
 
     The peak memory of a process never falls, so each measurement of memory needs its own process.
     """

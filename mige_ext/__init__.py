@@ -12,7 +12,7 @@ import importlib
 import sys
 from typing import Any
 
-# ``python -m mige_ext`` imports this package first, and its help must not wait for torch.
+# ``python -m mige_ext`` imports this package first, and the help must not wait for torch.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mige_ext":
     from mige_ext._command_line import before_torch_loads
 

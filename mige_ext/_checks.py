@@ -1,7 +1,4 @@
-"""Checks of arguments, which raise TypeError or ValueError.
-
-A message names the argument, what was expected and what came.
-"""
+"""Checks of arguments. A message names the argument, what was expected and what came."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +16,7 @@ from mige_ext._torch_compat import is_batched
 
 
 def setting(default: Any, check: Callable[..., None], *arguments: Any, **options: Any) -> Any:
-    """A dataclass field that :func:`require_settings` checks, ``check(name, value, ...)``."""
+    """A dataclass field that :func:`require_settings` checks by ``check(name, value, ...)``."""
     return field(default=default, metadata={"check": (check, arguments, options)})
 
 
@@ -63,7 +60,7 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether a value is an integer of at least ``least``. True and False do not count as one."""
+    """Whether a value is an integer of at least ``least``. True and False are no integers here."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -125,7 +122,7 @@ def require_samples(
 ) -> None:
     """Require a tensor (..., M, d) with enough rows and at least one column.
 
-    ``may_be_category`` says whether the caller takes a category too, which the error then mentions.
+    If ``may_be_category``, the error about a tensor of one dimension mentions categories.
     """
     require_tensor(name, value)
     fits = value.dim() >= 2 and value.shape[-2] >= min_samples and value.shape[-1] >= 1
@@ -195,13 +192,9 @@ def require_paired(
     other_name: str,
     other: Tensor,
     min_samples: int = 2,
-    *,
     may_be_category: bool = False,
 ) -> None:
-    """Require two arguments of samples that are paired by row.
-
-    ``may_be_category`` is that of :func:`require_samples` for the first argument.
-    """
+    """Require samples that are paired by row. ``may_be_category`` is for the first argument."""
     require_samples(name, value, min_samples, may_be_category)
     require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
@@ -217,11 +210,11 @@ def require_paired(
 
 
 def require_finite(**tensors: Tensor) -> None:
-    """Require that no tensor has NaN or infinity, where :func:`can_read` allows it."""
+    """Require finite values in every tensor for which :func:`can_read` is true."""
     for name, tensor in tensors.items():
         if not can_read(tensor):
             continue
-        # To read the tensor in parts saves memory.
+        # The tensor is read in parts to save memory.
         parts = (
             tensor.split(2**14, tensor.shape.index(max(tensor.shape))) if tensor.dim() else [tensor]
         )
@@ -247,7 +240,7 @@ WITH_VALUES = (Tensor, torch.nn.Parameter)
 def can_read(tensor: Tensor) -> bool:
     """Whether the values of a tensor exist and can be read without waiting for a device.
 
-    A tensor has no single value under ``torch.func.vmap``, and none while it is traced.
+    A tensor has several values under ``torch.func.vmap``, and no values while torch traces it.
     """
     if not tensor.is_cpu or torch.compiler.is_compiling():
         return False

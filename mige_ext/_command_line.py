@@ -1,7 +1,7 @@
 """The command line: ``python -m mige_ext {demo,toy,infomax,bottleneck,removal,data,info}``.
 
-torch takes seconds to load, and matplotlib and scikit-learn take another second. The help must not
-wait for them, so the module of a command is imported only when the command runs.
+torch takes seconds to load, and matplotlib and scikit-learn take another second. So that the help
+does not wait, the module of a command is imported only when the command runs.
 """
 
 import signal
@@ -37,10 +37,7 @@ def before_torch_loads() -> None:
 
 
 def main() -> None:
-    """Run the command named by ``sys.argv``.
-
-    Every command except ``info`` needs the extra ``experiments``.
-    """
+    """Run the command in ``sys.argv``; all except ``info`` need the extra ``experiments``."""
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         import typer

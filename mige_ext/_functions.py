@@ -1,14 +1,14 @@
 """Autograd functions for eager code, for ``torch.func`` and for the compiler.
 
-Each of these uses needs another class:
+Each use needs a different class:
 
 - Eager code needs a ``forward`` that does the work of ``setup_context``, because torch takes 25 µs
   in each call of a class with ``setup_context``.
 - ``torch.func`` needs ``setup_context``.
 - The compiler needs ``setup_context`` too, and rejects every class that defines ``jvp``.
 
-A :class:`Function` is written for the compiler. Its derivative in forward mode is the method
-``tangent``, which :func:`apply` names ``jvp`` outside the compiler.
+A :class:`Function` is written for the compiler, with the derivative in forward mode as the method
+``tangent``. Outside the compiler, :func:`apply` names this method ``jvp``.
 """
 
 import types
@@ -31,7 +31,7 @@ class Function(torch.autograd.Function):
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Any:
-        """The derivative in forward mode. Without a method of the subclass, it is an error."""
+        """The derivative in forward mode. A subclass without this method raises an error."""
         raise NotImplementedError(
             f"{ctx.called} has no derivative in forward mode (jvp, jacfwd, hessian): use grad, vjp "
             "or jacrev of torch.func, or backward"
@@ -60,7 +60,7 @@ def refuse_forward_mode(function: type[Function], *args: Any) -> None:
 
 
 def visible(tensor: Tensor) -> Tensor:
-    """The tensor or a view of it, whose ``requires_grad`` is right in compiled code too.
+    """The tensor, or a view whose ``requires_grad`` is right in compiled code too.
 
     While torch compiles a function, ``requires_grad`` of an argument of ``torch.func.grad`` is
     False. torch would then drop the backward pass of an autograd function, and the gradient would

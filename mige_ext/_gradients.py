@@ -113,8 +113,8 @@ def information_with(
 ) -> Compute:
     """The function of x and z that computes the surrogate of I(x; z) and its gradients.
 
-    ``marginal`` is the argument of :func:`mige_ext.mutual_information`. ``needs_x`` says whether x
-    needs a gradient, and ``needs_z`` whether z does.
+    ``marginal`` is the argument of :func:`mige_ext.mutual_information`. ``needs_x`` and ``needs_z``
+    say whether x and z need a gradient.
     """
     if marginal == "matched":
         return partial(_matched_information, estimator)
@@ -128,8 +128,8 @@ def _own_information(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
 
-    H(x) is included only if x needs a gradient, because H(x) has no gradient in z. The same holds
-    for H(z).
+    H(x) has no gradient in z, and is included only if x needs a gradient. H(z) is included only if
+    z needs a gradient.
     """
     u, v = on_one_scale(estimator, x), on_one_scale(estimator, z)
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z, u, v))
@@ -145,7 +145,7 @@ def _own_information(
 def _pair_information(
     estimator: PairScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as :func:`_own_information`, with the three scores from one call."""
+    """As :func:`_own_information`, but with three scores from one call of ``score_pair``."""
     samples_x, samples_z = at_least_float32(x), at_least_float32(z)
     try:
         joint, scores_x, scores_z = estimator.score_pair(samples_x, samples_z)

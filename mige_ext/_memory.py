@@ -12,7 +12,7 @@ MANY_SAMPLES = 10_000
 
 
 def check_memory(samples: Tensor, values: int) -> None:
-    """Warn of many samples, and refuse them if the device has too little free memory.
+    """Warn of many samples, and raise an error if the device has too little free memory.
 
     Args:
         samples: (..., M, d).
@@ -50,7 +50,7 @@ def free_memory(device: torch.device) -> int | None:
     """
     if device.type == "cpu":
         return _free_on_cpu()
-    if device.type != "cuda" or not torch.cuda.is_available():  # no GPU: the tensor is a fake
+    if device.type != "cuda" or not torch.cuda.is_available():  # a fake tensor needs no GPU
         return None
     if not torch.cuda.is_current_stream_capturing():
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

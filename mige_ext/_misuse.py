@@ -1,7 +1,7 @@
 """Warnings about the arguments of the information functions.
 
-Values are read on the CPU only, because on CUDA the host would wait. First 16 values of one column
-are read, which takes about 10 µs, and more values only if two of the 16 are equal. In a loop of
+Values are read on the CPU only, because on CUDA the host would wait. A first read of 16 values of
+one column takes about 10 µs. More values are read only if two of the 16 are equal. In a loop of
 short steps, most calls read no values.
 """
 
@@ -17,8 +17,8 @@ from mige_ext._warnings import may_warn, warn_once
 _FIRST_SAMPLES = 16
 # Number of samples that are read next. All samples are read before a warning is given.
 _MORE_SAMPLES = 64
-# After _READS reads of arguments of one name and shape, none is read for _PAUSE seconds. One read
-# is not enough, because a training step may have several codes of one shape.
+# After _READS reads of arguments of one name and shape, there is no such read for _PAUSE seconds.
+# One read is not enough, because a training step may have several codes of one shape.
 _READS, _PAUSE = 8, 0.05
 # The number of reads since the last pause, and the time of the last read, by name and shape.
 _reads: dict[tuple[str, torch.Size], tuple[int, float]] = {}
@@ -35,7 +35,7 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
     who = both if len(names) > 1 else f"{names[0]} requires no"
     warn_once(
         "gradient",
-        f"{who} gradient, but a surrogate is only good for its gradient: do not detach the "
+        f"{who} gradient, but only the gradient of a surrogate has a meaning: do not detach the "
         "representation, or use torch.no_grad() if you need no gradient",
     )
 
@@ -43,7 +43,7 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
 def warn_of_equal(x: Tensor, z: Tensor) -> None:
     """Warn if x and z have the same values, because their mutual information is then infinite.
 
-    Shared memory is always found. Values are compared as seldom as they are read.
+    Every call finds shared memory. Few calls compare values (_READS and _PAUSE).
     """
     if x.shape != z.shape or not x.numel() or not may_warn("equal"):
         return
@@ -61,7 +61,7 @@ def warn_of_equal(x: Tensor, z: Tensor) -> None:
 
 
 def _share_memory(x: Tensor, z: Tensor) -> bool:
-    """Whether both are plain tensors that show the same elements in the same order."""
+    """Whether both are plain tensors with the same elements of memory in the same order."""
     if not (type(x) in _checks.WITH_VALUES and type(z) in _checks.WITH_VALUES):
         return False
     layouts = ((t.data_ptr(), t.stride(), t.dtype, t.device) for t in (x, z))
@@ -69,7 +69,7 @@ def _share_memory(x: Tensor, z: Tensor) -> bool:
 
 
 def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
-    """Warn if all samples are equal; with ``few_values`` also if they take few distinct values."""
+    """Warn if all samples are equal, or (with ``few_values``) take few distinct values."""
     collapsed, few_values = may_warn("collapsed"), few_values and may_warn("few values")
     if not (collapsed or few_values):
         return
@@ -132,7 +132,7 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
         return
     if 4 * first[:, 0].unique().numel() > m:
         return
-    distinct = first.unique(dim=0).shape[0]  # of all samples
+    distinct = first.unique(dim=0).shape[0]
     if distinct > 1 and 4 * distinct <= m:
         warn_once(
             "few values",

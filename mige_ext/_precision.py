@@ -17,7 +17,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products keep the dtype of x."""
-    if x.device.type == "meta":  # has no autocast
+    if x.device.type == "meta":  # autocast does not support this device
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 

@@ -32,7 +32,7 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
         transforms = active_transforms()
         if transforms.count("Grad") > 1:
             raise _once()
-        # An anchor of all arguments, because a gradient in z depends on x too.
+        # The anchor depends on all arguments, because a gradient in z depends on x too.
         anchor = torch.stack([tensor.sum().float() for tensor in inputs])
         if transforms:
             _keep_in_graph()
@@ -64,7 +64,7 @@ def _anchor(tensor: Tensor) -> Tensor | None:
     # need a gradient too.
     if not tensor.requires_grad and not is_transforming():
         return None
-    if torch.compiler.is_compiling():  # may leave out a tensor without elements
+    if torch.compiler.is_compiling():  # the compiler may leave out a tensor without elements
         return tensor.sum()
     return tensor.repeat(0, *(1,) * (tensor.dim() - 1))
 
@@ -188,7 +188,7 @@ class Surrogate(Function):
         gradients, anchors = saved[:count], [each for each in saved[count:] if each is not None]
         anchor = None
         if anchors and torch.is_grad_enabled():
-            # An anchor of all arguments, because a gradient in z depends on x too.
+            # The anchor depends on all arguments, because a gradient in z depends on x too.
             anchor = torch.cat([each.flatten().float() for each in anchors])
         return (
             None,

@@ -25,7 +25,7 @@ def constant_when_compiled(function: CallableT) -> CallableT:
     """Mark a function whose result ``torch.compile`` keeps as a constant, without tracing it.
 
     ``torch.compiler.assume_constant_result`` sets the same attribute, but imports the compiler,
-    which takes seconds. Replace this function when it does not.
+    which takes seconds. Replace this function when torch no longer imports the compiler there.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -43,7 +43,7 @@ def without_warning(kind: str) -> Iterator[None]:
 
 
 def warn_once(kind: str, message: str) -> None:
-    """Give a warning at the line that called the library, unless its kind has been given."""
+    """Give the first warning of its kind, at the line that called the library."""
     if kind in _given:
         return
     level, frame = 1, sys._getframe()

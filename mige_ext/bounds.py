@@ -77,14 +77,14 @@ class JointCritic(nn.Module):
 
 
 class SeparableCritic(nn.Module):
-    """The inner product of two embeddings, ``T(x, z) = f(x) · g(z)``, each a perceptron.
+    """The inner product of two perceptrons, ``T(x, z) = f(x) · g(z)``.
 
     All B² pairs of a batch cost 2B passes through the networks and a matrix product.
 
     Args:
         x_dim, z_dim, hidden, layers: as for :class:`JointCritic`, for each of the two networks.
-        embedding: dimensions of f and g, which bound the rank of T. The optimal critic of
-            correlated Gaussians in d dimensions needs d + 2, for every x_i z_i, ‖x‖² and ‖z‖².
+        embedding: outputs of f and of g, which bound the rank of T. The optimal critic of
+            correlated Gaussians needs d + 2: d for the products x_i z_i, and 2 for ‖x‖² and ‖z‖².
 
     Raises:
         ValueError: a size is not a positive integer.
@@ -173,7 +173,7 @@ def mine(
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
         marginal: scores of marginal pairs, (..., N) with N >= 2.
-        average: log Z as the previous call returned it, (...); None starts with this batch.
+        average: log Z from the previous call, (...); None starts with this batch.
         decay: the weight of the old average, in [0, 1); 0 gives the plain gradient.
 
     Returns:

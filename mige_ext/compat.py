@@ -35,7 +35,7 @@ class SpectralScoreEstimator:
 
     Args:
         n_eigen: J, the number of eigenvalues; all by default.
-        eta: a number that is added to the diagonal of the Gram matrix first.
+        eta: a number that is added to the diagonal of the Gram matrix.
         n_eigen_threshold: fraction of the trace in (0, 1] that selects J, instead of ``n_eigen``.
 
     Raises:
@@ -47,7 +47,7 @@ class SpectralScoreEstimator:
     n_eigen_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Check the settings."""
         n, eta, threshold = self.n_eigen, self.eta, self.n_eigen_threshold
         if n is not None and threshold is not None:
             raise ValueError(

@@ -16,7 +16,7 @@ The estimator decides how the ranks cooperate:
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
 therefore have different numbers of samples, and an invalid argument raises on every rank. Every
-rank must call equally often. A rank without data left calls with samples of shape (..., 0, d).
+rank must call equally often. A rank that has no more data calls with samples of shape (..., 0, d).
 
 The host waits for these collectives. Therefore ``group=`` works neither in CUDA graphs nor under
 ``torch.compile(fullgraph=True)``.
@@ -361,4 +361,4 @@ def _require_group(group: object, or_none: str = " or None") -> None:
     if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
         raise TypeError(f"group must be a torch.distributed.ProcessGroup{or_none}, got {group!r}")
     if dist.get_rank(group) < 0:
-        raise TypeError("group must be one that this process belongs to")
+        raise TypeError("group must contain this process, got a group of other processes")

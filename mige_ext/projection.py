@@ -47,7 +47,7 @@ class RandomProjection:
     seed: int = setting(0, _checks.require_seed)
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Check the settings."""
         _checks.require_count("k", self.k)
         _checks.require_settings(self)
 
@@ -64,7 +64,7 @@ class RandomProjection:
         key = self, x.shape[-1], x.dtype, x.device
         if (
             torch.compiler.is_compiling()  # the compiled graph keeps R as a constant
-            # In the other three cases, a new R could not be used in other calls.
+            # In the next three cases, a new R could not be used in other calls.
             or is_transforming()
             or torch.is_inference_mode_enabled()
             or type(x) is not Tensor
@@ -75,7 +75,7 @@ class RandomProjection:
             r = self.matrix(*key[1:])
             with _lock:
                 if len(_matrices) >= _KEPT:
-                    # Matrices on a GPU stay, because a captured CUDA graph reads R at its address.
+                    # Matrices on a GPU are kept, because a CUDA graph reads R at its address.
                     for old in [
                         old for old, kept in _matrices.items() if kept.device.type == "cpu"
                     ]:

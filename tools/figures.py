@@ -4,7 +4,7 @@
 
 Run this command after a change in the code of a figure. Each figure has the panels for which the
 CSV file has numbers. The toy experiment and the benchmarks draw their figures themselves.
-``bottleneck-mnist-grid.png`` cannot be drawn again, because its runs are in no file.
+``bottleneck-mnist-grid.png`` cannot be drawn again, because no file has the runs of this figure.
 """
 
 import argparse

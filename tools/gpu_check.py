@@ -47,7 +47,7 @@ PROFILED = {
 FIRST_OPERATORS = ("ssge", "adaptive_score", "rbf_product", "rbf_gram", "rbf_gradient_sum")
 
 EIGH_SIZES = (32, 64, 100, 128, 200, 256, 512, 1024)  # n, for one matrix and for a batch
-BETWEEN = (257, 320, 513)  # more n for one matrix
+BETWEEN = (257, 320, 513)  # further n, for one matrix
 MOST_WORK = 7e10  # largest batch × n³, to limit the time
 EIGH_ITEMS = tuple(f"1x{n}" for n in sorted({*EIGH_SIZES, *BETWEEN})) + tuple(
     f"{batch}x{n}" for batch in (16, 128, 500) for n in EIGH_SIZES if batch * n**3 <= MOST_WORK

@@ -5,8 +5,8 @@
     python -m tools.gpu_measure operators ssge ...           # the microbenchmarks
     python -m tools.gpu_measure profile products ...         # calls for a profiler
 
-Every item prints rows, and appends them to the file that ``MIGE_ROWS`` names. Only torch and NumPy
-are needed.
+Every item prints rows, and appends the rows to the file that ``MIGE_ROWS`` names. Only torch and
+NumPy are needed.
 """
 
 import functools

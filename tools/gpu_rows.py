@@ -1,4 +1,4 @@
-"""The rows that the process of a step writes: begin and end of items, and measurements."""
+"""The rows that the process of a step writes: beginnings and ends of items, and measurements."""
 
 import os
 import sys

@@ -1,12 +1,12 @@
 """A runner of steps one after another, which writes results after every row and every step.
 
 A step is a command with a time limit. A step with items runs all items in one process, which
-appends a row to a file at the begin and at the end of every item. If the process crashes or hangs,
-the item that had begun counts as crashed, and a new process runs the remaining items.
+appends a row to a file before and after every item. If the process crashes or hangs, the item that
+had begun counts as crashed, and a new process runs the remaining items.
 
 ``NAME.jsonl`` has the rows and steps, ``NAME.md`` the summary, ``NAME.csv`` the microbenchmarks,
-and ``NAME-logs.tar.gz`` the output of every step. The files are also complete up to the moment at
-which a run is killed or the disk is full. This file needs only the standard library.
+and ``NAME-logs.tar.gz`` the output of every step. If a run is killed or the disk is full, the files
+have all earlier rows. This module needs only the standard library.
 """
 
 import contextlib
@@ -174,7 +174,7 @@ def summary(title: str, facts: Mapping[str, str], results: Sequence[Result]) -> 
 def _process(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that appends its output to a log. At the end it is killed with all children."""
+    """A process that appends to a log, killed with all its children after the ``with`` block."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

@@ -7,11 +7,11 @@ The exit status is 1 if a kernel breaks a rule on an architecture. A kernel must
 - use no local memory (spills and stack frames);
 - have a register budget and ``__launch_bounds__``, and keep the budget;
 - use no more static shared memory than a block may have;
-- keep the instruction budget of its loop, if it has one (``tools/instructions.py``).
+- keep the instruction budgets of its loops (``tools/instructions.py``).
 
 No GPU is needed, because the machine code states the numbers.
 
-The budget of a kernel is a sentence in the comment above it:
+The budget of a kernel is a sentence in the comment above the kernel:
 
     // Registers: at most 80 in float and 128 in double.
 
@@ -256,8 +256,7 @@ def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[
             found.append(f"{where}: no __launch_bounds__, from which the compiler gets the budget")
         elif limit is not None and rounded_up(limit, 8) * u.threads > REGISTERS:
             found.append(
-                f"{where}: {limit} registers for each of {u.threads} threads, "
-                f"expected at most {REGISTERS} in total"
+                f"{where}: {limit} registers × {u.threads} threads, expected at most {REGISTERS}"
             )
         if limit is None:
             found.append(

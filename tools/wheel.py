@@ -1,9 +1,9 @@
-"""Build and check the source distribution, and from it one wheel for Python 3.10 and newer.
+"""Build the source distribution, and build and check its wheel for Python 3.10 and newer.
 
     make wheel                     # or: python tools/wheel.py [--out FOLDER]
 
 auditwheel repairs the wheel, and labels it with the oldest glibc on which it runs. The wheel does
-not contain the libraries of torch, which the user's torch provides. abi3audit checks that the wheel
+not contain the libraries of torch, because the user has them. abi3audit checks that the wheel
 uses only Python's limited API. Then the wheel is installed outside the source tree, and some tests
 run with the installed wheel.
 """
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Libraries that the user's torch provides.
+#: Libraries in the user's installation of torch.
 TORCH = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
 #: Tests of the compiled operators, of the imports of all modules, and of the docstrings' examples.
 #: They need only the wheel and the packages of requirements-dev.txt.

@@ -33,7 +33,7 @@ def default_seeds(m: int) -> int:
 def accuracy(
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Leave out M = 1024. Takes five minutes on one thread."),
+        typer.Option("--quick", help="Leave out M = 1024, and run five minutes on one thread."),
     ] = False,
     samples: Annotated[
         list[int] | None,

@@ -1,7 +1,7 @@
 """The families of the accuracy benchmark: distributions by name, in two halves.
 
 In the benchmark's code, a family is one distribution: a kind with a dimension, such as
-``bimodal-5``. The glossary explains the ten kinds, which are also called families there.
+``bimodal-5``. The glossary explains the ten kinds, and calls a kind a family too.
 
 Rules that choose settings may be designed on the half "chosen". The half "held-out" only tests the
 rules. Both halves have the same kinds in alternating dimensions, and are therefore about equally

@@ -69,7 +69,7 @@ def measure_information(family: Family, m: int, seeds: int) -> list[InformationR
     Args:
         family: A family for which :func:`is_paired` holds.
         m: M.
-        seeds: Number of data sets, which are those of the other tables.
+        seeds: Number of data sets. The other tables use the same data sets.
     """
     distribution = family.distribution
     assert isinstance(distribution, Paired)

@@ -6,8 +6,8 @@ U diag(μ) Uᵀ and ζ = H/M,
     ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖².
 
 All filters of a kernel and a bandwidth therefore use one eigendecomposition, and one more filter
-costs O(M). The matrix of a curl-free kernel has Md rows. If it is too large, only the ν-method is
-used, whose iterates need only products. Each iterate is a setting.
+costs O(M). The matrix of a curl-free kernel has Md rows. If this matrix is too large, only the
+ν-method is used, whose iterates need only products. Each iterate is a setting.
 """
 
 from collections.abc import Callable, Iterator, Sequence

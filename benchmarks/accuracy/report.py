@@ -15,7 +15,7 @@ BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: For each M, the largest NMSE relative to the oracle, as a geometric mean over all families.
 RATIOS = {64: 1.35, 256: 1.25}
-#: The largest fraction of data sets on which the NMSE of an estimator may exceed that of its
+#: The largest fraction of data sets on which the NMSE of an estimator may exceed the NMSE of the
 #: control by more than 2 %.
 WORSE = 0.02
 
@@ -110,7 +110,7 @@ def _print_ratios(m: int, rows: Sequence[Row], markdown: bool) -> None:
         for row in rows if row.estimator == "oracle"
     ]  # fmt: skip
     header = ("density", "half", "oracle NMSE", *names)
-    print_table(f"M = {m}: NMSE / that of the oracle", header, lines, markdown=markdown)
+    print_table(f"M = {m}: NMSE / NMSE of the oracle", header, lines, markdown=markdown)
 
 
 def _print_column(m: int, rows: Sequence[Row], column: str, title: str, markdown: bool) -> None:
@@ -143,7 +143,7 @@ def _print_summary(m: int, rows: Sequence[Row], markdown: bool) -> None:
         "worse than control",
         "densities",
     )
-    title = f"M = {m}: NMSE / that of the oracle, geometric mean and worst"
+    title = f"M = {m}: NMSE / NMSE of the oracle, geometric mean and worst"
     print_table(title, header, lines, markdown=markdown)
 
 
@@ -187,7 +187,7 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
         ax.set(xscale="log", title=f"M = {m}", ylim=(min(places.values()) - 0.7, 0.7))
         ax.set_xticks([1, 2, 5, 10, _LARGEST], ["1", "2", "5", "10", f"≥ {_LARGEST:g}"])
         ax.minorticks_off()
-        ax.set_xlabel("NMSE / that of the oracle")
+        ax.set_xlabel("NMSE / NMSE of the oracle")
     panels[0].set_yticks(list(places.values()), list(places))
     for half in HALVES:
         inside = [place for family, place in places.items() if _half(order, family) == half]

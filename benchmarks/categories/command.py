@@ -82,7 +82,7 @@ def categories(
 
 
 def measure(family: str, d: int, samples: int, seeds: int) -> list[Row]:
-    """The rows of all methods, which alternate, so that a slow machine affects all methods."""
+    """The rows of all methods, timed in turn, so that a slow machine affects all methods."""
     source = mixture(family, d)
     found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in METHODS}
     for seed in range(seeds):

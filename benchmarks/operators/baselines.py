@@ -6,8 +6,8 @@ median, ``torch.linalg.eigh``. The two functions select the pairs of the median 
 Which function is faster depends on the size, and the benchmarks report the faster time.
 
 Every other function is our best eager PyTorch for the operator of the same name in
-``mige_ext.ops``. If the best version depends on the size, there are two functions. They compute
-distances as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the differences of the
+``mige_ext.ops``. If the best version depends on the size, there are two functions. Distances are
+computed as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the differences of the
 operators.
 """
 

@@ -19,7 +19,7 @@ TYPES = {torch.float32: 0, torch.float64: 1}  # CUDA_R_32F, CUDA_R_64F
 
 
 def batched_eigh(device: str) -> tuple[str, Callable[[Tensor], tuple[Tensor, Tensor]] | None]:
-    """The name and the function of the best batched routine, or why there is none, and None."""
+    """The name and the function of the best batched routine; the reason and None if none works."""
     if device == "cpu":
         return "none on the CPU, where the eager baseline is LAPACK itself", None
     try:

@@ -17,7 +17,7 @@ from benchmarks.operators.records import Record
 from benchmarks.operators.roofline import Ceilings
 from benchmarks.timing import time_each
 
-# A published algorithm whose largest array has more bytes than this is left out.
+# Published algorithms with an array of more bytes are left out.
 PUBLISHED_LIMIT = {"cpu": 2**31, "cuda": 2**34}
 
 BATCHED = " by the batched solver"  # end of the name of an eager variant
@@ -29,10 +29,10 @@ Size = tuple[int, ...]
 class Problem:
     """One operator at one size: its arguments, its counted work, and the published algorithm.
 
-    The counted bytes are those that every algorithm must move: each argument is read once, and each
+    The counted bytes are what every algorithm must move: each argument is read once, and each
     result is written once. Intermediate arrays do not count, because they may stay in cache, so
-    GB/s is a lower bound of the memory traffic. The counted flop are those in the docstrings of
-    ``mige_ext.ops``, without exponentials.
+    GB/s is a lower bound of the memory traffic. The docstrings of ``mige_ext.ops`` have the counted
+    flop. Exponentials do not count.
 
     Attributes:
         arguments: Arguments of the operator and of the baselines by name.
@@ -129,14 +129,14 @@ class Meter:
         return self._solver
 
     def note(self, text: str) -> None:
-        """Add a note, unless there is the same note."""
+        """Add a note once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def measure(
         self, benchmark: Benchmark, sizes: Sequence[Size] | None = None
     ) -> Iterator[Record]:
-        """Measure an operator at the given sizes, by default at those of its benchmark."""
+        """Measure an operator at the given sizes, by default at the sizes of the benchmark."""
         for size in benchmark.sizes[self.device] if sizes is None else sizes:
             yield self._measure(benchmark, size)
 

@@ -43,8 +43,8 @@ def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     A product (2n³ flop) consists of fused multiply-adds. On the CPU a convolution is tried too. A
     squared difference takes 3 flop in two instructions, a subtraction and a multiply-add. Two
     multiply-adds take 4 flop in the same time, so distances cannot exceed 75 % of the ceiling. The
-    bytes that a copy reads and writes count, without the cache lines that a processor reads before
-    it overwrites them.
+    bytes that a copy reads and writes count, but not the cache lines that a processor reads before
+    a write.
     """
     product = _product(MATMUL[device], device, dtype)
     if device == "cpu":

@@ -1,7 +1,7 @@
 """The Information Bottleneck on digits: a stochastic code that predicts the class.
 
-Each method uses the best of three weights β by the accuracy on the validation images. The network
-and the training are those of the experiment (``python -m mige_ext bottleneck``).
+Each method uses the best of three weights β by the accuracy on the validation images. The
+experiment (``python -m mige_ext bottleneck``) has the same network and training.
 """
 
 from collections.abc import Mapping

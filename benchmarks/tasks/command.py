@@ -56,7 +56,7 @@ def tasks(
 
 
 def _run(chosen: list[Task], methods: list[str], seeds: int, table: Table[Row]) -> None:
-    """Run every run that the table lacks, and write each result at once."""
+    """Train every method, task and seed that the table lacks, and write each row at once."""
     present = {(row.task, row.method, row.seed) for row in table.rows}
     todo = [
         (task, method, seed)

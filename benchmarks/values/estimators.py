@@ -34,7 +34,7 @@ def values(x: Array, z: Array, seed: int) -> Estimated:
 
 
 def gaussian(x: Array, z: Array, _: int) -> Estimated:
-    """The Gaussian formula on normal scores, without its bias."""
+    """The Gaussian formula on normal scores, minus the bias of the formula."""
     from mige_ext.values.gaussian import gaussian_part
 
     return Estimated(float(gaussian_part(*_normal_scores(x, z)).candidate.value))
@@ -54,7 +54,7 @@ def ksg(x: Array, z: Array, _: int, k: int = 10) -> Estimated:
 def critic(bound: str, x: Array, z: Array, seed: int) -> Estimated:
     """MINE or InfoNCE on normal scores: the highest value on a quarter of the samples.
 
-    The value is computed every 50 steps, and training ends when it has not risen for 8 times. A
+    The value is computed every 50 steps, and training ends after 8 values without a new maximum. A
     negative value is replaced by 0, the value of a constant critic.
     """
     torch.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 The constants of the estimator were chosen on the tasks of benchmark-mi with an even number
 ("even"). The three methods of the estimator were chosen on all tasks of benchmark-mi. Only the
-tasks of this file ("own") played no part in any choice.
+tasks of this file ("own") were used in no choice.
 """
 
 import math
@@ -138,7 +138,7 @@ def _scale_mixture_information(d: int) -> float:
 
 @cache
 def own() -> tuple[Task, ...]:
-    """Tasks that were not used to choose anything."""
+    """Tasks on which no setting of an estimator was chosen."""
     z = np.sinh(np.linspace(-9, 9, 3001))
     square = _grid_information(_normal(z, _GRID**2, 0.3), z)
     scale = _grid_information(_normal(z, 0 * _GRID, np.exp(_GRID)), z)

@@ -1,7 +1,7 @@
 """The attackers of an audit: perceptrons, nearest neighbors and boosted trees.
 
-Every attacker is fitted to one set of rows. For the validation rows and the test rows, it predicts
-the class or cell of s, and a continuous s itself.
+Every attacker is fitted to one set of rows, and predicts s for the validation and test rows: the
+class or cell of s, and a continuous s itself.
 """
 
 import copy
@@ -147,7 +147,7 @@ class _Perceptron:
 
 
 class _Neighbors:
-    """The frequencies of the classes among the nearest neighbors in whitened z, and the mean s.
+    """The frequencies of the classes and the mean s of the nearest neighbors in whitened z.
 
     The frequencies in all rows count as one more neighbor, so no probability is 0.
     """
@@ -224,7 +224,7 @@ def _without_single_rows(label: Tensor) -> tuple[Tensor, Any]:
 
 
 def _can_stop_early(label: Tensor) -> bool:
-    """Whether a tenth of the rows, with which scikit-learn stops early, may contain every class."""
+    """Whether a tenth of the rows may contain every class, as scikit-learn needs to stop early."""
     return math.ceil(len(label) / 10) >= len(label.unique())
 
 

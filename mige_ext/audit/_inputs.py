@@ -13,7 +13,7 @@ from mige_ext._warnings import warn_once
 
 #: Fewest rows to train attackers on, and fewest test rows.
 LEAST_TRAIN, LEAST_TEST = 50, 10
-#: Fewest rows per class, as a mean over the classes.
+#: Least mean number of training rows in a class.
 ROWS_PER_CLASS = 5
 
 
@@ -95,7 +95,7 @@ def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
     """Cells of nearly equal probability for a continuous s.
 
     Every cell is split at the median of its column of largest variance, until there are ``count``
-    cells. For one column the cells are intervals between quantiles. For a circle they are arcs.
+    cells. The cells of one column are intervals between quantiles. The cells of a circle are arcs.
 
     Args:
         s: (N, k) float64, whose medians split the cells.
@@ -103,7 +103,7 @@ def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
         count: a power of two.
 
     Returns:
-        The cell of each row of s (N,) and of the others (N',), and the number of cells.
+        The cell of each row of s (N,), the cell of each row of others (N',), the number of cells.
     """
     label, other_label = (x.new_zeros(len(x), dtype=torch.long) for x in (s, others))
     for _ in range(count.bit_length() - 1):
@@ -161,10 +161,7 @@ def _require_like_training(z: Tensor, s: Tensor, codes: Tensor, nuisance: Tensor
 
 
 def _warn_of_unknown_classes(s: Tensor, nuisance: Tensor) -> None:
-    """Warn of classes without training rows.
-
-    Such classes occur if the names of the classes were numbered separately in each set.
-    """
+    """Warn of classes without training rows: each set may have numbered its classes alone."""
     unknown = ~torch.isin(s, nuisance)
     count = int(unknown.sum())
     if not count:

@@ -1,7 +1,7 @@
 """What the strongest of several attackers finds in finished codes.
 
-An attacker predicts probabilities q(c | z) of the classes c of s. With the frequencies p of the
-classes, it bounds the mutual information from below (Barber and Agakov, 2003)::
+An attacker predicts probabilities q(c | z) of the classes c of s, which bound the mutual
+information from below (Barber and Agakov, 2003)::
 
     I(z; s) ≥ E[log q'(s | z) − log p(s)],     q'(c | z) ∝ p(c) (q(c | z) / p₀(c))ᵗ
 
@@ -57,9 +57,8 @@ def leakage(
     The attackers are perceptrons of two sizes on standardized and on whitened z, the nearest
     neighbors in whitened z, and gradient-boosted trees. The strongest attacker is chosen on a fifth
     of the training rows, called the validation rows, and measured on the test rows. The choice
-    therefore does not bias the result upward. If s is independent of z, the result is usually
-    exactly 0. Otherwise it differs from 0 by about its standard error, and its expectation is at
-    most 0.
+    therefore does not bias the result upward. If s is independent of z, the expected result is at
+    most 0. Most such results are exactly 0, and others are within about one standard error of 0.
 
     For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².

@@ -1,1 +1,1 @@
-"""The bundled experiments: each module reproduces one, from data to figure, and is a command."""
+"""The experiments, with a package and a command for each."""

@@ -1,4 +1,4 @@
-"""Surrogates of entropy and mutual information: the gradient is right, the value means nothing.
+"""Surrogates of entropy and mutual information: scalars with the right gradient.
 
 With ``z = E_ψ(x)``, the gradient of the entropy needs only the score of z:
 

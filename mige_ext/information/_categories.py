@@ -222,8 +222,8 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
 def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
     """Warn if no class has ``least`` samples, for example because numbers were given as integers.
 
-    ``ids`` are integers from 0 to ``count`` − 1. If there are so few classes that one must be large
-    enough, the sizes are not computed, because on CUDA the host waits for them.
+    ``ids`` are integers from 0 to ``count`` − 1. If ``count`` is small, one class must be large
+    enough. The sizes, for which the host waits on CUDA, are then not computed.
     """
     if ids.numel() == 0 or (least - 1) * count < ids.shape[-1] or not may_warn("small classes"):
         return

@@ -26,9 +26,9 @@ def encoder_information(
     draws.
 
     Estimated scores are too small, and fewer samples give smaller scores. With K ≠ N the difference
-    of the two entropies is therefore biased, so choose K = N. If the entropy of the encoder is
-    known in closed form, give this entropy as ``conditional``, and use a calibrated estimator such
-    as ``SSGE(calibrate="stein")``.
+    of the two entropies is therefore biased. Choose K = N. If the entropy of the encoder is known
+    in closed form, give this entropy as ``conditional``, and use a calibrated estimator such as
+    ``SSGE(calibrate="stein")``.
 
         >>> import torch, mige_ext as mige
         >>> mean, sigma = torch.randn(2, 64, 1, 3, requires_grad=True).exp()
@@ -41,8 +41,8 @@ def encoder_information(
     Args:
         z: K reparameterized draws for each of N inputs, (..., N, K, d) with N >= 2.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
-        conditional: H(z | x) up to a constant, differentiable, of any shape; the function takes its
-            mean. By default H(z | x) is estimated from the draws, which needs K >= 2.
+        conditional: H(z | x) up to a constant, as the mean of a differentiable tensor of any shape.
+            By default H(z | x) is estimated from the draws, which needs K >= 2.
         group: a process group whose ranks' inputs form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:

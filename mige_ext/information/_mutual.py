@@ -69,8 +69,8 @@ def mutual_information(
         marginal: where the scores of the marginals come from.
 
             - "paired": from x alone and from z alone. The score of the joint may start from the
-              scores of the marginals (:meth:`.AdaptiveScore.score_pair`), and the errors then
-              cancel. An estimator without a method ``score_pair`` uses "own".
+              scores of the marginals (:meth:`.AdaptiveScore.score_pair`). Errors of the three
+              scores then cancel. An estimator without a method ``score_pair`` uses "own".
             - "own": from x alone and from z alone. The score of the joint is estimated separately,
               and is shrunk more, because the joint has more dimensions. The difference between the
               two shrinkages adds a term like an entropy to the gradient: minimizing I(x; z) then
@@ -91,15 +91,15 @@ def mutual_information(
         A scalar. Its gradients in x and z are the gradients of I(x; z) in nats.
 
     Raises:
-        ValueError, TypeError: an argument is not as described or not finite. For a category x,
-            ``projection`` is refused, and ``estimator`` with "paired".
+        ValueError, TypeError: an argument is not as described or not finite; or ``projection`` or,
+            with "paired", ``estimator`` is given for a category x.
         RuntimeError, NotImplementedError: a call with a category is compiled by ``torch.compile``,
             captured in a CUDA graph, or mapped by ``torch.func.vmap``.
         MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
-        One score of (x, z). "own" adds one score for each argument that requires a gradient,
-        "paired" one of x and one of z, and "matched" one of permuted pairs. A score takes
+        One score of (x, z). "own" adds a score of each argument that requires a gradient, "paired"
+        adds scores of x and of z, and "matched" adds a score of permuted pairs. A score takes
         O(M³ + M²(d_x + d_z)) for each group. The backward pass multiplies by a scalar.
 
         For a category x of K classes, "paired" takes O(M K d² + K d³) for z of d dimensions. "own"
@@ -177,7 +177,9 @@ def code_information(
         MemoryError: the estimator needs more than the free memory of the device.
 
     Cost:
-        As for :func:`mutual_information`. The noise comes from torch's global random generator.
+        The cost of :func:`mutual_information`.
+
+    The noise comes from torch's global random generator.
     """
     _checks.require_not_negative("noise", noise)
     estimator = checked_estimator(estimator)

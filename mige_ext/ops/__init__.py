@@ -6,9 +6,9 @@ run, and for a group alone and in a batch. On the CPU, with torch's MKL for x86-
 the same for any number of threads.
 
 A wrong shape, device or number raises ValueError, and a wrong type or dtype raises TypeError. NaN,
-infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA a check of
-values would stall the stream. Such a value then makes all results of its group NaN, except the
-integers J of ``ssge`` and base of ``adaptive_score``, which become 0.
+infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA, where a check
+would stall the stream, such a value makes all results of its group NaN, except the integers J of
+``ssge`` and base of ``adaptive_score``, which become 0.
 
 ``mige_ext.reference`` has the same operators in plain torch.
 """

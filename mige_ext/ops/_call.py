@@ -16,8 +16,8 @@ from mige_ext._torch_compat import in_forward_mode
 
 _library = torch.ops.mige_ext
 
-# The shapes of the tensors of an operator, without arguments that are numbers, which come last. "*"
-# stands for the leading dimensions, which all tensors of a call share, and a letter for one size.
+# The shapes of the tensors of an operator. Arguments that are numbers come last and are left out.
+# "*" stands for the leading dimensions, which all tensors of a call share, and a letter for a size.
 # "int64" is the dtype of a result. The last two dimensions of a "transposed" result are swapped in
 # memory.
 _SHAPES = {
@@ -134,7 +134,7 @@ def _tensors(name: str) -> list[list[str]]:
 
 
 def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
-    """The error that is documented: TypeError for a wrong type, or the type in the message."""
+    """The documented error: TypeError for a wrong type, otherwise the type in the message."""
     for (argument, _), value in zip(_tensors(name), args, strict=False):
         if value is not None or argument not in _OPTIONAL.get(name, ()):
             try:

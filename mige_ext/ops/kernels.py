@@ -124,8 +124,8 @@ def distance_quantile(x: Tensor, quantile: float = 0.5) -> Tensor:
 def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor:
     """RBF Gram matrix ``k_ij = exp(−‖x_i − y_j‖² / 2σ²)``.
 
-    If ``y`` is not given, the matrix is symmetric to the bit and its diagonal is exactly 1. The
-    result is differentiable in all three arguments.
+    If ``y`` is not given, the matrix is exactly symmetric and its diagonal is exactly 1. The result
+    is differentiable in all three arguments.
 
     Args:
         x: points, (..., M, d).

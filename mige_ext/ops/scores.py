@@ -9,12 +9,12 @@ from mige_ext.ops._call import call, real
 def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, in parallel over the groups.
 
-    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. CUDA uses pivoted
-    Cholesky and one-sided Jacobi (Veselić and Hari 1989) up to M = 2048. A warp, a thread block or
-    many thread blocks then decompose a matrix, and the call does not wait for the device. Above
-    M = 2048, CUDA uses torch's solver, which waits for the device and treats NaN as torch does. The
-    result is not differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the
-    matrices of a batch one after another.
+    The CPU uses LAPACK's divide and conquer, with one thread for each matrix. Up to M = 2048, CUDA
+    uses pivoted Cholesky and one-sided Jacobi (Veselić and Hari 1989), by a warp, a thread block or
+    many thread blocks for each matrix, and does not wait for the device. Above M = 2048, CUDA uses
+    torch's solver, which waits for the device and treats NaN as torch does. The result is not
+    differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the matrices of a
+    batch one after another.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
@@ -51,9 +51,10 @@ def ssge(
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        bandwidth: σ > 0 of each group, (...); by default ``multiplier`` times ``quantile``.
-        quantile: a quantile of the pairwise distances, in (0, 1]; see :func:`distance_quantile`.
-        multiplier: positive factor of the quantile.
+        bandwidth: σ > 0 of each group, (...); by default ``multiplier`` × a quantile of the
+            pairwise distances (:func:`distance_quantile`).
+        quantile: the quantile, in (0, 1]; 0.5 is the median.
+        multiplier: positive.
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
             of trace(K); in (0, 1].
         rank: J itself, in [1, M], instead of ``threshold``. Eigenvalues below M ε λ_max are
@@ -129,7 +130,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the risk of a
     candidate is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, and is 0 for the Gaussian score.
 
-    1. With μ = 0 and P = I, the first ν is the one of 3, 4, 6, 10, 20 and 50 with the lowest sum of
+    1. With μ = 0 and P = I, the first ν is chosen among 3, 4, 6, 10, 20 and 50 by the lowest sum of
        the risk and its standard error. If no sum is below 0, ν is infinite, and the departure is 0.
     2. Six EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
        ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E = τ (R + τI)^{−1} is

@@ -130,7 +130,7 @@ def adaptive_kept(z: Tensor) -> Tensor:
     """Which samples take part in the choice of λ, (M, d) -> (M), boolean.
 
     One of several samples that coincide up to rounding is kept. If there are more near-coincident
-    pairs than among independent samples, one sample of each is left out.
+    pairs than among independent samples, one sample of each such pair is left out.
     csrc/common/thinning_rule.h explains the rule.
     """
     m, d = z.shape

@@ -137,7 +137,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     calibrate: Calibrate = None
 
     def __post_init__(self) -> None:
-        """Checks the arguments."""
+        """Check the arguments."""
         super().__post_init__()
         _checks.require_choice("gaussian", self.gaussian, "ridge", "qis", "mle")
 
@@ -189,9 +189,9 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             MemoryError: as for :meth:`score`.
 
         Cost:
-            Three scores. The score of the pair takes (M³ + 14M²r) flop for each λ tried.
+            Three scores. The score of the pair takes M³ + 14M²r flop for each λ that is tried.
         """
-        _checks.require_paired("x", x, "z", z, 2)
+        _checks.require_paired("x", x, "z", z)
         x, z = prepared(x), prepared(z)
         dtype = torch.promote_types(x.dtype, z.dtype)
         joint = self._prepared(torch.cat((x.to(dtype), z.to(dtype)), -1))
@@ -273,7 +273,7 @@ class _Estimate:
     """Scores at the samples, and the intermediate results that a fit or another estimate needs."""
 
     ridge_scores: Tensor  #: scores with the Gaussian part "ridge", (..., M, d)
-    scores: Tensor  #: scores with the Gaussian part that was asked for, (..., M, d)
+    scores: Tensor  #: scores with the Gaussian part ``gaussian``, (..., M, d)
     departure: Tensor  #: ``ridge_scores`` minus their Gaussian part, (..., M, d)
     divergence: Tensor  #: divergence of the departure in whitened coordinates, (..., M)
     gaussian: FittedGaussian | None  #: the Gaussian part; None for "ridge"

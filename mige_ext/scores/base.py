@@ -32,8 +32,8 @@ class ScoreEstimator(Protocol):
 class DistributedScoreEstimator(ScoreEstimator, Protocol):
     """A score estimator that reduces the samples of several processes to sums.
 
-    The information functions call :meth:`score_distributed` if an estimator has it. For every other
-    estimator, they gather the samples of all processes.
+    The information functions call :meth:`score_distributed` if an estimator has this method, and
+    otherwise gather the samples of all processes.
     """
 
     def score_distributed(
@@ -42,8 +42,8 @@ class DistributedScoreEstimator(ScoreEstimator, Protocol):
         """Scores at the samples of this process, estimated from the samples of all processes.
 
         Args:
-            samples: the samples of this process, (..., M_r, d) with M_r >= 0. They are the rows
-                from ``offset`` on of the (..., M, d) samples of all processes.
+            samples: the samples of this process, (..., M_r, d) with M_r >= 0, which are the rows
+                from ``offset`` on in the samples of all processes, (..., M, d).
             offset: number of samples on the processes before this one.
             total: M, the number of samples on all processes.
             all_reduce: sums a tensor over all processes, in place. Every process must call it the
@@ -60,8 +60,8 @@ class DistributedScoreEstimator(ScoreEstimator, Protocol):
 class PairScoreEstimator(ScoreEstimator, Protocol):
     """A score estimator that estimates the scores of a pair and of its marginals together.
 
-    :func:`.mutual_information` calls :meth:`score_pair` if an estimator has it. For every other
-    estimator, it calls ``score`` for the pair and for each marginal that it needs.
+    :func:`.mutual_information` calls :meth:`score_pair` if an estimator has this method, and
+    otherwise ``score`` for the pair and for each marginal that is needed.
     """
 
     def score_pair(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +85,7 @@ class AdditiveStatistics(Protocol):
 
 
 def require_estimator(estimator: object) -> None:
-    """Refuses an object without a method ``score``."""
+    """Raise TypeError for an object without a method ``score``."""
     # isinstance with a protocol would take several µs, which matters in a short step.
     if isinstance(estimator, type) or not callable(getattr(estimator, "score", None)):
         raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
@@ -220,7 +220,7 @@ class FittableEstimator(ABC, Generic[F]):
         return False
 
     def __post_init__(self) -> None:
-        """Checks the settings: ``calibrate``, and the fields that ``_checks.setting`` declares."""
+        """Check ``calibrate`` and all settings that ``_checks.setting`` declares."""
         _checks.require_settings(self)
         _checks.require_choice("calibrate", getattr(self, "calibrate", None), "stein", None)
 
@@ -241,7 +241,7 @@ class FittableEstimator(ABC, Generic[F]):
         return self._score(self._prepared(samples))
 
     def fit(self, samples: Tensor) -> F:
-        """Fits the score, to evaluate it at any points.
+        """Fit the score, which can then be evaluated at any points.
 
         Argument and errors are those of :meth:`score`. The fit keeps copies of the values that its
         scores need.
@@ -261,7 +261,7 @@ class FittableEstimator(ABC, Generic[F]):
         return samples
 
     def _quadratic_memory(self, m: int, d: int) -> int:
-        """A lower bound on the values of one group that grow with M²; 0 for time linear in M."""
+        """A lower bound on the number of values of a group, if it grows with M²; otherwise 0."""
         return 0
 
     @abstractmethod

@@ -82,7 +82,7 @@ def _whitened(x: Tensor) -> tuple[Tensor, Tensor]:
     white = (x - mean.unsqueeze(-2)) @ whitening
     if x.shape[-1] <= x.shape[-2]:
         return white, whitening
-    span = torch.linalg.qr(white.mT).Q  # (d, M), because all further results allow a rotation
+    span = torch.linalg.qr(white.mT).Q  # (d, M); a rotation does not change the gradient
     return white @ span, whitening @ span
 
 
@@ -107,7 +107,7 @@ class _Classes:
     """Gaussians in coordinates where Σ = I: one for each cell, or one for each mode of a cell."""
 
     strengths: tuple[float, ...]  #: ν / d of the candidates
-    basis: Tensor  #: the coordinates of white samples @ basis have Σ = I, (G, r, r)
+    basis: Tensor  #: map from white samples to the coordinates where Σ = I, (G, r, r)
     member: Tensor  #: the Gaussian of each sample, (G, M)
     sizes: Tensor  #: number of samples of each Gaussian, (G, K)
     rivals: Tensor  #: whether the Gaussian has samples and the condition of the sample, (G, K, M)

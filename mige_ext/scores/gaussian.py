@@ -108,9 +108,11 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
               (:func:`ridge_whitening`). The score is equivariant to shifts and to scales of each
               column.
             - "qis": quadratic-inverse shrinkage of the eigenvalues, for any M and d
-              (:func:`qis_whitening`). The score is equivariant to shifts, rotations and one scale.
-            - "mle": maximum likelihood, the covariance over M. If it is singular, as for M <= d,
-              the pseudo-inverse is used. If it is regular, the score is equivariant to affine maps.
+              (:func:`qis_whitening`). The score is equivariant to shifts, rotations and a common
+              scale.
+            - "mle": maximum likelihood, the covariance with divisor M. The score is equivariant to
+              affine maps if the covariance is regular. For a singular covariance, as for M <= d,
+              the pseudo-inverse is used.
         calibrate: "stein" divides the scores of each group by
             :attr:`GaussianDiagnostics.calibration`; None does not.
 
@@ -165,7 +167,7 @@ class Whitening(NamedTuple):
         return inside if self.outside is None else inside + self.remainder(y) * self.outside
 
     def remainder(self, y: Tensor) -> Tensor:
-        """``y D (I − U Uᵀ)``, (..., Q, d) -> (..., Q, d), where U and D are given."""
+        """``y D (I − U Uᵀ)``, (..., Q, d) -> (..., Q, d), for given U and D."""
         assert self.directions is not None and self.outside is not None
         y = y * self.outside
         return y - (y @ self.directions) @ self.directions.mT
@@ -326,10 +328,7 @@ def _distinct(v: Tensor) -> Tensor:
 
 
 def _quadratic(inverse: Tensor, h: Tensor, c: Tensor, rank: Tensor) -> Tensor:
-    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)``, where c > 1 counts as 1.
-
-    The means in θ and ϑ have ``rank`` terms.
-    """
+    """``(1 − c)² + 2c(1 − c)θ + c²(θ² + ϑ²)`` for min(c, 1) and means of ``rank`` terms."""
     c = c.clamp(max=1.0)
     others = inverse.unsqueeze(-2)
     apart = others - inverse.unsqueeze(-1)

@@ -13,8 +13,8 @@ The basis ``W = V S^{−1/2}`` with ``K_zz = V S Vᵀ`` is orthonormal in the sp
 
 f is the filter of the estimator. For SSGE, f(μ) is 1/μ for the J largest μ and 0 for the others.
 For Tikhonov, f(μ) is 1/(μ + λ), and the estimate g of the score minimizes
-``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks, Z = X,
-the μ are the eigenvalues of K/M, and the scores at the samples are those of the full estimator.
+``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks (Z = X),
+the μ are the eigenvalues of K/M, and the scores at the samples equal the full estimator's scores.
 
 A and h are sums over samples, so the sums of several batches or processes can be added.
 """
@@ -37,8 +37,8 @@ from mige_ext.scores.records import stored
 class Landmarks(FittableEstimator[FittedLandmarks]):
     """SSGE or Tikhonov with the RBF kernel, restricted to the span of m landmarks.
 
-    As ``estimator=`` of the information functions, this class makes large batches affordable. It
-    can also be fitted to millions of samples, at once or batch by batch:
+    As ``estimator=`` of the information functions, landmarks make large batches affordable. A fit
+    can have millions of samples, at once or batch by batch:
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(20_000, 8)
@@ -82,7 +82,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
     seed: int = _checks.setting(0, _checks.require_seed)
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Check the settings."""
         super().__post_init__()
         if self.m < 2:
             raise ValueError(f"m must be at least 2, got {self.m!r}")
@@ -104,7 +104,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
         Args:
             samples: (..., M, d) with M >= 2, floating point.
-            progress: as for :meth:`fit`. It is called twice, for the fit and for the scores.
+            progress: as for :meth:`fit`, called twice: for the fit and for the scores.
         """
         fitted = self.fit(samples, progress=progress)
         _recording.report(fitted.diagnostics)

@@ -108,7 +108,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         x, origin, unit = about_origin(samples)
         mean, z, deviation = standardized(x)
         with no_autocast(z):
-            # Training needs a z that is no inference tensor, so z is copied outside this mode.
+            # An inference tensor cannot be trained with, so z is copied outside inference mode.
             with torch.inference_mode(False), torch.enable_grad():
                 weights, biases, loss = self._train(z.clone())
             calibration = stein_calibration(z, _network(z, weights, biases))
@@ -121,10 +121,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         return FittedNetwork(x, mean, deviation, weights, biases, origin, unit, diagnostics)
 
     def _train(self, z: Tensor) -> tuple[Layers, Layers, Tensor]:
-        """Weights, biases, and the last loss of each group divided by d, (...).
-
-        ``z`` are the standardized samples, (..., M, d).
-        """
+        """Weights, biases, and the last loss divided by d, (...), for standardized samples z."""
         weights, biases = self._start(z)
         optimizer = torch.optim.Adam([*weights, *biases], lr=float(self.learning_rate))
         generator = torch.Generator(z.device).manual_seed(int(self.seed))

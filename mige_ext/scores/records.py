@@ -17,7 +17,7 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
 
     A value is a tensor, a number, None, or a tuple or dataclass of such values; another value
     raises TypeError. ``hint`` is the annotated type of the value, and ``name`` its name in the
-    record. If the type is a subclass of the annotated type, its name is stored too, in UTF-8.
+    record. The name of a subclass of the annotated type is stored too, in UTF-8.
     """
     if value is None:
         return {}

@@ -25,7 +25,7 @@ class FittedStudent:
     def from_weights(
         samples: Tensor, z: Tensor, whitening: Tensor, ridge: Tensor, nu: Tensor, weights: Tensor
     ) -> "FittedStudent":
-        """Computes μ and P from the weights of the last EM step.
+        """Compute μ and P from the weights of the last EM step.
 
         Args:
             samples: samples, (..., M, d).

@@ -36,7 +36,8 @@ def classifier_bounds(
     """The bound ``I ≥ H(s) + E log p̂(s | z)`` of a classifier on samples that it was not fitted to.
 
     p̂ follows from Gaussian classes, whose covariances are shrunk toward their mean. The first
-    result has the shrinkage with the highest bound. The second has one covariance for all classes.
+    result has the shrinkage with the highest bound, and the second result one covariance for all
+    classes.
     """
     m = z.shape[0]
     prior = torch.bincount(s).double() / m

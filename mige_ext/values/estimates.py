@@ -18,7 +18,7 @@ from mige_ext.values.continuous import continuous_entropy, continuous_informatio
 from mige_ext.values.ranks import ranked
 from mige_ext.values.records import EntropyValue, InformationValue
 
-#: More samples than this are divided into disjoint parts.
+#: Largest number of samples that are not divided into disjoint parts.
 MOST_SAMPLES = 2000
 
 

@@ -115,7 +115,7 @@ def test_a_budget_may_depend_on_several_template_arguments(parameters: str, limi
 def test_the_gate_refuses_a_budget_that_no_multiprocessor_has() -> None:
     found = resources.violations([replace(GOOD, threads=1024)], ALLOWED)
     assert found == [
-        "sum_kernel<float> on sm_90: 80 registers for each of 1024 threads, expected at most 65536 in total"
+        "sum_kernel<float> on sm_90: 80 registers × 1024 threads, expected at most 65536"
     ]
 
 

@@ -41,7 +41,8 @@ class Options(common.ImageOptions):
     beta: list[float] = common.grid_option("β", least=0)
     choice: str = common.option(
         "one-se",
-        "Choose the largest β within one standard error of the least error, or the least error.",
+        "Choose the largest β within one standard error of the least error, or the β with the "
+        "least error.",
         choices=CHOICES,
     )
     seeds: int = common.seeds_option("digits: 10; else 3; --quick: 2")

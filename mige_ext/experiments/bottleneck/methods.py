@@ -277,7 +277,7 @@ def smoothing(out: Output, x: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Method(CommonMethod):
-    """A method of the comparison, whose penalty is made from the settings and the pixel number."""
+    """A method of the comparison. The settings and the number of pixels make the penalty."""
 
     stochastic: bool = False  # whether the encoder draws z
     dropout: bool = False  # whether β is the rate of dropout

@@ -71,7 +71,7 @@ def draw(results: Sequence[Result], metrics: Sequence[Epoch], shown: Sequence[Ru
     """Learning curves, and error against information for every β.
 
     Args:
-        results: Results of the search. They are drawn if a method has several β.
+        results: Results of the search, drawn if a method has several β.
         metrics: Rows of metrics.csv. Without rows, there are no learning curves.
         shown: Runs whose learning curves are drawn, with one β for each method.
     """

@@ -4,7 +4,7 @@ For a fair comparison, the following is the same for all methods:
 
 * On digits, μ passes a BatchNorm without affine parameters. Rescaling z does not change I(z; x), so
   without BatchNorm the loss would not fix the scale of z, and errors of an estimated gradient would
-  add up in this direction. The prior of VIB fixes the scale, which would favor VIB.
+  add up along the scale. The prior of VIB fixes the scale, which would favor VIB.
   ``--no-normalize`` gives the paper's network, without BatchNorm.
 * A seed fixes the first weights and the batches. All runs have the same number of epochs, and the
   weights of the last epoch are measured.
@@ -130,9 +130,9 @@ def build(images: ImageData, run: Run, settings: Settings) -> Classifier:
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average, in which the first values have a larger weight.
+    """Exponential moving average with a smaller decay at the first values.
 
-    After n values the old average has the weight ``min(decay, (1 + n) / (10 + n))``.
+    After n values the decay, the weight of the last average, is ``min(decay, (1 + n) / (10 + n))``.
     """
 
     def average_of(average: Tensor, value: Tensor, number: Tensor | int) -> Tensor:

@@ -1,11 +1,11 @@
-"""Comparisons of methods, each of which has one setting whose value is searched.
+"""Comparisons of methods, with a search over one setting of each method.
 
 * Search: every method is trained at every value of its grid, and the value with the best validation
   results is chosen.
 * Final runs: every method is trained at the chosen value. With ``--retrain``, final runs train on
   the training and validation images together. Without ``--retrain``, a search run with the same
   value and seed is the final run, and is not trained again.
-* Test: the final runs are tested after the last training. Nothing else reads the test part.
+* Test: the final runs are tested after the last training. No other code reads the test part.
 * After each epoch, all states are on disk, and ``--resume`` continues an interrupted command.
 
 An experiment defines its methods, its trainer, the results of a run, and its figures.
@@ -35,7 +35,7 @@ from mige_ext.experiments.data import images as data
 
 
 class Comparison(Experiment):
-    """A comparison of methods, each with one setting whose value is searched.
+    """A comparison of methods, with a search over one setting of each method.
 
     Args:
         options: A ``ComparisonOptions`` with a list of values to search. The attribute ``setting``
@@ -66,7 +66,7 @@ class Comparison(Experiment):
     network_name: ClassVar[str] = "model"
     #: Part of each grid that ``--quick`` searches.
     quick_values: ClassVar[slice]
-    #: Test results of a diverged run, by column: its predictions count as wrong. A run with NaN in
+    #: Test results of a diverged run, by column. All predictions count as wrong. A run with NaN in
     #: the first of these columns has not been tested yet.
     all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0})
     #: Options of the experiment that config.json records.
@@ -321,7 +321,7 @@ class Comparison(Experiment):
     def is_final(self, run: Run) -> bool:
         """Whether a run trains on the validation images, and has no validation results.
 
-        With ``--retrain`` all ``final_runs`` train on them, and without ``--retrain`` no run does.
+        With ``--retrain`` this is true for all ``final_runs``, and otherwise for no run.
         """
         return run.images != self.search_images
 

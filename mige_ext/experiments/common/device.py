@@ -25,7 +25,7 @@ def device_of(name: str) -> torch.device:
     """The device that the option ``--device`` names. "auto" is the GPU if there is one.
 
     Raises:
-        ValueError: The name is none of auto, cpu and cuda, or it is a GPU and torch finds none.
+        ValueError: The name is not auto, cpu or cuda, or the name is cuda and torch finds no GPU.
     """
     available = torch.cuda.is_available()
     if name == "auto":

@@ -24,7 +24,7 @@ def require_option(name: str, option: str) -> None:
     """Check that an estimator has an option.
 
     Raises:
-        ValueError: The estimator lacks the option. The message names the estimators that have it.
+        ValueError: The estimator lacks the option. The message names estimators with the option.
     """
     having = [known for known in ESTIMATORS if option in _options(known)]
     if name not in having:

@@ -135,7 +135,7 @@ def command(
 
 
 def _named(message: str, declared: Sequence[Parameter]) -> str:
-    """The message, whose first word is replaced by an option if it is the name of a parameter."""
+    """The message, with an option in place of a first word that is the name of a parameter."""
     name, _, rest = message.partition(" ")
     if name in {parameter.name for parameter in declared}:
         return f"--{name.replace('_', '-')} {rest}"

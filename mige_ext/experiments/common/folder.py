@@ -97,8 +97,8 @@ def open_folder(
 
     Args:
         path: Folder.
-        settings: Values on which the numbers depend, as JSON. If the folder has results, they must
-            have the same settings.
+        settings: Values on which the numbers depend, as JSON. Results in the folder must have the
+            same settings.
         about: Further values, as JSON. When the experiment is continued, only ``command``, the name
             of the experiment, must stay the same.
         resume: Whether to continue with the results in the folder.

@@ -10,7 +10,7 @@ Ctrl-C ends a command with exit status 130. The folder then contains:
 * the figures, drawn from the rows of the tables so far.
 
 ``Experiment.save_interrupted`` writes the figures and the weights of the stopped run. If the
-process is killed, these are missing, and all other files are complete. ``--resume`` always
+process is killed, these files are missing, and all others are complete. ``--resume`` always
 continues from the checkpoint to bitwise the same numbers.
 
 The toy experiment has ``config.json``, ``toy.csv`` and the figure. The table is saved after each

@@ -14,7 +14,7 @@ class Method:
     """A method of a comparison: the term that it adds to the loss, and the grid of its setting."""
 
     label: str  # in tables and figures
-    strengths: tuple[float, ...] = (0.0,)  # grid of the setting; 0 alone if the method has none
+    strengths: tuple[float, ...] = (0.0,)  # grid of the setting; (0.0,) for a method without one
     #: A function that makes the added term, a penalty or an objective; None if nothing is added.
     make: Callable[..., Any] | None = None
 

@@ -36,8 +36,8 @@ class Progress(tqdm):  # type: ignore[misc]
 
         Args:
             name: Name of the run.
-            at: Number of steps of all runs before this run, to which the bar is set, because a run
-                that diverged or continued from a checkpoint has counted fewer steps.
+            at: Number of steps of all runs before this run. The bar is set to this number, because
+                a run that diverged or continued from a checkpoint has counted fewer steps.
         """
         self.metrics = {}
         if at is not None:

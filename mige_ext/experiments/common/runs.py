@@ -9,7 +9,7 @@ class Run(NamedTuple):
     """Identity of a run among all runs of an experiment, which share all other settings."""
 
     method: str
-    value: float  # value of the searched setting, β or a learning rate; 0 if the method has none
+    value: float  # β or learning rate, the searched setting; 0 for a method without a setting
     seed: int  # seed of weights, batches and noise
     images: int = 0  # number of training images; 0 if there is no option ``--retrain``
 

@@ -54,10 +54,7 @@ class Trainer(ABC):
         """Make the network, the added term, and the optimizer."""
 
     def batches(self) -> Iterable[Tensor]:
-        """Row numbers of each batch of the next epoch, (batch) each, in a random order.
-
-        An incomplete last batch is dropped.
-        """
+        """Row numbers of each full batch of the next epoch, (batch) each, in a random order."""
         rows, batch = len(self.problem.train), self.settings.batch
         order = torch.randperm(rows, generator=self.random.order)[: rows // batch * batch]
         return order.to(self.problem.device).split(batch)
@@ -78,7 +75,7 @@ class Trainer(ABC):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random generators inside the ``with`` block, and restore them after."""
+    """Seed torch's global random generators, and restore their states after the ``with`` block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -165,8 +162,7 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
     """Turn an error about numbers that are not finite into ``DivergedError``.
 
-    Such an error is one of mige_ext about samples that are not finite, or any error while a weight
-    is not finite.
+    These are mige_ext's errors about samples, and all errors while a weight is not finite.
     """
     try:
         yield

@@ -6,7 +6,7 @@ device of the images (:meth:`ImageData.normalize`), without worker processes.
 ========= ==================================================================================
 name      images
 ========= ==================================================================================
-digits    1,797 handwritten digits, 8×8, embedded in scikit-learn
+digits    1,797 handwritten digits, 8×8, a part of scikit-learn
 mnist     70,000 handwritten digits, 28×28
 fashion   70,000 pieces of clothing, 28×28, 10 classes
 cifar10   60,000 color images, 32×32, 10 classes, standardized by channel
@@ -49,7 +49,7 @@ class Split:
             )
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(self.images)
 
     def to(self, device: torch.device | str) -> "Split":
@@ -135,7 +135,7 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
 
     Raises:
         ValueError: the name is unknown, or files are damaged.
-        ImportError: scikit-learn is missing, which contains the digits.
+        ImportError: scikit-learn, which contains the digits, is missing.
         OSError: ``data_dir`` is not a folder, or the files are not found.
     """
     if name not in names():

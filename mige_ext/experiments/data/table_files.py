@@ -149,7 +149,7 @@ def read_file(file: TableFile, content: bytes, columns: Sequence[str], place: st
 
     Args:
         file: the file.
-        content: its bytes.
+        content: the bytes of the file.
         columns: names of the columns.
         place: folder or package of the file, for messages.
 

@@ -39,7 +39,7 @@ class TablePart:
     nuisances: Mapping[str, Tensor]  # (N,) each, standardized float32, or int64 if categorical
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return len(self.x)
 
     def to(self, device: torch.device | str) -> "TablePart":

@@ -1,8 +1,8 @@
 """The command ``infomax``: encoders trained without labels, and the accuracy of probes.
 
 * Probes are trained on each layer of the frozen encoder, in the same way for all methods.
-* For each trained method, the learning rate is chosen that has the best validation accuracy of the
-  probes, averaged over layers and seeds. All methods have the same grid.
+* The chosen learning rate of a trained method has the best validation accuracy of the probes,
+  averaged over layers and seeds. All methods have the same grid.
 * ``--quick`` takes scikit-learn's digits, which have 8×8 pixels and one channel, and small layers.
 
 ``common/comparison.py`` describes the search, the final runs and the test.
@@ -108,7 +108,7 @@ class Encoders(Comparison):
         return {name: accuracy_of(probes[name], x, part.labels) for name, x in features.items()}
 
     def choose(self) -> dict[str, float]:
-        """The learning rate with the best mean accuracy, by method. The lowest of equals wins."""
+        """The learning rate with the best mean accuracy, by method; the lowest of equal ones."""
         return {
             method: max(values, key=lambda rate: (sum(values[rate]) / len(values[rate]), -rate))
             for method, values in self.searched("val_accuracy").items()

@@ -99,11 +99,11 @@ class Critic(nn.Module):
 
 
 class PriorMatching(nn.Module):
-    """Prior matching: a discriminator D plays against the encoder (Hjelm et al., section 3.3).
+    """Prior matching with a discriminator D (Hjelm et al., section 3.3).
 
     D minimizes ``softplus(−D(n)) + softplus(D(z))`` with n from N(0, I), and the encoder minimizes
-    ``γ softplus(−D(z))``. The loss is the sum of both, in which z is constant for D, and the
-    weights of D are constant for the encoder.
+    ``γ softplus(−D(z))``. The returned loss is the sum of these two losses. The first has no
+    gradient in z, and the second has no gradient in the weights of D.
 
     Args:
         problem: Size of z, and the weight γ.

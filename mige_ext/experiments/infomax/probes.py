@@ -74,10 +74,7 @@ def effective_rank(z: Tensor) -> float:
 
 
 def linear_accuracy(z: Tensor, labels: Tensor, new_z: Tensor, new_labels: Tensor) -> float:
-    """Accuracy on codes (N', d) of a least-squares classifier that is fitted to z (N, d).
-
-    The result is NaN if codes are not finite.
-    """
+    """Accuracy on ``new_z``, (N', d), of a least-squares classifier fitted to z, (N, d), or NaN."""
     if not (z.isfinite().all() and new_z.isfinite().all()):
         return math.nan
     one = torch.ones_like

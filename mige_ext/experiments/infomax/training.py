@@ -77,7 +77,7 @@ class Epoch(Row):
     epoch: int  # from 1
     loss: float  # mean over the epoch; the loss of MIGE is a surrogate, whose value means nothing
     rank: float  # effective rank of z on the validation part
-    linear_accuracy: float  # accuracy of ``linear_accuracy`` on the validation part
+    linear_accuracy: float  # result of the function ``linear_accuracy`` on the validation part
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
@@ -131,7 +131,7 @@ class Trainer(CommonTrainer):
         if self.objective is None:
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                    layer.momentum = None  # the mean over all steps, because steps may be few
+                    layer.momentum = None  # a mean of all steps; a moving average needs many steps
         parts = (self.encoder, self.objective)
         self.modules = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
         self.encoder.to(images.device, memory_format=torch.channels_last)

@@ -59,7 +59,7 @@ LABELS = {
     "MINE": "MINE",
     "MINE-f": "MINE-f",
 }
-#: Methods of the figure, and the key of ``plots.PALETTE`` that gives the color.
+#: Methods of the figure, with the key of their color in ``plots.PALETTE``.
 COLORS = {
     "MINE": "MINE",
     "MINE-f": "MINE-f",
@@ -109,7 +109,7 @@ class Toy(Experiment):
     """
 
     quick_note = (
-        "The small version, of about half a minute: fewer dimensions, ρ, seeds and training steps."
+        "The small version, about half a minute: fewer dimensions, ρ, seeds and training steps."
     )
     measured = "Error of I and dI/dρ for Gaussians"
     following = "python -m mige_ext infomax, the paper's Table 1"
@@ -132,7 +132,7 @@ class Toy(Experiment):
         self.table = Table(self.options.out / "toy.csv", Estimate)
 
     def run(self) -> None:
-        """Run each dimension and method that the table lacks, and save it there."""
+        """Run each method and dimension that the table lacks, and save each result at once."""
         done = {(row.dim, row.method) for row in self.table.rows}
         missing = [(d, m) for d in self.dims for m in METHODS if (d, m) not in done]
         self.complete = not missing
@@ -167,7 +167,7 @@ class Toy(Experiment):
         self.save_figures()
 
     def save_figures(self) -> list[Path]:
-        """Draw the results; returns toy.csv and the figure."""
+        """Draw the results, and return the paths of toy.csv and the figure."""
         png, _ = plots.save(draw(self.rows, self.settings), self.options.out / "toy")
         return [self.table.path, png]
 

@@ -156,15 +156,7 @@ def mige_derivative(
 
 
 def integrate_from_zero(rho: Array, derivative: Array) -> Array:
-    """The integral from 0 to ρ by the trapezoidal rule.
-
-    Args:
-        rho: Ascending values of ρ around 0, (R).
-        derivative: Derivatives at these values, (S, R).
-
-    Returns:
-        The integrals, (S, R).
-    """
+    """Integrals from 0 to each ρ by the trapezoidal rule: rho (R), derivative (S, R) -> (S, R)."""
     at = np.union1d(rho, 0.0)
     values = np.stack([np.interp(at, rho, row) for row in derivative])
     areas = np.diff(at) * (values[:, 1:] + values[:, :-1]) / 2

@@ -82,7 +82,7 @@ class DiagonalGram(Gram):
 
     @property
     def trace(self) -> int:
-        """M."""
+        """The number of samples M, because φ(0) = 1."""
         return self._x.shape[-2]
 
     def product(self, w: Tensor) -> Tensor:

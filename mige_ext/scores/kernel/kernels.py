@@ -22,9 +22,9 @@ from mige_ext._precision import (
 class Kernel(ABC):
     """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
 
-    A call with points returns their Gram matrix. To define a kernel, write a frozen dataclass with
-    the method :meth:`psi`, whose fields are numbers or tensors. ``ψ(0) = 1`` and ``ψ'(0) = −1/2``
-    are required, so that a bandwidth has the same meaning for every kernel.
+    A call with points returns their Gram matrix. To define a kernel, write a frozen dataclass of
+    numbers or tensors with the method :meth:`psi`. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required,
+    so that a bandwidth has the same meaning for every kernel.
     """
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Bandwidth:
     multiplier: float = _checks.setting(1.0, _checks.require_positive)
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Check the settings."""
         _checks.require_settings(self)
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ _MEDIAN = Bandwidth()
 
 
 def require_kernel(kernel: object) -> None:
-    """Refuse a value that is not a :class:`Kernel`, and a kernel with another ψ(0) or ψ'(0).
+    """Refuse a value that is not a :class:`Kernel`, and a kernel with a wrong ψ(0) or ψ'(0).
 
     ψ(0) and ψ'(0) are not checked for the kernels of this module, nor while code is compiled.
     """

@@ -20,9 +20,9 @@ LARGEST_DENSE = 4096  # most rows of a curl-free K for Cholesky: 128 MiB in floa
 def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` with a positive shift.
 
-    The solver is Cholesky's factorization, with a relative error of about ε / shift. A curl-free K
-    is solved by :func:`conjugate_gradients` if they take fewer operations, or if K has more than
-    ``LARGEST_DENSE`` rows. The choice depends only on the shapes, the dtype and the shift. If the
+    The solver is Cholesky's factorization, with a relative error of about ε / shift. For a
+    curl-free K, the solver is :func:`conjugate_gradients` if this takes fewer operations, or if K
+    has more than ``LARGEST_DENSE`` rows. The choice depends only on shapes, dtype and shift. If the
     shift is below the rounding errors of K/M, K/M + shift I may be indefinite. Cholesky's
     factorization then raises ValueError on the CPU, and gives NaN for such a group on CUDA.
     """

@@ -25,8 +25,8 @@ Memory is O(M²). The curl-free kernel takes
 
 **Units.** K(x, x) = I and ‖L‖ <= 1, so λ, the number of steps and the step size have no unit. A
 kernel c·K needs λ' = cλ, η' = cη, the step size α' = α/c and the same number of steps. Zhou, Shi
-and Zhu use diagonal kernels with c = 1 and curl-free kernels with c = 1/σ². In their notation,
-λ stands for ⌊1/λ⌋ + 1 steps of Landweber's iteration and ⌊1/√λ⌋ + 1 steps of the ν-method.
+and Zhu use diagonal kernels with c = 1 and curl-free kernels with c = 1/σ². Their λ means
+⌊1/λ⌋ + 1 steps of Landweber's iteration, or ⌊1/√λ⌋ + 1 steps of the ν-method.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 """
@@ -118,12 +118,12 @@ class Solution:
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralFilter(FittableEstimator[FittedFilter]):
-    """Base class of the spectral filters, with the settings that all of them have.
+    """Base class of the spectral filters, with their common settings.
 
     Args:
         kernel: φ, such as ``RBF()`` or ``IMQ()``.
-        bandwidth: "median", a number, or a :class:`Bandwidth` rule, which each group applies to its
-            own samples.
+        bandwidth: "median", a number, or a :class:`Bandwidth` rule, which gives each group its own
+            σ.
         curl_free: if True, K is the curl-free kernel of φ, and the score is the gradient of
             :meth:`FittedFilter.energy`. If False, K is ``φ I``.
         calibrate: "stein" divides the scores of each group by :attr:`Diagnostics.calibration`,
@@ -142,7 +142,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
     _fitted: ClassVar[type[FittedFilter]] = FittedFilter
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Check the settings."""
         super().__post_init__()
         require_kernel(self.kernel)
         bandwidth_rule(self.bandwidth)
@@ -190,7 +190,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
     @abstractmethod
     def _solve(self, gram: Gram, source: Tensor) -> Solution:
-        """Applies the filter, given the Gram matrix of the samples and ζ at the samples."""
+        """Apply the filter, given the Gram matrix of the samples and ζ at the samples."""
 
     def _smooth(self, g: Tensor, coefficients: Tensor, source_coefficient: float) -> Solution:
         """The solution of a filter without a cut-off, from ``g_λ(L) ζ`` and its w and b."""

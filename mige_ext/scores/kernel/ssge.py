@@ -34,10 +34,10 @@ class SSGE(SpectralFilter):
         >>> fitted.score(torch.zeros(5, 8)).shape
         torch.Size([5, 8])
 
-    With the default kernel, which is that of Shi, Sun and Zhu, the native operator
-    :func:`mige_ext.ops.ssge` computes the score. Every other kernel takes an eigendecomposition of
-    K, which is M×M with ``curl_free=False`` and Md×Md with ``curl_free=True``. On CUDA, an
-    eigendecomposition of more than 2048 rows waits for the device.
+    :func:`mige_ext.ops.ssge` computes the score of the default kernel, the kernel of Shi, Sun and
+    Zhu. Every other kernel takes an eigendecomposition of K, which is M×M with ``curl_free=False``
+    and Md×Md with ``curl_free=True``. On CUDA, an eigendecomposition of more than 2048 rows waits
+    for the device.
 
     Args:
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
@@ -86,7 +86,7 @@ class SSGE(SpectralFilter):
         return _diagnostics(samples, *self._native(samples, 1, self._given_bandwidth(samples)))
 
     def _given_bandwidth(self, samples: Tensor) -> Tensor | None:
-        """σ of each group if the setting is a number; None if it is a rule for the operator."""
+        """σ of each group if ``bandwidth`` is a number; None if ``bandwidth`` is a rule."""
         rule = bandwidth_rule(self.bandwidth)
         return None if isinstance(rule, Bandwidth) else bandwidth_tensor(rule, samples)
 
