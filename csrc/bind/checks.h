@@ -1,10 +1,10 @@
 // The checks of every operator. A message names the argument, the expected value and the actual
 // value.
 //
-// All errors are std::runtime_error, because every version of torch passes this type on. An invalid
-// argument has a message that begins with "ValueError: " or "TypeError: "; mige_ext.ops raises that
-// type and removes the prefix. An error without a prefix concerns the values of a tensor (NaN) or
-// the device.
+// All errors are std::runtime_error, because every supported version of torch turns this type into
+// a Python exception. The message for an invalid argument has the prefix ValueError or TypeError.
+// mige_ext.ops removes this prefix and raises an error of this type. An error without a prefix
+// concerns the values of a tensor (NaN) or the device.
 #pragma once
 
 #include <limits>
@@ -31,7 +31,7 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
-// The sizes of t without the last `dropped`, as Python prints a tuple.
+// The sizes of t without the last `dropped` ones, written like a tuple of Python.
 inline std::string shape_text(const Tensor& t, int64_t dropped = 0) {
   std::ostringstream text;
   const int64_t count = t.dim() - dropped;
@@ -60,7 +60,8 @@ inline std::string device_text(const Tensor& t) {
   return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "cpu";
 }
 
-// Checks that t has shape (..., rows, columns) and dtype float32 or float64.
+// Checks that t is float32 or float64 with at least the given numbers of rows and columns.
+// `expected` is the expected shape in words.
 inline void check_matrix(const char* name, const Tensor& t, const char* expected, int64_t min_rows,
                          int64_t min_columns) {
   if (t.scalar_type() != ScalarType::Float && t.scalar_type() != ScalarType::Double)
@@ -69,6 +70,7 @@ inline void check_matrix(const char* name, const Tensor& t, const char* expected
     fail("ValueError: ", name, " must have shape ", expected, ", got ", shape_text(t));
 }
 
+// Checks that t has shape (..., M, d) with M >= min_rows, which is 0, 1 or 2, and d >= 1.
 inline void check_samples(const char* name, const Tensor& t, int64_t min_rows) {
   constexpr const char* kExpected[] = {"(..., M, d) with d >= 1",
                                        "(..., M, d) with M >= 1 and d >= 1",
@@ -76,8 +78,8 @@ inline void check_samples(const char* name, const Tensor& t, int64_t min_rows) {
   check_matrix(name, t, kExpected[min_rows], min_rows, 1);
 }
 
-// Checks that t has the dtype, the device and the leading dimensions of x (..., M, d), followed by
-// `dropped` dimensions of its own.
+// Checks that t has the dtype, the device and the leading dimensions of x (..., M, d). The last
+// `dropped` dimensions of t are not compared.
 inline void check_like(const char* name, const Tensor& t, int64_t dropped, const char* x_name,
                        const Tensor& x) {
   if (t.scalar_type() != x.scalar_type())
@@ -111,8 +113,7 @@ inline void check_positive(const char* name, double value) {
 }
 
 template <typename T>
-void check_bandwidth(const T* sigma,  // [groups]
-                     int64_t groups) {
+void check_bandwidth(const T* sigma, int64_t groups) {  // sigma [groups]
   for (int64_t g = 0; g < groups; ++g)
     if (!is_positive_and_finite(sigma[g]))
       fail("bandwidth must be positive and finite, got ", sigma[g]);

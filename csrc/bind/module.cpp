@@ -1,6 +1,6 @@
-// The Python module mige_ext._C. Importing it registers the operators, because the other files of
-// this folder register them in static initializers. The module itself contains facts about the
-// build, and the exception of an interrupted operator.
+// The Python module mige_ext._C. Its import registers the operators, because the other files of
+// this folder have static initializers that register them. The module has constants that describe
+// the build, and a function that returns the exception of an interrupted operator.
 #include <Python.h>
 
 #include "bind/interrupt.h"
@@ -14,7 +14,7 @@ const bool cuda_torch_found = mige::bind::kWithCuda && mige::bind::cuda_torch_fo
 
 PyMethodDef methods[] = {
     {"take_interruption", mige::bind::take_interruption, METH_NOARGS,
-     "The exception of a signal handler that ended an operator, or None; forgets it."},
+     "Returns and forgets the exception of a signal handler that ended an operator, or None."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef module_definition = {

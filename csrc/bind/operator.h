@@ -26,8 +26,8 @@ constexpr bool kWithCuda = true;
 constexpr bool kWithCuda = false;
 #endif
 
-// A contiguous input tensor: matrices [groups, rows, columns] or bandwidths [groups]. It converts
-// to a pointer, which is nullptr if the tensor is not given.
+// A contiguous input tensor: matrices [groups, rows, columns] or bandwidths [groups]. An Input
+// converts to a pointer. The pointer is nullptr if the tensor is not given.
 struct Input {
   const char* name;
   std::optional<Tensor> tensor;
@@ -35,8 +35,8 @@ struct Input {
 
   template <typename T>
   operator const T*() const {
-    // An empty tensor has a null data pointer. nullptr would mean "not given", so another address
-    // is passed.
+    // An empty tensor has a null data pointer. nullptr means "not given", so another address is
+    // passed.
     static constexpr T kEmpty{};
     if (!tensor) return nullptr;
     const auto* data = static_cast<const T*>(tensor->const_data_ptr());
@@ -44,7 +44,7 @@ struct Input {
   }
 };
 
-// A new tensor, which converts to a pointer.
+// A new tensor. An Output converts to a pointer.
 struct Output {
   Tensor tensor;
 
@@ -54,7 +54,8 @@ struct Output {
   }
 };
 
-// Function objects for the CPU code, the CUDA launcher and the size of its workspace.
+// Three function objects: the CPU code, the CUDA launcher, and the size of the launcher's
+// workspace.
 #define MIGE_KERNELS(name)                                                     \
   [](const auto& arguments) { mige::cpu::name(arguments); },                   \
       [](const auto&... arguments) { return mige::cuda::name(arguments...); }, \
@@ -82,13 +83,14 @@ class Operator {
     return read(name, t, bind::rows(t), bind::columns(t));
   }
 
-  // A matrix (..., M, d) of the shape of x, or one number per row of x, (..., M).
+  // A matrix (..., M, d) of the same shape as x.
   Input like_samples(const char* name, const Tensor& t) {
     const Input input = matrix(name, t);
     check_count(name, input.rows, "rows", x_name_, rows);
     check_count(name, input.columns, "columns", x_name_, columns);
     return input;
   }
+  // One number for each row of x, (..., M).
   Input like_rows(const char* name, const Tensor& t) {
     check_like(name, t, 1, x_name_, like_);
     check_count(name, t.size(t.dim() - 1), "rows", x_name_, rows);
@@ -111,13 +113,14 @@ class Operator {
     return read("bandwidth", *t, 0, 0);
   }
 
-  // A new tensor (..., tail), with the leading dimensions of x.
+  // A new tensor (..., tail) with the leading dimensions of x.
   Output output(std::initializer_list<int64_t> tail) const { return {allocate(tail)}; }
+  // A new integer for each group.
   Output integer_output() const { return {allocate({}, ScalarType::Long)}; }
 
   // Calls on_cpu(a) or on_cuda(a, workspace, stream) with a = Arguments<T>{values…}, where T is the
-  // type of the tensors' values. The values of the inputs are checked on the CPU only: reading them
-  // would synchronize the CUDA stream.
+  // type of the tensors' values. The values of the inputs are checked on the CPU only, because on
+  // CUDA the check would have to wait for the device.
   template <template <typename> class Arguments, typename Cpu, typename Cuda, typename Work,
             typename... Values>
   void run(const Cpu& on_cpu, const Cuda& on_cuda, const Work& work_of,
@@ -131,7 +134,8 @@ class Operator {
         on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);
-        // Torch's guard sets the device of torch's copy of the CUDA runtime.
+        // Torch's guard sets the device for torch's copy of the CUDA runtime only. This library has
+        // its own copy.
         if (const int status = cuda::use_device(like_.get_device_index()); status != 0)
           fail(name_, ": CUDA error ", status, ": ", cuda::error_text(status));
         // The tensor may be freed while kernels still use it, because torch's allocator reuses the
@@ -151,7 +155,7 @@ class Operator {
       with_type(double());
   }
 
-  int64_t groups = 1, rows = 0, columns = 0;  // of x
+  int64_t groups = 1, rows = 0, columns = 0;  // sizes of x
   Input x;
 
  private:
@@ -161,7 +165,8 @@ class Operator {
    public:
     explicit CudaStream(const Tensor& t) {
       if (!cuda_torch_found()) fail("this torch has no CUDA support, got a CUDA tensor");
-      // The guard comes last, because a constructor that throws does not run the destructor.
+      // The guard is created last. If an earlier line throws, the destructor does not run, and no
+      // guard is left behind.
       STABLE_TORCH_ERROR_CODE_CHECK(
           aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
       STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));
@@ -177,11 +182,13 @@ class Operator {
     void* stream_ = nullptr;
   };
 
+  // Makes t contiguous, and records it as an input whose values are checked.
   Input read(const char* name, const Tensor& t, int64_t t_rows, int64_t t_columns) {
     inputs_.push_back({name, torch::stable::contiguous(t), t_rows, t_columns});
     return inputs_.back();
   }
 
+  // A new tensor with the leading dimensions of x, followed by `tail`.
   Tensor allocate(std::initializer_list<int64_t> tail,
                   std::optional<ScalarType> dtype = std::nullopt) const {
     std::vector<int64_t> shape = batch_;

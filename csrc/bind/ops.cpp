@@ -1,6 +1,6 @@
-// The schema of every operator. Shapes: x (..., M, d), y (..., N, d), q (..., Q, d), w (..., M, p),
-// bandwidth (...), one value per group, that is for each value of the leading indices. mige_ext.ops
-// documents what the operators compute.
+// The schema of every operator. Shapes: x (..., M, d), y (..., N, d), q (..., Q, d), w (..., M, p).
+// `bandwidth` has shape (...), with one value per group. mige_ext.ops documents what the operators
+// compute.
 #include "bind/torch_compat.h"
 
 STABLE_TORCH_LIBRARY(mige_ext, m) {

@@ -1,4 +1,5 @@
-// student_score: the departure of a Student score from the Gaussian score.
+// student_score: a Student score minus the Gaussian score, the divergence of this difference, ν and
+// the weights.
 #include "bind/operator.h"
 
 namespace mige::bind {

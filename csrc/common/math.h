@@ -42,11 +42,11 @@ template <>
 struct ExpTraits<float> {
   using Bits = int32_t;
   static constexpr int kMantissa = 23;
-  static constexpr float kMagic = 12582912.0f;       // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float kLn2High = 0.693359375f;    // 9 bits: n * kLn2High is exact
+  static constexpr float kMagic = 12582912.0f;       // 1.5 * 2^23; adding it rounds to an integer
+  static constexpr float kLn2High = 0.693359375f;    // has 9 bits, so n * kLn2High is exact
   static constexpr float kLn2Low = -2.12194440e-4f;  // ln 2 − kLn2High
   static constexpr float kLowest = -87.33654f;       // ln of the smallest normal number
-  static constexpr int kDegree = 7;                  // of the Taylor polynomial
+  static constexpr int kDegree = 7;                  // degree of the Taylor polynomial
 };
 
 template <>
@@ -63,7 +63,7 @@ struct ExpTraits<double> {
 MIGE_HOST_DEVICE constexpr double factorial(int i) { return i < 2 ? 1.0 : i * factorial(i - 1); }
 
 // Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; for I = 0 this is the Taylor polynomial of e^f. The
-// recursion unrolls the sum, so that a loop that calls the function vectorizes.
+// recursion unrolls the sum, so loops that call the function vectorize.
 template <int I, int N, typename T>
 MIGE_HOST_DEVICE T taylor_exp(T f) {
   constexpr T kCoefficient = T(1.0 / factorial(I));
@@ -77,7 +77,7 @@ MIGE_HOST_DEVICE T taylor_exp(T f) {
 // smallest normal number, and NaN for NaN.
 //
 // Let x = n ln 2 + f with |f| <= ln 2 / 2. The Taylor polynomial gives e^f with a remainder below a
-// tenth of an ulp, and an addition to the exponent bits multiplies by 2^n. The function has no
+// tenth of an ulp. An addition to the exponent bits then multiplies e^f by 2^n. The function has no
 // branch, so loops that call it vectorize. Loops that call the standard library's exp do not.
 template <typename T>
 MIGE_HOST_DEVICE T exp_nonpositive(T x) {
@@ -108,8 +108,8 @@ MIGE_HOST_DEVICE T rbf(T squared_distance, T gamma) {
 }
 
 // The exponent e with 2^e <= |v| < 2^(e+1); −1023 for 0. Kernels multiply their data by a power of
-// two to bring it near 1. The product is exact, so no accuracy is lost, and the squares of data of
-// size 1e30 or 1e-30 then stay in the range of float.
+// two to bring it near 1. This product is exact. The squares of data of size 1e30 or 1e-30 then
+// stay in the range of float.
 MIGE_HOST_DEVICE int exponent_of(double v) {
   int64_t bits;
   std::memcpy(&bits, &v, sizeof(v));
@@ -139,7 +139,7 @@ MIGE_HOST_DEVICE T saturate(double v) {
   return static_cast<T>(clamped<double>(v, kLargestFinite<T>));
 }
 
-// Whether a bandwidth may be used.
+// Whether v is positive and finite, as a bandwidth must be.
 template <typename T>
 MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
   return v > T(0) && v - v == T(0);
@@ -148,7 +148,7 @@ MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
 // The power of two that brings the largest coordinate near 2^50 in float and near 2^500 in double.
 // In float, a squared difference is then at most 2^104, so sums of squared differences do not
 // overflow. A coordinate that is 2^110 times smaller has the square 2^-120, which does not
-// underflow. One far outlier therefore does not cost the other samples accuracy.
+// underflow. The other samples therefore keep their accuracy beside one far outlier.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
   constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
@@ -159,11 +159,12 @@ MIGE_HOST_DEVICE T normal_scale(T largest) {
 // power of two, so that neither their squares nor σ² leave the range of T.
 template <typename T>
 struct ScaledBandwidth {
-  // gamma = 1 / 2(scale σ)² and inverse_variance = 1 / (scale σ)².
-  T scale, gamma, inverse_variance;
+  T scale;
+  T gamma;             // 1 / 2(scale σ)²
+  T inverse_variance;  // 1 / (scale σ)²
 
-  // Chooses a scale near 1 / σ, or a smaller one if coordinates of magnitude `largest` would
-  // otherwise leave the range.
+  // Chooses a scale near 1 / σ. If this scale takes coordinates of magnitude `largest` out of the
+  // range, a smaller scale is chosen.
   static MIGE_HOST_DEVICE ScaledBandwidth of(T sigma, T largest) {
     const T near_one = power_of_two<T>(-exponent_of(static_cast<double>(sigma)));
     const T allowed = normal_scale(largest);

@@ -9,19 +9,19 @@
 
 namespace mige {
 
-// squared_distances gives out_ij = ‖x_i − y_j‖², or the largest finite number where that overflows.
-// rbf_gram gives out_ij = exp(−‖x_i − y_j‖² / 2σ²).
+// squared_distances gives out_ij = ‖x_i − y_j‖², or the largest finite number if the distance
+// overflows. rbf_gram gives out_ij = exp(−‖x_i − y_j‖² / 2σ²).
 template <typename T>
 struct PairwiseArguments {
   const T* x;          // [groups, m, d]
-  const T* y;          // [groups, n, d], or nullptr for y = x, which takes half the work
+  const T* y;          // [groups, n, d]; nullptr stands for y = x, which takes half the work
   const T* bandwidth;  // [groups]; only rbf_gram reads it
   int64_t groups, m, n, d;
   T* out;  // [groups, m, n]
 };
 
-// The distance of rank ceil(quantile m (m − 1) / 2) among the pairs. If that distance is 0, the
-// quantile is taken among the positive distances.
+// The distance of rank ceil(quantile m (m − 1) / 2) among the m (m − 1) / 2 pairs. If this distance
+// is 0, the quantile is taken among the positive distances.
 template <typename T>
 struct DistanceQuantileArguments {
   const T* x;  // [groups, m, d], m >= 2
@@ -67,7 +67,7 @@ struct EighArguments {
 template <typename T>
 struct SsgeArguments {
   const T* x;      // [groups, m, d], m >= 2
-  const T* given;  // [groups], the bandwidth, or nullptr
+  const T* given;  // [groups], the bandwidth; nullptr leaves its choice to the options
   int64_t groups, m, d;
   SsgeOptions options;
   T* out;         // [groups, m, d]
@@ -75,14 +75,15 @@ struct SsgeArguments {
   T* bandwidth;   // [groups]
   int64_t* rank;  // [groups]
 
-  // The largest magnitude of an element of `out`. For power 2 it is smaller, so that the sum of m
-  // coefficients does not overflow.
+  // The largest magnitude that an element of `out` may have. For power 2 this bound is smaller, so
+  // that a sum of m coefficients does not overflow.
   MIGE_HOST_DEVICE T bound() const {
     return options.power == 2 ? kLargestFinite<T> / static_cast<T>(2 * m) : kLargestFinite<T>;
   }
 };
 
-// The mean, W = D⁻¹ (R + τI)^{−1/2} and τ, with D the standard deviations and R the correlations.
+// The mean, the whitening matrix W = D⁻¹ (R + τI)^{−1/2} and the ridge τ. D is the diagonal matrix
+// of the standard deviations, and R holds the correlations.
 template <typename T>
 struct RidgeWhiteningArguments {
   const T* x;  // [groups, m, d], m >= 2
@@ -93,21 +94,21 @@ struct RidgeWhiteningArguments {
   T* ridge;       // [groups]
 };
 
-// The score of a Student distribution with a robust scatter, as the departure from the Gaussian
-// score.
+// The score of a Student distribution, whose scatter matrix is estimated robustly, minus the
+// Gaussian score.
 template <typename T>
 struct StudentScoreArguments {
   const T* x;  // [groups, m, d], m >= 2
   int64_t groups, m, d;
   T* departure;   // [groups, m, d]
-  T* divergence;  // [groups, m], of the departure
+  T* divergence;  // [groups, m], divergence of the departure
   T* nu;          // [groups], infinite for the Gaussian score
-  T* weights;     // [groups, m], of the last EM step
+  T* weights;     // [groups, m], weights of the last EM step
 };
 
 // The score of the adaptive estimator, which has no settings. A departure is a score minus the
-// Gaussian score. A base is a score that the kernel corrects: base 0 is zero, base 1 is the
-// Gaussian score, and base 2 is the Gaussian score plus the departure `start`.
+// Gaussian score. A base is a score that the kernel estimator corrects. Base 0 is zero, base 1 is
+// the Gaussian score, and base 2 is the Gaussian score plus the departure `start`.
 template <typename T>
 struct AdaptiveScoreArguments {
   const T* x;                 // [groups, m, d], m >= 2
@@ -119,10 +120,10 @@ struct AdaptiveScoreArguments {
   int64_t* base;  // [groups]: 0, 1 or 2
   T* risk;        // [groups], relative to the Gaussian score, whose risk is 0
   T* error;       // [groups], standard error of the risk
-  T* bandwidth;   // [groups], in whitened units
+  T* bandwidth;   // [groups], in units of the whitened samples
   T* left_out;    // [groups], fraction of samples that the choice of λ leaves out
-  T* departure;   // [groups, m, d], of the scores
-  T* divergence;  // [groups, m], of the departure
+  T* departure;   // [groups, m, d], departure of `scores`
+  T* divergence;  // [groups, m], divergence of `departure`
 };
 
 // Expands f(name, arguments) for every operator.

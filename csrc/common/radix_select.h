@@ -1,8 +1,10 @@
 // Radix selection of an order statistic, for CPU and CUDA: the keys, their digits, and the rank.
 //
-// The bits of a non-negative floating-point number, read as an unsigned integer (its key), have the
-// order of its value, and NaN comes after infinity. The selection counts one digit of the keys at a
-// time, from the top, and keeps the keys in the bucket that contains the wanted rank.
+// The key of a non-negative floating-point number is its bits, read as an unsigned integer. Keys
+// have the same order as their numbers, and NaN comes after infinity. The selection finds the
+// digits of the wanted key from the highest to the lowest. Each round counts how often every value
+// of one digit occurs. The wanted rank then determines the digit, and only keys with this digit
+// remain.
 #pragma once
 
 #include <cmath>
@@ -14,7 +16,7 @@ namespace mige {
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 
-// The integer types are those of CUDA's atomic functions.
+// CUDA's atomic functions take these integer types.
 template <typename T>
 struct KeyOf;
 template <>

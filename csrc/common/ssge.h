@@ -9,17 +9,17 @@
 namespace mige {
 
 struct SsgeOptions {
-  double quantile;    // in (0, 1]: which quantile of the pairwise distances is used
+  double quantile;    // the quantile of the pairwise distances, in (0, 1]
   double multiplier;  // bandwidth = multiplier × this distance
   double threshold;   // fraction of the trace that the leading eigenvalues must reach
-  int64_t rank;       // if positive: number of leading eigenvalues, instead of the threshold
-  int64_t power;      // of 1/λ: 1 for the score, 2 for the coefficients of the Nyström extension
+  int64_t rank;       // if positive, J is this number, and the threshold is not used
+  int64_t power;      // power of 1/λ: 1 for the score, 2 for the Nyström coefficients
 };
 
 // Counts the leading eigenvalues, which the caller adds one by one in descending order. J is the
 // fixed rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K). The
-// trace is m, because the diagonal of K is 1. The first eigenvalue is always kept. Others up to
-// m ε λ_max are rounding errors and are dropped.
+// trace is m, because the diagonal of K is 1. The first eigenvalue is always kept. Other
+// eigenvalues up to m ε λ_max are rounding errors, so they are dropped.
 class SpectralRank {
  public:
   template <typename T>

@@ -1,15 +1,15 @@
 // The rules of the Student score, for CPU and CUDA: the values of ν, the weight of a sample, and
 // the risk. mige_ext.ops.student_score explains the formulas. z is a whitened sample, μ the
-// location and P the inverse scatter. d is the number of dimensions that count, Support::dimensions
-// in common/whitening_rule.h.
+// location and P the inverse of the scatter matrix. d is the number of dimensions that count,
+// Support::dimensions in common/whitening_rule.h.
 #pragma once
 
 #include "common/math.h"
 
 namespace mige {
 
-// ν is chosen among 3, 4, 6, 10, 20, 50 and infinity. The finite values are no array, because a GPU
-// would put an array into local memory.
+// ν is chosen among 3, 4, 6, 10, 20, 50 and infinity. The finite values come from a formula,
+// because a GPU would put an array into slow local memory.
 constexpr int kStudentNus = 6;
 MIGE_HOST_DEVICE double student_nu(int i) {
   return i < 3 ? (i == 0 ? 3 : 2 + 2 * i) : (i == 3 ? 10 : (i == 4 ? 20 : 50));
@@ -18,7 +18,7 @@ MIGE_HOST_DEVICE double student_nu(int i) {
 // The number of EM steps for the location and the scatter.
 constexpr int kStudentSteps = 6;
 
-// What the risk needs of a sample, with u = z − μ.
+// The values of a sample from which its risk is computed, with u = z − μ.
 struct StudentSample {
   double inner;    // uᵀPu
   double squared;  // ‖Pu‖²

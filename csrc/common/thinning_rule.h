@@ -1,24 +1,23 @@
-// Which samples the adaptive score leaves out of the choice of λ, base and bandwidth, for CPU and
-// CUDA.
+// The rule that decides which samples the adaptive score leaves out when it chooses λ, the base and
+// the bandwidth, for CPU and CUDA.
 //
-// The estimated risk takes samples as independent. If two samples coincide or nearly coincide, the
-// estimated risk of a small λ is far too low. One of the two samples is therefore left out of the
-// choice. The score is then computed at all samples with the λ, the base and the bandwidth that
-// were chosen.
+// The estimate of the risk assumes independent samples. If two samples coincide or nearly coincide,
+// the estimated risk of a small λ is far too low. One of the two samples is therefore left out of
+// the choice. The score is computed at all samples with the chosen λ, base and bandwidth.
 //
-// 1. Of samples that coincide up to rounding, only the first is *distinct*. The others are left
-//    out.
+// 1. Of samples that coincide up to rounding, only the first is kept. The kept samples are called
+//    distinct.
 // 2. A test decides whether near-coincident pairs are more frequent than among independent samples.
-//    Let s_1, s_6, s_10 and s_20 be the squared distances of a distinct sample to its neighbors of
-//    these ranks among the n distinct samples (closer neighbors than 10 and 20 if n < 80). If the
-//    density is constant near the sample and has dimension δ, then v = (s_1 / s_6)^{δ/2} has
-//    P(v < c) = 1 − (1 − c)⁵. δ follows from the mean of log(s_20 / s_10). For each level p, the
-//    test counts the samples with 1 − (1 − v)⁵ < p. If at some level the count is larger than
+//    Let s_k be the squared distance of a distinct sample to its neighbor of rank k among the n
+//    distinct samples. If the density is constant near the sample and has dimension δ, then
+//    v = (s_1 / s_6)^{δ/2} has P(v < c) = 1 − (1 − c)⁵. The mean of log(s_20 / s_10) determines δ.
+//    (For n < 80, closer neighbors replace the neighbors 10 and 20.) For each level p, the test
+//    counts the samples with 1 − (1 − v)⁵ < p. If at some level the count is larger than
 //    p n + 3 √(2 p n) + 2, there are too many near-coincident pairs.
 // 3. In this case near-coincident pairs are separated: one sample of each pair is left out. A pair
 //    is near-coincident if s_ij < (1 − ½^{1/5})^{2/δ} min(s_6 of i, s_6 of j). The factor is the
-//    median of s_1 / s_6 of independent samples. The sample with the smaller s_6 is left out, or
-//    for equal s_6 the sample with the larger index.
+//    median of s_1 / s_6 of independent samples. The sample with the smaller s_6 is left out. If
+//    both have the same s_6, the sample with the larger index is left out.
 #pragma once
 
 #include <cmath>
@@ -31,7 +30,7 @@ namespace mige {
 constexpr int kScaleNeighbor = 6;    // the rank of the neighbor that gives the local scale
 constexpr int kMostNeighbors = 20;   // the largest rank of a neighbor
 constexpr int kFewestDistinct = 24;  // with fewer distinct samples, steps 2 and 3 do not run
-constexpr int kFewestKept = 8;       // if some are left out and fewer remain, the score is Gaussian
+constexpr int kFewestKept = 8;       // if samples are left out and fewer remain, no λ is tried
 constexpr int kThinningLevels = 5;
 
 // The levels p of the test.
@@ -40,14 +39,14 @@ MIGE_HOST_DEVICE double thinning_level(int i) {
   return kLevels[i];
 }
 
-// The largest squared distance of samples in r dimensions that coincide up to rounding. In whitened
-// coordinates the samples have variance 1.
+// The largest squared distance at which samples in r dimensions coincide up to rounding. The
+// samples are whitened, so their variance is 1.
 template <typename T>
 MIGE_HOST_DEVICE T coincidence(int64_t r) {
   return static_cast<T>(1e-12 * static_cast<double>(r));
 }
 
-// The ranks of the two neighbors that give the dimension, for n distinct samples.
+// The ranks of the two neighbors that determine the dimension δ, for n distinct samples.
 MIGE_HOST_DEVICE int outer_neighbor(int64_t n) {
   return n / 4 < kMostNeighbors ? static_cast<int>(n / 4) : kMostNeighbors;
 }

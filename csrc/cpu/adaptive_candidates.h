@@ -5,10 +5,11 @@
 // matrix of their squared distances s. Its derivatives are p = φ' and q = 2 (d p + 2 s φ'') without
 // the diagonal (adaptive_risk.h). 1 is the vector of ones, ∘ the elementwise product, b_i = B_ii,
 // and H = −2 (diag(p1) z − p z). In q and in div_i, d is the number of dimensions in which the risk
-// is measured (common/whitening_rule.h). Sums run over l.
+// is measured (common/whitening_rule.h). Sums run over l. The columns w·z and y·z below have the
+// elements W_i·z_i and Y_i·z_i.
 //
-// A λ has two candidates, base 0 and base 1, with scores F and risks r_i. It costs one inverse and
-// three products:
+// For each λ there are two candidates, base 0 and base 1, with scores F and risks r_i. They take
+// one inverse and three products:
 //
 //   B = (K + λM I)^{−1},   [W Y] = B [H z],   p [W Y w·z y·z],   (B∘p) z
 //   F = −W − base · λM · Y
@@ -17,7 +18,8 @@
 //           − 2 (F_i·z_i Σ (B∘p)_il − F_i·((B∘p) z)_i) + d (1 − λM b_i)^base
 //
 // The last term uses K B = I − λM B. F is linear in W and Y, so both bases use the same products.
-// A start adds base 2, which corrects s₀ = R₀ − z for a given departure R₀ with divergence δ:
+// With a start there is also base 2. It corrects the score R₀ − z, where the departure R₀ and its
+// divergence δ are given:
 //
 //   X = B R₀,   F = −W − λM (Y − X),   the last term of div_i is d (1 − λM b_i) + λM b_i δ_i
 //
@@ -37,7 +39,7 @@ namespace {
 
 // The largest ε / λ at which the risk is computed without refinement. The errors of W and Y grow
 // like ε / λ, and the risk multiplies them by b_i Σ p_il, which grows like 1 / λ. In float, with
-// 2000 samples in 2 dimensions and λ = 1e-5, the risk was 9 too low.
+// 2000 samples in 2 dimensions and λ = 1e-5, the risk is 9 too low without refinement.
 constexpr double kLargestRounding = 2e-4;
 
 struct Risk {
@@ -58,11 +60,11 @@ Risk mean_risk(const double* risks,  // [m, bases]
   return {mean, std::sqrt(square / (m - 1) / m), base};
 }
 
-// The departure of a score from the Gaussian score, and its divergence.
+// A departure: a score minus the Gaussian score, with the divergence of this difference.
 template <typename T>
 struct Departure {
   const T* values;      // [m, r], or nullptr if there is none
-  const T* divergence;  // [m], or nullptr
+  const T* divergence;  // [m], or nullptr if there is none
 };
 
 // The candidates F of one λ and their risks: two candidates, or three with a start.
@@ -86,7 +88,7 @@ class Candidates {
   // The squared distances, [m, m]. `prepare` overwrites them.
   const T* squared_distances() const { return k_.get(); }
   // The square of the median distance.
-  T median() const { return upper_quantile(k_.get(), m_, 0.5); }
+  T squared_median() const { return upper_quantile(k_.get(), m_, 0.5); }
 
   // Computes K and [H z R₀] with the bandwidth √square.
   void prepare(T square) {
@@ -97,7 +99,7 @@ class Candidates {
       imq_rows(k_.get(), m, inverse_variance, begin, end);
     });
     mirror(k_.get(), m);
-    rows([&](int64_t begin, int64_t end) {
+    for_rows([&](int64_t begin, int64_t end) {
       imq_derivative_rows(k_.get(), m_, d_, inverse_variance, p_.get(), w_sum_.get(), q_sum_.get(),
                           begin, end);
     });
@@ -126,10 +128,11 @@ class Candidates {
     multiply(inverse_.get(), hz_panels_.get(), n_, wy_.get());
     refined_ = false;
     if (std::numeric_limits<T>::epsilon() > kLargestRounding * lambda) refine();
-    rows([&](int64_t begin, int64_t end) { dot_columns(z_, r_, bases_, wy_.get(), begin, end); });
+    for_rows(
+        [&](int64_t begin, int64_t end) { dot_columns(z_, r_, bases_, wy_.get(), begin, end); });
     pack_columns(wy_.get(), m_, n_, T(1), wy_panels_.get());
     multiply(p_.get(), wy_panels_.get(), n_, pwy_.get());
-    rows([&](int64_t begin, int64_t end) {
+    for_rows([&](int64_t begin, int64_t end) {
       weigh_rows(k_.get(), p_.get(), inverse_.get(), m_, d_, weighted_.get(), w_sum_.get(),
                  bq_sum_.get(), begin, end);
     });
@@ -149,7 +152,7 @@ class Candidates {
                          w_sum_.get(),
                          bq_sum_.get(),
                          start_.divergence};
-    rows([&](int64_t begin, int64_t end) {
+    for_rows([&](int64_t begin, int64_t end) {
       risk_rows(of, risks_.get(), divergences_.get(), begin, end);
     });
     Risk best = mean_risk(risks_.get(), m_, bases_, 0);
@@ -167,8 +170,8 @@ class Candidates {
   }
 
   // Writes F of the λ that was evaluated last.
-  void residual(int64_t base,
-                T* f) {  // [m, r]
+  void scores(int64_t base,
+              T* f) {  // [m, r]
     if (!refined_) refine();
     const T shift = base > 0 ? shift_ : T(0);
     for (int64_t i = 0; i < m_; ++i) {
@@ -182,7 +185,7 @@ class Candidates {
 
  private:
   // One step of iterative refinement of [W Y X]. A product with an inverse has larger errors than a
-  // solution of the equations: in float the relative error is 1e-2 for the smallest λ.
+  // solution of the equations. In float its relative error is 1e-2 for the smallest λ.
   void refine() {
     const int64_t m = m_, n = n_;
     T* const rest = pwy_.get();  // [H z R₀] − (K + λM I) [W Y X]
@@ -198,11 +201,13 @@ class Candidates {
     refined_ = true;
   }
 
+  // Calls f(begin, end) for ranges of rows, on several threads.
   template <typename F>
-  void rows(const F& f) {
+  void for_rows(const F& f) {
     parallel(m_, kRowGrain, f);
   }
 
+  // out = a b for a matrix b in panels.
   void multiply(const T* a,       // [m, m]
                 const T* panels,  // [m, columns] packed by columns
                 int64_t columns,

@@ -2,8 +2,8 @@
 // adaptive_candidates.h gives the formulas and the notation, and is the only file that includes
 // this one.
 //
-// Layout: everything is row-major. Invariant: a sum over a row has the same lanes for every vector
-// width, and therefore the same bits.
+// All matrices are row-major. Invariant: every sum over a row is a LaneSum (scaling.h), so its bits
+// do not depend on the vector width.
 #pragma once
 
 #include <cmath>
@@ -12,17 +12,6 @@
 
 namespace mige::cpu {
 namespace {
-
-// A sum in kLanes partial sums: term j is added to partial sum j % kLanes.
-template <typename T>
-struct LaneSum {
-  T lane[kLanes<T>] = {};
-  T total() const {
-    T sum = 0;
-    for (int64_t l = 0; l < kLanes<T>; ++l) sum += lane[l];
-    return sum;
-  }
-};
 
 // Replaces squared distances by the IMQ kernel: k_ij becomes (1 + k_ij / σ²)^(−1/2) for j >= i.
 template <int kBytes, typename T>
@@ -86,13 +75,6 @@ MIGE_INLINE void weigh_rows_impl(const T* k,  // [m, m]
     w_sum[i] = ws.total();
     bq_sum[i] = -2 * (qs.total() - to[i] * static_cast<T>(-d));
   }
-}
-
-template <typename T>
-MIGE_INLINE T dot(const T* x, const T* y, int64_t n) {
-  LaneSum<T> sum;
-  for_lanes<T>(n, [&](int64_t c, int64_t l) { sum.lane[l] += x[c] * y[c]; });
-  return sum.total();
 }
 
 // Writes the last columns of wy: W_i·z_i, Y_i·z_i and, with three bases, X_i·z_i.

@@ -5,8 +5,8 @@
 // a λ, and a base: 0, 1, or with a start also 2. adaptive_candidates.h computes the candidates of a
 // λ and their risks, and common/lambda_search.h decides which λ are evaluated.
 //
-// Work for one λ: m³ + (10 r + 4) m² flop, and 4 r m² more with a start. Memory: 4 m² + O(m (d +
-// r)) values, and up to 4 m² more if samples are left out (common/thinning_rule.h).
+// Work for one λ: m³ + (10 r + 4) m² flop, and 4 r m² more with a start. Memory:
+// 4 m² + O(m (d + r)) values, and up to 4 m² more if samples are left out (common/thinning_rule.h).
 #include <algorithm>
 #include <limits>
 #include <vector>
@@ -21,19 +21,19 @@ namespace mige::cpu {
 
 namespace {
 
-// A result of the search: its risk and its λ, F and div_i.
+// A result of the search: its risk, its λ, the scores F and the divergences div_i.
 template <typename T>
 struct Result {
   int64_t m, r;
-  Risk risk{};  // starts as the risk of the Gaussian score, 0
+  Risk risk{};  // at first 0, the risk of the Gaussian score
   double lambda = std::numeric_limits<double>::infinity();
   const Buffer<T> f{m * r};  // [m, r]
   const Buffer<T> divergence{m};
 };
 
-// Drives the search over λ (common/lambda_search.h). Before the search, `best` holds the best score
-// without a correction. After the search, `best` holds the best score of all. The search starts at
-// the λ for `of_samples` samples.
+// Searches over λ (common/lambda_search.h), beginning at the λ for `of_samples` samples. Before the
+// search, `best` holds the best score without a correction. After the search, `best` holds the best
+// of all scores.
 template <typename T>
 void search_lambda(Candidates<T>& candidates, int64_t of_samples, Result<T>& best) {
   LambdaSearch search;
@@ -43,15 +43,16 @@ void search_lambda(Candidates<T>& candidates, int64_t of_samples, Result<T>& bes
     if (!search.record(i, risk.bound())) continue;
     best.risk = risk;
     best.lambda = lambda_at(i);
-    candidates.residual(risk.base, best.f.get());
+    candidates.scores(risk.base, best.f.get());
     candidates.divergence(risk.base, best.divergence.get());
   }
 }
 
-// Makes `best` the Gaussian score or, if it has the lower bound, the start.
+// Sets `best` to the score without a correction that has the lower bound: the Gaussian score or the
+// start.
 template <typename T>
-void without_correction(const T* z,  // [m, r]
-                        Departure<T> start, Result<T>& best) {
+void set_uncorrected(const T* z,  // [m, r]
+                     Departure<T> start, Result<T>& best) {
   const int64_t m = best.m, r = best.r;
   for (int64_t i = 0; i < m * r; ++i) best.f[i] = -z[i];
   std::fill_n(best.divergence.get(), m, T(0));
@@ -72,8 +73,9 @@ void without_correction(const T* z,  // [m, r]
   std::copy_n(start.divergence, m, best.divergence.get());
 }
 
-// The inverse of to_samples, S D U (Λ + τ)^{1/2} for scores S of x. Only the part in the directions
-// in which the samples vary is kept.
+// Converts scores S of x to scores of the whitened samples, S D U (Λ + τ)^{1/2}. This is the
+// inverse of to_samples (whitening.h). The parts of S in directions in which the samples do not
+// vary are lost.
 template <typename T>
 void to_whitened(const Whitening<T>& w,
                  const T* scores,  // [m, d]
@@ -100,20 +102,21 @@ void to_whitened(const Whitening<T>& w,
   }
 }
 
-// Chooses λ, base and bandwidth from the samples that `thin` keeps, and computes the score at all
-// samples. Returns the bandwidth, which is 0 if all samples are equal.
+// Chooses λ, the base and the bandwidth from the samples that `thin` keeps. Then computes the score
+// at all samples. Returns the bandwidth, which is 0 if all samples are equal.
 template <typename T>
 T choose(const T* z,  // [m, r]
-         Departure<T> start, int64_t d, Result<T>& best, T* left_out) {
+         Departure<T> start, int64_t d, Result<T>& best,
+         T* left_out) {  // [1], fraction of the samples
   const int64_t m = best.m, r = best.r;
   Candidates<T> all(z, start, m, r, d);
   std::vector<char> kept(static_cast<size_t>(m));
   const int64_t count = thin(all.squared_distances(), m, r, kept.data());
   *left_out = static_cast<T>(static_cast<double>(m - count) / static_cast<double>(m));
   if (count == m) {
-    const T square = all.median();
+    const T square = all.squared_median();
     const bool equal = !(square > T(0));
-    without_correction(z, equal ? Departure<T>{} : start, best);
+    set_uncorrected(z, equal ? Departure<T>{} : start, best);
     best.risk.base = equal ? 0 : best.risk.base;
     if (equal) return T(0);
     all.prepare(square);
@@ -121,6 +124,7 @@ T choose(const T* z,  // [m, r]
     return std::sqrt(square);
   }
 
+  // The choice uses only the kept samples.
   const Buffer<T> z_kept(count * r), start_kept(start.values ? count * r : 0), of_start(count);
   std::vector<int64_t> rows;
   for (int64_t i = 0; i < m; ++i) {
@@ -135,15 +139,17 @@ T choose(const T* z,  // [m, r]
   }
   const Departure<T> from = start.values ? Departure<T>{start_kept.get(), of_start.get()} : start;
   Candidates<T> thinned(z_kept.get(), from, count, r, d);
-  const T square = thinned.median();
+  const T square = thinned.squared_median();
   Result<T> chosen{count, r};
   const bool few = count < kFewestKept;
-  without_correction(z_kept.get(), few ? Departure<T>{} : from, chosen);
+  set_uncorrected(z_kept.get(), few ? Departure<T>{} : from, chosen);
   if (!few) {
     thinned.prepare(square);
     search_lambda(thinned, m, chosen);
   }
 
+  // The score is computed at all samples. A sample that was left out gets the divergence of the
+  // nearest kept sample.
   best.risk = chosen.risk;
   best.lambda = chosen.lambda;
   for (int64_t i = 0; i < m * r; ++i) best.f[i] = -z[i];
@@ -158,7 +164,7 @@ T choose(const T* z,  // [m, r]
     }
     all.prepare(square);
     all.evaluate(chosen.lambda);
-    all.residual(chosen.risk.base, best.f.get());
+    all.scores(chosen.risk.base, best.f.get());
   } else if (chosen.risk.base == 2) {
     for (int64_t i = 0; i < m * r; ++i) best.f[i] += start.values[i];
     std::copy_n(start.divergence, m, best.divergence.get());
@@ -169,7 +175,7 @@ T choose(const T* z,  // [m, r]
 // Whether group g has a start. A start of zeros is the Gaussian score, which is base 1.
 template <typename T>
 bool has_start(const AdaptiveScoreArguments<T>& p, int64_t g) {
-  const auto zeros = [](const T* values, int64_t count) {
+  const auto zeros = [](const T* values, int64_t count) {  // values [count]
     return std::all_of(values, values + count, [](T v) { return v == T(0); });
   };
   return p.start &&

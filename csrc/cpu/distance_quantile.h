@@ -1,6 +1,7 @@
 // The quantile of the pairwise distances of one group by radix selection (common/radix_select.h),
-// which is exact and linear in the number of pairs. The first round passes twice over the m² / 2
-// values. Typically at most a fifth of the values remain, so the later rounds cost little.
+// which is exact and linear in the number of pairs. The first round passes twice over the
+// m² / 2 values. It typically leaves at most a fifth of the values, so the later rounds cost
+// little.
 #pragma once
 
 #include <cmath>
@@ -13,12 +14,12 @@ namespace mige::cpu {
 
 // The element of rank `rank` (from 0) above the diagonal of s.
 template <typename T>
-MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
+MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {  // s [m, m]
   std::vector<int64_t> counts;
   std::vector<Key<T>> candidates;
   size_t kept = 0;
-  // Finds the digit of one round and keeps the candidates with this digit. for_each_key calls a
-  // function with the key of every candidate.
+  // Finds the digit of one round and keeps the candidates with this digit. for_each_key(use) calls
+  // use(key) for every candidate.
   const auto keep_digit = [&](int round, const auto& for_each_key) {
     counts.assign(kDigits, 0);
     int64_t* const count = counts.data();
@@ -29,7 +30,8 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {
     Key<T>* const candidate = candidates.data();
     size_t next = 0;
     for_each_key([=, &next](Key<T> key) {
-      candidate[next] = key;  // without a branch: if `next` does not grow, it is overwritten
+      candidate[next] =
+          key;  // no branch: if `next` does not grow, the next key overwrites this one
       next += digit_of<T>(key, round) == digit;
     });
     kept = next;

@@ -6,7 +6,7 @@
 namespace mige::cpu {
 
 template <typename T>
-int64_t first_not_finite(const T* x, int64_t count) {
+int64_t first_not_finite(const T* x, int64_t count) {  // x [count]
   const T largest = largest_magnitude(x, count);
   if (largest == largest) return count;
   int64_t i = 0;

@@ -1,17 +1,18 @@
 // Inverse of a symmetric positive definite matrix, by blocks: A = UᵀU, V = U^{−1}, A^{−1} = V Vᵀ.
 //
 // Each of the three steps is a sequence of updates, one for each block of columns. An update adds
-// the product of two panels, one block wide, to the rest of the matrix. With T_k = U_kk^{−1}:
+// the product of two factors to the rest of the matrix, where each factor is one block wide. With
+// T_k = U_kk^{−1}:
 //
 //   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     k ascending
 //   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   k descending
 //                         B_ij += V_ik V_jkᵀ        for i, j <= k    k ascending
 //
-// Here V_kk = T_k, S holds the sums from which V is computed, and B = A^{−1}. Work: m³ flop in
-// the register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
+// Here V_kk = T_k, S holds the sums from which V is computed, and B = A^{−1}. Work: m³ flop in the
+// register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
 // m = 256 this is three times as fast as LAPACK's potrf and potri. Gauss-Jordan elimination is as
-// fast, but loses all digits in float at a condition number of 1e5. The relative error of this
-// algorithm is 6e-4 there.
+// fast, but loses all digits in float at a condition number of 1e5. At this condition number the
+// relative error of this algorithm is 6e-4.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +24,8 @@
 
 namespace mige::cpu {
 
-// Overwrites the upper triangle of A with U, UᵀU = A, and writes T = U^{−1} with zeros below the
-// diagonal. A pivot that rounding has made smaller than ε is replaced by ε.
+// Overwrites the upper triangle of A with U, where UᵀU = A. Writes T = U^{−1} with zeros below the
+// diagonal. If rounding makes a pivot smaller than ε, ε replaces the pivot.
 template <int kBytes, typename T>
 MIGE_INLINE void invert_factor_impl(
     T* a,  // [n, n], positive definite, with a diagonal of at least 1
@@ -92,7 +93,7 @@ class Inverter {
 
  private:
   // Computes the block of rows of U that starts at k0, in place, and updates the rest of A.
-  void factor(T* a, int64_t k0) {
+  void factor(T* a, int64_t k0) {  // a [m, m]
     const int64_t m = m_, b = std::min(width_, m - k0), k1 = k0 + b, n = m - k1;
     copy(a + k0 * m + k0, m, b, b, square_.get());
     T* const t = t_.get() + k0 * width_;
@@ -110,7 +111,7 @@ class Inverter {
   }
 
   // Computes the block of rows of V that starts at k0 from S, and updates S in the rows above.
-  void invert_rows(const T* a, int64_t k0, T* v) {
+  void invert_rows(const T* a, int64_t k0, T* v) {  // a, v [m, m]
     const int64_t m = m_, b = std::min(width_, m - k0), n = m - k0;
     const T* const t = t_.get() + k0 * width_;
     copy(v + k0 * m + k0, m, b, n, rows_.get());
@@ -126,8 +127,9 @@ class Inverter {
     add(k0, n, b, false, v + k0);
   }
 
-  // a += left_ · panels_, for `rows` rows and n columns.
-  void add(int64_t rows, int64_t n, int64_t depth, bool upper, T* a) {
+  // a += left_ · panels_, with `upper` only on and above the diagonal.
+  void add(int64_t rows, int64_t n, int64_t depth, bool upper,
+           T* a) {  // [rows, n], its rows m apart
     parallel_rows(rows, upper, [&](int64_t begin, int64_t end) {
       product_rows(left_.get(), false, panels_.get(), rows, depth, n,
                    upper ? Update::kAddUpper : Update::kAdd, a, m_, begin, end);
@@ -135,12 +137,15 @@ class Inverter {
   }
 
   // Copies a block of a matrix to contiguous memory.
-  static void copy(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
+  static void copy(const T* from,  // [rows, columns], its rows `stride` apart
+                   int64_t stride, int64_t rows, int64_t columns,
+                   T* to) {  // [rows, columns]
     for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * stride, columns, to + i * columns);
   }
 
   const int64_t m_, width_;
   const Buffer<T> t_{(m_ + width_) * width_};  // T_k of every block
+  // Copies of a block on the diagonal, of the blocks to its right, and of the left operand of add.
   const Buffer<T> square_{width_ * width_}, rows_{width_ * m_}, left_{m_ * width_};
   const Buffer<T> panels_{panels_size<T>(width_, m_)};
 };

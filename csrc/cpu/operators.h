@@ -2,7 +2,8 @@
 //
 // A CUDA launcher of the same name takes the same arguments (cuda/launchers.h). Inputs must be
 // finite and bandwidths positive; bind/operator.h checks both. The threads divide the groups, or
-// the rows of a single group. Results have the same bits for any number of groups and threads.
+// the rows if there is only one group. Results have the same bits for any number of groups and
+// threads.
 #pragma once
 
 #include "common/operators.h"
@@ -11,7 +12,7 @@ namespace mige::cpu {
 
 // The index of the first NaN or infinity, or `count` if there is none.
 template <typename T>
-int64_t first_not_finite(const T* x, int64_t count);
+int64_t first_not_finite(const T* x, int64_t count);  // x [count]
 
 #define MIGE_DECLARE(name, Arguments) \
   template <typename T>               \

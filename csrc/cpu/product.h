@@ -9,11 +9,11 @@
 
 namespace mige::cpu {
 
-// What a product writes to c. kReplace writes the product, kAdd adds the product to c, and
-// kAddUpper adds it for j >= i only. With kAddUpper, entries below the diagonal are undefined.
+// What a product writes to c. kReplace writes the product. kAdd adds the product to c. kAddUpper
+// adds the product for j >= i only. With kAddUpper, entries below the diagonal are undefined.
 enum class Update { kReplace, kAdd, kAddUpper };
 
-// c = a b, or aᵀ b with `transposed`.
+// Rows [begin, end) of c = a b, or of aᵀ b with `transposed`.
 template <int kBytes, typename T>
 MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] when transposed
                                    bool transposed,
@@ -33,8 +33,8 @@ MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] whe
     return for_each_tile<kBytes>(Rows<T>{a, depth}, b, depth, begin, end, Multiply{},
                                  update == Update::kAddUpper, store);
   // Rows of aᵀ are columns of a, whose elements are m values apart. At m = 1024 this distance is
-  // 4 KiB in float, and the elements evict each other from the cache. A block of these rows is
-  // therefore copied first, and the copy is multiplied by every panel.
+  // 4 KiB in float, and the elements evict each other from the cache. Therefore a block of rows of
+  // aᵀ is copied first, and the copy is multiplied by every panel.
   const Buffer<T> copy(kBlockRows * depth);
   for (int64_t block = begin; block < end; block += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - block);
@@ -59,9 +59,13 @@ void panel_product(const T* a,  // [m, depth], or [depth, m] when transposed
   });
 }
 
-// c = a b, or aᵀ b with `transposed`, from a row-major b [depth, n].
+// c = a b, or aᵀ b with `transposed`, where b is row-major.
 template <typename T>
-void product(const T* a, bool transposed, const T* b, int64_t m, int64_t depth, int64_t n, T* c) {
+void product(const T* a,  // [m, depth], or [depth, m] when transposed
+             bool transposed,
+             const T* b,  // [depth, n]
+             int64_t m, int64_t depth, int64_t n,
+             T* c) {  // [m, n]
   const Buffer<T> panels(panels_size<T>(depth, n));
   pack_columns(b, depth, n, T(1), panels.get());
   panel_product(a, transposed, panels.get(), m, depth, n, c);

@@ -1,18 +1,20 @@
-// The RBF kernel of one group: the Gram matrix, which replaces the squared distances, and the
-// gradient sum H, which is computed from the Gram matrix. Work: one exponential per entry, or half
-// as many if only the upper triangle is computed; 2 m² d flop for the product K X in H, and m² for
-// the row sums K 1.
+// The RBF kernel of one group: the Gram matrix K, which replaces the squared distances, and the
+// gradient sum H, which is computed from K. Work for K: one exponential per entry, or half as many
+// if only the upper triangle is computed. Work for H: 2 m² d flop for the product K X, and m² flop
+// for the row sums K 1.
 #pragma once
 
 #include <algorithm>
 
 #include "cpu/product.h"
+#include "cpu/scaling.h"
 #include "cpu/squared_distances.h"
 
 namespace mige::cpu {
 
 template <int kBytes, typename T>
-MIGE_INLINE void rbf_rows_impl(T* k, int64_t n, T gamma, bool upper, int64_t begin, int64_t end) {
+MIGE_INLINE void rbf_rows_impl(T* k,  // [m, n]
+                               int64_t n, T gamma, bool upper, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     T* row = k + i * n;
 #pragma omp simd
@@ -21,21 +23,15 @@ MIGE_INLINE void rbf_rows_impl(T* k, int64_t n, T gamma, bool upper, int64_t beg
 }
 
 template <int kBytes, typename T>
-MIGE_INLINE void gradient_sum_rows_impl(const T* k, const T* x, int64_t m, int64_t d,
-                                        T inverse_variance, T* h, int64_t begin, int64_t end) {
+MIGE_INLINE void gradient_sum_rows_impl(const T* k,  // [m, m]
+                                        const T* x,  // [m, d]
+                                        int64_t m, int64_t d, T inverse_variance,
+                                        T* h,  // [m, d], K X before the call
+                                        int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) {
-    // The row sum has the same kLanes partial sums, and so the same bits, for every vector width.
-    T lane[kLanes<T>] = {};
-    const T* row = k + j * m;
-    int64_t i = 0;
-    for (; i + kLanes<T> <= m; i += kLanes<T>) {
-#pragma omp simd
-      for (int64_t l = 0; l < kLanes<T>; ++l) lane[l] += row[i + l];
-    }
-    T sum = 0;
-    for (; i < m; ++i) sum += row[i];
-    for (int64_t l = 0; l < kLanes<T>; ++l) sum += lane[l];
-
+    LaneSum<T> row_sum;
+    for_lanes<T>(m, [&](int64_t i, int64_t l) { row_sum.lane[l] += k[j * m + i]; });
+    const T sum = row_sum.total();
     const T* point = x + j * d;
     T* out = h + j * d;
 #pragma omp simd
@@ -47,7 +43,7 @@ MIGE_KERNEL(rbf_rows, rbf_rows_impl)
 MIGE_KERNEL(gradient_sum_rows, gradient_sum_rows_impl)
 
 // Replaces squared distances k_ij by the Gram matrix exp(−γ k_ij). With `upper`, only the entries
-// j >= i are read, and all other entries become their mirror images.
+// j >= i are read, and the others become mirror images of these.
 template <typename T>
 void to_gram(T* k,  // [m, n]
              int64_t m, int64_t n, bool upper, T gamma) {
@@ -56,8 +52,8 @@ void to_gram(T* k,  // [m, n]
   if (upper) mirror(k, m);
 }
 
-// H = −(K X − diag(K 1) X) / σ². The caller centers x, because an offset common to all samples
-// would not change H but add rounding errors.
+// H = −(K X − diag(K 1) X) / σ². The caller centers x: an offset common to all samples does not
+// change H, but it would add rounding errors.
 template <typename T>
 void gradient_sum(const T* k,  // [m, m]
                   const T* x,  // [m, d]

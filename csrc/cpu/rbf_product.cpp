@@ -3,8 +3,8 @@
 //
 // Layout: q [m, d] is read by rows, x [n, d] and w [n, p] in panels (panels.h). A tile of k, 48
 // rows by 256 columns, is formed in the cache and multiplied by the corresponding 256 rows of w.
-// Work: m n (3 d + 2 p) flop and m n exponentials. Memory: O(n (d + p)) values, because k itself is
-// never stored.
+// Work: m n (3 d + 2 p) flop and m n exponentials. Memory: O(n (d + p)) values, because only one
+// tile of k is stored at a time.
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -17,8 +17,11 @@ namespace mige::cpu {
 namespace {
 
 template <int kBytes, typename T>
-MIGE_INLINE void rbf_product_rows_impl(const T* q, const T* x_panels, const T* w_panels, int64_t n,
-                                       int64_t d, int64_t p, T scale, T gamma, T* out,
+MIGE_INLINE void rbf_product_rows_impl(const T* q,         // [m, d]
+                                       const T* x_panels,  // [n, d] packed by rows
+                                       const T* w_panels,  // [n, p] packed by columns
+                                       int64_t n, int64_t d, int64_t p, T scale, T gamma,
+                                       T* out,  // [m, p]
                                        int64_t begin, int64_t end) {
   // A tile of k takes 48 × 256 values, 48 KiB in float and 96 KiB in double, which fits the
   // second-level cache.

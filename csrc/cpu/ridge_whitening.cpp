@@ -14,10 +14,13 @@ namespace {
 // Standardizes the samples: v = (x − mean) / deviation by columns, with sums in double. A constant
 // column becomes 0 and gets an inverse deviation of 0. The first row is subtracted before the sums,
 // so that an offset common to all samples costs no digits. A power of two scales every column near
-// 1, so that the sums stay in the range.
+// 1, so that the sums do not overflow or underflow.
 template <int kBytes, typename T>
-MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* v, T* mean,
-                                  T* inverse) {
+MIGE_INLINE void standardize_impl(const T* x,  // [m, d]
+                                  int64_t m, int64_t d, T scale,
+                                  T* v,          // [m, d]
+                                  T* mean,       // [d]
+                                  T* inverse) {  // [d], 1 / deviation
   const Buffer<double> buffer(4 * d);
   double* const largest = buffer.get();
   double* const unit = largest + d;
@@ -59,8 +62,8 @@ MIGE_INLINE void standardize_impl(const T* x, int64_t m, int64_t d, T scale, T* 
 
 MIGE_KERNEL(standardize, standardize_impl)
 
-// Evaluates the objective J at every τ of the grid, and returns its minimizer. The names are those
-// of mige_ext.ops.ridge_whitening: c₁, c₂, q_i and q2_i.
+// Evaluates the objective J at every τ of the grid, and returns its minimizer.
+// mige_ext.ops.ridge_whitening defines c₁, c₂, q_i and q2_i.
 template <typename T>
 double best_ridge(const Whitening<T>& w) {
   const int64_t m = w.m, r = w.rank;
@@ -86,7 +89,7 @@ double best_ridge(const Whitening<T>& w) {
     for (int64_t i = 0; i < m; ++i) {
       const double q = static_cast<double>(sums[i * 2 * kRidges + t]);
       const double q2 = static_cast<double>(sums[i * 2 * kRidges + kRidges + t]);
-      // In exact arithmetic this is positive: 1 − q_i c₂ >= τ / (τ + c₂‖v_i‖²).
+      // In exact arithmetic 1 − c₂ q_i is at least τ / (τ + c₂‖v_i‖²), which is positive.
       const double left = std::max(1 - c2 * q, static_cast<double>(kEpsilon<T>));
       sum += c1 * c1 * q2 / (2 * left * left) - c2 * q2 / left;
     }
@@ -111,7 +114,7 @@ void whitening_matrix(const Whitening<T>& w,
 }  // namespace
 
 template <typename T>
-void whiten(const T* x, double factor, Whitening<T>& w) {
+void whiten(const T* x, double factor, Whitening<T>& w) {  // x [m, d]
   const int64_t m = w.m, d = w.d, r = w.rank;
   const bool primal = r == d;
   standardize(x, m, d, normal_scale(largest_magnitude(x, m * d)), w.v.get(), w.mean.get(),

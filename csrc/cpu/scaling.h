@@ -1,5 +1,5 @@
-// The magnitude and the offset of samples: the largest magnitude, centering, and the multiplication
-// of rows or columns by factors. Work: one or two passes over the matrix.
+// Operations on rows and columns of a matrix: sums, the largest magnitude, centering, and the
+// multiplication by factors. Work: one or two passes over the matrix.
 #pragma once
 
 #include <algorithm>
@@ -20,9 +20,31 @@ MIGE_INLINE void for_lanes(int64_t m, const F& f) {
   for (int64_t l = 0; j + l < m; ++l) f(j + l, l);
 }
 
+// A sum in kLanes partial sums: term j is added to partial sum j % kLanes. The bits of the sum are
+// therefore the same for every vector width.
+template <typename T>
+struct LaneSum {
+  T lane[kLanes<T>] = {};
+
+  template <typename Sum = T>
+  Sum total() const {
+    Sum sum = 0;
+    for (int64_t l = 0; l < kLanes<T>; ++l) sum += static_cast<Sum>(lane[l]);
+    return sum;
+  }
+};
+
+// Σ_c x_c y_c, where the partial sums are added in the type Sum.
+template <typename T, typename Sum = T>
+MIGE_INLINE Sum dot(const T* x, const T* y, int64_t n) {  // x, y [n]
+  LaneSum<T> sum;
+  for_lanes<T>(n, [&](int64_t c, int64_t l) { sum.lane[l] += x[c] * y[c]; });
+  return sum.template total<Sum>();
+}
+
 // The largest |x_i|, or NaN if some x_i is NaN or infinite.
 template <int kBytes, typename T>
-MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
+MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {  // x [count]
   // x − x is 0 for a finite x and NaN otherwise, so the sum of x − x detects NaN and infinity
   // without a branch.
   T largest[kLanes<T>] = {}, poison[kLanes<T>] = {};
@@ -39,8 +61,8 @@ MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {
   return bad == T(0) ? result : std::numeric_limits<T>::quiet_NaN();
 }
 
-// centered = scale * x − scale * c, with c the column-wise median of five rows. This removes an
-// offset common to all samples. A median, unlike a mean, is not moved by a far outlier.
+// centered = scale * x − scale * c, with c the column-wise median of five rows. The subtraction
+// removes an offset common to all samples. A far outlier moves a mean, but not a median.
 template <int kBytes, typename T>
 MIGE_INLINE void center_impl(const T* x,  // [m, d]
                              int64_t m, int64_t d, T scale,

@@ -13,9 +13,10 @@
 
 namespace mige::cpu {
 
-// Tiles are 64 bytes wide: one register of AVX-512, two of AVX2, or four of SSE2 or NEON. Kernels
-// take the size of a register, kBytes = 64, 32 or 16, as a template parameter and are compiled for
-// each. (With 64-byte vectors on registers of 32 bytes the AVX2 version was five times slower.)
+// Tiles are 64 bytes wide: one register of AVX-512, two of AVX2, or four of SSE2 or NEON. A kernel
+// takes the size of a register, kBytes = 64, 32 or 16, as a template parameter. It is compiled for
+// each size. (With 64-byte vectors on registers of 32 bytes the AVX2 version was five times
+// slower.)
 constexpr int64_t kVectorBytes = 64;
 
 template <typename T>
@@ -35,9 +36,9 @@ struct Vector {
   Piece<T, kBytes> piece[kPieces];
 };
 
-// The x86-64 level whose instructions are used: 4 (AVX-512), 3 (AVX2 and FMA) or 1 (SSE2; also any
-// other processor). The environment variable MIGE_CPU_LEVEL lowers it, so that tests reach all
-// levels.
+// The x86-64 level whose instructions are used: 4 (AVX-512), 3 (AVX2 and FMA) or 1 (SSE2, or a
+// processor that is not x86-64). The environment variable MIGE_CPU_LEVEL lowers the level, so that
+// tests reach all levels.
 int level();
 
 // Defines `name`, which calls the version of impl<kBytes> that was compiled for the processor's

@@ -1,9 +1,9 @@
 // Squared distances of one group: s_ij = ‖x_i − y_j‖² by direct differences.
 //
-// Layout: x [m, d] is read by rows, y [n, d] in panels (panels.h). Work: 3 m n d flop, or half as
-// many for y = x, where only the upper triangle is computed. The form ‖x‖² + ‖y‖² − 2 x·y would
-// take 2 m n d flop, but it loses all digits of the distances of close points. Invariants: equal
-// rows are at distance exactly 0, no value is negative, and a value that overflows is the largest
+// Layout: x [m, d] is read by rows, y [n, d] in panels (panels.h). Work: 3 m n d flop. For y = x
+// only the upper triangle is computed, with half the work. The form ‖x‖² + ‖y‖² − 2 x·y would take
+// 2 m n d flop, but the distances of close points would lose all digits. Invariants: the distance
+// of equal rows is exactly 0, no value is negative, and a value that overflows is the largest
 // finite number.
 #pragma once
 
@@ -17,12 +17,14 @@
 namespace mige::cpu {
 
 template <int kBytes, typename T>
-MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64_t n, int64_t d,
-                                            T scale, bool upper, T* out, int64_t begin,
-                                            int64_t end) {
+MIGE_INLINE void squared_distance_rows_impl(const T* x,         // [m, d]
+                                            const T* y_panels,  // [n, d] packed by rows
+                                            int64_t n, int64_t d, T scale, bool upper,
+                                            T* out,  // [m, n]
+                                            int64_t begin, int64_t end) {
   const auto store = [=](int64_t i, int64_t rows, int64_t j, Vector<T, kBytes>* acc) {
     constexpr T kLargest = std::numeric_limits<T>::max();
-    for (int r = 0; r < kTileRows; ++r)  // an overflow becomes the largest finite number
+    for (int r = 0; r < kTileRows; ++r)
       for (auto& piece : acc[r].piece)
         piece = piece > kLargest ? Piece<T, kBytes>{} + kLargest : piece;
     store_tile<kBytes, T>(acc, rows, n - j, out + i * n + j, n);
@@ -32,7 +34,7 @@ MIGE_INLINE void squared_distance_rows_impl(const T* x, const T* y_panels, int64
 }
 
 template <int kBytes, typename T>
-MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
+MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {  // k [m, m]
   constexpr int64_t kTile = 16;  // both tiles of a transposition stay in the first-level cache
   for (int64_t i0 = begin; i0 < end; i0 += kTile) {
     const int64_t i1 = std::min(i0 + kTile, end);
@@ -47,8 +49,8 @@ MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
 MIGE_KERNEL(squared_distance_rows, squared_distance_rows_impl)
 MIGE_KERNEL(mirror_rows, mirror_rows_impl)
 
-// s_ij = scale² ‖x_i − y_j‖² for all pairs. With y = nullptr, y is x and only the entries j >= i
-// are computed. The entries below the diagonal are then undefined.
+// s_ij = scale² ‖x_i − y_j‖² for all pairs. nullptr stands for y = x. In this case only the entries
+// j >= i are computed, and the entries below the diagonal are undefined.
 template <typename T>
 void squared_distance_matrix(const T* x,  // [m, d]
                              const T* y,  // [n, d] or nullptr
@@ -63,8 +65,7 @@ void squared_distance_matrix(const T* x,  // [m, d]
 
 // k_ij = k_ji for j < i: the lower triangle from the upper one.
 template <typename T>
-void mirror(T* k,  // [m, m]
-            int64_t m) {
+void mirror(T* k, int64_t m) {  // k [m, m]
   parallel_triangle(m, [&](int64_t begin, int64_t end) { mirror_rows(k, m, begin, end); });
 }
 

@@ -3,12 +3,12 @@
 //   K_ij = exp(−‖x_i − x_j‖² / 2σ²) = U Λ Uᵀ,   H = −(K X − diag(K 1) X) / σ²
 //   out  = −U_J Λ_J^{−p} U_Jᵀ H
 //
-// Here p is SsgeOptions::power. p = 1 gives the score ∇ log q at the samples. p = 2 gives the
-// coefficients W of its Nyström extension, ∇ log q(z) = k(z, X) W. Layout: x, H and out are [m, d].
-// The eigenvectors are the rows of an [m, m] matrix in ascending order of the eigenvalues, so the
-// leading J eigenvectors are its last rows.
-// Work: 1.5 m² d (distances) + 2 m² d (H) + 4 m J d (filter) flop, and one eigendecomposition of
-// about 9 m³ flop. Memory: m² (K) + 2 m² (LAPACK's workspace) + O(m d) values.
+// Here p is SsgeOptions::power. For p = 1 the result is the score ∇ log q at the samples. For p = 2
+// the result is the matrix W of the Nyström extension ∇ log q(z) = k(z, X) W. Layout: x, H and out
+// are [m, d]. The eigenvectors are the rows of an [m, m] matrix in ascending order of the
+// eigenvalues, so the leading J eigenvectors are its last rows. Work: 1.5 m² d flop for the
+// distances, 2 m² d for H, 4 m J d for the filter, and about 9 m³ for the eigendecomposition.
+// Memory: m² values for K, 2 m² for LAPACK's workspace, and O(m d).
 #include <algorithm>
 
 #include "cpu/distance_quantile.h"
@@ -19,14 +19,14 @@
 namespace mige::cpu {
 namespace {
 
-// The result of group g.
+// Computes the outputs of group g.
 template <typename T>
 void score_group(const SsgeArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;
   const T* x = p.x + g * m * d;
   T *out = p.out + g * m * d, *eigenvalues = p.values + g * m, *bandwidth = p.bandwidth + g;
-  // Samples are centered and scaled to a fixed magnitude. A power of two scales exactly, and the
-  // end of this function scales back.
+  // The samples are centered, and a power of two scales them exactly to a fixed magnitude. The end
+  // of this function reverses the scaling.
   const T scale = normal_scale(largest_magnitude(x, m * d));
   const Buffer<T> centered(m * d);
   center(x, m, d, scale, centered.get());
@@ -67,7 +67,8 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   }
   scale_matrix(projected.get(), j, d, filter.get(), true, kLargestFinite<T>);
   product(leading, true, projected.get(), m, j, d, out);
-  scale_matrix(out, 1, m * d, &scale, true, p.bound());  // scaling x has divided ∇ log q by `scale`
+  // The multiplication of x by `scale` has divided ∇ log q by `scale`.
+  scale_matrix(out, 1, m * d, &scale, true, p.bound());
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// student_score on the CPU: the score of a Student distribution with a robust scatter.
-// mige_ext.ops.student_score explains the formulas, common/student_rule.h has the rules.
+// student_score on the CPU: the score of a Student distribution whose scatter matrix is estimated
+// robustly. mige_ext.ops.student_score explains the formulas, and common/student_rule.h has the
+// rules.
 //
 // All quantities are in whitened coordinates z [m, r] (whitening.h). In these coordinates the
 // covariance with its ridge is the identity, and the ridge alone is the diagonal matrix E. d is the
@@ -8,8 +9,8 @@
 //   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← (Σ w_i u_i u_iᵀ / m + E)^{−1}   with the new μ in u_i.
 //
-// Work: that of the whitening. For a group with a finite ν, 6 EM steps of 4 m r² + r³ flop and one
-// call of to_samples are added.
+// Work: the whitening of a group. A group with a finite ν also takes 6 EM steps of 4 m r² + r³ flop
+// and one call of to_samples.
 #include <algorithm>
 #include <limits>
 
@@ -23,17 +24,14 @@ namespace mige::cpu {
 namespace {
 
 template <int kBytes, typename T>
-MIGE_INLINE double row_product_impl(const T* x, const T* y, int64_t n) {
-  T lane[kLanes<T>] = {};
-  for_lanes<T>(n, [&](int64_t c, int64_t l) { lane[l] += x[c] * y[c]; });
-  double sum = 0;
-  for (int64_t l = 0; l < kLanes<T>; ++l) sum += static_cast<double>(lane[l]);
-  return sum;
+MIGE_INLINE double row_product_impl(const T* x, const T* y, int64_t n) {  // x, y [n]
+  return dot<T, double>(x, y, n);
 }
 
 MIGE_KERNEL(row_product, row_product_impl)
 
-// The location μ and the inverse scatter P of one group, and what the risk needs of its samples.
+// The location μ and the inverse P of the scatter matrix of one group, and the values from which
+// the risk is computed.
 template <typename T>
 class StudentFit {
  public:
@@ -51,8 +49,8 @@ class StudentFit {
     }
   }
 
-  // The ν with the lowest mean risk plus `errors` standard errors, or infinity if no such sum is
-  // below 0.
+  // The ν with the lowest bound, which is the mean risk plus `errors` standard errors. If no bound
+  // is below 0, the result is infinity.
   double best_nu(double errors) const {
     const double count = static_cast<double>(m_);
     double lowest = 0, best = std::numeric_limits<double>::infinity();
@@ -73,7 +71,7 @@ class StudentFit {
     return best;
   }
 
-  // Takes the EM steps. `weights` becomes w of the last step.
+  // Takes the EM steps. Writes the weights w of the last step.
   void fit(double nu,
            T* weights) {  // [m]
     const int64_t m = m_, r = r_;
@@ -110,8 +108,8 @@ class StudentFit {
         samples_[i].squared = row_product(scaled, scaled, r);
       }
     }
-    // Σ P_kk over the dimensions that count. They differ from the r dimensions of z only by
-    // directions without variance, in which P_kk is 1.
+    // Σ P_kk over the dimensions that count. These dimensions differ from the r dimensions of z
+    // only by directions without variance, in which P_kk is 1.
     trace_ = dimensions_ - static_cast<double>(r);
     for (int64_t k = 0; k < r; ++k) trace_ += static_cast<double>(inverse[k * r + k]);
   }
@@ -135,7 +133,8 @@ class StudentFit {
     return StudentRisk::of(nu, dimensions_, trace_, samples_[i]);
   }
 
-  // Element k of the diagonal of E. It is 1 for an excluded direction. There z is 0, so P_kk is 1.
+  // Element k of the diagonal of E, or 1 for an excluded direction. In such a direction z is 0, so
+  // P_kk is 1.
   T ridge_of(int64_t k) const {
     if (k < whitening_.support.excluded) return T(1);
     const double value = static_cast<double>(whitening_.values[k]);
@@ -151,6 +150,7 @@ class StudentFit {
   const Buffer<T> scaled_{m_ * r_};  // P u
 };
 
+// The score of group g.
 template <typename T>
 void score_group(const StudentScoreArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;

@@ -1,7 +1,7 @@
-// The samples of one group that take part in the choice of λ. common/thinning_rule.h has the rule.
+// Selects the samples of one group from which λ is chosen. common/thinning_rule.h has the rule.
 // Work: one pass over m² / 2 squared distances to find coincident samples, and two or more passes
-// over m² squared distances to find the neighbors. If near-coincident pairs are separated, one more
-// pass over m² / 2 squared distances.
+// over m² squared distances to find the neighbors. The separation of near-coincident pairs takes
+// another pass over m² / 2 squared distances.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,7 @@ struct Neighbors {
 
 // The number of values below `limit`.
 template <typename T>
-int count_below(const T* row, int64_t m, T limit) {
+int count_below(const T* row, int64_t m, T limit) {  // row [m]
   int count = 0;
   for (int64_t j = 0; j < m; ++j) count += row[j] < limit;
   return count;
@@ -37,12 +37,14 @@ int count_below(const T* row, int64_t m, T limit) {
 
 // Copies the values below `limit` of the kept samples other than i, and returns their number.
 template <typename T>
-int64_t values_below(const T* row, const char* kept, int64_t m, int64_t i, T limit,
+int64_t values_below(const T* row,      // [m]
+                     const char* kept,  // [m]
+                     int64_t m, int64_t i, T limit,
                      T* out) {  // [m + 1]
   int64_t count = 0;
   const auto copy = [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
-      out[count] = row[j];  // without a branch: if `count` does not grow, it is overwritten
+      out[count] = row[j];  // no branch: if `count` does not grow, this value is overwritten
       count += kept[j] & (row[j] < limit);
     }
   };
@@ -64,8 +66,8 @@ void leave_out_near(const T* s,  // [m, m]
   const Buffer<T> near(m + 1);
   for (int64_t i = 0; i < m; ++i) {
     if (!kept[i]) continue;
-    // `limit` is adjusted until the outer neighbor is below it, but few other samples are. (The
-    // count includes the sample itself and samples that are not kept.)
+    // `limit` is adjusted until the outer neighbor and few farther samples are below it. (The count
+    // includes the sample itself and samples that are not kept.)
     const T* const row = s + i * m;
     int64_t count = 0;
     for (int round = 0; round < 8 && limit < kInfinity; ++round) {
@@ -108,8 +110,8 @@ void leave_out_near(const T* s,  // [m, m]
   }
 }
 
-// Sets `kept` to 1 for the samples that take part in the choice and to 0 for all others. Returns
-// the number of samples that are kept. All samples are kept if fewer than two are distinct.
+// Sets `kept` to 1 for the samples that the choice uses and to 0 for all others. Returns the number
+// of kept samples. If fewer than two samples are distinct, all samples are kept.
 template <typename T>
 int64_t thin(const T* s,  // [m, m]
              int64_t m, int64_t r,
@@ -131,7 +133,9 @@ int64_t thin(const T* s,  // [m, m]
 // The index of the kept sample that is nearest to sample i.
 template <typename T>
 int64_t nearest_kept(const T* s,  // [m, m]
-                     int64_t m, const char* kept, int64_t i) {
+                     int64_t m,
+                     const char* kept,  // [m]
+                     int64_t i) {
   int64_t nearest = -1;
   T least = 0;
   for (int64_t j = 0; j < m; ++j) {

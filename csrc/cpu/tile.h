@@ -1,11 +1,12 @@
-// The register tile of every product and distance: six rows of the left operand times one panel of
-// the right operand, which holds the columns that fill 64 bytes (panels.h).
+// The register tile of every product and distance: six rows of the left operand and one panel of
+// the right operand. The columns of a panel fill 64 bytes (panels.h).
 //
 //   acc[r] = Σ_c f(a[r][c], panel[c])        f(a, b) = a b   or   (a − b)²
 //
-// On AVX2 six accumulators take 12 of the 16 registers, a row of the panel 2, and a value of the
-// left operand 1. On AVX-512 six accumulators hide the latency of a fused multiply-add. A long sum
-// adds partial sums of kChunk terms, so its rounding error is near the error of pairwise summation.
+// On AVX2 the six accumulators take 12 of the 16 registers. A row of the panel takes two more
+// registers, and a value of the left operand takes one. On AVX-512 six accumulators hide the
+// latency of a fused multiply-add. A long sum is computed from partial sums of kChunk terms, so its
+// rounding error is near the error of pairwise summation.
 #pragma once
 
 #include "cpu/simd.h"
@@ -51,8 +52,10 @@ struct Panels {
 
 // Computes acc[0..kTileRows) for the rows from i on. Rows after `last` are replaced by row `last`.
 template <int kBytes, typename T, typename Op>
-MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, const T* panel,
-                                 int64_t depth, const Op& op, Vector<T, kBytes>* acc) {
+MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last,
+                                 const T* panel,  // [depth, kLanes]
+                                 int64_t depth, const Op& op,
+                                 Vector<T, kBytes>* acc) {  // [kTileRows]
   constexpr int kPieces = Vector<T, kBytes>::kPieces;
   const T* row[kTileRows];
   for (int r = 0; r < kTileRows; ++r)
@@ -75,8 +78,8 @@ MIGE_INLINE void accumulate_tile(const Rows<T>& a, int64_t i, int64_t last, cons
   }
 }
 
-// Calls store(i, rows, j, acc) for every tile of the rows [begin, end), with j its first column.
-// With `upper`, tiles below the diagonal are left out.
+// Calls store(i, rows, j, acc) for every tile of the rows [begin, end). A tile begins at row i and
+// column j, and has `rows` rows. With `upper`, tiles below the diagonal are left out.
 template <int kBytes, typename T, typename Op, typename Store>
 MIGE_INLINE void for_each_tile(const Rows<T>& a, const Panels<T>& b, int64_t depth, int64_t begin,
                                int64_t end, const Op& op, bool upper, const Store& store) {
@@ -98,7 +101,9 @@ MIGE_INLINE void for_each_tile(const Rows<T>& a, const Panels<T>& b, int64_t dep
 
 // Writes the first `columns` lanes of acc[r] to out + r * stride.
 template <int kBytes, typename T>
-MIGE_INLINE void store_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t columns, T* out,
+MIGE_INLINE void store_tile(const Vector<T, kBytes>* acc,  // [rows]
+                            int64_t rows, int64_t columns,
+                            T* out,  // [rows, columns], its rows `stride` apart
                             int64_t stride) {
   for (int64_t r = 0; r < rows; ++r, out += stride)
     if (columns >= kLanes<T>)
@@ -109,7 +114,9 @@ MIGE_INLINE void store_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t 
 
 // Adds the first `columns` lanes of acc[r] to out + r * stride.
 template <int kBytes, typename T>
-MIGE_INLINE void add_tile(const Vector<T, kBytes>* acc, int64_t rows, int64_t columns, T* out,
+MIGE_INLINE void add_tile(const Vector<T, kBytes>* acc,  // [rows]
+                          int64_t rows, int64_t columns,
+                          T* out,  // [rows, columns], its rows `stride` apart
                           int64_t stride) {
   for (int64_t r = 0; r < rows; ++r, out += stride) {
     const T* lane = reinterpret_cast<const T*>(&acc[r]);

@@ -1,4 +1,4 @@
-// Whitening of one group of samples with a ridge τ, which is chosen from the samples.
+// Whitening of one group of samples with a ridge τ that the samples determine.
 //
 // With V the standardized samples, D the standard deviations and R = VᵀV / M = U Λ Uᵀ the
 // correlations:
@@ -6,9 +6,8 @@
 //   z = (x − mean) D^{−1} U (Λ + τ)^{−1/2},   τ = factor · argmin J(τ)
 //
 // J is the leave-one-out Hyvärinen objective of the Gaussian score (mige_ext.ops.ridge_whitening).
-// The primal form decomposes R, [d, d]. The dual form decomposes VVᵀ / M, [m, m], which has the
-// same nonzero eigenvalues. It is used for d > m and does not give the matrix W. Work:
-// 4 m d r + 11 r³ flop, r = min(m, d).
+// For d <= m the primal form decomposes R, [d, d]. For d > m the dual form decomposes VVᵀ / M,
+// [m, m], which has the same nonzero eigenvalues. Work: 4 m d r + 11 r³ flop, r = min(m, d).
 #pragma once
 
 #include <cmath>
@@ -28,15 +27,14 @@ struct Whitening {
   Buffer<T> inverse{d};            // [d], 1 / deviation; 0 for a constant column
   Buffer<T> rotated{m * rank};     // [m, rank], V U
   Buffer<T> values{rank};          // [rank], Λ
-  Buffer<T> vectors{rank * rank};  // [rank, rank], one per row, of VᵀV / M or VVᵀ / M
+  Buffer<T> vectors{rank * rank};  // [rank, rank], eigenvectors of VᵀV / M or VVᵀ / M, one per row
   double ridge = 1;                // τ
   Support support{};
 };
 
 // Fills all members of `w`.
 template <typename T>
-void whiten(const T* x,  // [m, d]
-            double factor, Whitening<T>& w);
+void whiten(const T* x, double factor, Whitening<T>& w);  // x [m, d]
 
 // 1 / √(λ_k + τ), or 0 for an excluded direction.
 template <typename T>
@@ -55,8 +53,8 @@ void whitened(const Whitening<T>& w,
   }
 }
 
-// The length √(M λ_k) of the vector Vᵀ q_k, with q_k the eigenvector k of VVᵀ/M. It is 0 if λ_k is
-// a rounding error. In the primal form the result is 1.
+// The length √(M λ_k) of the vector Vᵀ q_k, with q_k the eigenvector k of VVᵀ/M. If λ_k is a
+// rounding error, the result is 0. In the primal form the result is 1.
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);

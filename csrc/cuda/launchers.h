@@ -1,11 +1,10 @@
-// Host launchers of the CUDA kernels. Each operator has one. No CUDA headers are needed to call
-// them.
+// The host launchers of the CUDA kernels, one per operator. A caller needs no CUDA headers.
 //
 // All pointers are on the device of `stream`. A launcher enqueues its kernels without waiting for
 // the device, and returns a cudaError_t (0 for success). `work` is a workspace of at least
-// <operator>_work bytes, aligned to 256; its contents do not matter before or after the call.
-// Results are bitwise the same from run to run and for any number of groups. A group with a NaN or
-// an infinity in its input, or with a bandwidth that is not positive and finite, gives NaN in all
+// <operator>_work bytes, aligned to 256 bytes. Its contents before the call do not matter. Results
+// are bitwise the same from run to run and for any number of groups. A group with a NaN or an
+// infinity in its input, or with a bandwidth that is not positive and finite, gives NaN in all
 // results except J and the base of the adaptive score, which are 0.
 #pragma once
 
@@ -13,6 +12,7 @@
 
 namespace mige::cuda {
 
+// The message of a cudaError_t.
 const char* error_text(int status);
 
 // Makes a device the current device of this library's copy of the CUDA runtime. Returns a

@@ -16,7 +16,7 @@ from tests.support.process import ROOT, environment
 
 
 def run(*arguments: str, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line; the folder ``modules`` comes first in the search for modules."""
+    """Run the command line with the folder ``modules`` first in the search for modules."""
     variables = environment()
     if modules is not None:
         variables["PYTHONPATH"] = os.pathsep.join([str(modules), variables["PYTHONPATH"]])

@@ -21,7 +21,7 @@ needs_cuobjdump = pytest.mark.skipif(
 
 
 def printed(registers: int = 80, stack: int = 0, local: int = 0, shared: int = 17664) -> str:
-    """What cuobjdump --dump-resource-usage prints for sum_kernel<float>."""
+    """The output of cuobjdump --dump-resource-usage for sum_kernel<float>."""
     return f"""
 Fatbin elf code:
 ================

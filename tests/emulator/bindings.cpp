@@ -149,13 +149,13 @@ py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& sta
     const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
     const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
     const Buffer<int64_t> base(batch_shape(x, 2));
-    // The start and its divergence; both are empty if no start is given.
-    const Buffer<T> from(start), of_from(start_divergence);
+    // Both are empty if no start is given.
+    const Buffer<T> given(start), given_divergence(start_divergence);
     const Buffer<T> left_out(batch_shape(x, 2));
     const Buffer<T> departure(batch_shape(x, 2, {m, d})), divergence(batch_shape(x, 2, {m}));
     launch(MIGE_LAUNCHER(adaptive_score),
-           AdaptiveScoreArguments<T>{points.data(), from.data(), of_from.data(), groups, m, d,
-                                     scores.data(), lambda.data(), base.data(), risk.data(),
+           AdaptiveScoreArguments<T>{points.data(), given.data(), given_divergence.data(), groups,
+                                     m, d, scores.data(), lambda.data(), base.data(), risk.data(),
                                      error.data(), sigma.data(), left_out.data(), departure.data(),
                                      divergence.data()});
     return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
@@ -163,8 +163,8 @@ py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& sta
   });
 }
 
-// Runs the search over λ with given bounds. Returns the numbers of the λ tried, in order; the
-// number of the best one, or −1 if there is none; and the largest number of rounds.
+// Runs the search over λ with given bounds. Returns the numbers of the evaluated λ in order, the
+// number of the best λ or −1 if there is none, and the largest number of rounds.
 py::tuple lambda_search(const py::array_t<double>& bounds, int start) {
   LambdaSearch search{};
   search.start();

@@ -1,5 +1,5 @@
-// Helpers to bind a launcher: they copy arrays to memory that is aligned as on a GPU, and results
-// back to arrays.
+// Helpers to bind a launcher. They copy arrays to memory that is aligned as on a GPU, and copy
+// results back to arrays.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -24,7 +24,7 @@ namespace py = pybind11;
 using Shape = std::vector<py::ssize_t>;
 
 // Memory with exactly the size of an array, so that AddressSanitizer detects an access to the first
-// byte beyond it. It is aligned as by cudaMalloc.
+// byte beyond it. The alignment is that of cudaMalloc.
 template <typename T>
 class Buffer {
  public:
@@ -81,6 +81,7 @@ inline Shape batch_shape(const py::array& array, int inner, Shape rest = {}) {
   return shape;
 }
 
+// The number of groups: the product of all sizes but the last `inner`.
 inline int64_t batch_count(const py::array& array, int inner) {
   int64_t count = 1;
   for (const py::ssize_t n : batch_shape(array, inner)) count *= n;

@@ -19,8 +19,8 @@
 
 // __shared__ arrays are static variables, since blocks run one after another. Kernels have internal
 // linkage, and so do their arrays, because g++ gives no redzones to variables that the linker may
-// merge. `noinit` places the arrays in a section of their own, which a section attribute would not
-// do in templates. `used` keeps the compiler from assuming that nothing else accesses them.
+// merge. `noinit` places the arrays in a section of their own. (In templates, g++ ignores the
+// attribute `section`.) `used` tells the compiler that other code accesses the arrays.
 #define __global__ static __attribute__((unused))
 #define __device__
 #define __host__
@@ -108,7 +108,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, MIGE_
 
 #undef MIGE_EMULATOR_SITE
 
-// Fibers switch only at barriers and warp primitives, so earlier writes are visible.
+// Fibers switch only at barriers and warp primitives, so a fence has nothing to do.
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
@@ -187,8 +187,8 @@ T __ldg(const T* address) {
   return *address;
 }
 
-// min and max as in CUDA. The result has the wider of the two types, and is unsigned if one of them
-// is. Of NaN and a number, the result is the number.
+// min and max as in CUDA. The result has the wider of the two types, and is unsigned if one of the
+// types is. If one argument is NaN, the result is the other argument.
 template <typename A, typename B>
 std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>> min(
     A a, B b) {

@@ -1,7 +1,8 @@
 // Kernels with one fault each, and the same kernels without the fault (kMended). The emulator must
 // report the faults, and must accept the kernels without them.
 //
-// A comment `here: NAME` marks a line that the report must name. test_emulator.py searches for it.
+// A comment `here: NAME` marks the line that the report must name. test_emulator.py searches for
+// this comment. All kernels read x [kN] and write out [kN], where kN is the number of threads.
 #include "faults.h"
 
 #include <map>
@@ -168,8 +169,8 @@ __global__ void static_overrun(const float* x, float* out) {
   out[t] = s[t] + neighbor[t];
 }
 
-// The second block would find the values of the first one in memory, but the emulator overwrites
-// them.
+// On a GPU the second block may find the values of the first block in memory. The emulator
+// overwrites these values.
 template <bool kMended>
 __global__ void uninitialized_static(const float* x, float* out) {
   __shared__ float s[kN];
@@ -196,7 +197,9 @@ __global__ void unwritten_output(const float* x, float* out) {
 
 __global__ void nothing() {}
 
-__global__ void primitives(const float* x, float* out) {
+// Calls every shuffle, vote and atomic function.
+__global__ void primitives(const float* x,  // [kN]
+                           float* out) {    // [kPrimitives, kN]
   __shared__ int counter;
   __shared__ int largest;
   __shared__ float sum;

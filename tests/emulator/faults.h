@@ -1,4 +1,4 @@
-// Launches the kernels of faults.cu. A table there gives their names.
+// Launches the kernels of faults.cu by their names.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace mige::cuda {
 
-constexpr int kFaultThreads = 64;  // two warps; arrays have as many elements
+constexpr int kFaultThreads = 64;  // two warps; arrays have kFaultThreads elements
 
 std::vector<std::string> fault_names();
 
@@ -19,8 +19,7 @@ int run_fault(const std::string& name, bool mended, const float* x,  // [kFaultT
 // Launches an empty kernel, to test which launch shapes are refused.
 int launch_nothing(unsigned grid_x, unsigned grid_y, unsigned block, size_t smem);
 
-// Writes the results of shuffles, votes and atomics to out[i], one primitive per row (see
-// faults.cu).
+// Writes the results of shuffles, votes and atomics to `out`, one primitive per row.
 int run_primitives(const float* x,  // [kFaultThreads]
                    float* out);     // [kPrimitives, kFaultThreads]
 constexpr int kPrimitives = 12;

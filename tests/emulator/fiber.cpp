@@ -2,9 +2,9 @@
 // times as long as the rest of a barrier.
 //
 // The sanitizers must be notified of every switch. Their functions are weak symbols, which are
-// defined only if the kernels were compiled with the sanitizer, so one object file serves all
-// variants. This file itself must not be instrumented, because ThreadSanitizer would attribute the
-// accesses of the runtime to the kernel.
+// defined only if the kernels were compiled with the sanitizer. One object file therefore serves
+// all variants. This file itself must not be instrumented, because ThreadSanitizer would attribute
+// the accesses of the runtime to the kernel.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -30,8 +30,8 @@ WEAK void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom,
 WEAK void __asan_unpoison_memory_region(const volatile void* address, size_t size);
 #undef WEAK
 
-// Saves the registers that a call must preserve and the stack pointer in `save`, and continues at
-// the stack pointer `load`.
+// Pushes the registers that a call must preserve, stores the stack pointer in *save, and continues
+// at the stack pointer `load`.
 void mige_emulator_switch(void** save, void* load);
 }
 
@@ -100,7 +100,7 @@ void Fiber::prepare(Entry entry, void* argument, int color) {
     stack_ = memory;
     if (mprotect(stack_, kPage, PROT_NONE) != 0) throw std::bad_alloc();
   }
-  // If the fiber was suspended for good, its frames have left redzones on the stack.
+  // If an error stopped the fiber, its frames have left redzones on the stack.
   if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(stack_, kStack);
   if (identity_) __tsan_destroy_fiber(identity_);
   if (__tsan_create_fiber) identity_ = __tsan_create_fiber(0);

@@ -1,4 +1,4 @@
-// Fibers: functions with a stack of their own, between which one thread of the process switches.
+// Fibers are functions with a stack of their own. One thread of the process switches between them.
 #pragma once
 
 #include <cstddef>
@@ -40,8 +40,10 @@ class Fiber {
   void* identity_ = nullptr;
 };
 
-// Tells ThreadSanitizer that everything that these fibers have done happens before everything that
-// they will do. A switch between fibers does not order them.
-void order(void* const* identities, int count, void* edge);
+// Tells ThreadSanitizer that all past accesses of these fibers happen before all their later
+// accesses. A switch between fibers alone does not order accesses.
+void order(void* const* identities,  // [count]
+           int count,
+           void* edge);  // any address that nothing else synchronizes on
 
 }  // namespace mige::emulator

@@ -13,7 +13,7 @@ namespace mige::emulator {
 namespace {
 
 constexpr size_t kSmemWithoutAsking = 48 * 1024;
-constexpr size_t kMostLaunches = 100000;  // that are remembered
+constexpr size_t kMostLaunches = 100000;  // launches in the list of take_launches
 constexpr unsigned kLargestGridX = 2147483647, kLargestGridYZ = 65535, kLargestBlockZ = 64;
 
 cudaError_t last_error = cudaSuccess;

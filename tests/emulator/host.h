@@ -1,4 +1,4 @@
-// Functions and limits that runtime.cpp, the scheduler and the bindings share, all for host code.
+// Functions and limits that runtime.cpp, the scheduler and the bindings share.
 #pragma once
 
 #include <string>
@@ -12,6 +12,7 @@ constexpr int kLargestBlock = 1024;  // threads
 // Whether a GPU would accept this launch. If not, cudaGetLastError() returns the reason.
 bool accept_launch(Kernel kernel, dim3 grid, dim3 block, size_t smem);
 
+// Throws std::invalid_argument for an unknown name.
 Schedule schedule_named(const std::string& name);
 
 }  // namespace mige::emulator

@@ -1,4 +1,5 @@
-// Launches, and what a running thread calls. scheduler.h has the order in which threads run.
+// Launches, and the functions that a running thread calls. scheduler.h has the order in which
+// threads run.
 #include "runtime.h"
 
 #include <cmath>
@@ -37,14 +38,15 @@ unsigned& noise() {
   return value;
 }
 
-// Zero in place of a denormal number.
+// v, or zero if v is denormal.
 float flushed(float v) {
   return std::fabs(v) < std::numeric_limits<float>::min() ? std::copysign(0.0f, v) : v;
 }
 
+// The exact result plus the error of the noise.
 float noisy(float exact) {
   exact = flushed(exact);
-  // The ends of the range stay as they are.
+  // Numbers near the ends of the range stay exact.
   const float magnitude = std::fabs(exact);
   if (noise() == 0 || !(magnitude > 2e-38f && magnitude < 3e38f)) return exact;
   uint32_t bits = 0;
@@ -67,6 +69,7 @@ Scheduler& scheduler() {
   return *instance;
 }
 
+// Reports a fault if the mask does not name the calling lane.
 void check_mask(const char* primitive, Site site, unsigned mask) {
   Scheduler& s = scheduler();
   if (!(mask >> s.lane() & 1))
@@ -74,6 +77,7 @@ void check_mask(const char* primitive, Site site, unsigned mask) {
            " does not name the calling lane " + std::to_string(s.lane()));
 }
 
+// Waits for the lanes of the mask, and returns the result for this lane.
 uint64_t meet_lanes(const char* primitive, Site site, unsigned mask, uint64_t value, int source) {
   check_mask(primitive, site, mask);
   Scheduler& s = scheduler();

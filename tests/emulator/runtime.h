@@ -50,8 +50,9 @@ struct Launch {
 // The launches since the last call of this function.
 std::vector<Launch> take_launches();
 
-// --- what a running thread calls ---
+// --- functions that a running thread calls ---
 
+// The dynamic shared memory of the current block.
 void* dynamic_smem();
 
 enum class Vote { kCount, kAnd, kOr };
@@ -62,7 +63,7 @@ int meet_block(const char* primitive, Site site, Vote vote = Vote::kCount, int p
 // Waits for the lanes of the mask.
 void meet_warp(const char* primitive, Site site, unsigned mask);
 
-// Waits for the lanes of the mask. Returns the mask of those lanes whose predicate is true.
+// Waits for the lanes of the mask. Returns the mask of the lanes whose predicate is true.
 unsigned ballot(const char* primitive, Site site, unsigned mask, bool predicate);
 
 // How a shuffle selects the lane that it reads.
@@ -87,8 +88,8 @@ float approximate_reciprocal(float v);
 enum class Schedule { kAscending, kDescending, kShuffled };
 void set_schedule(Schedule schedule);
 
-// The error of approximate instructions. With noise 0 their results are exact. With another noise,
-// which is a seed, they are up to 2 units in the last place away.
+// The error of approximate instructions. With noise 0 their results are exact. Any other noise is
+// the seed of errors of up to 2 units in the last place.
 void set_noise(unsigned noise);
 
 // The emulated device. The default values are those of the H100.

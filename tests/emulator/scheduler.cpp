@@ -32,9 +32,9 @@ void poison(void* begin, size_t bytes) {
 
 }  // namespace
 
-// The entry of a fiber. It runs the thread with the same index in each block, one block after
+// The entry of a fiber. The fiber runs the thread with one index in every block, one block after
 // another.
-void Scheduler::live(void* self) {
+void Scheduler::run_thread(void* self) {
   Scheduler& scheduler = *static_cast<Scheduler*>(self);
   for (;;) {
     scheduler.body_(scheduler.context_);
@@ -76,7 +76,7 @@ void Scheduler::run(dim3 grid, dim3 block, size_t smem, Body body, void* context
     Thread& thread = threads_[i];
     const unsigned u = static_cast<unsigned>(i);
     thread.index = {u % block.x, u / block.x % block.y, u / (block.x * block.y)};
-    if (!thread.prepared) thread.fiber.prepare(live, this, i);
+    if (!thread.prepared) thread.fiber.prepare(run_thread, this, i);
     thread.prepared = true;
     identities_.push_back(thread.fiber.identity());
   }

@@ -50,6 +50,7 @@ class Scheduler {
     current_->site = site;
     current_->fiber.suspend();
   }
+  // Ends the launch with an error about the running thread.
   [[noreturn]] void fail(const std::string& what);
   void* smem() { return smem_.get(); }
 
@@ -60,17 +61,22 @@ class Scheduler {
     void operator()(void* p) const { std::free(p); }
   };
 
-  static void live(void* self);
+  static void run_thread(void* self);
   void run_block();
+  // Chooses the order of the threads in the next round.
   void arrange();
   void meet();
+  // Completes the barrier of the block. Returns whether all threads have reached it.
   bool meet_all();
+  // Completes primitives of a warp. Returns whether any primitive was complete.
   bool meet_lanes(int warp);
+  // Whether all lanes of the thread's mask have reached its primitive.
   bool has_met(int warp, const Thread& thread) const;
   void exchange(int warp, unsigned mask);
+  // Tells ThreadSanitizer that all threads of the block and the main stack have synchronized.
   void order_all();
   std::string where(const Thread& thread) const;
-  // Called on the main stack.
+  // Throws an error about a thread. Must be called on the main stack.
   [[noreturn]] void stop(const std::string& what, const Thread& thread) const;
 
   std::unique_ptr<Thread[]> threads_{new Thread[kLargestBlock]};

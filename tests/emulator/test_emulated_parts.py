@@ -1,7 +1,7 @@
 """The division of long sums into parts: the number of blocks, and the bits of the results.
 
-A group alone has few tiles, so every part of its sums has its own block. In a batch of many groups
-one block computes all parts of a tile. Both must give the same bits.
+A single group has few tiles, so every part of its sums has its own block. In a batch of many groups
+one block computes all parts of a tile. Both divisions must give the same bits.
 """
 
 import pytest
@@ -13,13 +13,13 @@ from tests.support.cases import Case, for_each_case
 from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
-# A device is full with 264 blocks. A group of M samples has 2 or 3 tiles of 64
-# rows, and 3 parts of 64 samples.
+# A device is full with 264 blocks. A group of M samples has 2 or 3 tiles of 64 rows, and 3 parts
+# of 64 samples.
 GROUPS, M, D = 72, 130, 3
 
 
 def blocks(parameter: str) -> list[int]:
-    """The numbers of blocks of the kernels with such a parameter, since the last call."""
+    """The numbers of blocks of launches since the last call, for kernels with this parameter."""
     return [count for types, count in BACKEND.read("take_launches") if parameter in types]
 
 

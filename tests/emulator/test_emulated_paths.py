@@ -1,7 +1,7 @@
 """Paths of the CUDA kernels that the conformance suite does not cover, in the emulator.
 
 The size of a matrix and the device's shared memory choose between kernels. Input that is not finite
-raises an error on the CPU; a CUDA stream cannot raise, so the kernels return NaN.
+raises an error on the CPU. A CUDA kernel cannot raise an error, so it returns NaN.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ MANY_BLOCKS = {torch.float32: 161, torch.float64: 129}
 
 @contextmanager
 def shared_memory(size: int) -> Iterator[None]:
-    """A device with so many bytes of shared memory for a block."""
+    """Emulates a device with this many bytes of shared memory for a block."""
     BACKEND.settings("set_device", size)
     try:
         yield
@@ -40,7 +40,7 @@ def shared_memory(size: int) -> Iterator[None]:
 
 
 def matrices(n: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Symmetric matrices of every kind, scaled far from 1."""
+    """Symmetric matrices of several kinds. Some have elements far from 1."""
     x, g = normal(n, 3, dtype=dtype), normal(n, n, dtype=dtype, seed=1)
     return {
         "gram": reference.rbf_gram(x, bandwidth=torch.tensor(1.5, dtype=dtype)),
@@ -102,8 +102,8 @@ def test_a_score_in_steps_is_the_score_in_one_launch(
 
 @pytest.mark.parametrize("m", [104, 128, 176, 240])
 def test_the_largest_matrix_of_each_number_of_rows_in_registers(m: int) -> None:
-    """The kernels have a limit of 64 rows (in the conformance suite) and these limits."""
-    x = normal(m, 2, dtype=torch.float32)  # the Gram matrix has a low rank: few pairs of columns
+    """Each m is the limit of one instance of the kernels. (The conformance tests have m = 64.)"""
+    x = normal(m, 2, dtype=torch.float32)  # two columns, so the Gram matrix has a low rank
     out, values, sigma, rank = BACKEND.ssge(x, threshold=0.9)
     k = reference.rbf_gram(x.double(), bandwidth=sigma.double())
     exact = torch.linalg.eigvalsh(k)
@@ -117,7 +117,7 @@ def test_a_large_matrix_has_the_same_bits_alone_as_in_a_batch() -> None:
     with shared_memory(SMALL_DEVICE):
         together = BACKEND.call("eigh_with_info", batch)
         alone = BACKEND.call("eigh_with_info", batch[1])
-    assert together[2][0] == together[2][2] == 1  # sweeps; the other two skip the later sweeps
+    assert together[2][0] == together[2][2] == 1  # the number of sweeps; `gram` takes more
     assert together[2][1] > 2
     assert same_bits(tuple(t[1] for t in together), alone)
 
@@ -148,7 +148,7 @@ def test_results_do_not_depend_on_the_order_of_threads(case: Case, dtype: torch.
 
 
 def poisoned(case: Case, m: int, dtype: torch.dtype, bad: float) -> None:
-    """A value that is not finite makes the first group's results NaN, and no others."""
+    """Checks that a value that is not finite makes the results of its group NaN, and no others."""
     args, kwargs = case.make(m=m, batch=(2,), dtype=dtype)
     name = case.operator
     points = args[1] if name == "rbf_product" else args[0]
@@ -158,7 +158,7 @@ def poisoned(case: Case, m: int, dtype: torch.dtype, bad: float) -> None:
     for got, right in zip(results, expected, strict=True):
         assert same_bits((got[1],), (right[1],))
     floating = [r for r in results if r.dtype.is_floating_point]
-    checked = floating[:2] if case is CASES["ssge-bandwidth"] else floating  # σ is what was given
+    checked = floating[:2] if case is CASES["ssge-bandwidth"] else floating  # σ is an argument
     assert all(r[0].isnan().all() for r in checked)
     integers = [r for r in results if not r.dtype.is_floating_point]
     assert all(r[0] == 0 for r in integers)
@@ -184,7 +184,7 @@ def test_a_large_group_that_is_not_finite_is_nan(case: Case, dtype: torch.dtype)
 @for_each_dtype
 def test_large_groups_search_alone_as_in_a_batch(dtype: torch.dtype) -> None:
     x = normal(3, 66, 3, dtype=dtype)  # the matrix inverse takes 64 pivots at a time: two steps
-    x[1] = x[1] ** 3  # its search goes on to smaller λ after the others have stopped
+    x[1] = x[1] ** 3  # this search continues to smaller λ after the others have stopped
     x[2] = 5
     together = BACKEND.adaptive_score(x)
     assert together[1][0] > together[1][1]
@@ -194,18 +194,18 @@ def test_large_groups_search_alone_as_in_a_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, len(reference.LAMBDA_GRID), 2))
-def test_the_search_over_lambda_tries_what_the_reference_tries(
+def test_the_search_evaluates_the_same_lambdas_as_the_reference(
     monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
     x, tried = normal(4, 1), list[int]()
     generator = torch.Generator().manual_seed(start)
 
-    # Stands in for the divergence: the numbers of λ and base, which tell the risk its candidate.
+    # Replaces the divergence by the numbers of λ and base, which tell `risk` its candidate.
     def candidate(z: Tensor, f: Tensor, sigma: Tensor, lam: float, base: int, _: int) -> Tensor:
         return z.new_tensor([reference.LAMBDA_GRID.index(lam), base])
 
-    # Stands in for the risk of λ number i: bounds[i] for the base score 0, and more for base 1. A λ
-    # is therefore recorded once, and its bound is bounds[i].
+    # Replaces the risk of λ number i by bounds[i] for base 0, and by a larger number for base 1.
+    # The bound of this λ is therefore bounds[i].
     def risk(z: Tensor, residual: Tensor, candidate: Tensor) -> Tensor:
         i, base = candidate.int().tolist()
         if base == 0:
@@ -216,8 +216,8 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
     monkeypatch.setattr(reference.adaptive, "adaptive_divergence", candidate)
     monkeypatch.setattr(reference.adaptive, "adaptive_risk", risk)
     for _ in range(100):
-        # Only seven different bounds, so that some are equal. Scores with a bound below 0 beat the
-        # Gaussian score, and the others do not.
+        # There are only seven different bounds, so some are equal. Only scores with a bound below 0
+        # are better than the Gaussian score.
         bounds = torch.randint(-4, 3, (len(reference.LAMBDA_GRID),), generator=generator).double()
         tried.clear()
         lam = float(reference.adaptive_score(x)[1])
@@ -229,8 +229,8 @@ def test_the_search_over_lambda_tries_what_the_reference_tries(
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
 @for_each_case("rbf_gram", "rbf_gradient_sum", "rbf_product", "ssge")
-def test_a_bandwidth_that_is_none_gives_nan(case: Case, sigma: float) -> None:
-    """A number that is not a valid bandwidth makes the results of its group NaN."""
+def test_an_invalid_bandwidth_gives_nan(case: Case, sigma: float) -> None:
+    """An invalid bandwidth makes the results of its group NaN."""
     args, kwargs = case.make(m=33, batch=(2,))
     if case.operator == "ssge" and len(args) == 1:
         return  # this case computes the bandwidth
@@ -242,12 +242,12 @@ def test_a_bandwidth_that_is_none_gives_nan(case: Case, sigma: float) -> None:
 
 
 @pytest.mark.parametrize("n", [20, 40, 129])
-def test_info_says_what_became_of_each_matrix(n: int) -> None:
+def test_info_says_how_each_decomposition_ended(n: int) -> None:
     k = matrices(n, torch.float64)["gram"].repeat(2, 1, 1)
     k[1, 7, 3] = np.nan
     with shared_memory(SMALL_DEVICE):
         values, _, info = BACKEND.call("eigh_with_info", k)
-    assert 2 <= info[0] <= 12  # sweeps until convergence; at most 30 are made
+    assert 2 <= info[0] <= 12  # the number of sweeps until convergence; the limit is 30
     assert info[1] == -1  # the matrix is not finite
     assert values[0].isfinite().all()
     assert values[1].isnan().all()

@@ -1,4 +1,4 @@
-"""The emulator reports every fault of ``faults.cu``, by the intended means, and nothing else."""
+"""The emulator reports every fault of ``faults.cu`` and accepts the kernels without faults."""
 
 import re
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from tests.support.process import ROOT
 MODULE = "mige_emulator_faults"
 X = np.arange(1, 65, dtype=np.float32)
 
-# What the kernels of faults.cu give when they are right.
+# The results of the kernels of faults.cu without their faults.
 _PARTNER = X[np.arange(64) ^ 1]
-_NEIGHBOUR = np.append(X[1:], X[-1:])
+_NEIGHBOR = np.append(X[1:], X[-1:])
 _LOWER = np.arange(64) % 32 < 16
 EXPECTED = {
     "write_then_read": X[::-1],
-    "read_then_write": 2 * _NEIGHBOUR,
-    "between_rounds": 6 * _NEIGHBOUR,
+    "read_then_write": 2 * _NEIGHBOR,
+    "between_rounds": 6 * _NEIGHBOR,
     "plain_addition": np.full(64, X.sum()),
     "within_a_warp": _PARTNER,
     "two_barriers": X,
@@ -38,7 +38,7 @@ EXPECTED = {
     "unwritten_output": X,
 }
 
-# Which schedules show a wrong result; and what is NaN in it, as nothing was written there.
+# The schedules in which a fault gives a wrong result, and the faults that leave NaN in the result.
 WRONG = {
     "write_then_read": SCHEDULES,
     "read_then_write": ("descending", "shuffled"),
@@ -53,7 +53,7 @@ NAN = (
     "unwritten_output",
 )
 
-# What the error says, after the primitive and its line.
+# The text of the error, after the primitive and its line.
 ERRORS = {
     "two_barriers": r"is reached while thread \(\d+, 0, 0\) waits at __syncthreads",
     "barrier_and_syncwarp": r"names lane 0, which waits at __syncthreads \(faults.cu:\d+\)",
@@ -75,7 +75,7 @@ for_each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def line_of(name: str) -> int:
-    """Where the fault is in faults.cu."""
+    """The line of the fault in faults.cu."""
     lines = (ROOT / "tests" / "emulator" / "faults.cu").read_text().splitlines()
     (number,) = (n for n, text in enumerate(lines, 1) if text.endswith(f"// here: {name}"))
     return number
@@ -123,7 +123,7 @@ def test_primitives_do_what_cuda_says(variant: str, schedule: str) -> None:
         at[warp, np.where(lane % 16 < 3, lane, lane - 3)],
         at[warp, np.where(lane + 3 < 32, lane + 3, lane)],
         at[warp, lane ^ 9],
-        11 * ones,  # of the numbers in 0..31, and as many of those in 32..63, three divides
+        11 * ones,  # multiples of 3 in 0 … 31, and as many in 32 … 63
         np.where(warp == 0, 1, 10),
         910 * ones,
         128 * ones,
@@ -148,7 +148,7 @@ def test_a_missing_barrier_shows_under_some_schedule(
 
 @for_each_schedule
 @pytest.mark.parametrize("name", NAN)
-def test_what_was_never_written_is_nan(plain: Emulator, name: str, schedule: str) -> None:
+def test_values_that_were_never_written_are_nan(plain: Emulator, name: str, schedule: str) -> None:
     got = run(plain, schedule, name, False)
     assert np.isnan(got).any()
     if name.startswith("uninitialized"):
@@ -177,7 +177,7 @@ def test_schedules_are_the_same_from_run_to_run(plain: Emulator, schedule: str) 
 
 
 @for_each_variant
-def test_threads_that_do_not_meet_are_errors(variant: str) -> None:
+def test_threads_that_wait_at_different_places_are_errors(variant: str) -> None:
     with kernels(variant) as emulator:
         for name, message in ERRORS.items():
             for schedule in SCHEDULES:
@@ -213,7 +213,7 @@ def test_races_are_reported_with_their_line_under_any_schedule(name: str, schedu
 
 
 def test_no_schedule_shows_an_addition_that_is_not_atomic(plain: Emulator) -> None:
-    """Why ThreadSanitizer is needed as well."""
+    """Only ThreadSanitizer finds this fault."""
     for schedule in SCHEDULES:
         got = run(plain, schedule, "plain_addition", False)
         np.testing.assert_array_equal(got, EXPECTED["plain_addition"])
@@ -237,7 +237,7 @@ def test_launches_that_a_gpu_refuses_are_errors(
 ) -> None:
     with pytest.raises(RuntimeError, match=message):
         plain.call("launch", grid_x, grid_y, block, 0)
-    plain.call("launch", 1, 1, 1024, 0)  # the error does not stick
+    plain.call("launch", 1, 1, 1024, 0)  # the next launch is not affected
 
 
 @pytest.mark.parametrize("limit", [99, 163, 227])

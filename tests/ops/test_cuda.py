@@ -34,7 +34,7 @@ def information_and_gradients(x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
 
 
 def set_sync_debug_mode(mode: str) -> None:
-    """Sets the mode without torch's warning, raised once, that the mode is a prototype."""
+    """Sets the mode without torch's warning that the mode is a prototype."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.cuda.set_sync_debug_mode(mode)

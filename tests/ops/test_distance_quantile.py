@@ -48,7 +48,7 @@ def test_distance_quantile_is_the_exact_order_statistic(
 ) -> None:
     x = point_sets(dtype)[points]
     got = backend.distance_quantile(x, quantile)
-    if dtype == torch.float64 or points not in ("large", "small"):  # their squares are out of range
+    if dtype == torch.float64 or points not in ("large", "small"):  # squares in range
         assert torch.equal(got, expected_quantile(backend, x, quantile))
     exact = reference.distance_quantile(x.double(), quantile)
     assert abs(got.double() - exact) <= rounding(dtype, x.shape[1]) * exact

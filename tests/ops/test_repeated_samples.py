@@ -79,7 +79,7 @@ def test_repeated_samples_with_more_columns_are_left_out_too(backend: Backend) -
 
 @pytest.mark.parametrize("m", [64, 200])
 @pytest.mark.parametrize("kind", ["normal", "heavy tails"])
-def test_of_independent_samples_none_is_left_out(kind: str, m: int) -> None:
+def test_no_independent_sample_is_left_out(kind: str, m: int) -> None:
     for d in (2, 5, 20):
         x = samples(kind, m, d)
         assert reference.adaptive_score(x)[6] == 0

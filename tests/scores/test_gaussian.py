@@ -305,7 +305,7 @@ def test_settings_are_values_and_the_default_is_the_ridge() -> None:
 
 
 @for_each_covariance
-def test_fits_can_be_pickled_and_taken_apart(covariance: Any) -> None:
+def test_fits_can_be_pickled_and_restored_from_their_state(covariance: Any) -> None:
     x, q = normal(2, 20, 3), normal(2, 5, 3, seed=1)
     fitted = GaussianScore(covariance=covariance).fit(x)
     for twin in (pickle.loads(pickle.dumps(fitted)),

@@ -263,7 +263,7 @@ def test_bad_tensors_are_refused_by_name_and_leave_the_sums_as_they_were() -> No
         Landmarks(m=8).resume(None)  # type: ignore[arg-type]
 
 
-def test_a_fit_can_be_taken_apart_and_put_together() -> None:
+def test_a_fit_is_restored_from_its_state() -> None:
     fitted = Landmarks(m=16).fit(normal(60, 3))
     again = mige.FittedLandmarks.from_state_dict(fitted.state_dict())
     query = normal(5, 3, seed=1)

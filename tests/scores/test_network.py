@@ -154,7 +154,7 @@ def test_settings_are_values() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 12])
-def test_fits_can_be_pickled_and_taken_apart(layers: int) -> None:
+def test_fits_can_be_pickled_and_restored_from_their_state(layers: int) -> None:
     x, q = normal(2, 20, 3), normal(2, 5, 3, seed=1)
     fitted = SlicedScoreMatching(hidden=4, layers=layers, steps=3).fit(x)
     state = fitted.state_dict()

@@ -82,7 +82,7 @@ class Argument:
         return self.owner.__name__ in DIFFERENTIABLE
 
     def good(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Random numbers, none of them large."""
+        """Random numbers without large values."""
         return normal(*self.shape, dtype=dtype).clamp(-3, 3)
 
 
@@ -224,7 +224,7 @@ class BadInputTests:
         assert_finite(argument.call(argument.good(dtype)))
 
     @pytest.mark.parametrize("kind", REFUSED)
-    def test_what_is_not_a_finite_real_tensor_is_refused_by_name(
+    def test_values_that_are_not_finite_real_tensors_are_refused_by_name(
         self, argument: Argument, kind: str
     ) -> None:
         make, message = REFUSED[kind]
@@ -236,7 +236,7 @@ class BadInputTests:
             argument.call(bad)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_half_precision_is_taken_by_estimators_and_refused_by_operators(
+    def test_half_precision_is_accepted_by_estimators_and_refused_by_operators(
         self, argument: Argument, dtype: torch.dtype
     ) -> None:
         x = argument.good(dtype)

@@ -22,7 +22,7 @@ SCHEDULES = ("ascending", "descending", "shuffled")
 
 
 class CrashError(RuntimeError):
-    """The emulator's process ended; the message is its last output, or that of the sanitizer."""
+    """The emulator's process ended. The message is the last output, or the sanitizer's report."""
 
 
 class Emulator:

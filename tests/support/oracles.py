@@ -106,7 +106,7 @@ def filtered(
 
 
 def left_out_objective(x: Tensor, tau: Tensor) -> Tensor:
-    """``½‖s_i‖² + div s_i`` at each standardized v_i of the ridge score of the others, (M,)."""
+    """``½‖s_i‖² + div s_i`` at v_i, with s_i the ridge score of the other samples, (M,)."""
     v = (x - x.mean(0)) / x.std(0, correction=0)
     ridge = tau * torch.eye(x.shape[1], dtype=x.dtype)
     objectives = []

@@ -252,7 +252,7 @@ NEUTRAL = {"export", *INNER, "inference input", *(f for f in FEATURES if f.start
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Each feature alone, as a pair of itself, and all pairs that exist."""
+    """Each feature, as a pair with itself, and all pairs of features that exist."""
     return [
         (a, b)
         for i, a in enumerate(FEATURES)

@@ -12,7 +12,8 @@
 //
 //   B = (K + μI)⁻¹,   W = B H,   Y = B z,   F = −W − base μ Y.
 //
-// A start, the departure R₀ of another score from the Gaussian score −z, adds base 2:
+// With a start there is also base 2. The start is given by its departure R₀ from the Gaussian score
+// −z:
 //
 //   X = B R₀,   F = −W − μ (Y − X).
 //
@@ -31,11 +32,10 @@ namespace mige::cuda {
 constexpr int kMostBases = 3;
 
 // The search over λ in one group. The host enqueues as many rounds as the longest search can need.
-// In each round a group evaluates the λ with the number next[g]. A group whose search has stopped
-// does nothing.
+// In each round a group evaluates the λ with the number next[g], until its search stops.
 struct GroupSearch : LambdaSearch {
   double mu;          // λm of this round
-  double kept_mu;     // λm of the round before
+  double kept_mu;     // λm of the previous round
   int32_t kept;       // the base of this round's result if it is the best so far, otherwise −1
   int32_t result;     // the base of the best result so far, −1 for the unchanged Gaussian score
   int32_t result_at;  // the number of the λ of `result`, −1 for a base without a correction
@@ -47,9 +47,9 @@ struct Adaptive : Workspace {
   AdaptiveScoreArguments<T> to;
   int64_t groups = to.groups, m = to.m, d = to.d, r = w.r();
   int64_t bases = to.start ? 3 : 2, n = bases * r;
-  Key<T>* unit = take<Key<T>>(groups);  // a magnitude whose normal_scale is 1, or NaN
+  Key<T>* unit = take<Key<T>>(groups);  // a magnitude with which kernels do not scale z, or NaN
   T* ridge = take<T>(groups);
-  T* z = w.y;                              // [groups, m, r]
+  T* z = w.y;                              // [groups, m, r]; whitened_kernel turns Y into z
   T* k = take<T>(groups * m * m);          // squared distances s, then K
   T* cubes = take<T>(groups * m);          // Σ_l K³_il
   T* hz = take<T>(groups * m * n);         // H, z and R₀
@@ -57,7 +57,7 @@ struct Adaptive : Workspace {
   T* kwy = take<T>(groups * m * n);        // K³ W, K³ Y and K³ X
   T* bz = take<T>(groups * m * r);         // (B∘K³) z
   T* along = take<T>(groups * m * bases);  // z_i·W_i, z_i·Y_i and z_i·X_i
-  T* best = take<T>(groups * m * r);       // F with the lowest bound so far
+  T* best = take<T>(groups * m * r);       // the best F so far
   T* s = take<T>(groups * r * d);          // filtered eigenvectors
   double* risks = take<double>(groups * bases * m);
   double* divergences = take<double>(groups * bases * m);
@@ -73,9 +73,12 @@ struct Adaptive : Workspace {
   Thinning<T> thinning{Workspace(*this), k, groups, m, r, to.left_out};
   InverseArguments<T> inversion{Workspace(thinning), groups, m, next};  // of A = K + μI
 
+  // Whether the search of group g has stopped.
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }
+  // Whether the result of this round is not the best so far.
   __device__ __forceinline__ bool not_kept(int64_t g) const { return search[g].kept < 0; }
-  __device__ __forceinline__ T kept_shift(int64_t g) const {  // μ, or 0 for base 0
+  // The factor of Y in F: μ, or 0 for base 0.
+  __device__ __forceinline__ T kept_shift(int64_t g) const {
     return static_cast<T>(search[g].kept > 0 ? search[g].kept_mu : 0);
   }
   __device__ __forceinline__ double inverse_variance(int64_t g) const {
@@ -84,29 +87,19 @@ struct Adaptive : Workspace {
   }
 };
 
-// The mean of the risks of the `count` samples that are kept, and the standard error of this mean.
-// All threads of the block must call mean_risk.
-struct MeanRisk {
-  double mean, error;
-};
-
-__device__ __forceinline__ MeanRisk mean_risk(const double* risks,  // [m]
-                                              const int32_t* kept,  // [m], 1 or 0
-                                              int64_t m, int64_t count, double* sums) {
-  double sum = 0;
-  for (int64_t e = threadIdx.x; e < m; e += kRowThreads) sum += kept[e] != 0 ? risks[e] : 0;
-  const double mean = block_sum<kRowWarps>(sum, sums) / static_cast<double>(count);
-  sum = 0;
-  for (int64_t e = threadIdx.x; e < m; e += kRowThreads)
-    sum += kept[e] != 0 ? (risks[e] - mean) * (risks[e] - mean) : 0;
-  return {mean, sqrt(block_sum<kRowWarps>(sum, sums) / static_cast<double>(count - 1) /
-                     static_cast<double>(count))};
+// The mean risk of the `count` kept samples, and its standard error.
+__device__ __forceinline__ MeanAndError mean_risk(const double* risks,  // [m]
+                                                  const int32_t* kept,  // [m], 1 or 0
+                                                  int64_t m, int64_t count,
+                                                  double* sums) {  // [kRowWarps], shared
+  return mean_and_error(
+      m, count, sums, [&](int64_t i) { return risks[i]; }, [&](int64_t i) { return kept[i] != 0; });
 }
 
 // --- before the search over λ ---
 
-// Computes z = Y (Λ + τ)^{-1/2} in place, elementwise. Work: reads and writes m r values.
-// Registers: at most 64.
+// Computes z = Y (Λ + τ)^{-1/2} in place, elementwise. One thread of each group writes `unit`.
+// Work: reads and writes m r values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T> p) {
   const Whitening<T>& w = p.w;
@@ -117,7 +110,7 @@ __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T
       const T lambda = w.values[g * r + e % r];
       p.z[g * count + e] *= e % r < w.support[g].excluded
                                 ? T(0)
-                                : filtered(RidgeFilter::kScore, lambda, tau, p.m, false);
+                                : filter_factor(RidgeFilter::kScore, lambda, tau, p.m, false);
     });
     if (blockIdx.x == 0 && threadIdx.x == 0) {
       const T magnitude = magnitude_of<T>(w.largest[g]);
@@ -131,20 +124,20 @@ __global__ void __launch_bounds__(kElementThreads, 4) whitened_kernel(Adaptive<T
   }
 }
 
-// Makes the Gaussian score the first result, and sets the first λ to try. No λ is tried for equal
-// samples, for input that is not finite, or if samples are left out and fewer than kFewestKept
-// remain. A thread takes a group. Registers: at most 64.
+// Makes the Gaussian score the first result, and sets `first` as the number of the first λ. No λ is
+// tried for equal samples, for input that is not finite, or if samples are left out and fewer than
+// kFewestKept remain. A thread takes a group. Registers: at most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int start) {
-  for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
-       g += int64_t(gridDim.x) * 256) {
+__global__ void __launch_bounds__(kElementThreads, 4)
+    search_begin_kernel(Adaptive<T> p, int first) {
+  grid_stride<kElementThreads>(p.groups, [&](int64_t g) {
     const T sigma = p.to.bandwidth[g], poison = sigma - sigma;
     const bool usable = sigma > T(0) && poison == T(0);
     const int32_t count = p.thinning.count[g];
-    p.next[g] = usable && (count == p.m || count >= kFewestKept) ? start : -1;
+    p.next[g] = usable && (count == p.m || count >= kFewestKept) ? first : -1;
     p.to.left_out[g] += poison;
     p.search[g].start();
-    p.search[g].mu = lambda_at(start) * static_cast<double>(count);
+    p.search[g].mu = lambda_at(first) * static_cast<double>(count);
     p.search[g].kept_mu = 0;
     p.search[g].kept = -1;
     p.search[g].result = p.search[g].result_at = -1;
@@ -152,13 +145,14 @@ __global__ void __launch_bounds__(256, 4) search_begin_kernel(Adaptive<T> p, int
     p.to.base[g] = usable ? 1 : 0;
     p.to.risk[g] = poison;
     p.to.error[g] = poison;
-  }
+  });
 }
 
 // Replaces the squared distances by K, sums the cubes of each row of K, and writes the Gaussian
-// score to `best`. `again` is set for the second solution, at all samples. The kernel then writes
-// only K and the sums, and skips groups without a second solution. A warp takes a row, groups along
-// y. Work: reads and writes m² + m r values. Registers: at most 64.
+// score to `best`. `again` is set when the score is computed a second time, at all samples. The
+// kernel then writes only K and the sums, and skips groups that keep their first score. A warp
+// takes a row, and blockIdx.y selects the groups. Work: reads and writes m² + m r values.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p, bool again) {
   const int lane = threadIdx.x % kWarp;
@@ -187,8 +181,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) imq_rows_kernel(Adaptive<T> p,
   }
 }
 
-// Stores [H z], where H = a (diag(K³1) z − K³ z) follows from the sums K³ z. K³ is the elementwise
-// cube.
+// The finish of a product (contraction.cuh) that stores [H z]. The sums are K³ z with the
+// elementwise cube K³, and H = a (diag(K³1) z − K³ z).
 template <typename T>
 struct ImqGradientSum {
   using Sum = T;
@@ -223,7 +217,8 @@ __global__ void __launch_bounds__(kElementThreads, 4) scale_start_kernel(Adaptiv
     });
 }
 
-// Stores R₀, the start in whitened coordinates, as the third block of [H z R₀].
+// The finish of a product (contraction.cuh) that stores R₀, the start in whitened coordinates, as
+// the third block of [H z R₀].
 template <typename T>
 struct StoreStart {
   using Sum = T;
@@ -237,8 +232,8 @@ struct StoreStart {
 };
 
 // Computes the risk of the start, ½|R₀|² − z·R₀ + δ, where δ is the divergence of R₀. Makes the
-// start the result if its bound is below 0. A thread block takes a group, a warp every eighth
-// sample. Work: reads 3 m r values. Registers: at most 128.
+// start the result if its bound is below 0. A thread block takes a group, and a warp takes every
+// eighth sample. Work: reads 3 m r values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) start_risk_kernel(Adaptive<T> p) {
   __shared__ double sums[kRowWarps];
@@ -258,7 +253,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) start_risk_kernel(Adaptive<T> 
       if (lane == 0) risks[i] = sum + static_cast<double>(p.to.start_divergence[g * m + i]);
     }
     __syncthreads();
-    const MeanRisk risk = mean_risk(risks, p.thinning.kept + g * m, m, p.thinning.count[g], sums);
+    const MeanAndError risk =
+        mean_risk(risks, p.thinning.kept + g * m, m, p.thinning.count[g], sums);
     const bool better = risk.mean + risk.error < 0;
     if (!better) continue;
     for (int64_t e = threadIdx.x; e < m * r; e += kRowThreads)
@@ -311,7 +307,7 @@ struct CubedOperand : Operand<T, true> {
   }
 };
 
-// Value (i, l) is K_il³, or K_il³ B_il.
+// An operand of a product (contraction.cuh) with the values K_il³, or K_il³ B_il with kTimesB.
 template <typename T, bool kTimesB = false>
 struct Cubed {
   Rows<T> k, b{};

@@ -28,14 +28,14 @@ struct Whitening : Workspace {
   __host__ __device__ __forceinline__ int64_t r() const { return dual() ? m : d; }
   __host__ __device__ __forceinline__ int64_t blocks() const { return divide_up(m, kRidgeRows); }
 
-  Key<T>* largest = take<Key<T>>(groups);  // magnitudes of x
-  T* inverse = take<T>(groups * d);        // 1 / standard deviation, 0 for constant columns
-  T* v = take<T>(groups * m * d);
-  T* gram = take<T>(groups * r() * r());     // R or G; later scratch memory
+  Key<T>* largest = take<Key<T>>(groups);    // magnitudes of x
+  T* inverse = take<T>(groups * d);          // 1 / standard deviation, 0 for constant columns
+  T* v = take<T>(groups * m * d);            // V
+  T* gram = take<T>(groups * r() * r());     // R or G, later scratch memory
   T* values = take<T>(groups * r());         // ascending
   T* vectors = take<T>(groups * r() * r());  // one vector per row
   Support* support = take<Support>(groups);
-  T* y = take<T>(groups * m * r());
+  T* y = take<T>(groups * m * r());                             // Y
   double* objective = take<double>(groups * blocks() * kWarp);  // sums over 32 samples, for every τ
   EighArguments<T> eigh{gram, groups, static_cast<int>(r()), values, vectors, nullptr};
   char* eigh_space = take<char>(eigh_work(eigh));
@@ -44,8 +44,8 @@ struct Whitening : Workspace {
                        partial_bytes<T>(groups, m, d, r()), partial_bytes<T>(groups, d, d, r())}));
 };
 
-// λ_j of the dual form, or 0 if it is rounding error. At least one eigenvalue is rounding error,
-// because the mean of the samples has been subtracted.
+// λ_j of the dual form, or 0 if it is a rounding error. At least one eigenvalue is a rounding
+// error, because the mean of the samples has been subtracted.
 template <typename T>
 __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
                                              int64_t m, int64_t j) {
@@ -58,9 +58,9 @@ constexpr int kColumnRows = kScaleThreads / kWarp;
 
 // Computes v = (x − mean) / deviation, the mean, and 1 / deviation. The center that is subtracted
 // first is one of the values of the column. Exactly constant columns therefore get v = 0 and an
-// inverse deviation of 0. A thread block takes 32 columns, a lane one column and a warp every
-// eighth row, groups along z. Work: reads m d values three times and writes m d values. Shared
-// memory: 4 KiB. Registers: at most 64.
+// inverse deviation of 0. A thread block takes 32 columns. A lane takes one column, a warp takes
+// every eighth row, and blockIdx.z selects the groups. Work: reads m d values three times and
+// writes m d values. Shared memory: 4 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     standardize_kernel(Whitening<T> p, T* __restrict__ means) {  // [groups, d] or nullptr
@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 
 // --- products ---
 
-// Stores the sums divided by m. The sums are in double. For m near d the smallest eigenvalues are
-// as small as the rounding errors of long sums in float, and whitening divides by the roots of the
-// eigenvalues.
+// The finish of a product (contraction.cuh) that stores the sums divided by m. The sums are in
+// double: for m near d the smallest eigenvalues are as small as the rounding errors of long sums in
+// float, and whitening divides by the roots of the eigenvalues.
 template <typename T>
 struct Mean {
   using Sum = double;

@@ -6,8 +6,9 @@
 
 namespace mige::cuda {
 
-// Computes z_i·W_i, z_i·Y_i and, with a start, z_i·X_i. A warp takes a row, groups along y. Work:
-// 2 m r flop in double for each; reads 2 m r values for each. Registers: at most 64.
+// Computes z_i·W_i, z_i·Y_i and, with a start, z_i·X_i. A warp takes a row, and blockIdx.y selects
+// the groups. Work for each of these: 2 m r flop in double; reads 2 m r values. Registers: at most
+// 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -34,9 +35,9 @@ __global__ void __launch_bounds__(kRowThreads, 4) along_kernel(Adaptive<T> p) {
 //   − 2 [F_i·z_i Σ_l B_il φ'_il − F_i·((B∘φ')z)_i] + d (1 − μ b_i)^base,
 //
 // where d is the number of dimensions in which the risk is measured (Support). For base 2 the last
-// term is d (1 − μ b_i) + μ b_i δ_i, with δ the divergence of the start. A warp takes a row, groups
-// along y. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r values. Registers: at most
-// 128.
+// term is d (1 − μ b_i) + μ b_i δ_i, with δ the divergence of the start. A warp takes a row, and
+// blockIdx.y selects the groups. Work: about 12 m² + 20 m r flop in double; reads 2 m² + 6 m r
+// values. Registers: at most 128.
 template <typename T, int kBases>
 __global__ void __launch_bounds__(kRowThreads, 2) risk_kernel(Adaptive<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -129,9 +130,9 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
     // A start of zeros is the Gaussian score, which is base 1.
     const bool without_start = bases == 3 && p.start_largest[g] == 0;
     int base = 0;
-    MeanRisk best = mean_risk(p.risks + g * bases * m, kept, m, count, sums);
+    MeanAndError best = mean_risk(p.risks + g * bases * m, kept, m, count, sums);
     for (int c = 1; c < (without_start ? 2 : bases); ++c) {
-      const MeanRisk risk = mean_risk(p.risks + (g * bases + c) * m, kept, m, count, sums);
+      const MeanAndError risk = mean_risk(p.risks + (g * bases + c) * m, kept, m, count, sums);
       if (!(risk.mean + risk.error < best.mean + best.error)) continue;
       best = risk;
       base = c;
@@ -154,9 +155,9 @@ __global__ void __launch_bounds__(kRowThreads, 2) search_kernel(Adaptive<T> p) {
   }
 }
 
-// Copies F and div_i of this round if they are the best so far, elementwise. With `again`, for the
-// second solution, div_i is not copied. Work: reads 2 m r or 3 m r values and writes m r.
-// Registers: at most 64.
+// Copies F and div_i of this round if they are the best so far, elementwise. With `again`, div_i is
+// not copied, because the divergences of the choice remain. Work: reads 2 m r or 3 m r values and
+// writes m r. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p, bool again) {
   const int64_t r = p.r, count = p.m * r;
@@ -174,18 +175,18 @@ __global__ void __launch_bounds__(kElementThreads, 4) keep_kernel(Adaptive<T> p,
   }
 }
 
-// Selects the groups that are solved again, at all samples: samples were left out of their choice,
-// and their result has a correction. A thread takes a group. Registers: at most 64.
+// Selects the groups whose score is computed again, at all samples. In these groups samples were
+// left out of the choice, and the result has a correction. A thread takes a group. Registers: at
+// most 64.
 template <typename T>
-__global__ void __launch_bounds__(256, 4) all_samples_kernel(Adaptive<T> p) {
-  for (int64_t g = blockIdx.x * int64_t(256) + threadIdx.x; g < p.groups;
-       g += int64_t(gridDim.x) * 256) {
+__global__ void __launch_bounds__(kElementThreads, 4) all_samples_kernel(Adaptive<T> p) {
+  grid_stride<kElementThreads>(p.groups, [&](int64_t g) {
     GroupSearch& search = p.search[g];
     const bool again = search.result_at >= 0 && !p.thinning.all_kept(g);
     p.next[g] = again ? search.result_at : -1;
     search.kept = again ? search.result : -1;
     if (again) search.mu = search.kept_mu = lambda_at(search.result_at) * static_cast<double>(p.m);
-  }
+  });
 }
 
 // Copies div_i of the nearest kept sample to each sample that was left out, elementwise. Work:

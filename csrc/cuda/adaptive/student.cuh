@@ -1,5 +1,5 @@
 // The steps of the Student score in whitened coordinates z [m, r]. mige_ext.ops.student_score
-// explains the method, common/student_rule.h has the rules.
+// explains the method, and common/student_rule.h has the rules.
 //
 // Let ν be the degrees of freedom, d the number of dimensions that count (Support), and E the ridge
 // in whitened coordinates, a diagonal matrix. An EM step computes
@@ -7,8 +7,8 @@
 //   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← A⁻¹ with A = Σ w_i u_i u_iᵀ / m + E and the new μ in u_i.
 //
-// Of u, only √w u is stored, because Σ w_i u_i u_iᵀ is then a product of one array with itself. The
-// host enqueues all steps. A group with an infinite ν skips the steps.
+// Instead of u, √w u is stored, because Σ w_i u_i u_iᵀ is then a product of one array with itself.
+// The host enqueues all steps. A group with an infinite ν skips them.
 #pragma once
 
 #include "common/student_rule.h"
@@ -41,8 +41,8 @@ struct Student : Workspace {
   }
 };
 
-// Computes z = Y (Λ + τ)^{-1/2} in place, and ‖z_i‖². A warp takes a row, groups along y. Work:
-// reads and writes m r values. Registers: at most 128.
+// Computes z = Y (Λ + τ)^{-1/2} in place, and ‖z_i‖². A warp takes a row, and blockIdx.y selects
+// the groups. Work: reads and writes m r values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) student_begin_kernel(Student<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -55,8 +55,9 @@ __global__ void __launch_bounds__(kRowThreads, 2) student_begin_kernel(Student<T
       double sum = 0;
       for (int64_t k = lane; k < r; k += kWarp) {
         const T lambda = p.w.values[g * r + k];
-        const T z =
-            k < excluded ? T(0) : row[k] * filtered(RidgeFilter::kScore, lambda, tau, m, false);
+        const T z = k < excluded
+                        ? T(0)
+                        : row[k] * filter_factor(RidgeFilter::kScore, lambda, tau, m, false);
         row[k] = z;
         sum += static_cast<double>(z) * static_cast<double>(z);
       }
@@ -66,22 +67,22 @@ __global__ void __launch_bounds__(kRowThreads, 2) student_begin_kernel(Student<T
   }
 }
 
-// Chooses the ν with the lowest mean risk plus `errors` standard errors, or infinity if no such sum
-// is below 0. Before the EM steps (`first`) P is the identity. A thread block takes a group. Work:
-// 12 passes over m samples, about 20 flop in double each. Registers: at most 128.
+// Chooses the ν with the lowest bound, which is the mean risk plus `errors` standard errors. If no
+// bound is below 0, ν becomes infinite. Before the EM steps (`first`) P is the identity. A thread
+// block takes a group. Work: 12 passes over m samples, with about 20 flop in double per sample.
+// Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2)
     student_choice_kernel(Student<T> p, double errors, bool first) {
   __shared__ double sums[kRowWarps];
   const int64_t m = p.m, r = p.r;
-  const auto count = static_cast<double>(m);
   for (int64_t g = blockIdx.x; g < p.groups; g += gridDim.x) {
     if (!first && p.idle(g)) continue;
     const double d = p.dimensions(g);
     double trace = d;
     if (!first) {
-      // Σ P_kk over the dimensions that count. They differ from the r dimensions of z only by
-      // directions without variance, in which P_kk is 1.
+      // Σ P_kk over the dimensions that count. These dimensions differ from the r dimensions of z
+      // only by directions without variance, in which P_kk is 1.
       double diagonal = 0;
       for (int64_t k = threadIdx.x; k < r; k += kRowThreads)
         diagonal += static_cast<double>(p.inversion.out[(g * r + k) * r + k]);
@@ -92,17 +93,10 @@ __global__ void __launch_bounds__(kRowThreads, 2)
     int best = -1;
     for (int n = 0; n < kStudentNus; ++n) {
       const double nu = student_nu(n);
-      double sum = 0;
-      for (int64_t i = threadIdx.x; i < m; i += kRowThreads)
-        sum += StudentRisk::of(nu, d, trace, samples[i]).risk;
-      const double mean = block_sum<kRowWarps>(sum, sums) / count;
-      sum = 0;
-      for (int64_t i = threadIdx.x; i < m; i += kRowThreads) {
-        const double difference = StudentRisk::of(nu, d, trace, samples[i]).risk - mean;
-        sum += difference * difference;
-      }
-      const double square = block_sum<kRowWarps>(sum, sums);
-      const double bound = mean + errors * sqrt(square / (count - 1) / count);
+      const MeanAndError risk = mean_and_error(
+          m, m, sums, [&](int64_t i) { return StudentRisk::of(nu, d, trace, samples[i]).risk; },
+          [](int64_t) { return true; });
+      const double bound = risk.mean + errors * risk.error;
       if (!(bound < lowest)) continue;
       lowest = bound;
       best = n;
@@ -117,9 +111,10 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   }
 }
 
-// The start of an EM step: computes the weights w_i, μ, and √w u. A thread block takes 32 columns,
-// a lane one column and a warp every eighth row, groups along z. Work: reads m r values twice and
-// writes them once. Shared memory: 4 KiB. Registers: at most 64.
+// The first kernel of an EM step: computes the weights w_i, μ and √w u. A thread block takes 32
+// columns. A lane takes one column, a warp takes every eighth row, and blockIdx.z selects the
+// groups. Work: reads m r values twice and writes them once. Shared memory: 4 KiB. Registers: at
+// most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4) student_center_kernel(Student<T> p) {
   __shared__ double sums[2][kColumnRows][kWarp];
@@ -151,8 +146,9 @@ __global__ void __launch_bounds__(kScaleThreads, 4) student_center_kernel(Studen
   }
 }
 
-// Stores A = sums / m + E in the tiles on and below the diagonal, which invert() reads, with the
-// ridge E = τ / (Λ + τ) and 1 for excluded directions.
+// The finish of a product (contraction.cuh) that stores A = sums / m + E. Only the tiles on and
+// below the diagonal are stored, because invert() reads no others. E is τ / (Λ + τ), and 1 for
+// excluded directions.
 template <typename T>
 struct StoreScatter {
   using Sum = double;
@@ -176,8 +172,8 @@ struct StoreScatter {
 template <typename T>
 constexpr bool kLowerTriangle<StoreScatter<T>> = true;
 
-// The end of an EM step: computes uᵀPu and ‖Pu‖². A warp takes a row, groups along y. Work: reads
-// 2 m r values. Registers: at most 64.
+// The last kernel of an EM step: computes uᵀPu and ‖Pu‖². A warp takes a row, and blockIdx.y
+// selects the groups. Work: reads 2 m r values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) student_squares_kernel(Student<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -204,8 +200,9 @@ __global__ void __launch_bounds__(kRowThreads, 4) student_squares_kernel(Student
 }
 
 // Computes the departure z − w P u in place of z, and its divergence. A group with an infinite ν
-// gets the departure 0 and weights of 1, and a group that is not finite gets NaN. A warp takes a
-// row, groups along y. Work: reads and writes m (r + d) values. Registers: at most 128.
+// gets the departure 0 and the weights 1. A group with a NaN or an infinity gets NaN. A warp takes
+// a row, and blockIdx.y selects the groups. Work: reads and writes m (r + d) values. Registers: at
+// most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) student_departure_kernel(Student<T> p) {
   const int lane = threadIdx.x % kWarp;

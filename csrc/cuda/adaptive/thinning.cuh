@@ -1,6 +1,7 @@
-// Which samples take part in the choice of λ, base and bandwidth. common/thinning_rule.h has the
-// rule and defines s_1 and s_6. The squared distances to the samples that are left out become
-// infinite, so that these samples have K = 0 with all others and do not count.
+// Selects the samples from which λ, the base and the bandwidth are chosen. common/thinning_rule.h
+// has the rule and defines s_1 and s_6. The squared distances s [m, m] to samples that are left out
+// become infinite. The elements of K for these pairs are then 0, so the choice ignores these
+// samples.
 #pragma once
 
 #include "common/radix_select.h"
@@ -18,54 +19,31 @@ struct Thinning : Workspace {
 
   int32_t* distinct = take<int32_t>(groups * m);  // 1 or 0
   int32_t* kept = take<int32_t>(groups * m);      // 1 or 0
-  int32_t* nearest = take<int32_t>(groups * m);   // the nearest kept sample
+  int32_t* nearest = take<int32_t>(groups * m);   // index of the nearest kept sample
   T* first = take<T>(groups * m);                 // s_1
   T* scale = take<T>(groups * m);                 // s_6
   double* log_ratio = take<double>(groups * m);   // log(s_outer / s_inner)
-  double* separation = take<double>(groups);      // the largest s / s_6 of close pairs, or 0
-  int32_t* count = take<int32_t>(groups);         // number of samples that are kept
+  double* separation = take<double>(groups);  // the largest s / s_6 of near-coincident pairs, or 0
+  int32_t* count = take<int32_t>(groups);     // number of samples that are kept
 
   __device__ __forceinline__ bool all_kept(int64_t g) const { return count[g] == m; }
 };
 
-// Whether (s, j) is before (other_s, other_j) in the order of s, then of j.
+// The smallest squared distance s_ij of a row and its index j are found as the largest −s_ij. At
+// first the distance is infinite and the index is m.
 template <typename T>
-__device__ __forceinline__ bool before(T s, int64_t j, T other_s, int64_t other_j) {
-  return s < other_s || (s == other_s && j < other_j);
+__device__ __forceinline__ Largest<T> no_neighbor(int64_t m) {
+  return {-value_of<T>(KeyOf<T>::kInfinity), static_cast<int>(m)};
 }
 
-// The first of the pairs (s, j) that were added; (∞, m) without any.
-template <typename T>
-struct First {
-  T s;
-  int64_t j;
-
-  __device__ __forceinline__ explicit First(int64_t m)
-      : s(value_of<T>(KeyOf<T>::kInfinity)), j(m) {}
-
-  __device__ __forceinline__ void add(T other_s, int64_t other_j) {
-    if (!before(other_s, other_j, s, j)) return;
-    s = other_s;
-    j = other_j;
-  }
-
-  // Adds the pairs of all other lanes. All lanes of the warp call it.
-  __device__ __forceinline__ void add_lanes() {
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      const T other_s = __shfl_xor_sync(kFullMask, s, offset);
-      add(other_s, __shfl_xor_sync(kFullMask, j, offset));
-    }
-  }
-};
-
-// The sum of m flags, for all lanes of a warp.
-__device__ __forceinline__ int warp_count(const int32_t* flags, int64_t m) {
+// The sum of the flags, which all lanes of a warp get.
+__device__ __forceinline__ int warp_count(const int32_t* flags, int64_t m) {  // flags [m]
   int count = 0;
   for (int64_t l = threadIdx.x % kWarp; l < m; l += kWarp) count += flags[l];
   return warp_sum(count);
 }
 
-// Calls f(g, flags of group g, their sum) for each group, groups along y.
+// Calls f(g, flags of group g, sum of these flags) for the groups that blockIdx.y selects.
 template <typename T, typename F>
 __device__ __forceinline__ void for_each_group(const Thinning<T>& p,
                                                const int32_t* flags,  // [groups, m]
@@ -76,8 +54,8 @@ __device__ __forceinline__ void for_each_group(const Thinning<T>& p,
   }
 }
 
-// Marks the samples that do not coincide with an earlier one. A warp takes a row, groups along y.
-// Work: reads m² values. Registers: at most 64.
+// Marks the samples that do not coincide with an earlier sample. A warp takes a row, and blockIdx.y
+// selects the groups. Work: reads m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) distinct_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -92,8 +70,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) distinct_kernel(Thinning<T> p)
     });
 }
 
-// Finds the neighbors of each distinct sample, one rank after the other. A warp takes a row, groups
-// along y. Work: reads 20 m² values. Registers: at most 64.
+// Finds the neighbors of each distinct sample, one rank after the other. A warp takes a row, and
+// blockIdx.y selects the groups. Work: reads 20 m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -104,26 +82,27 @@ __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p
     for_each_row(m, [&](int64_t i) {
       if (distinct[i] == 0) return;
       const T* const row = p.s + (g * m + i) * m;
-      T last = T(-1), at_inner = T(1);
-      int64_t last_j = -1;
+      Largest<T> last{T(1), -1};  // of −s: before all neighbors
+      T s = 0, at_inner = T(1);
       for (int rank = 1; rank <= outer; ++rank) {
-        First<T> next(m);
-        for (int64_t j = lane; j < m; j += kWarp)
-          if (distinct[j] != 0 && j != i && before(last, last_j, row[j], j)) next.add(row[j], j);
-        next.add_lanes();
-        last = next.s;
-        last_j = next.j;
-        if (rank == inner) at_inner = last;
-        if (lane == 0 && rank == 1) p.first[g * m + i] = last;
-        if (lane == 0 && rank == kScaleNeighbor) p.scale[g * m + i] = last;
+        Largest<T> next = no_neighbor<T>(m);
+        for (int j = lane; j < m; j += kWarp)
+          if (distinct[j] != 0 && j != i && Largest<T>{-row[j], j}.is_after(last.value, last.index))
+            next.take(-row[j], j);
+        next.take_warp();
+        last = next;
+        s = -last.value;
+        if (rank == inner) at_inner = s;
+        if (lane == 0 && rank == 1) p.first[g * m + i] = s;
+        if (lane == 0 && rank == kScaleNeighbor) p.scale[g * m + i] = s;
       }
       if (lane == 0)
-        p.log_ratio[g * m + i] = log(static_cast<double>(last) / static_cast<double>(at_inner));
+        p.log_ratio[g * m + i] = log(static_cast<double>(s) / static_cast<double>(at_inner));
     });
   });
 }
 
-// Decides whether close pairs are separated. A thread block takes a group. Work: reads
+// Decides whether near-coincident pairs are separated. A thread block takes a group. Work: reads
 // 10 m values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) separation_kernel(Thinning<T> p) {
@@ -155,8 +134,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) separation_kernel(Thinning<T> 
   }
 }
 
-// Marks the samples that are kept. A warp takes a row, groups along y. Work: reads m² values.
-// Registers: at most 64.
+// Marks the samples that are kept. A warp takes a row, and blockIdx.y selects the groups. Work:
+// reads m² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) separate_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -184,9 +163,10 @@ __global__ void __launch_bounds__(kRowThreads, 4) separate_kernel(Thinning<T> p)
   });
 }
 
-// Counts the samples that are kept, finds the nearest of them to each sample, and makes the
-// distances to all other samples infinite. A warp takes a row, groups along y. Work: reads and
-// writes m² values in groups from which samples are left out. Registers: at most 64.
+// Counts the kept samples, finds the kept sample that is nearest to each sample, and makes the
+// distances of all samples that are left out infinite. A warp takes a row, and blockIdx.y selects
+// the groups. Work: reads and writes m² values in groups from which samples are left out.
+// Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) mask_kernel(Thinning<T> p) {
   const int lane = threadIdx.x % kWarp;
@@ -199,18 +179,19 @@ __global__ void __launch_bounds__(kRowThreads, 4) mask_kernel(Thinning<T> p) {
     if (count == m) return;
     for_each_row(m, [&](int64_t i) {
       T* const row = p.s + (g * m + i) * m;
-      First<T> nearest(m);
-      for (int64_t j = lane; j < m; j += kWarp) {
-        if (kept[j] != 0) nearest.add(row[j], j);
+      Largest<T> nearest = no_neighbor<T>(m);
+      for (int j = lane; j < m; j += kWarp) {
+        if (kept[j] != 0) nearest.take(-row[j], j);
         if (j != i && (kept[i] == 0 || kept[j] == 0)) row[j] = value_of<T>(KeyOf<T>::kInfinity);
       }
-      nearest.add_lanes();
-      if (lane == 0)
-        p.nearest[g * m + i] = static_cast<int32_t>(kept[i] != 0 || nearest.j == m ? i : nearest.j);
+      nearest.take_warp();
+      const bool itself = kept[i] != 0 || nearest.index == m;
+      if (lane == 0) p.nearest[g * m + i] = itself ? static_cast<int>(i) : nearest.index;
     });
   });
 }
 
+// Fills the arrays of `p` and masks the squared distances.
 template <typename T>
 void thin(const Thinning<T>& p, Stream& stream) {
   const LaunchShape rows = row_warps(p.m, p.groups);

@@ -2,8 +2,8 @@
 //
 // τ is `factor` times the minimizer of the leave-one-out Hyvärinen objective of the Gaussian score
 // (mige_ext.ops.ridge_whitening, common/whitening_rule.h). The objective is a difference of large
-// terms, so it is computed in double precision. λ, V and Y are those of correlations.cuh, and W is
-// the whitening matrix.
+// terms, so it is computed in double precision. correlations.cuh defines λ, V and Y, and W is the
+// whitening matrix.
 #pragma once
 
 #include "common/whitening_rule.h"
@@ -11,8 +11,8 @@
 
 namespace mige::cuda {
 
-constexpr int kRidgeThreads = 256;  // a thread takes one sample and kRidgesPerThread values of τ
-constexpr int kRidgesPerThread = 4;
+constexpr int kRidgeThreads = 256;
+constexpr int kRidgesPerThread = 4;  // values of τ that a thread takes, for one sample
 static_assert(kRidgeThreads / kWarp * kRidgesPerThread >= kRidges && kRidges <= kWarp,
               "every τ needs a thread and a lane");
 
@@ -47,12 +47,12 @@ __device__ __forceinline__ double ridge_at(double exponent) {
   return whole < 0 ? rest / power : rest * power;
 }
 
-// τ number t of the grid, or between two of its values if t is not an integer.
-__device__ __forceinline__ double ridge_number(double t) {
+// The value of τ with number t on the grid.
+__device__ __forceinline__ double ridge_number(int t) {
   return ridge_at(kRidgeLowest + kRidgeStep * t);
 }
 
-// a = 1 / (c₁λ + τ) with c₁ = m / (m − 1).
+// 1 / (c₁λ + τ) with c₁ = m / (m − 1). A negative λ, which is a rounding error, counts as 0.
 __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
   const double c1 = static_cast<double>(m) / static_cast<double>(m - 1);
   return 1 / (c1 * (lambda > 0 ? lambda : (lambda == lambda ? 0 : lambda)) + tau);
@@ -63,9 +63,9 @@ __device__ __forceinline__ double shrunk(double lambda, double tau, int64_t m) {
 //   q_i = Σ_j y_ij² a_j,   q2_i = Σ_j y_ij² a_j²,   a_j = 1 / (c₁ λ_j + τ),
 //   c₁ = m / (m − 1),   c₂ = m / (m − 1)².
 //
-// A thread block takes 32 samples, a thread one sample and four values of τ, groups along z. Work:
-// 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in float, 16.3 KiB in
-// double. Registers: at most 128.
+// A thread block takes 32 samples. A thread takes one sample and four values of τ, and blockIdx.z
+// selects the groups. Work: 4 × 32 m r flop in double; reads m r values. Shared memory: 12.2 KiB in
+// float, 16.3 KiB in double. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(Whitening<T> w) {
   __shared__ T squares[kRidgeRows][kWarp + 1];
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
     const double c1 = static_cast<double>(m) / left_out, c2 = c1 / left_out;
 #pragma unroll
     for (int e = 0; e < kRidgesPerThread; ++e) {
-      // In exact arithmetic this is positive: at least τ / (τ + c₂‖v_i‖²).
+      // In exact arithmetic this value is at least τ / (τ + c₂‖v_i‖²), which is positive.
       const double exact = 1 - c2 * q[e];
       const double rest = exact < kEpsilon<T> ? static_cast<double>(kEpsilon<T>) : exact;
       const double value = (c1 * c1 * q2[e] / (2 * rest) - c2 * q2[e]) / rest;
@@ -111,9 +111,9 @@ __global__ void __launch_bounds__(kRidgeThreads, 2) ridge_objective_kernel(White
   }
 }
 
-// Chooses τ of every group. A thread block takes a group, a lane one τ of the grid, and a warp
-// every eighth partial sum over samples and every eighth eigenvalue. Work: reads m + r values.
-// Shared memory: 4 KiB. Registers: at most 64.
+// Chooses τ of every group. A thread block takes a group, and a lane takes one τ of the grid. A
+// warp takes every eighth partial sum over samples and every eighth eigenvalue. Work: reads m + r
+// values. Shared memory: 4 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRidgeThreads, 4)
     ridge_choice_kernel(Whitening<T> w, T* __restrict__ ridge) {  // [groups]
@@ -143,9 +143,9 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
 
 // --- filtered eigenvectors ---
 
-// The factor that multiplies an eigenvector, as a function of its eigenvalue λ.
+// The factor by which an eigenvector with the eigenvalue λ is multiplied.
 enum class RidgeFilter {
-  kWhitening,      // (λ+τ)^{-1/4}: W is a product of the result with itself
+  kWhitening,      // (λ+τ)^{-1/4}, because W is a product of the result with itself
   kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / (mλ), computed without
                    // cancellation; if directions are excluded, the root of (λ+τ)^{-1/2} / (mλ)
   kScore,          // (λ+τ)^{-1/2}
@@ -154,9 +154,10 @@ enum class RidgeFilter {
   kDualStart       // (λ+τ)^{1/2} (mλ)^{-1/2}, 0 for the null space
 };
 
+// The factor of an eigenvector with the eigenvalue λ.
 template <typename T>
-__device__ __forceinline__ T filtered(RidgeFilter filter, T lambda, T tau, int64_t m,
-                                      bool some_excluded) {
+__device__ __forceinline__ T filter_factor(RidgeFilter filter, T lambda, T tau, int64_t m,
+                                           bool some_excluded) {
   const T inner = sqrt((lambda > T(0) ? lambda : T(0)) + tau), root = sqrt(tau);
   const auto count = static_cast<T>(m);
   switch (filter) {
@@ -189,16 +190,20 @@ __global__ void __launch_bounds__(kElementThreads, 4)
       const T* const values = w.values + g * r;
       const T lambda = w.dual() ? dual_eigenvalue(values, r, e / r) : values[e / r];
       const int excluded = w.support[g].excluded;
-      const T factor = e / r < excluded ? T(0) : filtered(filter, lambda, ridge[g], w.m, excluded);
+      const T factor =
+          e / r < excluded ? T(0) : filter_factor(filter, lambda, ridge[g], w.m, excluded);
       out[g * r * r + e] = factor * w.vectors[g * r * r + e];
     });
 }
 
 // --- launchers ---
 
-// Fills the arrays of `w` and writes the means and τ.
+// Fills the arrays of `w`, and writes the means and τ.
 template <typename T>
-void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
+void whiten(const Whitening<T>& w,
+            T* means,  // [groups, d] or nullptr
+            T* ridge,  // [groups]
+            Stream& stream) {
   const int64_t groups = w.groups, m = w.m, d = w.d, z = group_blocks(groups);
   largest_magnitudes<T>(w.x, m * d, nullptr, 0, groups, w.largest, stream);
   stream.launch(standardize_kernel<T>, {{divide_up(d, kWarp), 1, z}, kScaleThreads}, w, means);
@@ -221,10 +226,12 @@ void whiten(const Whitening<T>& w, T* means, T* ridge, Stream& stream) {
   stream.launch(ridge_choice_kernel<T>, {{z}, kRidgeThreads}, w, ridge);
 }
 
-// Writes the filtered eigenvectors, one per row: those of R, [d, d], or in the dual form those of G
-// times V, [m, d].
+// Writes the filtered eigenvectors of R, one per row. In the dual form these are the filtered
+// eigenvectors of G times V.
 template <typename T>
-void filter_vectors(const Whitening<T>& w, RidgeFilter filter, const T* ridge, T* out,
+void filter_vectors(const Whitening<T>& w, RidgeFilter filter,
+                    const T* ridge,  // [groups]
+                    T* out,          // [groups, r, d]
                     Stream& stream) {
   const int64_t groups = w.groups, m = w.m, d = w.d, r = w.r();
   T* const filtered = w.dual() ? w.gram : out;

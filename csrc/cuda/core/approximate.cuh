@@ -1,7 +1,8 @@
 // 1 / √v and 1 / v by the approximation of the hardware in float, and by IEEE arithmetic in double.
 //
-// The approximations take one instruction, where IEEE square roots and divisions take 8 and more.
-// Their error is at most 2 units in the last place. Denormal numbers count as zero.
+// An approximation takes one instruction. An IEEE square root or division takes eight or more
+// instructions. The error of an approximation is at most 2 units in the last place. Denormal
+// numbers count as zero.
 #pragma once
 
 #include "cuda/core/device.cuh"

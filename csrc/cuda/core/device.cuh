@@ -1,8 +1,8 @@
 // Launches of kernels, and the dynamic shared memory of kernels.
 //
-// Of CUDA, kernels use only thread indices, barriers, warp shuffles, votes, atomics and bit
-// intrinsics (__clz, __ffs). g++ can therefore also compile the kernels, with the replacement of
-// <cuda_runtime.h> in tests/emulator, and the result runs without a GPU.
+// Kernels use only a part of CUDA: thread indices, barriers, warp shuffles, votes, atomics and bit
+// intrinsics (__clz, __ffs). tests/emulator has a replacement of <cuda_runtime.h> for this part.
+// With the replacement g++ can compile the kernels, and they run without a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -46,8 +46,8 @@ inline size_t largest_smem() {
 }
 
 // Allows a kernel the largest dynamic shared memory of the current device, at the first call for
-// this kernel and device. All launches of a kernel share its limit, whatever they use. If a host
-// thread set the limit to the memory of its own launch, the launch of another thread could fail.
+// this kernel and device. All launches of a kernel share one limit. If a host thread set the limit
+// to the memory of its own launch, a launch by another thread could fail.
 inline cudaError_t allow_largest_smem(const void* kernel) {
   static std::mutex mutex;
   static std::set<std::pair<const void*, int>> allowed;
@@ -78,8 +78,8 @@ MIGE_HOST_DEVICE int64_t at_most(int64_t value, int64_t limit) {
 }
 inline int64_t group_blocks(int64_t groups) { return at_most(groups, kLargestGridYZ); }
 
-// Enqueues work on a CUDA stream. After the first error nothing more is enqueued, so a launcher
-// lists its steps and returns status() at its end.
+// Enqueues work on a CUDA stream. After the first error nothing more is enqueued. A launcher
+// therefore lists its steps and returns status() at its end.
 class Stream {
  public:
   explicit Stream(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
@@ -94,6 +94,7 @@ class Stream {
       remember(static_cast<cudaError_t>(launcher(arguments..., static_cast<void*>(stream_))));
   }
 
+  // Launches a kernel, unless an earlier step has failed.
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Arguments... arguments) {
     const Grid& grid = shape.grid;
@@ -117,7 +118,7 @@ class Stream {
 
   // Sets all bytes of `count` values to zero.
   template <typename T>
-  void zero(T* values, int64_t count) {
+  void zero(T* values, int64_t count) {  // values [count]
     if (status_ == cudaSuccess)
       remember(cudaMemsetAsync(values, 0, static_cast<size_t>(count) * sizeof(T), stream_));
   }
@@ -142,7 +143,7 @@ __device__ __forceinline__ void grid_stride(int64_t count, const F& f) {
 constexpr int kElementThreads = 256;
 
 // The launch shape of an elementwise kernel. A thread takes every (256 gridDim.x)-th element of a
-// group, groups along y.
+// group, and blockIdx.y selects the groups.
 inline LaunchShape elementwise(int64_t count, int64_t groups) {
   return {{at_most(divide_up(count, kElementThreads), 4096), group_blocks(groups)},
           kElementThreads};
@@ -151,12 +152,13 @@ inline LaunchShape elementwise(int64_t count, int64_t groups) {
 constexpr int kRowThreads = 256;  // threads of kernels in which a warp takes a row
 constexpr int kRowWarps = kRowThreads / kWarp;
 
-// The launch shape of a kernel in which a warp takes a row or a column, groups along y.
+// The launch shape of a kernel in which a warp takes a row or a column, and blockIdx.y selects the
+// groups.
 inline LaunchShape row_warps(int64_t rows, int64_t groups) {
   return {{divide_up(rows, kRowWarps), group_blocks(groups)}, kRowThreads};
 }
 
-// Calls f(i) for every i < rows. A warp calls it with one i at a time.
+// Calls f(i) for every i < rows. All lanes of a warp get the same i.
 template <typename F>
 __device__ __forceinline__ void for_each_row(int64_t rows, const F& f) {
   for (int64_t i = blockIdx.x * int64_t(kRowWarps) + threadIdx.x / kWarp; i < rows;

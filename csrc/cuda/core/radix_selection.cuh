@@ -2,11 +2,11 @@
 // exact order statistic, and the work is linear in the number of pairs. The host does not wait for
 // the device.
 //
-// Each round makes a histogram of one digit over the pairs that match the digits found so far, and
-// picks the bucket that contains the wanted rank. A digit has 11 bits, so float takes three rounds
-// and double takes six. The first round also counts the pairs at distance zero. Zero is not a
-// bandwidth, so if the quantile is zero, it is taken among the pairs at a positive distance
-// instead.
+// Each round counts how often every value of one digit occurs among the pairs that match the digits
+// found so far. The wanted rank then determines the digit. A digit has 11 bits, so float takes
+// three rounds and double takes six. The first round also counts the pairs at distance zero. Zero
+// is not a bandwidth. If the quantile is zero, it is therefore taken among the pairs at a positive
+// distance.
 #pragma once
 
 #include "cuda/core/scale.cuh"
@@ -25,19 +25,19 @@ struct Selection {
   Count zeros;    // pairs at distance zero
 };
 
-// Whether the higher digits of a key equal the prefix. The histogram of a round counts such keys.
+// Whether the higher digits of a key equal the prefix. A round counts only such keys.
 template <typename T>
 __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
   return round == 0 || (key ^ prefix) >> digit_shift<T>(round - 1) == 0;
 }
 
-// One round of the selection in one group: finds the digit whose bucket contains the wanted rank.
-// All threads of a thread block must call it. The first round initializes `selection`, except the
-// zeros. The caller must synchronize before and after the call.
+// One round of the selection in one group: finds the digit of the wanted rank. All threads of a
+// thread block must call pick_digit. The first round initializes all of `selection` but the zeros.
+// The caller must synchronize before and after the call.
 template <typename T, typename Counter>
-__device__ void pick_digit(const Counter* counts,  // [kDigits], complete; shared or global memory
-                           Selection<T>* selection,
-                           Count* sums,  // [kSelectThreads] of shared memory
+__device__ void pick_digit(const Counter* counts,    // [kDigits], complete; shared or global memory
+                           Selection<T>* selection,  // [1]
+                           Count* sums,              // [kSelectThreads] of shared memory
                            int round, int64_t m, double quantile) {
   constexpr int kPerThread = kDigits / kSelectThreads;
   const int t = static_cast<int>(threadIdx.x);
@@ -81,10 +81,10 @@ __device__ void pick_digit(const Counter* counts,  // [kDigits], complete; share
   }
 }
 
-// Computes the histogram of one round: counts[digit] over the pairs i < j that match the prefix. A
-// thread block takes every gridDim.x-th row of a group, a thread every 256th column, groups along
-// y. The thread block counts in shared memory first. Work: reads m²/2 values. Shared memory: 8 KiB.
-// Registers: at most 64.
+// Counts the digits of one round: counts[digit] over the pairs i < j that match the prefix. A
+// thread block takes every gridDim.x-th row of a group, a thread takes every 256th column, and
+// blockIdx.y selects the groups. A thread block first counts in shared memory. Work: reads
+// m²/2 values. Shared memory: 8 KiB. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads, 4)
     count_digits_kernel(const T* __restrict__ s,  // [groups, m, m]
@@ -139,13 +139,18 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
   }
 }
 
-// Computes σ of every group from its squared distances, whose coordinates were multiplied by
-// normal_scale. With `counted`, only the pairs of counted[g] samples count, and the distances of
-// all other pairs must be infinite.
+// Computes σ of every group from the squared distances of coordinates that were multiplied by
+// normal_scale. With `counted`, only pairs of counted[g] samples count, and the distances of all
+// other pairs must be infinite.
 template <typename T>
-void select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
-                      T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,
-                      T* bandwidth, Stream& stream, const int32_t* counted = nullptr) {
+void select_bandwidth(const T* s,  // [groups, m, m]
+                      int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
+                      const Key<T>* largest,     // [groups]
+                      Selection<T>* selections,  // [groups]
+                      Count* counts,             // [groups, kDigits]
+                      T* bandwidth,              // [groups]
+                      Stream& stream,
+                      const int32_t* counted = nullptr) {  // [groups]
   stream.zero(selections, groups);
   stream.zero(counts, groups * kDigits);
   const int64_t rows = at_most(divide_up(m, 16), 256), blocks = group_blocks(groups);

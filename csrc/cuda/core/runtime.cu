@@ -1,4 +1,4 @@
-// What the bindings need of the CUDA runtime.
+// The functions of the CUDA runtime that the bindings use.
 #include <cuda_runtime.h>
 
 #include "cuda/launchers.h"

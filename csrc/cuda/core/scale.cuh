@@ -1,9 +1,9 @@
 // The magnitude of the samples of each group, max |x_i|, and the power of two that scales the
 // samples. Both stay on the device, so that the host does not wait for the device.
 //
-// A group with a NaN or an infinity has the magnitude NaN, and every kernel writes NaN to all its
-// results. (On the CPU such input raises an error. CUDA kernels run asynchronously and cannot raise
-// one.)
+// A group with a NaN or an infinity has the magnitude NaN, and every kernel writes NaN to all
+// results of this group. (On the CPU such input raises an error. CUDA kernels run asynchronously
+// and cannot raise one.)
 #pragma once
 
 #include "common/radix_select.h"
@@ -17,7 +17,7 @@ __device__ __forceinline__ T not_a_number() {
   return value_of<T>(KeyOf<T>::kInfinity | 1);
 }
 
-// The magnitude with this key, or NaN if the key is not that of a finite number.
+// The magnitude with this key, or NaN if the magnitude is not finite.
 template <typename T>
 __device__ __forceinline__ T magnitude_of(Key<T> key) {
   return key < KeyOf<T>::kInfinity ? value_of<T>(key) : not_a_number<T>();
@@ -39,9 +39,9 @@ __device__ __forceinline__ void take_largest_key(K key, K* largest) {
 constexpr int kScaleThreads = 256;
 
 // Computes largest[g] = max(largest[g], |x_i|) as keys, over the `count` values of every group. If
-// `columns` is not 0, the values are square matrices and only their lower triangles count. A thread
-// takes every (256 gridDim.x)-th value of a group, groups along y. Work: reads `count`
-// values once. Registers: at most 64.
+// `columns` is not 0, the values of a group are a square matrix, and only its lower triangle
+// counts. A thread takes every (256 gridDim.x)-th value of a group, and blockIdx.y selects the
+// groups. Work: reads `count` values once. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     largest_magnitude_kernel(const T* __restrict__ x,  // [groups, count]
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
   }
 }
 
-// The offset that `center` subtracts from column c: scale times the median of five rows.
+// The offset that `center` subtracts from the scaled column c: scale times the median of five rows.
 template <typename T>
 __device__ __forceinline__ T column_center(const T* x,  // [m, d]
                                            int64_t m, int64_t d, int64_t c, T scale) {
@@ -73,10 +73,10 @@ __device__ __forceinline__ bool is_bandwidth(T sigma, T magnitude) {
 }
 
 // Computes centered_ic = scale x_ic − scale o_c, with o_c the median of five values of column c.
-// This removes an offset common to all samples. A median, unlike a mean, is not moved by a far
-// outlier. The scale is ScaledBandwidth::scale with a bandwidth, and normal_scale without one.
-// A thread takes every (256 gridDim.x)-th column of every gridDim.y-th row, groups along z. Work:
-// reads and writes m d values. Registers: at most 64.
+// The subtraction removes an offset common to all samples. A far outlier moves a mean, but not a
+// median. The scale is ScaledBandwidth::scale with a bandwidth, and normal_scale without a
+// bandwidth. A thread takes every (256 gridDim.x)-th column of every gridDim.y-th row, and
+// blockIdx.z selects the groups. Work: reads and writes m d values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     center_kernel(const T* __restrict__ x,  // [groups, m, d]
@@ -99,10 +99,12 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 
 // --- launchers ---
 
-// Raises largest[g] to the largest key of a magnitude in group g of x, which may be nullptr
-// (largest_magnitude_kernel explains `columns`).
+// Raises largest[g] to the largest key of a magnitude in group g of x. largest_magnitude_kernel
+// explains `columns`.
 template <typename T>
-void add_magnitudes(const T* x, int64_t groups, int64_t count, int64_t columns, Key<T>* largest,
+void add_magnitudes(const T* x,  // [groups, count] or nullptr
+                    int64_t groups, int64_t count, int64_t columns,
+                    Key<T>* largest,  // [groups]
                     Stream& stream) {
   if (x == nullptr || count == 0) return;
   const int64_t blocks = at_most(divide_up(count, 16 * kScaleThreads), 256);
@@ -110,19 +112,27 @@ void add_magnitudes(const T* x, int64_t groups, int64_t count, int64_t columns, 
                 groups, count, columns, largest);
 }
 
-// Writes the keys of the magnitudes of x and y together to `largest`. Each of x and y may be
-// nullptr.
+// Writes the key of the largest magnitude in x and y, for every group.
 template <typename T>
-void largest_magnitudes(const T* x, int64_t x_count, const T* y, int64_t y_count, int64_t groups,
-                        Key<T>* largest, Stream& stream) {
+void largest_magnitudes(const T* x,  // [groups, x_count] or nullptr
+                        int64_t x_count,
+                        const T* y,  // [groups, y_count] or nullptr
+                        int64_t y_count, int64_t groups,
+                        Key<T>* largest,  // [groups]
+                        Stream& stream) {
   stream.zero(largest, groups);
   add_magnitudes(x, groups, x_count, 0, largest, stream);
   add_magnitudes(y, groups, y_count, 0, largest, stream);
 }
 
+// Launches center_kernel.
 template <typename T>
-void center(const T* x, int64_t groups, int64_t m, int64_t d, const Key<T>* largest,
-            const T* bandwidth, T* centered, Stream& stream) {
+void center(const T* x,  // [groups, m, d]
+            int64_t groups, int64_t m, int64_t d,
+            const Key<T>* largest,  // [groups]
+            const T* bandwidth,     // [groups] or nullptr
+            T* centered,            // [groups, m, d]
+            Stream& stream) {
   const int64_t columns = at_most(divide_up(d, kScaleThreads), 1024);
   const int64_t rows = at_most(divide_up(m, 8), 256);
   stream.launch(center_kernel<T>, {{columns, rows, group_blocks(groups)}, kScaleThreads}, x, groups,

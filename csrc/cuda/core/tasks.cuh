@@ -2,11 +2,11 @@
 // other.
 //
 // Running thread blocks take the tasks in ascending order. A task waits only for tasks with lower
-// numbers. The lowest unfinished task therefore never waits, and a running thread block has it. So
-// a launch ends with any number of thread blocks, whether or not all of them are resident at once.
+// numbers. The lowest unfinished task therefore never waits, and a running thread block works on
+// it. A launch thus ends even if not all its thread blocks run at the same time.
 //
-// What a task reads from memory that an earlier task of the same launch wrote must not be read as
-// read-only data (`__ldg`).
+// A task may read the results of earlier tasks of the same launch, but not as read-only data
+// (`__ldg`).
 #pragma once
 
 #include "cuda/core/device.cuh"
@@ -15,7 +15,7 @@ namespace mige::cuda {
 
 using TaskCount = unsigned long long;
 
-// The number of the next task. All threads of a thread block must call this together.
+// The number of the next task. All threads of a thread block must call take_task together.
 __device__ __forceinline__ TaskCount take_task(TaskCount* next,  // in global memory, starts at 0
                                                TaskCount* broadcast)  // in shared memory
 {
@@ -25,8 +25,9 @@ __device__ __forceinline__ TaskCount take_task(TaskCount* next,  // in global me
   return *broadcast;
 }
 
-// Waits until `finished` is at least `count`. Then all threads see what those tasks wrote.
-__device__ __forceinline__ void wait_for_tasks(const int* finished, int count) {
+// Waits until `finished` is at least `count`. After the call all threads see the results of the
+// finished tasks.
+__device__ __forceinline__ void wait_for_tasks(const int* finished, int count) {  // global memory
   if (threadIdx.x == 0) {
     while (*static_cast<const volatile int*>(finished) < count) {
     }
@@ -36,7 +37,7 @@ __device__ __forceinline__ void wait_for_tasks(const int* finished, int count) {
 }
 
 // Adds one to `finished`, after all threads have written their results.
-__device__ __forceinline__ void finish_task(int* finished) {
+__device__ __forceinline__ void finish_task(int* finished) {  // global memory
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();

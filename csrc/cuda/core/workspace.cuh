@@ -10,8 +10,8 @@
 
 namespace mige::cuda {
 
-// With start = nullptr, take() only counts bytes, so the same struct also gives the size of the
-// workspace.
+// With start = nullptr, take() only counts bytes. The same struct can therefore also compute the
+// size of the workspace.
 class Workspace {
  public:
   explicit Workspace(void* start) : start_(static_cast<char*>(start)) {}
@@ -24,7 +24,7 @@ class Workspace {
     return reinterpret_cast<U*>(at);
   }
 
-  // Bytes taken so far.
+  // The number of bytes taken so far.
   int64_t size() const { return static_cast<int64_t>(size_); }
 
  private:

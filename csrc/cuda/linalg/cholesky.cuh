@@ -1,8 +1,8 @@
 // Pivoted Cholesky decomposition P K Pᵀ = L Lᵀ, with a permutation P, of a matrix in the shared
 // memory of one thread block.
 //
-// Step k chooses the largest remaining diagonal element as its pivot. A swap of two columns and of
-// the same two rows brings the pivot to place k. The decomposition stops when the remaining matrix
+// Step k chooses the largest remaining diagonal element as its pivot. Two columns and the same two
+// rows are swapped to bring the pivot to place k. The decomposition stops when the remaining matrix
 // is rounding error, so a matrix of low rank takes less work.
 //
 // Invariant before step k: columns 0 to k − 1 of s are those of L, and the rows and columns from k
@@ -48,7 +48,8 @@ struct SharedMatrix {
     return sizeof(T) * static_cast<size_t>(n * pitch + n) +
            sizeof(int) * static_cast<size_t>(n + kPivotAndPadding);
   }
-  static __device__ SharedMatrix at(T* memory, int n, int pitch) {
+  // The matrix whose arrays begin at `memory`.
+  static __device__ SharedMatrix at(T* memory, int n, int pitch) {  // size(n, pitch) bytes
     int* const row = reinterpret_cast<int*>(memory + n * pitch + n);
     return {memory, memory + n * pitch, row, row + n, n, pitch};
   }
@@ -62,8 +63,9 @@ __device__ __forceinline__ void exchange(V& a, V& b) {
 }
 
 // Replaces s by L and returns its rank: the number of columns before the first pivot that is not
-// above `stop`. Later columns become zero. A warp takes a column, a lane every 32nd row. Work: n³/3
-// multiply-adds in shared memory. A column takes four barriers, and two more if it is swapped.
+// above `stop`. Later columns become zero. A warp takes a column, and a lane takes every 32nd row.
+// Work: n³/3 multiply-adds in shared memory. Each column takes four barriers, and a swap takes two
+// more.
 template <typename Team, typename T>
 __device__ int pivoted_cholesky(const SharedMatrix<T>& a, T stop) {
   const int thread = Team::thread(), threads = Team::threads(), n = a.n, pitch = a.pitch;
@@ -72,7 +74,7 @@ __device__ int pivoted_cholesky(const SharedMatrix<T>& a, T stop) {
   int k = 0;
   for (; k < n; ++k) {
     if (warp == 0) {
-      Largest<T> best{-1, k};  // stays if all pivots are NaN; this place then ends the loop
+      Largest<T> best{-1, k};  // stays if all pivots are NaN, and then ends the loop
       for (int i = k + lane; i < n; i += kWarp) best.take_next(a.s[i * pitch + i], i);
       best.take_warp();
       if (lane == 0) *a.pivot_index = best.index;

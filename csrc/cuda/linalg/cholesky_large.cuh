@@ -6,7 +6,7 @@
 // decomposed again with a larger shift (eigh_small.cuh).
 //
 // Work: n³ multiply-adds. Invariant: diagonal_i = scale K_ii + shift − Σ_c L_ic² over the columns
-// of L so far, or −1 once row i has been a pivot, so the next pivot is known before P Pᵀ is
+// of L so far, or −1 if row i has been a pivot. The next pivot is therefore known before P Pᵀ is
 // subtracted.
 #pragma once
 
@@ -17,8 +17,8 @@ namespace mige::cuda {
 constexpr int kPanelThreads = 512;
 
 // `rest` = scale K + shift I, from the lower triangle of K. The second attempt (`again`) skips
-// matrices that are not indefinite. A thread takes an element, rows along y, groups along z. Work:
-// reads and writes n² values. Registers: at most 64.
+// matrices that are not indefinite. A thread takes an element, blockIdx.y selects the rows, and
+// blockIdx.z selects the groups. Work: reads and writes n² values. Registers: at most 64.
 template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kElementThreads, 4)
     load_large_kernel(LargeArguments<T> p, bool again) {
@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 }
 
 // Computes ‖R²‖_∞ of each indefinite matrix, with R = scale K + shift I for the small shift, as
-// load_large_kernel has left it in `rest`. This is the square of a bound of the magnitudes of the
-// eigenvalues of R (eigenvalue_bound). A warp takes a row, groups along y. Work: 2 n³ flop, n³
-// reads. Registers: at most 64.
+// load_large_kernel has left it in `rest`. The square root of ‖R²‖_∞ bounds the magnitudes of the
+// eigenvalues of R (eigenvalue_bound). A warp takes a row, and blockIdx.y selects the groups. Work:
+// 2 n³ flop, n³ reads. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -59,9 +59,10 @@ __global__ void __launch_bounds__(kRowThreads, 4) bound_kernel(LargeArguments<T>
 // Computes a panel, columns k0 … k0 + 31 of L. For each column the thread block finds the pivot,
 // subtracts the product of the panel's earlier columns, divides by the root of the pivot, and
 // updates the diagonal. With MatrixKind::kSymmetric, a matrix is marked as indefinite if the
-// largest remaining pivot is at most a quarter of the small shift. A thread block takes a group, a
-// thread every 512th row. Work: 16 n² multiply-adds over the decomposition, as a column has on
-// average 16 earlier columns in its panel. Registers: at most 64 in float, 128 in double.
+// largest remaining pivot is at most a quarter of the small shift. A thread block takes a group,
+// and a thread takes every 512th row. Work: 16 n² multiply-adds over the decomposition, because a
+// column has on average 16 earlier columns in its panel. Registers: at most 64 in float, 128 in
+// double.
 template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kPanelThreads, sizeof(T) == 4 ? 2 : 1)
     panel_kernel(LargeArguments<T> p, int k0) {
@@ -130,6 +131,7 @@ struct Subtract {
 
 // --- launchers ---
 
+// Launches load_large_kernel.
 template <typename T, MatrixKind kKind>
 void load_large(const LargeArguments<T>& p, bool again, Stream& stream) {
   const int64_t n = p.e.n;
@@ -138,6 +140,7 @@ void load_large(const LargeArguments<T>& p, bool again, Stream& stream) {
   stream.launch(load_large_kernel<T, kKind>, {grid, kElementThreads}, p, again);
 }
 
+// Computes one panel after another, and subtracts the product P Pᵀ of each panel.
 template <typename T, MatrixKind kKind>
 void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
   const int64_t n = p.e.n;
@@ -150,7 +153,7 @@ void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
 }
 
 // Computes L of every group. With MatrixKind::kSymmetric the second attempt is always launched,
-// since the host does not wait for the result of the first attempt.
+// because the host does not wait for the result of the first attempt.
 template <typename T, MatrixKind kKind>
 void cholesky_large(const LargeArguments<T>& p, Stream& stream) {
   load_large<T, kKind>(p, false, stream);

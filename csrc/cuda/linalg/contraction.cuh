@@ -5,12 +5,13 @@
 // with batched operands and a finish that the caller chooses. All products use this kernel, so all
 // sums have the same order. The precision is T and does not depend on torch's settings (TF32) or on
 // a library's choice for a size. Long sums of products with few tiles are divided into parts
-// (parts.cuh). The result of a group has the same bits alone and in a batch.
+// (parts.cuh). A group has the same bits alone and in a batch.
 //
-// An operand has a function at(g, row0), which returns what the tile engine reads for the 64 rows
-// from row0 on. A finish has a type Sum, the type of the sums, and a function of(g, m, n), which
-// returns a function (i, j, sum) that writes one element. With kWithRowSums this function also
-// takes Σ_k a_ik. With kLowerTriangle only tiles on and below the diagonal are computed.
+// An operand has a function at(g, row0). It returns an Operand of the tile engine (tile.cuh) for
+// the 64 rows from row0 on. A finish has a type Sum, which is the type of the sums, and a function
+// of(g, m, n). The latter returns a function (i, j, sum) that writes one element. With kWithRowSums
+// the returned function also takes Σ_k a_ik. With kLowerTriangle only tiles on and below the
+// diagonal are computed.
 #pragma once
 
 #include "cuda/linalg/parts.cuh"
@@ -42,7 +43,7 @@ template <typename T, bool kBelow = false>
 struct Columns {
   const T* p;  // [groups, depth, columns]
   int64_t depth, columns;
-  int64_t stride = depth * columns;  // between groups
+  int64_t stride = depth * columns;  // distance between groups
 
   __device__ auto at(int64_t g, int64_t row0) const {
     const int64_t first = kBelow ? row0 : 0;
@@ -112,11 +113,11 @@ struct StoreScaled {
 struct ContractionShape {
   int64_t groups, m, n;
   const int32_t* next = nullptr;  // [groups]: a group with a negative value is skipped
-  // Without this memory, one thread block computes all parts of a sum. The results are the same.
+  // Without this memory, one thread block computes all parts of a sum. The bits are the same.
   PartialSums partial{};
 
   ContractionShape with(const PartialSums& memory) const { return {groups, m, n, next, memory}; }
-  ContractionShape skipping(const int32_t* negative) const {
+  ContractionShape skipping(const int32_t* negative) const {  // [groups]
     return {groups, m, n, negative, partial};
   }
 };
@@ -152,10 +153,10 @@ __device__ __forceinline__ Sum* partial_row(const ContractionShape& shape, int64
 }
 
 // Computes the product, or the sums of one part of it. A thread block takes a 64×64 tile of every
-// gridDim.z-th group, and one part or all parts; a thread takes 4×4 elements. Work: 2 m n depth
-// flop; reads 2 m n depth / 64 values, and what `finish` reads and writes. (An operand that is an
-// elementwise product of two matrices reads twice as many values.) Shared memory: 8.5 KiB in float,
-// 17 KiB in double. Registers: at most 128 in float, 255 in double.
+// gridDim.z-th group, and one part or all parts of the sums. A thread takes 4×4 elements. Work:
+// 2 m n depth flop; reads 2 m n depth / 64 values, and what `finish` reads and writes. (An operand
+// that is an elementwise product of two matrices reads twice as many values.) Shared memory:
+// 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in double.
 template <typename T, typename Left, typename Right, typename Finish>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     contraction_kernel(Left left, Right right, Finish finish, ContractionShape shape, Parts parts) {
@@ -165,13 +166,13 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
   const auto columns = static_cast<unsigned>(divide_up(shape.n, kProductTile));
   const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kProductTile;
   const int64_t column0 = static_cast<int64_t>(blockIdx.x % columns) * kProductTile;
-  const int64_t first = blockIdx.x / columns;  // 0 if the parts have no thread blocks of their own
+  const int64_t first = blockIdx.x / columns;  // 0 if one thread block takes all parts
   const int64_t last = parts.separate ? first + 1 : parts.count;
   if (kLowerTriangle<Finish> && column0 > row0) return;
   for (int64_t g = blockIdx.z; g < shape.groups; g += gridDim.z) {
     if (shape.next != nullptr && shape.next[g] < 0) continue;
-    // The sums of the part at hand are added to the others at its end. The thread block fetches the
-    // next part meanwhile.
+    // At the end of a part, its sums are added to the sums of the earlier parts. Meanwhile the
+    // thread block fetches values of the next part.
     Sum sum[kSide][kSide] = {}, of_part[kSide][kSide] = {};
     T row_sum[kSide] = {}, row_of_part[kSide] = {};
     const auto step = [&](auto& s, const auto& a, const auto& b) {
@@ -243,6 +244,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
   }
 }
 
+// Launches the product. The parts get their own thread blocks if shape.partial has enough memory.
 template <typename T, typename Left, typename Right, typename Finish>
 void contract(const Left& left, const Right& right, const Finish& finish,
               const ContractionShape& shape, Stream& stream) {

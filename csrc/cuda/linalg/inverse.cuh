@@ -13,17 +13,17 @@
 //
 // A step takes two launches. In the first, a thread block computes 64 rows of L_IK or 64 columns of
 // X_KJ. In the second, a thread block updates a 64×64 tile of A. The thread block that updates the
-// next A_KK also factorizes it, while its elements are in registers; this saves a third launch.
+// next A_KK also factorizes it while its elements are in registers. This saves a third launch.
 // Before all steps, factor_update_kernel factorizes the first A_KK without an update. The steps
 // depend on n alone, so a result has the same bits in any batch. If a pivot is not positive, all
 // later results of the matrix are NaN.
 //
 // Gauss-Jordan elimination would need no product at the end, but its error grows with the square of
-// the condition number. Measured in float for IMQ matrices of n = 257 and condition number 1e5, the
-// relative error is 4e-1 for Gauss-Jordan and 7e-4 for this algorithm. Rounding A to float alone
-// causes an error of 7e-4.
+// the condition number. Measured in float for IMQ matrices with n = 257 and condition number 1e5,
+// its relative error is 4e-1. The error of this algorithm is 7e-4, and rounding A to float alone
+// causes the same error.
 //
-// Work: n³ flop, of which the final product is a third; about n³ / 96 values read and written.
+// Work: n³ flop, a third of it in the final product; reads and writes about n³ / 96 values.
 #pragma once
 
 #include "cuda/core/workspace.cuh"
@@ -68,7 +68,7 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
         if (ty == k0 / kThreadTile)
 #pragma unroll
           for (int j = 0; j < kThreadTile; ++j) shared[kThreadTile * tx + j] = a[e][j];
-        __syncthreads();  // row k is complete, and row k − 1, which row k + 1 overwrites, was read
+        __syncthreads();  // row k is complete, and row k − 1 has been read; row k + 1 overwrites it
         const T scale = T(1) / sqrt(shared[k]);
 #pragma unroll
         for (int i = 0; i < kThreadTile; ++i) {
@@ -92,9 +92,10 @@ __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProduc
 }
 
 // The first launch of a step: writes L_IK to `column` for the rows below the pivots, X_KJ in place
-// for the columns before the pivots, and X_KK in place. A thread block takes 64 rows or columns,
-// a thread 4×4 elements, groups along z. Work: 2 n 64² flop; reads and writes 64 n values. Shared
-// memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in float, 255 in double.
+// for the columns before the pivots, and X_KK in place. A thread block takes 64 rows or columns, a
+// thread takes 4×4 elements, and blockIdx.z selects the groups. Work: 2 n 64² flop; reads and
+// writes 64 n values. Shared memory: 8.5 KiB in float, 17 KiB in double. Registers: at most 128 in
+// float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     factor_panel_kernel(InverseArguments<T> p, int64_t k0) {
@@ -124,9 +125,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
 
 // The second launch of a step: computes A_IJ −= L_IK R_J below the pivots, and X_KK of the next
 // pivots. With k0 = −64 there are no pivots yet, and A stays as it is. A thread block takes a 64×64
-// tile of the lower triangle, a thread 4×4 elements, groups along z. Work: at most 64 n² flop;
-// reads and writes n² / 2 values. Shared memory: 9 KiB in float, 18 KiB in double. Registers: at
-// most 128 in float, 255 in double.
+// tile of the lower triangle, a thread takes 4×4 elements, and blockIdx.z selects the groups. Work:
+// at most 64 n² flop; reads and writes n² / 2 values. Shared memory: 9 KiB in float, 18 KiB in
+// double. Registers: at most 128 in float, 255 in double.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     factor_update_kernel(InverseArguments<T> p, int64_t k0) {
@@ -145,8 +146,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
       accumulate(l, row0, l, column0, slices, sum);
     else
       accumulate(l, row0, Operand<T, false>{a + k0 * n, n, kPivots, n, T(1)}, column0, slices, sum);
-    // In a tile on the diagonal, the elements above the diagonal are computed too. They have the
-    // same bits as their mirror images below it.
+    // In a tile on the diagonal, the elements above the diagonal are computed too. These elements
+    // have the same bits as their mirror images.
     for_each_element(row0, column0, row0 + kPivots, column0 + kPivots,
                      [&](int i, int j, int64_t r, int64_t c) {
                        const bool inside = r < n && c < n;

@@ -1,5 +1,5 @@
-// The state and the workspace of an eigendecomposition by many thread blocks: L Lᵀ = scale K +
-// shift I by pivoted Cholesky, then A = L V by Jacobi (see eigh.cuh).
+// The state and the workspace of an eigendecomposition by many thread blocks. Pivoted Cholesky
+// computes L with L Lᵀ = scale K + shift I, and then Jacobi computes A = L V (see eigh.cuh).
 #pragma once
 
 #include "cuda/core/tasks.cuh"
@@ -18,11 +18,11 @@ template <typename T>
 struct LargeState {
   Key<T> bound;    // if `indefinite`: the squared bound of the eigenvalues' magnitudes, as a key
   int rank;        // columns of L
-  int indefinite;  // Cholesky with the small shift failed
+  int indefinite;  // whether Cholesky with the small shift failed
   int finished[kMaxLargeSweeps];  // tasks of a sweep of Jacobi (jacobi_large.cuh)
   int rotated[kMaxLargeSweeps];   // whether a sweep found columns that were not orthogonal
 
-  // The sweeps, of which the last one found only orthogonal columns if the iteration converged.
+  // The number of sweeps, and whether the last sweep found only orthogonal columns.
   __device__ Iteration iteration() const {
     int sweep = 0;
     while (sweep < kMaxLargeSweeps && rotated[sweep]) ++sweep;
@@ -61,7 +61,7 @@ struct LargeArguments : Workspace {
   __device__ __forceinline__ T* columns(int64_t g) const { return a + g * blocks * kPanel * e.n; }
 };
 
-// The shift of group g: that of the second attempt if the first one failed.
+// The shift of group g. It is larger if the decomposition with the small shift has failed.
 template <typename T>
 __device__ __forceinline__ T large_shift(const LargeArguments<T>& p, MatrixKind kind, int64_t g) {
   if (kind == MatrixKind::kGram) return T(0);

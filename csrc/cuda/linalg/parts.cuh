@@ -2,7 +2,7 @@
 // multiprocessors. The sum of each part is computed on its own, and the parts are added in
 // ascending order.
 //
-// The shape of a group alone decides about the parts, so a group has the same bits alone and in a
+// The shape of a group alone determines the parts, so a group has the same bits alone and in a
 // batch. If one thread block per tile would leave multiprocessors idle, every part has its own
 // thread block, which writes the sums to the workspace. Otherwise the thread block of a tile
 // computes one part after the other.
@@ -45,8 +45,8 @@ struct Parts {
     return parts;
   }
 
-  // The bytes of partial sums, `values` per part, or 0 if the parts need no thread blocks of their
-  // own.
+  // The bytes of partial sums, with `values` sums per part and group. The result is 0 if the parts
+  // need no thread blocks of their own.
   int64_t bytes(int64_t groups, int64_t tiles, int64_t values, size_t size) const {
     const int64_t total = groups * count * values * static_cast<int64_t>(size);
     const bool idle = 2 * groups * tiles < kFullDevice;

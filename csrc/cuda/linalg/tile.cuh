@@ -3,12 +3,14 @@
 //   sum_rc = Σ_k step(a_rk, b_ck)   for a square tile of rows r and columns c, k ascending.
 //
 // A thread block has 256 threads as 16×16. Thread (tx, ty) computes kThreadTile×kThreadTile sums in
-// registers. Its sum[i][j] belongs to row r = 64 (i / 4) + 4 ty + i % 4 and to column
-// c = 64 (j / 4) + 4 tx + j % 4. Four rows or columns in succession are neighbors, so the thread
-// reads four values of an operand at once from shared memory. With kThreadTile = 8, four such reads
-// are enough for 64 steps. With kThreadTile = 4, two reads are enough for 16 steps.
-// Slices of 16 values of k go through shared memory. The thread block fetches the next slice from
-// global memory while it uses the current one.
+// registers. Its sum[i][j] belongs to
+//
+//   row r = 64 (i / 4) + 4 ty + i % 4,   column c = 64 (j / 4) + 4 tx + j % 4.
+//
+// Groups of four rows or columns are neighbors, so the thread reads four values of an operand at
+// once from shared memory. With kThreadTile = 8, four such reads are enough for 64 steps. With
+// kThreadTile = 4, two reads are enough for 16 steps. Slices of 16 values of k go through shared
+// memory. The thread block fetches the next slice from global memory while it uses the current one.
 //
 // Invariant: every element is computed by the same sequence of steps for any tile and any grid.
 #pragma once
@@ -25,8 +27,8 @@ constexpr int kTileDepth = 16;
 constexpr int kProductThreadTile = 4;
 constexpr int kProductTile = kTileSide * kProductThreadTile;
 
-// The number of thread blocks on a multiprocessor. With two, a thread can have 128 of the 65,536
-// registers. If the sums of a thread take more than 64 bytes, it needs up to 255 registers, and one
+// The number of thread blocks on a multiprocessor. With two thread blocks, a thread can have 128 of
+// the 65,536 registers. A thread whose sums take more than 64 bytes needs up to 255 registers. One
 // thread block then has enough work to keep the arithmetic units busy.
 template <typename T, int kThreadTile = kProductThreadTile>
 constexpr int kTileBlocks = kThreadTile * kThreadTile * sizeof(T) > 64 ? 1 : 2;
@@ -75,6 +77,7 @@ struct Operand {
     return {4 * (t % kFours) + e % 4, t / kFours + kTileThreads / kFours * (e / 4)};
   }
 
+  // Reads the values of this thread from global memory, for the slice that begins at k0.
   template <int kThreadTile>
   __device__ __forceinline__ void fetch(int64_t row0, int64_t k0, T (&values)[kThreadTile]) const {
     const int rows = static_cast<int>(at_most(count - row0, Tile<kThreadTile>::kSize));
@@ -88,20 +91,24 @@ struct Operand {
     }
   }
 
+  // Writes the fetched values to the slice in shared memory.
   template <int kThreadTile>
-  static __device__ __forceinline__ void store(const T (&values)[kThreadTile], T* slices) {
+  static __device__ __forceinline__ void store(const T (&values)[kThreadTile],
+                                               T* slice) {  // [kTileDepth, kPitch]
 #pragma unroll
     for (int e = 0; e < kThreadTile; ++e) {
       const auto [i, k] = place<kThreadTile>(e);
-      slices[k * Tile<kThreadTile>::kPitch + i] = values[e];
+      slice[k * Tile<kThreadTile>::kPitch + i] = values[e];
     }
   }
 };
 
-// Reads from shared memory the values of one operand and one k that this thread uses. `at_k` is
-// where the values of this k begin in the slice, and `side` is tx or ty.
+// Reads the values of one operand and one k that this thread uses from shared memory. `side` is tx
+// or ty.
 template <typename T, int kThreadTile>
-__device__ __forceinline__ void read_fragment(const T* at_k, int side, T (&values)[kThreadTile]) {
+__device__ __forceinline__ void read_fragment(
+    const T* at_k,  // [kPitch], the row of this k in the slice
+    int side, T (&values)[kThreadTile]) {
 #pragma unroll
   for (int i = 0; i < kThreadTile; i += 4) {
     const auto quad = *reinterpret_cast<const Quad<T>*>(at_k + Tile<kThreadTile>::index(side, i));
@@ -164,16 +171,16 @@ __device__ __forceinline__ void use_slice(const T* a_slice,  // [kTileDepth, kPi
 }
 
 // Computes the sums over the values of k from `begin` to `end`, or to the end of the operands.
-// `begin` is a multiple of kTileDepth, and so is an `end` before that of the operands. After each
-// slice, added(k) gets the end of the values that have been added. `slices` is shared memory for
-// Tile<kThreadTile>::kSlices values. The caller must synchronize before it writes to `slices`
-// again.
+// `begin` is a multiple of kTileDepth. `end` is also a multiple of kTileDepth, or not before the
+// end of the operands. After each slice, added(k) is called, where k is the end of the values that
+// have been added. `slices` is shared memory. The caller must synchronize before it writes to
+// `slices` again.
 template <typename T, int kThreadTile, typename A, typename B, typename Sum, typename Step,
           typename Added>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
-                                           T* slices, Sum (&sum)[kThreadTile][kThreadTile],
-                                           const Step& step, int64_t begin, int64_t end,
-                                           const Added& added) {
+                                           T* slices,  // [Tile<kThreadTile>::kSlices]
+                                           Sum (&sum)[kThreadTile][kThreadTile], const Step& step,
+                                           int64_t begin, int64_t end, const Added& added) {
   T* const a_slice = slices;
   T* const b_slice = slices + kTileDepth * Tile<kThreadTile>::kPitch;
   T next_a[kThreadTile], next_b[kThreadTile];
@@ -198,7 +205,8 @@ __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, i
 template <typename T, int kThreadTile, typename A, typename B, typename Sum,
           typename Step = Multiply>
 __device__ __forceinline__ void accumulate(const A& a, int64_t a0, const B& b, int64_t b0,
-                                           T* slices, Sum (&sum)[kThreadTile][kThreadTile],
+                                           T* slices,  // [Tile<kThreadTile>::kSlices]
+                                           Sum (&sum)[kThreadTile][kThreadTile],
                                            const Step& step = {}) {
   accumulate(a, a0, b, b0, slices, sum, step, 0, a.depth, [](int64_t) {});
 }

@@ -1,5 +1,7 @@
-// adaptive_score: the score of the adaptive estimator, which has no settings. The host does not
-// wait for the device.
+// adaptive_score: the score of the adaptive estimator, which has no settings, for x [groups, m, d].
+// adaptive.cuh and risk.cuh have the formulas, the layout and the kernels. Work for one λ:
+// m³ + (10 r + 4) m² flop with r = min(m, d), and 4 r m² more with a start. Every search takes as
+// many rounds as the longest one, because the host does not wait for the device.
 #include "cuda/adaptive/risk.cuh"
 #include "cuda/rbf/pairwise.cuh"
 
@@ -27,9 +29,9 @@ void kernel_matrix(const Adaptive<T>& p, bool again, Stream& stream) {
               ContractionShape{groups, m, r}.with(p.partial).skipping(p.next), stream);
 }
 
-// Computes z, σ, K and [H z], and starts the search in every group.
+// Computes z, σ, K and [H z], and starts the search of every group at the λ with number `first`.
 template <typename T>
-void prepare(const Adaptive<T>& p, int start, Stream& stream) {
+void prepare(const Adaptive<T>& p, int first, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, r = p.r;
   whiten<T>(p.w, nullptr, p.ridge, stream);
   if (p.to.start)
@@ -40,7 +42,7 @@ void prepare(const Adaptive<T>& p, int start, Stream& stream) {
   thin(p.thinning, stream);
   select_bandwidth(p.k, groups, m, 0.5, 1.0, T(0), p.unit, p.selections, p.counts, p.to.bandwidth,
                    stream, p.thinning.count);
-  stream.launch(search_begin_kernel<T>, elementwise(groups, 1), p, start);
+  stream.launch(search_begin_kernel<T>, elementwise(groups, 1), p, first);
   kernel_matrix(p, false, stream);
   if (p.to.start == nullptr) return;
   // R₀ = S D U (Λ + τ)^{1/2} for the start S.
@@ -60,11 +62,10 @@ void solve(const Adaptive<T>& p, Stream& stream) {
   stream.launch(regularize_kernel<T>, elementwise(m * m, groups), p);
   invert(p.inversion, stream);
   // Computes [W Y] = Xᵀ (X [H z]) with X = L⁻¹, and with a start B R₀ in the same way. X [H z] is
-  // stored in the memory of K³ [W Y]. This form takes the same number of flop as B [H z], but has
-  // the small residual of a solution of the equations. The large terms of the divergence nearly
-  // cancel, and with a small residual their errors cancel too. Measured in float for 200 cubed
-  // normal samples and λ = 1e-5, the risk is −80.46 by this product and −79.18 by B [H z]; the
-  // exact risk is −80.45.
+  // stored in the memory of K³ [W Y]. This form takes as many flop as B [H z], but has a smaller
+  // residual. The large terms of the divergence nearly cancel, and with a small residual their
+  // errors cancel too. Measured in float for 200 cubed normal samples and λ = 1e-5, the risk is
+  // −80.46 by this product and −79.18 by B [H z]; the exact risk is −80.45.
   contract<T>(LowerTriangle<T>{p.inversion.a, m, m}, Columns<T>{p.hz, m, n}, Store<T>{p.kwy}, pairs,
               stream);
   contract<T>(ColumnsBelow<T>{p.inversion.a, m, m}, ColumnsBelow<T>{p.kwy, m, n}, Store<T>{p.wy},
@@ -91,8 +92,8 @@ void evaluate(const Adaptive<T>& p, Stream& stream) {
   stream.launch(keep_kernel<T>, elementwise(m * r, groups), p, false);
 }
 
-// Computes the score at all samples, in groups from whose choice samples were left out. Other
-// groups compute only the distances again.
+// Computes the score at all samples, in groups where samples were left out of the choice. In other
+// groups only the distances are computed again.
 template <typename T>
 void solve_at_all_samples(const Adaptive<T>& p, Stream& stream) {
   stream.launch(all_samples_kernel<T>, elementwise(p.groups, 1), p);
@@ -115,9 +116,9 @@ int adaptive_score(const AdaptiveScoreArguments<T>& p, void* work, void* cuda_st
   if (p.groups == 0) return 0;
   Stream stream(cuda_stream);
   const Adaptive<T> at = layout(p, work);
-  const int start = first_lambda(p.m);
-  prepare(at, start, stream);
-  for (int round = 0; round < LambdaSearch::most_rounds(start); ++round) evaluate(at, stream);
+  const int first = first_lambda(p.m);
+  prepare(at, first, stream);
+  for (int round = 0; round < LambdaSearch::most_rounds(first); ++round) evaluate(at, stream);
   solve_at_all_samples(at, stream);
   filter_vectors(at.w, at.w.dual() ? RidgeFilter::kDualScore : RidgeFilter::kScore, at.ridge, at.s,
                  stream);

@@ -1,4 +1,6 @@
-// distance_quantile: a quantile of the pairwise distances, which gives the bandwidth.
+// distance_quantile: the distance of rank ceil(quantile m (m − 1) / 2) among the pairs of each
+// group of x [groups, m, d]. pairwise.cuh computes the squared distances s [m, m], with 1.5 m² d
+// flop. radix_selection.cuh selects one of them, with m² / 2 reads per round.
 #include <algorithm>
 
 #include "cuda/core/radix_selection.cuh"
@@ -8,8 +10,8 @@
 namespace mige::cuda {
 namespace {
 
-// The number of groups that are computed at a time. Each group takes 16 KiB of counters and m²
-// distances of workspace.
+// The number of groups that are computed at a time. The workspace of a group is 16 KiB of counts
+// and m² distances.
 constexpr int64_t kChunk = 4096;
 
 template <typename T>

@@ -1,4 +1,4 @@
-// rbf_gram: the Gram matrix exp(−‖x_i − y_j‖² / 2σ²).
+// rbf_gram: the Gram matrix exp(−‖x_i − y_j‖² / 2σ²). pairwise.cuh has the layout and the work.
 #include "cuda/launchers.h"
 #include "cuda/rbf/pairwise.cuh"
 

@@ -1,4 +1,5 @@
-// rbf_product: the Nyström extension k(q, X) W, without k in memory.
+// rbf_product: the Nyström extension k(q, X) W, without k in memory. rbf_product.cuh has the layout
+// and the work.
 #include "cuda/launchers.h"
 #include "cuda/rbf/rbf_product.cuh"
 

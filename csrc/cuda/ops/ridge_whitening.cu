@@ -1,4 +1,6 @@
-// ridge_whitening: W = D⁻¹ (R + τI)^{-1/2}, with the ridge τ chosen from the samples.
+// ridge_whitening: W = D⁻¹ (R + τI)^{-1/2} [d, d] for x [m, d]. D holds the standard deviations and
+// R the correlations, and the samples determine the ridge τ. whitening.cuh has the kernels. Work:
+// one eigendecomposition of size r = min(m, d), and products of 2 (m d r + r² m + d² r) flop.
 #include "cuda/adaptive/whitening.cuh"
 
 namespace mige::cuda {
@@ -16,8 +18,9 @@ Layout<T> layout(const RidgeWhiteningArguments<T>& p, void* work) {
   return {w, w};
 }
 
-// Stores W = D⁻¹ SᵀS, or in the dual form without excluded directions W = D⁻¹ (τ^{-1/2} I − SᵀS).
-// The rows of S are the filtered eigenvectors (filter_vectors).
+// The finish of a product (contraction.cuh) that stores W. The rows of S are the filtered
+// eigenvectors (filter_vectors), and W = D⁻¹ SᵀS. In the dual form without excluded directions,
+// W = D⁻¹ (τ^{-1/2} I − SᵀS).
 template <typename T>
 struct StoreWhitening {
   using Sum = T;

@@ -1,4 +1,4 @@
-// squared_distances: ‖x_i − y_j‖² for all pairs of rows.
+// squared_distances: ‖x_i − y_j‖² for all pairs of rows. pairwise.cuh has the layout and the work.
 #include "cuda/launchers.h"
 #include "cuda/rbf/pairwise.cuh"
 

@@ -3,10 +3,10 @@
 //   s_ij = Σ_c (r (x_ic − y_jc))²,   k_ij = exp(−γ s_ij),   out [groups, m, n] row-major.
 //
 // The scale r is a power of two, so it is exact, and γ = 1 / 2(rσ)². A thread block takes one
-// square tile of the result, a thread kThreadTile×kThreadTile elements (tile.cuh), groups along z.
-// With y == nullptr (y = x) only the tiles on and above the diagonal are computed. Each of these
-// tiles is written to both sides of the diagonal from registers, as pieces of four values: pieces
-// of its rows on one side, and pieces of its columns on the other.
+// square tile of the result, a thread takes kThreadTile×kThreadTile elements (tile.cuh), and
+// blockIdx.z selects the groups. With y == nullptr (y = x) only the tiles on and above the diagonal
+// are computed. A thread writes its elements to both sides of the diagonal, four neighbors at a
+// time.
 //
 // Work for m = n: 3 m² d flop in 2 m² d instructions (half with y == nullptr), 2 m² d / kSize
 // reads, m² writes. Shared memory: 2 × 16 × (kSize + 4) values, which is 16.5 KiB for 128×128 tiles
@@ -21,19 +21,21 @@
 namespace mige::cuda {
 
 enum class Pairwise {
-  kSquaredDistance,        // of the coordinates as they are
-  kScaledSquaredDistance,  // of the coordinates times normal_scale
-  kRbf,                    // of the coordinates as they are
-  kScaledRbf               // of coordinates that `center` has already scaled for the bandwidth
+  kSquaredDistance,        // squared distances
+  kScaledSquaredDistance,  // squared distances of the coordinates times normal_scale
+  kRbf,                    // RBF Gram matrix
+  kScaledRbf               // RBF Gram matrix of coordinates that `center` has scaled for it
 };
 
-// If m or n is at most this, tiles are 64×64, because larger tiles would not fill the whole device.
+// If m or n is at most kSmallPairwise, tiles are 64×64. Larger tiles would leave multiprocessors
+// idle.
 constexpr int64_t kSmallPairwise = 1024;
 
-// Writes four neighbors of a row of out, [m, n], at once if rows have the alignment of a Quad, and
-// one after another otherwise.
+// Writes four neighbors of a row: at once if rows have the alignment of a Quad, otherwise one after
+// another.
 template <typename T>
-__device__ __forceinline__ void write_quad(T* out, int64_t m, int64_t n, int64_t r, int64_t c,
+__device__ __forceinline__ void write_quad(T* out,  // [m, n]
+                                           int64_t m, int64_t n, int64_t r, int64_t c,
                                            const Quad<T>& quad) {
   if (r >= m) return;
   if (n % 4 == 0 && c < n) {
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
   const bool symmetric = p.y == nullptr;
   const int64_t across = divide_up(n, Shape::kSize);
   const int64_t tile_row = blockIdx.x / across, tile_column = blockIdx.x % across;
-  if (symmetric && tile_column < tile_row) return;  // the mirrored tile writes it
+  if (symmetric && tile_column < tile_row) return;  // its mirror image writes this tile
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
   const int64_t row0 = tile_row * Shape::kSize;
   const int64_t column0 = tile_column * Shape::kSize;
@@ -77,7 +79,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, kThreadTile>)
       accumulate(left, row0, right, column0, slices, sum, SquaredDifference{});
     }
 
-    // The magnitude is read again rather than kept, because the loop above needs all registers.
+    // The magnitude is read again, because the loop above needs all registers.
     const T magnitude = magnitude_of<T>(largest[g]);
     if (kGram) {
       const T sigma = p.bandwidth[g];
@@ -124,10 +126,12 @@ PairwiseArguments<T> pairs_of(const T* x,  // [groups, m, d]
   return p;
 }
 
-// Launches the kernel. The size of a matrix alone chooses the tile, and the bits of the result do
-// not depend on the tile.
+// Launches the kernel. The size of a matrix alone determines the tile, and the bits of the result
+// do not depend on the tile.
 template <typename T, Pairwise kKind>
-void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stream) {
+void pairwise(const PairwiseArguments<T>& p,
+              const Key<T>* largest,  // [groups]
+              Stream& stream) {
   if (p.groups == 0 || p.m == 0 || p.n == 0) return;
   const auto launch = [&](auto kernel, int64_t tile) {
     const Grid grid{divide_up(p.n, tile) * divide_up(p.m, tile), 1, group_blocks(p.groups)};
@@ -140,7 +144,7 @@ void pairwise(const PairwiseArguments<T>& p, const Key<T>* largest, Stream& stre
   launch(pairwise_kernel<T, 4, kKind>, Tile<4>::kSize);
 }
 
-// The launcher of squared_distances and rbf_gram. It computes the magnitudes of x and y first.
+// The launcher of squared_distances and rbf_gram: computes the magnitudes of x and y, then `out`.
 template <typename T, Pairwise kKind>
 int pairwise_of_samples(const PairwiseArguments<T>& p, void* work, void* cuda_stream) {
   if (p.groups == 0) return 0;

@@ -1,20 +1,20 @@
-// The product with a kernel matrix, out = k(q, X) W. Tiles of k are formed in shared memory one
-// after another and never stored.
+// The product with a kernel matrix, out = k(q, X) W. Tiles of k are formed in shared memory, one
+// after another, and the matrix k is not stored.
 //
 //   out_ic = Σ_j exp(−γ ‖q_i − x_j‖²) w_jc,   q [m, d], X [n, d], W [n, p], out [m, p], row-major.
 //
 // A thread block takes 64 queries, every gridDim.y-th piece of 64 columns of W, and one part or all
-// parts of the samples (parts.cuh), groups along z. For every 64 samples it writes the transposed
-// 64×64 tile of k to shared memory. It multiplies the tile with its pieces of W, one after another,
-// and adds the sums to those of the part in global memory. These sums stay in the second-level
-// cache. A thread holds 4×4 elements of a tile (tile.cuh).
+// parts of the samples (parts.cuh), and blockIdx.z selects the groups. For every 64 samples the
+// thread block writes the transposed 64×64 tile of k to shared memory. Then it multiplies the tile
+// with each of its pieces of W, and adds the products to the partial sums in global memory. The
+// partial sums stay in the second-level cache. A thread holds 4×4 elements of a tile (tile.cuh).
 //
-// Invariant: the samples of a part are summed in ascending order, and so are the parts. The bits
-// depend neither on the grid nor on the number of groups.
+// Invariant: the samples of a part are summed in ascending order, and so are the parts. The bits of
+// the result depend neither on the grid nor on the number of groups.
 //
 // Work: m n (3 d gridDim.y + 2 p) flop; reads m n (2 d gridDim.y + p) / 64 values, and reads and
-// writes 64 p values of partial sums per tile of k. Shared memory: (2 × 16 + 64) × 68 values, 25.5
-// KiB in float and 51 KiB in double.
+// writes 64 p values of partial sums per tile of k. Shared memory: (2 × 16 + 64) × 68 values,
+// 25.5 KiB in float and 51 KiB in double.
 #pragma once
 
 #include "common/operators.h"
@@ -30,11 +30,12 @@ constexpr size_t kRbfProductSmem =
 static_assert(kRbfProductSmem<double> <= 99 * 1024, "the smallest architecture has only 99 KiB");
 
 // Writes the transposed tile of k for 64 queries and 64 samples to shared memory. All threads of a
-// thread block must call it.
+// thread block must call write_kernel_tile.
 template <typename T>
 __device__ __forceinline__ void write_kernel_tile(const Operand<T, true>& queries, int64_t row0,
                                                   const Operand<T, true>& samples, int64_t sample0,
-                                                  T gamma, T* slices,
+                                                  T gamma,
+                                                  T* slices,    // [2, kTileDepth, kPitch]
                                                   T* k_tile) {  // [64 samples, 64 queries], kPitch
   constexpr int kThreadTile = kProductThreadTile, kPitch = Tile<kThreadTile>::kPitch;
   const int tx = threadIdx.x % kTileSide, ty = threadIdx.x / kTileSide;
@@ -51,11 +52,13 @@ __device__ __forceinline__ void write_kernel_tile(const Operand<T, true>& querie
   }
 }
 
-// Computes the product of a tile of k with 64 columns of W from column0 on. All threads of a thread
-// block must call it.
+// Computes the product of a tile of k with 64 columns of W, from column0 on. All threads of a
+// thread block must call multiply_kernel_tile.
 template <typename T>
 __device__ __forceinline__ void multiply_kernel_tile(
-    const T* k_tile, const Operand<T, false>& weights, int64_t sample0, int64_t column0, T* slices,
+    const T* k_tile,  // [64 samples, 64 queries], kPitch
+    const Operand<T, false>& weights, int64_t sample0, int64_t column0,
+    T* slices,  // [2, kTileDepth, kPitch]
     T (&sum)[kProductThreadTile][kProductThreadTile]) {
   T values[kProductThreadTile];
   for (int k0 = 0; k0 < kProductTile; k0 += kTileDepth) {
@@ -67,9 +70,10 @@ __device__ __forceinline__ void multiply_kernel_tile(
   }
 }
 
-// The parts of the samples. `sums` has the partial sums, [count, groups, m, p + 1] if every part
-// has its own thread block (the layout of contraction.cuh, of which the last column is not used),
-// otherwise [groups, m, p + 1] for the part at hand. With one part `sums` is not used.
+// The parts of the samples, and their partial sums. If every part has its own thread block, the
+// partial sums are [count, groups, m, p + 1]. This is the layout of contraction.cuh, and its last
+// column is not used. Otherwise they are [groups, m, p + 1], for one part after another. With a
+// single part there are no partial sums.
 struct RbfProductParts : Parts {
   PartialSums partial;
 };
@@ -105,7 +109,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
 
     for (int64_t part = first; part < last; ++part) {
       const int64_t begin = part * parts.depth, end = at_most(begin + parts.depth, n);
-      // There is at least one round, so that zeros are written for n = 0.
+      // The loop runs at least once, so that zeros are written for n = 0.
       for (int64_t sample0 = begin; sample0 == begin || sample0 < end; sample0 += kProductTile) {
         write_kernel_tile(queries, row0, samples, sample0, gamma, slices, k_tile);
         const bool complete = !parts.separate && parts.count > 1 && sample0 + kProductTile >= end;

@@ -1,5 +1,6 @@
-// The steps that only the Spectral Stein Gradient Estimator has: the replacement of distances by
-// the Gram matrix, the rank J, and the filter −λ^−power of the leading eigenvalues.
+// The steps that only the Spectral Stein Gradient Estimator has. With K = U Λ Uᵀ [m, m] and the
+// gradient sum H [m, d], its result is −U_J Λ_J^−power U_Jᵀ H [m, d]. The steps are the replacement
+// of distances by K, the rank J, and the filter −λ^−power of the leading eigenvalues.
 #pragma once
 
 #include "cuda/core/radix_selection.cuh"
@@ -16,8 +17,8 @@ bool ssge_fits_a_block(int64_t m);
 template <typename T>
 void ssge_fused(const SsgeArguments<T>& p, Stream& stream);
 
-// γ of a group whose coordinates were multiplied by normal_scale. Equal samples have σ = 0. With
-// γ = 0 all later steps stay finite, and the score is 0.
+// γ of a group whose coordinates were multiplied by normal_scale. For equal samples σ is 0, and the
+// result is γ = 0. All later steps are then finite, and the score is 0.
 template <typename T>
 __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
   if (sigma == T(0)) return T(0);
@@ -25,8 +26,8 @@ __device__ __forceinline__ T gamma_of(T sigma, T magnitude) {
                                         : not_a_number<T>();
 }
 
-// The rank J (common/ssge.h). All lanes of a warp must call this together. The eigenvalues are
-// summed in the same order as on the CPU.
+// The rank J (common/ssge.h). All lanes of a warp must call choose_rank together. The eigenvalues
+// are summed in the same order as on the CPU.
 template <typename T>
 __device__ int64_t choose_rank(const T* values,  // [m], ascending
                                int64_t m, const SsgeOptions& options) {
@@ -49,8 +50,8 @@ __device__ __forceinline__ T filter_of(T lambda, int64_t exponent) {
   return static_cast<T>(-power);
 }
 
-// The given bandwidth, or NaN if it is not positive and finite. (Later steps take σ = 0 as the sign
-// of equal samples.)
+// The given bandwidth, or NaN if it is not positive and finite. (In later steps σ = 0 means equal
+// samples.)
 template <typename T>
 __device__ __forceinline__ T checked_bandwidth(T given) {
   return is_positive_and_finite(given) ? given : not_a_number<T>();
@@ -79,8 +80,8 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 }
 
 // Computes J and the filter of every group. The filter is 0 for equal samples, and NaN for input
-// that is not finite. A warp takes a group, a lane every 32nd eigenvalue. Work: reads and writes m
-// values. Registers: at most 64.
+// that is not finite. A warp takes a group, and a lane takes every 32nd eigenvalue. Work: reads and
+// writes m values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kWarp, 16)
     rank_kernel(SsgeArguments<T> p,
@@ -105,8 +106,9 @@ __global__ void __launch_bounds__(kWarp, 16)
   }
 }
 
-// Stores the score: out_ij = scale × the sum, limited to ±p.bound(). The multiplication by
-// normal_scale converts the score of the scaled samples to the score of the samples.
+// The finish of a product (contraction.cuh) that stores the score: scale times the sum, limited to
+// ±p.bound(). The multiplication by normal_scale converts the score of the scaled samples to the
+// score of the samples.
 template <typename T>
 struct ScaleScore {
   using Sum = T;

@@ -6,13 +6,13 @@
 //
 // `power` is 1 for the score at the samples and 2 for the coefficients of the Nyström extension.
 //
-// A thread block takes a group. A matrix S [m, pitch] in shared memory holds one after another the
-// squared distances, K, its Cholesky factor L, and A = U √Λ. The samples [m, d] and H pass through
+// A thread block takes a group. A matrix S [m, pitch] in shared memory holds the squared distances,
+// then K, then its Cholesky factor L, and finally A = U √Λ. The samples [m, d] and H pass through
 // shared memory in slices of 16 columns, [16, rows]. `out` [m, d] holds H until the last step.
 //
-// Work: about 1.5 m² d (distances) + 2 m² d (H) + 7 × 5 m³ (eigendecomposition in 7 sweeps)
-// + 4 m² d (score) flop. Reads about 3 m d values of the samples, and reads or writes 3 m d values
-// of `out`. Shared memory: ssge_fused_size.
+// Work: about 1.5 m² d flop for the distances, 2 m² d for H, 7 × 5 m³ for the eigendecomposition in
+// 7 sweeps, and 4 m² d for the score. Reads about 3 m d values of the samples, and reads or writes
+// 3 m d values of `out`. Shared memory: ssge_fused_size.
 #include "cuda/linalg/eigh_small.cuh"
 #include "cuda/ssge/ssge.cuh"
 
@@ -22,8 +22,8 @@ namespace {
 constexpr int kLargestFused = 128;
 constexpr int kFusedSlice = 16;
 
-// Rows of a slice, padded to a multiple of four, so that groups of four rows are aligned for Quads.
-// With four more rows, the columns of m = 64 or 128 start on different banks of shared memory.
+// The rows of a slice: m rows and padding. A multiple of four aligns groups of four rows for Quads.
+// With four more rows, the columns for m = 64 or 128 start on different banks of shared memory.
 __host__ __device__ constexpr int fused_rows(int m) { return (m + 3) / 4 * 4 + 4; }
 
 // Several arrays in shared memory, each aligned to 16 bytes.
@@ -39,6 +39,7 @@ struct SharedSpace {
   }
 };
 
+// The shared memory of a thread block.
 template <typename T, int kLanes, int kRows>
 struct FusedMemory : SharedSpace {
   int m;
@@ -49,7 +50,7 @@ struct FusedMemory : SharedSpace {
   T* other = take<T>(kFusedSlice * fused_rows(m));  // [16, rows]: factor ∘ Aᵀ H
   T* row_sum = take<T>(m);                          // [m]: K 1
   T* factor = take<T>(m);                           // [m]: the filter of each column of A
-  // For the quantile of the distances: workspace of pick_digit, a histogram, and the state.
+  // For the quantile of the distances: workspace of pick_digit, counts of digits, and the state.
   Count* sums = take<Count>(kSelectThreads);
   unsigned* counts = take<unsigned>(kDigits);
   Selection<T>* selection = take<Selection<T>>(1);
@@ -67,7 +68,8 @@ size_t ssge_fused_size(int m) {
 
 // Sets slice[c, i] = value(i, c0 + c), or 0 outside the m rows and d columns.
 template <typename T, typename F>
-__device__ __forceinline__ void fill_slice(T* slice, int m, int64_t c0, int64_t d, const F& value) {
+__device__ __forceinline__ void fill_slice(T* slice,  // [16, rows]
+                                           int m, int64_t c0, int64_t d, const F& value) {
   const int rows = fused_rows(m);
   for (int e = threadIdx.x; e < kFusedSlice * rows; e += blockDim.x) {
     const int c = e % kFusedSlice, i = e / kFusedSlice;
@@ -78,7 +80,8 @@ __device__ __forceinline__ void fill_slice(T* slice, int m, int64_t c0, int64_t 
 // Adds the squared differences of one slice to S, on and above the diagonal. A thread takes 4×4
 // pairs.
 template <typename T>
-__device__ void add_distances(T* s, int pitch, const T* slice, int m) {
+__device__ void add_distances(T* s, int pitch,          // [m, pitch]
+                              const T* slice, int m) {  // [16, rows]
   const int rows = fused_rows(m), fours = (m + 3) / 4;
   for (int e = threadIdx.x; e < fours * fours; e += blockDim.x) {
     const int i0 = e % fours * 4, j0 = e / fours * 4;
@@ -122,11 +125,11 @@ __device__ T select_square(const FusedMemory<T, kLanes, kRows>& at, int m, int p
   return value_of<T>(at.selection->prefix);
 }
 
-// Calls store(i, c, Σ_j s_ji slice_cj) for all i < m and the columns c of a slice. A thread takes 4
-// values of i.
+// Calls store(i, c, Σ_j s_ji slice_cj) for all i < m and the columns c of a slice. A thread takes
+// 4 values of i.
 template <typename T, typename F>
 __device__ __forceinline__ void multiply_slice(const T* s,      // [m, pitch]
-                                               const T* slice,  // [kFusedSlice, rows]
+                                               const T* slice,  // [16, rows]
                                                int m, int pitch, const F& store) {
   const int rows = fused_rows(m), fours = (m + 3) / 4;
   for (int e = threadIdx.x; e < fours * kFusedSlice; e += blockDim.x) {
@@ -145,10 +148,12 @@ __device__ __forceinline__ void multiply_slice(const T* s,      // [m, pitch]
   }
 }
 
-// The largest magnitude among `count` values of a group. All threads of a thread block must call
-// this together.
+// The largest magnitude among the values of a group. All threads of a thread block must call
+// block_magnitude together.
 template <typename T>
-__device__ T block_magnitude(const T* x, int64_t count, Key<T>* largest) {
+__device__ T block_magnitude(const T* x,  // [count]
+                             int64_t count,
+                             Key<T>* largest) {  // [1], shared
   if (threadIdx.x == 0) *largest = 0;
   __syncthreads();
   Key<T> key = 0;
@@ -161,12 +166,12 @@ __device__ T block_magnitude(const T* x, int64_t count, Key<T>* largest) {
   return magnitude_of<T>(*largest);
 }
 
-// One group of the fused kernel: its memory, and its steps in the order in which they run.
+// A group of samples, its memory, and the steps of the kernel in their order.
 template <typename T, int kLanes, int kRows>
 struct FusedGroup {
   const SsgeArguments<T>& p;
   const FusedMemory<T, kLanes, kRows>& at;
-  const SharedMatrix<T>& a;  // the matrix S, in place of which A is computed
+  const SharedMatrix<T>& a;  // the matrix S, which A finally replaces
   int64_t g;
   T magnitude, scale;
 
@@ -182,7 +187,7 @@ struct FusedGroup {
     __syncthreads();
   }
 
-  // Computes S = the squared distances.
+  // Computes the squared distances in S, on and above the diagonal.
   __device__ __forceinline__ void distances() const {
     for (int e = threadIdx.x; e < a.n * a.pitch; e += blockDim.x) a.s[e] = 0;
     __syncthreads();
@@ -193,6 +198,7 @@ struct FusedGroup {
     }
   }
 
+  // The given bandwidth, or a quantile of the distances times the multiplier.
   __device__ __forceinline__ T bandwidth() const {
     if (p.given) return checked_bandwidth(p.given[g]);
     const T square = select_square(at, a.n, a.pitch, p.options.quantile);
@@ -201,7 +207,7 @@ struct FusedGroup {
     return bandwidth_of(square, scale, p.options.multiplier, kSmallestNormal<T>) + poison;
   }
 
-  // Writes the results of equal samples (0), or of a group without a valid bandwidth (NaN).
+  // Writes 0 to all results for equal samples, or NaN if the bandwidth is not valid.
   __device__ __forceinline__ void write_constant(T value) const {
     for (int64_t i = threadIdx.x; i < a.n * p.d; i += blockDim.x) out()[i] = value;
     for (int i = threadIdx.x; i < a.n; i += blockDim.x) values()[i] = value;
@@ -209,7 +215,7 @@ struct FusedGroup {
     __syncthreads();
   }
 
-  // Computes S = K, on both sides of the diagonal.
+  // Replaces the squared distances by K, on both sides of the diagonal.
   __device__ __forceinline__ void gram(T gamma) const {
     for (int e = threadIdx.x; e < a.n * a.n; e += blockDim.x) {
       const int i = e % a.n, j = e / a.n;
@@ -221,7 +227,7 @@ struct FusedGroup {
     __syncthreads();
   }
 
-  // Computes out = H = −(K X − diag(K 1) X) / σ².
+  // Computes H = −(K X − diag(K 1) X) / σ² in `out`.
   __device__ __forceinline__ void gradient_sum(T sigma) const {
     const int m = a.n, rows = fused_rows(m), lane = threadIdx.x % kWarp;
     for (int j = threadIdx.x / kWarp; j < m; j += blockDim.x / kWarp) {
@@ -242,7 +248,7 @@ struct FusedGroup {
     }
   }
 
-  // Computes S = A, the eigenvalues, J and the filter.
+  // Replaces K by A, and computes the eigenvalues, J and the filter.
   __device__ __forceinline__ void decompose() const {
     const int m = a.n, lane = threadIdx.x % kWarp;
     const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
@@ -270,7 +276,7 @@ struct FusedGroup {
     }
   }
 
-  // Computes out = scale A (factor ∘ Aᵀ H), one slice of columns after another. The Cholesky
+  // Computes scale A (factor ∘ Aᵀ H) in `out`, one slice of columns after another. The Cholesky
   // decomposition has permuted the rows of A: row i belongs to sample a.row[i].
   __device__ __forceinline__ void score() const {
     const T bound = p.bound();
@@ -293,10 +299,11 @@ struct FusedGroup {
   }
 };
 
+// Threads of a thread block.
 template <typename T, int kLanes, int kRows>
 constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes, kRows> : 256;
 
-// Thread blocks on a multiprocessor.
+// The number of thread blocks on a multiprocessor.
 template <typename T, int kLanes, int kRows>
 constexpr int kFusedBlocks = kFusedThreads<T, kLanes, kRows> == 256 && sizeof(T) == 4 ? 2 : 1;
 

@@ -41,7 +41,7 @@ def test_settings_are_values(kind: Filter) -> None:
 @for_each_filter
 @for_each_kernel
 @for_each_value
-def test_fits_can_be_copied_pickled_and_taken_apart(
+def test_fits_can_be_copied_pickled_and_restored_from_their_state(
     kind: Filter, kernel: Any, curl_free: bool, duplicate: Any
 ) -> None:
     x, q = normal(2, M, D), normal(2, 5, D, seed=1)
