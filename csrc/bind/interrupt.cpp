@@ -69,12 +69,14 @@ PyObject* take_interruption(PyObject*, PyObject*) {
 
 namespace mige::cpu {
 
-Interruption::Interruption() : possible(std::this_thread::get_id() == bind::signal_thread) {}
+bool handles_signals() { return std::this_thread::get_id() == bind::signal_thread; }
+
+Interruption::Interruption() : possible(handles_signals()) {}
 
 void poll_interrupt() {
   Interruption* const shared = current_interruption();
   if (shared && shared->raised.load(std::memory_order_relaxed)) bind::fail("Interrupted: ");
-  if (std::this_thread::get_id() != bind::signal_thread) return;
+  if (!handles_signals()) return;
   const auto now = std::chrono::steady_clock::now();
   if (now - bind::last_poll < kPollInterval) return;
   bind::last_poll = now;

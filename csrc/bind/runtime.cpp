@@ -2,7 +2,10 @@
 #include "cpu/runtime.h"
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 
@@ -15,9 +18,6 @@ namespace mige::cpu {
 namespace {
 
 using bind::Tensor;
-
-// A thread polls for Ctrl-C after so many grains of its range, 768 rows in a loop over rows.
-constexpr int64_t kPollGrains = 16;
 
 // LAPACK stores the size of its workspace, about 2 m² values, in an int: 2 × 32,000² < 2³¹.
 constexpr int64_t kLargestSyevd = 32000;
@@ -46,6 +46,45 @@ class OneMklThread {
 
  private:
   int before_ = 0;
+};
+
+// The elements of a parallel loop that no thread has finished.
+class Unfinished {
+ public:
+  explicit Unfinished(int64_t count) : count_(count) {}
+
+  // Polls until no elements are left.
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!changed_.wait_for(lock, kPollInterval, [this] { return count_ == 0; })) {
+      lock.unlock();
+      poll_interrupt();
+      lock.lock();
+    }
+  }
+
+  // Elements of one thread. They count as finished at the end of this object's lifetime, also after
+  // an exception.
+  class Part {
+   public:
+    Part(Unfinished& all, int64_t count) : all_(all), count_(count) {}
+    ~Part() {
+      const std::lock_guard<std::mutex> lock(all_.mutex_);
+      all_.count_ -= count_;
+      if (all_.count_ == 0) all_.changed_.notify_one();
+    }
+    Part(const Part&) = delete;
+    Part& operator=(const Part&) = delete;
+
+   private:
+    Unfinished& all_;
+    const int64_t count_;
+  };
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t count_;
 };
 
 // eigh of cpu/runtime.h on the calling thread.
@@ -90,16 +129,24 @@ void decompose(T* k, int64_t m, T* values) {
 
 }  // namespace
 
-void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
-                     const void* f) {
+void parallel_ranges(int64_t n, int64_t grain, int64_t step,
+                     void (*call)(const void*, int64_t, int64_t), const void* f) {
   Interruption* const shared = current_interruption();
-  torch::stable::parallel_for(0, n, grain, [=](int64_t begin, int64_t end) {
+  Unfinished unfinished(n);
+  torch::stable::parallel_for(0, n, grain, [=, &unfinished](int64_t begin, int64_t end) {
     const Interruptible scope(shared);
-    const int64_t step = kPollGrains * grain;
-    for (int64_t at = begin; at < end; at += step) {
-      poll_interrupt();
-      call(f, at, std::min(at + step, end));
+    const auto start = std::chrono::steady_clock::now();
+    {
+      const Unfinished::Part part(unfinished, end - begin);
+      for (int64_t at = begin; at < end; at += step) {
+        poll_interrupt();
+        call(f, at, std::min(at + step, end));
+      }
     }
+    // The end of parallel_for waits without polls, which is long if the other threads have more
+    // work or a slower core.
+    if (handles_signals() && std::chrono::steady_clock::now() - start > kPollInterval)
+      unfinished.wait();
   });
 }
 

@@ -14,6 +14,9 @@ constexpr std::chrono::milliseconds kPollInterval{50};
 // other threads of the same operator after the first has thrown. Work: one look at the clock.
 void poll_interrupt();
 
+// Whether poll_interrupt runs signal handlers on the calling thread.
+bool handles_signals();
+
 // What the threads of one operator share.
 struct Interruption {
   Interruption();

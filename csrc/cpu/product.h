@@ -54,9 +54,10 @@ void panel_product(const T* a,  // [m, depth], or [depth, m] when transposed
                    const T* b_panels,  // [depth, n] packed by columns
                    int64_t m, int64_t depth, int64_t n,
                    T* c) {  // [m, n]
-  parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
+  const auto rows = [&](int64_t begin, int64_t end) {
     product_rows(a, transposed, b_panels, m, depth, n, Update::kReplace, c, n, begin, end);
-  });
+  };
+  parallel_rows(m, false, rows, depth * n);
 }
 
 // c = a b, or aᵀ b with `transposed`, where b is row-major.

@@ -72,10 +72,11 @@ void rbf_product(const RbfProductArguments<T>& of) {
       const auto width = ScaledBandwidth<T>::of(of.bandwidth[g], largest);
       pack_rows(x, n, d, width.scale, x_panels.get());
       pack_columns(of.w + g * n * p, n, p, T(1), w_panels.get());
-      parallel(m, kRowGrain, [&](int64_t begin, int64_t end) {
+      const auto rows = [&](int64_t begin, int64_t end) {
         rbf_product_rows(q, x_panels.get(), w_panels.get(), n, d, p, width.scale, width.gamma,
                          of.out + g * m * p, begin, end);
-      });
+      };
+      parallel_rows(m, false, rows, n * (d + p));
     }
   });
 }

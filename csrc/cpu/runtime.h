@@ -10,17 +10,31 @@
 
 namespace mige::cpu {
 
-void parallel_ranges(int64_t n, int64_t grain, void (*call)(const void*, int64_t, int64_t),
-                     const void* f);
+// A thread polls for Ctrl-C after at most so many grains of its range, 768 rows in a loop over
+// rows.
+constexpr int64_t kPollGrains = 16;
 
-// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch. There are
-// at most ⌈n / grain⌉ ranges. Inside another parallel call, everything runs on the calling thread.
+// The grain of loops over rows. To start a thread for fewer rows costs more time than it saves.
+constexpr int64_t kRowGrain = 48;
+
+// The grains between polls in a loop over rows that take `work` multiply-adds each. 768 rows of
+// 10,000 × 10,000 values would take seconds, and 5e9 multiply-adds take about 0.2 s.
+constexpr int64_t row_poll_grains(int64_t work) {
+  return std::clamp<int64_t>(5'000'000'000 / (kRowGrain * work + 1), 1, kPollGrains);
+}
+
+void parallel_ranges(int64_t n, int64_t grain, int64_t step,
+                     void (*call)(const void*, int64_t, int64_t), const void* f);
+
+// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch. A thread
+// polls for Ctrl-C between ranges of at most `poll_grains` grains. Inside another parallel call,
+// everything runs on the calling thread.
 template <typename F>
-void parallel(int64_t n, int64_t grain, const F& f) {
+void parallel(int64_t n, int64_t grain, const F& f, int64_t poll_grains = kPollGrains) {
   const auto call = [](const void* g, int64_t begin, int64_t end) {
     (*static_cast<const F*>(g))(begin, end);
   };
-  parallel_ranges(n, grain, call, &f);
+  parallel_ranges(n, grain, poll_grains * grain, call, &f);
 }
 
 // Calls f(g) for every group.
@@ -34,30 +48,29 @@ void for_each_group(int64_t groups, const F& f) {
   });
 }
 
-// The grain of loops over rows. To start a thread for fewer rows costs more time than it saves.
-constexpr int64_t kRowGrain = 48;
-
 // Calls f(begin, end) for blocks of rows of an upper triangle. A thread that takes a block of long
 // rows also takes a block of short rows, so all threads have about the same work.
 template <typename F>
-void parallel_triangle(int64_t m, const F& f) {
+void parallel_triangle(int64_t m, const F& f, int64_t work = 0) {
   const int64_t blocks = divide_up(m, kRowGrain);
   const auto run = [&](int64_t b) { f(b * kRowGrain, std::min((b + 1) * kRowGrain, m)); };
-  parallel((blocks + 1) / 2, 1, [&](int64_t begin, int64_t end) {
+  const auto pairs = [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       run(b);
       if (blocks - 1 - b > b) run(blocks - 1 - b);
     }
-  });
+  };
+  parallel((blocks + 1) / 2, 1, pairs, row_poll_grains(work));
 }
 
 // Calls f(begin, end) for blocks of rows of a matrix or, if `upper` is set, of its upper triangle.
+// `work` is the number of multiply-adds of a row of the whole matrix, if it is large.
 template <typename F>
-void parallel_rows(int64_t m, bool upper, const F& f) {
+void parallel_rows(int64_t m, bool upper, const F& f, int64_t work = 0) {
   if (upper)
-    parallel_triangle(m, f);
+    parallel_triangle(m, f, work);
   else
-    parallel(m, kRowGrain, f);
+    parallel(m, kRowGrain, f, row_poll_grains(work));
 }
 
 // Decomposes one symmetric matrix, K = U diag(λ) Uᵀ, on one thread. The result is in the memory of

@@ -58,9 +58,10 @@ void squared_distance_matrix(const T* x,  // [m, d]
                              T* s) {  // [m, n]
   const Buffer<T> panels(panels_size<T>(d, n));
   pack_rows(y ? y : x, n, d, scale, panels.get());
-  parallel_rows(m, !y, [&](int64_t begin, int64_t end) {
+  const auto rows = [&](int64_t begin, int64_t end) {
     squared_distance_rows(x, panels.get(), n, d, scale, !y, s, begin, end);
-  });
+  };
+  parallel_rows(m, !y, rows, 2 * n * d);
 }
 
 // k_ij = k_ji for j < i: the lower triangle from the upper one.

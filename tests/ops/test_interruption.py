@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mige_ext import ops
-from tests.support.inputs import normal
+from tests.support.inputs import for_each_dtype, normal
+from tests.support.process import environment
 
 SECONDS = 2.0  # within which an interrupted operator must end
 AFTER = 0.3  # seconds after its start, an operator is interrupted
@@ -24,6 +27,33 @@ LONG: dict[str, tuple[Callable[[Tensor], object], tuple[int, ...]]] = {
     "groups of eigh": (ops.eigh, (1000, 128, 128)),
     "rows": (ops.squared_distances, (12_000, 600)),
 }
+
+
+# One eigendecomposition takes 20 s or more. A process that ends does not wait for it.
+ABANDONED = """
+import os, signal, sys, threading, time
+import torch
+from mige_ext import ops
+
+SECONDS, AFTER = float(sys.argv[1]), float(sys.argv[2])
+torch.set_num_threads(2)
+large = torch.randn(4000, 4000, dtype=torch.float64)
+calls = {
+    "eigh": lambda: ops.eigh(large),
+    "groups": lambda: ops.eigh(large.expand(2, 4000, 4000)),
+    "ssge": lambda: ops.ssge(large[:, :4]),
+}
+small = torch.randn(2, 1000, 1000)
+ops.ssge(small)  # starts the threads of torch
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def interrupt():
+    timer = threading.Timer(AFTER, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    return timer
+"""
 
 
 class _InterruptedError(Exception):
@@ -93,3 +123,92 @@ def test_other_threads_are_not_interrupted() -> None:
     thread.start()
     thread.join()
     assert torch.equal(results[0], ops.ssge(x)[0])
+
+
+def _run(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", ABANDONED + script, str(SECONDS), str(AFTER)]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("name, abandoned", [("eigh", 1), ("groups", 2), ("ssge", 1)])
+def test_one_eigendecomposition_is_abandoned(name: str, abandoned: int) -> None:
+    done = _run(f"""
+before, start = threads(), time.monotonic()
+timer = interrupt()
+try:
+    calls["{name}"]()
+except KeyboardInterrupt:
+    print(time.monotonic() - start < AFTER + SECONDS)
+timer.join()
+print(threads() - before)
+k = torch.randn(1000, 1000)
+values, vectors = ops.eigh(k)  # while the abandoned one is computed
+thread = threading.Thread(target=lambda: print(torch.equal(ops.eigh(k)[1], vectors)))
+thread.start()
+thread.join()
+print(threads() - before)
+""")
+    assert done.stderr == ""
+    assert done.stdout.split() == ["True", str(abandoned), "True", str(abandoned)]
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("repetition", range(3))
+def test_a_process_ends_by_control_c_while_lapack_computes(repetition: int) -> None:
+    done = _run("""
+timer = interrupt()
+calls["eigh"]()
+""")
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
+def test_a_forked_process_decomposes_while_its_parent_has_an_abandoned_call() -> None:
+    done = _run("""
+timer = interrupt()
+try:
+    calls["eigh"]()
+except KeyboardInterrupt:
+    pass
+timer.join()
+torch.set_num_threads(1)  # OpenMP does not survive a fork
+k = torch.randn(1000, 1000)
+vectors = ops.eigh(k)[1]
+if os.fork() == 0:
+    os._exit(0 if torch.equal(ops.eigh(k)[1], vectors) else 1)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+""")
+    assert (done.stderr, done.stdout.strip(), done.returncode) == ("", "0", 0)
+
+
+@for_each_dtype
+def test_a_thread_that_cannot_be_interrupted_computes_the_same_bits(dtype: torch.dtype) -> None:
+    # The main thread waits for a new thread. Any other thread calls LAPACK itself.
+    results = {}
+    k = normal(1000, 1000, dtype=dtype)
+    thread = threading.Thread(target=lambda: results.update(other=ops.eigh(k)))
+    thread.start()
+    thread.join()
+    with torch.inference_mode():
+        results["inference"] = ops.eigh(k.clone())
+    for values, vectors in results.values():
+        expected = ops.eigh(k)
+        assert torch.equal(values, expected[0])
+        assert torch.equal(vectors, expected[1])
+
+
+@pytest.mark.usefixtures("_handler")
+def test_a_large_eigendecomposition_continues_after_a_handler_that_raises_nothing() -> None:
+    seen = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(time.monotonic()))
+    k = normal(1500, 1500)
+    expected = ops.eigh(k)[1]
+    timer = _interrupt_soon(0.05)
+    vectors = ops.eigh(k)[1]
+    end = time.monotonic()
+    timer.join()
+    assert seen and seen[0] < end
+    assert torch.equal(vectors, expected)

@@ -14,7 +14,10 @@ from mige_ext import _checks
 from mige_ext._precision import per_group
 from mige_ext.scores.kernel.gram import DiagonalGram, Gram
 
-LARGEST_DENSE = 4096  # most rows of a curl-free K for Cholesky: 128 MiB in float64
+LARGEST_DENSE = 4096  # largest number of rows of a curl-free K to factorize: 128 MiB in float64
+LARGEST_CALL = 4096  # largest number of rows that one call of LAPACK factorizes, in about a second
+_BLOCK = 512  # columns of a block of a larger matrix
+_ROWS = 2048  # rows of one product of the factorization by blocks
 
 
 def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
@@ -38,15 +41,57 @@ def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
 
 def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift)
-    # cholesky_ex, because the checks of torch.linalg.cholesky wait for the device.
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if _checks.can_read(matrix) and info.any():
-        raise ValueError(
-            "lam (for Stein, eta / M) must exceed the rounding errors of the kernel matrix in "
-            f"{matrix.dtype}, got {shift:g}"
+    if not _checks.can_read(matrix):
+        # cholesky_ex, because the checks of torch.linalg.cholesky wait for the device.
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return torch.where(per_group(info) == 0, torch.cholesky_solve(rhs, factor), torch.nan)
+    # Python looks for Ctrl-C between the calls of torch, so no call may take long.
+    m, d = rhs.shape[-2:]
+    solve = _solve if m <= LARGEST_CALL or not matrix.numel() else _solve_in_blocks
+    groups = max(1, LARGEST_CALL**3 // m**3)
+    parts = zip(
+        matrix.reshape(-1, m, m).split(groups), rhs.reshape(-1, m, d).split(groups), strict=True
+    )
+    return torch.cat([solve(a, b, shift) for a, b in parts]).reshape(rhs.shape)
+
+
+def _solve(a: Tensor, rhs: Tensor, shift: float) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(a)
+    if info.any():
+        raise _indefinite(a, shift)
+    return torch.cholesky_solve(rhs, factor)
+
+
+def _indefinite(matrix: Tensor, shift: float) -> ValueError:
+    return ValueError(
+        "lam (for Stein, eta / M) must exceed the rounding errors of the kernel matrix in "
+        f"{matrix.dtype}, got {shift:g}"
+    )
+
+
+def _solve_in_blocks(a: Tensor, rhs: Tensor, shift: float) -> Tensor:
+    """``a^{−1} rhs`` for one matrix, (1, M, M), whose lower triangle becomes Cholesky's factor."""
+    a, m = a[0], a.shape[-1]
+    blocks = [slice(k, min(k + _BLOCK, m)) for k in range(0, m, _BLOCK)]
+    for block in blocks:
+        done, below = a[block, : block.start], slice(block.stop, m)
+        for i in range(block.start, m, _ROWS):
+            a[i : i + _ROWS, block] -= a[i : i + _ROWS, : block.start] @ done.mT
+        factor, info = torch.linalg.cholesky_ex(a[block, block])
+        if info:
+            raise _indefinite(a, shift)
+        a[block, block] = factor
+        a[below, block] = torch.linalg.solve_triangular(
+            factor.mT, a[below, block], upper=True, left=False
         )
-    solution = torch.cholesky_solve(rhs, factor)
-    return torch.where(per_group(info) == 0, solution, torch.nan)
+    x = rhs[0].clone()
+    for block in blocks:
+        rest = x[block] - a[block, : block.start] @ x[: block.start]
+        x[block] = torch.linalg.solve_triangular(a[block, block], rest, upper=False)
+    for block in reversed(blocks):
+        rest = x[block] - a[block.stop :, block].mT @ x[block.stop :]
+        x[block] = torch.linalg.solve_triangular(a[block, block].mT, rest, upper=True)
+    return x.unsqueeze(0)
 
 
 def conjugate_gradient_steps(shift: float, dtype: torch.dtype) -> int:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mige_ext import IMQ, RBF, Tikhonov, _checks
-from mige_ext.scores.kernel.gram import CurlFreeGram
+from mige_ext.scores.kernel import solvers
+from mige_ext.scores.kernel.gram import CurlFreeGram, DiagonalGram
 from mige_ext.scores.kernel.solvers import (
     conjugate_gradient_steps,
     conjugate_gradients,
@@ -72,6 +73,65 @@ def test_factorized_and_iterated_solutions_agree() -> None:
         assert len(calls) == dense
         expected = conjugate_gradients(gram, shift, gram.source())
         assert relative(got - expected, expected) <= 2 * torch.finfo(x.dtype).eps ** 0.75
+
+
+@pytest.fixture
+def _small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than 16 rows are factorized by blocks, of which the last is smaller."""
+    for name, value in (("LARGEST_CALL", 16), ("_BLOCK", 7), ("_ROWS", 10)):
+        monkeypatch.setattr(solvers, name, value)
+
+
+@for_each_kernel
+@for_each_dtype
+def test_a_factorization_by_blocks_is_as_accurate_as_one_call(
+    dtype: torch.dtype, kernel: Any, request: pytest.FixtureRequest
+) -> None:
+    x = torch.stack((skewed(dtype=dtype), 3 * skewed(dtype=dtype, seed=1)))
+    gram = DiagonalGram(kernel, torch.tensor([1.5, 4.0], dtype=dtype), x)
+    rhs, shift = gram.source(), 1e-3
+    matrix = gram.dense().double() / M + shift * torch.eye(M, dtype=torch.float64)
+    expected = torch.linalg.solve(matrix, rhs.double())
+    once = solve_shifted(gram, shift, rhs)
+    request.getfixturevalue("_small_calls")
+    assert solvers.LARGEST_CALL < M
+    assert M % solvers._BLOCK and M > solvers._ROWS  # a small last block, several products
+    blocks = solve_shifted(gram, shift, rhs)
+    assert blocks.shape == rhs.shape
+    lost = relative(once.double() - expected, expected)
+    bound = 2 * lost + rounding(dtype, M)
+    assert relative(blocks.double() - expected, expected) <= bound
+
+
+def test_groups_are_factorized_in_several_calls_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gram = DiagonalGram(RBF(), torch.ones(2, 3).double(), torch.randn(2, 3, M, D).double())
+    once = solve_shifted(gram, 1e-3, gram.source())
+    monkeypatch.setattr(solvers, "LARGEST_CALL", M)  # one group in a call
+    calls = []
+    solve = solvers._solve
+
+    def counted(a: Tensor, rhs: Tensor, shift: float) -> Tensor:
+        calls.append(len(a))
+        return solve(a, rhs, shift)
+
+    monkeypatch.setattr(solvers, "_solve", counted)
+    assert torch.equal(solve_shifted(gram, 1e-3, gram.source()), once)
+    assert calls == [1] * 6
+
+
+@pytest.mark.usefixtures("_small_calls")
+def test_a_batch_without_groups_is_not_factorized() -> None:
+    x = torch.empty(0, M, D)
+    assert Tikhonov().score(x).shape == x.shape
+
+
+@pytest.mark.usefixtures("_small_calls")
+def test_blocks_refuse_a_lambda_below_rounding_too() -> None:
+    x = torch.cat((skewed(dtype=torch.float32),) * 4)
+    with pytest.raises(ValueError, match=r"^lam .* must exceed .*float32, got 1e-12"):
+        Tikhonov(lam=1e-12, bandwidth=1e3).score(x)
 
 
 def test_a_lambda_below_rounding_is_refused_with_its_value() -> None:
