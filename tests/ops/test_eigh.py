@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mige_ext import reference
 from tests.ops.sizes import bandwidth
-from tests.support.accuracy import assert_accurate, same_bits
-from tests.support.backends import Backend, for_each_backend
+from tests.support.accuracy import assert_accurate, assert_eigenpairs_rounded, same_bits
+from tests.support.backends import Backend, for_each_backend, for_each_kernel
 from tests.support.inputs import for_each_dtype, normal
 
 
@@ -58,3 +58,44 @@ def test_eigendecomposition_reads_the_lower_triangle_alone(
     k = reference.rbf_gram(x, bandwidth=bandwidth(x))
     spoiled = k.tril() + 100 * normal(40, 40, dtype=dtype).triu(1)
     assert same_bits(backend.eigh(spoiled), backend.eigh(k))
+
+
+def with_spectrum(values: Tensor) -> Tensor:
+    """A float32 matrix with about these eigenvalues and random eigenvectors."""
+    n = len(values)
+    q = torch.linalg.qr(normal(n, n, seed=n))[0]
+    return ((q * values) @ q.mT).float()
+
+
+@pytest.mark.parametrize(
+    "kind", ["gram, d = 2", "gram, d = 8", "gram, d = 64", "indefinite", "rank one", "graded"]
+)
+@pytest.mark.parametrize("n", [2, 8, 32, 33, 104])
+@for_each_kernel("eigh")
+def test_float32_eigenpairs_are_accurate_to_rounding(backend: Backend, n: int, kind: str) -> None:
+    v = normal(n, 1, dtype=torch.float32)
+    if kind.startswith("gram"):
+        x = normal(n, int(kind.split()[-1]), dtype=torch.float32)
+        k = reference.rbf_gram(x, bandwidth=bandwidth(x))
+    elif kind == "indefinite":
+        g = normal(n, n, dtype=torch.float32)
+        k = g + g.mT
+    else:
+        k = v @ v.mT if kind == "rank one" else with_spectrum(10 ** -torch.linspace(0, 8, n).double())
+    assert_eigenpairs_rounded(k, *backend.eigh(k))
+
+
+@pytest.mark.parametrize("kind", ["cluster", "pairs", "graded with both signs"])
+@pytest.mark.parametrize("n", [8, 32, 65])
+@for_each_kernel("eigh")
+def test_close_eigenvalues_are_as_accurate_as_the_residual(
+    backend: Backend, n: int, kind: str
+) -> None:
+    """The solver mixes the vectors of eigenvalues that are closer than its rounding errors."""
+    spectra = {
+        "cluster": 1 + 1e-6 * normal(n),
+        "pairs": torch.linspace(0.1, 1, n).double()[torch.arange(n) // 2],
+        "graded with both signs": (-1.0) ** torch.arange(n) * 10 ** -torch.linspace(0, 8, n),
+    }
+    k = with_spectrum(spectra[kind].double())
+    assert_eigenpairs_rounded(k, *backend.eigh(k), close=True)

@@ -74,6 +74,34 @@ def assert_ssge_accurate(got: Tensor, x: Tensor, sigma: Tensor, rank: int, power
     assert (got.double() - exact).norm() <= bound
 
 
+def assert_eigenpairs_rounded(
+    k: Tensor, values: Tensor, vectors: Tensor, *, close: bool = False
+) -> None:
+    """Assert that float32 eigenpairs have few errors besides those of rounding the results.
+
+    The rounding of U to float32 changes an element of UᵀU by at most ε = 1.2e-7, and the rounding
+    of an eigenvalue changes it by ε/2 relatively. A Rayleigh quotient of a vector with the residual
+    r has an error of about ‖r‖²/gap, so it counts only if eigenvalues are close to each other. By
+    Weyl's theorem it is never above the norm of the residual KU − UΛ.
+
+    Args:
+        k: symmetric matrix (n, n).
+        values: eigenvalues (n), ascending.
+        vectors: eigenvectors (n, n), one per column.
+        close: whether there are eigenvalues that are closer to each other than the residual.
+    """
+    assert k.dtype == values.dtype == vectors.dtype == torch.float32
+    k, values, u = k.double(), values.double(), vectors.double()
+    exact = torch.linalg.eigvalsh(k)
+    norm = exact.abs().max()
+    residual = torch.linalg.matrix_norm(k @ u - u * values, 2)
+    overlap = (u.mT @ u - torch.eye(len(k))).abs().max()
+    error = (values - exact).abs().max()
+    assert overlap <= 2e-7, overlap
+    assert residual <= 2 * rounding(torch.float32, len(k)) * norm, (residual, norm)
+    assert error <= 1e-7 * norm + (residual if close else 0), (error, residual, norm)
+
+
 def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
     """Whether shapes, dtypes and values are equal. -0.0 equals 0.0, and NaN equals nothing."""
     return len(a) == len(b) and all(

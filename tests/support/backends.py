@@ -3,7 +3,7 @@
 import atexit
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,16 @@ if torch.cuda.is_available():
     BACKENDS.append(Cuda())
 
 
+def _for_each(backends: Iterable[Backend], operators: tuple[str, ...]) -> pytest.MarkDecorator:
+    have_them = [b for b in backends if set(operators) <= set(b.operators)]
+    return pytest.mark.parametrize("backend", have_them, ids=lambda backend: backend.name)
+
+
 def for_each_backend(*operators: str) -> pytest.MarkDecorator:
     """Parametrizes ``backend`` over the back ends that have the operators."""
-    have_them = [b for b in BACKENDS if set(operators) <= set(b.operators)]
-    return pytest.mark.parametrize("backend", have_them, ids=lambda backend: backend.name)
+    return _for_each(BACKENDS, operators)
+
+
+def for_each_kernel(*operators: str) -> pytest.MarkDecorator:
+    """The same for the back ends that run the CUDA kernels."""
+    return _for_each([b for b in BACKENDS if b.name != "cpu"], operators)

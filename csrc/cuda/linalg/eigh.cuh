@@ -5,8 +5,8 @@
 //
 // Then A Aᵀ = L Lᵀ, so ‖a_j‖² = scale λ_j + shift and u_j = a_j / ‖a_j‖. `scale` is a power of two
 // that prevents overflow, and `shift` makes the matrix positive definite. Gram matrices get no
-// shift. After a large shift, λ_j is computed again as u_jᵀ K u_j, because ‖a_j‖² − shift would be
-// inaccurate.
+// shift. After a large shift, ‖a_j‖² − shift is inaccurate, so the eigenpairs of matrices with a
+// shift must be refined (eigh_refinement.cuh).
 //
 //   n <= 32                                   a warp, in registers
 //   n <= 240, if it fits the shared memory    a thread block, in shared memory
