@@ -42,7 +42,12 @@ BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTUR
 EMULATOR := build/emulator
 JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
 # In parallel, where pytest-xdist is installed.
-PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS) --dist worksteal")' 2>/dev/null)
+PARALLEL = $(shell $(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --dist worksteal")' 2>/dev/null)
+# pytest would rewrite the assertions of all tests, and of hypothesis for its plugin, in every worker.
+# This takes seconds. Only tests that failed run a second time with rewritten assertions, which show
+# the values.
+TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(RUN) -m pytest $(PARALLEL) --assert=plain $(1) || \
+  { $(RUN) -m pytest --last-failed --last-failed-no-failures=none $(1); exit 1; }
 # What `make check` runs: --all, or --rest after `make test`.
 TIER ?= --all
 # The operators that use approximate instructions, and the ways through all kernels.
@@ -64,7 +69,7 @@ demo: $(BUILT)
 # The emulator needs no torch: it is compiled while pip installs torch.
 test:
 	@$(MAKE) --no-print-directory --jobs=2 $(BUILT) emulator
-	$(RUN) -m pytest $(PARALLEL)
+	$(call TEST)
 
 # For all architectures, with warnings as errors, whatever torch there is.
 check: export MIGE_STRICT := on
@@ -76,15 +81,15 @@ check:
 
 # A test of the second tier builds the documentation.
 everything: $(BUILT) emulate $(if $(filter on,$(MIGE_CUDA)),resources)
-	$(RUN) -m pytest $(PARALLEL) $(TIER)
+	$(call TEST,$(TIER))
 
 # pytest runs threads in a shuffled order, and every operator in the two other orders too. Here the
 # ways through large matrices run in another order, with noise. A sanitizer's reports depend neither
 # on the order nor on the numbers: one size, every kernel in both dtypes. In the first tier, batches
 # are in float32 and empty batches in float64.
 emulate: $(BUILT) emulator-sanitizers
-	MIGE_EMULATOR_SCHEDULE=descending MIGE_EMULATOR_NOISE=1 $(RUN) -m pytest $(PARALLEL) $(NOISY) -k emulated
-	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant $(RUN) -m pytest $(PARALLEL) $(SANITIZED); done
+	export MIGE_EMULATOR_SCHEDULE=descending MIGE_EMULATOR_NOISE=1; $(call TEST,$(NOISY) -k emulated)
+	for variant in asan tsan; do export MIGE_EMULATOR=$$variant; $(call TEST,$(SANITIZED)); done
 
 benchmark: $(BUILT)
 	$(RUN) -m benchmarks end-to-end

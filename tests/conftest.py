@@ -1,15 +1,16 @@
-"""Settings and fixtures of all tests; what tests import is in `tests.support`."""
+"""Settings and fixtures of all tests; what tests import is in `tests.support`.
+
+The process that distributes the tests among the workers of pytest-xdist loads this file too, and
+the workers start after that. Functions therefore import torch and hypothesis where they need them.
+"""
 
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-import torch
 
-from mige_ext.experiments.common.device import cpu_threads
 from tests.support import tiers
-from tests.support.misuse import forget_warnings
 
 HYPOTHESIS = find_spec("hypothesis") is not None
 if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests are not about GPUs
@@ -25,6 +26,8 @@ if not HYPOTHESIS:  # `make gpu-check` runs on a machine as it is; these tests a
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Networks of the experiments' tests are fastest with one."""
+    from mige_ext.experiments.common.device import cpu_threads
+
     with cpu_threads(1):
         yield
 
@@ -32,6 +35,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
     """A test compiles as the first one of the process, and leaves no compiled code behind."""
+    import torch
+
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -43,6 +48,10 @@ def _reproducible() -> Iterator[None]:
 
     test_determinism.py is about more threads.
     """
+    import torch
+
+    from tests.support.misuse import forget_warnings
+
     forget_warnings()
     threads = torch.get_num_threads()
     torch.manual_seed(0)
@@ -56,7 +65,11 @@ def pytest_runtest_logfinish() -> None:
 
     All later calls on the GPU would fail in this process. pytest-xdist starts another one.
     """
-    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    import torch
+
+    if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()
         except RuntimeError:
@@ -74,7 +87,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     tiers.thorough = any(config.getoption(name) for name in ("--all", "--rest", "--product"))
-    if HYPOTHESIS:
+    distributes = "PYTEST_XDIST_WORKER" not in os.environ and config.getoption("dist", "no") != "no"
+    if HYPOTHESIS and not distributes:
         from hypothesis import settings
 
         count = tiers.examples(10, 25)
