@@ -42,7 +42,11 @@ BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTUR
 EMULATOR := build/emulator
 JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
 # In parallel, if pytest-xdist is installed.
-PARALLEL = $(shell $(RUN) -c 'import xdist; print("-n $(JOBS) --dist worksteal")' 2>/dev/null)
+PARALLEL = $(shell $(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --dist worksteal")' 2>/dev/null)
+# To show the values in a failed assertion, pytest rewrites the assertions of all tests, which takes
+# seconds in every worker. Therefore only the tests that failed run again, with rewritten assertions.
+TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(RUN) -m pytest $(PARALLEL) --assert=plain $(1) || \
+  { $(RUN) -m pytest --last-failed --last-failed-no-failures=none $(1); exit 1; }
 # Tests of `make check`: --all, or --rest after `make test`.
 TIER ?= --all
 # Tests of the operators with approximate instructions, and of all paths through the kernels.
@@ -64,7 +68,7 @@ demo: $(BUILT)
 # The emulator needs no torch, so it is compiled while pip installs torch.
 test:
 	@$(MAKE) --no-print-directory --jobs=2 $(BUILT) emulator
-	$(RUN) -m pytest $(PARALLEL)
+	$(call TEST)
 
 # With warnings as errors, for all architectures, also if torch is a build without CUDA.
 check: export MIGE_STRICT := on
@@ -76,7 +80,7 @@ check:
 
 # A test of the second tier builds the documentation.
 everything: $(BUILT) emulate $(if $(filter on,$(MIGE_CUDA)),resources)
-	$(RUN) -m pytest $(PARALLEL) $(TIER)
+	$(call TEST,$(TIER))
 
 # The tests run the threads of the emulator in a shuffled order, and every operator in both other
 # orders too. Here the paths through large matrices run in descending order, with noise in
@@ -84,8 +88,8 @@ everything: $(BUILT) emulate $(if $(filter on,$(MIGE_CUDA)),resources)
 # numbers, so one size of every kernel in both dtypes is enough. (In the first tier, batches are
 # float32 and empty batches float64.)
 emulate: $(BUILT) emulator-sanitizers
-	MIGE_EMULATOR_SCHEDULE=descending MIGE_EMULATOR_NOISE=1 $(RUN) -m pytest $(PARALLEL) $(NOISY) -k emulated
-	set -e; for variant in asan tsan; do MIGE_EMULATOR=$$variant $(RUN) -m pytest $(PARALLEL) $(SANITIZED); done
+	export MIGE_EMULATOR_SCHEDULE=descending MIGE_EMULATOR_NOISE=1; $(call TEST,$(NOISY) -k emulated)
+	for variant in asan tsan; do export MIGE_EMULATOR=$$variant; $(call TEST,$(SANITIZED)); done
 
 benchmark: $(BUILT)
 	$(RUN) -m benchmarks end-to-end

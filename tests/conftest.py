@@ -1,15 +1,16 @@
-"""Settings and fixtures of all tests. Modules that tests import are in `tests.support`."""
+"""Settings and fixtures of all tests. Modules that tests import are in `tests.support`.
+
+The process that distributes the tests among the workers of pytest-xdist loads this file before it
+starts the workers. Therefore only functions import torch and hypothesis.
+"""
 
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-import torch
 
-from mige_ext.experiments.common.device import cpu_threads
 from tests.support import tiers
-from tests.support.misuse import forget_warnings
 
 HYPOTHESIS = find_spec("hypothesis") is not None
 if not HYPOTHESIS:  # `make gpu-check` installs nothing, and these tests need no GPU
@@ -25,6 +26,8 @@ if not HYPOTHESIS:  # `make gpu-check` installs nothing, and these tests need no
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Runs the test on one thread, which is fastest for the small networks of such tests."""
+    from mige_ext.experiments.common.device import cpu_threads
+
     with cpu_threads(1):
         yield
 
@@ -32,6 +35,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
     """Removes compiled code of earlier tests before the test, and its own code after it."""
+    import torch
+
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -43,6 +48,10 @@ def _reproducible() -> Iterator[None]:
 
     test_determinism.py uses more threads.
     """
+    import torch
+
+    from tests.support.misuse import forget_warnings
+
     forget_warnings()
     threads = torch.get_num_threads()
     torch.manual_seed(0)
@@ -56,7 +65,11 @@ def pytest_runtest_logfinish() -> None:
 
     All later calls on the GPU would fail in this process. pytest-xdist starts another one.
     """
-    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    import torch
+
+    if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()
         except RuntimeError:
@@ -74,7 +87,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     tiers.thorough = any(config.getoption(name) for name in ("--all", "--rest", "--product"))
-    if HYPOTHESIS:
+    distributes = "PYTEST_XDIST_WORKER" not in os.environ and config.getoption("dist", "no") != "no"
+    if HYPOTHESIS and not distributes:
         from hypothesis import settings
 
         count = tiers.examples(10, 25)

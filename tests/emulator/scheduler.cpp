@@ -217,17 +217,23 @@ bool Scheduler::has_met(int warp, const Thread& thread) const {
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!(thread.mask >> lane & 1)) continue;
     const int i = warp * kWarp + lane;
-    const std::string what = text(thread.primitive, thread.site) + ": its mask " +
-                             hexadecimal(thread.mask) + " names lane " + std::to_string(lane);
-    if (i >= count_) stop(what + ", which the block does not have", thread);
-    const Thread& other = threads_[i];
-    if (other.state == State::kReturned) stop(what + ", which has returned", thread);
-    if (other.state == State::kAtBlock)
-      stop(what + ", which waits at " + text(other.primitive, other.site), thread);
+    const Thread* const other = i < count_ ? &threads_[i] : nullptr;
+    // The text is made only here, because this function runs at every warp primitive of every lane.
+    if (!other || other->state == State::kReturned || other->state == State::kAtBlock) {
+      std::string what = text(thread.primitive, thread.site) + ": its mask " +
+                         hexadecimal(thread.mask) + " names lane " + std::to_string(lane);
+      if (!other)
+        what += ", which the block does not have";
+      else if (other->state == State::kReturned)
+        what += ", which has returned";
+      else
+        what += ", which waits at " + text(other->primitive, other->site);
+      stop(what, thread);
+    }
     // Lanes may reach a __syncwarp at different lines of the kernel, but a shuffle at one line
     // only.
-    all &= other.mask == thread.mask && other.primitive == thread.primitive &&
-           (thread.source < 0 || other.site.line == thread.site.line);
+    all &= other->mask == thread.mask && other->primitive == thread.primitive &&
+           (thread.source < 0 || other->site.line == thread.site.line);
   }
   return all;
 }
