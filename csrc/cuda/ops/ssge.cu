@@ -34,7 +34,7 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const Layout<T> at{Workspace(work), groups, m, d};
   largest_magnitudes<T>(p.x, m * d, nullptr, 0, groups, at.largest, stream);
   center<T>(p.x, groups, m, d, at.largest, nullptr, at.centered, stream);
-  const ContractionShape shape = ContractionShape{groups, m, d}.with(at.partial);
+  const ContractionShape shape{groups, m, d, nullptr, at.partial};
   pairwise<T, Pairwise::kSquaredDistance>(pairs_of(at.centered, groups, m, d, at.k), at.largest,
                                           stream);
   if (p.given)
