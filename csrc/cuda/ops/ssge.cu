@@ -26,7 +26,6 @@ struct Layout : Workspace {
   char* solver = take<char>(eigendecompose_work<T>(groups, m));
 };
 
-// The score of large groups.
 template <typename T>
 void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, d = p.d;
