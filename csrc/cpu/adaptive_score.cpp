@@ -182,7 +182,6 @@ bool has_start(const AdaptiveScoreArguments<T>& p, int64_t g) {
          !(zeros(p.start + g * p.m * p.d, p.m * p.d) && zeros(p.start_divergence + g * p.m, p.m));
 }
 
-// The score of group g.
 template <typename T>
 void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;

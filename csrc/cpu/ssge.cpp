@@ -19,7 +19,6 @@
 namespace mige::cpu {
 namespace {
 
-// Computes the outputs of group g.
 template <typename T>
 void score_group(const SsgeArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;

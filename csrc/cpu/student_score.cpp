@@ -150,7 +150,6 @@ class StudentFit {
   const Buffer<T> scaled_{m_ * r_};  // P u
 };
 
-// The score of group g.
 template <typename T>
 void score_group(const StudentScoreArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;

@@ -286,8 +286,9 @@ def qis_whitening(x: Tensor) -> Whitening:
         # The mean of v is 0 only up to the rounding errors of the dtype of x. In float64 these
         # errors would look like an eigenvalue above 0.
         v = v - v.mean(-2, keepdim=True)
-        values, _, vectors = _dual_spectrum(v)
-        n = (_distinct(v) - 1).clamp(min=1).to(v.dtype)
+        gram = v @ v.mT
+        values, _, vectors = _dual_spectrum(v, gram)
+        n = (_distinct(gram, d) - 1).clamp(min=1).to(v.dtype)
     else:
         values, vectors = _spectrum(v)
     largest = values.narrow(-1, values.shape[-1] - 1, 1)
@@ -317,14 +318,12 @@ def qis_whitening(x: Tensor) -> Whitening:
     return Whitening(mean, factor, vectors.to(x.dtype), outside.to(x.dtype))
 
 
-def _distinct(v: Tensor) -> Tensor:
-    """Number of rows that differ from all rows before them, (..., M, d) -> (..., 1)."""
-    m, d = v.shape[-2:]
-    gram = v @ v.mT
+def _distinct(gram: Tensor, d: int) -> Tensor:
+    """Number of rows of V (..., M, d) that differ from all earlier rows, (..., 1), from VVᵀ."""
     lengths = gram.diagonal(dim1=-2, dim2=-1)
     sums = lengths.unsqueeze(-1) + lengths.unsqueeze(-2)
-    coincide = sums - 2 * gram <= 4 * d * torch.finfo(v.dtype).eps * sums
-    return m - coincide.tril(-1).any(-1).sum(-1, keepdim=True)
+    coincide = sums - 2 * gram <= 4 * d * torch.finfo(gram.dtype).eps * sums
+    return gram.shape[-1] - coincide.tril(-1).any(-1).sum(-1, keepdim=True)
 
 
 def _quadratic(inverse: Tensor, h: Tensor, c: Tensor, rank: Tensor) -> Tensor:
@@ -344,13 +343,13 @@ def _spectrum(v: Tensor) -> tuple[Tensor, Tensor]:
     return values.clamp(min=0), vectors
 
 
-def _dual_spectrum(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _dual_spectrum(v: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Λ, ascending and not negative, Q and U; the columns of U are 0 where λ is a rounding error.
 
-    Λ is (..., M), Q is (..., M, M) and U is (..., d, M).
+    Λ is (..., M), Q is (..., M, M) and U is (..., d, M). ``gram`` is VVᵀ, if it is known.
     """
     m = v.shape[-2]
-    values, vectors = ops.eigh(v @ v.mT / m)
+    values, vectors = ops.eigh((v @ v.mT if gram is None else gram) / m)
     values = values.clamp(min=0)
     noise = rounding(values, max(v.shape[-2:]))
     scales = torch.where(values > noise, m * values, torch.inf).rsqrt()

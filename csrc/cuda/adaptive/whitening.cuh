@@ -211,17 +211,17 @@ void whiten(const Whitening<T>& w,
   const Columns<T> v_transposed{w.v, m, d};
   const Mean<T> correlations{w.gram, m};
   if (w.dual())
-    contract<T>(v, v, correlations, ContractionShape{groups, m, m}.with(w.partial), stream);
+    contract<T>(v, v, correlations, {groups, m, m, nullptr, w.partial}, stream);
   else
-    contract<T>(v_transposed, v_transposed, correlations,
-                ContractionShape{groups, d, d}.with(w.partial), stream);
+    contract<T>(v_transposed, v_transposed, correlations, {groups, d, d, nullptr, w.partial},
+                stream);
   stream.call(eigh<T>, w.eigh, w.eigh_space);
   stream.launch(support_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, w);
   if (w.dual())
     stream.launch(dual_coordinates_kernel<T>, elementwise(m * m, groups), w);
   else
-    contract<T>(v, Rows<T>{w.vectors, d, d}, Store<T>{w.y},
-                ContractionShape{groups, m, d}.with(w.partial), stream);
+    contract<T>(v, Rows<T>{w.vectors, d, d}, Store<T>{w.y}, {groups, m, d, nullptr, w.partial},
+                stream);
   stream.launch(ridge_objective_kernel<T>, {{w.blocks(), 1, z}, kRidgeThreads}, w);
   stream.launch(ridge_choice_kernel<T>, {{z}, kRidgeThreads}, w, ridge);
 }
@@ -238,7 +238,7 @@ void filter_vectors(const Whitening<T>& w, RidgeFilter filter,
   stream.launch(filter_vectors_kernel<T>, elementwise(r * r, groups), w, filter, ridge, filtered);
   if (w.dual())
     contract<T>(Rows<T>{filtered, m, m}, Columns<T>{w.v, m, d}, Store<T>{out},
-                ContractionShape{groups, m, d}.with(w.partial), stream);
+                {groups, m, d, nullptr, w.partial}, stream);
 }
 
 }  // namespace mige::cuda

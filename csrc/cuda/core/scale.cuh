@@ -125,7 +125,6 @@ void largest_magnitudes(const T* x,  // [groups, x_count] or nullptr
   add_magnitudes(y, groups, y_count, 0, largest, stream);
 }
 
-// Launches center_kernel.
 template <typename T>
 void center(const T* x,  // [groups, m, d]
             int64_t groups, int64_t m, int64_t d,

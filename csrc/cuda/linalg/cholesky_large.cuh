@@ -131,7 +131,6 @@ struct Subtract {
 
 // --- launchers ---
 
-// Launches load_large_kernel.
 template <typename T, MatrixKind kKind>
 void load_large(const LargeArguments<T>& p, bool again, Stream& stream) {
   const int64_t n = p.e.n;

@@ -115,11 +115,6 @@ struct ContractionShape {
   const int32_t* next = nullptr;  // [groups]: a group with a negative value is skipped
   // Without this memory, one thread block computes all parts of a sum. The bits are the same.
   PartialSums partial{};
-
-  ContractionShape with(const PartialSums& memory) const { return {groups, m, n, next, memory}; }
-  ContractionShape skipping(const int32_t* negative) const {  // [groups]
-    return {groups, m, n, negative, partial};
-  }
 };
 
 // The number of terms of the sums of a product with this left operand.

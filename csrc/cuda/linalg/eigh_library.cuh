@@ -1,7 +1,7 @@
-// The symmetric eigendecomposition by a library (eigh_library.h), with the promises of the Jacobi
-// kernels: only the lower triangle is read, any magnitude is accepted, and a matrix that is not
-// finite or does not converge gives NaN. One promise is missing: in float32 the library loses the
-// relative accuracy of small eigenvalues of a Gram matrix (docs/decisions.md).
+// The symmetric eigendecomposition by a library (eigh_library.h). As with the Jacobi kernels, only
+// the lower triangle is read, any magnitude is accepted, and a matrix that is not finite or does
+// not converge gives NaN. Unlike the Jacobi kernels, the library loses the relative accuracy of
+// small eigenvalues of a Gram matrix in float32 (docs/decisions.md).
 #pragma once
 
 #include "cuda/linalg/eigh_library.h"
@@ -13,7 +13,7 @@ template <typename T>
 struct LibraryEighArguments : Workspace {
   Eigenproblem<T> e;
   MatrixKind kind;
-  int32_t* info = take<int32_t>(e.groups);  // of the library
+  int32_t* info = take<int32_t>(e.groups);  // info that the library writes
   LibraryBuffers sizes{};
   void* buffer = nullptr;
 
@@ -29,9 +29,9 @@ struct LibraryEighArguments : Workspace {
 };
 
 // Copies the lower triangles of the scaled matrices to `vectors`. Elements that are NaN or infinite
-// become 0, because a library need not return for them; the results of such a matrix are not used.
-// A thread takes every (256 gridDim.x)-th element, groups along y. Work: reads and writes n²
-// values. Registers: at most 64.
+// become 0, because a library might not return for them. The results of such a matrix are not used.
+// A thread takes every (256 gridDim.x)-th element, and blockIdx.y selects the groups. Work: reads
+// and writes n² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     load_for_library_kernel(LibraryEighArguments<T> p) {
@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kElementThreads, 4)
 }
 
 // Undoes the scale, and writes NaN for matrices that were not decomposed. A thread takes every (256
-// gridDim.x)-th element, groups along y. Work: reads and writes n values, and writes n² values of a
-// matrix that was not decomposed. Registers: at most 64.
+// gridDim.x)-th element, and blockIdx.y selects the groups. Work: reads and writes n values, and
+// writes n² values of a matrix that was not decomposed. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kElementThreads, 4)
     finish_library_kernel(LibraryEighArguments<T> p) {

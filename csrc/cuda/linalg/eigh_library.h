@@ -1,10 +1,11 @@
 // The batched eigendecomposition of cuSOLVER (cusolverDnXsyevBatched), found at run time in the
 // library that torch has loaded, and the sizes for which it is used.
 //
-// It is off by default: no size has been measured, and scores of SSGE are less accurate with it
-// (eigh_library.cuh). The environment variable MIGE_CUSOLVER turns it on: "on" takes the library
-// that the process has loaded, or that the dynamic linker finds, and a path takes the library in
-// this file. If the library or one of its functions is missing, the operator fails with
+// cuSOLVER is off by default, because no size has been measured, and scores of SSGE are less
+// accurate with it (eigh_library.cuh). The environment variable MIGE_CUSOLVER turns it on. Its
+// value is "on" or a path. With "on", the process uses the library that it has loaded, or the
+// library that the dynamic linker finds. With a path, the process uses the library in this file. If
+// the library or one of its functions is missing, the operator fails with
 // cudaErrorSharedObjectSymbolNotFound. (A CUDA build of torch loads cuSOLVER at its first linear
 // algebra on a GPU.)
 #pragma once
@@ -27,18 +28,19 @@ enum class Solver { kOwn, kLibrary };
 // --- which solver takes a matrix ---
 
 struct SolverRange {
-  int largest;  // n
+  int largest;  // the largest n for this solver
   Solver solver;
 };
 
-// Predicted, not measured. The times of XsyevBatched come from public reports that do not name the
-// GPU: 8.4 ms for 500 × 100² and 11.5 ms for 128 × 128², against 1-5 ms counted for the Jacobi
-// kernels; 2.4 ms for 16 × 256² and 1.7 ms for 1 × 512², against 2-4 and 5 ms. The size of a matrix
-// alone decides, so a matrix has the same bits alone and in a batch.
+// These sizes are predicted and not measured. The times of XsyevBatched come from public reports
+// that do not name the GPU: 8.4 ms for 500 × 100², 11.5 ms for 128 × 128², 2.4 ms for 16 × 256² and
+// 1.7 ms for 1 × 512². From counts of operations, the Jacobi kernels should take 1-5 ms, 1-5 ms,
+// 2-4 ms and 5 ms. The size of a matrix alone determines the solver, so a matrix has the same bits
+// alone and in a batch.
 constexpr SolverRange kSolvers[] = {{128, Solver::kOwn}, {2048, Solver::kLibrary}};
 
-// Whether MIGE_CUSOLVER turns the library on. The variable is read once: between the size of a
-// workspace and its use the answer must not change.
+// Whether MIGE_CUSOLVER turns the library on. The variable is read only once, because the answer
+// must not change between the size of a workspace and its use.
 inline bool library_is_on() {
   static const bool on = [] {
     const char* const setting = std::getenv("MIGE_CUSOLVER");
@@ -78,8 +80,8 @@ class EighLibrary {
     return instance.decompose_ != nullptr ? &instance : nullptr;
   }
 
-  // The sizes of the buffers of a call. They do not depend on the addresses of the arrays, which
-  // may not exist yet, so the library gets none. Returns a cudaError_t.
+  // The sizes of the buffers of a call. The sizes do not depend on the addresses of the arrays. The
+  // arrays may not exist yet, so the library gets null pointers. Returns a cudaError_t.
   int buffers(const BatchedEigh& call, LibraryBuffers& sizes) const {
     Handle* const handle = current_handle();
     if (handle == nullptr) return cudaErrorNotSupported;
@@ -157,7 +159,7 @@ class EighLibrary {
   }
 
   Handle* current_handle() const {
-    thread_local std::map<int, Handle> handles;  // by device
+    thread_local std::map<int, Handle> handles;  // the handle for each device
     int device = 0;
     if (cudaGetDevice(&device) != cudaSuccess) return nullptr;
     Handle& handle = handles[device];

@@ -1,13 +1,13 @@
 // Jacobi between column blocks, for matrices that are too large for the shared memory of one thread
-// block. It makes the columns of L orthogonal. A column block has 32 columns. A round works on
-// disjoint pairs of column blocks, so a pair has 64 columns.
+// block. The iteration makes the columns of L orthogonal. A column block has 32 columns. A round
+// works on disjoint pairs of column blocks, which have 64 columns.
 //
 // For each pair, with C its 64 columns:
 //   1. G = CᵀC, a 64×64 matrix. One thread block sums over each piece of 256 rows.
 //   2. One sweep of two-sided Jacobi on G in shared memory gives an orthogonal V; then C ← C V.
-// Every thread block of step 2 computes V of its pair itself, so that it does not wait for another
-// thread block. In float32 for n = 256 and 512, 6-7 sweeps were measured. With a second sweep on G
-// there is one sweep less, but the total time is longer.
+// Every thread block of step 2 computes V of its pair, so that no thread block waits for another.
+// Matrices of n = 256 and 512 in float32 take 6-7 sweeps. With a second sweep on G they take one
+// sweep less, but the total time is longer.
 //
 // A sweep is one launch. Its tasks are the steps of every pair and piece. A step of a group begins
 // when the previous step of all pairs of the group has finished (tasks.cuh). Work of a sweep: 8 n³
@@ -66,7 +66,7 @@ constexpr int kSweepWarps = kTileThreads / kWarp;
 static_assert((kSweepWarps & (kSweepWarps - 1)) == 0, "a mask gives the remainder");
 static_assert(kPairColumns == kProductTile, "the tile engine multiplies a pair in one tile");
 
-// The rotation of columns i < j in shared memory. In float a thread reads it by one access.
+// The rotation of columns i < j in shared memory. In float a thread reads a rotation by one access.
 template <typename T>
 struct alignas(16) StoredRotation : PlaneRotation<T> {
   int to_i, to_j;  // where the new columns i and j are written: i and j, or j and i if swapped
@@ -88,7 +88,8 @@ struct PairMemory {
       (kTileDepth + kPairColumns) * kRotationPitch + static_cast<size_t>(kPairColumns) * kGramPitch;
   static constexpr size_t kSize = sizeof(T) * kValues + sizeof(StoredRotation<T>) * kPanel;
 
-  static __device__ __forceinline__ PairMemory at(T* memory) {
+  // The arrays that begin at `memory`.
+  static __device__ __forceinline__ PairMemory at(T* memory) {  // kSize bytes
     T* const v = memory + kTileDepth * kRotationPitch;
     return {memory, v, v + kPairColumns * kRotationPitch,
             reinterpret_cast<StoredRotation<T>*>(memory + kValues)};
@@ -99,8 +100,8 @@ static_assert(Tile<kProductThreadTile>::kSlices <= (kTileDepth + kPairColumns) *
               "see PairMemory");
 static_assert(PairMemory<float>::kValues * sizeof(float) % 16 == 0, "rotations are aligned");
 
-// Applies the rotations of a round to the rows and the columns of G. A lane has the two rows of one
-// pair and rotates them in registers; a warp takes the two columns of every eighth pair.
+// Applies the rotations of a round to the rows and the columns of G. A lane rotates the two rows of
+// one pair in registers, and a warp takes the two columns of every eighth pair.
 template <typename T>
 __device__ __forceinline__ void rotate_both_sides(const PairMemory<T>& m,
                                                   const StoredRotation<T>& rows) {
@@ -123,8 +124,9 @@ __device__ __forceinline__ void rotate_both_sides(const PairMemory<T>& m,
   }
 }
 
-// W ← (W + I) R − I = W R + (R − I) for W = V − I and the rotations R of a round. A lane has two
-// columns i and j, a warp every eighth row. R − I has nonzero elements in the rows i and j only.
+// W ← (W + I) R − I = W R + (R − I) for W = V − I and the rotations R of a round. A lane takes two
+// columns i and j, and a warp takes every eighth row. R − I has nonzero elements in the rows i and
+// j only.
 template <typename T>
 __device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
                                          const StoredRotation<T>& rotation) {
@@ -203,11 +205,12 @@ struct SweepTask {
   }
 };
 
-// Step 1: one piece of G = CᵀC. A thread takes 4×4 elements. Work: 2 × 256 × 64² flop; reads 128 ×
-// 256 values.
+// Step 1: one piece of G = CᵀC. A thread takes 4×4 elements. Work: 2 × 256 × 64² flop; reads
+// 128 × 256 values.
 template <typename T>
 __device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const SweepTask& task,
-                                         const ColumnPair& pair, T* slices) {
+                                         const ColumnPair& pair,
+                                         T* slices) {  // [Tile<kProductThreadTile>::kSlices]
   const int64_t n = p.e.n, row0 = task.piece * int64_t(kPiece);
   const PairOperand<T> columns{
       {p.columns(task.g) + row0, kPairColumns, at_most(n - row0, kPiece), n, T(1)}, pair};
@@ -219,7 +222,7 @@ __device__ __forceinline__ void add_gram(const LargeArguments<T>& p, const Sweep
   });
 }
 
-// Whether all cosines of the columns of a pair are up to the limits kLargeOrthogonal and
+// Whether all cosines of the columns of a pair are at most kLargeOrthogonal, and at most
 // kLargeNegligible.
 struct PairCosines {
   bool orthogonal, negligible;
@@ -275,10 +278,10 @@ __device__ __forceinline__ void multiply_by_v(const LargeArguments<T>& p, const 
 }
 
 // One sweep over all pairs of every group that has not converged. A thread block takes one task
-// after another. Work of a task: add_gram, or 63 rounds on G, which take about 12 × 64³ flop, and
-// multiply_by_v. Shared memory: 38 KiB in float, 76 KiB in double. Registers: at most 128 in float,
-// 255 in double. A pass of the loop over r is a round on G. Instructions of the loop with MUFU.RSQ
-// and BAR: at most 380 in float.
+// after another. Work of a task: add_gram in step 1; in step 2, 63 rounds on G with about 12 × 64³
+// flop, and multiply_by_v. Shared memory: 38 KiB in float, 76 KiB in double. Registers: at most 128
+// in float, 255 in double. A pass of the loop over r is a round on G. Instructions of the loop with
+// MUFU.RSQ and BAR: at most 380 in float.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     sweep_kernel(LargeArguments<T> p, int sweep) {
@@ -314,7 +317,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
 }
 
 // Makes the columns of every group orthogonal. The grid has a thread block for every task of a
-// phase; more could not work at the same time.
+// phase, because more could not work at the same time.
 template <typename T>
 void jacobi_large(const LargeArguments<T>& p, Stream& stream) {
   const Grid grid{at_most(p.tasks_per_phase() * p.e.groups, kLargestGridX)};

@@ -26,7 +26,7 @@ void kernel_matrix(const Adaptive<T>& p, bool again, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, r = p.r;
   stream.launch(imq_rows_kernel<T>, row_warps(m, groups), p, again);
   contract<T>(Cubed<T>{{p.k, m, m}}, Columns<T>{p.z, m, r}, ImqGradientSum<T>{p},
-              ContractionShape{groups, m, r}.with(p.partial).skipping(p.next), stream);
+              {groups, m, r, p.next, p.partial}, stream);
 }
 
 // Computes z, σ, K and [H z], and starts the search of every group at the λ with number `first`.
@@ -50,7 +50,7 @@ void prepare(const Adaptive<T>& p, int first, Stream& stream) {
   filter_vectors(p.w, p.w.dual() ? RidgeFilter::kDualStart : RidgeFilter::kStart, p.ridge, p.s,
                  stream);
   contract<T>(Rows<T>{p.start_scaled, m, p.d}, Rows<T>{p.s, r, p.d}, StoreStart<T>{p},
-              ContractionShape{groups, m, r}.with(p.partial).skipping(p.next), stream);
+              {groups, m, r, p.next, p.partial}, stream);
   stream.launch(start_risk_kernel<T>, {{group_blocks(groups)}, kRowThreads}, p);
 }
 
@@ -58,7 +58,7 @@ void prepare(const Adaptive<T>& p, int first, Stream& stream) {
 template <typename T>
 void solve(const Adaptive<T>& p, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, n = p.n;
-  const ContractionShape pairs = ContractionShape{groups, m, n}.with(p.partial).skipping(p.next);
+  const ContractionShape pairs{groups, m, n, p.next, p.partial};
   stream.launch(regularize_kernel<T>, elementwise(m * m, groups), p);
   invert(p.inversion, stream);
   // Computes [W Y] = Xᵀ (X [H z]) with X = L⁻¹, and with a start B R₀ in the same way. X [H z] is
@@ -77,12 +77,11 @@ void solve(const Adaptive<T>& p, Stream& stream) {
 template <typename T>
 void evaluate(const Adaptive<T>& p, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, r = p.r, n = p.n;
-  const ContractionShape pairs = ContractionShape{groups, m, n}.with(p.partial).skipping(p.next);
+  const ContractionShape pairs{groups, m, n, p.next, p.partial};
   solve(p, stream);
   contract<T>(Cubed<T>{{p.k, m, m}}, Columns<T>{p.wy, m, n}, Store<T>{p.kwy}, pairs, stream);
   contract<T>(Cubed<T, true>{{p.k, m, m}, {p.inversion.out, m, m}}, Columns<T>{p.z, m, r},
-              Store<T>{p.bz}, ContractionShape{groups, m, r}.with(p.partial).skipping(p.next),
-              stream);
+              Store<T>{p.bz}, {groups, m, r, p.next, p.partial}, stream);
   stream.launch(along_kernel<T>, row_warps(m, groups), p);
   if (p.bases == 2)
     stream.launch(risk_kernel<T, 2>, row_warps(m, groups), p);
@@ -125,12 +124,12 @@ int adaptive_score(const AdaptiveScoreArguments<T>& p, void* work, void* cuda_st
   // Computes the scores F S D⁻¹, with S the filtered eigenvectors.
   contract<T>(Rows<T>{at.best, p.m, at.r}, Columns<T>{at.s, at.r, p.d},
               StoreScaled<T, false>{p.scores, at.w.inverse},
-              ContractionShape{p.groups, p.m, p.d}.with(at.partial), stream);
+              {p.groups, p.m, p.d, nullptr, at.partial}, stream);
   stream.zero(p.departure, p.groups * p.m * p.d);
   stream.launch(departure_kernel<T>, elementwise(p.m * at.r, p.groups), at);
   contract<T>(Rows<T>{at.z, p.m, at.r}, Columns<T>{at.s, at.r, p.d},
               StoreScaled<T, false>{p.departure, at.w.inverse},
-              ContractionShape{p.groups, p.m, p.d}.with(at.partial).skipping(at.next), stream);
+              {p.groups, p.m, p.d, at.next, at.partial}, stream);
   return stream.status();
 }
 

@@ -35,7 +35,7 @@ int rbf_gradient_sum(const RbfGradientSumArguments<T>& p, void* work, void* cuda
                                     at.largest, stream);
   contract<T>(Rows<T>{at.k, m, m}, Columns<T>{at.centered, m, d},
               GradientSum<T>{at.centered, p.out, at.largest, p.bandwidth, /*near_bandwidth=*/true},
-              ContractionShape{groups, m, d}.with(at.partial), stream);
+              {groups, m, d, nullptr, at.partial}, stream);
   return stream.status();
 }
 

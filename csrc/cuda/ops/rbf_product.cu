@@ -51,7 +51,7 @@ int rbf_product(const RbfProductArguments<T>& p, void* work, void* cuda_stream) 
                 parts, at.largest);
   if (parts.separate)
     stream.launch(add_parts_kernel<Store<T>>, elementwise(p.m * p.p, p.groups), Store<T>{p.out},
-                  ContractionShape{p.groups, p.m, p.p}.with(parts.partial), parts.count);
+                  ContractionShape{p.groups, p.m, p.p, nullptr, parts.partial}, parts.count);
   return stream.status();
 }
 

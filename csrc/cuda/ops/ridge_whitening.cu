@@ -58,7 +58,7 @@ int ridge_whitening(const RidgeWhiteningArguments<T>& p, void* work, void* cuda_
                  stream);
   const Columns<T> s{at.s, w.r(), p.d};
   contract<T>(s, s, StoreWhitening<T>{w, p.ridge, p.whitening},
-              ContractionShape{p.groups, p.d, p.d}.with(w.partial), stream);
+              {p.groups, p.d, p.d, nullptr, w.partial}, stream);
   return stream.status();
 }
 

@@ -26,7 +26,6 @@ struct Layout : Workspace {
   char* solver = take<char>(eigendecompose_work<T>(groups, m));
 };
 
-// The score of large groups.
 template <typename T>
 void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const int64_t groups = p.groups, m = p.m, d = p.d;
@@ -34,7 +33,7 @@ void ssge_in_steps(const SsgeArguments<T>& p, void* work, Stream& stream) {
   const Layout<T> at{Workspace(work), groups, m, d};
   largest_magnitudes<T>(p.x, m * d, nullptr, 0, groups, at.largest, stream);
   center<T>(p.x, groups, m, d, at.largest, nullptr, at.centered, stream);
-  const ContractionShape shape = ContractionShape{groups, m, d}.with(at.partial);
+  const ContractionShape shape{groups, m, d, nullptr, at.partial};
   pairwise<T, Pairwise::kSquaredDistance>(pairs_of(at.centered, groups, m, d, at.k), at.largest,
                                           stream);
   if (p.given)

@@ -20,11 +20,10 @@ void step(const Student<T>& p, Stream& stream) {
   stream.launch(student_center_kernel<T>,
                 {{divide_up(r, kWarp), 1, group_blocks(groups)}, kScaleThreads}, p);
   const Columns<T> u{p.u, m, r};
-  contract<T>(u, u, StoreScatter<T>{p},
-              ContractionShape{groups, r, r}.with(p.partial).skipping(p.next), stream);
+  contract<T>(u, u, StoreScatter<T>{p}, {groups, r, r, p.next, p.partial}, stream);
   invert(p.inversion, stream);
   contract<T>(Rows<T>{p.u, m, r}, Rows<T>{p.inversion.out, r, r}, Store<T>{p.pu},
-              ContractionShape{groups, m, r}.with(p.partial).skipping(p.next), stream);
+              {groups, m, r, p.next, p.partial}, stream);
   stream.launch(student_squares_kernel<T>, row_warps(m, groups), p);
 }
 
@@ -52,7 +51,7 @@ int student_score(const StudentScoreArguments<T>& p, void* work, void* cuda_stre
                  stream);
   contract<T>(Rows<T>{at.z, m, r}, Columns<T>{at.s, r, p.d},
               StoreScaled<T, false>{p.departure, at.w.inverse},
-              ContractionShape{groups, m, p.d}.with(at.partial).skipping(at.next), stream);
+              {groups, m, p.d, at.next, at.partial}, stream);
   return stream.status();
 }
 

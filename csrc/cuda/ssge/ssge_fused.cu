@@ -39,7 +39,6 @@ struct SharedSpace {
   }
 };
 
-// The shared memory of a thread block.
 template <typename T, int kLanes, int kRows>
 struct FusedMemory : SharedSpace {
   int m;
@@ -299,7 +298,6 @@ struct FusedGroup {
   }
 };
 
-// Threads of a thread block.
 template <typename T, int kLanes, int kRows>
 constexpr int kFusedThreads = sizeof(T) == 4 ? kEighThreads<kLanes, kRows> : 256;
 

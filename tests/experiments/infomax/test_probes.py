@@ -50,8 +50,8 @@ def test_principal_components_are_white_and_lead(digits: ImageData) -> None:
     y = components(x)["z"]
     torch.testing.assert_close(y.mT.cov(), torch.eye(10), atol=1e-3, rtol=0)
     _, _, v = torch.linalg.svd(x.flatten(1) - x.flatten(1).mean(0), full_matrices=False)
-    told, _ = torch.linalg.qr(components.directions)
-    torch.testing.assert_close((v[:10] @ told).norm(), torch.tensor(10.0).sqrt())
+    basis, _ = torch.linalg.qr(components.directions)
+    torch.testing.assert_close((v[:10] @ basis).norm(), torch.tensor(10.0).sqrt())
 
 
 def test_a_training_that_diverged_has_no_rank() -> None:
