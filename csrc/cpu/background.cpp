@@ -24,6 +24,7 @@ struct Outcome {
 }  // namespace
 
 void call_in_background(const std::function<void()>& f) {
+  poll_interrupt();
   const auto outcome = std::make_shared<Outcome>();
   const auto call = [outcome, f] {
     std::exception_ptr error;
