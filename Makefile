@@ -35,6 +35,10 @@ endif
 # Absolute for CMake, with links, because their targets are outside the environment.
 RUN_PATH = $(shell $(RUN) -c 'import sys; print(sys.executable)')
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
+# pip compiles packages to bytecode on one processor, with their tests. This command uses all
+# processors and leaves the tests out. As in pip, a file for a newer Python is not an error.
+COMPILE = $(RUN) -m compileall -qq -j $(JOBS) -x '/tests?/' \
+  "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" 2>/dev/null || true
 
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTURES),auto)
@@ -141,12 +145,14 @@ $(VENV)/.build-tools: requirements-dev.txt
 
 $(VENV)/.installed: requirements-dev.txt $(BUILD_TOOLS)
 	@echo "Installing torch and the packages of the tests into $(VENV), in about a minute."
-	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-compile -r requirements-dev.txt
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.tools: requirements-tools.txt $(ENVIRONMENT)
 	@echo "Installing the tools for documentation, lint and wheels into $(VENV)."
-	$(PIP) -r requirements-tools.txt
+	$(PIP) --no-compile -r requirements-tools.txt
+	$(COMPILE)
 	touch $@
 
 $(BUILT): $(ENVIRONMENT) $(NATIVE) pyproject.toml

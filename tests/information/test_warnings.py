@@ -1,7 +1,5 @@
 """Calls that are valid but probably not meant give one warning, which says what to do."""
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +13,6 @@ import mige_ext as mige
 from mige_ext import _memory, _misuse
 from mige_ext.information import _categories
 from tests.support.misuse import forget_warnings
-from tests.support.process import environment
 
 
 def representation(*shape: int) -> Tensor:
@@ -281,15 +278,7 @@ def test_transforms_and_traces_give_no_warning() -> None:
 
 
 def test_a_filter_turns_all_warnings_off() -> None:
-    code = (
-        "import warnings, torch, mige_ext as mige\n"
-        "warnings.filterwarnings('ignore', category=mige.MigeWarning)\n"
-        "mige.entropy(torch.zeros(4, 4))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=mige.MigeWarning)
+        mige.entropy(torch.zeros(4, 4))  # No gradient is needed, the code collapsed, M < d + 2.
