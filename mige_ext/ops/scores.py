@@ -16,6 +16,10 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     torch's solver, which waits for the device and treats NaN as torch does. The result is not
     differentiable; that of ``torch.linalg.eigh`` is.
 
+    In float32 the CUDA kernels refine the result with sums in float64. Eigenvalues then have errors
+    of at most 1e-7 of the largest magnitude, and UᵀU − I has elements of at most 2e-7. Eigenvalues
+    that are closer to each other than the residual KU − UΛ have errors of up to its norm.
+
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
 
@@ -28,7 +32,8 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     Cost:
         On the CPU, about 9M³ flop a matrix. A matrix runs on one thread, and its result does not
         depend on the number of threads. On CUDA, 6 to 8 sweeps of 5M³ flop. A sweep takes 8M³ flop
-        if many thread blocks work on one matrix (M > 239 in float32 on an H100).
+        if many thread blocks work on one matrix (M > 239 in float32 on an H100). The refinement
+        takes 3M³ flop in float64 and 2M³ in the dtype of k, and 3M² values of memory.
     """
     return call("eigh", k)
 
