@@ -16,6 +16,10 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the matrices of a
     batch one after another.
 
+    In float32 the CUDA kernels refine the result with sums in float64. Eigenvalues then have errors
+    of at most 1e-7 of the largest magnitude, and UᵀU − I has elements of at most 2e-7. Eigenvalues
+    that are closer to each other than the residual KU − UΛ have errors of up to its norm.
+
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
 
@@ -27,7 +31,8 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
     Cost:
         About 9M³ flop for each matrix on the CPU. On CUDA, 6 to 8 sweeps of 5M³ flop, or of 8M³
-        flop if many thread blocks decompose one matrix (M > 239 in float32 on an H100).
+        flop if many thread blocks decompose one matrix (M > 239 in float32 on an H100), and a
+        refinement of 3M³ flop in float64 and 2M³ in the dtype of k, with 3M² values of memory.
     """
     return call("eigh", k)
 

@@ -190,6 +190,9 @@ def test_a_large_matrix_is_decomposed_accurately(
     assert numbers["eigenvalues"] <= rounding(dtype, n)
     assert numbers["residual"] <= 2 * rounding(dtype, n)
     assert numbers["orthogonality"] <= 2 * rounding(dtype, n)
+    if dtype == torch.float32:  # eigh refines its results with sums in double
+        assert numbers["eigenvalues"] <= 1e-7
+        assert numbers["orthogonality"] <= 2e-7
 
 
 def test_a_matrix_for_torchs_solver_is_read_from_its_lower_triangle() -> None:

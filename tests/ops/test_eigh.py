@@ -60,6 +60,10 @@ def test_eigendecomposition_reads_the_lower_triangle_alone(
     assert same_bits(backend.eigh(spoiled), backend.eigh(k))
 
 
+def graded(n: int) -> Tensor:
+    return 10 ** -torch.linspace(0, 8, n, dtype=torch.float64)
+
+
 def with_spectrum(values: Tensor) -> Tensor:
     """A float32 matrix with about these eigenvalues and random eigenvectors."""
     n = len(values)
@@ -73,15 +77,17 @@ def with_spectrum(values: Tensor) -> Tensor:
 @pytest.mark.parametrize("n", [2, 8, 32, 33, 104])
 @for_each_kernel("eigh")
 def test_float32_eigenpairs_are_accurate_to_rounding(backend: Backend, n: int, kind: str) -> None:
-    v = normal(n, 1, dtype=torch.float32)
     if kind.startswith("gram"):
         x = normal(n, int(kind.split()[-1]), dtype=torch.float32)
         k = reference.rbf_gram(x, bandwidth=bandwidth(x))
     elif kind == "indefinite":
         g = normal(n, n, dtype=torch.float32)
         k = g + g.mT
+    elif kind == "rank one":
+        v = normal(n, 1, dtype=torch.float32)
+        k = v @ v.mT
     else:
-        k = v @ v.mT if kind == "rank one" else with_spectrum(10 ** -torch.linspace(0, 8, n).double())
+        k = with_spectrum(graded(n))
     assert_eigenpairs_rounded(k, *backend.eigh(k))
 
 
@@ -94,8 +100,8 @@ def test_close_eigenvalues_are_as_accurate_as_the_residual(
     """The solver mixes the vectors of eigenvalues that are closer than its rounding errors."""
     spectra = {
         "cluster": 1 + 1e-6 * normal(n),
-        "pairs": torch.linspace(0.1, 1, n).double()[torch.arange(n) // 2],
-        "graded with both signs": (-1.0) ** torch.arange(n) * 10 ** -torch.linspace(0, 8, n),
+        "pairs": torch.linspace(0.1, 1, n, dtype=torch.float64)[torch.arange(n) // 2],
+        "graded with both signs": (-1.0) ** torch.arange(n) * graded(n),
     }
-    k = with_spectrum(spectra[kind].double())
+    k = with_spectrum(spectra[kind])
     assert_eigenpairs_rounded(k, *backend.eigh(k), close=True)

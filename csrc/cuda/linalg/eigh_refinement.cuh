@@ -8,7 +8,7 @@
 //   - The solvers leave elements of some ε in I − U Uᵀ. Before W is rounded, those of I − W Wᵀ are
 //     about the squares.
 //   - The rounding of W changes W Wᵀ by at most ε. The rounding errors δ_jk of w_jk are at most
-//     |w_jk| ε/2, so Σ_k |w_ik δ_jk| <= ε/2 by Cauchy and Schwarz, and an element has two such sums.
+//     |w_jk| ε/2, so Σ_k |w_ik δ_jk| <= ε/2 by Cauchy and Schwarz. An element has two such sums.
 //   - A Rayleigh quotient has an error of about ‖r‖² / gap, for the residual r = K w − λ w and the
 //     distance `gap` to the other eigenvalues. The error is negligible against ε/2, that of the
 //     rounding of λ, unless eigenvalues are closer to each other than the residual. By Weyl's
