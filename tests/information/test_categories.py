@@ -301,7 +301,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError, r"x must have a floating-point dtype, .* projection must be None, got Random"),
     "estimator": (
         lambda: mige.mutual_information(S, Z, estimator=mige.SSGE()),
-        ValueError, r"estimator must be None .*marginal=\"own\".*got SSGE"),
+        ValueError, r"estimator must be None .*got SSGE.*marginal=\"own\""),
     "no estimator": (
         lambda: mige.mutual_information(S, Z, marginal="own", estimator=3),  # type: ignore[arg-type]
         TypeError, r"estimator must have a method score"),
