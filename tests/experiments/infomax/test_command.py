@@ -142,9 +142,9 @@ def test_each_method_is_tested_at_its_best_learning_rate_after_retraining(tmp_pa
     for row in final:  # trained on the validation part, and tested
         assert (row.images, row.epochs) == (1000, 1)
         assert row.val_accuracy != row.val_accuracy and 0 < row.accuracy <= 1
-    refused = invoke(tmp_path / "out", *options[:-1], "2", "--resume", methods=("mige",), rates=rates)
-    assert refused.exit_code == 2 and "retrain is 2 now and was 1" in " ".join(
-        refused.output.replace("│", " ").split()
+    again = invoke(tmp_path / "out", *options[:-1], "2", "--resume", methods=("mige",), rates=rates)
+    assert again.exit_code == 2 and "retrain is 2 now and was 1" in " ".join(
+        again.output.replace("│", " ").split()
     )
     epochs = Table(tmp_path / "out" / "metrics.csv", Epoch).rows
     for epoch in epochs:
