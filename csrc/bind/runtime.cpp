@@ -23,7 +23,7 @@ using bind::Tensor;
 constexpr int64_t kLargestSyevd = 32000;
 
 // One call of LAPACK cannot poll for Ctrl-C. A matrix with so many rows, whose decomposition takes
-// 60 ms or more, is therefore decomposed in the background.
+// about 80 ms, is therefore decomposed in the background.
 constexpr int64_t kSmallestInBackground = 1000;
 
 // Limits MKL to one thread, for the calling thread only. MKL's blocking, and with it its rounding,

@@ -192,7 +192,7 @@ print(os.waitstatus_to_exitcode(os.wait()[1]))
 @for_each_dtype
 def test_a_thread_that_cannot_be_interrupted_computes_the_same_bits(dtype: torch.dtype) -> None:
     # The main thread waits for a new thread. Any other thread calls LAPACK itself.
-    results = {}
+    results: dict[str, tuple[Tensor, Tensor]] = {}
     k = normal(1000, 1000, dtype=dtype)
     thread = threading.Thread(target=lambda: results.update(other=ops.eigh(k)))
     thread.start()
