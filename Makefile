@@ -27,6 +27,8 @@ ifeq ($(ENV),none)
 else
   RUN := $(VENV)/bin/python
   CMAKE := $(VENV)/bin/cmake
+  # For ninja, which CMake looks for.
+  export PATH := $(abspath $(VENV)/bin):$(PATH)
   BUILD_TOOLS := $(VENV)/.build-tools
   ENVIRONMENT := $(VENV)/.installed
   TOOLS := $(VENV)/.tools

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -42,6 +43,15 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Configures and builds the one target."""
+        # pip installs cmake and ninja beside Python, which need not be on PATH.
+        path = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+        os.environ["PATH"] = os.pathsep.join(path)
+        missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+        if missing:
+            sys.exit(
+                f"mige_ext is built by cmake and ninja, and {' and '.join(missing)} "
+                f"could not be found. Install mige_ext with\n{INSTALL}"
+            )
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         command = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
         command += [f"-DPython_EXECUTABLE={sys.executable}", f"-DMIGE_OUTPUT_DIRECTORY={output}"]
@@ -50,7 +60,9 @@ class CMakeBuild(build_ext):
         self._configure(command)
         jobs = os.environ.get("MAX_JOBS") or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
         parallel = ["--parallel", jobs] if jobs else []
-        if subprocess.run(["cmake", "--build", str(BUILD), *parallel], check=False).returncode:
+        try:
+            subprocess.run(["cmake", "--build", str(BUILD), *parallel], check=True)
+        except subprocess.CalledProcessError:
             sys.exit("mige_ext could not be compiled; the compiler's message is above.")
 
     def _configure(self, command: list[str]) -> None:
