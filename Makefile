@@ -46,7 +46,7 @@ NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTURES),auto)
 
 EMULATOR := build/emulator
-JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
+JOBS ?= $(or $(MAX_JOBS),$(CMAKE_BUILD_PARALLEL_LEVEL),$(shell nproc))
 # In parallel, where pytest-xdist is installed.
 PARALLEL = $(shell $(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --dist worksteal")' 2>/dev/null)
 # pytest would rewrite the assertions of all tests, and of hypothesis for its plugin, in every worker.
