@@ -27,6 +27,8 @@ ifeq ($(ENV),none)
 else
   RUN := $(VENV)/bin/python
   CMAKE := $(VENV)/bin/cmake
+  # For ninja, which CMake looks for.
+  export PATH := $(abspath $(VENV)/bin):$(PATH)
   BUILD_TOOLS := $(VENV)/.build-tools
   ENVIRONMENT := $(VENV)/.installed
   TOOLS := $(VENV)/.tools
@@ -44,7 +46,7 @@ NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTURES),auto)
 
 EMULATOR := build/emulator
-JOBS ?= $(or $(MAX_JOBS),$(shell nproc))
+JOBS ?= $(or $(MAX_JOBS),$(CMAKE_BUILD_PARALLEL_LEVEL),$(shell nproc))
 # In parallel, if pytest-xdist is installed.
 PARALLEL = $(shell $(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --dist worksteal")' 2>/dev/null)
 # To show the values in a failed assertion, pytest rewrites the assertions of all tests, which takes

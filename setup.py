@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -42,6 +43,15 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Configure and build the extension."""
+        # pip installs cmake and ninja beside Python, in a folder that may not be on PATH.
+        path = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+        os.environ["PATH"] = os.pathsep.join(path)
+        missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+        if missing:
+            sys.exit(
+                f"mige_ext is built by cmake and ninja, and {' and '.join(missing)} "
+                f"could not be found. Install mige_ext with\n{INSTALL}"
+            )
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         command = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"]
         command += [f"-DPython_EXECUTABLE={sys.executable}", f"-DMIGE_OUTPUT_DIRECTORY={output}"]

@@ -121,18 +121,54 @@ def test_a_torch_that_is_too_old_is_named(tmp_path: Path) -> None:
     assert "mige_ext needs torch 2.11 or newer, got 2.9.1" in said
 
 
+#: Runs setup.py so that it builds into a folder, after a line that imitates another environment.
+BUILD = (
+    "import runpy, sys; sys.argv = ['setup.py', '-q', 'build_ext', '--build-lib', {!r}]; {}; "
+    "runpy.run_path('setup.py')"
+)
+
+
+def build(folder: Path, imitation: str = "pass", **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "MAX_JOBS"} | variables
+    return subprocess.run(
+        [sys.executable, "-c", BUILD.format(str(folder), imitation)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("variable", ["MAX_JOBS", "CMAKE_BUILD_PARALLEL_LEVEL"])
 def test_the_number_of_jobs_reaches_the_build(tmp_path: Path, variable: str) -> None:
     program(tmp_path / "cmake", f'echo "$@" >> {tmp_path}/calls')
-    code = (
-        "import runpy, sys; sys.argv = ['setup.py', '-q', 'build_ext', '--build-lib', "
-        f"{str(tmp_path)!r}]; runpy.run_path('setup.py')"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "MAX_JOBS"}
-    environment |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", variable: "7"}
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, capture_output=True
-    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    result = build(tmp_path, PATH=path, **{variable: "7"})
+    assert result.returncode == 0, result.stderr
     configured, built = (tmp_path / "calls").read_text().splitlines()
     assert "-DMIGE_CUDA=auto" in configured or "MIGE_CUDA" in os.environ
     assert built.endswith("--parallel 7")
+
+
+def test_cmake_beside_python_is_found_where_the_environment_is_not_activated(
+    tmp_path: Path,
+) -> None:
+    for name in ("cmake", "ninja"):
+        program(tmp_path / name, f'echo "$@" >> {tmp_path}/calls')
+    result = build(tmp_path, f"sys.executable = '{tmp_path}/python'", PATH="/nowhere")
+    assert result.returncode == 0, result.stderr
+    assert "--build" in (tmp_path / "calls").read_text()
+
+
+def test_a_build_without_cmake_says_what_to_install(tmp_path: Path) -> None:
+    result = build(tmp_path, f"sys.executable = '{tmp_path}/python'", PATH="/nowhere")
+    assert result.returncode == 1
+    assert "cmake and ninja could not be found" in result.stderr
+    assert "pip install torch numpy cmake ninja" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_compilation_that_fails_ends_without_a_traceback(tmp_path: Path) -> None:
+    program(tmp_path / "cmake", 'test "$1" != --build')
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    result = build(tmp_path, PATH=path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("mige_ext could not be compiled; the compiler's message is")
+    assert "Traceback" not in result.stderr
