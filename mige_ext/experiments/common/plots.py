@@ -56,6 +56,8 @@ PALETTE: dict[str, str] = {
     "sliced information": "#00FF66",
     "gradient reversal": "#FF9900",
     "LEACE": "#FF66FF",
+    "quadratic LEACE": "#669900",
+    "kernel erasure": "#990000",
     "random encoder": "#999999",
     "pixels": "#00CCFF",
     "PCA": "#666699",

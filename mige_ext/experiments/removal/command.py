@@ -130,7 +130,7 @@ class Removals(Comparison):
 
     def test(self, run: Run, rows: Sequence[Result]) -> list[dict[str, Any]]:
         """The accuracy and the leak on the test part."""
-        model = Model(self.problem, self.settings, run.method).to(self.device)
+        model = Model(self.problem, self.settings, run.method, run.value).to(self.device)
         model.load_state_dict(self.load(run)["model"])
         accuracy, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
         known: dict[str, Any] = {"leak_nats": leak.nats, "leak_error": leak.standard_error}

@@ -20,6 +20,8 @@ It returns a scalar.
   and a lower bound (Belghazi et al., 2018). **Sliced information** trains the directions on which z
   and s are projected (Chen et al., 2022).
 * **LEACE** trains without a penalty, then erases what is linear in s (Belrose et al., 2023).
+  **Quadratic LEACE** also erases directions in which the covariance depends on s. **Kernel
+  erasure** erases nonlinear dependence in iterated steps. ``removal/erasure.py`` has the three.
 
 A penalty with a learner trains it in each call, and then returns the penalty.
 """
@@ -41,6 +43,7 @@ from mige_ext.experiments.removal.dependence import (
     hsic_whitened,
     hsic_whitened_center,
 )
+from mige_ext.experiments.removal.erasure import Eraser, KernelEraser, QuadraticEraser
 from mige_ext.experiments.removal.nuisances import Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
 
@@ -279,8 +282,16 @@ METHODS = {
     "mmd": Method("MMD between groups", (1.0, 3.0, 10.0, 30.0), always(group_discrepancy)),
     "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
-    "leace": Method("LEACE"),  # after training, see POST_HOC
+    # After training, see POST_HOC. The strength is a number of steps or of directions.
+    "kernel-erasure": Method("kernel erasure", (1.0, 2.0, 4.0, 8.0)),
+    "leace-quadratic": Method("quadratic LEACE", (1.0, 2.0, 3.0, 4.0)),
+    "leace": Method("LEACE"),
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
 }
-#: Methods that change the codes of the trained encoder, and train a new head on them.
-POST_HOC = ("leace",)
+#: Methods that change the codes of the trained encoder, and train a new head on them. The value of
+#: β is the strength of the eraser.
+POST_HOC: dict[str, type[Eraser]] = {
+    "kernel-erasure": KernelEraser,
+    "leace-quadratic": QuadraticEraser,
+    "leace": Eraser,
+}

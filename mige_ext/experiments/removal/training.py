@@ -19,7 +19,7 @@ from mige_ext.experiments.data import tables
 from mige_ext.experiments.data.table_files import TABLES
 from mige_ext.experiments.removal.erasure import Eraser, train_head
 from mige_ext.experiments.removal.methods import METHODS, POST_HOC
-from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
+from mige_ext.experiments.removal.nuisances import NUISANCES, Batch, Problem
 
 EPOCH = 100  # steps between checkpoints and measurements
 EPOCH_ROWS = 2000  # rows of the validation part on which an epoch is measured
@@ -96,17 +96,19 @@ class Epoch(Row):
 class Model(nn.Module):
     """Encoder of two hidden layers, z under BatchNorm without affine part, and a head on z.
 
-    With a method of ``POST_HOC`` the encoder ends with an eraser.
+    With a method of ``POST_HOC`` the encoder ends with an eraser of the given strength.
     """
 
-    def __init__(self, problem: Problem, settings: Settings, method: str) -> None:
+    def __init__(
+        self, problem: Problem, settings: Settings, method: str, strength: float = 0.0
+    ) -> None:
         super().__init__()
         hidden, latent = settings.hidden, settings.latent
         self.encoder = perceptron(problem.inputs, hidden, hidden // 2, latent)
         self.encoder.append(nn.BatchNorm1d(latent, affine=False))
         self.head = perceptron(latent, 64, problem.classes)
         if method in POST_HOC:
-            self.encoder.append(Eraser(latent))
+            self.encoder.append(POST_HOC[method](latent, strength))
 
     def finish(self, problem: Problem, settings: Settings, seed: int) -> None:
         """Fit the eraser, if there is one, to training codes, and train the head anew on them."""
@@ -119,10 +121,13 @@ class Model(nn.Module):
         with torch.no_grad():
             drawn = [problem.draw("train", chunk, generator) for chunk in rows.split(2000)]
             z = torch.cat([self.encoder(batch.x) for batch in drawn])
-            eraser.fit(z, torch.cat([batch.s for batch in drawn]))
+        whole = Batch(*map(torch.cat, zip(*drawn, strict=True)))
+        with seeded(seed, problem.device):
+            eraser.fit(z, whole)
+        with torch.no_grad():
             z = eraser(z)
         with seeded(seed, problem.device):
-            train_head(self.head, z, torch.cat([batch.label for batch in drawn]), settings)
+            train_head(self.head, z, whole.label, settings)
         self.train()
 
 
@@ -139,7 +144,7 @@ class Trainer(CommonTrainer):
     def setup(self) -> None:
         """Make the model before the weights of the penalty."""
         problem, settings, self.generator = self.problem, self.settings, self.random.order
-        self.model = Model(problem, settings, self.run.method).to(problem.device)
+        self.model = Model(problem, settings, self.run.method, self.run.value).to(problem.device)
         method = METHODS[self.run.method]
         self.penalty = method.build(problem.device, problem, settings.latent)
         self.optimizer = torch.optim.Adam(
