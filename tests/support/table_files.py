@@ -61,6 +61,21 @@ def compas_file(count: int = 80) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def crime_file(table: PublishedTable, count: int = 80) -> bytes:
+    """The table of communities, with names and with columns that are derived from others."""
+    draw = random.Random(3)
+    states = ["state_1", "state_2"]
+    names = ["communityname", "fold", *table.numbers, table.label, *states, ">0.06black"]
+    lines = [",".join([*names, "high_crime"])]
+    for i in range(count):
+        numbers = {name: draw.randint(0, 100) / 100 for name in table.numbers}
+        crime = round(numbers["racepctblack"] * 0.15 + draw.randint(0, 15) / 100, 2)
+        values = [f"secret{i}", i % 10, *numbers.values(), crime, i % 2, 1 - i % 2]
+        values += [int(numbers["racepctblack"] > 0.06), int(crime > 0.25)]
+        lines.append(",".join(map(str, values)))
+    return ("\n".join(lines) + "\n").encode()
+
+
 def with_checksums(
     table: PublishedTable, official: Mapping[str, bytes], wheel: bytes
 ) -> PublishedTable:

