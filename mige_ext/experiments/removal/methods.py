@@ -283,7 +283,7 @@ METHODS = {
     "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
     # After training, see POST_HOC. The strength is a number of steps or of directions.
-    "kernel-erasure": Method("kernel erasure", (1.0, 2.0, 4.0, 8.0)),
+    "kernel-erasure": Method("kernel erasure", (2.0, 4.0, 8.0, 16.0)),
     "leace-quadratic": Method("quadratic LEACE", (1.0, 2.0, 3.0, 4.0)),
     "leace": Method("LEACE"),
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
