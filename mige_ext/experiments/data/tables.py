@@ -6,6 +6,7 @@ name    rows and label                                               nuisances
 adult   32,561 people of a census (UCI); income above $50,000        age, sex, race
 compas  7,214 defendants (ProPublica); recidivism within two years   race, age
 crime   1,993 communities (UCI); violent crimes above the median     racepctblack, racePctHisp
+health  171,067 years of members of a health plan; comorbidity       age_group, sex
 ======= ============================================================ ==========================
 
 The nuisances of ``crime`` are the fractions of Black and of Hispanic residents. With UCI's own
