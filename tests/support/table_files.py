@@ -1,6 +1,7 @@
 """Tiny tables in the formats that the experiments read, for the tests."""
 
 import hashlib
+import io
 import random
 import zipfile
 from collections.abc import Mapping
@@ -59,6 +60,46 @@ def compas_file(count: int = 80) -> bytes:
             f'x,{race},0,5,0,{i % 3},{priors},{"FM"[i % 2]},"Battery, simple",5,77,{again}'
         )
     return ("\n".join(lines) + "\n").encode()
+
+
+def crime_file(table: PublishedTable, count: int = 80) -> bytes:
+    """The table of communities, with names and with columns that are derived from others."""
+    draw = random.Random(3)
+    states = ["state_1", "state_2"]
+    names = ["communityname", "fold", *table.numbers, table.label, *states, ">0.06black"]
+    lines = [",".join([*names, "high_crime"])]
+    for i in range(count):
+        numbers = {name: draw.randint(0, 100) / 100 for name in table.numbers}
+        crime = round(numbers["racepctblack"] * 0.15 + draw.randint(0, 15) / 100, 2)
+        values = [f"secret{i}", i % 10, *numbers.values(), crime, i % 2, 1 - i % 2]
+        values += [int(numbers["racepctblack"] > 0.06), int(crime > 0.25)]
+        lines.append(",".join(map(str, values)))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def health_file(table: PublishedTable, count: int = 80) -> bytes:
+    """The table of a health plan: ages and sexes are columns of zeros and ones."""
+    draw = random.Random(4)
+    ages, sexes = table.indicators["age_group"], table.indicators["sex"]
+    names = ["MemberID_t", "YEAR_t", "trainset", *ages, "age_MISS", *sexes, "sexMISS"]
+    names += [*table.numbers, "CharlsonIndexI_max", table.label]
+    lines = [",".join(names)]
+    for i in range(count):
+        age, sex = draw.randrange(len(ages)), draw.randrange(2)
+        ill = int(draw.random() < age / 10)
+        values = [900_000_000 + i, f"Y{1 + i % 3}", 1]
+        values += [*(int(age == j) for j in range(len(ages))), 0, int(sex == 0), int(sex == 1), 0]
+        values += [*(draw.randint(0, 9) / 2 for _ in table.numbers), 2 * ill, ill]
+        lines.append(",".join(map(str, values)))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    """A zip archive with one file."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(name, content)
+    return archive.getvalue()
 
 
 def with_checksums(

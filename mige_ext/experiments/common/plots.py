@@ -60,6 +60,8 @@ PALETTE: dict[str, str] = {
     "VIB, mean": "#33CC33",
     "squared norm": "#990000",
     "center loss": "#999966",
+    "quadratic LEACE": "#006666",
+    "kernel erasure": "#FF0033",
     "random encoder": "#999999",
     "pixels": "#00CCFF",
     "PCA": "#666699",

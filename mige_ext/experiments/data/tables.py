@@ -1,13 +1,16 @@
 """The tables of the experiments: rows with inputs, a label and nuisances.
 
-======= ============================================================ =========================
+======= ============================================================ ==========================
 name    rows and label                                               nuisances
-======= ============================================================ =========================
+======= ============================================================ ==========================
 adult   32,561 people of a census (UCI); income above $50,000        age, sex, race
 compas  7,214 defendants (ProPublica); recidivism within two years   race, age
-======= ============================================================ =========================
+crime   1,993 communities (UCI); violent crimes above the median     racepctblack, racePctHisp
+health  171,067 years of members of a health plan; comorbidity       age_group, sex
+======= ============================================================ ==========================
 
-With UCI's files, the 16,281 rows of ``adult.test`` are the test part.
+The nuisances of ``crime`` are the fractions of Black and of Hispanic residents. With UCI's files of
+``adult``, the 16,281 rows of ``adult.test`` are the test part.
 
 Numbers are standardized by the training rows. Every value of a category becomes a column of zeros
 and ones. Nuisances are inputs too.
@@ -116,10 +119,7 @@ def encode(table: PublishedTable, files: Sequence[Rows]) -> TableData:
     """
     rows = [row for file in files for row in file]
     columns = {name: [row[at] for row in rows] for at, name in enumerate(table.columns)}
-    # UCI's test rows have a full stop after the label.
-    labels = np.array(
-        [value.removesuffix(".") == table.positive for value in columns[table.label]], np.int64
-    )
+    labels = _labels(table, columns[table.label])
     if len(np.unique(labels)) < 2:
         raise ValueError(f"{table.name} must have rows with and without {table.positive!r}")
     parts = _split(labels, [len(file) for file in files])
@@ -145,6 +145,14 @@ def encode(table: PublishedTable, files: Sequence[Rows]) -> TableData:
         for part in parts
     )
     return TableData(table.name, train, validation, test, tuple(input_names), categories)
+
+
+def _labels(table: PublishedTable, values: Sequence[str]) -> np.ndarray:
+    """The class (N,) int64 of each row."""
+    if table.threshold is not None:
+        return (_numbers(table.label, values) > table.threshold).astype(np.int64)
+    # UCI's test rows have a full stop after the label.
+    return np.array([value.removesuffix(".") == table.positive for value in values], np.int64)
 
 
 def _split(labels: np.ndarray, sizes: Sequence[int]) -> list[list[int]]:

@@ -1,6 +1,18 @@
-"""LEACE: erase what is linear in s from the codes of a trained encoder, then train a new head.
+"""Erasers, which change the codes of a trained encoder. A new head is then trained on them.
 
-Belrose et al., "LEACE: Perfect linear concept erasure in closed form", NeurIPS 2023.
+An eraser is a map of z alone, because s is unknown when the codes are used.
+
+* **LEACE** (Belrose et al., "LEACE: Perfect linear concept erasure in closed form", NeurIPS 2023)
+  removes what is linear in s.
+* **Quadratic LEACE** also removes directions in which the covariance of z changes with s. The
+  package ``concept-erasure`` has two forms. Its ``QuadraticEraser`` maps each class of s to a
+  common mean and covariance, and needs s for each code. Its ``AlfQLeaceEraser`` needs no s: it
+  applies LEACE, then projects out the directions of the largest differences of covariance. This
+  module follows the second form.
+* **Kernel erasure** follows Obliviator (Akbari et al., "Obliviator Reveals the Cost of Nonlinear
+  Guardedness in Concept Erasure", 2026, arXiv:2603.07529) in its two alternating steps: a small
+  change of z that lowers HSIC with s, and functions of z in the null space of the covariance with
+  s. Sizes and weights are our own.
 """
 
 from typing import Any
@@ -9,63 +21,264 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext.experiments.common.methods import descend
+from mige_ext import ops
+from mige_ext.experiments.common.methods import descend, perceptron
 from mige_ext.experiments.common.training import seeded
 from mige_ext.experiments.removal.models import Model
-from mige_ext.experiments.removal.nuisances import Problem
+from mige_ext.experiments.removal.nuisances import Batch, Problem
 
 
 class Eraser(nn.Module):
-    """The affine map z − P (z − μ); before ``fit`` it changes nothing.
+    """LEACE: the affine map z − P (z − μ); before ``fit`` it changes nothing.
 
     Args:
         dimension: columns d of z.
+        strength: strength of the erasure, which LEACE does not have.
     """
 
     mean: Tensor  # μ, (d,)
     erased: Tensor  # P, (d, d)
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, strength: float = 0.0) -> None:
         super().__init__()
+        self.strength = strength
         self.register_buffer("mean", torch.zeros(dimension))
         self.register_buffer("erased", torch.zeros(dimension, dimension))
 
-    def fit(self, z: Tensor, s: Tensor) -> None:
-        """Set μ and P by LEACE, in closed form.
+    def fit(self, z: Tensor, batch: Batch) -> None:
+        """Set μ and P in closed form, from codes z (N, d) and their ``Batch``.
 
-        The erased z has no covariance with s. Among the affine maps with this property, it differs
-        least from z::
+        The erased z has no covariance with ``nuisance(batch)``. Among the affine maps with this
+        property, LEACE differs least from z::
 
             P = W⁺ Q W,   W = Σ^(−1/2),   Q projects onto the columns of W Σ_zs
-
-        Args:
-            z: codes (N, d).
-            s: numbers (N, k) of the nuisance; one-hot columns of a category.
         """
-        z, s = z.double(), s.double()
+        z, s = z.double(), self.nuisance(batch)
         mean, centered = z.mean(0), z - z.mean(0)
         values, vectors = torch.linalg.eigh(centered.mT @ centered / len(z))
         # The variance of rounding errors of float32 is smaller.
         kept = values > values[-1] * 1e-10
         roots, vectors = values[kept].sqrt(), vectors[:, kept]
-        cross = (vectors / roots).mT @ centered.mT @ (s - s.mean(0)) / len(z)  # W Σ_zs
-        left, singular, _ = torch.linalg.svd(cross, full_matrices=False)
-        left = left[:, singular > singular.max().clamp(min=1e-12) * 1e-6]
-        erased = (vectors * roots) @ left @ left.mT @ (vectors / roots).mT
+        directions = self.directions(centered @ (vectors / roots), s)
+        erased = (vectors * roots) @ directions @ directions.mT @ (vectors / roots).mT
         self.mean.copy_(mean)
         self.erased.copy_(erased)
+
+    def nuisance(self, batch: Batch) -> Tensor:
+        """Centered numbers (N, k) that the erased z is uncorrelated with, in float64."""
+        s = batch.s.double()
+        return s - s.mean(0)
+
+    def directions(self, white: Tensor, s: Tensor) -> Tensor:
+        """Orthonormal directions (d, r) to remove from whitened codes (N, d)."""
+        left, singular, _ = torch.linalg.svd(white.mT @ s / len(s), full_matrices=False)
+        return left[:, singular > singular.max().clamp(min=1e-12) * 1e-6]
 
     def forward(self, z: Tensor) -> Tensor:
         """Erase: (N, d) -> (N, d)."""
         return z - (z - self.mean) @ self.erased.mT
 
 
+class QuadraticEraser(Eraser):
+    """Quadratic LEACE that needs no s for the codes that it erases.
+
+    It is LEACE for s and the products of its columns, and then it projects out ``strength``
+    directions, rounded, one after the other. Each is the direction in which the covariance of the
+    whitened z depends most on s: the top eigenvector of Σ_k E[(z zᵀ − I) t_k]². The columns t_k are
+    s and its products, whitened. For a categorical s this sum is Σ_c p(c) (E[z zᵀ | c] − I)². At
+    least one direction of z remains.
+
+    An attacker that is quadratic in z finds nothing if the remaining directions have the same
+    covariance for every s. For a binary s, the directions whose variance differs between the
+    classes are enough.
+    """
+
+    def nuisance(self, batch: Batch) -> Tensor:
+        """The columns of s and their products, centered and whitened."""
+        s = batch.s.double()
+        i, j = torch.triu_indices(s.shape[1], s.shape[1])
+        return _whiten(torch.cat([s, s[:, i] * s[:, j]], 1))
+
+    def directions(self, white: Tensor, s: Tensor) -> Tensor:
+        """Directions of the means, then of the second moments."""
+        found = super().directions(white, s)
+        for _ in range(min(round(self.strength), white.shape[1] - 1 - found.shape[1])):
+            basis = _complement(found)
+            rest = white @ basis
+            moments = torch.einsum("ni,nj,nk->kij", rest, rest, s) / len(s)
+            top = torch.linalg.eigh((moments @ moments).sum(0)).eigenvectors[:, -1:]
+            found = torch.cat([found, basis @ top], 1)
+        return found
+
+
+class KernelEraser(Eraser):
+    """Iterated kernel erasure: ``strength`` steps, rounded; see ``KernelStep``.
+
+    With strength 0 and before ``fit`` it changes nothing. The erased z has d columns of unit
+    variance.
+    """
+
+    fitted: Tensor  # () bool
+
+    def __init__(self, dimension: int, strength: float = 0.0) -> None:
+        super().__init__(dimension, strength)
+        self.register_buffer("fitted", torch.tensor(False))
+        self.steps = nn.Sequential(*(KernelStep(dimension) for _ in range(round(strength))))
+
+    def fit(self, z: Tensor, batch: Batch) -> None:
+        """Fit one step after the other, each to the codes of the step before."""
+        for step in self.steps:
+            assert isinstance(step, KernelStep)
+            step.fit(z, batch)
+            with torch.no_grad():
+                z = step(z)
+        self.fitted.fill_(True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Erase: (N, d) -> (N, d)."""
+        return self.steps(z) if self.fitted else z
+
+
+class KernelStep(nn.Module):
+    """A step of kernel erasure.
+
+    R(a, b) is the fraction of the variance of kernel features of a that is linear in b. It is a
+    normalized HSIC. The kernel is a mean of three RBF kernels, at the median distance, its half and
+    its double, and the features are random Fourier features (Rahimi and Recht, 2007). With bins
+    b of s, labels y, and all three standardized:
+
+    1. A residual network e = z + f(z) is trained with new random features in each step::
+
+           R(e, b) − WEIGHT (R(e, y) + R(e, z))
+
+    2. The result is the d functions of e that have the most covariance with z and y, among the
+       combinations of features without covariance with b.
+
+    Args:
+        dimension: columns d of z.
+    """
+
+    HIDDEN, STEPS, BATCH, RATE = 128, 100, 512, 1e-3
+    WEIGHT = 0.1
+    FREQUENCIES = 96  # there are two features for each
+    RIDGE = 1e-3  # relative to the total variance of the features
+    mean: Tensor
+    scale: Tensor
+    frequencies: Tensor
+    center: Tensor
+    weight: Tensor
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.network = perceptron(dimension, self.HIDDEN, dimension)
+        self.register_buffer("mean", torch.zeros(dimension))
+        self.register_buffer("scale", torch.ones(dimension))
+        self.register_buffer("frequencies", torch.zeros(dimension, self.FREQUENCIES))
+        self.register_buffer("center", torch.zeros(2 * self.FREQUENCIES))
+        self.register_buffer("weight", torch.zeros(2 * self.FREQUENCIES, dimension))
+
+    def fit(self, z: Tensor, batch: Batch) -> None:
+        """Train the network, then choose the functions, for codes z (N, d) and their ``Batch``.
+
+        The generator of torch's global random state draws the features.
+        """
+        bins = _whiten(F.one_hot(batch.bin).double())
+        label = _whiten(F.one_hot(batch.label).double())
+        code = _whiten(z.double())
+        self._train(z, bins.float(), label.float(), code.float())
+        with torch.no_grad():
+            e = z + self.network(z)
+            self.mean.copy_(e.mean(0))
+            self.scale.copy_(e.std(0).clamp(min=1e-6))
+            e = (e - self.mean) / self.scale
+            self.frequencies.copy_(self._draw(e))
+            self._choose(e, bins, torch.cat([label, code], 1))
+
+    def _train(self, z: Tensor, bins: Tensor, label: Tensor, code: Tensor) -> None:
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        for layer in self.network:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        nn.init.zeros_(last.weight)  # the first e is z
+        nn.init.zeros_(last.bias)
+        adam = torch.optim.Adam(self.network.parameters(), self.RATE, fused=True)
+        for _ in range(self.STEPS):
+            rows = torch.randint(len(z), (self.BATCH,)).to(z.device)
+            e = z[rows] + self.network(z[rows])
+            e = (e - e.mean(0)) / e.std(0).clamp(min=1e-6)
+            features = _features(e, self._draw(e.detach()))
+            features = features - features.mean(0)
+            kept = _explained(features, label[rows]) + _explained(features, code[rows])
+            descend(adam, _explained(features, bins[rows]) - self.WEIGHT * kept)
+
+    def _draw(self, e: Tensor) -> Tensor:
+        """Random frequencies (d, FREQUENCIES) of the three kernels."""
+        median = ops.distance_quantile(e[: self.BATCH])
+        factors = torch.tensor([0.5, 1.0, 2.0]).repeat(self.FREQUENCIES // 3).to(e.device)
+        return torch.randn(e.shape[1], self.FREQUENCIES).to(e.device) * factors / median
+
+    def _choose(self, e: Tensor, bins: Tensor, targets: Tensor) -> None:
+        features = _features(e, self.frequencies).double()
+        center = features.mean(0)
+        features = features - center
+        variance = features.mT @ features / len(features)
+        left, singular, _ = torch.linalg.svd(features.mT @ bins / len(bins), full_matrices=False)
+        basis = _complement(left[:, singular > 1e-12])
+        cross = basis.mT @ features.mT @ targets / len(targets)
+        inner = basis.mT @ variance @ basis
+        inner.diagonal().add_(self.RIDGE * variance.trace())
+        factor = torch.linalg.cholesky(inner)
+        cross = torch.linalg.solve_triangular(factor, cross, upper=False)
+        top = torch.linalg.svd(cross, full_matrices=False).U[:, : self.weight.shape[1]]
+        weight = basis @ torch.linalg.solve_triangular(factor.mT, top, upper=True)
+        weight = weight / (features @ weight).std(0).clamp(min=1e-6)
+        self.center.copy_(center)
+        self.weight.zero_()
+        self.weight[:, : weight.shape[1]] = weight
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Change z: (N, d) -> (N, d)."""
+        e = (z + self.network(z) - self.mean) / self.scale
+        return (_features(e, self.frequencies) - self.center) @ self.weight
+
+
+def _features(e: Tensor, frequencies: Tensor) -> Tensor:
+    """Random Fourier features (N, 2 F) of e (N, d), whose inner products approximate the kernel."""
+    angle = e @ frequencies
+    return torch.cat([angle.cos(), angle.sin()], 1) / frequencies.shape[1] ** 0.5
+
+
+def _explained(features: Tensor, white: Tensor) -> Tensor:
+    """Fraction of the variance of centered features (N, F) that is linear in white (N, k)."""
+    cross = features.mT @ (white - white.mean(0)) / len(white)
+    return cross.square().sum() / features.square().sum(1).mean()
+
+
+def _whiten(x: Tensor) -> Tensor:
+    """Center x (N, k), and turn its columns into at most k uncorrelated ones of unit variance."""
+    centered = x - x.mean(0)
+    values, vectors = torch.linalg.eigh(centered.mT @ centered / len(x))
+    kept = values > values[-1].clamp(min=1e-12) * 1e-9
+    return centered @ (vectors[:, kept] / values[kept].sqrt())
+
+
+def _complement(directions: Tensor) -> Tensor:
+    """An orthonormal basis (d, d − r) of the complement of orthonormal directions (d, r)."""
+    return torch.linalg.qr(directions, mode="complete").Q[:, directions.shape[1] :]
+
+
 class ErasedModel(Model):
-    """A model whose encoder ends with an eraser, which is fitted after the training."""
+    """A model whose encoder ends with an eraser, which is fitted after the training.
+
+    Its β is the strength of the eraser.
+    """
+
+    eraser: type[Eraser] = Eraser
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
         """The encoder and its eraser."""
-        return super().layers(inputs, hidden, latent).append(Eraser(latent))
+        return super().layers(inputs, hidden, latent).append(self.eraser(latent, self.strength))
 
     def finish(self, problem: Problem, settings: Any, seed: int) -> None:
         """Fit the eraser to training codes, and train the head anew on the erased codes."""
@@ -77,11 +290,26 @@ class ErasedModel(Model):
         with torch.no_grad():
             drawn = [problem.draw("train", chunk, generator) for chunk in rows.split(2000)]
             z = torch.cat([self.encoder(batch.x) for batch in drawn])
-            eraser.fit(z, torch.cat([batch.s for batch in drawn]))
+        whole = Batch(*map(torch.cat, zip(*drawn, strict=True)))
+        with seeded(seed, problem.device):
+            eraser.fit(z, whole)
+        with torch.no_grad():
             z = eraser(z)
         with seeded(seed, problem.device):
-            train_head(self.head, z, torch.cat([batch.label for batch in drawn]), settings)
+            train_head(self.head, z, whole.label, settings)
         self.train()
+
+
+class QuadraticErasedModel(ErasedModel):
+    """A model with a ``QuadraticEraser``."""
+
+    eraser = QuadraticEraser
+
+
+class KernelErasedModel(ErasedModel):
+    """A model with a ``KernelEraser``."""
+
+    eraser = KernelEraser
 
 
 def train_head(head: nn.Module, z: Tensor, label: Tensor, settings: Any) -> None:

@@ -21,6 +21,8 @@ It returns a scalar.
   and a lower bound (Belghazi et al., 2018). **Sliced information** trains the directions on which z
   and s are projected (Chen et al., 2022).
 * **LEACE** trains without a penalty, then erases what is linear in s (Belrose et al., 2023).
+  **Quadratic LEACE** also erases directions in which the covariance depends on s. **Kernel
+  erasure** erases nonlinear dependence in iterated steps. ``removal/erasure.py`` has the three.
 
 A penalty with a learner trains it in each call, and then returns the penalty.
 """
@@ -52,7 +54,11 @@ from mige_ext.experiments.removal.dependence import (
     hsic_whitened,
     hsic_whitened_center,
 )
-from mige_ext.experiments.removal.erasure import ErasedModel
+from mige_ext.experiments.removal.erasure import (
+    ErasedModel,
+    KernelErasedModel,
+    QuadraticErasedModel,
+)
 from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.nuisances import Batch, Problem
 from mige_ext.scores.base import ScoreEstimator
@@ -288,6 +294,8 @@ METHODS = {
     "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
     "leace": Method("LEACE"),  # this method and those without a penalty are in MODELS
+    "leace-quadratic": Method("quadratic LEACE", (1.0, 2.0, 3.0, 4.0)),  # directions
+    "kernel-erasure": Method("kernel erasure", (2.0, 4.0, 8.0, 16.0)),  # steps
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
     "entropy": Method("entropy of z", (0.01, 0.02, 0.04, 0.08), always(entropy)),
     "vib": Method("VIB", (0.003, 0.01, 0.03, 0.1)),
@@ -300,6 +308,8 @@ METHODS = {
 #: Models of the methods that change the network, its loss or its codes.
 MODELS: dict[str, type[Model]] = {
     "leace": ErasedModel,
+    "leace-quadratic": QuadraticErasedModel,
+    "kernel-erasure": KernelErasedModel,
     "vib": VIB,
     "vib-mean": VIBMean,
     "squared-norm": SquaredNorm,

@@ -71,7 +71,7 @@ class Settings(Checked):
         "rotation",
         f"What is removed. Images: {', '.join(NUISANCES)}. "
         + " ".join(f"{name}: {', '.join(of.nuisances)}." for name, of in TABLES.items()),
-        shown="images rotation; adult age; compas race",
+        shown="images rotation; adult age; compas race; crime racepctblack; health age_group",
     )
     given: str = option(
         "none",

@@ -1,4 +1,4 @@
-"""LEACE removes exactly what is linear in s, and changes the codes as little as possible."""
+"""Erasers of finished codes, on nuisances of which each must find what it is made for."""
 
 import pytest
 import torch
@@ -6,13 +6,21 @@ from torch import Tensor, nn
 
 from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
-from mige_ext.experiments.removal.erasure import Eraser
-from mige_ext.experiments.removal.nuisances import Structural
+from mige_ext.experiments.removal.dependence import hsic
+from mige_ext.experiments.removal.erasure import Eraser, KernelEraser, KernelStep, QuadraticEraser
+from mige_ext.experiments.removal.nuisances import Batch, Structural
 from mige_ext.experiments.removal.training import Settings, Trainer, make_model
 from tests.experiments.removal.inputs import normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
 SMALL = Settings(data="structural", steps=100, hidden=32, latent=4, ramp=5, codes=20_000)
+
+
+def batch_of(s: Tensor, bins: Tensor | None = None, label: Tensor | None = None) -> Batch:
+    nothing = torch.zeros(len(s), dtype=torch.int64)
+    return Batch(
+        s, nothing if label is None else label, s, (s[:, 0] > 0).long() if bins is None else bins
+    )
 
 
 def covariance(z: Tensor, s: Tensor) -> Tensor:
@@ -26,7 +34,7 @@ def test_no_covariance_with_s_is_left(columns: int) -> None:
     z[:, :columns] += s
     eraser = Eraser(4)
     assert torch.equal(eraser(z), z)  # nothing before fit
-    eraser.fit(z, s)
+    eraser.fit(z, batch_of(s))
     assert covariance(z, s).abs().max() > 0.3
     assert covariance(eraser(z), s).abs().max() < 1e-6
     assert torch.linalg.matrix_rank(eraser.erased, tol=1e-4) == columns
@@ -38,7 +46,7 @@ def test_erasure_changes_less_than_an_orthogonal_projection() -> None:
     s, z = normal(500, 1), normal(500, 3, seed=1) * torch.tensor([3.0, 1.0, 0.3])
     z += s * torch.tensor([1.0, 1.0, 1.0])
     eraser = Eraser(3)
-    eraser.fit(z, s)
+    eraser.fit(z, batch_of(s))
     direction = covariance(z, s) / covariance(z, s).norm()
     centered = (z - z.mean(0)).double()
     projected = centered - centered @ direction @ direction.mT
@@ -51,9 +59,9 @@ def test_uncorrelated_s_changes_nothing_and_dead_columns_are_no_problem() -> Non
     z = torch.cat([normal(100, 2), torch.zeros(100, 1)], 1)
     s = torch.ones(100, 1)
     eraser = Eraser(3)
-    eraser.fit(z, s)
+    eraser.fit(z, batch_of(s))
     torch.testing.assert_close(eraser(z), z)
-    eraser.fit(z, z[:, :1])
+    eraser.fit(z, batch_of(z[:, :1]))
     assert covariance(eraser(z), z[:, :1]).abs().max() < 1e-6 and eraser(z).isfinite().all()
 
 
@@ -74,3 +82,123 @@ def test_a_trained_encoder_is_erased_and_its_head_trained_anew() -> None:
     loaded.load_state_dict(model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval().encoder(batch.x), z)
+
+
+# --- quadratic LEACE ------------------------------------------------------------------------------
+
+
+def quadratic_r2(z: Tensor, s: Tensor) -> float:
+    """R² of the best prediction of s that is quadratic in z."""
+    z, s = z.double(), s.double() - s.double().mean(0)
+    i, j = torch.triu_indices(z.shape[1], z.shape[1])
+    features = torch.cat([z, z[:, i] * z[:, j], torch.ones(len(z), 1)], 1)
+    # Directions that were erased have only rounding errors, which the tolerance leaves out.
+    prediction = features @ (torch.linalg.pinv(features, rtol=1e-5) @ s)
+    return (prediction.square().sum() / s.square().sum()).item()
+
+
+def scaled(s: Tensor) -> Tensor:
+    """Codes of 6 columns. s scales two directions of them, which are not columns."""
+    u = normal(len(s), 6, seed=1)
+    u[:, :2] *= (0.7 * s).exp()
+    return u @ normal(6, 6, seed=2)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "category"])
+def test_a_nuisance_that_only_scales_is_not_found_by_quadratic_features(kind: str) -> None:
+    s = normal(4000, 1)
+    s = s if kind == "continuous" else s.sign()
+    z = scaled(s)
+    plain, quadratic = Eraser(6), QuadraticEraser(6, 2.0)
+    for eraser in (plain, quadratic):
+        eraser.fit(z[:2000], batch_of(s[:2000]))
+    z, s = z[2000:], s[2000:]
+    assert quadratic_r2(z, s) > 0.2
+    assert quadratic_r2(plain(z), s) > 0.1  # the mean of z is the same for every s
+    removed = {"continuous": 4, "category": 3}[kind]  # the means of s, and of s² if it varies
+    assert torch.linalg.matrix_rank(quadratic.erased, tol=1e-4) == removed
+    assert quadratic_r2(quadratic(z), s) < 0.02  # by chance about .005 for 9 features
+
+
+def test_each_strength_removes_one_more_direction_and_one_remains() -> None:
+    s = normal(1000, 1).sign()
+    z = scaled(s) + s
+    found = []
+    for strength in (0.0, 1.0, 2.4, 9.0):  # rounded
+        eraser = QuadraticEraser(6, strength)
+        eraser.fit(z, batch_of(s))
+        assert covariance(eraser(z), s).abs().max() < 1e-5
+        found.append(int(torch.linalg.matrix_rank(eraser.erased, tol=1e-4)))
+    assert found == [1, 2, 3, 5]
+
+
+def test_products_of_the_columns_of_s_are_erased_too() -> None:
+    s = normal(2000, 2)
+    z = normal(2000, 5, seed=1)
+    z[:, 0] += s[:, 0] * s[:, 1]
+    z[:, 1] += s[:, 0].square()
+    plain, quadratic = Eraser(5), QuadraticEraser(5, 0.0)
+    for eraser in (plain, quadratic):
+        eraser.fit(z, batch_of(s))
+    product = (s[:, 0] * s[:, 1])[:, None]
+    for target in (product, s[:, :1].square()):
+        assert covariance(plain(z), target).abs().max() > 0.3
+        assert covariance(quadratic(z), target).abs().max() < 1e-5
+
+
+# --- kernel erasure -------------------------------------------------------------------------------
+
+
+def test_kernel_erasure_removes_a_nonlinear_dependence_and_keeps_the_label() -> None:
+    s, z = normal(3000, 1), normal(3000, 4, seed=1)
+    label = (z[:, 2] > 0).long()
+    z[:, 0] = 0.3 * z[:, 0] + s[:, 0].square() - 1
+    z[:, 1] *= s[:, 0]
+    z = z @ torch.linalg.qr(normal(4, 4, seed=2)).Q
+    bins = torch.bucketize(s[:, 0], s[:, 0].quantile(torch.arange(1, 16) / 16))
+    batch = batch_of(s, bins, label)
+    kernel = KernelEraser(4, 2.0)
+    assert torch.equal(kernel(z), z)  # nothing before fit
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kernel.fit(z[:2000], Batch(*(column[:2000] for column in batch)))
+    rest = Batch(*(column[2000:] for column in batch))
+    with torch.no_grad():
+        before, after = (hsic(x[2000:], rest).item() for x in (z, kernel(z)))
+        independent = hsic(normal(1000, 4, seed=5), rest).item()
+    assert before > 0.1
+    assert after < 0.1 * before and after < 4 * independent
+    erased = torch.cat([kernel(z).detach(), torch.ones(3000, 1)], 1)
+    guess = erased[2000:] @ (torch.linalg.pinv(erased[:2000]) @ (2.0 * label[:2000] - 1))
+    assert ((guess > 0) == label[2000:].bool()).double().mean() > 0.8
+
+
+def test_a_step_of_kernel_erasure_leaves_no_covariance_with_the_bins() -> None:
+    bins = torch.arange(600) % 3
+    z = normal(600, 3) + torch.nn.functional.one_hot(bins).float()
+    step = KernelStep(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        step.fit(z, batch_of(z[:, :1], bins, (z[:, 2] > 0).long()))
+    with torch.no_grad():
+        erased = step(z)
+    for index in range(3):
+        assert (erased[bins == index].mean(0) - erased.mean(0)).abs().max() < 1e-4
+    torch.testing.assert_close(erased.std(0), torch.ones(3), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "strength"), [("kernel-erasure", 2.0), ("leace-quadratic", 1.0)]
+)
+def test_a_loaded_eraser_gives_the_same_codes(method: str, strength: float) -> None:
+    settings = Settings(data="structural", steps=20, hidden=32, latent=4, ramp=5, codes=500)
+    problem = Structural()
+    trainer, _ = train(Trainer, problem, Run(method, strength, 0), settings)
+    loaded = make_model(problem, settings, Run(method, strength, 0))
+    loaded.load_state_dict(trainer.model.state_dict())
+    x = problem.draw("test", torch.arange(100), torch.Generator()).x
+    with torch.no_grad():
+        z, same = (of.eval().encoder(x) for of in (trainer.model, loaded))
+        body = nn.Sequential(*list(loaded.encoder)[:-1])
+        assert not torch.allclose(body(x), z, atol=1e-2)
+    assert torch.equal(z, same)
