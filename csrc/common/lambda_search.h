@@ -9,7 +9,7 @@
 // The search begins at the power of ten next to 1/M. It goes to larger λ in steps of a factor 10
 // until the bound no longer falls. If the first step does not lower the bound, the search goes to
 // smaller λ in the same way. If the lowest bound is then below the limit, the search also evaluates
-// the λ between `at` and its neighboring power of ten with the lower bound.
+// the λ between the best power of ten and the neighboring power of ten with the lower bound.
 //
 // Invariant: `at` is the λ with the lowest bound tried so far. A score is the best so far if its
 // bound is lower than all earlier bounds and below the limit. It replaces the previous best score,

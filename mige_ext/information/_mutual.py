@@ -34,7 +34,7 @@ def mutual_information(
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
 
     Both x and z may be representations (circumstance II of the paper), or one of them data. The
-    marginal entropy of an argument that needs no gradient is not estimated.
+    gradient of the marginal entropy of an argument that needs no gradient is left out.
 
     The gradient does not depend on the units of x and z. The default and the Gaussian estimators
     scale the pair themselves. For an estimator with one bandwidth for all columns
@@ -91,8 +91,8 @@ def mutual_information(
         A scalar. Its gradients in x and z are the gradients of I(x; z) in nats.
 
     Raises:
-        ValueError, TypeError: an argument is not as described or not finite; or ``projection`` or,
-            with "paired", ``estimator`` is given for a category x.
+        ValueError, TypeError: an argument is not as described or not finite. A category x is given
+            with ``projection``, or with "paired" and ``estimator``.
         RuntimeError, NotImplementedError: a call with a category is compiled by ``torch.compile``,
             captured in a CUDA graph, or mapped by ``torch.func.vmap``.
         MemoryError: the estimator needs more than the free memory of the device.
@@ -115,8 +115,8 @@ def mutual_information(
     if is_category(x):
         if projection is not None:
             raise ValueError(
-                f"x must have a floating-point dtype, got {x.dtype}, unless x is a category; then "
-                f"projection must be None, got {projection!r}"
+                f"projection must be None for a category x (of dtype {x.dtype}), got "
+                f"{projection!r}; with a projection, x must have a floating-point dtype"
             )
         return information_of_category(x, z, given, estimator, marginal, group)
     estimator = checked_estimator(estimator)

@@ -191,8 +191,8 @@ struct Iteration {
 // Makes the first `rank` columns of `a` orthogonal; the others are zero. Norms are computed once
 // per sweep and updated by the rotations, so a pair takes one sum over the lanes instead of three.
 // Work of a sweep: rank²/2 pairs, each with 10 kLargest flop and 4 kLargest values read or written
-// in shared memory, and one barrier per round. eigh_block_kernel has the number of instructions of
-// a pair.
+// in shared memory, and one barrier per round. The comment of eigh_block_kernel has the number of
+// instructions of a pass of the loop over pairs.
 template <int kLanes, int kRows, typename T>
 __device__ Iteration jacobi(const SharedMatrix<T>& a, int rank) {
   using Shape = PairShape<kLanes, kRows>;
@@ -281,9 +281,9 @@ __device__ int position_of(const T* norm,  // [n]
   return warp_sum(before);
 }
 
-// Where the eigenpairs of one matrix are written, and how. λ is (‖a‖² − shift) / scale. If the
-// columns are unit vectors (`unit`), scale λ + shift is given instead of ‖a‖². All results are NaN
-// if `failed`.
+// Where and how the eigenpairs of one matrix are written. λ is (‖a‖² − shift) / scale. If the
+// columns are unit vectors (`unit`), `norm` holds scale · λ + shift in place of ‖a‖². All results
+// are NaN if `failed`.
 template <typename T>
 struct Eigenpairs {
   T shift, scale;

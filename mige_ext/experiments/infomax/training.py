@@ -44,7 +44,9 @@ class Settings(Checked):
     normalize: str = option("batch", "Normalization of z.", choices=NORMALIZATIONS)
     projection: int = option(64, "Dimensions of the projected images or features.", least=1)
     alpha: float = option(
-        1.0, "Scale projections to this multiple of the mean squared distance of z.", positive=True
+        1.0,
+        "Mean squared distance between projected samples, relative to that between codes z.",
+        positive=True,
     )
     estimator: str = option("default", "Score estimator.", choices=("default", *ESTIMATORS))
     threshold: float = option(0.99, "Fraction of the spectrum that SSGE keeps.")
