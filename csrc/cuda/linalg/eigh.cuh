@@ -13,10 +13,9 @@
 //   larger n                                  many thread blocks, in global memory
 //   129 <= n <= 2048, with MIGE_CUSOLVER      cuSOLVER
 //
-// eigh_small.cuh has the first two rows of this table; it combines the steps of cholesky.cuh and
-// jacobi.cuh. The third row is in large_matrix.cuh (memory), cholesky_large.cuh and
-// jacobi_large.cuh, and the fourth in eigh_library.cuh. This file writes the results of the third
-// row and chooses the row.
+// The first two rows of this table are in eigh_small.cuh, which calls cholesky.cuh and jacobi.cuh.
+// The third row is in large_matrix.cuh (memory), cholesky_large.cuh and jacobi_large.cuh, and the
+// fourth in eigh_library.cuh. This file writes the results of the third row and chooses the row.
 #pragma once
 
 #include "cuda/linalg/cholesky_large.cuh"
@@ -25,8 +24,8 @@
 
 namespace mige::cuda {
 
-// Writes the squared norms of the columns. A warp takes a column, groups along y. Work: 2 n² flop;
-// reads n² values. Registers: at most 64.
+// Writes the squared norms of the columns. A warp takes a column, and blockIdx.y the group.
+// Work: 2 n² flop; reads n² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -37,8 +36,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArgume
     });
 }
 
-// Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column, groups
-// along y. Work: reads 2 n² values, writes n². Registers: at most 64.
+// Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column,
+// and blockIdx.y the group. Work: reads 2 n² values, writes n². Registers: at most 64.
 template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;

@@ -5,20 +5,21 @@
 //   λ_i = w_iᵀ K w_i / ‖w_i‖²    Rayleigh quotients
 //
 // The errors in float, with ε for the distance of 1 to the next number:
-//   - The solvers leave elements of some ε in I − U Uᵀ. Before W is rounded, those of I − W Wᵀ are
-//     about the squares.
+//   - After the solvers, the elements of I − U Uᵀ are several ε. Before W is rounded, the elements
+//     of I − W Wᵀ have the size of their squares.
 //   - The rounding of W changes W Wᵀ by at most ε. The rounding errors δ_jk of w_jk are at most
 //     |w_jk| ε/2, so Σ_k |w_ik δ_jk| <= ε/2 by Cauchy and Schwarz. An element has two such sums.
 //   - A Rayleigh quotient has an error of about ‖r‖² / gap, for the residual r = K w − λ w and the
-//     distance `gap` to the other eigenvalues. The error is negligible against ε/2, that of the
-//     rounding of λ, unless eigenvalues are closer to each other than the residual. By Weyl's
-//     theorem it is never above the norm of the matrix of all residuals.
+//     distance `gap` to the other eigenvalues. This error is far below ε/2, the rounding error of
+//     λ, unless eigenvalues are closer to each other than ‖r‖. By Weyl's theorem the error is at
+//     most the norm of the matrix of all residuals.
 //
 // Work in multiply-adds: E takes n³/2 and K W takes n³ in double, and E U takes n³ in T. For
 // 500 × 100², with the unused parts of tiles, these are 1.6 G in double and 0.9 G in T. With 64
 // multiply-adds in double per clock cycle and multiprocessor (H100), the refinement takes at least
-// 0.15 ms, and the Jacobi iteration at least 1.0 ms. With 2 in double (a consumer card with 170
-// multiprocessors at 2.4 GHz), it takes 2 ms, which is longer than the iteration.
+// 0.15 ms, and the Jacobi iteration at least 1.0 ms. A consumer card with 170 multiprocessors at
+// 2.4 GHz computes 2 multiply-adds in double per clock cycle, and the refinement takes 2 ms, which
+// is longer than the iteration.
 #pragma once
 
 #include "cuda/linalg/eigh.cuh"
@@ -88,20 +89,20 @@ struct AddTo {
   }
 };
 
-// The eigenproblem, of which `values` and `vectors` have the results of a solver, and the arrays of
+// The eigenproblem, whose `values` and `vectors` hold the results of a solver, and the arrays of
 // the workspace.
 template <typename T>
 struct RefinementArguments : Workspace {
   Eigenproblem<T> e;
   int64_t values = e.groups * e.n * e.n;
   T* w = take<T>(values);                  // [groups, n, n], one vector per row
-  double* product = take<double>(values);  // [groups, n, n]: scale W K; before, E is in its place
+  double* product = take<double>(values);  // [groups, n, n]: first E, then scale W K
   T* quotient = take<T>(e.groups * e.n);   // scale λ
   T* correction() const { return reinterpret_cast<T*>(product); }
 };
 
-// Computes the Rayleigh quotients. A warp takes a vector, groups along y. Work: 4 n² flop in
-// double; reads 2 n² values. Registers: at most 64.
+// Computes the Rayleigh quotients. A warp takes a vector, and blockIdx.y the group. Work: 4 n²
+// flop in double; reads 2 n² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) rayleigh_kernel(RefinementArguments<T> p) {
   const int64_t n = p.e.n;
@@ -121,10 +122,10 @@ __global__ void __launch_bounds__(kRowThreads, 4) rayleigh_kernel(RefinementArgu
     });
 }
 
-// Writes the eigenpairs in ascending order of the Rayleigh quotients. (The order may differ from
-// that of the solver's eigenvalues.) A matrix that a solver could not decompose has vectors of
-// NaN, and therefore quotients of NaN. A warp takes a vector, groups along y. Work: reads 2 n²
-// values, writes n². Registers: at most 64.
+// Writes the eigenpairs in ascending order of the Rayleigh quotients, which may differ from the
+// order of the solver's eigenvalues. If a solver could not decompose a matrix, its vectors and
+// quotients are NaN. A warp takes a vector, and blockIdx.y the group. Work: reads 2 n² values,
+// writes n². Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) write_refined_kernel(RefinementArguments<T> p) {
   const int64_t n = p.e.n;

@@ -19,7 +19,7 @@ namespace mige::cuda {
 
 // The kind of matrix. kGram is positive semi-definite with a unit diagonal. It is not shifted, so
 // small eigenvalues keep their relative accuracy, but L has no columns for the null space: the
-// vectors of the null space may be zeros. kSymmetric is any symmetric matrix, of which the lower
+// vectors of the null space may be zeros. kSymmetric is any symmetric matrix; only its lower
 // triangle is read.
 enum class MatrixKind { kGram, kSymmetric };
 
@@ -39,7 +39,7 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
 }
 
 // The shift for an indefinite matrix whose eigenvalues have at most the magnitude `bound`. The
-// rounding error of a pivot grows with the shift, so the part added to the bound does, too.
+// part that is added to the bound grows with it, because the rounding error of a pivot does.
 template <typename T>
 __device__ __forceinline__ T indefinite_shift(int64_t n, T bound) {
   return bound + small_shift<T>(n) * (1 + bound);
@@ -54,7 +54,9 @@ __device__ __forceinline__ T matrix_scale(MatrixKind kind, T magnitude) {
 
 // Loads s = scale K + shift I from the lower triangle of K.
 template <typename Team, typename T>
-__device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shift) {
+__device__ void load_matrix(const SharedMatrix<T>& a,
+                            const T* k,  // [n, n]
+                            T scale, T shift) {
   const int lane = Team::thread() % kWarp, n = a.n;
   for (int i = Team::thread() / kWarp; i < n; i += Team::threads() / kWarp)
     for (int j = lane; j <= i; j += kWarp) {
@@ -65,7 +67,7 @@ __device__ void load_matrix(const SharedMatrix<T>& a, const T* k, T scale, T shi
   Team::sync();
 }
 
-// Σ_j |(K²)_ij| of a symmetric matrix. A warp computes it together.
+// Σ_j |(K²)_ij| of a symmetric matrix. All lanes of a warp compute one sum together.
 template <typename T, typename Index>
 __device__ __forceinline__ T row_sum_of_square(const T* k,  // [n, pitch]
                                                Index n, Index pitch, Index i) {
@@ -98,7 +100,9 @@ __device__ T eigenvalue_bound(const SharedMatrix<T>& a) {
 
 // Loads K of one group and replaces it by its Cholesky factor. Returns the rank, and sets `shift`.
 template <typename Team, MatrixKind kKind, typename T>
-__device__ int factorize(const SharedMatrix<T>& a, const T* k, T scale, T& shift) {
+__device__ int factorize(const SharedMatrix<T>& a,
+                         const T* k,  // [n, n]
+                         T scale, T& shift) {
   if (kKind == MatrixKind::kGram) {
     load_matrix<Team>(a, k, scale, T(0));
     return pivoted_cholesky<Team>(a, kGramStop<T>);
@@ -126,7 +130,7 @@ template <typename Team, MatrixKind kKind, typename T, typename F>
 __device__ __forceinline__ void decompose_group(const SharedMatrix<T>& a, const Eigenproblem<T>& p,
                                                 int64_t g, const F& orthogonalize) {
   const int64_t size = static_cast<int64_t>(p.n) * p.n;
-  // The scale is computed twice rather than kept, because the Jacobi iteration needs all registers.
+  // The scale is computed twice, because the Jacobi iteration leaves no register to keep it.
   const auto scale = [&] { return matrix_scale(kKind, magnitude_of<T>(p.largest[g])); };
   const bool finite = p.largest[g] < KeyOf<T>::kInfinity;
   T shift = 0;
@@ -155,7 +159,7 @@ __device__ __forceinline__ void decompose_group(const SharedMatrix<T>& a, const 
 constexpr int kWarpsABlock = 4;
 constexpr int kWarpPitch = kWarp + 1;
 
-// A thread block takes four matrices, a warp one matrix, a lane one column. Work: see
+// A thread block takes four matrices, a warp takes one matrix, and a lane one column. Work: see
 // jacobi_in_registers. Shared memory per matrix: 4.4 KiB in float and 8.6 KiB in double. Registers:
 // at most 168 in float, 255 in double.
 template <typename T, MatrixKind kKind>
@@ -197,7 +201,8 @@ auto with_eight_lanes(int n, const F& f) {
   return f(kEight, std::integral_constant<int, 16>{});
 }
 
-// The same for any n. With more than 128 rows, the rows of eight lanes would not fit the registers.
+// Calls f as with_eight_lanes does, for any n. Above 128 rows a pair has sixteen lanes, because the
+// rows of eight lanes would not fit the registers.
 template <typename F>
 auto with_shape(int n, const F& f) {
   constexpr std::integral_constant<int, 16> kSixteen{};

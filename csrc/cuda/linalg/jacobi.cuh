@@ -45,8 +45,9 @@ struct PlaneRotation {
 // The rotation that makes columns x and y orthogonal.
 template <typename T>
 struct Rotation : PlaneRotation<T> {
-  T t;                       // the tangent
-  bool orthogonal, swapped;  // whether x and y were orthogonal; whether the new y is the larger one
+  T t;              // the tangent
+  bool orthogonal;  // whether x and y were orthogonal
+  bool swapped;     // whether the new y is the larger one
 
   // Whether |g| <= limit √(a b), for a = ‖x‖², b = ‖y‖² and g = x·y. If g² and (b − a)² underflow,
   // the norms of both columns are rounding errors, and the columns count as orthogonal.
@@ -58,8 +59,8 @@ struct Rotation : PlaneRotation<T> {
 
   // The rotation for a = ‖x‖², b = ‖y‖² and g = x·y. `limit` is the largest cosine of columns that
   // count as orthogonal. The tangent t may be approximate, because a later rotation corrects the
-  // angle. But c, s and τ must belong to the same angle, so a Newton step makes c accurate, and
-  // another one τ.
+  // angle. But c, s and τ must belong to the same angle. Therefore one Newton step makes c
+  // accurate, and a second Newton step makes τ accurate.
   static __device__ __forceinline__ Rotation of(T a, T b, T g, T limit) {
     // t is the smaller root of g t² + (b − a) t = g.
     const T difference = b - a, twice = 2 * g, sum = difference * difference + twice * twice;
@@ -110,7 +111,7 @@ __host__ __device__ constexpr int power_of_two_above(int n) {
 
 // --- Jacobi in shared memory ---
 
-// The squared norm of a column. A warp computes it together.
+// The squared norm of a column. All lanes of a warp compute it together.
 template <typename T, typename Index>
 __device__ __forceinline__ T squared_norm(const T* column, Index n) {  // [n]
   T sum = 0;
@@ -292,8 +293,8 @@ struct Eigenpairs {
   T* vectors;  // [n, n], one vector per row; zeros if ‖a‖ = 0
 };
 
-// Writes the eigenvalue and the unit eigenvector of column j to their sorted position. A warp does
-// this together. Row i of the column is row row_of(i) of the matrix.
+// Writes the eigenvalue and the unit eigenvector of column j to their sorted position. All lanes
+// of a warp do this together. Row i of the column is row row_of(i) of the matrix.
 template <typename T, typename Index, typename RowOf>
 __device__ __forceinline__ void write_eigenpair(const T* column,  // [n]
                                                 const T* norm,    // [n]: ‖a‖², or scale λ + shift
