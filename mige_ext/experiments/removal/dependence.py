@@ -64,7 +64,8 @@ def group_discrepancy(z: Tensor, batch: Batch) -> Tensor:
 
 
 def _gram(x: Tensor) -> Tensor:
-    return ops.rbf_gram(x, bandwidth=ops.distance_quantile(x.detach()))
+    # The median is 0 if most samples of a collapsed code coincide. Columns have unit variance.
+    return ops.rbf_gram(x, bandwidth=ops.distance_quantile(x.detach()).clamp(min=1e-3))
 
 
 def _center(gram: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
 """Rival penalties on cases with known answers: definitions, independence, planted dependence."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from mige_ext.experiments.removal.dependence import distance_correlation, group_discrepancy
+from mige_ext.experiments.removal.dependence import (
+    distance_correlation,
+    group_discrepancy,
+    hsic,
+    hsic_whitened,
+)
 from mige_ext.experiments.removal.methods import Reversal, SlicedInformation
 from mige_ext.experiments.removal.nuisances import Batch, Structural
 from tests.experiments.removal.inputs import normal
@@ -17,6 +23,23 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small
 def batch_of(s: Tensor, bins: Tensor | None = None) -> Batch:
     bins = (s[:, 0] > 0).long() if bins is None else bins
     return Batch(s, torch.zeros(len(s)).long(), s, bins)
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [group_discrepancy, hsic, hsic_whitened])
+def test_a_collapsed_code_has_finite_gradients(
+    penalty: Callable[[Tensor, Batch], Tensor],
+) -> None:
+    z, s = torch.zeros(64, 2), normal(64, 1)
+    z[:8] = 3 * normal(8, 2, seed=1)  # the median distance is 0
+    z.requires_grad_()
+    value = penalty(z, batch_of(s))
+    value.backward()
+    assert value.isfinite()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
 
 
 # --- distance correlation -------------------------------------------------------------------------
