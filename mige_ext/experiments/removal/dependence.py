@@ -64,7 +64,7 @@ def group_discrepancy(z: Tensor, batch: Batch) -> Tensor:
 
 
 def _gram(x: Tensor) -> Tensor:
-    # The median is 0 if most samples of a collapsed code coincide. Columns have unit variance.
+    # The bandwidth is 0 for a code that has collapsed to one point. Columns have unit variance.
     return ops.rbf_gram(x, bandwidth=ops.distance_quantile(x.detach()).clamp(min=1e-3))
 
 
