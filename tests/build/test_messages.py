@@ -128,7 +128,9 @@ BUILD = (
 )
 
 
-def build(folder: Path, imitation: str = "pass", **variables: str) -> subprocess.CompletedProcess[str]:
+def build(
+    folder: Path, imitation: str = "pass", **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "MAX_JOBS"} | variables
     return subprocess.run(
         [sys.executable, "-c", BUILD.format(str(folder), imitation)],
