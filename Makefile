@@ -27,8 +27,8 @@ ifeq ($(ENV),none)
 else
   RUN := $(VENV)/bin/python
   CMAKE := $(VENV)/bin/cmake
-  # For ninja, which CMake looks for.
-  export PATH := $(abspath $(VENV)/bin):$(PATH)
+  # For ninja, which CMake looks for. Last, so that python3 stays the one outside.
+  export PATH := $(PATH):$(abspath $(VENV)/bin)
   BUILD_TOOLS := $(VENV)/.build-tools
   ENVIRONMENT := $(VENV)/.installed
   TOOLS := $(VENV)/.tools
