@@ -67,8 +67,8 @@ class GlobalBatch:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks.
 
-        The backward pass adds the gradients of all ranks without a factor R, because the gradient
-        that arrives on a rank contains this factor already (:meth:`gather`).
+        The backward pass adds the gradients of all ranks. It does not multiply by R, because the
+        gradient that arrives contains R already, from :meth:`gather` or from :attr:`weight`.
         """
         return _Sum.apply(values, self)
 

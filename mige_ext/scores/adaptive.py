@@ -25,7 +25,7 @@ class AdaptiveDiagnostics:
 
     lam: Tensor  #: λ of Tikhonov's filter; infinite if the start is used without a correction
     #: the start that the filter corrects: 0 for zero, 1 for the Gaussian score, 2 for the Student
-    #: score
+    #: score or, in :meth:`AdaptiveScore.score_pair`, for the scores of x and of z
     base: Tensor
     #: Estimate of ``E‖ŝ − s‖²/2`` minus ``E‖r − s‖²/2`` in whitened units, for the estimated score
     #: ŝ, the true score s, and the Gaussian score r with a tenth of the chosen ridge τ, for any
@@ -110,9 +110,8 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     ``AdaptiveScore()`` is the default of the information functions. Its weak ridge biases gradients
     of information by 3.5 % on Gaussians with d = 40, where "qis" biases them by 21 %. For accurate
     scores, use ``AdaptiveScore(gaussian="qis")``. Over the densities of the accuracy benchmark at
-    M = 256, the mean squared error of the scores is 1.18 times the error of the best setting in
-    hindsight with "qis", and 1.35 times with "ridge". These two numbers were measured without the
-    Student score.
+    M = 256, the mean squared error of the scores, divided by that of the best setting in hindsight,
+    is 1.18 with "qis" and 1.35 with "ridge" (measured without the Student score).
 
     A fit works in float64. Away from the samples the filter divides a difference of the order of λ
     by λ, which would magnify the rounding errors of float32. If two values of λ are nearly tied, a

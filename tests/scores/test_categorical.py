@@ -1,4 +1,7 @@
-"""The Gaussian classifiers behind the gradient of I(s; z) for a category s."""
+"""The Gaussian classifiers behind the gradient of I(s; z) for a category s.
+
+A cell is a pair of a class and a condition, and `conditions` has the condition of each cell.
+"""
 
 import math
 

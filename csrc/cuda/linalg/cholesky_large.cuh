@@ -152,7 +152,8 @@ void factorize_panels(const LargeArguments<T>& p, Stream& stream) {
 }
 
 // Computes L of every group. With MatrixKind::kSymmetric the second attempt is always launched,
-// because the host does not wait for the result of the first attempt.
+// because the host does not wait for the result of the first attempt. The matrix is loaded once for
+// bound_kernel, because the first attempt has overwritten it, and once with the larger shift.
 template <typename T, MatrixKind kKind>
 void cholesky_large(const LargeArguments<T>& p, Stream& stream) {
   load_large<T, kKind>(p, false, stream);

@@ -11,8 +11,8 @@ An eraser is a map of z alone, because s is unknown when the codes are used.
   module follows the second form.
 * **Kernel erasure** follows Obliviator (Akbari et al., "Obliviator Reveals the Cost of Nonlinear
   Guardedness in Concept Erasure", 2026, arXiv:2603.07529) in its two alternating steps: a small
-  change of z that lowers HSIC with s, and functions of z in the null space of the covariance with
-  s. Sizes and weights are our own.
+  change of z that lowers HSIC with s, and a replacement of z by functions of z that have no
+  covariance with the bins of s. Sizes and weights are our own.
 """
 
 from typing import Any
@@ -89,8 +89,8 @@ class QuadraticEraser(Eraser):
     least one direction of z remains.
 
     An attacker that is quadratic in z finds nothing if the remaining directions have the same
-    covariance for every s. For a binary s, the directions whose variance differs between the
-    classes are enough.
+    covariance for every s. For a binary s it is enough to remove the directions whose variance
+    differs between the classes.
     """
 
     def nuisance(self, batch: Batch) -> Tensor:
@@ -144,10 +144,10 @@ class KernelStep(nn.Module):
 
     R(a, b) is the fraction of the variance of kernel features of a that is linear in b. It is a
     normalized HSIC. The kernel is a mean of three RBF kernels, at the median distance, its half and
-    its double, and the features are random Fourier features (Rahimi and Recht, 2007). With bins
-    b of s, labels y, and all three standardized:
+    its double, and the features are random Fourier features (Rahimi and Recht, 2007). b are the
+    bins of s and y the labels. As second arguments of R, b, y and z are whitened:
 
-    1. A residual network e = z + f(z) is trained with new random features in each step::
+    1. A residual network e = z + f(z) minimizes, with new random features in each iteration::
 
            R(e, b) − WEIGHT (R(e, y) + R(e, z))
 
