@@ -39,7 +39,7 @@ RUN_PATH = $(shell $(RUN) -c 'import sys; print(sys.executable)')
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 # pip compiles packages to bytecode on one processor, with their tests. This command uses all
 # processors and leaves the tests out. As in pip, a file for a newer Python is not an error.
-COMPILE = $(RUN) -m compileall -qq -j $(JOBS) -x '/tests?/' \
+COMPILE = $(RUN) -m compileall -qq -j $(JOBS) -x 'site-packages/.*/tests?/' \
   "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" 2>/dev/null || true
 
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
@@ -52,7 +52,7 @@ PARALLEL = $(shell $(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --
 # To show the values in a failed assertion, pytest rewrites the assertions of all tests, which takes
 # seconds in every worker. Therefore only the tests that failed run again, with rewritten assertions.
 TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(RUN) -m pytest $(PARALLEL) --assert=plain $(1) || \
-  { $(RUN) -m pytest --last-failed --last-failed-no-failures=none $(1); exit 1; }
+  { test $$? -eq 1 && $(RUN) -m pytest --last-failed --last-failed-no-failures=none $(1); exit 1; }
 # Tests of `make check`: --all, or --rest after `make test`.
 TIER ?= --all
 # Tests of the operators with approximate instructions, and of all paths through the kernels.

@@ -46,7 +46,8 @@ class CMakeBuild(build_ext):
         # pip installs cmake and ninja beside Python, in a folder that may not be on PATH.
         path = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
         os.environ["PATH"] = os.pathsep.join(path)
-        missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+        programs = {"cmake": ("cmake",), "ninja": ("ninja", "ninja-build", "samu")}  # as for CMake
+        missing = [name for name, of in programs.items() if not any(map(shutil.which, of))]
         if missing:
             sys.exit(
                 f"mige_ext is built by cmake and ninja, and {' and '.join(missing)} "

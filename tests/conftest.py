@@ -99,8 +99,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out tests of other tiers, except tests that the command line names one by one."""
-    if config.getoption("--product") or any("::" in argument for argument in config.args):
+    """Leaves out tests of other tiers, except tests that failed or that the command line names."""
+    named = config.getoption("lf", False) or any("::" in argument for argument in config.args)
+    if config.getoption("--product") or named:
         return
     choose = tiers.first
     if config.getoption("--all"):

@@ -172,5 +172,5 @@ def test_a_compilation_that_fails_ends_without_a_traceback(tmp_path: Path) -> No
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     result = build(tmp_path, PATH=path)
     assert result.returncode == 1
-    assert result.stderr.startswith("mige_ext could not be compiled; the compiler's message is")
+    assert result.stderr.startswith("mige_ext could not be compiled. The compiler's message is")
     assert "Traceback" not in result.stderr

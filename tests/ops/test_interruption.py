@@ -50,7 +50,10 @@ def threads():
 before = threads()
 
 def interrupt(count):
+    deadline = time.monotonic() + 60
     while threads() < before + 1 + count:  # with the thread of this loop
+        if time.monotonic() > deadline:
+            os._exit(3)  # no thread was started
         time.sleep(0.01)
     time.sleep(0.1)
     sent.append(time.monotonic())
@@ -157,14 +160,16 @@ thread = threading.Thread(target=lambda: print(torch.equal(ops.eigh(k)[1], vecto
 thread.start()
 thread.join()
 """)
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     seconds, abandoned, later, equal = done.stdout.split()
     assert float(seconds) < SECONDS
     assert int(abandoned) == int(later) == count
     assert equal == "True"
 
 
-@pytest.mark.parametrize("repetition", range(3))
+@pytest.mark.parametrize(
+    "repetition", [0, *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2))]
+)
 def test_a_process_ends_by_control_c_while_lapack_computes(repetition: int) -> None:
     done = _run('call("eigh")')
     assert done.stdout == ""
