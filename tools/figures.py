@@ -97,6 +97,7 @@ FIGURES = {
     "removal-structural": lambda: draw_removal("structural", "attribute"),
     "removal-adult-sex": lambda: draw_removal("adult", "sex"),
     "removal-compas-race": lambda: draw_removal("compas", "race"),
+    "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
 }
 
 
