@@ -16,6 +16,7 @@ remains (``mige_ext.audit``).
 ``mige_ext.information`` has the recipe for an encoder of your own.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -139,8 +140,12 @@ class Removals(Comparison):
         return [result]
 
     def choose(self) -> dict[str, float]:
-        """β of each method, by the validation results."""
-        rows = self.results_of(self.search_runs)
+        """β of each method, by the validation results.
+
+        Test results are hidden, because divergence at the test must not change the choice when the
+        experiment is continued.
+        """
+        rows = [replace(row, accuracy=math.nan) for row in self.results_of(self.search_runs)]
         blind = self.settings.choice == "blind"
         return {method: choose_beta(rows, method, blind=blind) for method in self.values}
 

@@ -39,7 +39,12 @@ class Result(Row):
     leak_error: float  # standard error of leak_nats over the test rows
     leak_score: float
     attacker: str  # the strongest attacker in nats
-    ms_per_step: float  # training time; NaN for a diverged run
+    ms_per_step: float  # training time; NaN for a run that diverged before the test
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run reached numbers that are not finite, in training or at the test."""
+        return super().diverged or (not math.isnan(self.accuracy) and math.isnan(self.leak_nats))
 
 
 def format_table(tested: Sequence[Result]) -> str:

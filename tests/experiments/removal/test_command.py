@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from mige_ext.experiments.common import comparison
 from mige_ext.experiments.common.folder import Table
 from mige_ext.experiments.common.training import train
+from mige_ext.experiments.removal import command
 from mige_ext.experiments.removal import training as removal_training
+from mige_ext.experiments.removal.blind import VIB
 from mige_ext.experiments.removal.command import choose_beta, longer, removal
+from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.report import Result
-from mige_ext.experiments.removal.training import Epoch
+from mige_ext.experiments.removal.training import Epoch, measure
 from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
@@ -225,6 +229,61 @@ def test_a_blind_choice_measures_no_leak_before_the_test(tmp_path: Path) -> None
     for row in tested:
         assert 0 <= float(row["shifted_accuracy"]) <= float(row["accuracy"])
         assert row["leak_nats"] and row["attacker"] != "–"
+
+
+BLIND = ["--data", "digits", "--method", "vib", "--beta", "1e-3", "--beta", "1e-2"]
+BLIND += ["--steps", "10", "--seeds", "1", "--codes", "200", "--test-codes", "300"]
+BLIND += ["--choice", "blind"]
+
+
+def invoke_blind(out: Path, *more: str) -> Any:
+    app = typer.Typer()
+    app.command()(removal)
+    return CliRunner().invoke(app, [*BLIND, "--out", str(out), *more])
+
+
+def spoil(model: Model) -> None:
+    with torch.no_grad():
+        next(model.encoder.parameters()).fill_(torch.inf)
+
+
+def test_a_blind_choice_leaves_out_codes_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(self: VIB, problem: Any, settings: Any, seed: int) -> None:
+        if self.strength == 1e-2:
+            spoil(self)
+
+    monkeypatch.setattr(VIB, "finish", finish)
+    result = invoke_blind(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "the codes of the validation part are not finite" in result.output
+    rows = read(tmp_path, timed=False)
+    assert [row["val_accuracy"] == "" for row in rows] == [False, False, True]
+    assert [row["beta"] for row in rows if row["accuracy"]] == ["0.0", "0.001"]
+
+
+def test_codes_that_are_not_finite_at_the_test_count_as_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(model: Model, problem: Any, part: str, *arguments: Any) -> Any:
+        if isinstance(model, VIB) and part == "test":
+            spoil(model)
+        return measure(model, problem, part, *arguments)
+
+    monkeypatch.setattr(command, "measure", failing)
+    result = invoke_blind(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "the codes of the test part are not finite" in result.output
+    assert "1 of 1 diverged" in result.output
+    rows = read(tmp_path)
+    (failed,) = (row for row in rows if row["method"] == "vib" and row["accuracy"])
+    assert (failed["accuracy"], failed["shifted_accuracy"]) == ("0.0", "0.0")
+    assert failed["leak_nats"] == ""
+    resumed = invoke_blind(tmp_path, "--resume")  # the test does not change the choice
+    assert resumed.exit_code == 0, resumed.output
+    assert "Nothing was computed" in resumed.output and "1 of 1 diverged" in resumed.output
+    assert read(tmp_path) == rows
 
 
 @pytest.mark.thorough
