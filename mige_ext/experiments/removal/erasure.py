@@ -123,7 +123,10 @@ class KernelEraser(Eraser):
     def __init__(self, dimension: int, strength: float = 0.0) -> None:
         super().__init__(dimension, strength)
         self.register_buffer("fitted", torch.tensor(False))
-        self.steps = nn.Sequential(*(KernelStep(dimension) for _ in range(round(strength))))
+        # The steps take no numbers from the random state, so the head after them starts like those
+        # of the other methods. ``fit`` initializes the networks again.
+        with torch.random.fork_rng(devices=[]):
+            self.steps = nn.Sequential(*(KernelStep(dimension) for _ in range(round(strength))))
 
     def fit(self, z: Tensor, batch: Batch) -> None:
         """Fit one step after the other, each to the codes of the step before."""
