@@ -304,15 +304,22 @@ class ErasedModel(Model):
 
 
 class QuadraticErasedModel(ErasedModel):
-    """A model with a ``QuadraticEraser``."""
+    """A model with a ``QuadraticEraser``, whose β is a number of directions."""
 
     eraser = QuadraticEraser
+    integer_strength = True
+
+    @classmethod
+    def largest_strength(cls, latent: int) -> float:
+        """All directions of z but one."""
+        return latent - 1
 
 
 class KernelErasedModel(ErasedModel):
-    """A model with a ``KernelEraser``."""
+    """A model with a ``KernelEraser``, whose β is a number of steps."""
 
     eraser = KernelEraser
+    integer_strength = True
 
 
 def train_head(head: nn.Module, z: Tensor, label: Tensor, settings: Any) -> None:

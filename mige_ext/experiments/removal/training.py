@@ -125,9 +125,14 @@ class Epoch(Row):
     seconds: float = field(compare=False)  # training time, without the measurement
 
 
+def model_type(method: str) -> type[Model]:
+    """The class of the models of a method."""
+    return MODELS.get(method, Model)
+
+
 def make_model(problem: Problem, settings: Settings, run: Run) -> Model:
     """The model of a run, with initial weights."""
-    return MODELS.get(run.method, Model)(problem, settings, run.value).to(problem.device)
+    return model_type(run.method)(problem, settings, run.value).to(problem.device)
 
 
 class Trainer(CommonTrainer):

@@ -19,9 +19,10 @@ from mige_ext.experiments.removal import command
 from mige_ext.experiments.removal import training as removal_training
 from mige_ext.experiments.removal.blind import VIB
 from mige_ext.experiments.removal.command import choose_beta, longer, removal
+from mige_ext.experiments.removal.erasure import QuadraticErasedModel
 from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.report import Result
-from mige_ext.experiments.removal.training import Epoch, measure
+from mige_ext.experiments.removal.training import Epoch, measure, model_type
 from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
@@ -153,6 +154,22 @@ def test_a_grid_grows_beyond_the_end_that_was_chosen() -> None:
     assert longer([0.0, 1.0], 0.0) == longer([0.0, 1.0], 1.0) == [0.0, 1.0]
 
 
+def test_an_integer_grid_grows_by_integers_within_its_limits() -> None:
+    for values, largest, expected in [
+        ([1.0, 2.0, 3.0, 4.0], 7, [1.0, 2.0, 3.0, 4.0, 5.0]),
+        ([1.0, 2.0, 3.0, 4.0], 4, [1.0, 2.0, 3.0, 4.0]),
+        ([2.0, 4.0, 8.0, 16.0], math.inf, [2.0, 4.0, 8.0, 16.0, 32.0]),
+        ([9.0, 10.0], math.inf, [9.0, 10.0, 11.0]),
+    ]:
+        assert longer(values, values[-1], integer=True, largest=largest) == expected
+    assert longer([1.0, 2.0], 1.0, integer=True) == [1.0, 2.0]  # 0.5 would be rounded to 0
+    assert longer([2.0, 4.0], 2.0, integer=True) == [1.0, 2.0, 4.0]
+    assert longer([2.0, 2.5], 2.0, integer=True) == [2.0, 2.5]  # 1.6 is rounded to 2
+    assert QuadraticErasedModel.largest_strength(8) == 7
+    assert all(model_type(name).integer_strength for name in ("leace-quadratic", "kernel-erasure"))
+    assert not any(model_type(name).integer_strength for name in ("mige", "leace", "vib"))
+
+
 @pytest.mark.thorough
 def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--seeds", "1", "--extend", "2")
@@ -202,6 +219,7 @@ def test_divergence_is_no_leak_of_nothing() -> None:
         (["--data", "structural", "--data-dir", "/"], "--data-dir goes with images"),
         (["--seeds", "1", "--grid-seeds", "2"], "--grid-seeds must be at most the 1 seeds"),
         (["--data", "adult", "--nuisance", "rotation"], "--nuisance of adult must be one of"),
+        (["--method", "kernel-erasure"], "--beta must be an integer for kernel-erasure, got 0.05"),
         (["--resume"], "--resume needs a folder with results"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
