@@ -15,15 +15,16 @@ An eraser is a map of z alone, because s is unknown when the codes are used.
   covariance with the bins of s. Sizes and weights are our own.
 """
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext import ops
+from mige_ext import MigeWarning, ops
 from mige_ext.experiments.common.methods import descend, perceptron
-from mige_ext.experiments.common.training import seeded
+from mige_ext.experiments.common.training import DivergedError, seeded
 from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.nuisances import Batch, Problem
 
@@ -52,6 +53,9 @@ class Eraser(nn.Module):
         property, LEACE differs least from z::
 
             P = W⁺ Q W,   W = Σ^(−1/2),   Q projects onto the columns of W Σ_zs
+
+        Warns:
+            MigeWarning: nothing of z remains, which happens if s has d columns or more.
         """
         z, s = z.double(), self.nuisance(batch)
         mean, centered = z.mean(0), z - z.mean(0)
@@ -60,6 +64,13 @@ class Eraser(nn.Module):
         kept = values > values[-1] * 1e-10
         roots, vectors = values[kept].sqrt(), vectors[:, kept]
         directions = self.directions(centered @ (vectors / roots), s)
+        if 0 < directions.shape[1] == vectors.shape[1]:
+            warnings.warn(
+                f"the eraser removes all {len(roots)} directions in which z varies, because s has "
+                f"{s.shape[1]} columns: z keeps nothing, increase --latent",
+                MigeWarning,
+                stacklevel=2,
+            )
         erased = (vectors * roots) @ directions @ directions.mT @ (vectors / roots).mT
         self.mean.copy_(mean)
         self.erased.copy_(erased)
@@ -72,7 +83,8 @@ class Eraser(nn.Module):
     def directions(self, white: Tensor, s: Tensor) -> Tensor:
         """Orthonormal directions (d, r) to remove from whitened codes (N, d)."""
         left, singular, _ = torch.linalg.svd(white.mT @ s / len(s), full_matrices=False)
-        return left[:, singular > singular.max().clamp(min=1e-12) * 1e-6]
+        # There is no singular value if z has no variance.
+        return left[:, singular > singular[:1].clamp(min=1e-12) * 1e-6]
 
     def forward(self, z: Tensor) -> Tensor:
         """Erase: (N, d) -> (N, d)."""
@@ -85,8 +97,9 @@ class QuadraticEraser(Eraser):
     It is LEACE for s and the products of its columns, and then it projects out ``strength``
     directions, rounded, one after the other. Each is the direction in which the covariance of the
     whitened z depends most on s: the top eigenvector of Σ_k E[(z zᵀ − I) t_k]². The columns t_k are
-    s and its products, whitened. For a categorical s this sum is Σ_c p(c) (E[z zᵀ | c] − I)². At
-    least one direction of z remains.
+    s and its products, whitened. For a categorical s this sum is Σ_c p(c) (E[z zᵀ | c] − I)². These
+    ``strength`` directions leave at least one direction of z. LEACE itself may leave none, if s and
+    its products have d columns or more.
 
     An attacker that is quadratic in z finds nothing if the remaining directions have the same
     covariance for every s. For a binary s it is enough to remove the directions whose variance
@@ -184,6 +197,9 @@ class KernelStep(nn.Module):
         """Train the network, then choose the functions, for codes z (N, d) and their ``Batch``.
 
         The generator of torch's global random state draws the features.
+
+        Raises:
+            DivergedError: the codes have no variance.
         """
         bins = _whiten(F.one_hot(batch.bin).double())
         label = _whiten(F.one_hot(batch.label).double())
@@ -217,7 +233,8 @@ class KernelStep(nn.Module):
 
     def _draw(self, e: Tensor) -> Tensor:
         """Random frequencies (d, FREQUENCIES) of the three kernels."""
-        median = ops.distance_quantile(e[: self.BATCH])
+        # The median is 0 for a code that has collapsed to one point. Columns have unit variance.
+        median = ops.distance_quantile(e[: self.BATCH]).clamp(min=1e-3)
         factors = torch.tensor([0.5, 1.0, 2.0]).repeat(self.FREQUENCIES // 3).to(e.device)
         return torch.randn(e.shape[1], self.FREQUENCIES).to(e.device) * factors / median
 
@@ -226,6 +243,8 @@ class KernelStep(nn.Module):
         center = features.mean(0)
         features = features - center
         variance = features.mT @ features / len(features)
+        if not variance.trace() > 1e-12:  # rounding errors, or NaN
+            raise DivergedError("the codes must vary for kernel erasure, got a collapsed code")
         left, singular, _ = torch.linalg.svd(features.mT @ bins / len(bins), full_matrices=False)
         basis = _complement(left[:, singular > 1e-12])
         cross = basis.mT @ features.mT @ targets / len(targets)
@@ -253,9 +272,12 @@ def _features(e: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def _explained(features: Tensor, white: Tensor) -> Tensor:
-    """Fraction of the variance of centered features (N, F) that is linear in white (N, k)."""
+    """Fraction of the variance of centered features (N, F) that is linear in white (N, k).
+
+    The fraction of features without variance is 0.
+    """
     cross = features.mT @ (white - white.mean(0)) / len(white)
-    return cross.square().sum() / features.square().sum(1).mean()
+    return cross.square().sum() / features.square().sum(1).mean().clamp(min=1e-12)
 
 
 def _whiten(x: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mige_ext import MigeWarning
 from mige_ext.experiments.common.runs import Run
-from mige_ext.experiments.common.training import train
+from mige_ext.experiments.common.training import DivergedError, train
 from mige_ext.experiments.removal.dependence import hsic
 from mige_ext.experiments.removal.erasure import Eraser, KernelEraser, KernelStep, QuadraticEraser
 from mige_ext.experiments.removal.nuisances import Batch, Structural
@@ -132,12 +133,27 @@ def test_each_strength_removes_one_more_direction_and_one_remains() -> None:
     assert found == [1, 2, 3, 5]
 
 
+@pytest.mark.parametrize("kind", [Eraser, QuadraticEraser])
+def test_an_eraser_warns_if_nothing_of_z_remains(kind: type[Eraser]) -> None:
+    bins = torch.arange(900) % 9
+    s = torch.nn.functional.one_hot(bins).float()
+    z, eraser = normal(900, 8) + s[:, :8], kind(8, 1.0)
+    with pytest.warns(MigeWarning, match="all 8 directions in which z varies, because s has"):
+        eraser.fit(z, batch_of(s, bins))
+    assert (eraser(z) - z.mean(0)).abs().max() < 1e-4
+    wider = torch.cat([z, normal(900, 1, seed=1)], 1)  # one direction remains, without a warning
+    eraser = kind(9, 1.0)
+    eraser.fit(wider, batch_of(s, bins))
+    assert torch.linalg.matrix_rank(eraser.erased, tol=1e-4) == 8
+
+
 def test_products_of_the_columns_of_s_are_erased_too() -> None:
     s = normal(2000, 2)
-    z = normal(2000, 5, seed=1)
+    z = normal(2000, 6, seed=1)  # one column more than s and its products
     z[:, 0] += s[:, 0] * s[:, 1]
     z[:, 1] += s[:, 0].square()
-    plain, quadratic = Eraser(5), QuadraticEraser(5, 0.0)
+    z[:, 2:4] += s  # LEACE for s removes these, so the first two columns stay almost as they are
+    plain, quadratic = Eraser(6), QuadraticEraser(6, 0.0)
     for eraser in (plain, quadratic):
         eraser.fit(z, batch_of(s))
     product = (s[:, 0] * s[:, 1])[:, None]
@@ -202,3 +218,18 @@ def test_a_loaded_eraser_gives_the_same_codes(method: str, strength: float) -> N
         body = nn.Sequential(*list(loaded.encoder)[:-1])
         assert not torch.allclose(body(x), z, atol=1e-2)
     assert torch.equal(z, same)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_collapsed_code_is_a_diverged_run_of_kernel_erasure(value: float) -> None:
+    s = normal(600, 1)
+    with torch.random.fork_rng(), pytest.raises(DivergedError, match="got a collapsed code"):
+        torch.manual_seed(0)
+        KernelStep(3).fit(torch.full((600, 3), value), batch_of(s))
+
+
+@pytest.mark.parametrize("kind", [Eraser, QuadraticEraser])
+def test_leace_changes_nothing_in_a_collapsed_code(kind: type[Eraser]) -> None:
+    z, eraser = torch.full((100, 3), 0.5), kind(3, 1.0)
+    eraser.fit(z, batch_of(normal(100, 1)))
+    assert torch.equal(eraser(z), z)
