@@ -20,8 +20,9 @@ from mige_ext.experiments.removal import training as removal_training
 from mige_ext.experiments.removal.blind import VIB
 from mige_ext.experiments.removal.command import choose_beta, longer, removal
 from mige_ext.experiments.removal.erasure import QuadraticErasedModel
+from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.models import Model
-from mige_ext.experiments.removal.report import Result
+from mige_ext.experiments.removal.report import Result, draw
 from mige_ext.experiments.removal.training import Epoch, measure, model_type
 from tests.support.process import assert_fits
 
@@ -247,6 +248,25 @@ def test_a_blind_choice_measures_no_leak_before_the_test(tmp_path: Path) -> None
     for row in tested:
         assert 0 <= float(row["shifted_accuracy"]) <= float(row["accuracy"])
         assert row["leak_nats"] and row["attacker"] != "–"
+
+
+def test_a_figure_of_blind_choices_shows_methods_without_a_beta() -> None:
+    rows = [
+        row("none", 0.0, 0.9, math.nan),
+        row("leace", 0.0, 0.88, math.nan),
+        row("center", 1.0, 0.89, math.nan),
+        row("center", 1000.0, 0.87, math.nan),
+    ]
+    left = draw(rows, [], 0.005).axes[0]
+    lines = {line.get_label(): line for line in left.get_lines()}
+    at = {
+        name: left.transData.transform(lines[METHODS[name].label].get_xydata())
+        for name in ("none", "leace", "center")
+    }
+    for points in at.values():
+        inside = left.bbox.containsx, left.bbox.containsy
+        assert all(holds(of) for point in points for holds, of in zip(inside, point, strict=True))
+    assert at["none"][0, 0] == at["leace"][0, 0] < at["center"][0, 0] < at["center"][1, 0]
 
 
 BLIND = ["--data", "digits", "--method", "vib", "--beta", "1e-3", "--beta", "1e-2"]
