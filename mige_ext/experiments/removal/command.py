@@ -167,10 +167,15 @@ class Removals(Comparison):
         model = make_model(self.problem, self.settings, run)
         model.load_state_dict(self.load(run)["model"])
         predicted, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
-        known: dict[str, Any] = {"leak_nats": leak.nats, "leak_error": leak.standard_error}
-        known |= {"leak_score": leak.score, "attacker": leak.attacker}
-        known |= {"accuracy": predicted.accuracy}
-        return [{"shifted_accuracy": predicted.shifted_accuracy, **known}]
+        tested = {
+            "accuracy": predicted.accuracy,
+            "shifted_accuracy": predicted.shifted_accuracy,
+            "leak_nats": leak.nats,
+            "leak_error": leak.standard_error,
+            "leak_score": leak.score,
+            "attacker": leak.attacker,
+        }
+        return [tested]
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
         """The trade-off between accuracy and leak, and learning curves."""

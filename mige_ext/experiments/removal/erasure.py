@@ -30,7 +30,28 @@ from mige_ext.experiments.removal.nuisances import Batch, Problem
 
 
 class Eraser(nn.Module):
-    """LEACE: the affine map z − P (z − μ); before ``fit`` it changes nothing.
+    """A map of z that removes s; before ``fit`` it changes nothing.
+
+    Args:
+        dimension: columns d of z.
+        strength: strength of the erasure.
+    """
+
+    def __init__(self, dimension: int, strength: float = 0.0) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def fit(self, z: Tensor, batch: Batch) -> None:
+        """Fit the map to codes z (N, d) and their ``Batch``."""
+        raise NotImplementedError
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Erase: (N, d) -> (N, d)."""
+        raise NotImplementedError
+
+
+class LinearEraser(Eraser):
+    """LEACE: the affine map z − P (z − μ).
 
     Args:
         dimension: columns d of z.
@@ -41,8 +62,7 @@ class Eraser(nn.Module):
     erased: Tensor  # P, (d, d)
 
     def __init__(self, dimension: int, strength: float = 0.0) -> None:
-        super().__init__()
-        self.strength = strength
+        super().__init__(dimension, strength)
         self.register_buffer("mean", torch.zeros(dimension))
         self.register_buffer("erased", torch.zeros(dimension, dimension))
 
@@ -91,7 +111,7 @@ class Eraser(nn.Module):
         return z - (z - self.mean) @ self.erased.mT
 
 
-class QuadraticEraser(Eraser):
+class QuadraticEraser(LinearEraser):
     """Quadratic LEACE that needs no s for the codes that it erases.
 
     It is LEACE for s and the products of its columns, and then it projects out ``strength``
@@ -299,14 +319,14 @@ class ErasedModel(Model):
     Its β is the strength of the eraser.
     """
 
-    eraser: type[Eraser] = Eraser
+    eraser: type[Eraser] = LinearEraser
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
         """The encoder and its eraser."""
         return super().layers(inputs, hidden, latent).append(self.eraser(latent, self.strength))
 
     def finish(self, problem: Problem, settings: Any, seed: int) -> None:
-        """Fit the eraser to training codes, and train the head anew on the erased codes."""
+        """Fit the eraser to training codes, and train the head again on the erased codes."""
         eraser = self.encoder[-1]
         assert isinstance(eraser, Eraser)
         generator = torch.Generator().manual_seed(seed)
@@ -345,10 +365,10 @@ class KernelErasedModel(ErasedModel):
 
 
 def train_head(head: nn.Module, z: Tensor, label: Tensor, settings: Any) -> None:
-    """Train a classifier anew on finished codes, for the steps of the encoder.
+    """Train a classifier from new weights on finished codes, for the steps of the encoder.
 
     Args:
-        head: the classifier. It is initialized again.
+        head: the classifier, which gets new initial weights.
         z: codes (N, d).
         label: their labels (N,).
         settings: the settings of the experiment: steps, batch and first learning rate.
