@@ -216,8 +216,7 @@ class Comparison(Experiment):
         except DivergedError as reason:
             results = self.diverged(run)
             self._path(run).unlink(missing_ok=True)  # save_interrupted may have written the file
-            message = f"{self.name_of(run)} diverged; its predictions count as wrong: {reason}"
-            bar.write(message, file=sys.stderr)
+            bar.write(_diverged_message(self.name_of(run), reason), file=sys.stderr)
         self.results.append(results)
         self.checkpoint.unlink(missing_ok=True)
 
@@ -277,13 +276,21 @@ class Comparison(Experiment):
     # Test
 
     def read_test(self, runs: Sequence[Run]) -> list[Any]:
-        """Test the runs that are not tested yet, and return the results of all runs."""
+        """Test the runs that are not tested yet, and return the results of all runs.
+
+        If ``test`` raises DivergedError, the run gets ``all_wrong`` like a diverged run.
+        """
         column = next(iter(self.all_wrong))
         for run in runs:
             rows = self.results_of([run])
             if not any(math.isnan(getattr(row, column)) for row in rows):
                 continue
-            changes = [self.all_wrong] * len(rows) if rows[0].diverged else self.test(run, rows)
+            changes: Sequence[Mapping[str, Any]] = [self.all_wrong] * len(rows)
+            if not rows[0].diverged:
+                try:
+                    changes = self.test(run, rows)
+                except DivergedError as reason:
+                    print(_diverged_message(self.name_of(run), reason), file=sys.stderr)
             tested = map(lambda row, change: replace(row, **change), rows, changes)
             self.results.replace(
                 [next(tested) if row.run == run else row for row in self.results.rows]
@@ -292,7 +299,11 @@ class Comparison(Experiment):
 
     @abstractmethod
     def test(self, run: Run, rows: Sequence[Any]) -> list[dict[str, Any]]:
-        """Test results of a run, by column, for each of its rows in results.csv."""
+        """Test results of a run, by column, for each of its rows in results.csv.
+
+        Raises:
+            DivergedError: numbers of the run on the test part are not finite.
+        """
 
     # Results
 
@@ -371,3 +382,7 @@ class Comparison(Experiment):
 
     def _path(self, run: Run) -> Path:
         return self.options.out / "models" / f"{self.stem.format(**run._asdict())}.pt"
+
+
+def _diverged_message(name: str, reason: DivergedError) -> str:
+    return f"{name} diverged; its predictions count as wrong: {reason}"

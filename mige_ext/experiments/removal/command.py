@@ -16,6 +16,7 @@ remains (``mige_ext.audit``).
 ``mige_ext.information`` has the recipe for an encoder of your own.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -42,6 +43,7 @@ from mige_ext.experiments.removal.training import (
     encode,
     make_model,
     measure,
+    model_type,
 )
 
 #: Accuracy that removal may cost.
@@ -76,6 +78,13 @@ class Removals(Comparison):
     all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0, "shifted_accuracy": 0.0})
     problem: Problem
 
+    def __init__(self, options: Options, settings: Settings) -> None:
+        super().__init__(options, settings)
+        for method, values in self.values.items():
+            broken = [value for value in values if not value.is_integer()]
+            if broken and model_type(method).integer_strength:
+                raise ValueError(f"beta must be an integer for {method}, got {broken[0]:g}")
+
     def load_problem(self) -> Problem:
         """Load the images under the nuisance, or a table."""
         problem = self._load_data()
@@ -105,7 +114,12 @@ class Removals(Comparison):
         super().search()
         for _ in range(self.options.extend):
             self.values = {
-                method: longer(values, self.choice[method])
+                method: longer(
+                    values,
+                    self.choice[method],
+                    integer=model_type(method).integer_strength,
+                    largest=model_type(method).largest_strength(self.settings.latent),
+                )
                 for method, values in self.values.items()
             }
             super().search()
@@ -139,8 +153,12 @@ class Removals(Comparison):
         return [result]
 
     def choose(self) -> dict[str, float]:
-        """β of each method, by the validation results."""
-        rows = self.results_of(self.search_runs)
+        """β of each method, by the validation results.
+
+        Test results are hidden, because divergence at the test must not change the choice when the
+        experiment is continued.
+        """
+        rows = [replace(row, accuracy=math.nan) for row in self.results_of(self.search_runs)]
         blind = self.settings.choice == "blind"
         return {method: choose_beta(rows, method, blind=blind) for method in self.values}
 
@@ -149,10 +167,15 @@ class Removals(Comparison):
         model = make_model(self.problem, self.settings, run)
         model.load_state_dict(self.load(run)["model"])
         predicted, leak = measure(model.eval(), self.problem, "test", self.settings, run.seed)
-        known: dict[str, Any] = {"leak_nats": leak.nats, "leak_error": leak.standard_error}
-        known |= {"leak_score": leak.score, "attacker": leak.attacker}
-        known |= {"accuracy": predicted.accuracy}
-        return [{"shifted_accuracy": predicted.shifted_accuracy, **known}]
+        tested = {
+            "accuracy": predicted.accuracy,
+            "shifted_accuracy": predicted.shifted_accuracy,
+            "leak_nats": leak.nats,
+            "leak_error": leak.standard_error,
+            "leak_score": leak.score,
+            "attacker": leak.attacker,
+        }
+        return [tested]
 
     def figures(self, shown: Sequence[Run]) -> dict[str, Figure]:
         """The trade-off between accuracy and leak, and learning curves."""
@@ -202,19 +225,31 @@ def choose_beta(rows: Sequence[Result], method: str, *, blind: bool = False) -> 
     return min(grid, key=order)
 
 
-def longer(strengths: Sequence[float], chosen: float) -> list[float]:
+def longer(
+    strengths: Sequence[float], chosen: float, *, integer: bool = False, largest: float = math.inf
+) -> list[float]:
     """Extend a grid of β by one value, at the same ratio, if an end of the grid was chosen.
 
-    The grid stays unchanged at an end without a ratio: next to 0, or in a grid of one value.
+    The grid stays unchanged at an end without a ratio: next to 0, or in a grid of one value. It
+    also stays unchanged if the new value is 0, above ``largest``, or in the grid after rounding.
+
+    Args:
+        strengths: The grid.
+        chosen: The value of the grid that was chosen.
+        integer: Whether the new value is rounded to an integer.
+        largest: The largest value that a grid may have.
     """
     betas = sorted(strengths)
     if len(betas) < 2:
         return betas
     if chosen == betas[-1] and betas[-2]:
-        return [*betas, float(f"{betas[-1] * (betas[-1] / betas[-2]):.3g}")]
-    if chosen == betas[0] and betas[0]:
-        return [float(f"{betas[0] * (betas[0] / betas[1]):.3g}"), *betas]
-    return betas
+        new = betas[-1] * (betas[-1] / betas[-2])
+    elif chosen == betas[0] and betas[0]:
+        new = betas[0] * (betas[0] / betas[1])
+    else:
+        return betas
+    new = float(round(new) if integer else f"{new:.3g}")
+    return sorted({*betas, new}) if 0 < new <= largest else betas
 
 
 @command(Options, Settings)

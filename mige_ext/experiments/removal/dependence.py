@@ -36,10 +36,10 @@ def hsic_whitened_center(z: Tensor, batch: Batch) -> Tensor:
 def within_classes(z: Tensor, label: Tensor) -> Tensor:
     """E‖z − m(label)‖² / d, with the mean m(label) of the samples with this label.
 
-    Under BatchNorm it is the fraction of the variance of z that is within the classes.
+    Under BatchNorm this distance is the fraction of the variance of z that is within the classes.
     """
-    alike = (label[:, None] == label).to(z.dtype)
-    centers = (alike @ z) / alike.sum(1, keepdim=True)
+    same = (label[:, None] == label).to(z.dtype)
+    centers = (same @ z) / same.sum(1, keepdim=True)
     return (z - centers).square().mean()
 
 
@@ -58,9 +58,9 @@ def group_discrepancy(z: Tensor, batch: Batch) -> Tensor:
 
     MMD² is the squared distance of the kernel means, for an RBF kernel at the median distance.
     """
-    alike = (batch.bin[:, None] == batch.bin).to(z.dtype)
+    same = (batch.bin[:, None] == batch.bin).to(z.dtype)
     gram = _center(_gram(z))  # distances to the mean of all samples
-    return ((alike * gram).sum(1) / alike.sum(1)).mean()
+    return ((same * gram).sum(1) / same.sum(1)).mean()
 
 
 def _gram(x: Tensor) -> Tensor:

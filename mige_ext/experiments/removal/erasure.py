@@ -15,21 +15,43 @@ An eraser is a map of z alone, because s is unknown when the codes are used.
   covariance with the bins of s. Sizes and weights are our own.
 """
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mige_ext import ops
+from mige_ext import MigeWarning, ops
 from mige_ext.experiments.common.methods import descend, perceptron
-from mige_ext.experiments.common.training import seeded
+from mige_ext.experiments.common.training import DivergedError, seeded
 from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.nuisances import Batch, Problem
 
 
 class Eraser(nn.Module):
-    """LEACE: the affine map z − P (z − μ); before ``fit`` it changes nothing.
+    """A map of z that removes s; before ``fit`` it changes nothing.
+
+    Args:
+        dimension: columns d of z.
+        strength: strength of the erasure.
+    """
+
+    def __init__(self, dimension: int, strength: float = 0.0) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def fit(self, z: Tensor, batch: Batch) -> None:
+        """Fit the map to codes z (N, d) and their ``Batch``."""
+        raise NotImplementedError
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Erase: (N, d) -> (N, d)."""
+        raise NotImplementedError
+
+
+class LinearEraser(Eraser):
+    """LEACE: the affine map z − P (z − μ).
 
     Args:
         dimension: columns d of z.
@@ -40,8 +62,7 @@ class Eraser(nn.Module):
     erased: Tensor  # P, (d, d)
 
     def __init__(self, dimension: int, strength: float = 0.0) -> None:
-        super().__init__()
-        self.strength = strength
+        super().__init__(dimension, strength)
         self.register_buffer("mean", torch.zeros(dimension))
         self.register_buffer("erased", torch.zeros(dimension, dimension))
 
@@ -52,6 +73,9 @@ class Eraser(nn.Module):
         property, LEACE differs least from z::
 
             P = W⁺ Q W,   W = Σ^(−1/2),   Q projects onto the columns of W Σ_zs
+
+        Warns:
+            MigeWarning: nothing of z remains, which happens if s has d columns or more.
         """
         z, s = z.double(), self.nuisance(batch)
         mean, centered = z.mean(0), z - z.mean(0)
@@ -60,6 +84,13 @@ class Eraser(nn.Module):
         kept = values > values[-1] * 1e-10
         roots, vectors = values[kept].sqrt(), vectors[:, kept]
         directions = self.directions(centered @ (vectors / roots), s)
+        if 0 < directions.shape[1] == vectors.shape[1]:
+            warnings.warn(
+                f"the eraser removes all {len(roots)} directions in which z varies, because s has "
+                f"{s.shape[1]} columns: z keeps nothing, increase --latent",
+                MigeWarning,
+                stacklevel=2,
+            )
         erased = (vectors * roots) @ directions @ directions.mT @ (vectors / roots).mT
         self.mean.copy_(mean)
         self.erased.copy_(erased)
@@ -72,21 +103,23 @@ class Eraser(nn.Module):
     def directions(self, white: Tensor, s: Tensor) -> Tensor:
         """Orthonormal directions (d, r) to remove from whitened codes (N, d)."""
         left, singular, _ = torch.linalg.svd(white.mT @ s / len(s), full_matrices=False)
-        return left[:, singular > singular.max().clamp(min=1e-12) * 1e-6]
+        # There is no singular value if z has no variance.
+        return left[:, singular > singular[:1].clamp(min=1e-12) * 1e-6]
 
     def forward(self, z: Tensor) -> Tensor:
         """Erase: (N, d) -> (N, d)."""
         return z - (z - self.mean) @ self.erased.mT
 
 
-class QuadraticEraser(Eraser):
+class QuadraticEraser(LinearEraser):
     """Quadratic LEACE that needs no s for the codes that it erases.
 
     It is LEACE for s and the products of its columns, and then it projects out ``strength``
     directions, rounded, one after the other. Each is the direction in which the covariance of the
     whitened z depends most on s: the top eigenvector of Σ_k E[(z zᵀ − I) t_k]². The columns t_k are
-    s and its products, whitened. For a categorical s this sum is Σ_c p(c) (E[z zᵀ | c] − I)². At
-    least one direction of z remains.
+    s and its products, whitened. For a categorical s this sum is Σ_c p(c) (E[z zᵀ | c] − I)². These
+    ``strength`` directions leave at least one direction of z. LEACE itself may leave none, if s and
+    its products have d columns or more.
 
     An attacker that is quadratic in z finds nothing if the remaining directions have the same
     covariance for every s. For a binary s it is enough to remove the directions whose variance
@@ -123,7 +156,10 @@ class KernelEraser(Eraser):
     def __init__(self, dimension: int, strength: float = 0.0) -> None:
         super().__init__(dimension, strength)
         self.register_buffer("fitted", torch.tensor(False))
-        self.steps = nn.Sequential(*(KernelStep(dimension) for _ in range(round(strength))))
+        # The steps take no numbers from the random state, so the head after them starts like those
+        # of the other methods. ``fit`` initializes the networks again.
+        with torch.random.fork_rng(devices=[]):
+            self.steps = nn.Sequential(*(KernelStep(dimension) for _ in range(round(strength))))
 
     def fit(self, z: Tensor, batch: Batch) -> None:
         """Fit one step after the other, each to the codes of the step before."""
@@ -181,6 +217,9 @@ class KernelStep(nn.Module):
         """Train the network, then choose the functions, for codes z (N, d) and their ``Batch``.
 
         The generator of torch's global random state draws the features.
+
+        Raises:
+            DivergedError: the codes have no variance.
         """
         bins = _whiten(F.one_hot(batch.bin).double())
         label = _whiten(F.one_hot(batch.label).double())
@@ -214,7 +253,8 @@ class KernelStep(nn.Module):
 
     def _draw(self, e: Tensor) -> Tensor:
         """Random frequencies (d, FREQUENCIES) of the three kernels."""
-        median = ops.distance_quantile(e[: self.BATCH])
+        # The median is 0 for a code that has collapsed to one point. Columns have unit variance.
+        median = ops.distance_quantile(e[: self.BATCH]).clamp(min=1e-3)
         factors = torch.tensor([0.5, 1.0, 2.0]).repeat(self.FREQUENCIES // 3).to(e.device)
         return torch.randn(e.shape[1], self.FREQUENCIES).to(e.device) * factors / median
 
@@ -223,6 +263,8 @@ class KernelStep(nn.Module):
         center = features.mean(0)
         features = features - center
         variance = features.mT @ features / len(features)
+        if not variance.trace() > 1e-12:  # rounding errors, or NaN
+            raise DivergedError("the codes must vary for kernel erasure, got a collapsed code")
         left, singular, _ = torch.linalg.svd(features.mT @ bins / len(bins), full_matrices=False)
         basis = _complement(left[:, singular > 1e-12])
         cross = basis.mT @ features.mT @ targets / len(targets)
@@ -250,9 +292,12 @@ def _features(e: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def _explained(features: Tensor, white: Tensor) -> Tensor:
-    """Fraction of the variance of centered features (N, F) that is linear in white (N, k)."""
+    """Fraction of the variance of centered features (N, F) that is linear in white (N, k).
+
+    The fraction of features without variance is 0.
+    """
     cross = features.mT @ (white - white.mean(0)) / len(white)
-    return cross.square().sum() / features.square().sum(1).mean()
+    return cross.square().sum() / features.square().sum(1).mean().clamp(min=1e-12)
 
 
 def _whiten(x: Tensor) -> Tensor:
@@ -274,14 +319,14 @@ class ErasedModel(Model):
     Its β is the strength of the eraser.
     """
 
-    eraser: type[Eraser] = Eraser
+    eraser: type[Eraser] = LinearEraser
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
         """The encoder and its eraser."""
         return super().layers(inputs, hidden, latent).append(self.eraser(latent, self.strength))
 
     def finish(self, problem: Problem, settings: Any, seed: int) -> None:
-        """Fit the eraser to training codes, and train the head anew on the erased codes."""
+        """Fit the eraser to training codes, and train the head again on the erased codes."""
         eraser = self.encoder[-1]
         assert isinstance(eraser, Eraser)
         generator = torch.Generator().manual_seed(seed)
@@ -301,22 +346,29 @@ class ErasedModel(Model):
 
 
 class QuadraticErasedModel(ErasedModel):
-    """A model with a ``QuadraticEraser``."""
+    """A model with a ``QuadraticEraser``, whose β is a number of directions."""
 
     eraser = QuadraticEraser
+    integer_strength = True
+
+    @classmethod
+    def largest_strength(cls, latent: int) -> float:
+        """All directions of z but one."""
+        return latent - 1
 
 
 class KernelErasedModel(ErasedModel):
-    """A model with a ``KernelEraser``."""
+    """A model with a ``KernelEraser``, whose β is a number of steps."""
 
     eraser = KernelEraser
+    integer_strength = True
 
 
 def train_head(head: nn.Module, z: Tensor, label: Tensor, settings: Any) -> None:
-    """Train a classifier anew on finished codes, for the steps of the encoder.
+    """Train a classifier from new weights on finished codes, for the steps of the encoder.
 
     Args:
-        head: the classifier. It is initialized again.
+        head: the classifier, which gets new initial weights.
         z: codes (N, d).
         label: their labels (N,).
         settings: the settings of the experiment: steps, batch and first learning rate.

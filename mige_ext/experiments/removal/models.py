@@ -1,6 +1,7 @@
 """The network of information removal: an encoder, and a head that predicts the label from z."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,12 +21,20 @@ class Model(nn.Module):
         strength: β of the method.
     """
 
+    #: Whether β is a number of parts, and must be an integer.
+    integer_strength: ClassVar[bool] = False
+
     def __init__(self, problem: Problem, settings: Any, strength: float) -> None:
         super().__init__()
         self.strength = strength
         hidden, latent = settings.hidden, settings.latent
         self.encoder = self.layers(problem.inputs, (hidden, hidden // 2), latent)
         self.head = perceptron(latent, 64, problem.classes)
+
+    @classmethod
+    def largest_strength(cls, latent: int) -> float:
+        """The largest β that differs from smaller ones, by default ∞."""
+        return math.inf
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
         """The encoder: (N, inputs) -> (N, latent)."""

@@ -39,7 +39,12 @@ class Result(Row):
     leak_error: float  # standard error of leak_nats over the test rows
     leak_score: float
     attacker: str  # the strongest attacker in nats
-    ms_per_step: float  # training time; NaN for a diverged run
+    ms_per_step: float  # training time; NaN for a run that diverged before the test
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run reached numbers that are not finite, in training or at the test."""
+        return super().diverged or (not math.isnan(self.accuracy) and math.isnan(self.leak_nats))
 
 
 def format_table(tested: Sequence[Result]) -> str:
@@ -67,6 +72,7 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     """Accuracy against leak: a curve through the β of each method, and the final runs on test data.
 
     If β was chosen without s, the validation leaks are NaN, and the curves show accuracy against β.
+    A method without a β is then a point at 0.
 
     Args:
         results: Results of all runs.
@@ -98,7 +104,10 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     if measured:
         left.set(xlabel="leak, nats")
     else:
-        left.set(xlabel="β", xscale="log")
+        # The scale is linear below the least β above 0, so methods without a β are visible at 0.
+        least = min((row.beta for row in results if row.beta), default=1.0)
+        left.set_xscale("symlog", linthresh=least)
+        left.set(xlabel="β")
     middle.set(title="the chosen β, test", xlabel="leak, nats")
     right.set(title="the chosen β, test", xlabel=f"leak, {score_name(results)}")
     plots.legend(fig, columns=5)

@@ -125,9 +125,14 @@ class Epoch(Row):
     seconds: float = field(compare=False)  # training time, without the measurement
 
 
+def model_type(method: str) -> type[Model]:
+    """The class of the models of a method."""
+    return MODELS.get(method, Model)
+
+
 def make_model(problem: Problem, settings: Settings, run: Run) -> Model:
     """The model of a run, with initial weights."""
-    return MODELS.get(run.method, Model)(problem, settings, run.value).to(problem.device)
+    return model_type(run.method)(problem, settings, run.value).to(problem.device)
 
 
 class Trainer(CommonTrainer):
@@ -200,6 +205,9 @@ def encode(
 
     Returns:
         The codes with their nuisances, and the predictions of the labels.
+
+    Raises:
+        DivergedError: the codes are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(problem.count(part), generator=generator)[:limit]
@@ -211,10 +219,10 @@ def encode(
             right = model.head(z).argmax(1) == batch.label
             codes.append(Codes(z, batch.bin if problem.categorical else batch.s, batch.label))
             predictions.append(Predictions(right, batch.bin))
-    return (
-        Codes(*map(torch.cat, zip(*codes, strict=True))),
-        Predictions(*map(torch.cat, zip(*predictions, strict=True))),
-    )
+    whole = Codes(*map(torch.cat, zip(*codes, strict=True)))
+    if not whole.z.isfinite().all():  # argmax would still give predictions
+        raise DivergedError(f"the codes of the {part} part are not finite")
+    return whole, Predictions(*map(torch.cat, zip(*predictions, strict=True)))
 
 
 def measure(
@@ -226,10 +234,8 @@ def measure(
         DivergedError: the codes are not finite.
     """
     limit = settings.test_codes if part == "test" else settings.codes
-    train_codes, _ = encode(model, problem, "train", seed, limit)
     codes, predicted = encode(model, problem, part, seed + 1)
-    if not (train_codes.z.isfinite().all() and codes.z.isfinite().all()):
-        raise DivergedError(f"the codes of the {part} part are not finite")
+    train_codes, _ = encode(model, problem, "train", seed, limit)
     if problem.given_label:
         return predicted, within_labels(train_codes, codes, settings, seed)
     return predicted, attack(train_codes, codes, settings, seed)

@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from mige_ext.experiments.common import comparison
 from mige_ext.experiments.common.folder import Table
 from mige_ext.experiments.common.training import train
+from mige_ext.experiments.removal import command
 from mige_ext.experiments.removal import training as removal_training
+from mige_ext.experiments.removal.blind import VIB
 from mige_ext.experiments.removal.command import choose_beta, longer, removal
-from mige_ext.experiments.removal.report import Result
-from mige_ext.experiments.removal.training import Epoch
+from mige_ext.experiments.removal.erasure import QuadraticErasedModel
+from mige_ext.experiments.removal.methods import METHODS
+from mige_ext.experiments.removal.models import Model
+from mige_ext.experiments.removal.report import Result, draw
+from mige_ext.experiments.removal.training import Epoch, measure, model_type
 from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
@@ -149,6 +155,22 @@ def test_a_grid_grows_beyond_the_end_that_was_chosen() -> None:
     assert longer([0.0, 1.0], 0.0) == longer([0.0, 1.0], 1.0) == [0.0, 1.0]
 
 
+def test_an_integer_grid_grows_by_integers_within_its_limits() -> None:
+    for values, largest, expected in [
+        ([1.0, 2.0, 3.0, 4.0], 7, [1.0, 2.0, 3.0, 4.0, 5.0]),
+        ([1.0, 2.0, 3.0, 4.0], 4, [1.0, 2.0, 3.0, 4.0]),
+        ([2.0, 4.0, 8.0, 16.0], math.inf, [2.0, 4.0, 8.0, 16.0, 32.0]),
+        ([9.0, 10.0], math.inf, [9.0, 10.0, 11.0]),
+    ]:
+        assert longer(values, values[-1], integer=True, largest=largest) == expected
+    assert longer([1.0, 2.0], 1.0, integer=True) == [1.0, 2.0]  # 0.5 would be rounded to 0
+    assert longer([2.0, 4.0], 2.0, integer=True) == [1.0, 2.0, 4.0]
+    assert longer([2.0, 2.5], 2.0, integer=True) == [2.0, 2.5]  # 1.6 is rounded to 2
+    assert QuadraticErasedModel.largest_strength(8) == 7
+    assert all(model_type(name).integer_strength for name in ("leace-quadratic", "kernel-erasure"))
+    assert not any(model_type(name).integer_strength for name in ("mige", "leace", "vib"))
+
+
 @pytest.mark.thorough
 def test_the_command_extends_grids_until_the_choice_is_inside(tmp_path: Path) -> None:
     result = invoke(tmp_path, "--seeds", "1", "--extend", "2")
@@ -198,6 +220,7 @@ def test_divergence_is_no_leak_of_nothing() -> None:
         (["--data", "structural", "--data-dir", "/"], "--data-dir goes with images"),
         (["--seeds", "1", "--grid-seeds", "2"], "--grid-seeds must be at most the 1 seeds"),
         (["--data", "adult", "--nuisance", "rotation"], "--nuisance of adult must be one of"),
+        (["--method", "kernel-erasure"], "--beta must be an integer for kernel-erasure, got 0.05"),
         (["--resume"], "--resume needs a folder with results"),
         (["--device", "abacus"], "--device must be auto, cpu or cuda, got 'abacus'"),
     ],
@@ -225,6 +248,80 @@ def test_a_blind_choice_measures_no_leak_before_the_test(tmp_path: Path) -> None
     for row in tested:
         assert 0 <= float(row["shifted_accuracy"]) <= float(row["accuracy"])
         assert row["leak_nats"] and row["attacker"] != "–"
+
+
+def test_a_figure_of_blind_choices_shows_methods_without_a_beta() -> None:
+    rows = [
+        row("none", 0.0, 0.9, math.nan),
+        row("leace", 0.0, 0.88, math.nan),
+        row("center", 1.0, 0.89, math.nan),
+        row("center", 1000.0, 0.87, math.nan),
+    ]
+    left = draw(rows, [], 0.005).axes[0]
+    lines = {line.get_label(): line for line in left.get_lines()}
+    at = {
+        name: left.transData.transform(lines[METHODS[name].label].get_xydata())
+        for name in ("none", "leace", "center")
+    }
+    for points in at.values():
+        inside = left.bbox.containsx, left.bbox.containsy
+        assert all(holds(of) for point in points for holds, of in zip(inside, point, strict=True))
+    assert at["none"][0, 0] == at["leace"][0, 0] < at["center"][0, 0] < at["center"][1, 0]
+
+
+BLIND = ["--data", "digits", "--method", "vib", "--beta", "1e-3", "--beta", "1e-2"]
+BLIND += ["--steps", "10", "--seeds", "1", "--codes", "200", "--test-codes", "300"]
+BLIND += ["--choice", "blind"]
+
+
+def invoke_blind(out: Path, *more: str) -> Any:
+    app = typer.Typer()
+    app.command()(removal)
+    return CliRunner().invoke(app, [*BLIND, "--out", str(out), *more])
+
+
+def spoil(model: Model) -> None:
+    with torch.no_grad():
+        next(model.encoder.parameters()).fill_(torch.inf)
+
+
+def test_a_blind_choice_leaves_out_codes_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(self: VIB, problem: Any, settings: Any, seed: int) -> None:
+        if self.strength == 1e-2:
+            spoil(self)
+
+    monkeypatch.setattr(VIB, "finish", finish)
+    result = invoke_blind(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "the codes of the validation part are not finite" in result.output
+    rows = read(tmp_path, timed=False)
+    assert [row["val_accuracy"] == "" for row in rows] == [False, False, True]
+    assert [row["beta"] for row in rows if row["accuracy"]] == ["0.0", "0.001"]
+
+
+def test_codes_that_are_not_finite_at_the_test_count_as_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(model: Model, problem: Any, part: str, *arguments: Any) -> Any:
+        if isinstance(model, VIB) and part == "test":
+            spoil(model)
+        return measure(model, problem, part, *arguments)
+
+    monkeypatch.setattr(command, "measure", failing)
+    result = invoke_blind(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "the codes of the test part are not finite" in result.output
+    assert "1 of 1 diverged" in result.output
+    rows = read(tmp_path)
+    (failed,) = (row for row in rows if row["method"] == "vib" and row["accuracy"])
+    assert (failed["accuracy"], failed["shifted_accuracy"]) == ("0.0", "0.0")
+    assert failed["leak_nats"] == ""
+    resumed = invoke_blind(tmp_path, "--resume")  # the test does not change the choice
+    assert resumed.exit_code == 0, resumed.output
+    assert "Nothing was computed" in resumed.output and "1 of 1 diverged" in resumed.output
+    assert read(tmp_path) == rows
 
 
 @pytest.mark.thorough

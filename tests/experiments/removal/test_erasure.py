@@ -4,10 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mige_ext import MigeWarning
 from mige_ext.experiments.common.runs import Run
-from mige_ext.experiments.common.training import train
+from mige_ext.experiments.common.training import DivergedError, train
 from mige_ext.experiments.removal.dependence import hsic
-from mige_ext.experiments.removal.erasure import Eraser, KernelEraser, KernelStep, QuadraticEraser
+from mige_ext.experiments.removal.erasure import (
+    KernelEraser,
+    KernelStep,
+    LinearEraser,
+    QuadraticEraser,
+)
 from mige_ext.experiments.removal.nuisances import Batch, Structural
 from mige_ext.experiments.removal.training import Settings, Trainer, make_model
 from tests.experiments.removal.inputs import normal
@@ -32,7 +38,7 @@ def test_no_covariance_with_s_is_left(columns: int) -> None:
     s = normal(500, columns)
     z = normal(500, 4, seed=1) @ normal(4, 4, seed=2)
     z[:, :columns] += s
-    eraser = Eraser(4)
+    eraser = LinearEraser(4)
     assert torch.equal(eraser(z), z)  # nothing before fit
     eraser.fit(z, batch_of(s))
     assert covariance(z, s).abs().max() > 0.3
@@ -45,7 +51,7 @@ def test_no_covariance_with_s_is_left(columns: int) -> None:
 def test_erasure_changes_less_than_an_orthogonal_projection() -> None:
     s, z = normal(500, 1), normal(500, 3, seed=1) * torch.tensor([3.0, 1.0, 0.3])
     z += s * torch.tensor([1.0, 1.0, 1.0])
-    eraser = Eraser(3)
+    eraser = LinearEraser(3)
     eraser.fit(z, batch_of(s))
     direction = covariance(z, s) / covariance(z, s).norm()
     centered = (z - z.mean(0)).double()
@@ -58,14 +64,14 @@ def test_erasure_changes_less_than_an_orthogonal_projection() -> None:
 def test_uncorrelated_s_changes_nothing_and_dead_columns_are_no_problem() -> None:
     z = torch.cat([normal(100, 2), torch.zeros(100, 1)], 1)
     s = torch.ones(100, 1)
-    eraser = Eraser(3)
+    eraser = LinearEraser(3)
     eraser.fit(z, batch_of(s))
     torch.testing.assert_close(eraser(z), z)
     eraser.fit(z, batch_of(z[:, :1]))
     assert covariance(eraser(z), z[:, :1]).abs().max() < 1e-6 and eraser(z).isfinite().all()
 
 
-def test_a_trained_encoder_is_erased_and_its_head_trained_anew() -> None:
+def test_a_trained_encoder_is_erased_and_its_head_trained_again() -> None:
     problem = Structural()
     plain, _ = train(Trainer, problem, Run("none", 0.0, 0), SMALL)
     trainer, rows = train(Trainer, problem, Run("leace", 0.0, 0), SMALL)
@@ -109,7 +115,7 @@ def test_a_nuisance_that_only_scales_is_not_found_by_quadratic_features(kind: st
     s = normal(4000, 1)
     s = s if kind == "continuous" else s.sign()
     z = scaled(s)
-    plain, quadratic = Eraser(6), QuadraticEraser(6, 2.0)
+    plain, quadratic = LinearEraser(6), QuadraticEraser(6, 2.0)
     for eraser in (plain, quadratic):
         eraser.fit(z[:2000], batch_of(s[:2000]))
     z, s = z[2000:], s[2000:]
@@ -132,12 +138,27 @@ def test_each_strength_removes_one_more_direction_and_one_remains() -> None:
     assert found == [1, 2, 3, 5]
 
 
+@pytest.mark.parametrize("kind", [LinearEraser, QuadraticEraser])
+def test_an_eraser_warns_if_nothing_of_z_remains(kind: type[LinearEraser]) -> None:
+    bins = torch.arange(900) % 9
+    s = torch.nn.functional.one_hot(bins).float()
+    z, eraser = normal(900, 8) + s[:, :8], kind(8, 1.0)
+    with pytest.warns(MigeWarning, match="all 8 directions in which z varies, because s has"):
+        eraser.fit(z, batch_of(s, bins))
+    assert (eraser(z) - z.mean(0)).abs().max() < 1e-4
+    wider = torch.cat([z, normal(900, 1, seed=1)], 1)  # one direction remains, without a warning
+    eraser = kind(9, 1.0)
+    eraser.fit(wider, batch_of(s, bins))
+    assert torch.linalg.matrix_rank(eraser.erased, tol=1e-4) == 8
+
+
 def test_products_of_the_columns_of_s_are_erased_too() -> None:
     s = normal(2000, 2)
-    z = normal(2000, 5, seed=1)
+    z = normal(2000, 6, seed=1)  # one column more than s and its products
     z[:, 0] += s[:, 0] * s[:, 1]
     z[:, 1] += s[:, 0].square()
-    plain, quadratic = Eraser(5), QuadraticEraser(5, 0.0)
+    z[:, 2:4] += s  # LEACE for s removes these, so the first two columns stay almost as they are
+    plain, quadratic = LinearEraser(6), QuadraticEraser(6, 0.0)
     for eraser in (plain, quadratic):
         eraser.fit(z, batch_of(s))
     product = (s[:, 0] * s[:, 1])[:, None]
@@ -158,6 +179,7 @@ def test_kernel_erasure_removes_a_nonlinear_dependence_and_keeps_the_label() -> 
     bins = torch.bucketize(s[:, 0], s[:, 0].quantile(torch.arange(1, 16) / 16))
     batch = batch_of(s, bins, label)
     kernel = KernelEraser(4, 2.0)
+    assert {name.split(".")[0] for name in kernel.state_dict()} == {"fitted", "steps"}
     assert torch.equal(kernel(z), z)  # nothing before fit
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -202,3 +224,18 @@ def test_a_loaded_eraser_gives_the_same_codes(method: str, strength: float) -> N
         body = nn.Sequential(*list(loaded.encoder)[:-1])
         assert not torch.allclose(body(x), z, atol=1e-2)
     assert torch.equal(z, same)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_collapsed_code_is_a_diverged_run_of_kernel_erasure(value: float) -> None:
+    s = normal(600, 1)
+    with torch.random.fork_rng(), pytest.raises(DivergedError, match="got a collapsed code"):
+        torch.manual_seed(0)
+        KernelStep(3).fit(torch.full((600, 3), value), batch_of(s))
+
+
+@pytest.mark.parametrize("kind", [LinearEraser, QuadraticEraser])
+def test_leace_changes_nothing_in_a_collapsed_code(kind: type[LinearEraser]) -> None:
+    z, eraser = torch.full((100, 3), 0.5), kind(3, 1.0)
+    eraser.fit(z, batch_of(normal(100, 1)))
+    assert torch.equal(eraser(z), z)
