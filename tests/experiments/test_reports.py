@@ -66,8 +66,8 @@ def test_tables_fit_into_a_terminal_and_name_times_as_times() -> None:
 
 def test_the_caption_of_infomax_tells_the_two_accuracies_apart() -> None:
     caption = caption_of(infomax.draw([], infomax_results(), []))
-    assert "least squares" in caption and "validation images" in caption
-    assert "test images. The two accuracies therefore differ." in caption
+    assert "least-squares" in caption and "validation images" in caption
+    assert "networks on each frozen layer, on test images." in caption
 
 
 def test_the_caption_of_removal_says_what_lies_outside_the_panel() -> None:
@@ -83,7 +83,7 @@ def test_the_caption_of_the_bottleneck_needs_no_beta_of_a_method_without_one() -
     floats.pop("beta")
     metrics = [row_of(Epoch, shown[0], **floats, epoch=epoch) for epoch in (1, 2)]
     caption = caption_of(bottleneck.draw(rows, metrics, shown))
-    assert "least mean error of a method whose code is deterministic" in caption
+    assert "least mean error of a method" in caption
     assert caption.startswith("no β; ")
 
 

@@ -35,6 +35,7 @@ import os, signal, sys, threading, time
 import torch
 from mige_ext import ops
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 torch.set_num_threads(2)
 large = torch.randn(3000, 3000, dtype=torch.float64)
 calls = {

@@ -151,11 +151,10 @@ class KernelEraser(Eraser):
     variance.
     """
 
-    fitted: Tensor  # () bool
+    fitted = False
 
     def __init__(self, dimension: int, strength: float = 0.0) -> None:
         super().__init__(dimension, strength)
-        self.register_buffer("fitted", torch.tensor(False))
         # The steps take no numbers from the random state, so the head after them starts like those
         # of the other methods. ``fit`` initializes the networks again.
         with torch.random.fork_rng(devices=[]):
@@ -168,7 +167,15 @@ class KernelEraser(Eraser):
             step.fit(z, batch)
             with torch.no_grad():
                 z = step(z)
-        self.fitted.fill_(True)
+        self.fitted = True
+
+    def get_extra_state(self) -> bool:
+        """Whether the steps are fitted, which the state dict keeps without a device."""
+        return self.fitted
+
+    def set_extra_state(self, state: bool) -> None:
+        """Restore ``get_extra_state``."""
+        self.fitted = state
 
     def forward(self, z: Tensor) -> Tensor:
         """Erase: (N, d) -> (N, d)."""

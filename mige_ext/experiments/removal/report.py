@@ -48,11 +48,15 @@ class Result(Row):
 
 
 def format_table(tested: Sequence[Result]) -> str:
-    """A line for each method at its β: means over the seeds ± standard error, on test data."""
+    """A line for each method at its β: means over the seeds ± standard error, on test data.
+
+    If β was chosen without s, there is a column with the shifted accuracy.
+    """
     attacker = "strongest attacker"
+    shifted = {"if s\nshifts, %": tables.percent_cell("shifted_accuracy", 1)}
     columns = {
         "accuracy, %": tables.percent_cell("accuracy", 2),
-        "if s\nshifts, %": tables.percent_cell("shifted_accuracy", 1),
+        **(shifted if all(math.isnan(row.val_leak_nats) for row in tested) else {}),
         "leak, nats": lambda rows: tables.format_mean(
             [row.leak_nats for row in tables.finished(rows)], 3
         ),

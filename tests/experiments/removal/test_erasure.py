@@ -179,7 +179,7 @@ def test_kernel_erasure_removes_a_nonlinear_dependence_and_keeps_the_label() -> 
     bins = torch.bucketize(s[:, 0], s[:, 0].quantile(torch.arange(1, 16) / 16))
     batch = batch_of(s, bins, label)
     kernel = KernelEraser(4, 2.0)
-    assert {name.split(".")[0] for name in kernel.state_dict()} == {"fitted", "steps"}
+    assert {name.split(".")[0] for name in kernel.state_dict()} == {"_extra_state", "steps"}
     assert torch.equal(kernel(z), z)  # nothing before fit
     with torch.random.fork_rng():
         torch.manual_seed(0)
