@@ -95,6 +95,7 @@ FIGURES = {
     "removal-mnist": lambda: draw_removal("mnist", "rotation"),
     "removal-fashion": lambda: draw_removal("fashion", "rotation"),
     "removal-structural": lambda: draw_removal("structural", "attribute"),
+    "removal-adult-age": lambda: draw_removal("adult", "age"),
     "removal-adult-sex": lambda: draw_removal("adult", "sex"),
     "removal-compas-race": lambda: draw_removal("compas", "race"),
     "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
