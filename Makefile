@@ -47,8 +47,9 @@ BUILT = build/.built-$(ENV)-$(or $(MIGE_CUDA),auto)-$(or $(MIGE_CUDA_ARCHITECTUR
 
 EMULATOR := build/emulator
 JOBS ?= $(or $(MAX_JOBS),$(CMAKE_BUILD_PARALLEL_LEVEL),$(shell nproc))
-# In parallel, if pytest-xdist is installed.
-PARALLEL = $(shell $(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --dist worksteal")' 2>/dev/null)
+# In parallel, if pytest-xdist is installed. The shell decides this and not make, which expands all
+# lines of a recipe before the first one makes the environment.
+PARALLEL = $$($(RUN) -c 'import xdist; print("-p xdist.plugin -n $(JOBS) --dist worksteal")' 2>/dev/null)
 # To show the values in a failed assertion, pytest rewrites the assertions of all tests, which takes
 # seconds in every worker. Therefore only the tests that failed run again, with rewritten assertions.
 TEST = PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(RUN) -m pytest $(PARALLEL) --assert=plain $(1) || \
