@@ -13,7 +13,7 @@ from mige_ext.experiments.common import plots
 #: The estimator to which the bounds apply. The information functions use "adaptive ridge".
 BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
-#: For each M, the largest NMSE relative to the oracle, as a geometric mean over all families.
+#: For each M, the bound of NMSE / NMSE of the oracle, a geometric mean over all densities.
 RATIOS = {64: 1.35, 256: 1.25}
 #: The largest fraction of data sets on which the NMSE of an estimator may exceed the NMSE of the
 #: control by more than 2 %.

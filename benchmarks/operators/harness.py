@@ -77,7 +77,7 @@ class Benchmark:
     fields: tuple[str, ...] = ("groups", "M", "d")
 
     def describe(self, size: Size) -> str:
-        """The size as text, such as ``groups=128 M=64 d=64``, without a single group."""
+        """The size as text, such as ``groups=128 M=64 d=64``. One group is not mentioned."""
         pairs = list(zip(self.fields, size, strict=True))
         return " ".join(f"{name}={n}" for name, n in (pairs[1:] if size[0] == 1 else pairs))
 

@@ -33,8 +33,8 @@ constexpr int64_t kSmallestInBackground = 1000;
 class OneMklThread {
  public:
   OneMklThread() {
-    // The first call of torch on a thread sets MKL's number of threads. This call makes sure that
-    // none comes later.
+    // The first call of torch on a thread sets MKL's number of threads. The next line is
+    // this first call, so no later call undoes the limit.
     torch::stable::get_num_threads();
     if (MKL_Set_Num_Threads_Local) before_ = MKL_Set_Num_Threads_Local(1);
   }

@@ -64,7 +64,7 @@ def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate
     if not exceeds(found.value, found.terms):
         return best, gaussian
     neighbors = neighbor_entropy(y)
-    # y has the divisor M in its covariance.
+    # The covariance of y with the divisor M is the identity; `covariance` has the divisor M − 1.
     scale = half_log + d / 2 * math.log((m - 1) / m)
     other = Candidate("neighbors", neighbors.value + scale, neighbors.terms)
     if exceeds(best.value - other.value, best.terms - other.terms):

@@ -6,7 +6,7 @@
 //
 // The errors in float, with ε for the distance of 1 to the next number:
 //   - After the solvers, the elements of I − U Uᵀ are several ε. Before W is rounded, the elements
-//     of I − W Wᵀ have the size of their squares.
+//     of I − W Wᵀ have the size of the squares of these elements.
 //   - The rounding of W changes W Wᵀ by at most ε. The rounding errors δ_jk of w_jk are at most
 //     |w_jk| ε/2, so Σ_k |w_ik δ_jk| <= ε/2 by Cauchy and Schwarz. An element has two such sums.
 //   - A Rayleigh quotient has an error of about ‖r‖² / gap, for the residual r = K w − λ w and the
@@ -18,8 +18,8 @@
 // 500 × 100², with the unused parts of tiles, these are 1.6 G in double and 0.9 G in T. With 64
 // multiply-adds in double per clock cycle and multiprocessor (H100), the refinement takes at least
 // 0.15 ms, and the Jacobi iteration at least 1.0 ms. A consumer card with 170 multiprocessors at
-// 2.4 GHz computes 2 multiply-adds in double per clock cycle, and the refinement takes 2 ms, which
-// is longer than the iteration.
+// 2.4 GHz computes 2 multiply-adds in double per clock cycle of each, and the refinement takes 2
+// ms, which is longer than the iteration.
 #pragma once
 
 #include "cuda/linalg/eigh.cuh"
@@ -44,7 +44,7 @@ struct SymmetricOperand : Operand<double, true, Source> {
   }
 };
 
-// The rows of the matrices scale K (contraction.cuh).
+// The rows of `scale` · K of each group, an operand of contraction.cuh.
 template <typename T>
 struct ScaledSymmetric {
   Eigenproblem<T> e;

@@ -169,13 +169,13 @@ class KernelEraser(Eraser):
                 z = step(z)
         self.fitted = True
 
-    def get_extra_state(self) -> bool:
-        """Whether the steps are fitted, which the state dict keeps without a device."""
-        return self.fitted
+    def get_extra_state(self) -> Tensor:
+        """Whether the steps are fitted, as an entry of the state dict on the CPU."""
+        return torch.tensor(self.fitted)
 
-    def set_extra_state(self, state: bool) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Restore ``get_extra_state``."""
-        self.fitted = state
+        self.fitted = bool(state)
 
     def forward(self, z: Tensor) -> Tensor:
         """Erase: (N, d) -> (N, d)."""
