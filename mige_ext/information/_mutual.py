@@ -115,8 +115,8 @@ def mutual_information(
     if is_category(x):
         if projection is not None:
             raise ValueError(
-                f"projection must be None for a category x (of dtype {x.dtype}), got "
-                f"{projection!r}; with a projection, x must have a floating-point dtype"
+                f"x must have a floating-point dtype, got {x.dtype}, because projection is "
+                f"{projection!r}; leave projection out if x is a category"
             )
         return information_of_category(x, z, given, estimator, marginal, group)
     estimator = checked_estimator(estimator)

@@ -298,7 +298,7 @@ S, Z = classes(16, 2), normal(16, 3)
 ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "projection": (
         lambda: mige.mutual_information(S, Z, projection=mige.RandomProjection(k=2)),
-        ValueError, r"projection must be None for a category x .* got Random"),
+        ValueError, r"x must have a floating-point dtype, .* because projection is Random"),
     "estimator": (
         lambda: mige.mutual_information(S, Z, estimator=mige.SSGE()),
         ValueError, r"estimator must be None .*got SSGE.*marginal=\"own\""),
