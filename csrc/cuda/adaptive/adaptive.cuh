@@ -68,8 +68,8 @@ struct Adaptive : Workspace {
   Selection<T>* selections = take<Selection<T>>(groups);
   Count* counts = take<Count>(groups * kDigits);
   PartialSums partial = take_partial_sums(
-      *this, std::max({partial_bytes<T>(groups, m, n, m), partial_bytes<T>(groups, m, r, m),
-                       partial_bytes<T>(groups, m, r, d), partial_bytes<T>(groups, m, d, r)}));
+      *this, {partial_bytes<T>(groups, m, n, m), partial_bytes<T>(groups, m, r, m),
+              partial_bytes<T>(groups, m, r, d), partial_bytes<T>(groups, m, d, r)});
   Thinning<T> thinning{Workspace(*this), k, groups, m, r, to.left_out};
   InverseArguments<T> inversion{Workspace(thinning), groups, m, next};  // of A = K + μI
 

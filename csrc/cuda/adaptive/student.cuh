@@ -31,8 +31,8 @@ struct Student : Workspace {
   double* trace = take<double>(groups);   // Σ_k P_kk over the dimensions that count
   int32_t* next = take<int32_t>(groups);  // −1 if ν is infinite or the input is not finite
   PartialSums partial = take_partial_sums(
-      *this, std::max({partial_bytes<double>(groups, r, r, m), partial_bytes<T>(groups, m, r, r),
-                       partial_bytes<T>(groups, m, d, r)}));
+      *this, {partial_bytes<double>(groups, r, r, m), partial_bytes<T>(groups, m, r, r),
+              partial_bytes<T>(groups, m, d, r)});
   InverseArguments<T> inversion{Workspace(*this), groups, r, next};  // of A
 
   __device__ __forceinline__ bool idle(int64_t g) const { return next[g] < 0; }

@@ -8,8 +8,6 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <mutex>
-#include <set>
 #include <utility>
 
 #include "common/math.h"
@@ -36,30 +34,12 @@ __device__ __forceinline__ T* dynamic_smem() {
 
 // The largest dynamic shared memory, in bytes, that cudaFuncSetAttribute can give a kernel on the
 // current device.
-inline size_t largest_smem() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess)
-    return kDefaultSmem;
-  return static_cast<size_t>(bytes);
-}
+size_t largest_smem();
 
-// Allows a kernel the largest dynamic shared memory of the current device, at the first call for
-// this kernel and device. All launches of a kernel share one limit. If a host thread set the limit
-// to the memory of its own launch, a launch by another thread could fail.
-inline cudaError_t allow_largest_smem(const void* kernel) {
-  static std::mutex mutex;
-  static std::set<std::pair<const void*, int>> allowed;
-  int device = 0;
-  if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (allowed.count({kernel, device}) != 0) return cudaSuccess;
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(largest_smem()));
-  if (status == cudaSuccess) allowed.emplace(kernel, device);
-  return status;
-}
+// Allows a kernel the largest dynamic shared memory of the current device. All launches of a kernel
+// share one limit. If a host thread set the limit to the memory of its own launch, a launch by
+// another thread could fail.
+cudaError_t allow_largest_smem(const void* kernel);
 
 // The number of thread blocks along each axis. A kernel that loops over groups has at most
 // group_blocks(groups) thread blocks along y or z.
@@ -132,9 +112,11 @@ class Stream {
   cudaError_t status_ = cudaSuccess;
 };
 
-// Calls f(i) for every i < count, distributed over the threads of the grid along x.
-template <int kThreads, typename F>
+// Calls f(i) for every i < count, distributed over the threads of the grid along x. Most grids have
+// a thread for every i, so by default the loop is not unrolled. (nvcc would unroll it four times.)
+template <int kThreads, int kUnroll = 1, typename F>
 __device__ __forceinline__ void grid_stride(int64_t count, const F& f) {
+#pragma unroll kUnroll
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count;
        i += int64_t(gridDim.x) * kThreads)
     f(i);

@@ -1,6 +1,10 @@
-// The functions of the CUDA runtime that the bindings use.
-#include <cuda_runtime.h>
+// Functions of the CUDA runtime. They are here and not in a header, because <mutex> and <set> take
+// a third of a second to compile in each file.
+#include <mutex>
+#include <set>
+#include <utility>
 
+#include "cuda/core/device.cuh"
 #include "cuda/launchers.h"
 
 namespace mige::cuda {
@@ -8,5 +12,27 @@ namespace mige::cuda {
 const char* error_text(int status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
 
 int use_device(int index) { return static_cast<int>(cudaSetDevice(index)); }
+
+size_t largest_smem() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+          cudaSuccess)
+    return kDefaultSmem;
+  return static_cast<size_t>(bytes);
+}
+
+cudaError_t allow_largest_smem(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) != 0) return cudaSuccess;
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(largest_smem()));
+  if (status == cudaSuccess) allowed.emplace(kernel, device);
+  return status;
+}
 
 }  // namespace mige::cuda

@@ -14,83 +14,41 @@
 //   129 <= n <= 2048, with MIGE_CUSOLVER      cuSOLVER
 //
 // The first two rows of this table are in eigh_small.cuh, which calls cholesky.cuh and jacobi.cuh.
-// The third row is in large_matrix.cuh (memory), cholesky_large.cuh and jacobi_large.cuh, and the
-// fourth in eigh_library.cuh. This file writes the results of the third row and chooses the row.
+// The third row is in large_matrix.cuh (memory), cholesky_large.cuh, jacobi_large.cuh and
+// eigh_large.cu, and the fourth in eigh_library.cuh. This file chooses the row.
 #pragma once
 
-#include "cuda/linalg/cholesky_large.cuh"
 #include "cuda/linalg/eigh_library.cuh"
-#include "cuda/linalg/jacobi_large.cuh"
+#include "cuda/linalg/large_matrix.cuh"
 
 namespace mige::cuda {
 
-// Writes the squared norms of the columns. A warp takes a column, and blockIdx.y the group.
-// Work: 2 n² flop; reads n² values. Registers: at most 64.
-template <typename T>
-__global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
-  const int64_t n = p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y)
-    for_each_row(n, [&](int64_t j) {
-      const T sum = squared_norm(p.columns(g) + j * n, n);
-      if (threadIdx.x % kWarp == 0) p.norm[g * n + j] = sum;
-    });
-}
-
-// Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column,
-// and blockIdx.y the group. Work: reads 2 n² values, writes n². Registers: at most 64.
-template <typename T, MatrixKind kKind>
-__global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArguments<T> p) {
-  const int64_t n = p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
-    const T magnitude = magnitude_of<T>(p.e.largest[g]);
-    const bool finite = magnitude == magnitude;
-    const Iteration iteration = p.state[g].iteration();
-    const Eigenpairs<T> out{large_shift(p, kKind, g),
-                            matrix_scale(kKind, magnitude),
-                            false,
-                            !(finite && iteration.converged),
-                            p.e.values + g * n,
-                            p.e.vectors + g * n * n};
-    for_each_row(n, [&](int64_t j) {
-      write_eigenpair(p.columns(g) + j * n, p.norm + g * n, n, j, out, [](int64_t i) { return i; });
-    });
-    if (p.e.info && blockIdx.x == 0 && threadIdx.x == 0) p.e.info[g] = info_of(finite, iteration);
-  }
-}
-
-template <typename T, MatrixKind kKind>
-void eigh_large(const Eigenproblem<T>& e, void* work, Stream& stream) {
-  const LargeArguments<T> p{Workspace(work), e};
-  stream.zero(p.state, e.groups);
-  stream.zero(p.sweeps, kMaxLargeSweeps);
-  stream.zero(p.a, p.a_size());
-  cholesky_large<T, kKind>(p, stream);
-  jacobi_large(p, stream);
-  stream.launch(large_norms_kernel<T>, row_warps(e.n, e.groups), p);
-  stream.launch(large_sort_kernel<T, kKind>, row_warps(e.n, e.groups), p);
-}
-
-// --- the choice of the kernels ---
-
 enum class EighPath { kWarp, kBlock, kManyBlocks, kLibrary };
+
+// The smallest matrix that a thread block takes. A Gram matrix of at most 128 rows comes here only
+// if ssge_fused does not fit the shared memory (double on a device with 99 KiB). Many thread blocks
+// take such matrices, which saves a third of the time to compile ssge.cu.
+template <MatrixKind kKind>
+constexpr int kSmallestInBlock = kKind == MatrixKind::kGram ? 129 : kWarp + 1;
 
 // Which kernel decomposes a matrix of n rows. The number of groups has no influence, so the result
 // of a matrix has the same bits in any batch.
-template <typename T>
+template <typename T, MatrixKind kKind>
 EighPath eigh_path(int n) {
-  if (n <= kWarp) return EighPath::kWarp;
+  if (kKind == MatrixKind::kSymmetric && n <= kWarp) return EighPath::kWarp;
   if (solver_of(n) == Solver::kLibrary) return EighPath::kLibrary;
-  const bool fits = n <= kLargestInBlock && shared_matrix_size<T>(n) <= largest_smem();
+  const bool fits = kSmallestInBlock<kKind> <= n && n <= kLargestInBlock &&
+                    shared_matrix_size<T>(n) <= largest_smem();
   return fits ? EighPath::kBlock : EighPath::kManyBlocks;
 }
 
 // The bytes of workspace that eigendecompose() needs.
-template <typename T>
+template <typename T, MatrixKind kKind>
 int64_t eigendecompose_work(int64_t groups, int64_t n) {
   Eigenproblem<T> e{};
   e.groups = groups;
   e.n = static_cast<int>(n);
-  switch (eigh_path<T>(e.n)) {
+  switch (eigh_path<T, kKind>(e.n)) {
     case EighPath::kManyBlocks:
       return LargeArguments<T>{Workspace(nullptr), e}.size();
     case EighPath::kLibrary:
@@ -104,16 +62,21 @@ int64_t eigendecompose_work(int64_t groups, int64_t n) {
 // have computed e.largest.
 template <typename T, MatrixKind kKind>
 void eigendecompose(const Eigenproblem<T>& e, void* work, Stream& stream) {
-  switch (eigh_path<T>(e.n)) {
+  const auto take_a_block = [&](auto lanes, auto rows) {
+    stream.launch(eigh_block_kernel<T, lanes, rows, kKind>,
+                  {{e.groups}, kEighThreads<lanes, rows>, shared_matrix_size<T>(e.n)}, e);
+  };
+  switch (eigh_path<T, kKind>(e.n)) {
     case EighPath::kWarp:
-      stream.launch(eigh_warp_kernel<T, kKind>,
-                    {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
+      if constexpr (kKind == MatrixKind::kSymmetric)
+        stream.launch(eigh_warp_kernel<T, kKind>,
+                      {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
       break;
     case EighPath::kBlock:
-      with_shape(e.n, [&](auto lanes, auto rows) {
-        stream.launch(eigh_block_kernel<T, lanes, rows, kKind>,
-                      {{e.groups}, kEighThreads<lanes, rows>, shared_matrix_size<T>(e.n)}, e);
-      });
+      if constexpr (kKind == MatrixKind::kGram)
+        with_sixteen_lanes(e.n, take_a_block);
+      else
+        with_shape(e.n, take_a_block);
       break;
     case EighPath::kManyBlocks:
       eigh_large<T, kKind>(e, work, stream);

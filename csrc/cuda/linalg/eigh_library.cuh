@@ -4,85 +4,21 @@
 // small eigenvalues of a Gram matrix in float32 (docs/decisions.md).
 #pragma once
 
-#include "cuda/linalg/eigh_library.h"
 #include "cuda/linalg/eigh_small.cuh"
 
 namespace mige::cuda {
 
-template <typename T>
-struct LibraryEighArguments : Workspace {
-  Eigenproblem<T> e;
-  MatrixKind kind;
-  int32_t* info = take<int32_t>(e.groups);  // info that the library writes
-  LibraryBuffers sizes{};
-  void* buffer = nullptr;
+enum class Solver { kOwn, kLibrary };
 
-  BatchedEigh call() const { return {e.vectors, e.values, info, e.n, e.groups, sizeof(T) == 8}; }
-  // Takes the buffer of the library, after all other arrays. Returns a cudaError_t.
-  int take_buffer() {
-    const EighLibrary* const library = EighLibrary::get();
-    if (library == nullptr) return cudaErrorSharedObjectSymbolNotFound;
-    const int status = library->buffers(call(), sizes);
-    buffer = take<char>(static_cast<int64_t>(sizes.on_device));
-    return status;
-  }
-};
-
-// Copies the lower triangles of the scaled matrices to `vectors`. Elements that are NaN or infinite
-// become 0, because a library might not return for them. The results of such a matrix are not used.
-// A thread takes every (256 gridDim.x)-th element, and blockIdx.y selects the groups. Work: reads
-// and writes n² values. Registers: at most 64.
-template <typename T>
-__global__ void __launch_bounds__(kElementThreads, 4)
-    load_for_library_kernel(LibraryEighArguments<T> p) {
-  const int64_t count = static_cast<int64_t>(p.e.n) * p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
-    const T scale = matrix_scale(p.kind, magnitude_of<T>(p.e.largest[g]));
-    grid_stride<kElementThreads>(count, [&](int64_t i) {
-      const T value = i % p.e.n <= i / p.e.n ? scale * p.e.k[g * count + i] : T(0);
-      p.e.vectors[g * count + i] = value - value == T(0) ? value : T(0);
-    });
-  }
-}
-
-// Undoes the scale, and writes NaN for matrices that were not decomposed. A thread takes every (256
-// gridDim.x)-th element, and blockIdx.y selects the groups. Work: reads and writes n values, and
-// writes n² values of a matrix that was not decomposed. Registers: at most 64.
-template <typename T>
-__global__ void __launch_bounds__(kElementThreads, 4)
-    finish_library_kernel(LibraryEighArguments<T> p) {
-  const int64_t n = p.e.n;
-  for (int64_t g = blockIdx.y; g < p.e.groups; g += gridDim.y) {
-    const T magnitude = magnitude_of<T>(p.e.largest[g]);
-    const bool finite = magnitude == magnitude, failed = !finite || p.info[g] != 0;
-    const T scale = matrix_scale(p.kind, magnitude);
-    grid_stride<kElementThreads>(failed ? n * n : n, [&](int64_t i) {
-      if (failed) p.e.vectors[g * n * n + i] = not_a_number<T>();
-      if (i < n)
-        p.e.values[g * n + i] = failed ? not_a_number<T>() : clamped(p.e.values[g * n + i] / scale);
-    });
-    if (p.e.info && blockIdx.x == 0 && threadIdx.x == 0)
-      p.e.info[g] = info_of(finite, {0, p.info[g] == 0});
-  }
-}
+// The solver of matrices of n rows. Without MIGE_CUSOLVER it is always kOwn.
+Solver solver_of(int64_t n);
 
 // The bytes of workspace of eigh_by_library().
 template <typename T>
-int64_t library_work(const Eigenproblem<T>& e) {
-  LibraryEighArguments<T> p{Workspace(nullptr), e, MatrixKind::kSymmetric};
-  p.take_buffer();  // eigh_by_library() reports an error
-  return p.size();
-}
+int64_t library_work(const Eigenproblem<T>& e);
 
+// Writes the eigenvalues, the eigenvectors and info of every group.
 template <typename T>
-void eigh_by_library(const Eigenproblem<T>& e, MatrixKind kind, void* work, Stream& stream) {
-  LibraryEighArguments<T> p{Workspace(work), e, kind};
-  const int64_t count = static_cast<int64_t>(e.n) * e.n;
-  stream.call([&](void*) { return p.take_buffer(); });
-  stream.launch(load_for_library_kernel<T>, elementwise(count, e.groups), p);
-  stream.call(
-      [&](void* s) { return EighLibrary::get()->decompose(p.call(), p.buffer, p.sizes, s); });
-  stream.launch(finish_library_kernel<T>, elementwise(count, e.groups), p);
-}
+void eigh_by_library(const Eigenproblem<T>& e, MatrixKind kind, void* work, Stream& stream);
 
 }  // namespace mige::cuda

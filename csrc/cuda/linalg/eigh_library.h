@@ -1,5 +1,5 @@
 // The batched eigendecomposition of cuSOLVER (cusolverDnXsyevBatched), found at run time in the
-// library that torch has loaded, and the sizes for which it is used.
+// library that torch has loaded.
 //
 // cuSOLVER is off by default, because no size has been measured, and scores of SSGE are less
 // accurate with it (eigh_library.cuh). The environment variable MIGE_CUSOLVER turns it on. Its
@@ -22,41 +22,6 @@
 #include <vector>
 
 namespace mige::cuda {
-
-enum class Solver { kOwn, kLibrary };
-
-// --- which solver takes a matrix ---
-
-struct SolverRange {
-  int largest;  // the largest n for this solver
-  Solver solver;
-};
-
-// These sizes are predicted and not measured. The times of XsyevBatched come from public reports
-// that do not name the GPU: 8.4 ms for 500 × 100², 11.5 ms for 128 × 128², 2.4 ms for 16 × 256² and
-// 1.7 ms for 1 × 512². From counts of operations, the Jacobi kernels should take 1-5 ms, 1-5 ms,
-// 2-4 ms and 5 ms. The size of a matrix alone determines the solver, so a matrix has the same bits
-// alone and in a batch.
-constexpr SolverRange kSolvers[] = {{128, Solver::kOwn}, {2048, Solver::kLibrary}};
-
-// Whether MIGE_CUSOLVER turns the library on. The variable is read only once, because the answer
-// must not change between the size of a workspace and its use.
-inline bool library_is_on() {
-  static const bool on = [] {
-    const char* const setting = std::getenv("MIGE_CUSOLVER");
-    return setting != nullptr && *setting != '\0' && std::strcmp(setting, "off") != 0;
-  }();
-  return on;
-}
-
-inline Solver solver_of(int64_t n) {
-  if (!library_is_on()) return Solver::kOwn;
-  for (const SolverRange& range : kSolvers)
-    if (n <= range.largest) return range.solver;
-  return Solver::kOwn;
-}
-
-// --- the library ---
 
 // The arguments of a call of XsyevBatched: `groups` symmetric matrices [n, n], which the
 // eigenvectors overwrite, one per row. Only the lower triangles of the rows are read.

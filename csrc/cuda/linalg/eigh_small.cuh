@@ -201,14 +201,19 @@ auto with_eight_lanes(int n, const F& f) {
   return f(kEight, std::integral_constant<int, 16>{});
 }
 
-// Calls f as with_eight_lanes does, for any n. Above 128 rows a pair has sixteen lanes, because the
-// rows of eight lanes would not fit the registers.
+// Calls f as with_eight_lanes does, for 128 < n <= kLargestInBlock. The rows of eight lanes would
+// not fit the registers.
 template <typename F>
-auto with_shape(int n, const F& f) {
+auto with_sixteen_lanes(int n, const F& f) {
   constexpr std::integral_constant<int, 16> kSixteen{};
-  if (n <= 128) return with_eight_lanes(n, f);
   if (n <= 176) return f(kSixteen, std::integral_constant<int, 11>{});
   return f(kSixteen, std::integral_constant<int, 15>{});
+}
+
+// Calls f as with_eight_lanes does, for n <= kLargestInBlock.
+template <typename F>
+auto with_shape(int n, const F& f) {
+  return n <= 128 ? with_eight_lanes(n, f) : with_sixteen_lanes(n, f);
 }
 
 template <typename T>

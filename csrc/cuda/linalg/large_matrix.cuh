@@ -69,4 +69,8 @@ __device__ __forceinline__ T large_shift(const LargeArguments<T>& p, MatrixKind 
                                : small_shift<T>(p.e.n);
 }
 
+// Writes the eigenvalues, the eigenvectors and info of every group (eigh_large.cu).
+template <typename T, MatrixKind kKind>
+void eigh_large(const Eigenproblem<T>& e, void* work, Stream& stream);
+
 }  // namespace mige::cuda

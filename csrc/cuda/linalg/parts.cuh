@@ -8,6 +8,8 @@
 // computes one part after the other.
 #pragma once
 
+#include <initializer_list>
+
 #include "cuda/core/device.cuh"
 #include "cuda/core/workspace.cuh"
 
@@ -24,8 +26,11 @@ struct PartialSums {
   int64_t bytes = 0;
 };
 
-inline PartialSums take_partial_sums(Workspace& space, int64_t bytes) {
-  return {space.take<char>(bytes), bytes};
+// Takes memory for several sums, which are computed one after another.
+inline PartialSums take_partial_sums(Workspace& space, std::initializer_list<int64_t> bytes) {
+  int64_t most = 0;
+  for (const int64_t of_sum : bytes) most = of_sum > most ? of_sum : most;
+  return {space.take<char>(most), most};
 }
 
 // The division of one sum.

@@ -1,8 +1,6 @@
 // distance_quantile: the distance of rank ceil(quantile m (m − 1) / 2) among the pairs of each
 // group of x [groups, m, d]. pairwise.cuh computes the squared distances s [m, m], with 1.5 m² d
 // flop. radix_selection.cuh selects one of them, with m² / 2 reads per round.
-#include <algorithm>
-
 #include "cuda/core/radix_selection.cuh"
 #include "cuda/launchers.h"
 #include "cuda/rbf/pairwise.cuh"
@@ -27,7 +25,7 @@ struct Layout : Workspace {
 
 template <typename T>
 int64_t distance_quantile_work(const DistanceQuantileArguments<T>& p) {
-  return Layout<T>{Workspace(nullptr), std::min(p.groups, kChunk), p.m}.size();
+  return Layout<T>{Workspace(nullptr), at_most(p.groups, kChunk), p.m}.size();
 }
 
 template <typename T>
@@ -35,7 +33,7 @@ int distance_quantile(const DistanceQuantileArguments<T>& p, void* work, void* c
   Stream stream(cuda_stream);
   const int64_t m = p.m, d = p.d;
   for (int64_t g = 0; g < p.groups; g += kChunk) {
-    const int64_t count = std::min(kChunk, p.groups - g);
+    const int64_t count = at_most(p.groups - g, kChunk);
     const T* const x = p.x + g * m * d;
     const Layout<T> at{Workspace(work), count, m};
     largest_magnitudes<T>(x, m * d, nullptr, 0, count, at.largest, stream);

@@ -13,7 +13,7 @@ struct Layout : Workspace {
   EighArguments<T> p;
   Key<T>* largest = take<Key<T>>(p.groups);
   char* refinement = take<char>(refine_eigenpairs_work<T>({p, largest}));
-  char* solver = take<char>(eigendecompose_work<T>(p.groups, p.n));
+  char* solver = take<char>(eigendecompose_work<T, MatrixKind::kSymmetric>(p.groups, p.n));
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ struct Layout : Workspace {
   Key<T>* largest = take<Key<T>>(groups);  // [groups]: magnitude of the samples
   T* centered = take<T>(groups * m * d);   // [groups, m, d]: samples, scaled for the bandwidth
   T* k = take<T>(groups * m * m);          // [groups, m, m]: K
-  PartialSums partial = take_partial_sums(*this, partial_bytes<T>(groups, m, d, m));
+  PartialSums partial = take_partial_sums(*this, {partial_bytes<T>(groups, m, d, m)});
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ struct Layout : Workspace {
     const int64_t of_one = of.groups * values * static_cast<int64_t>(sizeof(T));
     made.separate = bytes > 0;
     made.partial =
-        take_partial_sums(*this, bytes > 0 ? bytes : (made.count > 1 ? of_one : int64_t(0)));
+        take_partial_sums(*this, {bytes > 0 ? bytes : (made.count > 1 ? of_one : int64_t(0))});
     return made;
   }
 };

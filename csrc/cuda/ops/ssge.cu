@@ -22,8 +22,8 @@ struct Layout : Workspace {
   T* k = take<T>(groups * m * m);
   T* vectors = take<T>(groups * m * m);
   T* factor = take<T>(groups * m);
-  PartialSums partial = take_partial_sums(*this, partial_bytes<T>(groups, m, d, m));
-  char* solver = take<char>(eigendecompose_work<T>(groups, m));
+  PartialSums partial = take_partial_sums(*this, {partial_bytes<T>(groups, m, d, m)});
+  char* solver = take<char>(eigendecompose_work<T, MatrixKind::kGram>(groups, m));
 };
 
 template <typename T>
