@@ -13,16 +13,15 @@ from mige_ext.experiments.common import plots
 #: The estimator to which the bounds apply. The information functions use "adaptive ridge".
 BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
-#: For each M, the bound of NMSE / NMSE of the oracle, a geometric mean over all densities.
+#: For each M, the bound of (NMSE / NMSE of the oracle), a geometric mean over all densities.
 RATIOS = {64: 1.35, 256: 1.25}
-#: The largest fraction of data sets on which the NMSE of an estimator may exceed the NMSE of the
-#: control by more than 2 %.
+#: Bound of ``Row.worse``, averaged over all densities.
 WORSE = 0.02
 
 
 @dataclass(frozen=True)
 class Row:
-    """An estimator on a family at one M. Undefined values are NaN.
+    """An estimator on a family of densities at one M. Undefined values are NaN.
 
     Attributes:
         family: Name in ``FAMILIES``.

@@ -136,7 +136,7 @@ def frozen(
     bf16: bool = False,
     layers: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the features of many images without gradients, in half precision except z.
+    """Compute the features of many images without gradients. All features except z become float16.
 
     Args:
         encoder: an :class:`Encoder`, :class:`Pixels` or :class:`PrincipalComponents`.

@@ -46,7 +46,7 @@ class SSGE(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    threshold: float = _checks.setting(0.99, _checks.require_share)
+    threshold: float = _checks.setting(0.99, _checks.require_fraction)
     rank: int | None = _checks.setting(None, _checks.require_count, or_none=True)
 
     _fitted = FittedSSGE
