@@ -72,9 +72,9 @@ def _anchor(tensor: Tensor) -> Tensor | None:
 # --- compiled code: the second derivative ---------------------------------------------------------
 #
 # The compiler computes the backward pass of an autograd function without a graph, so a second
-# derivative would be 0 without an error. Each input therefore passes through the identity ``_same``,
-# whose gradient depends on ``anchor`` and thereby on all inputs. The derivative of this gradient
-# raises the error.
+# derivative would be 0 without an error. Each input therefore passes through the identity
+# ``_same``, whose gradient depends on ``anchor`` and thereby on all inputs. The derivative of this
+# gradient raises the error.
 
 
 @torch.library.custom_op("mige_ext::_same", mutates_args=())

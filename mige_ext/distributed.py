@@ -222,7 +222,8 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
     x = apply(_InUnits, x, unit)
-    # Subtract the first sample: constant columns become exactly 0, and a large mean costs no digits.
+    # Subtract the first sample: constant columns become exactly 0, and a large mean costs no
+    # digits.
     if batch is None:
         first = x.narrow(-2, 0, 1)
     else:

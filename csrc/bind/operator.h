@@ -132,11 +132,12 @@ class Operator {
         on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);
-        // This library has its own copy of the CUDA runtime, whose device torch's guard does not set.
+        // This library has its own copy of the CUDA runtime, whose device torch's guard does not
+        // set.
         if (const int status = cuda::use_device(like_.get_device_index()); status != 0)
           fail(name_, ": CUDA error ", status, ": ", cuda::error_text(status));
-        // `memory` may be freed before the kernels end, because torch's allocator reuses it only for
-        // later work of the same stream.
+        // `memory` may be freed before the kernels end, because torch's allocator reuses it only
+        // for later work of the same stream.
         const Tensor memory =
             torch::stable::new_empty(like_, {work_of(arguments)}, ScalarType::Byte);
         const int status = on_cuda(arguments, memory.mutable_data_ptr(), stream.get());

@@ -192,7 +192,7 @@ def _require_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> N
 
 
 def _tensor(name: str, value: Any, hint: str = "") -> Tensor:
-    """Convert an array or a tensor of numbers; ``hint`` is added to the error about other dtypes."""
+    """Convert an array or a tensor of numbers. ``hint`` ends the error about another dtype."""
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)

@@ -89,7 +89,7 @@ def _choice(
 
     @cache
     def best(i: int) -> tuple[float, int, Tensor, Tensor]:
-        """Bound, base, risk and standard error of the base with the least bound, at grid index i."""
+        """Bound, base, risk and standard error of the base with the least bound, at index i."""
         options = []
         for base in range(3 if of_start else 2):
             lam = LAMBDA_GRID[i]

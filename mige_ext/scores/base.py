@@ -242,7 +242,8 @@ class FittableEstimator(ABC, Generic[F]):
     def fit(self, samples: Tensor) -> F:
         """Fit the score, which can then be evaluated at any points.
 
-        Argument and errors are those of :meth:`score`. The fit keeps copies of the tensors that it needs.
+        Argument and errors are those of :meth:`score`. The fit keeps copies of the tensors that it
+        needs.
         """
         return self._fit(self._prepared(samples))
 

@@ -19,9 +19,9 @@ log-probability of the class, computed without the sample. The gradients of the 
 averaged with weights proportional to the exponential of the evidence. The average is therefore near
 0 unless a classifier predicts classes better than the frequencies of the classes do.
 
-In coordinates where Σ = I, all Σ_c of a class have the eigenvectors of S_c, and leaving out a sample
-changes them by a matrix of rank one. One eigendecomposition for each class therefore gives the
-evidence of all candidates in closed form. 2-means is not repeated without each sample, so the
+In coordinates where Σ = I, all Σ_c of a class have the eigenvectors of S_c, and leaving out a
+sample changes them by a matrix of rank one. One eigendecomposition for each class therefore gives
+the evidence of all candidates in closed form. 2-means is not repeated without each sample, so the
 evidence of two modes is too high, and ``SPLIT_COST`` times d is subtracted for each class.
 """
 

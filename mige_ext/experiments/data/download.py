@@ -1,4 +1,4 @@
-"""Published image sets. A set is read from the first of these places that has it:
+"""The places of the published image sets. A set is read from the first place that has it.
 
 1. The cache of decoded sets (:mod:`~mige_ext.experiments.data.cache`).
 2. Files in ``--data-dir`` in torchvision's folder layout, gzipped or not.

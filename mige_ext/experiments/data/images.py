@@ -178,7 +178,7 @@ def _load_digits() -> ImageData:
 def _with_validation(
     name: str, arrays: Arrays, center: tuple[float, ...], scale: tuple[float, ...]
 ) -> ImageData:
-    """The image set, with a fifth of the training images, at most 10,000, as the validation part."""
+    """The image set. A fifth of the training images, at most 10,000, is the validation part."""
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
     validation_size = min(10_000, len(labels) // 5)
     sizes = (len(labels) - validation_size, validation_size)

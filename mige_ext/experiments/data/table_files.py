@@ -1,4 +1,4 @@
-"""The published tables. A table is read from the first of these places that has it:
+"""The places of the published tables. A table is read from the first place that has it.
 
 1. The official files in ``--data-dir``.
 2. The cache (:mod:`~mige_ext.experiments.data.cache`).

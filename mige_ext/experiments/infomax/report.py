@@ -45,7 +45,7 @@ def format_table(tested: Sequence[Result], data: str) -> str:
 
     Args:
         tested: Results of the final runs.
-        data: Image set. The table of CIFAR-10 has a line with the paper's numbers.
+        data: Name of the image set. The table of CIFAR-10 has a line with the paper's numbers.
     """
     columns = {f"{label}, %": _accuracy_cell(layer) for layer, label in LAYERS.items()}
     columns |= {

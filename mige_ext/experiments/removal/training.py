@@ -47,7 +47,7 @@ class Predictions(NamedTuple):
 
     @property
     def shifted_accuracy(self) -> float:
-        """Least accuracy within a bin or class of s: the worst case if the distribution of s changes.
+        """Least accuracy within a bin or class of s: the worst case if the distribution shifts.
 
         Groups with less than ``LEAST_GROUP`` of the rows are left out.
         """
@@ -80,8 +80,8 @@ class Settings(Checked):
     )
     choice: str = option(
         "leak",
-        "Choice of β among the values that are accurate enough: leak takes the value with the least "
-        "leak. blind takes the largest value, and needs no s",
+        "Choice of β among the values that are accurate enough: leak takes the value with the "
+        "least leak, and blind takes the largest value, which needs no s",
         choices=("leak", "blind"),
     )
     steps: int = option(800, "Training steps.", least=1, shown="800; --quick: 200")
@@ -134,7 +134,7 @@ def make_model(problem: Problem, settings: Settings, run: Run) -> Model:
 
 
 class Trainer(CommonTrainer):
-    """A model, its penalty, optimizer and schedule. All methods get the same batches and nuisances."""
+    """A model, its penalty, optimizer and schedule. All methods get the same batches."""
 
     epoch_type = Epoch
     stateful = ("model", "optimizer", "schedule", "penalty")

@@ -22,9 +22,9 @@ from mige_ext._precision import (
 class Kernel(ABC):
     """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` with the bandwidth σ.
 
-    A call with points returns their Gram matrix. To define a kernel, write a frozen dataclass, whose
-    fields are numbers or tensors, with the method :meth:`psi`. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are
-    required, so that σ has the same meaning for every kernel.
+    A call with points returns their Gram matrix. To define a kernel, write a frozen dataclass,
+    whose fields are numbers or tensors, with the method :meth:`psi`. ``ψ(0) = 1`` and ``ψ'(0) =
+    −1/2`` are required, so that σ has the same meaning for every kernel.
     """
 
     @abstractmethod

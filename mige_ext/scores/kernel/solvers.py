@@ -1,7 +1,7 @@
 """Solvers of ``L g = ζ`` with L = K/M: a solve with L + λI, and iterations that start at g = 0.
 
-K is the Gram matrix of the M samples (``gram.py``), and the score is −g (``spectral.py``). No solver
-waits for a CUDA device.
+K is the Gram matrix of the M samples (``gram.py``), and the score is −g (``spectral.py``). No
+solver waits for a CUDA device.
 """
 
 import math
@@ -144,8 +144,8 @@ def iterate(
 ) -> tuple[Tensor, Tensor, float]:
     """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from ``g_0 = g_{−1} = 0``.
 
-    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t. Since
-    ``(L g)(q) = K(q, X) g(X)/M``, a step adds ω to a, and −ω g(X)/M to c.
+    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t.
+    Since ``(L g)(q) = K(q, X) g(X)/M``, a step adds ω to a, and −ω g(X)/M to c.
 
     Args:
         gram: K, the Gram matrix of the samples.
