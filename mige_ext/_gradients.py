@@ -1,4 +1,4 @@
-"""Values and gradients of the surrogates, from the scores of an estimator."""
+"""Values and gradients of the surrogates (:mod:`mige_ext.information`) from estimated scores."""
 
 import math
 from functools import partial

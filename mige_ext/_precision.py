@@ -41,12 +41,12 @@ def power_of_two(x: Tensor) -> Tensor:
 
 
 def in_units(x: Tensor, unit: Tensor) -> Tensor:
-    """``x / unit``, with the largest finite numbers in place of infinities."""
+    """``x / unit``, with the largest finite numbers instead of infinities."""
     return saturated(x / unit)
 
 
 def saturated(x: Tensor) -> Tensor:
-    """The largest finite numbers in place of infinities."""
+    """The values, with the largest finite numbers instead of infinities."""
     return x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)
 
 

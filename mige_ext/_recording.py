@@ -1,6 +1,7 @@
 """Records of the choices that estimators make inside surrogates: :func:`mige_ext.recording`.
 
-An information function begins a record (:func:`begin`). An estimator may report its choices
+A surrogate is the result of an information function (:mod:`mige_ext.information`). An information
+function begins a record (:func:`begin`). An estimator may report its choices
 (:func:`report`). Then ``_gradients.py``, which computes the gradient from the scores, adds the
 report to the record as a term (:func:`add`). These functions do nothing unless a recording is
 active.

@@ -142,7 +142,7 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal does not have this shape or is not finite, or the two differ
-            in leading dimensions or device. Finiteness is checked only on the CPU and outside of
+            in leading dimensions or device. Finiteness is checked only on the CPU and outside
             ``torch.func.vmap`` and ``torch.compile``. Without this check, NaN scores give NaN, and
             infinite scores may give any number.
 

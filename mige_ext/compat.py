@@ -1,4 +1,4 @@
-"""The names and signatures of the authors' release, for code that uses this release.
+"""The names and signatures of the code that the authors of MIGE (Wen et al.) released.
 
 Where the release differs from the paper, this module follows the release:
 
@@ -132,11 +132,11 @@ def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
     Returns:
         A scalar whose gradient is the gradient of −H(z), and whose value means nothing.
 
-    Cost:
-        One score.
-
     Raises:
         ValueError, TypeError: an argument is not as described.
+
+    Cost:
+        One score.
     """
     require_estimator(estimator)
     _checks.require_samples("samples", samples)

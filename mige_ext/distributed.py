@@ -1,9 +1,10 @@
 """The samples of several processes as one batch, for ``group=`` of the information functions.
 
-R ranks have N samples together, and rank r has N_r samples. The gradient of the surrogate of all N
-samples has one row for each sample. Each rank computes the rows of its own samples, multiplied by
-R, because DistributedDataParallel (DDP) averages the gradients of the parameters over the ranks.
-Without DDP, average the gradients of the parameters yourself.
+R ranks have N samples together, and rank r has N_r samples. The gradient of a surrogate
+(:mod:`mige_ext.information`) of all N samples has one row for each sample. Each rank computes the
+rows of its own samples, multiplied by R, because DistributedDataParallel (DDP) averages the
+gradients of the parameters over the ranks. Without DDP, average the gradients of the parameters
+yourself.
 
 The estimator decides how the ranks cooperate:
 

@@ -302,8 +302,8 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
         cells = [f"`{u.title}`", u.architecture, u.registers, limit, u.shared, u.threads or "–"]
         if u.threads and u.architecture in MULTIPROCESSORS:
             blocks = resident_blocks(u, u.threads)
-            share = blocks * u.threads / MULTIPROCESSORS[u.architecture].threads
-            cells += [blocks, f"{share:.0%}"]
+            occupancy = blocks * u.threads / MULTIPROCESSORS[u.architecture].threads
+            cells += [blocks, f"{occupancy:.0%}"]
         else:
             cells += ["–", "–"]
         rows.append(f"| {' | '.join(map(str, cells))} |")

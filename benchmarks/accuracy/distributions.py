@@ -21,15 +21,15 @@ class Draw:
     """Samples, with the quantities from which their score gives gradients of the information.
 
     An encoder maps inputs u to the code ``t(v)`` in k dimensions, with ``v = A u + noise`` and a
-    function t of each coordinate. The code is y for a pair z = (x, y), and z otherwise. In a family
-    without an encoder, u = z and A is the identity matrix.
+    function t of each coordinate. The code is y for a pair z = (x, y), and z otherwise. For a
+    density without an encoder, u = z and A is the identity matrix.
 
     Attributes:
         samples: z, (M, d).
         inputs: u, (M, k).
         slope: ``t'(v)``, (M, k).
-        tangent: Derivative of the code with respect to the family's parameter θ, (M, k), with fixed
-            random numbers; None in a family without θ.
+        tangent: Derivative of the code with respect to a parameter θ of the density, (M, k), with
+            fixed random numbers; None without θ.
     """
 
     samples: Tensor
@@ -46,8 +46,8 @@ class Distribution(ABC):
         paired: Whether z = (x, y) is a pair, whose information is I(x; y). Otherwise the
             information is I(u; z) (:class:`Draw` defines u and A).
         gradient: g, where g times the identity matrix is the gradient of the information with
-            respect to A. In a family without an encoder, this is the gradient of H(Az), and g = 1.
-        derivative: dI/dθ in nats; None in a family without θ.
+            respect to A. Without an encoder, this is the gradient of H(Az), and g = 1.
+        derivative: dI/dθ in nats; None without θ.
     """
 
     d: int

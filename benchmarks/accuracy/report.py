@@ -1,4 +1,7 @@
-"""The report of the accuracy benchmark: rows, tables, bounds and the figure."""
+"""The report of the accuracy benchmark: rows, tables, bounds and the figure.
+
+``measure.py`` defines the NMSE and the oracle, and ``merit.py`` the other columns.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

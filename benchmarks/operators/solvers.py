@@ -23,7 +23,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solved_by(solver: Solver, function: Callable[..., object]) -> Callable[..., object]:
-    """The function, with ``solver`` in place of :func:`eigh`."""
+    """The function, with ``solver`` instead of :func:`eigh`."""
 
     def call(*args: object, **kwargs: object) -> object:
         global _solver

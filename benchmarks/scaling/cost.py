@@ -29,7 +29,7 @@ class Work:
         M: Number of samples of a group.
         d: Number of dimensions.
         groups: Number of groups.
-        m: Number of landmarks; 0 stands for SSGE with all samples.
+        m: Number of landmarks; 0 for SSGE with all samples.
     """
 
     sweep: str

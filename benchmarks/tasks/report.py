@@ -9,8 +9,8 @@ from benchmarks.tables import Bounds, print_table
 from benchmarks.tasks.task import CONTROL, DEFAULT, Row, Task
 from mige_ext.experiments.common import plots
 
-#: Bounds of the default relative to its best rival: points of accuracy, and the factor of a leak or
-#: an energy distance.
+#: Bounds of the default relative to the best of ``Task.rivals``: points of accuracy, and the factor
+#: of a leak or an energy distance.
 POINTS, FACTOR = 1.0, 1.2
 #: The same bounds relative to the Gaussian control.
 CONTROL_POINTS, CONTROL_FACTOR = 0.5, 1.1

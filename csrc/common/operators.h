@@ -12,7 +12,7 @@ namespace mige {
 template <typename T>
 struct PairwiseArguments {
   const T* x;          // [groups, m, d]
-  const T* y;          // [groups, n, d]; nullptr stands for y = x, which takes half the work
+  const T* y;          // [groups, n, d]; nullptr means y = x, which takes half the work
   const T* bandwidth;  // [groups]; only rbf_gram reads it
   int64_t groups, m, n, d;
   T* out;  // [groups, m, n]

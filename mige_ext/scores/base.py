@@ -280,13 +280,13 @@ class Diagnostics:
     """Diagnostics of a kernel estimate, one value for each group of samples, (...)."""
 
     #: J, the number of eigenvalues that are kept: all M (Md if curl-free) for a smooth filter, and
-    #: 0 if all samples are equal and σ is not a number.
+    #: 0 if all samples are equal and the setting ``bandwidth`` is not a number.
     rank: Tensor
     bandwidth: Tensor  #: σ, in the units of the samples
     energy: Tensor  #: fraction of trace(K) that belongs to the kept eigenvalues
     #: ``−mean(s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
-    #: samples; 1 for the true score. Kernel estimates are too small, so the value is below 1. It
-    #: falls with fewer samples or more dimensions.
+    #: samples; 1 for the true score. Kernel scores are too small, so the value is below 1,
+    #: and falls with fewer samples or more dimensions.
     calibration: Tensor
 
 

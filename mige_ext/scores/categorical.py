@@ -110,8 +110,8 @@ class _Classes:
     basis: Tensor  #: map from white samples to the coordinates where Σ = I, (G, r, r)
     member: Tensor  #: the Gaussian of each sample, (G, M)
     sizes: Tensor  #: number of samples of each Gaussian, (G, K)
-    rivals: Tensor  #: whether the Gaussian has samples and the condition of the sample, (G, K, M)
-    own: Tensor  #: whether the Gaussian is a rival and has the sample's class, (G, K, M)
+    rivals: Tensor  #: whether the Gaussian has samples, and the sample's condition, (G, K, M)
+    own: Tensor  #: the same for Gaussians of the sample's class, (G, K, M)
     values: Tensor  #: eigenvalues of the scatter of each Gaussian, (G, K, r)
     vectors: Tensor | None  #: eigenvectors of the scatter, (G, K, r, r); None for the identity
     trace: Tensor  #: trace of the scatter, (G, K)

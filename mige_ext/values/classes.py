@@ -35,7 +35,7 @@ def classifier_bounds(
 ) -> tuple[Candidate, Candidate]:
     """The bound ``I ≥ H(s) + E log p̂(s | z)`` of a cross-validated classifier.
 
-    p̂ follows from Gaussian classes, whose covariances are shrunk toward their mean. The first
+    p̂ follows from Gaussian classes, whose covariances are shrunk toward a common one. The first
     result has the shrinkage with the highest bound, and the second result has one covariance for
     all classes.
     """

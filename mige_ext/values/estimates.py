@@ -260,7 +260,7 @@ def _require_classes(name: str, s: Tensor) -> None:
 
 def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
     """``Σ_y p(y) I(x; z | y)``."""
-    found, shares = list[_Found](), list[float]()
+    found, weights = list[_Found](), list[float]()
     for value in y.unique():
         rows = y == value
         if int(rows.sum()) < 2:
@@ -271,17 +271,17 @@ def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
             found.append(_information(x[rows], z[rows], seed=seed))
         except ValueError as error:
             raise ValueError(f"for the samples with given = {int(value)}: {error}") from error
-        shares.append(float(rows.double().mean()))
-    return _mixed(found, torch.tensor(shares), len(y))
+        weights.append(float(rows.double().mean()))
+    return _mixed(found, torch.tensor(weights), len(y))
 
 
-def _mixed(found: list[_Found], shares: Tensor, m: int = 0) -> _Found:
-    """A weighted mean of estimates, with the weights ``shares``.
+def _mixed(found: list[_Found], weights: Tensor, m: int = 0) -> _Found:
+    """A weighted mean of estimates.
 
     m > 0 means that the weights are frequencies among m samples. The standard error then includes
     the error of the weights.
     """
-    weights = shares.to(found[0].value)
+    weights = weights.to(found[0].value)
     values, errors, parts = (
         torch.stack([getattr(each, name) for each in found])
         for name in ("value", "standard_error", "gaussian")
@@ -309,8 +309,8 @@ def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Fo
         chosen = rows[part::parts]
         best, gaussian = estimate(x[chosen], None if z is None else z[chosen], generator)
         found.append(_Found(best.value, best.standard_error, gaussian.value, best.method))
-    shares = torch.tensor([len(rows[part::parts]) / m for part in range(parts)])
-    mixed = _mixed(found, shares)
+    weights = torch.tensor([len(rows[part::parts]) / m for part in range(parts)])
+    mixed = _mixed(found, weights)
     return _Found(mixed.value, mixed.standard_error, mixed.gaussian, mixed.method, parts)
 
 

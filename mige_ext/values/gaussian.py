@@ -9,7 +9,7 @@ from mige_ext.values.candidates import Candidate
 
 #: Directions with a smaller fraction of the largest variance are left out.
 _NO_VARIANCE = 1e-6
-#: If the smallest eigenvalue of the covariance is below this number, x and z are dependent.
+#: If the smallest eigenvalue of the covariance is below this number, x and z count as dependent.
 DEPENDENT = 1e-9
 
 

@@ -135,7 +135,7 @@ def command(
 
 
 def _named(message: str, declared: Sequence[Parameter]) -> str:
-    """The message; a first word that is the name of a parameter becomes the name of the option."""
+    """The message. If its first word names a parameter, the name of the option replaces it."""
     name, _, rest = message.partition(" ")
     if name in {parameter.name for parameter in declared}:
         return f"--{name.replace('_', '-')} {rest}"

@@ -126,7 +126,7 @@ def parameters(options_type: type["DataclassInstance"], panel: str) -> Iterator[
 
 
 def filled(options: AnyOptions, **defaults: Any) -> AnyOptions:
-    """The options, with these values in place of None."""
+    """The options, with these values instead of None."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     return replace(options, **missing)
 

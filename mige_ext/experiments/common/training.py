@@ -160,7 +160,7 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 
 @contextmanager
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
-    """Turn an error about samples that are not finite, or with such weights, into DivergedError."""
+    """Raise DivergedError for an error whose cause is samples or weights that are not finite."""
     try:
         yield
     except (ValueError, RuntimeError) as error:

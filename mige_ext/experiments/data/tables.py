@@ -1,5 +1,7 @@
 """The tables of the experiments: rows with inputs, a label and nuisances.
 
+A nuisance is a column that a representation of the inputs should not reveal.
+
 ======= ============================================================ ==========================
 name    rows and label                                               nuisances
 ======= ============================================================ ==========================

@@ -19,7 +19,7 @@ NORMALIZATIONS = {
 class Features(NamedTuple):
     """The layers of the encoder for N images, with the default sizes for CIFAR."""
 
-    conv: Tensor  # (N, 4096), h in the paper
+    conv: Tensor  # (N, 4096), the features h of MIGE II (``methods.py``)
     fc: Tensor  # (N, 1024)
     z: Tensor  # (N, 64), the code
 

@@ -35,7 +35,7 @@ class Codes(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Which labels of N rows were predicted, and the rows' groups."""
+    """Whether the label of each of N rows was predicted, and the group of each row."""
 
     right: Tensor  # (N,) bool
     group: Tensor  # (N,) int64, the bin or class of s

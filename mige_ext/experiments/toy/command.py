@@ -1,4 +1,4 @@
-"""The paper's Figure 1: mutual information and its gradient for correlated Gaussians.
+"""Figure 1 of Wen et al. (ICLR 2020): mutual information and its gradient for Gaussians.
 
 The variables are x ~ N(0, I_d) and ``y = ρ x + √(1 − ρ²) ε`` with ε ~ N(0, I_d). In nats,
 

@@ -35,7 +35,7 @@ MARGINALS = 3  # marginal pairs for each joint pair, if the critic is not separa
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """Everything on which the numbers of a dimension depend.
+    """Everything on which the results for one dimension depend.
 
     The default of ``steps`` was chosen by this table of the relative RMSE of dI/dρ (8 values of ρ,
     2 seeds). MIGE, without training, has .066 for d = 10 and .168 for d = 20.
@@ -76,7 +76,8 @@ class Settings(Checked):
 
 #: Settings of ``--quick``. Few steps need a larger learning rate and a smaller decay.
 QUICK = Settings(seeds=2, points=10, steps=150, rate=5e-3, decay=0.9)
-#: The critics of the authors' notebook. Decay 0 gives the gradient without correction.
+#: The critics of the authors' notebook. With decay 0 the gradient keeps its bias
+#: (``mige_ext.bounds.mine``).
 AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=512, decay=0.0)
 
 

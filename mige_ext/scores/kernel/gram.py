@@ -132,7 +132,7 @@ class CurlFreeGram(Gram):
     def energy(self, w: Tensor, b: Tensor | None = None) -> Tensor:
         """The function whose gradient is ``product(w) + b · source()``, (..., Q).
 
-        b has the shape (..., 1, 1), and None stands for 0. The function is
+        b has the shape (..., 1, 1), and None means 0. The function is
         ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``, where d counts the coordinates that vary.
         """
         energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
@@ -160,7 +160,7 @@ def rbf_score(
 ) -> Tensor:
     """``k(q, X) w + b ζ(q)`` for the diagonal RBF kernel, by the native operator.
 
-    b has the shape (..., 1, 1), and None stands for 0. One product k(q, X) (w, X, 1) gives both
+    b has the shape (..., 1, 1), and None means 0. One product k(q, X) (w, X, 1) gives both
     terms, since ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / (Mσ²)``. The product never forms the Q×M
     matrix.
     """

@@ -37,7 +37,7 @@ class Kernel(ABC):
         return self.psi(s / sigma / sigma)  # σ² may overflow or underflow
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """The derivative of φ, ``ψ^(order)(s/σ²) σ^(−2 order)``. An overflow saturates."""
+        """The derivative of φ, ``ψ^(order)(s/σ²) σ^(−2 order)``, clamped to finite numbers."""
         if not _checks.is_integer(order, 0):
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)

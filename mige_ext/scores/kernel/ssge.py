@@ -15,7 +15,7 @@ from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilt
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedSSGE(FittedFilter):
-    """The fit of an :class:`SSGE` estimator, ``∇ log q(z) ≈ K(z, X) W``; b is 0."""
+    """The fit of an :class:`SSGE` estimator, ``∇ log q(z) ≈ K(z, X) W``."""
 
 
 @dataclass(frozen=True, kw_only=True)
