@@ -2,9 +2,9 @@
 // search stops, and which score is the best.
 //
 // The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ gives a score, whose *bound* is its risk plus the
-// standard error of the risk (mige_ext.ops.adaptive_score). `limit` is the bound that a score must
-// be below: the lower bound of the two scores without a λ, which are the Gaussian score (bound 0)
-// and the start. If no score is below the limit, one of these two is used.
+// standard error of the risk (mige_ext.ops.adaptive_score). Two scores need no λ: the Gaussian
+// score (bound 0) and the start. `limit` is the smaller of their bounds. If no other score is below
+// the limit, one of these two is used.
 //
 // The search begins at the power of ten next to 1/M. It goes to larger λ by factors of 10 until the
 // bound no longer falls. If the first step does not lower the bound, it goes to smaller λ in the

@@ -1,18 +1,17 @@
 // Inverse of a symmetric positive definite matrix, by blocks: A = UᵀU, V = U^{−1}, A^{−1} = V Vᵀ.
 //
 // Each of the three steps is a sequence of updates, one for each block k of columns. An update adds
-// the product of two matrices, each one block wide, to the rest of the matrix. With T_k =
-// U_kk^{−1}:
+// the product of two matrices, each one block wide, to the rest of the matrix. Let T_k = U_kk^{−1},
+// V_kk = T_k and B = A^{−1}, and let S be the sums from which V is computed:
 //
 //   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     k ascending
 //   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   k descending
 //                         B_ij += V_ik V_jkᵀ        for i, j <= k    k ascending
 //
-// Here V_kk = T_k, S holds the sums from which V is computed, and B = A^{−1}. Work: m³ flop in the
-// register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
-// m = 256 this is three times as fast as LAPACK's potrf and potri. (Gauss-Jordan elimination is as
-// fast, but at a condition number of 1e5 it loses all digits in float. Here the relative error is
-// 6e-4.)
+// Work: m³ flop in the register tiles of tile.h, and m² times the block width for the blocks on the
+// diagonal. For m = 256 this is three times as fast as LAPACK's potrf and potri. (Gauss-Jordan
+// elimination is as fast, but at a condition number of 1e5 it loses all digits in float. Here the
+// relative error is 6e-4.)
 #pragma once
 
 #include <algorithm>

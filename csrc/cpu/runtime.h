@@ -10,8 +10,8 @@
 
 namespace mige::cpu {
 
-// A *grain* is the smallest range of a parallel loop for which a thread is worth its start, in a
-// loop over rows this number of rows.
+// A *grain* is the smallest range of a parallel loop that is worth the start of a thread. In a
+// loop over rows, a grain has this number of rows.
 constexpr int64_t kRowGrain = 48;
 
 // The largest number of grains after which a thread polls for Ctrl-C.
