@@ -1,7 +1,7 @@
-"""Parity, accuracy, time and memory of whole scores, measured in one run.
+"""Parity, accuracy, time and memory of whole scores, compared with the bounds that must hold.
 
-Every ratio is a ratio of medians of interleaved calls. The last table compares the measured values
-with the bounds that the project promises.
+Parity is agreement with the authors' release and with the reference in plain torch. Every ratio of
+times is a ratio of medians of interleaved calls.
 """
 
 import json
@@ -107,7 +107,7 @@ def score_time(bounds: Bounds) -> None:
                 }
             )
             eager = min(times["eager"], times["eager_pdist"])
-            # The published algorithm takes seconds and gigabytes, and runs fewer rounds.
+            # The published algorithm takes seconds, and runs fewer rounds.
             slow = time_each(
                 {
                     "published": partial(baselines.published, x),
@@ -158,8 +158,7 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
         seconds=0.3,
     )
     distances = times["distances"]
-    # The operators of the median and of the Gram matrix compute the distances too, which a score
-    # computes once.
+    # distance_quantile and rbf_gram compute the distances too. A score computes them only once.
     median = max(times["median"] - distances, 0.0)
     exponentials = max(times["gram"] - distances, 0.0)
     rest = max(whole - distances - median - exponentials - times["eigh"], 0.0)
@@ -167,10 +166,10 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
 
 
 def default_time(bounds: Bounds) -> None:
-    """Time the scores without settings, and SSGE.
+    """Time SSGE, and the adaptive score with both estimates of the covariance.
 
-    "adaptive" is the default of the information functions. "adaptive QIS" has the least error of
-    the score.
+    "adaptive" (ridge) is the default of the information functions, and "adaptive QIS" has the least
+    error of the score.
     """
     torch.set_num_threads(1)
     names: dict[str, ScoreEstimator] = {

@@ -29,8 +29,8 @@ def recording(
     """Measure the time that a recording adds to a training step, on one CPU thread.
 
     A step is the forward and backward pass of mutual_information(x, z) with an encoder of two
-    layers. Steps with and without a recording alternate, and the CPU time of the thread counts. The
-    bootstrap gives a 95 % interval of the median ratio.
+    layers. Steps with and without a recording alternate. CPU time is measured, with a 95 % interval
+    of the median ratio by the bootstrap.
     """
     print(machine())
     with cpu_threads(1):

@@ -8,7 +8,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Bounds:
-    """Measured values with the bounds that the project promises.
+    """Measured values with bounds that must hold.
 
     Attributes:
         rows: Name, measured value, bound, and "ok" or "MISSED".

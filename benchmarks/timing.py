@@ -11,9 +11,8 @@ import torch
 def time_call(function: Callable[[], object], device: str = "cpu") -> float:
     """Call a function twice, and return the seconds of the second call.
 
-    On CUDA the time is measured between two events on the current stream. The first call is still
-    in the queue when the second call is launched, so the overhead of the launch counts only if the
-    GPU has to wait. The final synchronization separates two measurements.
+    On CUDA the time is measured between two events on the current stream. The second call is
+    launched while the first call runs, so the overhead of the launch usually does not count.
     """
     if device == "cpu":
         function()
@@ -38,9 +37,9 @@ def time_each(
 ) -> dict[str, float]:
     """Median time of each function in seconds, from interleaved calls.
 
-    The functions run in the order A B C A B C. If the machine becomes slower, all functions become
-    slower, and the ratio of two medians stays fair. Each function is called twice in a row, and the
-    second call counts, because caches and the allocator are then warm, as in a training loop.
+    The functions run in the order A B C A B C, so that a slow phase of the machine affects all of
+    them. Each function is called twice in a row, and the second call counts, because caches and the
+    allocator are then warm, as in a training loop.
 
     Args:
         functions: The functions by name.

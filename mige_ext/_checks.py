@@ -31,7 +31,7 @@ def require_settings(settings: Any) -> None:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def require_share(name: str, value: float) -> None:
+def require_fraction(name: str, value: float) -> None:
     """Require a number in (0, 1]."""
     if not (isinstance(value, Real) and 0 < value <= 1):
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
@@ -60,7 +60,7 @@ def require_count(name: str, value: int | None, or_none: bool = False) -> None:
 
 
 def is_integer(value: object, least: int) -> bool:
-    """Whether a value is an integer of at least ``least``. True and False are no integers here."""
+    """Whether a value is an integer of at least ``least``, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -113,7 +113,7 @@ def require_shape(name: str, value: Tensor, fits: bool, expected: str) -> None:
         raise ValueError(f"{name} must have shape {expected}, got {shape(value)}")
 
 
-#: End of an error about a batch of one sample.
+#: Hint in an error about a batch of one sample.
 ONE_SAMPLE = "; if this is the last batch of a DataLoader, use drop_last=True"
 
 
@@ -194,7 +194,10 @@ def require_paired(
     min_samples: int = 2,
     may_be_category: bool = False,
 ) -> None:
-    """Require samples that are paired by row. ``may_be_category`` is for the first argument."""
+    """Require two tensors of samples that are paired by row.
+
+    If ``may_be_category``, the error about a first tensor of one dimension mentions categories.
+    """
     require_samples(name, value, min_samples, may_be_category)
     require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
@@ -233,14 +236,14 @@ def naming(**tensors: Tensor) -> Iterator[None]:
         raise
 
 
-#: Types of tensors with values. Other subclasses of Tensor may have none.
+#: Types of tensors with values. Other subclasses of Tensor, such as fake tensors, may have none.
 WITH_VALUES = (Tensor, torch.nn.Parameter)
 
 
 def can_read(tensor: Tensor) -> bool:
-    """Whether the values of a tensor exist and can be read without waiting for a device.
+    """Whether a tensor is an ordinary CPU tensor, whose values exist and can be read at once.
 
-    A tensor has several values under ``torch.func.vmap``, and no values while torch traces it.
+    Under ``torch.func.vmap`` and while torch traces a function, tensors have no single value.
     """
     if not tensor.is_cpu or torch.compiler.is_compiling():
         return False

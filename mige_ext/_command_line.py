@@ -1,7 +1,7 @@
 """The command line: ``python -m mige_ext {demo,toy,infomax,bottleneck,removal,data,info}``.
 
-torch takes seconds to load, and matplotlib and scikit-learn take another second. So that the help
-does not wait, the module of a command is imported only when the command runs.
+The module of a command is imported only when the command runs, so that the help does not wait for
+torch, matplotlib and scikit-learn, which take seconds to load.
 """
 
 import signal
@@ -27,8 +27,7 @@ COMMANDS = {
 def before_torch_loads() -> None:
     """Print the help if no command is given. Otherwise let Ctrl-C end the process at once.
 
-    The package calls this function before it imports torch. Ctrl-C prints no traceback until the
-    command starts.
+    The package calls this function before it imports torch.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

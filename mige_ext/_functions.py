@@ -7,8 +7,8 @@ Each use needs a different class:
 - ``torch.func`` needs ``setup_context``.
 - The compiler needs ``setup_context`` too, and rejects every class that defines ``jvp``.
 
-A :class:`Function` is written for the compiler, with the derivative in forward mode as the method
-``tangent``. Outside the compiler, :func:`apply` names this method ``jvp``.
+A :class:`Function` is the class for the compiler, with a method ``tangent`` instead of ``jvp``.
+From this class, :func:`apply` makes the two other classes.
 """
 
 import types
@@ -60,11 +60,10 @@ def refuse_forward_mode(function: type[Function], *args: Any) -> None:
 
 
 def visible(tensor: Tensor) -> Tensor:
-    """The tensor, or a view whose ``requires_grad`` is right in compiled code too.
+    """The tensor, or under torch.func in compiled code a view, whose ``requires_grad`` is right.
 
-    While torch compiles a function, ``requires_grad`` of an argument of ``torch.func.grad`` is
-    False. torch would then drop the backward pass of an autograd function, and the gradient would
-    be 0. A view of the argument requires a gradient.
+    While torch compiles ``torch.func.grad``, ``requires_grad`` of the argument is False. torch
+    would then drop the backward pass of an autograd function, and the gradient would be 0.
     """
     if torch.compiler.is_compiling() and active_transforms():
         return tensor.view_as(tensor)

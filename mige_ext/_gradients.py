@@ -1,8 +1,4 @@
-"""Values and gradients of the surrogates, from the scores of an estimator.
-
-Every function returns the value of a surrogate and one gradient for each of its tensors. Only
-:func:`information_with` returns a function, chosen among the functions for I(x; z).
-"""
+"""Values and gradients of the surrogates (:mod:`mige_ext.information`) from estimated scores."""
 
 import math
 from functools import partial
@@ -34,9 +30,12 @@ def entropy_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The value and the gradient of the surrogate of H(z), from the scores of ``estimator``.
 
-    ``term`` is the name of the entropy in a record, and ``varying`` has the numbers of varying
-    columns, if they are known. ``arguments`` are the public function's tensors from which z was
-    made. Their keywords are the names in error messages.
+    Args:
+        estimator: a score estimator.
+        z: samples, (..., M, d).
+        term: name of the entropy in the record of :func:`mige_ext.recording`.
+        varying: the number of varying columns of each block of z, if it is known.
+        arguments: the arguments of the public function, by name, for errors about their values.
     """
     arguments = arguments or {"z": z}
     samples = at_least_float32(z)
@@ -49,10 +48,9 @@ def entropy_and_gradient(
 
 
 def negentropy_and_gradient(estimator: ScoreEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The value and the gradient of the surrogate of J(z).
+    """The value and the gradient of the surrogate of the negentropy J(z).
 
-    ``estimator`` gives the non-Gaussian part of the score. The signs are opposite to those of
-    :func:`entropy_and_gradient`.
+    ``estimator`` gives the score of z minus the Gaussian score.
     """
     value, gradient = entropy_and_gradient(estimator, z)
     return -value, -gradient
@@ -94,7 +92,7 @@ def _value_and_gradient(
 def _joint_and_gradients(
     estimator: ScoreEstimator, x: Tensor, z: Tensor, u: Block, v: Block, term: str = "joint"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The surrogate of H(x, z) and its gradients in x and z.
+    """The surrogate of H(x, z) and its gradients with respect to x and z.
 
     u and v are the results of :func:`.on_one_scale` for x and z.
     """
@@ -128,8 +126,7 @@ def _own_information(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The surrogate of I(x; z) and its gradients, with the scores of x alone and z alone.
 
-    H(x) has no gradient in z, and is included only if x needs a gradient. H(z) is included only if
-    z needs a gradient.
+    H(x) is included only if x needs a gradient, and H(z) only if z needs a gradient.
     """
     u, v = on_one_scale(estimator, x), on_one_scale(estimator, z)
     value, gradient_x, gradient_z = (-part for part in _joint_and_gradients(estimator, x, z, u, v))

@@ -42,11 +42,10 @@ def check_memory(samples: Tensor, values: int) -> None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free memory of a device in bytes, sometimes an overestimate; None if it is not known.
+    """Free memory of a device in bytes, or an overestimate; None if it is not known.
 
     On the CPU the result is the available memory plus swap, but at most the limit of the control
-    group. Memory that the control group already uses is not subtracted from the limit. On CUDA the
-    result includes the unused memory that torch's allocator has reserved, which may be fragmented.
+    group. On CUDA the result includes unused memory that torch's allocator has reserved.
     """
     if device.type == "cpu":
         return _free_on_cpu()

@@ -1,8 +1,8 @@
 """Warnings about the arguments of the information functions.
 
-Values are read on the CPU only, because on CUDA the host would wait. A first read of 16 values of
-one column takes about 10 µs. More values are read only if two of the 16 are equal. In a loop of
-short steps, most calls read no values.
+Values are read on the CPU only, because on CUDA the host would wait. A first read of 16 values
+takes about 10 µs. More values are read only if two of the 16 are equal, and most calls in a loop of
+short steps read none.
 """
 
 from time import monotonic
@@ -13,12 +13,10 @@ from torch import Tensor, is_grad_enabled
 from mige_ext import _checks
 from mige_ext._warnings import may_warn, warn_once
 
-# Number of samples that are read first. With fewer samples there is no warning about few values.
-_FIRST_SAMPLES = 16
-# Number of samples that are read next. All samples are read before a warning is given.
-_MORE_SAMPLES = 64
-# After _READS reads of arguments of one name and shape, there is no such read for _PAUSE seconds.
-# One read is not enough, because a training step may have several codes of one shape.
+# Numbers of samples that are read first and next. Then all samples are read.
+_FIRST_SAMPLES, _MORE_SAMPLES = 16, 64
+# After _READS reads of arguments of one name and shape, such arguments are not read for _PAUSE
+# seconds. (A training step may have several codes of one shape.)
 _READS, _PAUSE = 8, 0.05
 # The number of reads since the last pause, and the time of the last read, by name and shape.
 _reads: dict[tuple[str, torch.Size], tuple[int, float]] = {}
@@ -41,10 +39,7 @@ def warn_without_gradient(**tensors: Tensor | None) -> None:
 
 
 def warn_of_equal(x: Tensor, z: Tensor) -> None:
-    """Warn if x and z have the same values, because their mutual information is then infinite.
-
-    Every call finds shared memory. Few calls compare values (_READS and _PAUSE).
-    """
+    """Warn if x and z have the same values, because their mutual information is then infinite."""
     if x.shape != z.shape or not x.numel() or not may_warn("equal"):
         return
     if x is not z and not _share_memory(x, z):
@@ -61,7 +56,7 @@ def warn_of_equal(x: Tensor, z: Tensor) -> None:
 
 
 def _share_memory(x: Tensor, z: Tensor) -> bool:
-    """Whether both are plain tensors with the same elements of memory in the same order."""
+    """Whether both are ordinary tensors with the same memory, strides and dtype."""
     if not (type(x) in _checks.WITH_VALUES and type(z) in _checks.WITH_VALUES):
         return False
     layouts = ((t.data_ptr(), t.stride(), t.dtype, t.device) for t in (x, z))
@@ -87,7 +82,7 @@ def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
             _warn_if_collapsed(name, tensor)
         if few_values and distinct < count == _FIRST_SAMPLES:
             _warn_if_few_values(name, tensor)
-        # A filter that turns warnings into errors skips this line, so every call raises the error.
+        # If a filter turns warnings into errors, this line is not reached, and every call raises.
         _count_read(name, tensor)
 
 

@@ -1,7 +1,7 @@
-"""Precision: float32 at least, no autocast, units of length that keep squares in range.
+"""Precision: float32 or float64, no autocast, and units of length that keep squares in range.
 
-A unit of length is a power of two near σ or near the largest coordinate. Division by a unit is
-exact, and squares of coordinates then stay in range for samples of any magnitude.
+A unit of length is a power of two near the bandwidth σ or near the largest coordinate. Division by
+a unit is exact, and squares of the quotients neither overflow nor underflow.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -41,12 +41,12 @@ def power_of_two(x: Tensor) -> Tensor:
 
 
 def in_units(x: Tensor, unit: Tensor) -> Tensor:
-    """``x / unit``, with the largest finite numbers in place of infinities."""
+    """``x / unit``, with the largest finite numbers instead of infinities."""
     return saturated(x / unit)
 
 
 def saturated(x: Tensor) -> Tensor:
-    """The largest finite numbers in place of infinities."""
+    """The values, with the largest finite numbers instead of infinities."""
     return x.clamp(torch.finfo(x.dtype).min, torch.finfo(x.dtype).max)
 
 
@@ -56,7 +56,7 @@ def positive(x: Tensor) -> Tensor:
 
 
 def rounding(values: Tensor, n: int) -> Tensor:
-    """Bound on the rounding error of an eigenvalue 0, ``n ε λ_max``, (..., k) -> (..., 1).
+    """The size of rounding errors of eigenvalues, ``n ε λ_max``, (..., k) -> (..., 1).
 
     ``values`` are the ascending eigenvalues of a matrix whose larger dimension is n.
     """

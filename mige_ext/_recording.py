@@ -1,9 +1,10 @@
-"""The choices that estimators make inside surrogates: :func:`mige_ext.recording`.
+"""Records of the choices that estimators make inside surrogates: :func:`mige_ext.recording`.
 
-An information function begins a record (:func:`begin`). An estimator may report its choices
-(:func:`report`). Then the code that computes the gradient from the scores (``_gradients.py``) adds
-the report to the record as a term (:func:`add`). Every function returns at once unless a recording
-is active.
+A surrogate is the result of an information function (:mod:`mige_ext.information`). An information
+function begins a record (:func:`begin`). An estimator may report its choices
+(:func:`report`). Then ``_gradients.py``, which computes the gradient from the scores, adds the
+report to the record as a term (:func:`add`). These functions do nothing unless a recording is
+active.
 """
 
 import threading
@@ -23,7 +24,7 @@ class TermRecord:
     A quantity that the estimator does not have is None.
     """
 
-    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: ``−mean(s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
     #: samples; 1 for the true score
     calibration: Tensor | None = None
     lam: Tensor | None = None  #: :attr:`AdaptiveDiagnostics.lam`
@@ -51,10 +52,9 @@ class SurrogateRecord:
         - "product": the entropy of the permuted pairs of ``marginal="matched"``;
         - "z given x": the entropy of z given x, in ``encoder_information`` and for a category x.
 
-        For a category x, ``marginal="own"`` and "matched" have "z given x" for the scores within
-        the classes, and "z" for the scores that are subtracted. "paired" estimates no score, so it
-        has no terms. With a category x or ``given``, a term has one value for each of the largest
-        classes, and no values for smaller classes.
+        For a category x, ``marginal="paired"`` estimates no scores and has no terms. With a
+        category x or ``given``, a term has one value for each of the largest classes, and no values
+        for smaller classes.
         """
         for name, term in self._terms.items():
             if isinstance(term, Calibration):
@@ -67,16 +67,13 @@ class SurrogateRecord:
 
 
 class Calibration(NamedTuple):
-    """The numbers that determine a calibration, without the samples.
-
-    The calibration is computed when the record is read, and does not slow down a training step.
-    """
+    """The numbers from which a calibration is computed when the record is read."""
 
     sums: Tensor  #: the surrogate's value of each group, (...)
     varying: tuple[Tensor, ...]  #: the number of varying columns of each block of columns
 
     def value(self) -> Tensor:
-        """``−mean(Σ s·(z − m)) / d`` of each group, (...), where d counts the varying columns."""
+        """``−mean(s·(z − m)) / d`` of each group, (...), where d counts the varying columns."""
         shape = self.sums.shape
         varying = torch.stack([count.reshape(shape) for count in self.varying]).sum(0)
         return self.sums * self.sums.numel() / varying.clamp(min=1)
@@ -86,9 +83,8 @@ class Calibration(NamedTuple):
 def recording() -> Iterator[list[SurrogateRecord]]:
     """Record the choices of estimators in every surrogate that is computed inside the block.
 
-    A record has a few numbers for each group of samples, which the estimator computes anyway. A
-    record does not contain the samples, so you may change the samples in place or free their
-    memory. On a GPU no value is read, so the host does not wait.
+    A record has a few numbers for each group of samples, and not the samples. On a GPU no value is
+    read, so the host does not wait.
 
         >>> import torch, mige_ext as mige
         >>> x, z = torch.randn(64, 3), torch.randn(64, 2, requires_grad=True)
@@ -109,8 +105,7 @@ def recording() -> Iterator[list[SurrogateRecord]]:
         RuntimeError: ``torch.compile`` traces a surrogate or this function during a recording.
 
     Cost:
-        O(Md) for a calibration. There is no cost if the estimator computes the calibration anyway,
-        or if the information function standardizes the samples.
+        O(Md) for a calibration that the estimator does not compute itself.
     """
     _refuse_tracing()
     started = _Recording()
@@ -132,15 +127,11 @@ def begin(name: str) -> None:
 
 
 def report(diagnostics: object, term: str = "") -> None:
-    """Report the diagnostics of an estimate.
-
-    Diagnostics without a calibration are ignored, and :func:`add` computes the calibration from the
-    scores.
+    """Report the diagnostics of an estimate. Diagnostics without a calibration are ignored.
 
     Args:
         diagnostics: an object with some of the fields of :class:`TermRecord`.
-        term: the name of the term, such as "joint". By default the report belongs to the term that
-            is added next, because most estimators do not know the name.
+        term: the name of the term, such as "joint"; by default the term that is added next.
     """
     for each in _of_this_thread():
         if getattr(diagnostics, "calibration", None) is None:
@@ -153,8 +144,8 @@ def report(diagnostics: object, term: str = "") -> None:
 def report_nothing() -> None:
     """Report a term without values, unless the estimator has reported a term.
 
-    :func:`add` then computes no calibration. A process of a distributed batch has only a part of
-    the scores, from which the calibration does not follow.
+    A process of a distributed batch has only some of the scores, from which :func:`add` cannot
+    compute the calibration.
     """
     for each in _of_this_thread():
         each.reported.setdefault("", TermRecord())

@@ -1,7 +1,7 @@
-"""A scalar whose value and gradients are computed together, in the forward pass.
+"""Surrogates: scalars whose gradients come from a score estimator, not from differentiation.
 
-The gradients of the functions of :mod:`mige_ext.information` come from a score estimator, not from
-differentiation. :func:`surrogate` gives these gradients to autograd and torch.func.
+:func:`surrogate` computes value and gradients together in the forward pass, and gives the gradients
+to autograd and torch.func.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
         transforms = active_transforms()
         if transforms.count("Grad") > 1:
             raise _once()
-        # The anchor depends on all arguments, because a gradient in z depends on x too.
+        # A tensor that depends on all inputs, because the gradient with respect to z depends on x.
         anchor = torch.stack([tensor.sum().float() for tensor in inputs])
         if transforms:
             _keep_in_graph()
@@ -55,10 +55,10 @@ def named_encoder_information(value: Tensor) -> Tensor:
 
 
 def _anchor(tensor: Tensor) -> Tensor | None:
-    """A tensor that depends on ``tensor`` in the graph, and whose values do not matter.
+    """A small tensor that depends on ``tensor`` in the graph.
 
-    A surrogate keeps the anchor for the backward pass in place of ``tensor``. ``tensor`` may then
-    be changed in place, freed, or an inference tensor.
+    A surrogate saves the anchor for the backward pass instead of ``tensor``. ``tensor`` may
+    therefore be freed, changed in place, or an inference tensor.
     """
     # Under a transform, `requires_grad` belongs to the innermost transform. An outer transform may
     # need a gradient too.
@@ -72,9 +72,9 @@ def _anchor(tensor: Tensor) -> Tensor | None:
 # --- compiled code: the second derivative ---------------------------------------------------------
 #
 # The compiler computes the backward pass of an autograd function without a graph, so a second
-# derivative would be 0 without an error. Each input therefore passes through an identity function.
-# The gradient of this function depends on ``anchor``, a tensor that depends on all inputs. The
-# derivative of this gradient raises an error.
+# derivative would be 0 without an error. Each input therefore passes through the identity
+# ``_same``, whose gradient depends on ``anchor`` and thereby on all inputs. The derivative of this
+# gradient raises the error.
 
 
 @torch.library.custom_op("mige_ext::_same", mutates_args=())
@@ -188,7 +188,6 @@ class Surrogate(Function):
         gradients, anchors = saved[:count], [each for each in saved[count:] if each is not None]
         anchor = None
         if anchors and torch.is_grad_enabled():
-            # The anchor depends on all arguments, because a gradient in z depends on x too.
             anchor = torch.cat([each.flatten().float() for each in anchors])
         return (
             None,

@@ -33,10 +33,9 @@ def constant_when_compiled(function: CallableT) -> CallableT:
 
 @constant_when_compiled
 def active_transforms() -> tuple[str, ...]:
-    """The transforms of ``torch.func`` that are running, such as ``("Grad", "Vmap")``.
+    """The running transforms of ``torch.func``, outermost first, such as ``("Grad", "Vmap")``.
 
-    The outermost transform comes first. Code that is being compiled gets the transforms around the
-    call. Replace this function when ``torch.func`` has a public function.
+    Replace this function when ``torch.func`` has a public function.
     """
     stack = torch._C._functorch.get_interpreter_stack() or []
     return tuple(interpreter.key().name for interpreter in stack)

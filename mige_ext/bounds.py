@@ -1,8 +1,8 @@
-"""Variational lower bounds on mutual information: the baselines of gradient estimation.
+"""Variational lower bounds on mutual information, with which gradient estimation is compared.
 
-A *critic* T(x, z) gives each pair a number. In this module, a *score* is such a number. A *bound*
-compares the scores of joint pairs from p(x, z) with the scores of marginal pairs from p(x) p(z).
-The critic's parameters are trained to maximize the bound:
+A *critic* T(x, z) gives each pair a number, which this module calls its *score*. A *bound* compares
+the scores of joint pairs from p(x, z) with the scores of marginal pairs from p(x) p(z). The
+critic's parameters are trained to maximize the bound:
 
     >>> import torch
     >>> from mige_ext.bounds import SeparableCritic, mine_f, split_pairs
@@ -10,10 +10,8 @@ The critic's parameters are trained to maximize the bound:
     >>> joint, marginal = split_pairs(critic(x[:, None], z[None, :]))  # all 64² pairs of a batch
     >>> (-mine_f(joint, marginal)).backward()
 
-Bounds reduce the last dimension of the scores and keep the leading dimensions, so an ensemble of
-critics can be trained at once. Apply :func:`torch.func.vmap` to critic and bound, or to the critic
-alone, and give the stacked scores to the bound. Only :func:`mine` has a state, a moving average,
-which is an argument and a result.
+Bounds reduce the last dimension of the scores and keep the leading dimensions. An ensemble of
+critics can therefore be trained at once by :func:`torch.func.vmap`.
 """
 
 import math
@@ -69,8 +67,8 @@ class JointCritic(nn.Module):
                 or the leading dimensions do not broadcast.
         """
         _check_rows(x, z, self.x_dim, self.z_dim)
-        # The first layer is the sum of a linear map of x and a linear map of z, which take 2B rows
-        # for all pairs of a batch instead of B² rows.
+        # The first layer is the sum of a linear map of x and a linear map of z. For all B² pairs of
+        # a batch, each map takes only B rows.
         x_weight, z_weight = self.first.weight.split([self.x_dim, self.z_dim], dim=1)
         x_half = nn.functional.linear(x, x_weight, self.first.bias)
         return self.rest(x_half + nn.functional.linear(z, z_weight)).squeeze(-1)
@@ -102,7 +100,7 @@ class SeparableCritic(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Score pairs of rows, as :meth:`JointCritic.forward` does."""
         _check_rows(x, z, self.x_dim, self.z_dim)
-        # einsum computes a matrix product, without an array of B × B × embedding.
+        # For all pairs, einsum computes a matrix product without an array of B × B × embedding.
         return torch.einsum("...e,...e->...", self.f(x), self.g(z))
 
 
@@ -144,10 +142,9 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
     Raises:
         TypeError: joint or marginal is not a floating-point tensor.
         ValueError: joint or marginal does not have this shape or is not finite, or the two differ
-            in leading dimensions or device. Finiteness is not checked on CUDA, where reading values
-            would stall the stream, nor under ``torch.func.vmap`` and ``torch.compile``, which
-            forbid reading values. A NaN score then gives NaN. An infinite score may give NaN or
-            ±inf, and −inf in marginal may have no effect.
+            in leading dimensions or device. Finiteness is checked only on the CPU and outside
+            ``torch.func.vmap`` and ``torch.compile``. Without this check, NaN scores give NaN, and
+            infinite scores may give any number.
 
     Donsker and Varadhan, *Asymptotic evaluation of certain Markov process expectations for large
     time IV*, 1983.
@@ -167,8 +164,7 @@ def mine(
 
         Z ← decay · Z + (1 − decay) · mean e^T,    gradient = mean ∇T − mean(e^T ∇T) / Z
 
-    The average is kept as log Z. The current batch has at least the weight 1 − decay in Z, so the
-    weights of the ∇T in the gradient sum to at most 1 / (1 − decay).
+    The average is kept as log Z.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.
@@ -208,8 +204,8 @@ def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:
 
     The bound is tight if T is ``1 + log(p(x, z) / (p(x) p(z)))``. For a given critic, the value and
     the gradient are unbiased, with a variance that grows like e^I. Above the square root of the
-    dtype's largest number (e^44 in float32), a tangent continues the exponential. The value, the
-    gradient, and the square of the gradient in an optimizer therefore stay finite.
+    dtype's largest number (e^44 in float32), a tangent continues the exponential, so that values
+    and squared gradients stay finite.
 
     Arguments, result and errors are those of :func:`donsker_varadhan`.
 
@@ -224,9 +220,8 @@ def jsd(joint: Tensor, marginal: Tensor, report: Literal["jsd", "information"] =
     """The Jensen-Shannon objective, ``E_joint[−softplus(−T)] − E_marginal[softplus(T)]``.
 
     For the optimal critic, ``T = log(p(x, z) / (p(x) p(z)))``, the objective is 2 JSD − log 4 with
-    the Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). The training is stable, but the
-    objective does not estimate the mutual information. :func:`mine_f` of T + 1 estimates the mutual
-    information.
+    the Jensen-Shannon divergence JSD of p(x, z) and p(x) p(z). The training is stable. The
+    objective does not estimate the mutual information, but :func:`mine_f` of T + 1 does.
 
     Args:
         joint: scores of joint pairs, (..., B) with B >= 2.

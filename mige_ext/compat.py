@@ -1,12 +1,12 @@
-"""The names and signatures of the authors' release, for code that uses this release.
+"""The names and signatures of the code that the authors of MIGE (Wen et al.) released.
 
 Where the release differs from the paper, this module follows the release:
 
 - J is the number of leading eigenvalues whose cumulative fraction of the trace stays *below* the
   threshold, which is one less than in the paper. All groups of a batch have the same J, which
   follows from their mean spectrum.
-- The bandwidth is the median of all M² distances, including the M zeros of the diagonal. With query
-  points, the bandwidth is the median of the distances among samples and query points together.
+- The bandwidth is the median of all M² distances, including the M zeros of the diagonal. Query
+  points, if given, count as further samples in this median.
 - An entropy surrogate has the sign of −H.
 
 Three defects of the release are fixed:
@@ -57,7 +57,7 @@ class SpectralScoreEstimator:
         if eta is not None and not (isinstance(eta, Real) and 0 <= eta < math.inf):
             raise ValueError(f"eta must be finite and not negative, got {eta!r}")
         if threshold is not None:
-            _checks.require_share("n_eigen_threshold", threshold)
+            _checks.require_fraction("n_eigen_threshold", threshold)
 
     def score(self, samples: Tensor) -> Tensor:
         """Scores at the samples, with the interface of :class:`~mige_ext.ScoreEstimator`."""
@@ -123,17 +123,20 @@ class SpectralScoreEstimator:
 
 
 def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
-    """Surrogate of −H(z), ``mean ∇ log q(z) · z``; one score.
+    """Surrogate of −H(z), ``mean ∇ log q(z) · z``.
 
     Args:
         estimator: any object with a method ``score``.
         samples: z, (..., M, d) with M >= 2.
 
     Returns:
-        A scalar with the gradient of −H(z) in z; its value means nothing.
+        A scalar whose gradient is the gradient of −H(z), and whose value means nothing.
 
     Raises:
         ValueError, TypeError: an argument is not as described.
+
+    Cost:
+        One score.
     """
     require_estimator(estimator)
     _checks.require_samples("samples", samples)

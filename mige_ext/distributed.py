@@ -1,25 +1,24 @@
 """The samples of several processes as one batch, for ``group=`` of the information functions.
 
-R ranks have N samples together, and rank r has N_r samples. The gradient of the surrogate of all N
-samples has one row for each sample. Each rank computes the rows of its own samples, multiplied by
-R. DistributedDataParallel (DDP) averages the gradients of the parameters over the ranks, so the
-parameters get the gradient of the surrogate of all samples. Without DDP, average the gradients of
-the parameters yourself.
+R ranks have N samples together, and rank r has N_r samples. The gradient of a surrogate
+(:mod:`mige_ext.information`) of all N samples has one row for each sample. Each rank computes the
+rows of its own samples, multiplied by R, because DistributedDataParallel (DDP) averages the
+gradients of the parameters over the ranks. Without DDP, average the gradients of the parameters
+yourself.
 
 The estimator decides how the ranks cooperate:
 
 - **all-reduce**, for an estimator with the method ``score_distributed``, such as
   :class:`.Landmarks`: each rank sums over its samples, and the sums of all ranks are added.
-- **all-gather**, for every other estimator: every rank receives all N samples, which are N·d values
-  of each tensor, and computes exactly the scores that one process would compute. A rank needs the
-  time and the memory of N samples.
+- **all-gather**, for every other estimator: every rank receives all N samples, and computes exactly
+  the scores that one process would compute, with the time and the memory of N samples.
 
 Each call first exchanges shapes and errors (two collectives of about 100 bytes a rank). Ranks may
-therefore have different numbers of samples, and an invalid argument raises on every rank. Every
-rank must call equally often. A rank that has no more data calls with samples of shape (..., 0, d).
-
-The host waits for these collectives. Therefore ``group=`` works neither in CUDA graphs nor under
+therefore have different numbers of samples, and an invalid argument raises on every rank. The host
+waits for this exchange, so ``group=`` works neither in CUDA graphs nor under
 ``torch.compile(fullgraph=True)``.
+
+Every rank must call equally often. A rank without data calls with samples of shape (..., 0, d).
 """
 
 from collections.abc import Callable
@@ -67,8 +66,8 @@ class GlobalBatch:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks.
 
-        The backward pass adds the gradients of all ranks. It does not multiply by R, because the
-        gradient that arrives contains R already, from :meth:`gather` or from :attr:`weight`.
+        The backward pass sums the gradients over the ranks. A factor R is not needed, because
+        :meth:`gather` or :attr:`weight` applies this factor.
         """
         return _Sum.apply(values, self)
 
@@ -224,7 +223,8 @@ def standardized_block(samples: Tensor, batch: GlobalBatch | None) -> tuple[Tens
     size = x.new_zeros((*x.shape[:-2], 1, 1)) if empty else x.detach().abs().amax((-2, -1), True)
     unit = power_of_two(size if batch is None else batch.largest(size))
     x = apply(_InUnits, x, unit)
-    # Relative to the first sample, constant columns are exactly 0, and an offset costs no digits.
+    # Subtract the first sample: constant columns become exactly 0, and a large mean costs no
+    # digits.
     if batch is None:
         first = x.narrow(-2, 0, 1)
     else:
@@ -282,7 +282,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _InUnits(Function):
-    """``x / unit``, whose gradient is finite also for subnormal units."""
+    """``x / unit``, whose gradient is also finite if ``1 / unit`` overflows."""
 
     @staticmethod
     def called(*args: Any) -> str:
@@ -320,10 +320,10 @@ def _summed(values: Tensor, batch: GlobalBatch) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _GlobalEstimator:
-    """An estimator that gives a rank its rows of the scores of the global batch.
+    """An estimator that gives each rank the scores of its own samples, from the global batch.
 
-    The scores are multiplied by :attr:`GlobalBatch.weight`, because the surrogate divides scores by
-    the number of this rank's samples.
+    The scores are multiplied by :attr:`GlobalBatch.weight`, because the surrogate divides them by
+    the number of this rank's samples instead of N/R.
     """
 
     estimator: DistributedScoreEstimator
@@ -348,8 +348,8 @@ class _GlobalEstimator:
 def _described(tensor: Tensor, axis: int) -> tuple[int, str]:
     """The number of samples, and a description of the tensor that must be equal on all ranks.
 
-    A tensor must require a gradient on all ranks or on none, because a gradient needs a marginal
-    score, which is a collective operation.
+    A tensor must require a gradient on all ranks or on none, because only a gradient needs its
+    marginal score, and all ranks compute scores together.
     """
     sizes = [str(size) for size in tensor.shape]
     sizes[axis] = "M"

@@ -25,9 +25,9 @@ _matrices: "dict[tuple[RandomProjection, int, torch.dtype, torch.device], Tensor
 class RandomProjection:
     """Linear map ``x → R x`` to k dimensions, with a normalized Gaussian matrix R of shape (k, d).
 
-    ``E‖R x‖² = ‖x‖²`` holds for columns of unit length, and for rows of unit length times √(d/k).
-    Equations 18 and 19 of Wen et al. (the MIGE paper) mix these two normalizations. The map is
-    differentiable in x. R depends only on the arguments and on d, and is kept for later calls.
+    Both normalizations of R satisfy ``E‖R x‖² = ‖x‖²``. (Equations 18 and 19 of the MIGE paper mix
+    them.) The map is differentiable with respect to x. R depends only on the arguments and on d,
+    and is kept for later calls.
 
         >>> import torch, mige_ext as mige
         >>> mige.RandomProjection(k=16)(torch.randn(32, 3072)).shape
@@ -64,7 +64,7 @@ class RandomProjection:
         key = self, x.shape[-1], x.dtype, x.device
         if (
             torch.compiler.is_compiling()  # the compiled graph keeps R as a constant
-            # In the next three cases, a new R could not be used in other calls.
+            # In the next three cases, other calls could not use this R.
             or is_transforming()
             or torch.is_inference_mode_enabled()
             or type(x) is not Tensor

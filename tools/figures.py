@@ -1,10 +1,9 @@
-"""Draw the figures of the experiments in benchmarks/results again from the CSV files there.
+"""Draw the figures of the experiments in benchmarks/results from the CSV files there.
 
     python tools/figures.py [NAME ...]
 
-Run this command after a change in the code of a figure. Each figure has the panels for which the
-CSV file has numbers. The toy experiment and the benchmarks draw their figures themselves.
-``bottleneck-mnist-grid.png`` cannot be drawn again, because no file has the runs of this figure.
+Run this command after a change in the code of a figure. ``bottleneck-mnist-grid.png`` cannot be
+drawn again, because no file has its runs.
 """
 
 import argparse

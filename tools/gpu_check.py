@@ -2,14 +2,13 @@
 
     make gpu-check                     # or: python tools/gpu_check.py [--plan 1|2] [--out FOLDER]
 
-This Python needs a CUDA build of torch. The build needs nvcc and cmake, and the tests need pytest.
-The command needs no network and creates no environment. A step that fails or exceeds its time does
-not stop the other steps. ``tools/gpu_runner.py`` describes the files of the results. The exit
-status is 0 if every step passed, otherwise 1.
+Requirements are a CUDA build of torch, nvcc, cmake and pytest, but no network. A step that fails or
+exceeds its time does not stop the other steps. ``tools/gpu_runner.py`` describes the files with the
+results. The exit status is 0 if every step passed, otherwise 1.
 
-Without ``--plan`` all steps run in at most eight minutes. Each plan takes at most 340 seconds. Plan
-1 is for the first run on a GPU, and finds failures, errors and times of all operators. Plan 2 is
-for a later run, and compares with an older library.
+Without ``--plan`` the command runs all steps in at most eight minutes. A plan is a selection of
+steps that takes at most 340 seconds. Plan 1 is for the first run on a GPU. Plan 2 is for a later
+run, and compares the library with an older library.
 """
 
 import argparse
@@ -44,6 +43,7 @@ PROFILED = {
     "products": "contraction_kernel",
     "distances": "pairwise_kernel",
 }
+# The operators that plan 1 measures.
 FIRST_OPERATORS = ("ssge", "adaptive_score", "rbf_product", "rbf_gram", "rbf_gradient_sum")
 
 EIGH_SIZES = (32, 64, 100, 128, 200, 256, 512, 1024)  # n, for one matrix and for a batch
@@ -73,8 +73,8 @@ class Options:
         plan: 1 or 2; 0 for all steps.
         architecture: Compute capability of the GPU, such as "90" for 9.0.
         csv: File of the microbenchmarks.
-        build: Whether the kernels are compiled. If False, the library in mige_ext/ is checked.
-        old: An older library with which plan 2 compares, or None.
+        build: Whether to compile the kernels. If False, the library in mige_ext/ is checked.
+        old: An older library for plan 2, or None.
     """
 
     plan: int
@@ -184,7 +184,7 @@ def measurement(
 
 
 def sanitizer(tool: str, limit: float, *sizes: str) -> Step:
-    """A step of compute-sanitizer, without reports of API errors, which torch handles itself."""
+    """A step of compute-sanitizer. It ignores errors of the CUDA API, which torch handles."""
     command = [
         find("compute-sanitizer") or "compute-sanitizer", "--tool", tool,
         "--report-api-errors", "no", "--error-exitcode", "9",

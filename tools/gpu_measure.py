@@ -1,4 +1,4 @@
-"""The measurements of ``tools/gpu_check.py``. A process runs the named items one after another.
+"""The measurements of ``tools/gpu_check.py``. Each command takes one or more items.
 
     python -m tools.gpu_measure smoke eigh-float32 ...       # an operator and a dtype
     python -m tools.gpu_measure eigh 128x64 1x1024 ...       # batch x n
@@ -30,8 +30,8 @@ DEVICE = os.environ.get("MIGE_CHECK_DEVICE", "cuda")  # "cpu" runs this file wit
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SMOKE_SIZES = (33, 65, 130, 257)
 KINDS = ("gram", "indefinite", "rank one")
-SECONDS = 0.15  # time for the timing of each function
-SLOW = 0.5  # a function that takes more seconds is timed once
+SECONDS = 0.15  # a function is called again and again for this time
+SLOW = 0.5  # a function that takes more seconds is called once
 
 
 def synchronize() -> None:
@@ -42,16 +42,16 @@ def synchronize() -> None:
 
 # --- smoke ----------------------------------------------------------------------------------------
 
-# Index of the result that an operator chooses from a grid, λ or ν. If rounding changes the choice,
-# all results differ, and only NaN counts as wrong.
+# Index of the result (λ or ν) that the operator chooses from a grid. If rounding changes the
+# choice, all results differ, and only values that are not finite count as wrong.
 CHOICES = {"adaptive_score": 1, "student_score": 2}
 
 
 def smoke(item: str) -> str | None:
-    """Compare an operator and the CPU kernel of the same dtype with the reference in float64.
+    """Find gross errors of an operator, relative to the reference in float64.
 
-    An error is gross if it exceeds ten times the error of the CPU kernel plus √ε times the size of
-    the result. The conformance tests have the exact tolerances.
+    An error is gross if it exceeds ten times the error of the CPU kernel in the same dtype, plus √ε
+    times the largest element of the result.
     """
     operator, dtype_name = item.rsplit("-", 1)
     dtype = DTYPES[dtype_name]
@@ -86,7 +86,7 @@ def _results(
     kwargs: dict[str, Any],
     move: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, ...]:
-    """The results of a function for moved arguments, in float64 on the CPU."""
+    """The results of a function, in float64 on the CPU; ``move`` converts the tensor arguments."""
 
     def moved(value: Any) -> Any:
         return move(value) if isinstance(value, Tensor) else value
@@ -129,14 +129,14 @@ def milliseconds(function: Callable[[], object]) -> float:
 
 
 def eigh(item: str) -> str | None:
-    """Time the decomposition by ops.eigh, in a graph, by XsyevBatched and by torch."""
+    """Time ops.eigh, ops.eigh in a CUDA graph, cuSOLVER's XsyevBatched and torch.linalg.eigh."""
     batch, n = (int(number) for number in item.split("x"))
     wrong = []
     torch.backends.cuda.matmul.allow_tf32 = False
     for kind in KINDS if batch == 1 else KINDS[:1]:
         k = matrices(kind, batch, n)
         functions = {"own": ops.eigh, **library()}
-        # Up to version 2.11, torch decomposes one matrix after another if n > 32.
+        # torch 2.11 decomposes one matrix after another if n > 32, which takes too long.
         if batch * n <= 16384 or n <= 32:
             functions["torch"] = torch.linalg.eigh
         row: dict[str, Any] = {}

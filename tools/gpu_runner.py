@@ -1,12 +1,13 @@
-"""A runner of steps one after another, which writes results after every row and every step.
+"""Run steps one after another, and write results after every row and every step.
 
-A step is a command with a time limit. A step with items runs all items in one process, which
-appends a row to a file before and after every item. If the process crashes or hangs, the item that
-had begun counts as crashed, and a new process runs the remaining items.
+A step is a command with a time limit. A step may have items, such as the sizes of a benchmark. One
+process runs all items, and appends a row to a file before and after every item. If the process
+crashes or hangs, the item that had begun counts as crashed, and a new process runs the remaining
+items.
 
 ``NAME.jsonl`` has the rows and steps, ``NAME.md`` the summary, ``NAME.csv`` the microbenchmarks,
 and ``NAME-logs.tar.gz`` the output of every step. If a run is killed or the disk is full, the files
-have all earlier rows. This module needs only the standard library.
+keep all earlier rows. This module needs only the standard library.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
-"""Counts of the instructions in inner loops of CUDA kernels, from the machine code.
+"""Count the instructions in inner loops of CUDA kernels, from the machine code.
 
-The budget of a loop is a sentence in the comment above the kernel:
+``tools/resources.py`` (``make resources``) prints the counts, and compares them with budgets. The
+budget of a loop is a sentence in the comment above the kernel:
 
     // Instructions of the loop with MUFU.RSQ and SHFL: at most 216 in <float, 8, 13>.
 
-A loop is the code between the target of a backward branch and this branch. The named instructions
-identify the loop, because machine code has no names of loops. The shortest loop with these
-instructions counts. Each instruction counts once, so inner loops must be unrolled.
-``tools/resources.py`` (``make resources``) prints the counts.
+A loop is the code from the target of a backward branch to this branch. The named instructions
+identify the loop: it is the shortest loop that contains them. Each instruction counts once, so
+inner loops must be unrolled.
 """
 
 import os
@@ -29,8 +29,8 @@ class LoopBudget:
 
     Attributes:
         opcodes: beginnings of the instructions that identify the loop.
-        limits: largest number of instructions, by the first template arguments of the kernel.
-            Instantiations without a limit are not counted.
+        limits: largest number of instructions, by the first template arguments of the kernel. Other
+            instantiations have no limit.
     """
 
     opcodes: tuple[str, ...]
@@ -89,7 +89,7 @@ def shortest_loop(code: Code, opcodes: tuple[str, ...]) -> int | None:
     """The number of instructions of the shortest loop that contains all opcodes."""
     addresses = [address for address, _ in code.instructions]
     names = [opcode(instruction) for _, instruction in code.instructions]
-    # For each opcode, the number of such instructions before each place.
+    # For each opcode, the number of its instructions before each position in the code.
     before = [[0, *accumulate(name.startswith(wanted) for name in names)] for wanted in opcodes]
     counts = []
     for last, (address, instruction) in enumerate(code.instructions):
@@ -185,7 +185,7 @@ def budgets_of(source: str) -> dict[str, LoopBudget]:
 
 
 def violations(loops: list[Loop], allowed: dict[str, LoopBudget]) -> list[str]:
-    """Every budget that a kernel exceeds, as a sentence."""
+    """A sentence for every budget that a kernel exceeds."""
     found = []
     for loop in loops:
         where = f"{loop.title} on sm_{loop.architecture}"

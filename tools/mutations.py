@@ -3,10 +3,9 @@
     python tools/mutations.py [--all] [NAME ...]
 
 Each mutation removes a barrier, swaps an index or drops a term in a copy of the tree, and names the
-tests that should detect the mutation. If necessary, the library is compiled again. The named tests
-of the first tier (`make test`) run until the first failure. With ``--all``, the named tests of the
-second tier (`make check`) run if the first tier does not detect the mutation. The exit status is 1
-if a mutation is not detected.
+tests that should fail. The script compiles the library if necessary, and runs these tests in the
+first tier (`make test`). With ``--all``, it also runs them in the second tier (`make check`) if the
+first tier passes. The exit status is 1 if all tests pass with a mutation.
 
 The copy starts with the compiled libraries of this tree, so run `make test` first.
 """
@@ -26,13 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text that occurs once in a source file, and the text that replaces it.
+    """A change of a source file.
 
     Attributes:
         path: the source file.
-        old: the text in the file.
-        new: the text of the mutation.
-        tests: the tests that should detect the mutation, as arguments of pytest.
+        old: a text that occurs once in the file.
+        new: the text that replaces ``old``.
+        tests: the tests that should fail, as arguments of pytest.
     """
 
     path: str

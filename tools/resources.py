@@ -2,21 +2,19 @@
 
     python tools/resources.py        # or: make resources
 
-The exit status is 1 if a kernel breaks a rule on an architecture. A kernel must
+The numbers come from the machine code, so no GPU is needed. The exit status is 1 if a kernel
+violates one of these rules on an architecture. A kernel must
 
 - use no local memory (spills and stack frames);
 - have a register budget and ``__launch_bounds__``, and keep the budget;
 - use no more static shared memory than a block may have;
 - keep the instruction budgets of its loops (``tools/instructions.py``).
 
-No GPU is needed, because the machine code states the numbers.
-
-The budget of a kernel is a sentence in the comment above the kernel:
+The register budget is a sentence in the comment above the kernel:
 
     // Registers: at most 80 in float and 128 in double.
 
-``at most 64`` is the budget of a kernel that is not a template, or of all its instantiations. ``at
-most 128 in <float, 4>, otherwise 255`` depends on the first template arguments.
+CONTRIBUTING.md has the other forms of this sentence.
 """
 
 import re
@@ -240,7 +238,7 @@ def limit_of(parameters: str, budget: dict[str, int]) -> int | None:
 
 
 def violations(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> list[str]:
-    """Every rule that a kernel breaks, as a sentence."""
+    """A sentence for every rule that a kernel violates."""
     found = []
     for u in usages:
         where = f"{u.title} on sm_{u.architecture}"
@@ -281,11 +279,11 @@ def rounded_up(value: int, unit: int) -> int:
 def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
     """The number of blocks of ``threads`` threads that run on a multiprocessor at the same time.
 
-    ``dynamic`` is the dynamic shared memory of a block in bytes. A warp gets registers in units of
-    256, and each of the four parts of a multiprocessor has whole warps.
+    ``dynamic`` is the dynamic shared memory of a block in bytes.
     """
     sm = MULTIPROCESSORS[usage.architecture]
     warps = rounded_up(threads, 32) // 32
+    # A warp gets registers in units of 256. The four parts of a multiprocessor run whole warps.
     warps_by_registers = REGISTERS // (rounded_up(usage.registers, 8) * 32) // 4 * 4
     shared = rounded_up(usage.shared + dynamic + RESERVED, 128)
     return min(
@@ -294,7 +292,7 @@ def resident_blocks(usage: Usage, threads: int, dynamic: int = 0) -> int:
 
 
 def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
-    """The numbers as a Markdown table. Occupancy is relative to the limit of threads."""
+    """The numbers as a Markdown table. Occupancy is the fraction of the threads in use."""
     rows = [
         "| kernel | sm | registers | budget | shared, bytes | threads | blocks | occupancy |",
         "|---|---|---|---|---|---|---|---|",
@@ -304,8 +302,8 @@ def table(usages: list[Usage], allowed: dict[str, dict[str, int]]) -> str:
         cells = [f"`{u.title}`", u.architecture, u.registers, limit, u.shared, u.threads or "–"]
         if u.threads and u.architecture in MULTIPROCESSORS:
             blocks = resident_blocks(u, u.threads)
-            share = blocks * u.threads / MULTIPROCESSORS[u.architecture].threads
-            cells += [blocks, f"{share:.0%}"]
+            occupancy = blocks * u.threads / MULTIPROCESSORS[u.architecture].threads
+            cells += [blocks, f"{occupancy:.0%}"]
         else:
             cells += ["–", "–"]
         rows.append(f"| {' | '.join(map(str, cells))} |")

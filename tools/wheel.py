@@ -2,10 +2,9 @@
 
     make wheel                     # or: python tools/wheel.py [--out FOLDER]
 
-auditwheel repairs the wheel, and labels it with the oldest glibc on which it runs. The wheel does
-not contain the libraries of torch, because the user has them. abi3audit checks that the wheel
-uses only Python's limited API. Then the wheel is installed outside the source tree, and some tests
-run with the installed wheel.
+auditwheel labels the wheel with the oldest glibc on which it runs, and adds missing libraries, but
+not those of torch. abi3audit checks that the wheel uses only Python's limited API. Then the wheel
+is installed outside the source tree, and some tests run with it.
 """
 
 import argparse

@@ -108,7 +108,7 @@ def accuracy(
 
 
 def _names(family: Family) -> set[str]:
-    """The name of the family and its kind, such as ``bimodal-5`` and ``bimodal``."""
+    """The name of the density and its kind, such as ``bimodal-5`` and ``bimodal``."""
     return {family.name, family.name.split("-")[0]}
 
 

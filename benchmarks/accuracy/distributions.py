@@ -18,18 +18,18 @@ DTYPE = torch.float64
 
 @dataclass(frozen=True)
 class Draw:
-    """Samples, with the quantities that turn their score into gradients.
+    """Samples, with the quantities from which their score gives gradients of the information.
 
-    An encoder gives the code ``t(v)`` in k dimensions, with ``v = A u + noise`` and a function t of
-    each coordinate. The code is y for a pair z = (x, y), and z otherwise. In a family without an
-    encoder, u = z and A is the identity matrix.
+    An encoder maps inputs u to the code ``t(v)`` in k dimensions, with ``v = A u + noise`` and a
+    function t of each coordinate. The code is y for a pair z = (x, y), and z otherwise. For a
+    density without an encoder, u = z and A is the identity matrix.
 
     Attributes:
         samples: z, (M, d).
         inputs: u, (M, k).
         slope: ``t'(v)``, (M, k).
-        tangent: Derivative of the code in the family's parameter θ, (M, k), with fixed random
-            numbers; None in a family without θ.
+        tangent: Derivative of the code with respect to a parameter θ of the density, (M, k), with
+            fixed random numbers; None without θ.
     """
 
     samples: Tensor
@@ -43,11 +43,11 @@ class Distribution(ABC):
 
     Attributes:
         d: Dimensions.
-        paired: Whether the information is I(x; y) of the halves of z. If False, it is I(u; z).
-        gradient: g. The gradient of the information in A is g times the identity matrix. In a
-            family without information, g = 1 belongs to the gradient of H(z), because
-            ``E[s(z) zᵀ]`` is minus the identity matrix by Stein's identity.
-        derivative: dI/dθ in nats; None in a family without θ.
+        paired: Whether z = (x, y) is a pair, whose information is I(x; y). Otherwise the
+            information is I(u; z) (:class:`Draw` defines u and A).
+        gradient: g, where g times the identity matrix is the gradient of the information with
+            respect to A. Without an encoder, this is the gradient of H(Az), and g = 1.
+        derivative: dI/dθ in nats; None without θ.
     """
 
     d: int
@@ -89,9 +89,9 @@ class Paired(Distribution):
 class CorrelatedGaussian(Paired):
     """z = (x, y) with ``y = ρ x + √(1 − ρ²) ε``, and standard normal x and ε in d/2 dimensions.
 
-    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With a matrix A in
-    place of ρ in the mean of y, ``I = ½ log det(1 + A Aᵀ / (1 − ρ²))``, where 1 is the identity
-    matrix. At A = ρ1 the gradient of I in A is ρ1.
+    ``s = −(x − ρ y, y − ρ x) / (1 − ρ²)`` and ``dI/dρ = (d/2) ρ / (1 − ρ²)``. With the mean A x of
+    y instead of ρ x, ``I = ½ log det(E + A Aᵀ / (1 − ρ²))``, where E is the identity matrix. At
+    A = ρE the gradient of I with respect to A is ρE.
     """
 
     def __init__(self, d: int, rho: float) -> None:
@@ -127,8 +127,7 @@ class CorrelatedGaussian(Paired):
 class Transform:
     """A monotone function of each coordinate, ``z = t(v)``, with the inverse ``v = r(z)``.
 
-    The transforms that grow like powers are smooth at 0, because a power |v|^p would have a score
-    with a pole at 0 and an infinite Fisher information.
+    The functions are smooth at 0. A power |v|^p would give a score with a pole at 0.
 
     Attributes:
         forward: t.
@@ -217,9 +216,9 @@ class Transformed(Paired):
 class Bimodal(Distribution):
     """Y = aB + ε with B uniform in {−1, 1}^d, which has 2^d modes and a discrete input.
 
-    In each coordinate ``s = −y + a tanh(a y)``. From I(B; Y) = H(Y) − H(ε) follows
-    ``dI/da = −E[s·B] = d a (1 − E tanh(a (a + ε)))``. The matrix dI/dA of ``Y = A B + ε`` is the
-    identity matrix times ``(dI/da)/d``.
+    In each coordinate ``s = −y + a tanh(a y)``. Because I(B; Y) = H(Y) − H(ε),
+    ``dI/da = −E[s·B] = d a (1 − E tanh(a (a + ε)))``. For ``Y = A B + ε``, dI/dA is the identity
+    matrix times ``(dI/da)/d``.
     """
 
     def __init__(self, d: int, a: float) -> None:

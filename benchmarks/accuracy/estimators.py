@@ -24,7 +24,8 @@ class Candidate:
         name: Name in the tables.
         estimator: A public estimator or a setting of the grid.
         in_grid: Whether the oracle may choose the candidate.
-        control: Name of a simpler candidate, whose error should hardly ever be smaller.
+        control: Name of the Gaussian score that the candidate corrects, and should not be worse
+            than; "" for none.
     """
 
     name: str

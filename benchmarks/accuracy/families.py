@@ -1,11 +1,10 @@
 """The families of the accuracy benchmark: distributions by name, in two halves.
 
-In the benchmark's code, a family is one distribution: a kind with a dimension, such as
-``bimodal-5``. The glossary explains the ten kinds, and calls a kind a family too.
+In this code, a family is one distribution: a kind (docs/glossary.md) with a dimension, such as
+``bimodal-5``.
 
-Rules that choose settings may be designed on the half "chosen". The half "held-out" only tests the
-rules. Both halves have the same kinds in alternating dimensions, and are therefore about equally
-hard. No two families of different halves have the same parameters.
+Settings of the estimators may be chosen on the half "chosen". The half "held-out" only tests them.
+Both halves have the same kinds with other dimensions and parameters.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Errors of the gradient of I(x; y) for pairs whose scores are known.
 
-The gradient of I(x; y) in y_i is ``(s(x, y)_y − s(y)) / M``, with the scores s of the pair and of
-y. The *field* is M times this gradient. The error of a field f̂ is ``Σ‖f̂ − f‖² / Σ‖f‖²`` at the
-samples, with the exact field f. The fields come from :func:`mige_ext.mutual_information`.
+The gradient of I(x; y) with respect to y_i is ``(s(x, y)_y − s(y)) / M``, with the scores s of the
+pair and of y. The *field* is M times this gradient. The error of a field f̂ is ``Σ‖f̂ − f‖² /
+Σ‖f‖²`` over the samples, with the exact field f.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ from mige_ext import SSGE, GaussianScore, ScoreEstimator, Tikhonov, mutual_infor
 from mige_ext.experiments.common.statistics import mean_and_error
 
 CONTROL = "Gaussian ridge"
-#: The estimators of the table, with the control first. None is the default of the functions.
+#: The estimators of the table. None is the default of :func:`mige_ext.mutual_information`.
 ESTIMATORS: dict[str, ScoreEstimator | None] = {
     CONTROL: GaussianScore(covariance="ridge"),
     "default": None,
     "SSGE .99": SSGE(),
     "Tikhonov": Tikhonov(),
 }
-#: Largest error of the default relative to the control: for Gaussian families, for every other
-#: family, and as a geometric mean over the other families at M = 1024.
+#: Bounds of ``ratio`` of the default: for each Gaussian density, for each other density, and for
+#: the geometric mean over the other densities at M = 1024.
 GAUSSIAN_RATIO, OTHER_RATIO, MEAN_RATIO = 1.4, 1.1, 0.95
 
 
 @dataclass(frozen=True)
 class InformationRow:
-    """An estimator on a paired family at one M.
+    """An estimator on a density of pairs at one M.
 
     Attributes:
         family: Name in ``FAMILIES``.

@@ -1,8 +1,9 @@
 """The measurement of all estimators and the oracle on one family at one M.
 
-All estimators get the same data sets. The oracle is the candidate with the lowest mean NMSE among
-the settings of ``oracle.py`` and the Gaussian scores. The choice of the oracle uses the true score,
-and fits the noise of a few data sets, so no estimator is expected to reach a ratio of 1.
+NMSE is the mean squared error of a score, divided by the mean square of the true score. The oracle
+is the setting with the lowest mean NMSE among the settings of ``oracle.py`` and the Gaussian
+scores. This choice uses the true score and a few data sets, so no estimator is expected to reach a
+ratio of 1 to the oracle.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from benchmarks.accuracy.report import Row
 from mige_ext import compat
 from mige_ext.experiments.common.statistics import mean_and_error
 
-TOLERANCE = 1.02  # an NMSE above 1.02 times the NMSE of the control counts as worse
+TOLERANCE = 1.02  # a larger NMSE relative to the control counts as worse
 
 #: Errors of a setting over the data sets: mean and standard error.
 Found = dict[Setting, tuple[float, float]]

@@ -1,10 +1,9 @@
 """The figures of merit of a score estimator: NMSE, bias of the gradient, error of dI/dθ.
 
-- **NMSE** is the mean of ``Σ‖ŝ − s‖² / Σ‖s‖²`` at the samples over the data sets.
-- **Bias of the gradient** of an encoder ``v = A u + noise`` is ``‖E Ĝ − G‖ / ‖G‖`` with the exact
-  matrix G = dI/dA. Without an encoder, G is dH/dA at A = I. SGD averages variance away, but not
-  bias. The squared norm of a mean over data sets includes the variance of the mean, which is
-  subtracted.
+- **NMSE** is ``Σ‖ŝ − s‖² / Σ‖s‖²`` over the samples, averaged over the data sets.
+- **Bias of the gradient** is ``‖E Ĝ − G‖ / ‖G‖`` with the exact matrix G = dI/dA of an encoder
+  ``v = A u + noise``, or G = dH/dA at A = I without an encoder. It matters because SGD averages
+  variance away, but not bias.
 - **Error of dI/dθ** is the root of the mean square error over the data sets, relative to the truth.
   θ is ρ of the correlated Gaussians and their transforms, and a of the bimodal ``aB + ε``.
 
@@ -39,9 +38,9 @@ class Merit:
     derivatives: NDArray[np.float64]
 
     def bias(self, exact: float) -> float:
-        """``‖E Ĝ − G‖ / ‖G‖`` without the variance of the mean; NaN for one data set.
+        """``‖E Ĝ − G‖ / ‖G‖`` with G = ``exact`` times the identity matrix; NaN for one data set.
 
-        ``exact`` is the number g, and G is g times the identity matrix.
+        The squared norm of a mean includes the variance of the mean, which is subtracted.
         """
         s, k = self.gradients.shape[:2]
         if s == 1:

@@ -1,13 +1,13 @@
-"""The oracle: a grid of settings of kernel score estimators, measured together.
+"""The oracle: the best of several hundred settings of kernel score estimators.
 
-Every estimator of the grid is a spectral filter (Zhou, Shi, Zhu, ICML 2020). With L = K/M =
-U diag(μ) Uᵀ and ζ = H/M,
+Every setting is a spectral filter g (Zhou, Shi, Zhu, ICML 2020). With the Gram matrix K, the
+gradient sum H, K/M = L = U diag(μ) Uᵀ and ζ = H/M,
 
     ŝ = −U g(μ) Uᵀ ζ,    ‖ŝ − s‖² = ‖g(μ) Uᵀζ + Uᵀs‖².
 
 All filters of a kernel and a bandwidth therefore use one eigendecomposition, and one more filter
-costs O(M). The matrix of a curl-free kernel has Md rows. If this matrix is too large, only the
-ν-method is used, whose iterates need only products. Each iterate is a setting.
+costs O(M). The Gram matrix of a curl-free kernel has Md rows. If it is too large for an
+eigendecomposition, only the ν-method is used, which needs only products with L.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +40,8 @@ class Setting:
         curl_free: Whether the kernel is the curl-free kernel of φ.
         multiplier: σ relative to the median distance.
         filter: One of ``NUMBERS``.
-        number: Fraction of the trace, λ, or number of steps, with ν = 1 in the ν-method, and the
-            step size 1 in Landweber's iteration.
+        number: Parameter of the filter: the fraction of the trace, λ, or the number of steps. (ν is
+            1 in the ν-method, and the step size is 1 in Landweber's iteration.)
     """
 
     kernel: str = "RBF"
@@ -221,8 +221,8 @@ class Spectrum:
             # (1 − (1 − μ)^t) / μ, whose limit at μ = 0 is t.
             positive = mu.clamp(torch.finfo(mu.dtype).tiny, 1)
             return -torch.expm1(number * torch.log1p(-positive)) / positive
-        # The leading eigenvalues whose fraction of the trace reaches the number, without
-        # eigenvalues that are rounding errors.
+        # The fewest leading eigenvalues whose fraction of the trace reaches `number`, without
+        # rounding errors.
         descending = mu.flip(0)
         rank = int((descending.cumsum(0) < number * mu.sum()).sum()) + 1
         rounding = len(mu) * torch.finfo(mu.dtype).eps * descending[0]

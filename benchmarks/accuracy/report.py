@@ -1,4 +1,7 @@
-"""The report of the accuracy benchmark: rows, tables, bounds and the figure."""
+"""The report of the accuracy benchmark: rows, tables, bounds and the figure.
+
+``measure.py`` defines the NMSE and the oracle, and ``merit.py`` the other columns.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +16,15 @@ from mige_ext.experiments.common import plots
 #: The estimator to which the bounds apply. The information functions use "adaptive ridge".
 BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
-#: For each M, the bound of NMSE / NMSE of the oracle, a geometric mean over all densities.
+#: For each M, the bound of (NMSE / NMSE of the oracle), a geometric mean over all densities.
 RATIOS = {64: 1.35, 256: 1.25}
-#: The largest fraction of data sets on which the NMSE of an estimator may exceed the NMSE of the
-#: control by more than 2 %.
+#: Bound of ``Row.worse``, averaged over all densities.
 WORSE = 0.02
 
 
 @dataclass(frozen=True)
 class Row:
-    """An estimator on a family at one M. Undefined values are NaN.
+    """An estimator on a family of densities at one M. Undefined values are NaN.
 
     Attributes:
         family: Name in ``FAMILIES``.

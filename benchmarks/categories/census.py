@@ -30,11 +30,11 @@ Penalty = Callable[[Tensor, Tensor], Tensor] | None
 
 @dataclass(frozen=True)
 class Method:
-    """A penalty with its weights."""
+    """A penalty with its weights β."""
 
     penalty: Penalty
     betas: tuple[float, ...]
-    uses_s: bool = True  #: whether the penalty depends on s; otherwise one code serves for all s
+    uses_s: bool = True  #: whether the penalty depends on s; if not, one encoder serves for all s
 
 
 METHODS: dict[str, Method] = {
@@ -59,7 +59,7 @@ class Row:
         beta: Weight of the penalty.
         seed: Seed of the encoder and the batches.
         accuracy: Accuracy of the label on the test rows, in %.
-        leak: Leak of s in the codes of the test rows, in nats.
+        leak: Lower bound of I(s; z) by attackers (``mige_ext.audit``), in nats.
         standard_error: Standard error of the leak over the test rows.
     """
 
@@ -120,10 +120,7 @@ def report(rows: Sequence[Row]) -> None:
 
 
 def run(table: TableData, name: str, method: Method, seed: int, steps: int) -> list[Row]:
-    """Train and attack with every weight.
-
-    A method that does not use s is trained once for all attributes.
-    """
+    """Train with every weight, and attack the codes."""
     return [row for beta in method.betas for row in _run(table, name, method, beta, seed, steps)]
 
 

@@ -1,4 +1,7 @@
-"""The command ``python -m benchmarks categories``."""
+"""The command ``python -m benchmarks categories``.
+
+The *field* at a sample is M times the gradient of I(s; z) with respect to this sample.
+"""
 
 import math
 import statistics
@@ -18,7 +21,7 @@ from benchmarks.options import Markdown, Out, Save, Threads
 from benchmarks.tables import RESULTS, Bounds, print_table, write_csv
 from mige_ext.experiments.common.device import cpu_threads
 
-#: Bounds of the default.
+#: Bounds of the default: least ``Row.cosine``, and largest ``Row.norm`` if s and z are independent.
 COSINE, NORM = 0.75, 0.05
 
 
@@ -82,7 +85,7 @@ def categories(
 
 
 def measure(family: str, d: int, samples: int, seeds: int) -> list[Row]:
-    """The rows of all methods, timed in turn, so that a slow machine affects all methods."""
+    """The rows of all methods. The methods are timed in turn, so that disturbances affect all."""
     source = mixture(family, d)
     found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in METHODS}
     for seed in range(seeds):

@@ -1,4 +1,4 @@
-"""The methods that the benchmark compares: gradients of I(s; z) for classes s."""
+"""The methods that the benchmark compares: gradients of I(s; z) for classes s, times M."""
 
 import math
 from collections.abc import Callable

@@ -1,11 +1,9 @@
-"""The baselines of the adaptive score: our best versions in plain PyTorch.
+"""The baselines of the adaptive score: the fastest versions in plain PyTorch that we could write.
 
-No public implementation exists. ``adaptive_score`` tries every λ of the grid for all groups at once
-and then searches among the bounds, without a branch on a value, so that torch.compile can compile
-the function. ``adaptive_score_pdist`` takes one group and tries only the λ that the search needs.
-Unlike ``mige_ext.reference``, both functions compute K and its derivatives from one square root,
-form no M×M×d array, and use one Cholesky factorization for both bases of a λ. Neither function
-leaves out samples.
+``adaptive_score`` tries every λ of the grid for all groups at once and then searches among the
+bounds, without a branch on a value, so that torch.compile can compile it. ``adaptive_score_pdist``
+takes one group and tries only the λ that the search needs. Unlike :func:`mige_ext.ops
+.adaptive_score`, which has the notation, neither leaves out samples that nearly coincide.
 """
 
 import math
@@ -185,7 +183,7 @@ def adaptive_score(x: Tensor) -> Tensor:
     bounds = torch.stack(best, -1)
 
     def at(numbers: Tensor) -> Tensor:
-        """Bounds at these numbers of the grid, and infinity outside the grid."""
+        """Bounds at these indices of the grid, and infinity outside the grid."""
         inside = (numbers >= 0) & (numbers < len(LAMBDA_GRID))
         there = bounds.gather(-1, numbers.clamp(0, len(LAMBDA_GRID) - 1).unsqueeze(-1))
         return torch.where(inside, there.squeeze(-1), torch.inf)

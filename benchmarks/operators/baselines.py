@@ -1,14 +1,12 @@
 """The baselines: the SSGE score and its operators in plain PyTorch.
 
 ``published`` is the score as public implementations compute it, with M×M×d arrays. ``eager`` and
-``eager_pdist`` are our best versions in torch operations: no M×M×d array, one selection for the
-median, ``torch.linalg.eigh``. The two functions select the pairs of the median in different ways.
-Which function is faster depends on the size, and the benchmarks report the faster time.
+``eager_pdist`` are the fastest versions in torch operations that we could write. Which of the two
+is faster depends on the size, and the benchmarks report the faster time.
 
-Every other function is our best eager PyTorch for the operator of the same name in
-``mige_ext.ops``. If the best version depends on the size, there are two functions. Distances are
-computed as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the differences of the
-operators.
+Every other function is a fast version of the operator of the same name in ``mige_ext.ops``.
+Distances are computed as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the
+differences x − y of the operators.
 """
 
 from functools import lru_cache
@@ -22,9 +20,8 @@ from benchmarks.operators import solvers
 def published(x: Tensor, threshold: float = 0.99) -> Tensor:
     """SSGE at the samples (M, d), step by step as in public implementations.
 
-    Every step forms its own M×M×d array of differences x_i − x_j. The steps are the median, the
-    Gram matrix, the gradients of the Gram matrix in both arguments, and the Gram matrix again for
-    the Nyström eigenfunctions at the samples.
+    Every step forms its own M×M×d array of differences x_i − x_j: the median, the Gram matrix, its
+    gradients with respect to both arguments, and the Nyström eigenfunctions.
     """
     m = x.shape[0]
     row, column = x.unsqueeze(1), x.unsqueeze(0)
@@ -59,7 +56,7 @@ def _pairs(m: int, device: torch.device) -> Tensor:
 
 
 def eager(x: Tensor, threshold: float = 0.99) -> Tensor:
-    """SSGE at the samples (..., M, d) without M×M×d."""
+    """SSGE at the samples (..., M, d), without an M×M×d array."""
     distances = torch.cdist(x, x)
     pairs = distances.flatten(-2)[..., _pairs(x.shape[-2], x.device)]
     return _filter(x, distances, _median(pairs), threshold)
@@ -120,7 +117,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def published_each(x: Tensor) -> list[Tensor]:
-    """``published`` for one group after another, because ``published`` takes one group."""
+    """``published`` for one group after another."""
     return [published(group) for group in x.reshape(-1, *x.shape[-2:])]
 
 

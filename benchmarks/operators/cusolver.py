@@ -1,8 +1,8 @@
 """cuSOLVER's batched eigensolver, the library baseline of ``ops.eigh`` on CUDA.
 
-``cusolverDnXsyevBatched`` takes matrices of any size. Up to version 2.11, PyTorch calls a batched
-routine only for n <= 32, and CuPy calls the older routine ``syevjBatched``. This file therefore
-calls cuSOLVER directly, in the version that CUDA builds of torch load.
+``cusolverDnXsyevBatched`` takes matrices of any size. This file calls it directly, in the version
+that CUDA builds of torch load, because PyTorch 2.11 calls a batched routine only for n <= 32, and
+CuPy calls the older routine ``syevjBatched``.
 """
 
 import ctypes

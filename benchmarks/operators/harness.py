@@ -1,7 +1,7 @@
-"""The measurement of an operator: its time, its baselines, and its place on the roofline.
+"""The measurement of an operator: its time, its baselines, and the fraction of the roofline.
 
 A file ``problems/<operator>.py`` has the sizes to measure, and the number of operations and of
-values at each size.
+values at each size. The roofline is the largest speed that the machine allows (docs/glossary.md).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,17 +29,16 @@ Size = tuple[int, ...]
 class Problem:
     """One operator at one size: its arguments, its counted work, and the published algorithm.
 
-    The counted bytes are what every algorithm must move: each argument is read once, and each
-    result is written once. Intermediate arrays do not count, because they may stay in cache, so
-    GB/s is a lower bound of the memory traffic. The docstrings of ``mige_ext.ops`` have the counted
-    flop. Exponentials do not count.
+    The counted bytes are one read of each argument and one write of each result. Intermediate
+    arrays do not count, because they may stay in cache, so GB/s is a lower bound of the memory
+    traffic. The docstrings of ``mige_ext.ops`` have the counted flop, without exponentials.
 
     Attributes:
         arguments: Arguments of the operator and of the baselines by name.
         flop: Floating-point operations.
         values: Numbers that are read and written, in the measured dtype.
-        published: The published algorithm, and the number of values in its largest array; None if
-            the published algorithm is an eager baseline.
+        published: The algorithm of public implementations, and the number of values in its largest
+            array; None if it is one of the eager baselines.
     """
 
     arguments: dict[str, Any]
@@ -58,10 +57,10 @@ class Benchmark:
         problem: A function of a :class:`Samples` and the numbers of a size, which makes the
             problem.
         operator: The measured function.
-        eager: Variants in eager PyTorch. The fastest counts, and the first is compiled. The name of
-            a variant that takes only a single group ends in ``pdist``.
-        library: A function of the device. The result is the name and the function of a library's
-            routine, or the reason why there is none, and None.
+        eager: Baselines in eager PyTorch. The fastest counts, and the first is compiled. A function
+            whose name ends in ``pdist`` takes only a single group.
+        library: A function of the device, which returns the name and the function of a library's
+            routine. If there is no routine, it returns the reason and None.
         decomposes: Whether the eager variants decompose a matrix (``solvers.eigh``). On CUDA they
             are then timed with torch's solver and with cuSOLVER's batched routine.
         fields: Names of the numbers of a size, of which the first is the number of groups.

@@ -121,7 +121,7 @@ class Comparison:
 def compare(
     records: Sequence[Record], stored: Sequence[Record], tolerance: float
 ) -> list[Comparison]:
-    """Pairs of a record and the stored record with the same key, without all other records."""
+    """Pairs of a record and the stored record with the same key."""
     by_key = {record.key(): record for record in stored}
     return [
         Comparison(record, by_key[record.key()], tolerance)

@@ -1,4 +1,4 @@
-"""The roofline: two ceilings, which are measured in the same run, and the figure."""
+"""The roofline: the arithmetic peak and the memory bandwidth of this machine, and the figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,16 +40,15 @@ class Ceilings:
 def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     """Measure both ceilings, by products of large matrices and copies of a large array.
 
-    A product (2n³ flop) consists of fused multiply-adds. On the CPU a convolution is tried too. A
-    squared difference takes 3 flop in two instructions, a subtraction and a multiply-add. Two
-    multiply-adds take 4 flop in the same time, so distances cannot exceed 75 % of the ceiling. The
-    bytes that a copy reads and writes count, but not the cache lines that a processor reads before
-    a write.
+    A product (2n³ flop) consists of fused multiply-adds. Distances cannot exceed 75 % of this
+    ceiling, because a squared difference takes 3 flop in two instructions, in which two
+    multiply-adds take 4 flop. A copy counts the bytes that are read and written, but not the cache
+    lines that a processor reads before a write.
     """
     product = _product(MATMUL[device], device, dtype)
     if device == "cpu":
-        # On AMD with AVX-512, MKL's product reached 111 GFLOP/s and oneDNN's convolution 248
-        # GFLOP/s. The convolution exists in float32 only, so float64 counts with half the speed.
+        # A convolution may be faster: on AMD with AVX-512, MKL's product reached 111 GFLOP/s and
+        # oneDNN's convolution 248 GFLOP/s. oneDNN has float32 only, so float64 counts as half.
         product = max(product, _convolution() * torch.float32.itemsize / dtype.itemsize)
     source = _random(COPY[device] // dtype.itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)

@@ -1,6 +1,6 @@
 """A run of the microbenchmarks: measure, print, write files, and compare with older results.
 
-This file does not import typer, so that it runs if only torch is installed.
+This file needs only torch, for machines without the packages of the command line.
 """
 
 import sys
@@ -31,7 +31,7 @@ class Options:
         device: "cpu" or "cuda".
         dtype: "float32" or "float64".
         threads: Threads on the CPU; None keeps torch's number.
-        seconds: Time at each size; at least five rounds are measured.
+        seconds: Seconds at each size; at least five rounds are measured.
         compiled: Whether the eager baseline is also measured under ``torch.compile``.
         markdown: Whether the tables are printed in Markdown.
         csv: File to which the results are added. Rows of other machines, operators and sizes are
@@ -83,7 +83,7 @@ def run(operators: Sequence[str], options: Options) -> int:
 
 
 def _run(operators: Sequence[str], options: Options) -> int:
-    # This file is read first, because --csv may name the same file.
+    # The older results are read first, because --csv may name the same file.
     stored = None if options.compare is None else records.read(options.compare)
     dtype = getattr(torch, options.dtype)
     ceilings = roofline.measure_ceilings(options.device, dtype)

@@ -1,8 +1,7 @@
 """The eigensolver of the eager baselines: ``torch.linalg.eigh``, or a library's batched routine.
 
-Up to version 2.11, torch decomposes one CUDA matrix after another if n > 32. Newer versions call
-cuSOLVER's batched routine, which is faster. If an operator decomposes a matrix, its eager baselines
-are therefore timed with torch and with this routine.
+torch 2.11 decomposes one CUDA matrix after another if n > 32, and newer versions call cuSOLVER's
+batched routine, which is faster. Eager baselines are therefore timed with both.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def solved_by(solver: Solver, function: Callable[..., object]) -> Callable[..., object]:
-    """The function, with ``solver`` in place of :func:`eigh`."""
+    """The function, with ``solver`` instead of :func:`eigh`."""
 
     def call(*args: object, **kwargs: object) -> object:
         global _solver

@@ -23,7 +23,7 @@ def scaling(
         float,
         typer.Option(
             min=0,
-            help="Longest time of a sweep over samples in seconds.",
+            help="Longest time in seconds for the scores of one estimator with growing M.",
         ),
     ] = 240.0,
     only: Annotated[

@@ -1,4 +1,7 @@
-"""Time and peak memory of one score for growing numbers of samples, dimensions and groups."""
+"""Time and peak memory of one score for growing numbers of samples, dimensions and groups.
+
+A *sweep* is a series of scores in which one of these three sizes grows.
+"""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +29,7 @@ class Work:
         M: Number of samples of a group.
         d: Number of dimensions.
         groups: Number of groups.
-        m: Number of landmarks; 0 stands for SSGE with all samples.
+        m: Number of landmarks; 0 for SSGE with all samples.
     """
 
     sweep: str
@@ -55,7 +58,7 @@ class Cost:
 
 
 def sweeps(quick: bool) -> list[list[Work]]:
-    """Lists of growing work. :func:`cost` leaves out the end of a list that takes too long."""
+    """The sweeps. :func:`cost` leaves out the end of a sweep that takes too long."""
     m = 256 if quick else 1024
     many = [10**3, 10**4, 10**5] if quick else [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6]
     dimensions = [16, 64, 256, 1024]

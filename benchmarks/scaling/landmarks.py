@@ -1,4 +1,7 @@
-"""The error of landmarks, relative to SSGE with all samples and relative to the true score."""
+"""The error of m landmarks, relative to SSGE with all M samples and to the true score.
+
+The method "m samples alone" is SSGE on the m landmarks, without the other samples.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The Information Bottleneck on digits: a stochastic code that predicts the class.
 
-Each method uses the best of three weights β by the accuracy on the validation images. The
-experiment (``python -m mige_ext bottleneck``) has the same network and training.
+The network and the training are those of the experiment ``python -m mige_ext bottleneck``. Each
+method uses the best of three weights β by the accuracy on the validation images.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from mige_ext.experiments.data.images import ImageData, load
 BETAS = (1e-3, 1e-2, 3e-2)
 SETTINGS = Settings(epochs=40)
 
-#: By name, the method of the experiment and its settings.
+#: Name of the method in this benchmark -> name in the experiment, and settings.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     DEFAULT: ("mige", {"estimator": "adaptive"}),
     "SSGE": ("mige", {"estimator": "ssge", "threshold": 0.99, "calibrate": True}),

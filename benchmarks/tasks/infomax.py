@@ -1,9 +1,9 @@
 """InfoMax: an encoder is trained without labels, and a linear probe predicts labels from the code.
 
-Three tasks maximize the information of the code z about the image x. The encoder ends in BatchNorm
-without affine parameters. The images are digits (8×8), 10,000 images of MNIST, or CIFAR-10 with a
-small convolutional network for 2 epochs. A fourth task makes two views of each digit by random
-shifts and noise, and maximizes I(z; z') of their codes.
+Three tasks maximize the information of the code z about the image x: digits (8×8), 10,000 images of
+MNIST, and CIFAR-10 with a small convolutional network for 2 epochs. A fourth task makes two views
+of each digit by random shifts and noise, and maximizes I(z; z') of their codes z and z'. Encoders
+end in BatchNorm without affine parameters.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,8 +39,8 @@ def _information(x: Tensor, z: Tensor, **options: object) -> Tensor:
     return -mige.mutual_information(x, z, **options)  # type: ignore[arg-type]
 
 
-#: Objectives of x and z. None keeps the random encoder. Objectives with "no noise" maximize I(x; z)
-#: without a channel, although I is infinite for a deterministic code.
+#: Objectives of x and z. None keeps the random encoder. "no noise" means that I(x; z) is maximized
+#: although it is infinite for a deterministic code.
 ONE_VIEW: dict[str, Objective | None] = {
     DEFAULT: _code,
     "qis": partial(_code, estimator=QIS),

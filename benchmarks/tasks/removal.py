@@ -2,12 +2,12 @@
 
 The loss is the cross-entropy of the label plus β times a penalty. The penalty of the recipe
 (docs/choosing.md) is ``mutual_information(s, z, marginal="own")``. The other methods have other
-marginals or estimators, or maximize the negentropy of z, which contracts z without using s.
+marginals or estimators, or maximize the negentropy of z, which contracts z without using s. The
+leak is a lower bound of I(s; z), by attackers that predict s from finished codes.
 
-Two tasks have the network, the training and the attackers of the experiment (``python -m mige_ext
-removal``), with fewer steps: the angle of rotated images of MNIST, and the synthetic table. There
-are two weights β. Each method uses the weight with the least leak on validation data among the
-weights that lose at most one point of accuracy.
+Two tasks are the experiment ``python -m mige_ext removal`` with fewer steps: the angle of rotated
+images of MNIST, and the synthetic table. Of two weights β, each method uses the weight with the
+least leak on validation data that loses at most one point of accuracy.
 
 Two tasks have a table of six columns, whose nuisance is one number or a category, and boosted trees
 as the attacker. The task with a number trains for 3,000 steps at a constant learning rate, and
@@ -37,7 +37,7 @@ ACCURACY_LOSS = 0.01  # largest loss of accuracy by a weight β
 
 # --- the experiment with fewer steps --------------------------------------------------------------
 
-#: By name, the method of the experiment.
+#: Name of the method in this benchmark -> name in the experiment.
 METHODS = {
     DEFAULT: "mige",
     "paired": "mige-paired",
@@ -181,6 +181,7 @@ def _run(category: bool, milestones: tuple[int, ...], key: str, seed: int) -> Ma
     return result
 
 
+#: Methods with which the default is compared.
 RIVALS = ("SSGE", "Tikhonov", CONTROL)
 
 

@@ -9,10 +9,10 @@ from benchmarks.tables import Bounds, print_table
 from benchmarks.tasks.task import CONTROL, DEFAULT, Row, Task
 from mige_ext.experiments.common import plots
 
-#: Largest difference between the default and its best rival: points of accuracy, or a factor of the
-#: leak or of the energy distance.
+#: Bounds of the default relative to the best of ``Task.rivals``: points of accuracy, and the factor
+#: of a leak or an energy distance.
 POINTS, FACTOR = 1.0, 1.2
-#: Largest difference between the default and the Gaussian control.
+#: The same bounds relative to the Gaussian control.
 CONTROL_POINTS, CONTROL_FACTOR = 0.5, 1.1
 #: Least fraction of the tasks on which the default is better than every rival.
 BETTER = 1 / 3

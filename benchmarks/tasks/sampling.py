@@ -1,9 +1,8 @@
 """Entropy regularization: a sampler z = g(ε) of a density p that is known up to a constant.
 
-The sampler minimizes KL(q ‖ p) = −H(z) − E log p(z), up to a constant. The measure is the energy
-distance between 4,000 samples of q and 4,000 samples of p, in units of 10⁻³. The distance is 0 for
-equal distributions. The row "exact" compares two sets of samples of p, which have the least
-expected distance.
+The sampler has the density q, and minimizes KL(q ‖ p) = −H(z) − E log p(z), up to a constant. The
+measure is the energy distance between 4,000 samples of q and 4,000 samples of p, in units of 10⁻³.
+The row "exact" compares two sets of samples of p.
 """
 
 import math

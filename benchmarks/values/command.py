@@ -50,7 +50,9 @@ def values(
     seeds: Annotated[int, typer.Option(min=1, help="Samples per task.")] = 1,
     checks: Annotated[
         int,
-        typer.Option(min=0, help="Samples of each Gaussian copula, for the coverage; N = 256."),
+        typer.Option(
+            min=0, help="Data sets of 256 samples of each Gaussian copula, for the coverage."
+        ),
     ] = 50,
     threads: Threads = 1,
     markdown: Markdown = False,
@@ -99,7 +101,8 @@ def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
         for task, n, seed, method in progress:
             progress.set_description(f"{task.name}, N = {n}, seed {seed}, {method}")
             x, z = task.sample(n, seed)
-            # All estimators except KSG use only the ranks of the columns.
+            # All estimators except KSG use only the ranks of the columns, so tasks with equal ranks
+            # share a result.
             same = _key(x, z, f"{method} {seed} {task.name if method == 'KSG' else ''}")
             if same not in known:
                 known[same] = ESTIMATORS[method](x, z, seed)

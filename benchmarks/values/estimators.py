@@ -34,7 +34,7 @@ def values(x: Array, z: Array, seed: int) -> Estimated:
 
 
 def gaussian(x: Array, z: Array, _: int) -> Estimated:
-    """The Gaussian formula on normal scores, minus the bias of the formula."""
+    """The Gaussian formula on normal scores (normal quantiles of the ranks), without its bias."""
     from mige_ext.values.gaussian import gaussian_part
 
     return Estimated(float(gaussian_part(*_normal_scores(x, z)).candidate.value))
@@ -52,10 +52,10 @@ def ksg(x: Array, z: Array, _: int, k: int = 10) -> Estimated:
 
 
 def critic(bound: str, x: Array, z: Array, seed: int) -> Estimated:
-    """MINE or InfoNCE on normal scores: the highest value on a quarter of the samples.
+    """MINE or InfoNCE on normal scores: the highest value on a held-out quarter of the samples.
 
     The value is computed every 50 steps, and training ends after 8 values without a new maximum. A
-    negative value is replaced by 0, the value of a constant critic.
+    negative result is replaced by 0.
     """
     torch.manual_seed(seed)
     u, v = (scores.float() for scores in _normal_scores(x, z))

@@ -18,7 +18,7 @@ LABELS = {"even": "benchmark-mi, even", "odd": "benchmark-mi, odd", "own": "our 
 ERRORS = {256: 0.16, 1000: 0.11}
 #: At least ``WITHIN`` of the ``TASKS`` tasks must have an error below ``CLOSE`` nats.
 TASKS, CLOSE, WITHIN = 40, 0.1, 26
-#: Bounds of the coverage of 2 standard errors, and of |I| − 2 standard errors if I is 0.
+#: Least coverage of 2 standard errors; bound of |estimate| − 2 standard errors for I = 0.
 COVERAGE, INDEPENDENT = 0.9, 0.02
 
 

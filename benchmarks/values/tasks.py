@@ -1,8 +1,8 @@
 """Tasks with a known mutual information: the tasks of benchmark-mi, and tasks of this file.
 
-The constants of the estimator were chosen on the tasks of benchmark-mi with an even number
-("even"). The three methods of the estimator were chosen on all tasks of benchmark-mi. Only the
-tasks of this file ("own") were used in no choice.
+The constants of ``estimate_mutual_information`` were chosen on the tasks of benchmark-mi with an
+even number ("even"), and its three methods on all tasks of benchmark-mi. The tasks of this file
+("own") had no influence on any choice.
 """
 
 import math

@@ -1,4 +1,4 @@
-// adaptive_score: the score of the adaptive estimator, which has no settings, in one call.
+// adaptive_score: the adaptive score, which has no settings, in one call.
 #include "bind/operator.h"
 
 namespace mige::bind {

@@ -1,10 +1,9 @@
 // The checks of every operator. A message names the argument, the expected value and the actual
 // value.
 //
-// All errors are std::runtime_error, because every supported version of torch turns this type into
-// a Python exception. The message for an invalid argument has the prefix ValueError or TypeError.
-// mige_ext.ops removes this prefix and raises an error of this type. An error without a prefix
-// concerns the values of a tensor (NaN) or the device.
+// All errors are std::runtime_error, which torch turns into a RuntimeError of Python. If the
+// message has the prefix "ValueError: " or "TypeError: ", mige_ext.ops raises an error of this type
+// instead.
 #pragma once
 
 #include <limits>
@@ -61,7 +60,7 @@ inline std::string device_text(const Tensor& t) {
 }
 
 // Checks that t is float32 or float64 with at least the given numbers of rows and columns.
-// `expected` is the expected shape in words.
+// `expected` describes the shape for the message.
 inline void check_matrix(const char* name, const Tensor& t, const char* expected, int64_t min_rows,
                          int64_t min_columns) {
   if (t.scalar_type() != ScalarType::Float && t.scalar_type() != ScalarType::Double)

@@ -2,8 +2,7 @@
 //
 // An operator runs without Python's lock (GIL), so Ctrl-C only sets a flag in Python. A poll takes
 // the lock and lets Python run its signal handlers. If a handler raises an exception, the poll
-// keeps it, and the operator fails with the marker "Interrupted: ". mige_ext.ops then raises the
-// exception itself. A handler that raises nothing does not disturb the operator.
+// stores it in `pending`, and the operator fails. mige_ext.ops then raises the stored exception.
 #include "bind/interrupt.h"
 
 #include <chrono>
@@ -30,7 +29,7 @@ Interruptible::~Interruptible() { current = before_; }
 namespace mige::bind {
 namespace {
 
-// All are used by one thread, with Python's lock.
+// Only one thread uses these variables, with Python's lock.
 std::thread::id signal_thread;
 std::chrono::steady_clock::time_point last_poll;
 PyObject* pending = nullptr;

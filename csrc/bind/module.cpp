@@ -1,6 +1,5 @@
-// The Python module mige_ext._C. Its import registers the operators, because the other files of
-// this folder have static initializers that register them. The module has constants that describe
-// the build, and a function that returns the exception of an interrupted operator.
+// The Python module mige_ext._C. Its import registers the operators, by static initializers in the
+// other files of this folder. The module has constants that describe the build.
 #include <Python.h>
 
 #include "bind/interrupt.h"

@@ -1,8 +1,8 @@
-// The common part of all operators. It makes inputs contiguous, allocates outputs for all groups,
-// and calls the CPU code or the CUDA launcher with typed pointers.
+// The common part of all operators: makes inputs contiguous, allocates outputs, and calls the CPU
+// code or the CUDA launcher with typed pointers.
 //
-// The file of an operator checks its arguments, gives the shapes of its outputs and lists the
-// arguments of the computation (common/operators.h), which are the same on both devices:
+// The file of each operator checks the arguments, gives the shapes of the outputs, and lists the
+// arguments of the computation (common/operators.h):
 //
 //   Operator op("rbf_gradient_sum", "x", x, 1);
 //   const Input sigma = op.bandwidth(bandwidth);
@@ -27,7 +27,7 @@ constexpr bool kWithCuda = false;
 #endif
 
 // A contiguous input tensor: matrices [groups, rows, columns] or bandwidths [groups]. An Input
-// converts to a pointer. The pointer is nullptr if the tensor is not given.
+// converts to a pointer, which is nullptr if the tensor is not given.
 struct Input {
   const char* name;
   std::optional<Tensor> tensor;
@@ -35,8 +35,7 @@ struct Input {
 
   template <typename T>
   operator const T*() const {
-    // An empty tensor has a null data pointer. nullptr means "not given", so another address is
-    // passed.
+    // The data pointer of an empty tensor is null too, so another address replaces it.
     static constexpr T kEmpty{};
     if (!tensor) return nullptr;
     const auto* data = static_cast<const T*>(tensor->const_data_ptr());
@@ -54,8 +53,7 @@ struct Output {
   }
 };
 
-// Three function objects: the CPU code, the CUDA launcher, and the size of the launcher's
-// workspace.
+// Three function objects: the CPU code, the CUDA launcher, and the size of its workspace.
 #define MIGE_KERNELS(name)                                                     \
   [](const auto& arguments) { mige::cpu::name(arguments); },                   \
       [](const auto&... arguments) { return mige::cuda::name(arguments...); }, \
@@ -134,12 +132,12 @@ class Operator {
         on_cpu(arguments);
       } else if constexpr (kWithCuda) {
         const CudaStream stream(like_);
-        // Torch's guard sets the device for torch's copy of the CUDA runtime only. This library has
-        // its own copy.
+        // This library has its own copy of the CUDA runtime, whose device torch's guard does not
+        // set.
         if (const int status = cuda::use_device(like_.get_device_index()); status != 0)
           fail(name_, ": CUDA error ", status, ": ", cuda::error_text(status));
-        // The tensor may be freed while kernels still use it, because torch's allocator reuses the
-        // memory only for later work of the same stream.
+        // `memory` may be freed before the kernels end, because torch's allocator reuses it only
+        // for later work of the same stream.
         const Tensor memory =
             torch::stable::new_empty(like_, {work_of(arguments)}, ScalarType::Byte);
         const int status = on_cuda(arguments, memory.mutable_data_ptr(), stream.get());
@@ -159,14 +157,13 @@ class Operator {
   Input x;
 
  private:
-  // Makes the device of a tensor the current device for its lifetime, and gives the current stream
-  // of that device.
+  // Sets the current device to the device of a tensor until destruction, and gives the current
+  // stream of this device.
   class CudaStream {
    public:
     explicit CudaStream(const Tensor& t) {
       if (!cuda_torch_found()) fail("this torch has no CUDA support, got a CUDA tensor");
-      // The guard is created last. If an earlier line throws, the destructor does not run, and no
-      // guard is left behind.
+      // The guard is created last: if a line throws, the destructor does not run.
       STABLE_TORCH_ERROR_CODE_CHECK(
           aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
       STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(t.get_device_index(), &guard_));

@@ -22,19 +22,18 @@ using bind::Tensor;
 // LAPACK stores the size of its workspace, about 2 m² values, in an int: 2 × 32,000² < 2³¹.
 constexpr int64_t kLargestSyevd = 32000;
 
-// One call of LAPACK cannot poll for Ctrl-C. A matrix with so many rows, whose decomposition takes
-// about 80 ms, is therefore decomposed in the background.
+// A call of LAPACK cannot poll for Ctrl-C, so matrices with at least so many rows (about 80 ms) are
+// decomposed in the background.
 constexpr int64_t kSmallestInBackground = 1000;
 
-// Limits MKL to one thread, for the calling thread only. MKL's blocking, and with it its rounding,
-// depends on the number of threads that it may use. With one thread the bits do not depend on the
-// number of threads, and groups run in parallel instead. For one matrix of n = 1024 on 2 threads
-// the decomposition takes 85 ms instead of 62 ms.
+// Limits MKL to one thread, for the calling thread only, because MKL's rounding depends on the
+// number of threads. Groups run in parallel instead. (One matrix of n = 1024 takes 85 ms instead of
+// 62 ms on 2 threads.)
 class OneMklThread {
  public:
   OneMklThread() {
-    // The first call of torch on a thread sets MKL's number of threads. The next line is
-    // this first call, so no later call undoes the limit.
+    // The first call of torch on a thread sets MKL's number of threads. This call comes before the
+    // limit, so that no later call undoes the limit.
     torch::stable::get_num_threads();
     if (MKL_Set_Num_Threads_Local) before_ = MKL_Set_Num_Threads_Local(1);
   }
@@ -63,8 +62,8 @@ class Unfinished {
     }
   }
 
-  // Elements of one thread. They count as finished at the end of this object's lifetime, also after
-  // an exception.
+  // Elements of one thread, which count as finished when this object is destroyed, also after an
+  // exception.
   class Part {
    public:
     Part(Unfinished& all, int64_t count) : all_(all), count_(count) {}
@@ -99,8 +98,8 @@ void decompose(T* k, int64_t m, T* values) {
       return dsyevd_;
   }();
   if (!solve || m > kLargestSyevd) {
-    // Read as column-major, the matrix needs no transposition in torch's copy for LAPACK. Its lower
-    // triangle then is the upper triangle, which linalg_eigh reads.
+    // The strides declare the matrix as column-major, as LAPACK needs it, so torch's copy does not
+    // transpose. The lower triangle is then the upper triangle, which linalg_eigh reads.
     const std::array<int64_t, 2> shape{m, m}, strides{1, m};
     const auto dtype = kFloat ? bind::ScalarType::Float : bind::ScalarType::Double;
     const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
@@ -143,8 +142,7 @@ void parallel_ranges(int64_t n, int64_t grain, int64_t step,
         call(f, at, std::min(at + step, end));
       }
     }
-    // The end of parallel_for waits without polls, which is long if the other threads have more
-    // work or a slower core.
+    // Wait with polls here, because the end of parallel_for waits for other threads without polls.
     if (handles_signals() && std::chrono::steady_clock::now() - start > kPollInterval)
       unfinished.wait();
   });

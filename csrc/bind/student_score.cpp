@@ -1,5 +1,4 @@
-// student_score: a Student score minus the Gaussian score, the divergence of this difference, ν and
-// the weights.
+// student_score: a Student score minus the Gaussian score, its divergence, ν and the weights.
 #include "bind/operator.h"
 
 namespace mige::bind {

@@ -12,17 +12,15 @@
 #include <string>
 #include <utility>
 
-// Torch 2.11 and 2.12 have the macro under its older name. This definition can go when torch 2.13
-// is the oldest supported version.
+// Torch 2.11 and 2.12 have the macro under its older name, TORCH_ERROR_CODE_CHECK.
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK
 #define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
 #endif
 
 extern "C" {
-// The current CUDA stream and the device guard. `_C` is built against any torch, the CPU wheel
-// included, so these symbols of libtorch_cuda are weak: they are NULL under a CPU torch.
-// torch::stable::accelerator can replace them when it works in a library that is built without
-// libtorch_cuda.
+// The current CUDA stream and the device guard. These symbols of libtorch_cuda are weak, so that
+// they are NULL under a CPU torch. torch::stable::accelerator can replace them when it works in a
+// library that is built without libtorch_cuda.
 __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                         void** ret_stream);
 struct CUDAGuardOpaque;
@@ -51,9 +49,9 @@ inline bool cuda_torch_found() {
 // torch.linalg.eigh: ascending eigenvalues, and eigenvectors in the columns of a column-major
 // matrix. A function torch::stable::linalg_eigh would replace it.
 //
-// Every call leaks 48 bytes, because torch's conversion of "U" does not free its copy. The leak
-// fragments the heap: the memory of a training loop grew by 1.6 MB per step. Therefore this
-// function is used only if LAPACK is not found or the matrix is large (bind/eigh.cpp, runtime.cpp).
+// Every call leaks 48 bytes, because torch's conversion of "U" does not free its copy. (The leak
+// fragments the heap: the memory of a training loop grew by 1.6 MB per step.) This function is
+// therefore used only if LAPACK is not found or the matrix is large.
 inline std::pair<torch::stable::Tensor, torch::stable::Tensor> linalg_eigh(
     const torch::stable::Tensor& k) {
   namespace detail = torch::stable::detail;

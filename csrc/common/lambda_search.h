@@ -1,20 +1,17 @@
 // The search over λ of the adaptive score, for CPU and CUDA: which λ is evaluated next, when the
-// search stops, and which result is the best.
+// search stops, and which score is the best.
 //
-// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ gives a score, which corrects a base
-// (common/operators.h). The bound of a score is its risk plus the standard error of the risk. Two
-// scores have no correction: the Gaussian score, whose bound is 0, and the start. `limit` is the
-// smaller of their bounds.
+// The grid is 1e-1, 3e-2, 1e-2, … 1e-5. Each λ gives a score, whose *bound* is its risk plus the
+// standard error of the risk (mige_ext.ops.adaptive_score). Two scores need no λ: the Gaussian
+// score (bound 0) and the start. `limit` is the smaller of their bounds. If no other score is below
+// the limit, one of these two is used.
 //
-// The search begins at the power of ten next to 1/M. It goes to larger λ in steps of a factor 10
-// until the bound no longer falls. If the first step does not lower the bound, the search goes to
-// smaller λ in the same way. If the lowest bound is then below the limit, the search also evaluates
-// the λ between the best power of ten and the neighboring power of ten with the lower bound.
+// The search begins at the power of ten next to 1/M. It goes to larger λ by factors of 10 until the
+// bound no longer falls. If the first step does not lower the bound, it goes to smaller λ in the
+// same way. At the end it tries the λ between the best power of ten and the better neighboring
+// power of ten, if the lowest bound is below the limit.
 //
-// Invariant: `at` is the λ with the lowest bound tried so far. A score is the best so far if its
-// bound is lower than all earlier bounds and below the limit. It replaces the previous best score,
-// so one buffer suffices. If no score is below the limit, the better score without a correction is
-// used.
+// Invariant: `at` is the λ with the lowest bound tried so far.
 #pragma once
 
 #include <cmath>
@@ -45,7 +42,7 @@ struct LambdaSearch {
   enum class Phase : int32_t { kStart, kLarger, kSmaller, kHalf };
 
   double bound[kLambdas];  // the bound of each λ tried so far
-  double limit;            // the lowest bound of a score without a correction, at most 0
+  double limit;            // the bound that a score must be below, at most 0
   int32_t at;              // the number of the λ with the lowest bound so far
   int32_t moved_larger;    // whether a larger λ has lowered the bound
   Phase phase;
@@ -56,7 +53,8 @@ struct LambdaSearch {
     phase = Phase::kStart;
   }
 
-  // Records the bound of λ number i. Returns whether its score is the best so far.
+  // Records the bound of λ number i. Returns whether its score is the best so far: its bound is
+  // lower than all earlier bounds and below the limit.
   MIGE_HOST_DEVICE bool record(int i, double bound_of_i) {
     bound[i] = bound_of_i;
     // A NaN does not lower the bound, because the comparison is false.
@@ -87,9 +85,9 @@ struct LambdaSearch {
     return (at + (to_smaller ? smaller : larger)) / 2;
   }
 
-  // The largest number of λ that a search from number `start` tries. These are the first λ, the
-  // last λ between powers of ten, and the longer of two sequences: all larger powers of ten, or the
-  // next larger power of ten and then all smaller ones.
+  // The largest number of λ that a search from number `start` tries: the first λ, the last λ
+  // between powers of ten, and the longer of two sequences. One sequence is all larger powers of
+  // ten. The other is the next larger power of ten, and then all smaller ones.
   static int most_rounds(int start) {
     const int larger = start / kDecade, smaller = (kLambdas - 1 - start) / kDecade;
     const int second = (larger > 0 ? 1 : 0) + smaller;

@@ -1,5 +1,4 @@
-// Formulas for single elements, which the CPU and the CUDA kernels both use. This file includes no
-// torch headers.
+// Formulas for single elements, for the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +13,7 @@
 
 namespace mige {
 
-// These are constants, because device code may use the values of constants but may not call
-// functions of the standard library.
+// Device code may not call std::numeric_limits<T>::max(), but may use constants.
 template <typename T>
 constexpr T kLargestFinite = std::numeric_limits<T>::max();
 template <typename T>
@@ -62,8 +60,8 @@ struct ExpTraits<double> {
 
 MIGE_HOST_DEVICE constexpr double factorial(int i) { return i < 2 ? 1.0 : i * factorial(i - 1); }
 
-// Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; for I = 0 this is the Taylor polynomial of e^f. The
-// recursion unrolls the sum, so loops that call the function vectorize.
+// Σ_{i=I}^{N} f^(i−I) / i! by Horner's rule; for I = 0 the Taylor polynomial of e^f. The recursion
+// unrolls the sum, so that loops over elements vectorize.
 template <int I, int N, typename T>
 MIGE_HOST_DEVICE T taylor_exp(T f) {
   constexpr T kCoefficient = T(1.0 / factorial(I));
@@ -78,7 +76,7 @@ MIGE_HOST_DEVICE T taylor_exp(T f) {
 //
 // Let x = n ln 2 + f with |f| <= ln 2 / 2. The Taylor polynomial gives e^f with a remainder below a
 // tenth of an ulp. An addition to the exponent bits then multiplies e^f by 2^n. The function has no
-// branch, so loops that call it vectorize. Loops that call the standard library's exp do not.
+// branch, so loops over elements vectorize, unlike with std::exp.
 template <typename T>
 MIGE_HOST_DEVICE T exp_nonpositive(T x) {
   using Traits = ExpTraits<T>;
@@ -107,9 +105,8 @@ MIGE_HOST_DEVICE T rbf(T squared_distance, T gamma) {
   return exp_nonpositive(-gamma * squared_distance);
 }
 
-// The exponent e with 2^e <= |v| < 2^(e+1); −1023 for 0. Kernels multiply their data by a power of
-// two to bring it near 1. This product is exact. The squares of data of size 1e30 or 1e-30 then
-// stay in the range of float.
+// The exponent e with 2^e <= |v| < 2^(e+1); −1023 for 0. Kernels multiply their data by 2^−e, which
+// is exact, so that squares of data of size 1e30 or 1e-30 stay in the range of float.
 MIGE_HOST_DEVICE int exponent_of(double v) {
   int64_t bits;
   std::memcpy(&bits, &v, sizeof(v));
@@ -146,9 +143,9 @@ MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
 }
 
 // The power of two that brings the largest coordinate near 2^50 in float and near 2^500 in double.
-// In float, a squared difference is then at most 2^104, so sums of squared differences do not
-// overflow. A coordinate that is 2^110 times smaller has the square 2^-120, which does not
-// underflow. The other samples therefore keep their accuracy beside one far outlier.
+// In float, squared differences are then at most 2^104, and their sums do not overflow. The square
+// of a coordinate that is 2^110 times smaller is 2^-120, which does not underflow, so one far
+// outlier does not affect the accuracy of the other samples.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
   constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
@@ -163,8 +160,7 @@ struct ScaledBandwidth {
   T gamma;             // 1 / 2(scale σ)²
   T inverse_variance;  // 1 / (scale σ)²
 
-  // Chooses a scale near 1 / σ. If this scale takes coordinates of magnitude `largest` out of the
-  // range, a smaller scale is chosen.
+  // Chooses a scale near 1 / σ, or a smaller scale if coordinates of size `largest` would overflow.
   static MIGE_HOST_DEVICE ScaledBandwidth of(T sigma, T largest) {
     const T near_one = power_of_two<T>(-exponent_of(static_cast<double>(sigma)));
     const T allowed = normal_scale(largest);

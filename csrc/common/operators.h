@@ -1,8 +1,6 @@
-// The arguments of every operator. The CPU code (cpu/operators.h) and the CUDA launcher
-// (cuda/launchers.h) of an operator take the same arguments. mige_ext.ops documents what the
-// operators compute.
-//
-// All matrices are row-major and contiguous; T is float or double.
+// The arguments of every operator, for the CPU code (cpu/operators.h) and the CUDA launcher
+// (cuda/launchers.h). mige_ext.ops documents what the operators compute. All matrices are row-major
+// and contiguous; T is float or double.
 #pragma once
 
 #include "common/ssge.h"
@@ -14,7 +12,7 @@ namespace mige {
 template <typename T>
 struct PairwiseArguments {
   const T* x;          // [groups, m, d]
-  const T* y;          // [groups, n, d]; nullptr stands for y = x, which takes half the work
+  const T* y;          // [groups, n, d]; nullptr means y = x, which takes half the work
   const T* bandwidth;  // [groups]; only rbf_gram reads it
   int64_t groups, m, n, d;
   T* out;  // [groups, m, n]
@@ -67,7 +65,7 @@ struct EighArguments {
 template <typename T>
 struct SsgeArguments {
   const T* x;      // [groups, m, d], m >= 2
-  const T* given;  // [groups], the bandwidth; nullptr leaves its choice to the options
+  const T* given;  // [groups], the bandwidth; nullptr: chosen by the rule in `options`
   int64_t groups, m, d;
   SsgeOptions options;
   T* out;         // [groups, m, d]
@@ -75,8 +73,8 @@ struct SsgeArguments {
   T* bandwidth;   // [groups]
   int64_t* rank;  // [groups]
 
-  // The largest magnitude that an element of `out` may have. For power 2 this bound is smaller, so
-  // that a sum of m coefficients does not overflow.
+  // The largest magnitude of an element of `out`. For power 2 it is smaller, so that a sum of m
+  // coefficients does not overflow.
   MIGE_HOST_DEVICE T bound() const {
     return options.power == 2 ? kLargestFinite<T> / static_cast<T>(2 * m) : kLargestFinite<T>;
   }
@@ -94,8 +92,7 @@ struct RidgeWhiteningArguments {
   T* ridge;       // [groups]
 };
 
-// The score of a Student distribution, whose scatter matrix is estimated robustly, minus the
-// Gaussian score.
+// The departure of a Student score: this score minus the Gaussian score.
 template <typename T>
 struct StudentScoreArguments {
   const T* x;  // [groups, m, d], m >= 2
@@ -106,9 +103,8 @@ struct StudentScoreArguments {
   T* weights;     // [groups, m], weights of the last EM step
 };
 
-// The score of the adaptive estimator, which has no settings. A departure is a score minus the
-// Gaussian score. A base is a score that the kernel estimator corrects. Base 0 is zero, base 1 is
-// the Gaussian score, and base 2 is the Gaussian score plus the departure `start`.
+// The adaptive score, which corrects a base: 0 (zero), 1 (the Gaussian score) or 2 (the Gaussian
+// score plus the departure `start`). A departure is a score minus the Gaussian score.
 template <typename T>
 struct AdaptiveScoreArguments {
   const T* x;                 // [groups, m, d], m >= 2

@@ -1,10 +1,9 @@
 // Radix selection of an order statistic, for CPU and CUDA: the keys, their digits, and the rank.
 //
 // The key of a non-negative floating-point number is its bits, read as an unsigned integer. Keys
-// have the same order as their numbers, and NaN comes after infinity. The selection finds the
-// digits of the wanted key from the highest to the lowest. Each round counts how often every value
-// of one digit occurs. The wanted rank then determines the digit, and only keys with this digit
-// remain.
+// have the order of their numbers, and NaN comes after infinity. Each round finds one digit of the
+// wanted key, from the highest to the lowest: it counts how often every value of this digit occurs,
+// the wanted rank determines the value, and only keys with this value remain.
 #pragma once
 
 #include <cmath>
@@ -35,7 +34,7 @@ using Key = typename KeyOf<T>::type;
 template <typename T>
 constexpr int kKeyBits = 8 * sizeof(T) - 1;  // without the sign
 
-// The number of rounds of the selection. A round finds one digit.
+// The number of rounds of the selection.
 template <typename T>
 constexpr int kSelectRounds = divide_up(kKeyBits<T>, kDigitBits);
 

@@ -17,9 +17,8 @@ struct SsgeOptions {
 };
 
 // Counts the leading eigenvalues, which the caller adds one by one in descending order. J is the
-// fixed rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K). The
-// trace is m, because the diagonal of K is 1. The first eigenvalue is always kept. Other
-// eigenvalues up to m ε λ_max are rounding errors, so they are dropped.
+// fixed rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K) (the
+// trace is m). Eigenvalues up to m ε λ_max, except the first, are dropped as rounding errors.
 class SpectralRank {
  public:
   template <typename T>

@@ -1,7 +1,7 @@
 // The rules of the Student score, for CPU and CUDA: the values of ν, the weight of a sample, and
 // the risk. mige_ext.ops.student_score explains the formulas. z is a whitened sample, μ the
-// location and P the inverse of the scatter matrix. d is the number of dimensions that count,
-// Support::dimensions in common/whitening_rule.h.
+// location, P the inverse of the scatter matrix, and d the number of dimensions that count
+// (Support::dimensions in common/whitening_rule.h).
 #pragma once
 
 #include "common/math.h"

@@ -5,19 +5,18 @@
 // the estimated risk of a small λ is far too low. One of the two samples is therefore left out of
 // the choice. The score is computed at all samples with the chosen λ, base and bandwidth.
 //
-// 1. Of samples that coincide up to rounding, only the first is kept. The kept samples are called
+// 1. Of samples that coincide up to rounding, only the first is kept. The n kept samples are called
 //    distinct.
 // 2. A test decides whether near-coincident pairs are more frequent than among independent samples.
-//    Let s_k be the squared distance of a distinct sample to its neighbor of rank k among the n
-//    distinct samples. If the density is constant near the sample and has dimension δ, then
-//    v = (s_1 / s_6)^{δ/2} has P(v < c) = 1 − (1 − c)⁵. The mean of log(s_20 / s_10) determines δ.
-//    (For n < 80, closer neighbors replace the neighbors 10 and 20.) For each level p, the test
-//    counts the samples with 1 − (1 − v)⁵ < p. If at some level the count is larger than
-//    p n + 3 √(2 p n) + 2, there are too many near-coincident pairs.
-// 3. In this case near-coincident pairs are separated: one sample of each pair is left out. A pair
-//    is near-coincident if s_ij < (1 − ½^{1/5})^{2/δ} min(s_6 of i, s_6 of j). The factor is the
-//    median of s_1 / s_6 of independent samples. The sample with the smaller s_6 is left out. If
-//    both have the same s_6, the sample with the larger index is left out.
+//    Let s_k be the squared distance of a distinct sample to its k-th nearest distinct neighbor. If
+//    the density is constant near the sample and has dimension δ, then v = (s_1 / s_6)^{δ/2} has
+//    P(v < c) = 1 − (1 − c)⁵. δ is estimated from the mean of log(s_20 / s_10), or of closer
+//    neighbors for n < 80. For each level p, about p n samples should have 1 − (1 − v)⁵ < p. If at
+//    some level there are more than p n + 3 √(2 p n) + 2 such samples, step 3 follows.
+// 3. One sample of each near-coincident pair is left out: the sample with the smaller s_6 or, if
+//    these are equal, with the larger index. A pair is near-coincident if
+//    s_ij < (1 − ½^{1/5})^{2/δ} min(s_6 of i, s_6 of j), where the factor is the median of s_1 /
+//    s_6 of independent samples.
 #pragma once
 
 #include <cmath>

@@ -1,10 +1,9 @@
 // The rules of ridge whitening, for CPU and CUDA: the grid of the ridge τ, the interpolation
-// between the points of the grid, and the number of dimensions in which the risk is measured.
+// between the points of the grid, and the number of dimensions that count.
 //
-// Let V [M, d] be the standardized samples and R = VᵀV/M [d, d] their correlations. With r = min(M,
-// d), only r eigenvalues are computed. They are those of R for d <= M, and otherwise those of VVᵀ/M
-// [M, M]. The other d − r eigenvalues of R are 0. "The objective" is the leave-one-out objective of
-// mige_ext.ops.ridge_whitening, and its minimizer is the best τ.
+// Let V [M, d] be the standardized samples and R = VᵀV/M [d, d] their correlations. Only
+// r = min(M, d) eigenvalues are computed, from R or from VVᵀ/M [M, M]. The other d − r eigenvalues
+// of R are 0. "The objective" is the leave-one-out objective of mige_ext.ops.ridge_whitening.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +16,11 @@ namespace mige {
 constexpr int kRidges = 26;
 constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
 constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
-// The adaptive score and the Student score whiten their samples with this fraction of the
-// minimizer.
+// The adaptive score and the Student score whiten with this fraction of the best τ.
 constexpr double kWeakRidge = 0.1;
 
-// Returns the log₁₀ τ with the lowest objective. A parabola through the lowest value and its two
-// neighbors on the grid gives a τ between the points of the grid. If the lowest value is at an end
-// of the grid, this end is returned.
+// The log₁₀ τ with the lowest objective: the minimum of the parabola through the lowest value and
+// its two neighbors on the grid, or an end of the grid if the lowest value is at this end.
 MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
   int least = 0;
   for (int t = 1; t < kRidges; ++t) least = objective[t] < objective[least] ? t : least;
@@ -37,15 +34,15 @@ MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
 }
 
 // Eigenvalues of the correlations below this multiple of the largest eigenvalue are treated as 0.
-// The measured rounding errors are at most 4 ε times the largest eigenvalue (d = 4 … 256).
+// (The measured rounding errors are at most half of this for d = 4 … 256.)
 template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
-// `dimensions` is the number of dimensions in which the risk is measured, also called the
-// dimensions that count. In the directions of the `excluded` smallest computed eigenvalues, the
-// whitened samples and the scores are 0. With M − 1 ≥ 1.25 × (varying columns) the numerical rank
-// is trusted, and directions without variance are excluded. With fewer samples the rank only
-// reflects M, so `dimensions` is the number of varying columns, and no direction is excluded.
+// `dimensions` is the number of dimensions that count in the risk. With M − 1 ≥ 1.25 × (varying
+// columns) it is the numerical rank of R, and directions without variance are excluded: whitened
+// samples and scores are 0 in the directions of the `excluded` smallest eigenvalues. With fewer
+// samples the rank only reflects M, so `dimensions` is the number of varying columns, and no
+// direction is excluded.
 struct Support {
   int32_t dimensions, excluded;
 
@@ -56,7 +53,7 @@ struct Support {
   }
   // The index of the first of the r ascending eigenvalues that belongs to `dimensions`.
   MIGE_HOST_DEVICE int64_t first(int64_t r) const { return r > dimensions ? r - dimensions : 0; }
-  // The number of dimensions that count but have no computed eigenvalue. Their eigenvalue is 0.
+  // The number of dimensions that count without a computed eigenvalue; their eigenvalue is 0.
   MIGE_HOST_DEVICE int64_t beyond(int64_t r) const { return dimensions > r ? dimensions - r : 0; }
 };
 

@@ -1,12 +1,11 @@
 // The candidates of the adaptive score for one λ, and their risks. mige_ext.ops.adaptive_score
-// explains the formulas. adaptive_score.cpp is the only file that includes this one.
+// explains the method.
 //
-// Notation: z [m, r] are the whitened samples with r = min(m, d). K = φ(s) [m, m] is the IMQ Gram
-// matrix of their squared distances s. Its derivatives are p = φ' and q = 2 (d p + 2 s φ'') without
-// the diagonal (adaptive_risk.h). 1 is the vector of ones, ∘ the elementwise product, b_i = B_ii,
-// and H = −2 (diag(p1) z − p z). In q and in div_i, d is the number of dimensions in which the risk
-// is measured (common/whitening_rule.h). Sums run over l. The columns w·z and y·z below have the
-// elements W_i·z_i and Y_i·z_i.
+// Notation: z [m, r] are the whitened samples with r = min(m, d), and s [m, m] their squared
+// distances. K = φ(s) is the IMQ Gram matrix, p = φ'(s), q = 2 (d p + 2 s φ'') without the
+// diagonal, and H = −2 (diag(p1) z − p z) with the vector 1 of ones. d is the number of dimensions
+// that count (common/whitening_rule.h). ∘ is the elementwise product, b_i = B_ii, and sums run over
+// l. The columns w·z and y·z have the elements W_i·z_i and Y_i·z_i.
 //
 // For each λ there are two candidates, base 0 and base 1, with scores F and risks r_i. They take
 // one inverse and three products:
@@ -17,9 +16,8 @@
 //   div_i = b_i Σ q_il − Σ B_il q_il − 2 b_i (z_i·(pF)_i − Σ p_il F_l·z_l)
 //           − 2 (F_i·z_i Σ (B∘p)_il − F_i·((B∘p) z)_i) + d (1 − λM b_i)^base
 //
-// The last term uses K B = I − λM B. F is linear in W and Y, so both bases use the same products.
-// With a start there is also base 2. It corrects the score R₀ − z, where the departure R₀ and its
-// divergence δ are given:
+// F is linear in W and Y, so both bases use the same products. With a start there is also base 2,
+// which corrects the score R₀ − z. R₀ and its divergence δ are arguments:
 //
 //   X = B R₀,   F = −W − λM (Y − X),   the last term of div_i is d (1 − λM b_i) + λM b_i δ_i
 //
@@ -37,9 +35,9 @@
 namespace mige::cpu {
 namespace {
 
-// The largest ε / λ at which the risk is computed without refinement. The errors of W and Y grow
-// like ε / λ, and the risk multiplies them by b_i Σ p_il, which grows like 1 / λ. In float, with
-// 2000 samples in 2 dimensions and λ = 1e-5, the risk is 9 too low without refinement.
+// The largest ε / λ at which W and Y are not refined before the risk is computed. Their errors grow
+// like ε / λ, and the risk multiplies them by b_i Σ p_il, which grows like 1 / λ. (In float, with
+// 2000 samples in 2 dimensions and λ = 1e-5, the risk would be 9 too low.)
 constexpr double kLargestRounding = 2e-4;
 
 struct Risk {
@@ -48,7 +46,7 @@ struct Risk {
   double bound() const { return mean + error; }
 };
 
-// The mean of r_i and its standard error, for one base.
+// The mean of the risks r_i of one base, and its standard error.
 Risk mean_risk(const double* risks,  // [m, bases]
                int64_t count, int64_t bases, int64_t base) {
   const double* const r = risks + base;
@@ -60,7 +58,7 @@ Risk mean_risk(const double* risks,  // [m, bases]
   return {mean, std::sqrt(square / (m - 1) / m), base};
 }
 
-// A departure: a score minus the Gaussian score, with the divergence of this difference.
+// A departure (a score minus the Gaussian score) and its divergence.
 template <typename T>
 struct Departure {
   const T* values;      // [m, r], or nullptr if there is none
@@ -184,8 +182,8 @@ class Candidates {
   }
 
  private:
-  // One step of iterative refinement of [W Y X]. A product with an inverse has larger errors than a
-  // solution of the equations. In float its relative error is 1e-2 for the smallest λ.
+  // One step of iterative refinement of [W Y X], because a product with an inverse has large errors
+  // (a relative error of 1e-2 in float for the smallest λ).
   void refine() {
     const int64_t m = m_, n = n_;
     T* const rest = pwy_.get();  // [H z R₀] − (K + λM I) [W Y X]
@@ -221,7 +219,7 @@ class Candidates {
   Inverter<T> inverter_{m_};
   const Buffer<T> k_{m_ * m_}, p_{m_ * m_}, inverse_{m_ * m_}, weighted_{m_ * m_};
   const Buffer<T> w_sum_{m_}, q_sum_{m_}, bq_sum_{m_};
-  const Buffer<T> hz_{m_ * n_};  // [H z R₀] and `bases` columns of zeros
+  const Buffer<T> hz_{m_ * n_};  // [H z R₀] and bases_ columns of zeros
   const Buffer<T> wy_{m_ * n_}, pwy_{m_ * n_}, weighted_z_{m_ * r_};
   const Buffer<T> hz_panels_{panels_size<T>(m_, n_)}, wy_panels_{panels_size<T>(m_, n_)};
   const Buffer<T> z_panels_{panels_size<T>(m_, r_)};

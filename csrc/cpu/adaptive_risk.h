@@ -1,9 +1,8 @@
-// The risk of the candidates of one λ, computed in passes over the rows of M×M matrices.
-// adaptive_candidates.h gives the formulas and the notation, and is the only file that includes
-// this one.
+// The risk of the candidates of one λ, computed in passes over the rows of m×m matrices.
+// adaptive_candidates.h gives the formulas and the notation.
 //
-// All matrices are row-major. Invariant: every sum over a row is a LaneSum (scaling.h), so its bits
-// do not depend on the vector width.
+// All matrices are row-major. Every sum over a row is a LaneSum (scaling.h), so its bits do not
+// depend on the vector width.
 #pragma once
 
 #include <cmath>
@@ -24,8 +23,8 @@ MIGE_INLINE void imq_rows_impl(T* k,  // [m, m]
   }
 }
 
-// Writes p = φ' = −k³ / 2σ² and the sums over l of p_il and q_il, with
-// q = 2 (d p + 2 s φ'') = k³ (3 − d − 3 k²) / σ². The sums of q leave out the diagonal.
+// Writes p = φ' = −k³ / 2σ², and the sums over l of p_il and of q_il = k_il³ (3 − d − 3 k_il²) /
+// σ². The sums of q leave out the diagonal.
 template <int kBytes, typename T>
 MIGE_INLINE void imq_derivative_rows_impl(const T* k,  // [m, m]
                                           int64_t m, int64_t d, T inverse_variance,

@@ -13,7 +13,7 @@
 namespace mige::cpu {
 namespace {
 
-// What the two threads share. The new thread may outlive the call.
+// The state that both threads share. The new thread may outlive the call.
 struct Outcome {
   std::mutex mutex;
   std::condition_variable changed;
@@ -41,7 +41,7 @@ void call_in_background(const std::function<void()>& f) {
   std::thread thread;
   try {
     thread = std::thread(call);
-  } catch (const std::system_error&) {  // The process has as many threads as it may have.
+  } catch (const std::system_error&) {  // no further thread is allowed
     return f();
   }
   try {

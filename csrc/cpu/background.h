@@ -5,9 +5,9 @@
 
 namespace mige::cpu {
 
-// Calls f on a new thread, and polls for Ctrl-C on the calling thread until f returns. Throws what
-// f throws. If a poll throws, the exception is passed on at once, and the new thread continues
-// until f returns. Therefore f must own everything that it uses.
+// Calls f on a new thread, and polls for Ctrl-C on the calling thread until f returns. Rethrows an
+// exception of f. If a poll throws, the call ends at once while f still runs, so f must own
+// everything that it uses.
 void call_in_background(const std::function<void()>& f);
 
 }  // namespace mige::cpu

@@ -1,7 +1,6 @@
 // distance_quantile on the CPU: the distance of rank ceil(quantile · m (m − 1) / 2) among the
-// pairs, or among the pairs of different points if this distance is 0. Work: 1.5 m² d flop for the
-// distances, and the selection of distance_quantile.h. Memory: m² values. Invariant: the result is
-// one of the distances, and it is 0 only if all points are equal.
+// pairs, or the quantile of the positive distances if this distance is 0. Work: 1.5 m² d flop for
+// the distances, and the selection of distance_quantile.h. Memory: m² values.
 #include "cpu/distance_quantile.h"
 
 #include "cpu/operators.h"

@@ -1,7 +1,6 @@
-// The quantile of the pairwise distances of one group by radix selection (common/radix_select.h),
-// which is exact and linear in the number of pairs. The first round passes twice over the
-// m² / 2 values. It typically leaves at most a fifth of the values, so the later rounds cost
-// little.
+// The quantile of the pairwise distances of one group by radix selection (common/radix_select.h).
+// Work: two passes over the m² / 2 values in the first round. This round typically leaves at most a
+// fifth of the values, so the later rounds cost little.
 #pragma once
 
 #include <cmath>
@@ -48,8 +47,8 @@ MIGE_INLINE T select(const T* s, int64_t m, int64_t rank) {  // s [m, m]
 }
 
 // The element of rank ceil(quantile · n), at least 1, among the n = m (m − 1) / 2 entries above the
-// diagonal. If this element is 0, because many pairs coincide, the quantile is taken among the
-// positive entries, since 0 is not a bandwidth. The result is 0 only if all points are equal.
+// diagonal. If this element is 0, which is not a bandwidth, the quantile is taken among the
+// positive entries. The result is 0 only if all points are equal.
 template <int kBytes, typename T>
 MIGE_INLINE T upper_quantile_impl(const T* s,  // [m, m], non-negative
                                   int64_t m, double quantile) {

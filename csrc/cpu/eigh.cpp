@@ -18,7 +18,7 @@ void eigh(const EighArguments<T>& p) {
       std::copy_n(p.k + g * m * m, m * m, matrix.get());
       eigh(matrix, m, values);
       std::copy_n(matrix.get(), m * m, p.vectors + g * m * m);
-      // An eigenvalue that overflows T, although all elements are finite, becomes the largest one.
+      // An eigenvalue may overflow although all elements are finite.
       for (int64_t i = 0; i < m; ++i) values[i] = saturate<T>(static_cast<double>(values[i]));
     }
   });

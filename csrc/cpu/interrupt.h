@@ -10,8 +10,8 @@ namespace mige::cpu {
 constexpr std::chrono::milliseconds kPollInterval{50};
 
 // Runs the signal handlers of Python, at most once per kPollInterval and only on the thread that
-// imported the module, usually the main thread. Throws if a handler raised an exception, and on the
-// other threads of the same operator after the first has thrown. Work: one look at the clock.
+// imported the module, usually the main thread. Throws if a handler raised an exception, on every
+// thread of the operator.
 void poll_interrupt();
 
 // Whether poll_interrupt runs signal handlers on the calling thread.
@@ -25,10 +25,10 @@ struct Interruption {
   std::atomic<bool> raised{false};
 };
 
-// That of the operator on which the calling thread works; nullptr outside an operator.
+// The Interruption of the operator on which the calling thread works; nullptr outside an operator.
 Interruption* current_interruption();
 
-// Makes the calling thread work on an operator for the lifetime of this object.
+// Sets current_interruption() of the calling thread until destruction.
 class Interruptible {
  public:
   explicit Interruptible(Interruption* shared);

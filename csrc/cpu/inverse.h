@@ -1,18 +1,17 @@
 // Inverse of a symmetric positive definite matrix, by blocks: A = UᵀU, V = U^{−1}, A^{−1} = V Vᵀ.
 //
-// Each of the three steps is a sequence of updates, one for each block of columns. An update adds
-// the product of two factors to the rest of the matrix, where each factor is one block wide. With
-// T_k = U_kk^{−1}:
+// Each of the three steps is a sequence of updates, one for each block k of columns. An update adds
+// the product of two matrices, each one block wide, to the rest of the matrix. Let T_k = U_kk^{−1},
+// V_kk = T_k and B = A^{−1}, and let S be the sums from which V is computed:
 //
 //   U_kj = T_kᵀ A_kj,     A_ij −= U_kiᵀ U_kj        for i, j > k     k ascending
 //   V_kj = −T_k S_kj,     S_ij += U_ik V_kj         for i < k <= j   k descending
 //                         B_ij += V_ik V_jkᵀ        for i, j <= k    k ascending
 //
-// Here V_kk = T_k, S holds the sums from which V is computed, and B = A^{−1}. Work: m³ flop in the
-// register tiles of tile.h, and m² times the block width for the blocks on the diagonal. For
-// m = 256 this is three times as fast as LAPACK's potrf and potri. Gauss-Jordan elimination is as
-// fast, but loses all digits in float at a condition number of 1e5. At this condition number the
-// relative error of this algorithm is 6e-4.
+// Work: m³ flop in the register tiles of tile.h, and m² times the block width for the blocks on the
+// diagonal. For m = 256 this is three times as fast as LAPACK's potrf and potri. (Gauss-Jordan
+// elimination is as fast, but at a condition number of 1e5 it loses all digits in float. Here the
+// relative error is 6e-4.)
 #pragma once
 
 #include <algorithm>
@@ -61,8 +60,8 @@ MIGE_INLINE void invert_factor_impl(
 
 MIGE_KERNEL(invert_factor, invert_factor_impl)
 
-// The width of a block. With wide blocks the matrix is read and written fewer times. With narrow
-// blocks there is less work in the blocks on the diagonal, which are slower.
+// The width of a block. Wide blocks need fewer passes over the matrix. Narrow blocks need less work
+// on the diagonal, which is slower.
 constexpr int64_t kBlock = 32;
 constexpr int64_t kLargeBlock = 64;
 constexpr int64_t kLargeMatrix = 512;  // the smallest m that uses kLargeBlock

@@ -1,9 +1,6 @@
-// The operators on the CPU. Each operator has one file.
-//
-// A CUDA launcher of the same name takes the same arguments (cuda/launchers.h). Inputs must be
-// finite and bandwidths positive; bind/operator.h checks both. The threads divide the groups, or
-// the rows if there is only one group. Results have the same bits for any number of groups and
-// threads.
+// The operators on the CPU, one file each. Inputs must be finite and bandwidths positive;
+// bind/operator.h checks both. The threads divide the groups, or the rows if there is only one
+// group. Results have the same bits for any number of groups and threads.
 #pragma once
 
 #include "common/operators.h"

@@ -1,6 +1,6 @@
-// Panels, the layout of the right-hand operand of the tile kernels: [ceil(n / L)][depth][L], where
-// L columns fill 64 bytes and missing columns are zero. The inner loop then reads one whole vector
-// per step. Work: reads and writes n · depth values.
+// Panels, the layout of the right operand [depth, n] of the tile kernels (tile.h):
+// [ceil(n / L)][depth][L], where L columns fill 64 bytes and missing columns are zero. The inner
+// loop then reads one whole vector per step.
 #pragma once
 
 #include <algorithm>

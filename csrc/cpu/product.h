@@ -9,8 +9,8 @@
 
 namespace mige::cpu {
 
-// What a product writes to c. kReplace writes the product. kAdd adds the product to c. kAddUpper
-// adds the product for j >= i only. With kAddUpper, entries below the diagonal are undefined.
+// Whether a product replaces c or is added to c. kAddUpper adds only the entries j >= i, and leaves
+// undefined entries below the diagonal.
 enum class Update { kReplace, kAdd, kAddUpper };
 
 // Rows [begin, end) of c = a b, or of aᵀ b with `transposed`.
@@ -32,9 +32,8 @@ MIGE_INLINE void product_rows_impl(const T* a,  // [m, depth], or [depth, m] whe
   if (!transposed)
     return for_each_tile<kBytes>(Rows<T>{a, depth}, b, depth, begin, end, Multiply{},
                                  update == Update::kAddUpper, store);
-  // Rows of aᵀ are columns of a, whose elements are m values apart. At m = 1024 this distance is
-  // 4 KiB in float, and the elements evict each other from the cache. Therefore a block of rows of
-  // aᵀ is copied first, and the copy is multiplied by every panel.
+  // Rows of aᵀ are columns of a, whose elements are m values apart and may evict each other from
+  // the cache (at m = 1024 in float, every 4 KiB). A block of rows of aᵀ is therefore copied first.
   const Buffer<T> copy(kBlockRows * depth);
   for (int64_t block = begin; block < end; block += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, end - block);

@@ -1,7 +1,6 @@
-// The RBF kernel of one group: the Gram matrix K, which replaces the squared distances, and the
-// gradient sum H, which is computed from K. Work for K: one exponential per entry, or half as many
-// if only the upper triangle is computed. Work for H: 2 m² d flop for the product K X, and m² flop
-// for the row sums K 1.
+// The RBF kernel of one group: the Gram matrix K, and the gradient sum H. Work for K: one
+// exponential per entry, or half as many if only the upper triangle is computed. Work for H:
+// 2 m² d flop for the product K X, and m² flop for the row sums K 1.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +42,7 @@ MIGE_KERNEL(rbf_rows, rbf_rows_impl)
 MIGE_KERNEL(gradient_sum_rows, gradient_sum_rows_impl)
 
 // Replaces squared distances k_ij by the Gram matrix exp(−γ k_ij). With `upper`, only the entries
-// j >= i are read, and the others become mirror images of these.
+// j >= i are read, and then mirrored.
 template <typename T>
 void to_gram(T* k,  // [m, n]
              int64_t m, int64_t n, bool upper, T gamma) {
@@ -52,8 +51,8 @@ void to_gram(T* k,  // [m, n]
   if (upper) mirror(k, m);
 }
 
-// H = −(K X − diag(K 1) X) / σ². The caller centers x: an offset common to all samples does not
-// change H, but it would add rounding errors.
+// H = −(K X − diag(K 1) X) / σ². The caller centers x, because a common offset would add rounding
+// errors.
 template <typename T>
 void gradient_sum(const T* k,  // [m, m]
                   const T* x,  // [m, d]

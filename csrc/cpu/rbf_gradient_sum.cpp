@@ -1,8 +1,8 @@
 // rbf_gradient_sum on the CPU: H_j = Σ_i ∇_{x_i} k(x_i, x_j) = −(K X − diag(K 1) X)_j / σ².
 //
-// Layout: K [m, m] is formed once, then multiplied by the samples [m, d]. Work: 1.5 m² d flop for
-// the distances and 2 m² d for the product. Memory: m² + O(m d) values. The samples are centered
-// first, because an offset common to all samples would add rounding errors.
+// K [m, m] is formed once, then multiplied by the samples [m, d], which are centered first to avoid
+// rounding errors. Work: 1.5 m² d flop for the distances and 2 m² d for the product. Memory:
+// m² + O(m d) values.
 #include "cpu/operators.h"
 #include "cpu/rbf.h"
 #include "cpu/scaling.h"

@@ -1,7 +1,6 @@
 // rbf_gram on the CPU: k_ij = exp(−‖x_i − y_j‖² / 2σ²). The squared distances are computed first,
-// then replaced by the exponential. Work: 3 m n d flop and m n exponentials, or half as many of
-// both for y = x. Invariant: for y = x the matrix is exactly symmetric and its diagonal is exactly
-// 1.
+// then replaced by the exponential. Work: 3 m n d flop and m n exponentials, or half as much for
+// y = x. For y = x the matrix is exactly symmetric, and its diagonal is exactly 1.
 #include "cpu/operators.h"
 #include "cpu/rbf.h"
 #include "cpu/scaling.h"

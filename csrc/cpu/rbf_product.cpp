@@ -1,10 +1,9 @@
 // rbf_product on the CPU: out = k(q, X) W with k(q, x) = exp(−‖q − x‖² / 2σ²), the Nyström
 // extension.
 //
-// Layout: q [m, d] is read by rows, x [n, d] and w [n, p] in panels (panels.h). A tile of k, 48
-// rows by 256 columns, is formed in the cache and multiplied by the corresponding 256 rows of w.
-// Work: m n (3 d + 2 p) flop and m n exponentials. Memory: O(n (d + p)) values, because only one
-// tile of k is stored at a time.
+// Layout: q [m, d] is read by rows, x [n, d] and w [n, p] in panels (panels.h). One tile of k at a
+// time, 48 rows by 256 columns, is formed in the cache and multiplied by 256 rows of w. Work:
+// m n (3 d + 2 p) flop and m n exponentials. Memory: O(n (d + p)) values.
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -23,8 +22,7 @@ MIGE_INLINE void rbf_product_rows_impl(const T* q,         // [m, d]
                                        int64_t n, int64_t d, int64_t p, T scale, T gamma,
                                        T* out,  // [m, p]
                                        int64_t begin, int64_t end) {
-  // A tile of k takes 48 × 256 values, 48 KiB in float and 96 KiB in double, which fits the
-  // second-level cache.
+  // A tile takes 48 KiB in float and 96 KiB in double, which fits the second-level cache.
   constexpr int64_t kColumns = kChunk;
   alignas(kVectorBytes) T tile[kBlockRows * kColumns];
 

@@ -1,8 +1,5 @@
 // ridge_whitening on the CPU: the mean, W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ and τ of each group.
-// whitening.h gives the formulas and the work. The adaptive score uses the same whitening.
-//
-// Layout: samples are [m, d], and each row of a matrix of eigenvectors is one eigenvector.
-// Invariant: sums with cancellation (means, deviations, the objective of τ) are in double.
+// whitening.h gives the formulas and the work. Sums with cancellation are in double.
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -11,10 +8,10 @@
 namespace mige::cpu {
 namespace {
 
-// Standardizes the samples: v = (x − mean) / deviation by columns, with sums in double. A constant
-// column becomes 0 and gets an inverse deviation of 0. The first row is subtracted before the sums,
-// so that an offset common to all samples costs no digits. A power of two scales every column near
-// 1, so that the sums do not overflow or underflow.
+// Standardizes the samples: v = (x − mean) / deviation by columns. A constant column becomes 0 and
+// gets an inverse deviation of 0. The first row is subtracted before the sums, so that a common
+// offset costs no digits. A power of two scales every column near 1, so that the sums neither
+// overflow nor underflow.
 template <int kBytes, typename T>
 MIGE_INLINE void standardize_impl(const T* x,  // [m, d]
                                   int64_t m, int64_t d, T scale,
@@ -98,7 +95,7 @@ double best_ridge(const Whitening<T>& w) {
   return std::pow(10.0, lowest_ridge(objective));
 }
 
-// W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ from a primal whitening.
+// W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ, if the eigenvectors are those of a d×d matrix (r = d).
 template <typename T>
 void whitening_matrix(const Whitening<T>& w,
                       T* out) {  // [d, d]

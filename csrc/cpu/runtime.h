@@ -10,15 +10,15 @@
 
 namespace mige::cpu {
 
-// A thread polls for Ctrl-C after at most so many grains of its range, 768 rows in a loop over
-// rows.
-constexpr int64_t kPollGrains = 16;
-
-// The grain of loops over rows. To start a thread for fewer rows costs more time than it saves.
+// A *grain* is the smallest range of a parallel loop that is worth the start of a thread. In a
+// loop over rows, a grain has this number of rows.
 constexpr int64_t kRowGrain = 48;
 
-// The grains between polls in a loop over rows that take `work` multiply-adds each. 768 rows of
-// 10,000 × 10,000 values would take seconds, and 5e9 multiply-adds take about 0.2 s.
+// The largest number of grains after which a thread polls for Ctrl-C.
+constexpr int64_t kPollGrains = 16;
+
+// The number of grains between polls in a loop over rows that take `work` multiply-adds each, so
+// that a thread polls after about 5e9 multiply-adds (0.2 s).
 constexpr int64_t row_poll_grains(int64_t work) {
   return std::clamp<int64_t>(5'000'000'000 / (kRowGrain * work + 1), 1, kPollGrains);
 }
@@ -26,9 +26,9 @@ constexpr int64_t row_poll_grains(int64_t work) {
 void parallel_ranges(int64_t n, int64_t grain, int64_t step,
                      void (*call)(const void*, int64_t, int64_t), const void* f);
 
-// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch. A thread
-// polls for Ctrl-C between ranges of at most `poll_grains` grains. Inside another parallel call,
-// everything runs on the calling thread.
+// Calls f(begin, end) for the ranges of a partition of [0, n), on the threads of torch, or on the
+// calling thread inside another parallel call. A thread polls for Ctrl-C between ranges of at most
+// `poll_grains` grains.
 template <typename F>
 void parallel(int64_t n, int64_t grain, const F& f, int64_t poll_grains = kPollGrains) {
   const auto call = [](const void* g, int64_t begin, int64_t end) {
@@ -73,8 +73,8 @@ void parallel_rows(int64_t m, bool upper, const F& f, int64_t work = 0) {
     parallel(m, kRowGrain, f, row_poll_grains(work));
 }
 
-// Decomposes one symmetric matrix, K = U diag(λ) Uᵀ, on one thread. The result is in the memory of
-// `k`. After an exception `k` may have no memory.
+// Decomposes one symmetric matrix, K = U diag(λ) Uᵀ, on one thread. `k` is invalid after an
+// exception.
 template <typename T>
 void eigh(Buffer<T>& k,  // [m, m]: K, of which the lower triangle is read; becomes Uᵀ
           int64_t m,

@@ -1,5 +1,5 @@
-// Operations on rows and columns of a matrix: sums, the largest magnitude, centering, and the
-// multiplication by factors. Work: one or two passes over the matrix.
+// Operations on rows and columns of a matrix: sums, the largest magnitude, centering and scaling.
+// Work: one or two passes over the matrix.
 #pragma once
 
 #include <algorithm>
@@ -61,8 +61,8 @@ MIGE_INLINE T largest_magnitude_impl(const T* x, int64_t count) {  // x [count]
   return bad == T(0) ? result : std::numeric_limits<T>::quiet_NaN();
 }
 
-// centered = scale * x − scale * c, with c the column-wise median of five rows. The subtraction
-// removes an offset common to all samples. A far outlier moves a mean, but not a median.
+// centered = scale * x − scale * c, where c is the column-wise median of five rows. Unlike a mean,
+// a median is not moved by a far outlier.
 template <int kBytes, typename T>
 MIGE_INLINE void center_impl(const T* x,  // [m, d]
                              int64_t m, int64_t d, T scale,

@@ -14,9 +14,8 @@
 namespace mige::cpu {
 
 // Tiles are 64 bytes wide: one register of AVX-512, two of AVX2, or four of SSE2 or NEON. A kernel
-// takes the size of a register, kBytes = 64, 32 or 16, as a template parameter. It is compiled for
-// each size. (With 64-byte vectors on registers of 32 bytes the AVX2 version was five times
-// slower.)
+// is compiled for each size of a register, the template parameter kBytes = 64, 32 or 16. (64-byte
+// vectors made the AVX2 version five times slower.)
 constexpr int64_t kVectorBytes = 64;
 
 template <typename T>
@@ -37,8 +36,7 @@ struct Vector {
 };
 
 // The x86-64 level whose instructions are used: 4 (AVX-512), 3 (AVX2 and FMA) or 1 (SSE2, or a
-// processor that is not x86-64). The environment variable MIGE_CPU_LEVEL lowers the level, so that
-// tests reach all levels.
+// processor that is not x86-64). The environment variable MIGE_CPU_LEVEL can lower the level.
 int level();
 
 // Defines `name`, which calls the version of impl<kBytes> that was compiled for the processor's

@@ -1,5 +1,4 @@
-// squared_distances on the CPU: out_ij = ‖x_i − y_j‖². Layout, work and invariants are in
-// squared_distances.h.
+// squared_distances on the CPU: out_ij = ‖x_i − y_j‖². squared_distances.h has layout and work.
 #include "cpu/squared_distances.h"
 
 #include "cpu/operators.h"

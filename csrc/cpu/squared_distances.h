@@ -1,10 +1,9 @@
 // Squared distances of one group: s_ij = ‖x_i − y_j‖² by direct differences.
 //
-// Layout: x [m, d] is read by rows, y [n, d] in panels (panels.h). Work: 3 m n d flop. For y = x
-// only the upper triangle is computed, with half the work. The form ‖x‖² + ‖y‖² − 2 x·y would take
-// 2 m n d flop, but the distances of close points would lose all digits. Invariants: the distance
-// of equal rows is exactly 0, no value is negative, and a value that overflows is the largest
-// finite number.
+// Layout: x [m, d] is read by rows, y [n, d] in panels (panels.h). Work: 3 m n d flop, or half as
+// many for y = x, where only the upper triangle is computed. (The form ‖x‖² + ‖y‖² − 2 x·y takes
+// 2 m n d flop, but loses the digits of small distances.) Invariants: the distance of equal rows is
+// exactly 0, no value is negative, and a value that overflows is the largest finite number.
 #pragma once
 
 #include <algorithm>
@@ -49,8 +48,8 @@ MIGE_INLINE void mirror_rows_impl(T* k, int64_t m, int64_t begin, int64_t end) {
 MIGE_KERNEL(squared_distance_rows, squared_distance_rows_impl)
 MIGE_KERNEL(mirror_rows, mirror_rows_impl)
 
-// s_ij = scale² ‖x_i − y_j‖² for all pairs. nullptr stands for y = x. In this case only the entries
-// j >= i are computed, and the entries below the diagonal are undefined.
+// s_ij = scale² ‖x_i − y_j‖² for all pairs. If y is nullptr, y is x, only the entries j >= i are
+// computed, and the entries below the diagonal are undefined.
 template <typename T>
 void squared_distance_matrix(const T* x,  // [m, d]
                              const T* y,  // [n, d] or nullptr

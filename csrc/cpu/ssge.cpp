@@ -3,11 +3,10 @@
 //   K_ij = exp(−‖x_i − x_j‖² / 2σ²) = U Λ Uᵀ,   H = −(K X − diag(K 1) X) / σ²
 //   out  = −U_J Λ_J^{−p} U_Jᵀ H
 //
-// Here p is SsgeOptions::power. For p = 1 the result is the score ∇ log q at the samples. For p = 2
-// the result is the matrix W of the Nyström extension ∇ log q(z) = k(z, X) W. Layout: x, H and out
-// are [m, d]. The eigenvectors are the rows of an [m, m] matrix in ascending order of the
-// eigenvalues, so the leading J eigenvectors are its last rows. Work: 1.5 m² d flop for the
-// distances, 2 m² d for H, 4 m J d for the filter, and about 9 m³ for the eigendecomposition.
+// Here p is SsgeOptions::power. For p = 1 the result is the score ∇ log q at the samples, and for
+// p = 2 the matrix W of the Nyström extension ∇ log q(z) = k(z, X) W. Layout: x, H and out are
+// [m, d]. The eigenvectors are rows in ascending order of the eigenvalues. Work: 1.5 m² d flop for
+// the distances, 2 m² d for H, 4 m J d for the filter, and about 9 m³ for the eigendecomposition.
 // Memory: m² values for K, 2 m² for LAPACK's workspace, and O(m d).
 #include <algorithm>
 
@@ -24,8 +23,8 @@ void score_group(const SsgeArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;
   const T* x = p.x + g * m * d;
   T *out = p.out + g * m * d, *eigenvalues = p.values + g * m, *bandwidth = p.bandwidth + g;
-  // The samples are centered, and a power of two scales them exactly to a fixed magnitude. The end
-  // of this function reverses the scaling.
+  // The samples are centered, and scaled by a power of two, which the end of this function
+  // reverses.
   const T scale = normal_scale(largest_magnitude(x, m * d));
   const Buffer<T> centered(m * d);
   center(x, m, d, scale, centered.get());

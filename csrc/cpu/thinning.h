@@ -1,7 +1,5 @@
 // Selects the samples of one group from which λ is chosen. common/thinning_rule.h has the rule.
-// Work: one pass over m² / 2 squared distances to find coincident samples, and two or more passes
-// over m² squared distances to find the neighbors. The separation of near-coincident pairs takes
-// another pass over m² / 2 squared distances.
+// Work: about three passes over m² squared distances.
 #pragma once
 
 #include <algorithm>
@@ -110,8 +108,8 @@ void leave_out_near(const T* s,  // [m, m]
   }
 }
 
-// Sets `kept` to 1 for the samples that the choice uses and to 0 for all others. Returns the number
-// of kept samples. If fewer than two samples are distinct, all samples are kept.
+// Sets `kept` to 1 for the samples from which λ is chosen and to 0 for all others, and returns the
+// number of kept samples. If fewer than two samples are distinct, all samples are kept.
 template <typename T>
 int64_t thin(const T* s,  // [m, m]
              int64_t m, int64_t r,

@@ -3,10 +3,9 @@
 //
 //   acc[r] = Σ_c f(a[r][c], panel[c])        f(a, b) = a b   or   (a − b)²
 //
-// On AVX2 the six accumulators take 12 of the 16 registers. A row of the panel takes two more
-// registers, and a value of the left operand takes one. On AVX-512 six accumulators hide the
-// latency of a fused multiply-add. A long sum is computed from partial sums of kChunk terms, so its
-// rounding error is near the error of pairwise summation.
+// A tile has six rows, because six accumulators take 12 of the 16 registers of AVX2, and hide the
+// latency of a fused multiply-add on AVX-512. A long sum is computed from partial sums of kChunk
+// terms, so its rounding error is near the error of pairwise summation.
 #pragma once
 
 #include "cpu/simd.h"

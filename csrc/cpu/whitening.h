@@ -1,7 +1,7 @@
-// Whitening of one group of samples with a ridge τ that the samples determine.
+// Whitening of one group of samples with a ridge τ that is chosen from the samples.
 //
-// With V the standardized samples, D the standard deviations and R = VᵀV / M = U Λ Uᵀ the
-// correlations:
+// With the standardized samples V, the standard deviations D and the correlations
+// R = VᵀV / M = U Λ Uᵀ:
 //
 //   z = (x − mean) D^{−1} U (Λ + τ)^{−1/2},   τ = factor · argmin J(τ)
 //
@@ -53,8 +53,8 @@ void whitened(const Whitening<T>& w,
   }
 }
 
-// The length √(M λ_k) of the vector Vᵀ q_k, with q_k the eigenvector k of VVᵀ/M. If λ_k is a
-// rounding error, the result is 0. In the primal form the result is 1.
+// In the dual form, the length √(M λ_k) of the vector Vᵀ q_k with the eigenvector q_k of VVᵀ/M, or
+// 0 if λ_k is a rounding error. In the primal form, 1.
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);

@@ -1,7 +1,7 @@
 """The attackers of an audit: perceptrons, nearest neighbors and boosted trees.
 
-Every attacker is fitted to one set of rows, and predicts s for the validation and test rows: the
-class or cell of s, and a continuous s itself.
+Every attacker is fitted to one set of rows. For the validation and test rows it predicts the class
+or cell of s, and for a continuous s also the value.
 """
 
 import copy
@@ -51,7 +51,7 @@ def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
     """
     mean, scale = fit.z.mean(0), _scale(fit.z)
     values, vectors = torch.linalg.eigh((fit.z / scale).mT.cov().reshape(2 * [fit.z.shape[1]]))
-    kept = values > values[-1] * 1e-12  # the variance of rounding errors of float32 is smaller
+    kept = values > values[-1] * 1e-12  # above the rounding errors of float32
     if not bool(kept.any()):  # constant codes
         kept[-1], values = True, torch.ones_like(values)
     whitening = vectors[:, kept] * values[kept].rsqrt()
@@ -75,7 +75,7 @@ def _scale(x: Tensor) -> Tensor:
 def attackers(
     kinds: Sequence[str], classes: int, epochs: int, seed: int
 ) -> Iterator[tuple[str, Attacker]]:
-    """The name and the attacker, for each attacker of the kinds."""
+    """The attackers of the given kinds, with their names."""
     if "perceptrons" in kinds:
         for view in ("standardized", "whitened"):
             for size in HIDDEN_SIZES:

@@ -95,7 +95,7 @@ def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
     """Cells of nearly equal probability for a continuous s.
 
     Every cell is split at the median of its column of largest variance, until there are ``count``
-    cells. The cells of one column are intervals between quantiles. The cells of a circle are arcs.
+    cells. For one column, the cells are intervals between quantiles.
 
     Args:
         s: (N, k) float64, whose medians split the cells.
@@ -161,7 +161,11 @@ def _require_like_training(z: Tensor, s: Tensor, codes: Tensor, nuisance: Tensor
 
 
 def _warn_of_unknown_classes(s: Tensor, nuisance: Tensor) -> None:
-    """Warn of classes without training rows: each set may have numbered its classes alone."""
+    """Warn of classes without training rows. Training and test set may number classes differently.
+
+    Raises:
+        ValueError: no class of the test rows has training rows.
+    """
     unknown = ~torch.isin(s, nuisance)
     count = int(unknown.sum())
     if not count:
@@ -188,7 +192,7 @@ def _require_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> N
 
 
 def _tensor(name: str, value: Any, hint: str = "") -> Tensor:
-    """The tensor of an array or tensor of numbers; ``hint`` ends the error about other dtypes."""
+    """Convert an array or a tensor of numbers. ``hint`` ends the error about another dtype."""
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)

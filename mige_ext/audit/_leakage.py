@@ -6,18 +6,15 @@ information from below (Barber and Agakov, 2003)::
     I(z; s) ≥ E[log q'(s | z) − log p(s)],     q'(c | z) ∝ p(c) (q(c | z) / p₀(c))ᵗ
 
 p₀ has the frequencies in the rows that the attacker is fitted to, and p has the frequencies in the
-rows for which the attacker predicts s. The *gain* is the mean of log q'(s | z) − log p(s). Each
-attacker has one exponent t ≥ 0. A value below 1 corrects an attacker whose predictions are too
-certain.
+rows for which the attacker predicts s. The *gain* is the mean of log q'(s | z) − log p(s).
 
-t is the exponent with the largest gain on the validation rows, multiplied by
-1 − (standard error / gain)⁴. If this gain is not larger than its standard error, t is 0. Without
-the factor, a gain by chance on the validation rows would be a loss on the test rows. With the
-factor, an attacker that has learned nothing gets 0 nats or nearly 0. The factor is about 1 for a
-clear gain.
+Each attacker has one exponent t ≥ 0. A value below 1 corrects an attacker whose predictions are too
+certain. t is the exponent with the largest gain on the validation rows, multiplied by
+1 − (standard error / gain)⁴, or 0 if the gain is not larger than its standard error. The factor is
+about 1 for a clear gain, and gives an attacker that has learned nothing about 0 nats.
 
-No attacker and no t is fitted to the test rows. The strongest attacker is chosen on the validation
-rows, so the choice does not inflate the bound.
+The attackers, t and the choice of the strongest attacker do not use the test rows, so the choice
+does not inflate the bound.
 """
 
 import math
@@ -58,7 +55,7 @@ def leakage(
     neighbors in whitened z, and gradient-boosted trees. The strongest attacker is chosen on a fifth
     of the training rows, called the validation rows, and measured on the test rows. The choice
     therefore does not bias the result upward. If s is independent of z, the expected result is at
-    most 0. Most such results are exactly 0, and others are within about one standard error of 0.
+    most 0, and most results are exactly 0.
 
     For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².
@@ -68,9 +65,9 @@ def leakage(
             trained on, because an encoder reveals more about its training data.
         s: what the codes should not reveal. Floats, (N,) or (N, k), are continuous. Integers or
             booleans, (N,), are categorical.
-        test: fraction of the rows that are drawn at random as test rows; or a pair (z, s) of test
-            rows, and then all rows of the arguments z and s are training rows. Pass a pair if
-            several rows belong together, such as the rows of one person.
+        test: fraction of the rows that are drawn at random as test rows; or a pair (z, s) of
+            separate test rows. Pass a pair if several rows belong together, such as the rows of one
+            person.
         bins: number of cells of a continuous s, a power of two.
         attackers: kinds of attackers, a part of ``ATTACKERS``.
         epochs: passes of the perceptrons over the training rows. For fewer than 10,000 rows a pass
@@ -188,7 +185,7 @@ def _measure(
     known = frequencies > 0
     ratios = []
     for prediction in predictions:
-        # Mixed with the frequencies, no probability is 0, and the loss of a row is finite.
+        # The probabilities are mixed with the frequencies, so that none is 0.
         rest = 1 / (2 + len(validation.label))
         ratio = ((1 - rest) * prediction.log_p.double().exp() / frequencies + rest).log()
         ratios.append(torch.where(known, ratio, 0.0))

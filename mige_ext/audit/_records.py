@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-#: The kinds of attackers. The perceptrons have two sizes and two views of z.
+#: The kinds of attackers. There are four perceptrons: two sizes, on standardized and whitened z.
 ATTACKERS = ("perceptrons", "neighbors", "trees")
 
 

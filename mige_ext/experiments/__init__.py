@@ -1,1 +1,1 @@
-"""The experiments, with a package and a command for each."""
+"""The experiments of Wen et al. (ICLR 2020) and information removal, one package each."""

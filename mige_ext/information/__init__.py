@@ -7,11 +7,10 @@ With ``z = E_ψ(x)``, the gradient of the entropy needs only the score of z:
 A score estimator therefore gives ∇H, and ``I(x; z) = H(x) + H(z) − H(x, z)`` gives ∇I, without an
 estimate of H or I (Wen et al., ICLR 2020). The functions of this package return *surrogates*, which
 are scalars with the gradient of H or I. Maximize or minimize a surrogate like the quantity itself,
-and do not read its value: by Stein's identity ``E[z·∇ log q(z)] = −d``, the surrogate of an entropy
-is near d for any density.
+and ignore its value, which means nothing.
 
-To remove a nuisance s from a representation z, minimize ``I(s; z)`` beside the loss of the task, at
-a fixed scale of z. ``docs/removing.md`` has the recipe and its conditions.
+To remove a nuisance s from a representation z, add ``I(s; z)`` to the loss, at a fixed scale of z.
+``docs/removing.md`` has the recipe.
 
 Every argument that requires a gradient gets a gradient of its dtype. Scores are computed in float32
 or float64, also under autocast. A second derivative raises an error.

@@ -1,13 +1,12 @@
 """Mutual information with categories: ``I(s; z)`` of a class s, and information given a class y.
 
-``I(s; z) = H(z) − Σ_c p(c) H(z | c)`` has the gradient ``−(ŝ(z_i) − ŝ_c(z_i)) / M`` in z_i. ŝ is
-the score of all samples, and ŝ_c the score within the class c of the sample. By Bayes' theorem the
-difference is a gradient of the log-probability of the class, ``ŝ_c(z) − ŝ(z) = ∇_z log p(c | z)``.
-With ``marginal="paired"`` Gaussian classifiers give this gradient
+Let ŝ be the score of all samples, and ŝ_c the score of the samples in class c. The gradient of
+``I(s; z) = H(z) − Σ_c p(c) H(z | c)`` with respect to a sample z_i of class c is
+``(ŝ_c(z_i) − ŝ(z_i)) / M``. By Bayes' theorem, ``ŝ_c(z) − ŝ(z) = ∇_z log p(c | z)``. With
+``marginal="paired"``, Gaussian classifiers give this difference
 (:mod:`mige_ext.scores.categorical`). Otherwise an estimator gives the two scores.
 
-The classes of one size form one batch of groups. On CUDA the host waits several times in each call
-for the number of classes and their sizes.
+On CUDA the host waits several times in each call for the number of classes and their sizes.
 """
 
 from collections.abc import Callable, Iterator
@@ -184,7 +183,7 @@ def _integers(value: Tensor) -> Tensor:
 def _cells(s: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
     """The cell of each sample, (..., M), and the condition of each cell, (K).
 
-    A *cell* is a pair (c, y) of a class and a condition. All results are numbered from 0.
+    A *cell* is a pair (c, y) of a class and a condition. Cells and conditions are numbered from 0.
     """
     classes, ids = s.unique(return_inverse=True)
     if given is None:
@@ -222,9 +221,9 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
 def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
     """Warn if no class has ``least`` samples, for example because numbers were given as integers.
 
-    ``ids`` are integers from 0 to ``count`` − 1. If ``count`` is small, one class must be large
-    enough. The sizes, for which the host waits on CUDA, are then not computed.
+    ``ids`` are integers from 0 to ``count`` − 1.
     """
+    # With few classes, one class must be large enough, and the sizes need not be counted.
     if ids.numel() == 0 or (least - 1) * count < ids.shape[-1] or not may_warn("small classes"):
         return
     largest = int(_per_group(ids).unique(return_counts=True)[1].max())
@@ -264,7 +263,7 @@ def _classifier(cells: Tensor, conditions: Tensor, z: Tensor) -> tuple[Tensor, T
 def _scores_within(
     estimator: ScoreEstimator, others: Tensor, cells: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The surrogate of I(s; z | y) and its gradient, from the scores within ``others`` and cells.
+    """The surrogate of I(s; z | y) = H(z | y) − H(z | s, y), and its gradient.
 
     H(z | y) is estimated within the classes ``others``, and H(z | s, y) within the cells.
     """
@@ -293,8 +292,8 @@ def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple
     """The mean of a surrogate over the classes, weighted by their frequencies, and its gradients.
 
     Args:
-        compute: takes tensors (k, n, d), and returns the mean of the surrogate over the k groups
-            and its gradients.
+        compute: a function of tensors (k, n, d), which returns the mean of the surrogate over the k
+            groups and its gradients.
         ids: the class of each sample, (..., M).
         tensors: (..., M, d).
     """
@@ -304,7 +303,7 @@ def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple
     sizes = list(_rows_by_size(ids))
     for rows in sizes:
         weight = rows.numel() / ids.numel()
-        # Only the largest classes may warn: a small class beside larger ones is no mistake.
+        # Only the largest classes may cause a warning, because small classes are usual.
         with without_warning("few samples") if rows is not sizes[-1] else nullcontext():
             part, *parts = compute(*(tensor[rows] for tensor in flat))
         value = value + weight * part

@@ -11,8 +11,8 @@ from mige_ext.projection import RandomProjection
 from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import ScoreEstimator, require_estimator
 
-#: The default estimator. Its Gaussian part is "ridge", which biases gradients of information less
-#: than "qis", although "qis" gives better scores.
+#: The default estimator, with the Gaussian part "ridge". ("qis" gives better scores, but biases
+#: gradients of information more.)
 DEFAULT_ESTIMATOR = AdaptiveScore()
 
 

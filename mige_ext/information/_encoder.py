@@ -25,9 +25,9 @@ def encoder_information(
     of the entropies of these K sets. H(z | x) is the mean over the N inputs of the entropy of the K
     draws.
 
-    Estimated scores are too small, and fewer samples give smaller scores. With K ≠ N the difference
-    of the two entropies is therefore biased. Choose K = N. If the entropy of the encoder is known
-    in closed form, give this entropy as ``conditional``, and use a calibrated estimator such as
+    Estimated scores are too small, and fewer samples give smaller scores. The difference of the two
+    entropies is therefore biased unless K = N. If the entropy of the encoder is known in closed
+    form, give this entropy as ``conditional``, and use a calibrated estimator such as
     ``SSGE(calibrate="stein")``.
 
         >>> import torch, mige_ext as mige
@@ -41,12 +41,13 @@ def encoder_information(
     Args:
         z: K reparameterized draws for each of N inputs, (..., N, K, d) with N >= 2.
         estimator: any object with a method ``score``; by default :data:`DEFAULT_ESTIMATOR`.
-        conditional: H(z | x) up to a constant, as the mean of a differentiable tensor of any shape.
+        conditional: a differentiable tensor of any shape, whose mean is H(z | x) up to a constant.
             By default H(z | x) is estimated from the draws, which needs K >= 2.
         group: a process group whose ranks' inputs form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar. Its gradients in z and ``conditional`` are the gradients of I(x; z) in nats.
+        A scalar, whose gradients with respect to z and ``conditional`` are those of I(x; z) in
+        nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.

@@ -29,7 +29,7 @@ def entropy(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar. Its gradient in z is the gradient of H(z) in nats.
+        A scalar, whose gradient is the gradient of H(z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.
@@ -52,10 +52,10 @@ def negentropy(
 ) -> Tensor:
     """Surrogate of the negentropy, ``J(z) = H(Gaussian with the covariance of z) − H(z) >= 0``.
 
-    Its gradient is ``(ŝ(z) − ŝ_G(z)) / (number of samples)``, with ŝ the score of the estimator and
+    The gradient is ``(ŝ(z) − ŝ_G(z)) / (number of samples)``, with ŝ the score of the estimator and
     ŝ_G the score of its Gaussian part (:meth:`.AdaptiveScore.gaussian_score`). J is zero for
     Gaussian samples, and invertible linear maps of z do not change J. The value of the surrogate
-    means nothing, and is near 0 for any density.
+    means nothing.
 
     Maximizing J *contracts* z: the samples move into clusters at a fixed covariance, and z loses
     all information that the rest of the loss does not need. Minimizing J makes z Gaussian. To
@@ -67,8 +67,7 @@ def negentropy(
         >>> z.grad.shape
         torch.Size([256, 4])
 
-    Fix the scale of z and use a small weight. ``docs/removing.md`` has a recipe, and weights at
-    which codes collapsed.
+    Fix the scale of z and use a small weight (``docs/removing.md`` has a recipe).
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are independent groups, over which
@@ -78,8 +77,8 @@ def negentropy(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar. Its gradient in z is the gradient of J(z) in nats, and is 0 up to rounding if the
-        estimator finds no correction of its Gaussian part.
+        A scalar, whose gradient is the gradient of J(z) in nats. The gradient is 0 up to rounding
+        if the estimator uses its Gaussian part unchanged.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.

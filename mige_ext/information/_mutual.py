@@ -33,14 +33,12 @@ def mutual_information(
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
 
-    Both x and z may be representations (circumstance II of the paper), or one of them data. The
-    gradient of the marginal entropy of an argument that needs no gradient is left out.
+    Both x and z may be representations (circumstance II of the paper), or one of them data.
 
-    The gradient does not depend on the units of x and z. The default and the Gaussian estimators
-    scale the pair themselves. For an estimator with one bandwidth for all columns
-    (:attr:`.FittableEstimator.has_common_bandwidth`), each of x and z is first divided by its root
-    mean square deviation over samples and columns. If the bandwidth is a number, x and z are not
-    divided, because the number has the unit of the samples.
+    The gradient does not depend on the units of x and z. For an estimator with one bandwidth for
+    all columns (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are each divided by their
+    root mean square deviation first, unless the bandwidth is a number, which has the unit of the
+    samples.
 
     For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
     train such an encoder, use :func:`code_information`.
@@ -68,16 +66,15 @@ def mutual_information(
             the paper).
         marginal: where the scores of the marginals come from.
 
-            - "paired": from x alone and from z alone. The score of the joint may start from the
-              scores of the marginals (:meth:`.AdaptiveScore.score_pair`). Errors of the three
-              scores then cancel. An estimator without a method ``score_pair`` uses "own".
-            - "own": from x alone and from z alone. The score of the joint is estimated separately,
-              and is shrunk more, because the joint has more dimensions. The difference between the
-              two shrinkages adds a term like an entropy to the gradient: minimizing I(x; z) then
-              also contracts z (:func:`negentropy`).
-            - "matched": from pairs (x, z) with x permuted at random, which are samples of the
-              product of the marginals. Joint and marginals are then shrunk alike, and for
-              independent x and z the expected gradient is 0 with any estimator.
+            - "paired": from x alone and from z alone. The score of the pair (x, z) may start from
+              these two scores (:meth:`.AdaptiveScore.score_pair`), so that errors cancel. An
+              estimator without a method ``score_pair`` uses "own".
+            - "own": from x alone and from z alone. The score of the pair is estimated separately,
+              and is shrunk more, because the pair has more dimensions. Minimizing I(x; z) then also
+              contracts z (:func:`negentropy`).
+            - "matched": from pairs (x, z) with x permuted at random, which have the density
+              p(x) p(z). All scores are then shrunk alike, and for independent x and z the expected
+              gradient is 0 with any estimator.
 
             For a category x, "paired" is the gradient of Gaussian classifiers, which takes no
             ``estimator``. "own" is the score within the class minus the score of z. "matched" is
@@ -88,7 +85,7 @@ def mutual_information(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar. Its gradients in x and z are the gradients of I(x; z) in nats.
+        A scalar, whose gradients with respect to x and z are the gradients of I(x; z) in nats.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite. A category x is given
@@ -169,8 +166,8 @@ def code_information(
         group: a process group whose ranks' samples form one batch, see :mod:`mige_ext.distributed`.
 
     Returns:
-        A scalar. Its gradients in x and z are the gradients of the information in nats. The
-        gradient in z includes the derivative of ρ.
+        A scalar, whose gradients with respect to x and z are the gradients of the information in
+        nats, including the derivative of ρ.
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite.

@@ -7,8 +7,7 @@ the same for any number of threads.
 
 A wrong shape, device or number raises ValueError, and a wrong type or dtype raises TypeError. NaN,
 infinity, and a bandwidth that is not positive raise RuntimeError on the CPU. On CUDA, where a check
-would stall the stream, such a value makes all results of its group NaN, except the integers J of
-``ssge`` and base of ``adaptive_score``, which become 0.
+would stall the stream, all results of the group become NaN, and integers become 0.
 
 ``mige_ext.reference`` has the same operators in plain torch.
 """

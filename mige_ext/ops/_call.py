@@ -16,10 +16,9 @@ from mige_ext._torch_compat import in_forward_mode
 
 _library = torch.ops.mige_ext
 
-# The shapes of the tensors of an operator. Arguments that are numbers come last and are left out.
-# "*" stands for the leading dimensions, which all tensors of a call share, and a letter for a size.
-# "int64" is the dtype of a result. The last two dimensions of a "transposed" result are swapped in
-# memory.
+# The shapes of the tensors of an operator. "*" stands for the leading dimensions, which all tensors
+# of a call share, and a letter for a size. The last two dimensions of a "transposed" result are
+# swapped in memory. Arguments that are numbers come last and are left out.
 _SHAPES = {
     "squared_distances": "x *Md, y *Nd -> *MN",
     "distance_quantile": "x *Md -> *",
@@ -51,8 +50,7 @@ _ERRORS: dict[str, type[Exception]] = {
 class _WithoutDerivative(Function):
     """An operator without a derivative, which raises an error when it is differentiated.
 
-    A Python kernel that is registered for autograd would do the same, but would add 7 µs to every
-    call, which is 5 % of the time of a score of few samples.
+    A Python kernel that is registered for autograd would do the same, but add 7 µs to every call.
     """
 
     @staticmethod
@@ -98,7 +96,7 @@ def call(name: str, *args: Any) -> Any:
         interruption = None if torch.compiler.is_compiling() else _C.take_interruption()
         if interruption is not None:  # such as KeyboardInterrupt
             raise interruption from None
-        if torch.compiler.is_compiling():  # the message cannot be read
+        if torch.compiler.is_compiling():  # the compiler cannot trace the code below
             raise
         raise _translated(name, args, error) from None
 
@@ -112,7 +110,7 @@ def _requires_grad(args: Sequence[Any]) -> bool:
 
 
 def _with_leading_dimension(info: Any, in_dims: Any, args: Sequence[Any]) -> list[Any]:
-    """The arguments of an operator, with the dimension that vmap maps over as the first one."""
+    """The arguments of an operator, with the dimension that vmap maps over moved to the front."""
     size = info.batch_size
     return [
         (a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0))
@@ -123,7 +121,7 @@ def _with_leading_dimension(info: Any, in_dims: Any, args: Sequence[Any]) -> lis
 
 
 def _vmap(name: str, info: Any, in_dims: Any, *args: Any) -> Any:
-    """The rule of torch.func.vmap, for which a mapped dimension is a leading dimension."""
+    """The rule of torch.func.vmap: the mapped dimension becomes a leading dimension."""
     result = getattr(_library, name)(*_with_leading_dimension(info, in_dims, args))
     return result, tuple(0 for _ in result) if isinstance(result, tuple) else 0
 
@@ -134,7 +132,7 @@ def _tensors(name: str) -> list[list[str]]:
 
 
 def _translated(name: str, args: Sequence[Any], error: Exception) -> Exception:
-    """The documented error: TypeError for a wrong type, otherwise the type in the message."""
+    """The error to raise: TypeError for a wrong type, otherwise the type that the message names."""
     for (argument, _), value in zip(_tensors(name), args, strict=False):
         if value is not None or argument not in _OPTIONAL.get(name, ()):
             try:

@@ -13,10 +13,9 @@ from mige_ext.ops._call import call, real
 def squared_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Squared Euclidean distances ``‖x_i − y_j‖²``, from the differences x_i − y_j.
 
-    The formula ``‖x‖² + ‖y‖² − 2x·y`` would lose digits. With differences, equal rows are at
-    distance exactly 0, no value is negative, and the distances of close points are accurate. A
-    value that overflows becomes the largest finite number. The result is differentiable in ``x``
-    and ``y``.
+    Unlike the formula ``‖x‖² + ‖y‖² − 2x·y``, the differences keep the distances of close points
+    accurate, and the distance of equal points is exactly 0. A value that overflows becomes the
+    largest finite number. The result is differentiable with respect to ``x`` and ``y``.
 
     Args:
         x: points, (..., M, d).
@@ -51,7 +50,7 @@ def _normalized(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Ten
 
 
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The gradients in the normalized points, from the gradient in the squared distances."""
+    """The gradients with respect to the normalized points, from the gradient of the distances."""
     with no_autocast(grad):
         if y is None:
             grad = grad + grad.mT
@@ -62,7 +61,7 @@ def _distance_backward(grad: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tenso
 
 
 def _is_transformed() -> bool:
-    """Whether the derivatives that are registered for the operators cannot be used.
+    """Whether a derivative must be written in torch operations, not registered for the operator.
 
     A registered derivative raises an error under ``torch.func.grad``, and is 0 in forward mode. An
     exported program may be transformed later.
@@ -125,7 +124,7 @@ def rbf_gram(x: Tensor, y: Tensor | None = None, *, bandwidth: Tensor) -> Tensor
     """RBF Gram matrix ``k_ij = exp(−‖x_i − y_j‖² / 2σ²)``.
 
     If ``y`` is not given, the matrix is exactly symmetric and its diagonal is exactly 1. The result
-    is differentiable in all three arguments.
+    is differentiable with respect to all three arguments.
 
     Args:
         x: points, (..., M, d).
@@ -156,7 +155,7 @@ def _rbf_gram_backward(
     x, y, bandwidth, gram = ctx.saved_tensors
     weighted = grad * gram
     x, y, unit = _normalized(x, y)
-    # σ is divided by the unit, because σ² and 1/σ may be out of range.
+    # σ² and 1/σ may overflow or underflow, so σ is divided by the unit.
     absolute = per_group(bandwidth)
     sigma = positive(absolute / unit)
     grad_x, grad_y = _distance_backward(-weighted / 2, x, y)
@@ -185,8 +184,8 @@ torch.library.register_autograd(
 def rbf_gradient_sum(x: Tensor, *, bandwidth: Tensor) -> Tensor:
     """Gradient sum of the RBF kernel, ``H_j = Σ_i ∇_{x_i} k(x_i, x_j)``.
 
-    ``H = −(K X − diag(K1) X) / σ²`` takes a matrix product and row sums in place of an M×M×d array.
-    The samples are centered first, so that a common offset costs no accuracy. The result is not
+    ``H = −(K X − diag(K1) X) / σ²`` takes a matrix product and row sums instead of an M×M×d array.
+    The samples are centered first, so a common offset costs no accuracy. The result is not
     differentiable.
 
     Args:

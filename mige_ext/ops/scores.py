@@ -10,15 +10,13 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition ``K = U diag(λ) Uᵀ`` of symmetric matrices, in parallel over the groups.
 
     The CPU uses LAPACK's divide and conquer, with one thread for each matrix. Up to M = 2048, CUDA
-    uses pivoted Cholesky and one-sided Jacobi (Veselić and Hari 1989), by a warp, a thread block or
-    many thread blocks for each matrix, and does not wait for the device. Above M = 2048, CUDA uses
-    torch's solver, which waits for the device and treats NaN as torch does. The result is not
-    differentiable. For a derivative, use ``torch.linalg.eigh``, which decomposes the matrices of a
-    batch one after another.
+    uses pivoted Cholesky and one-sided Jacobi (Veselić and Hari 1989), and does not wait for the
+    device. Above M = 2048, CUDA uses torch's solver, which waits for the device. The result is not
+    differentiable; ``torch.linalg.eigh`` has a derivative.
 
     In float32 the CUDA kernels refine the result with sums in float64. Eigenvalues then have errors
     of at most 1e-7 of the largest magnitude, and UᵀU − I has elements of at most 2e-7. Eigenvalues
-    that are closer to each other than the residual KU − UΛ have errors of up to its norm.
+    that are closer to each other than ‖KU − UΛ‖ have errors of up to this norm.
 
     Args:
         k: symmetric matrices, (..., M, M); only the lower triangle is read.
@@ -51,8 +49,8 @@ def ssge(
 
     ``power=1`` gives the score ``∇ log q`` at the samples. ``power=2`` gives the coefficients W of
     the Nyström extension ``∇ log q(z) = k(z, X) W`` (:func:`rbf_product`). Scale and offset of the
-    samples are removed first, and cost neither accuracy nor range. A group of equal samples has
-    score 0, and J = 0 if ``bandwidth`` is not given. The results are not differentiable.
+    samples cost neither accuracy nor range. A group of equal samples has score 0, and J = 0 if
+    ``bandwidth`` is not given. The results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -132,8 +130,9 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         s₀ = −w P u,   w = (ν + d) / (ν − 2 + uᵀPu).
 
     The *departure* is R = s₀ + z, with the divergence
-    ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the risk of a
-    candidate is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, and is 0 for the Gaussian score.
+    ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the *risk* of a
+    choice of ν, μ and P is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, an estimate of half the
+    mean squared error up to a constant. The Gaussian score has risk 0.
 
     1. With μ = 0 and P = I, the first ν is chosen among 3, 4, 6, 10, 20 and 50 by the lowest sum of
        the risk and its standard error. If no sum is below 0, ν is infinite, and the departure is 0.
@@ -185,30 +184,30 @@ def adaptive_score(
 
     The bound of a candidate is its risk plus the standard error of the risk. The result is the
     candidate with the lowest bound, or the Gaussian score (R = 0) if no bound is below 0. The
-    search over λ in [1e-5, 0.1] starts at the power of ten next to 1/M, goes on by factors of 10 as
-    long as the bound falls, and then tries the λ half a decade towards a neighbor.
+    search over λ in [1e-5, 0.1] starts at the power of ten next to 1/M, changes λ by factors of 10
+    as long as the bound falls, and then tries the λ half a decade towards the better neighbor.
 
     The *departure* of a score is its difference from the Gaussian score −z. If ``start`` is given,
     base 2 corrects ``s₀ = −z + R₀`` with the departure R₀ = ``start`` of another score, and s₀
     itself (R = R₀) is a candidate too. The divergence of base 2 takes R₀ at a sample as a function
     of this sample alone, and has the last term ``(1 − (BK)_ii) δ_i`` with ``B = (K + λM I)^{−1}``
-    and δ = ``start_divergence``. The departure and the divergence that a call returns can be the
-    start of another call. A group whose start and divergence are all 0 has no start.
+    and δ = ``start_divergence``. A group whose start and divergence are all 0 has no start.
 
     The estimate of the risk assumes independent samples. If two samples nearly coincide, the
-    estimated risk of a small λ is far too low, and the smallest λ would be chosen. λ, base and σ
-    are therefore chosen without one sample of each pair that coincides up to rounding. If there are
-    more near-coincident pairs than among independent samples, one sample of each near-coincident
-    pair is left out too (``csrc/common/thinning_rule.h``). The score is then computed from all
-    samples. If samples are left out and fewer than 8 remain, the result is the Gaussian score.
+    estimated risk of a small λ is far too low. λ, base and σ are therefore chosen without one
+    sample of each pair that coincides up to rounding. One sample of each near-coincident pair is
+    left out too, if there are more such pairs than among independent samples
+    (``csrc/common/thinning_rule.h``). The score is then computed from all samples. If samples are
+    left out and fewer than 8 remain, the result is the Gaussian score.
 
     Directions without variance and constant columns do not count (:func:`ridge_whitening`). The
     results are not differentiable.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        start: the departure R₀ at the samples, (..., M, d), in the units of a score of x. With
-            d > M, only the part in the directions of the samples counts.
+        start: the departure R₀ at the samples, (..., M, d), in the units of a score of x, such as
+            the departure of another call. With d > M, only the part in the span of the samples
+            counts.
         start_divergence: δ_i, the divergence of R₀ in whitened coordinates with respect to sample
             i, (..., M). For z = (x − mean) A the divergence is ``Σ_ab ∂R₀_a/∂x_b C_ab``, where
             C = (A Aᵀ)^{−1} is the covariance with its ridge.
@@ -224,8 +223,8 @@ def adaptive_score(
         - σ in whitened units, (...);
         - the fraction of the samples that the choice left out, (...);
         - the departure of the scores, (..., M, d), in the units of a score of x;
-        - the divergence div_i R in whitened coordinates, (..., M). In a score with a correction, a
-          sample that was left out has the divergence of the nearest sample that was not left out.
+        - the divergence div_i R in whitened coordinates, (..., M). A sample that was left out has
+          the divergence of the nearest other sample.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.

@@ -1,4 +1,4 @@
-"""The operators of :mod:`mige_ext.ops` in plain torch, in any dtype: the oracle of the tests.
+"""The operators of :mod:`mige_ext.ops` in plain torch, in any dtype, for the tests.
 
 Tests compare the operators with these functions in float64. The functions follow the formulas of
 the papers with every intermediate, and use no code of the operators. Only tests and benchmarks

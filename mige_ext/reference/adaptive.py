@@ -1,4 +1,4 @@
-"""The adaptive score in plain torch: its candidates, their risks, and the search among them."""
+"""The adaptive score in plain torch. :func:`mige_ext.ops.adaptive_score` has the formulas."""
 
 import math
 from functools import cache
@@ -84,12 +84,12 @@ def _choice(
 ) -> tuple[float, int, Tensor, Tensor]:
     """λ, base, risk and standard error of the candidate with the lowest bound.
 
-    The search starts at λ number ``first``. If ``first`` is None, no λ is tried.
+    ``first`` is the index in LAMBDA_GRID at which the search starts; None tries no λ.
     """
 
     @cache
     def best(i: int) -> tuple[float, int, Tensor, Tensor]:
-        """Bound, base, risk and standard error at λ number i, for the base with the lower bound."""
+        """Bound, base, risk and standard error of the base with the least bound, at index i."""
         options = []
         for base in range(3 if of_start else 2):
             lam = LAMBDA_GRID[i]
@@ -129,8 +129,6 @@ def _choice(
 def adaptive_kept(z: Tensor) -> Tensor:
     """Which samples take part in the choice of λ, (M, d) -> (M), boolean.
 
-    One of several samples that coincide up to rounding is kept. If there are more near-coincident
-    pairs than among independent samples, one sample of each such pair is left out.
     csrc/common/thinning_rule.h explains the rule.
     """
     m, d = z.shape
@@ -165,7 +163,7 @@ def adaptive_kept(z: Tensor) -> Tensor:
 
 
 def adaptive_start(m: int) -> int:
-    """The index of the λ that is tried first: the power of ten on the grid next to 1/M."""
+    """The index of the λ that is tried first: the power of ten next to 1/M."""
     return min(max(2 * round(math.log10(m)) - 2, 0), len(LAMBDA_GRID) - 1)
 
 
@@ -209,7 +207,7 @@ def adaptive_divergence(
     dimensions: int | None = None,
     start_divergence: Tensor | None = None,
 ) -> Tensor:
-    """``div_i R`` of R = F + z by the total derivative, in which K and H depend on z too, (M,).
+    """``div_i R`` of R = F + z, with the derivatives of K and H, (M,).
 
     ``dimensions`` is the number of dimensions that count, by default d. ``start_divergence`` is the
     divergence of the start of base 2, (M,).

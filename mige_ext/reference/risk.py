@@ -1,4 +1,4 @@
-"""The risk of a candidate score: the mean of the values r of the samples, (M,)."""
+"""The risk of a candidate score, which is the mean of one value r for each sample, (M,)."""
 
 import math
 

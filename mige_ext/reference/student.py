@@ -70,7 +70,6 @@ def student_departure(
     w = student_weight(inner, nu, dimensions)
     slope = -w / (nu - 2 + inner)
     score = -w.unsqueeze(-1) * pu
-    # Σ_k P_kk over the dimensions that count. All other columns of z have P_kk = 1.
     trace = dimensions + precision.trace() - len(precision)
     divergence = dimensions - w * trace - 2 * slope * pu.square().sum(-1)
     risk = score.square().sum(-1) / 2 - z.square().sum(-1) / 2 + divergence

@@ -79,14 +79,14 @@ class PairScoreEstimator(ScoreEstimator, Protocol):
 
 
 class AdditiveStatistics(Protocol):
-    """Sums over samples. The sums of two processes may be added."""
+    """Sums over samples, which can be added over processes."""
 
     moments: Tensor  #: the sums, one tensor
 
 
 def require_estimator(estimator: object) -> None:
     """Raise TypeError for an object without a method ``score``."""
-    # isinstance with a protocol would take several µs, which matters in a short step.
+    # isinstance with a protocol would take several µs.
     if isinstance(estimator, type) or not callable(getattr(estimator, "score", None)):
         raise TypeError(f"estimator must have a method score(samples), got {estimator!r}")
 
@@ -102,14 +102,14 @@ F = TypeVar("F", bound="Fitted")
 
 
 class Fitted:
-    """A fitted score, which gives scores at any points. The class of a fit documents the cost.
+    """A fitted score, which gives scores at any points. The subclass documents the cost.
 
     A fit is a frozen record of tensors, which can be pickled and moved by :meth:`to`.
     :meth:`state_dict` converts a fit for ``torch.save`` and ``torch.load(..., weights_only=True)``.
 
-    If a fit has a field ``unit``, its tensors except the diagnostics are in this unit of length,
-    which is a power of two. Samples of any magnitude then cost neither accuracy nor range. If a fit
-    has a field ``origin``, its tensors are also relative to this point.
+    Large and small samples are divided by a power of two, so that products neither overflow nor
+    underflow. The field ``unit`` is this power of two, and all tensors except the diagnostics are
+    in this unit. If there is a field ``origin``, the tensors are also relative to this point.
     """
 
     samples: Tensor
@@ -164,7 +164,7 @@ class Fitted:
         return summary(self)
 
     def _points(self, query: Tensor | None) -> Tensor:
-        """The query in the units that :meth:`_score` takes, or the samples of the fit."""
+        """The query in the units of the fit, or the samples of the fit."""
         if query is None:
             return self.samples
         _checks.require_query("query", query, self.samples)
@@ -192,7 +192,7 @@ class FittedGradient(Fitted):
 
         Raises:
             ValueError, TypeError: as for :meth:`score`.
-            ValueError: the fit is a kernel fit that is not curl-free, whose score is no gradient.
+            ValueError: the kernel is not curl-free, so that the score is no gradient.
         """
         points = self._points(query)
         with no_autocast(points):
@@ -205,14 +205,13 @@ class FittedGradient(Fitted):
 class FittableEstimator(ABC, Generic[F]):
     """An estimator whose score can be fitted to samples and then evaluated at any points.
 
-    Scores are computed on detached inputs, in float32 at least, also under autocast. Leading
-    dimensions of the samples are groups, which are independent of each other. The class of an
-    estimator documents the cost.
+    Scores are computed on detached inputs, in float32 or float64, also under autocast. Leading
+    dimensions of the samples are independent groups. The subclass documents the cost.
     """
 
     @property
     def has_common_bandwidth(self) -> bool:
-        """Whether one bandwidth, chosen from the samples, serves all columns.
+        """Whether all columns have the same bandwidth, chosen from the samples.
 
         The score of a pair (x, z) then depends on the scale of x relative to z.
         :func:`.mutual_information` therefore gives both arguments one scale first.
@@ -243,8 +242,8 @@ class FittableEstimator(ABC, Generic[F]):
     def fit(self, samples: Tensor) -> F:
         """Fit the score, which can then be evaluated at any points.
 
-        Argument and errors are those of :meth:`score`. The fit keeps copies of the values that its
-        scores need.
+        Argument and errors are those of :meth:`score`. The fit keeps copies of the tensors that it
+        needs.
         """
         return self._fit(self._prepared(samples))
 
@@ -280,14 +279,14 @@ class FittableEstimator(ABC, Generic[F]):
 class Diagnostics:
     """Diagnostics of a kernel estimate, one value for each group of samples, (...)."""
 
-    #: J, the number of eigenvalues that are kept. A smooth filter keeps all M (Md if curl-free). J
-    #: is 0 if all samples are equal and σ is not a number.
+    #: J, the number of eigenvalues that are kept: all M (Md if curl-free) for a smooth filter, and
+    #: 0 if all samples are equal and the setting ``bandwidth`` is not a number.
     rank: Tensor
     bandwidth: Tensor  #: σ, in the units of the samples
     energy: Tensor  #: fraction of trace(K) that belongs to the kept eigenvalues
-    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
-    #: samples; 1 for the true score. Kernel estimates are shrunk, so the value is below 1, and
-    #: falls with fewer samples or more dimensions.
+    #: ``−mean(s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: samples; 1 for the true score. Kernel scores are too small, so the value is below 1,
+    #: and falls with fewer samples or more dimensions.
     calibration: Tensor
 
 
@@ -295,7 +294,7 @@ class Diagnostics:
 
 
 def stein_calibration(samples: Tensor, scores: Tensor) -> Tensor:
-    """``−mean(Σ s·(z − m)) / d`` of each group, from z and s, (..., M, d) each -> (...).
+    """``−mean(s·(z − m)) / d`` of each group, from z and s, (..., M, d) each -> (...).
 
     m is the mean of the samples z. By Stein's identity the value is 1 for the true score. d counts
     the columns that vary, because a constant column has no density.
@@ -309,11 +308,11 @@ def varying_columns(samples: Tensor) -> Tensor:
 
 
 def stein_sum(samples: Tensor, scores: Tensor) -> Tensor:
-    """``Σ s·(z − m)`` over samples and dimensions, from z and s, (..., M, d) each -> (...).
+    """``Σ s·(z − m)`` over the samples, from z and s, (..., M, d) each -> (...).
 
-    m is the mean of the samples z. z − m is halved and s doubled, because a difference of finite
-    numbers may overflow.
+    m is the mean of the samples z.
     """
+    # z − m may overflow, so z − m is halved and s is doubled.
     half_mean = (samples / (2 * samples.shape[-2])).sum(-2, keepdim=True)
     return ((samples / 2 - half_mean) * scores * 2).sum((-2, -1))
 

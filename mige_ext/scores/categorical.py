@@ -1,28 +1,28 @@
 """The gradient of log p(c | z) for a class c, averaged over Gaussian classifiers.
 
-The density of class c is N(μ_c, Σ_c) with a shrunk covariance,
+A classifier assumes that class c has the density N(μ_c, Σ_c) with a shrunk covariance,
 
     Σ_c = (S_c + ν t_c Σ) / (n_c − 1 + ν).
 
-n_c is the number of samples in class c, S_c is their scatter, and Σ is the covariance within the
-classes plus a ridge, which is d/M times the covariance of all samples.
+n_c is the number of samples in class c, and S_c is their scatter matrix. Σ is the covariance within
+the classes plus a ridge, which is d/M times the covariance of all samples. There are 11 candidates
+of classifiers:
 
-Eight candidates combine four values of ν with two values of t_c. For ``ν = ∞`` the covariances are
-``t_c Σ``. One value is ``t_c = 1``. The other value is the scale of the class,
-``t_c = (tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``. Two more candidates split every class into two
-modes by 2-means, and are mixtures of Gaussians with ``ν = ∞`` for each mode. The last candidate
-assumes that z is independent of the class.
+- Eight candidates combine four values of ν with two values of t_c: 1, and the scale of the class,
+  ``(tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``. For ``ν = ∞`` the covariances are ``t_c Σ``.
+- Two candidates split every class into two modes by 2-means. Each mode is a Gaussian with
+  ``ν = ∞``, and the class is the mixture of both.
+- The last candidate assumes that z is independent of the class.
 
-The *evidence* of a candidate is the sum over the samples of the log-likelihood of the class,
-computed without the sample. The gradients of the candidates are averaged with weights proportional
-to the exponential of the evidence. The average is therefore near 0 unless a classifier predicts
-classes of unseen samples better than the frequencies of the classes do.
+The *evidence* of a candidate is its leave-one-out log-likelihood: the sum over the samples of the
+log-probability of the class, computed without the sample. The gradients of the candidates are
+averaged with weights proportional to the exponential of the evidence. The average is therefore near
+0 unless a classifier predicts classes better than the frequencies of the classes do.
 
-In coordinates where Σ = I, all candidates of a class have the eigenvectors of S_c. A sample changes
-each covariance by a matrix of rank one. One eigendecomposition for each class therefore gives the
-evidence of all candidates in closed form. 2-means is not repeated without each sample, so the
-evidence of the candidates with two modes is too high. ``SPLIT_COST`` times d for each class is
-subtracted from this evidence.
+In coordinates where Σ = I, all Σ_c of a class have the eigenvectors of S_c, and leaving out a
+sample changes them by a matrix of rank one. One eigendecomposition for each class therefore gives
+the evidence of all candidates in closed form. 2-means is not repeated without each sample, so the
+evidence of two modes is too high, and ``SPLIT_COST`` times d is subtracted for each class.
 """
 
 import math
@@ -39,7 +39,7 @@ from mige_ext._precision import about_origin, no_autocast, per_group, saturated
 STRENGTHS = (0.5, 2.0, 8.0, math.inf)
 #: Samples that the prior adds to the estimate of the scale of a class.
 SCALE_SAMPLES = 2
-#: Number that a split of the classes subtracts from the evidence, for each class and dimension.
+#: Correction of the evidence of candidates with two modes, for each class and dimension.
 SPLIT_COST = 0.75
 #: Iterations of 2-means.
 SPLIT_STEPS = 5
@@ -77,7 +77,7 @@ def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
 
 
 def _whitened(x: Tensor) -> tuple[Tensor, Tensor]:
-    """White samples of at most M columns, and the map to them: (..., M, r) and (..., d, r)."""
+    """White samples (..., M, r) with r = min(M, d), and the map to them, (..., d, r)."""
     mean, whitening, _ = ops.ridge_whitening(x)
     white = (x - mean.unsqueeze(-2)) @ whitening
     if x.shape[-1] <= x.shape[-2]:
@@ -110,8 +110,8 @@ class _Classes:
     basis: Tensor  #: map from white samples to the coordinates where Σ = I, (G, r, r)
     member: Tensor  #: the Gaussian of each sample, (G, M)
     sizes: Tensor  #: number of samples of each Gaussian, (G, K)
-    rivals: Tensor  #: whether the Gaussian has samples and the condition of the sample, (G, K, M)
-    own: Tensor  #: whether the Gaussian is a rival and has the sample's class, (G, K, M)
+    rivals: Tensor  #: whether the Gaussian has samples, and the sample's condition, (G, K, M)
+    own: Tensor  #: the same for Gaussians of the sample's class, (G, K, M)
     values: Tensor  #: eigenvalues of the scatter of each Gaussian, (G, K, r)
     vectors: Tensor | None  #: eigenvectors of the scatter, (G, K, r, r); None for the identity
     trace: Tensor  #: trace of the scatter, (G, K)
@@ -210,7 +210,7 @@ class _Classes:
             residual.expand_as(self.offset) if self.vectors is None else residual @ self.vectors
         )
 
-        # The Gaussians that do not contain the sample: only Σ changes without the sample.
+        # For the Gaussians of other samples, leaving out the sample changes only Σ.
         scatter, identity = self._candidates(self.sizes, self.trace)
         inflation = (freedom / (freedom - 1).clamp(min=1)).unsqueeze(-1)
         variances = self._variances(scatter, identity * inflation)
@@ -220,8 +220,8 @@ class _Classes:
         volume = variances.log().sum(-2).unsqueeze(-2)
         rest = _logits(forms, removed, volume, self.sizes[..., None, None] + 0.5)
 
-        # The sample's own Gaussian: its scatter changes too. If it has no other sample, the overall
-        # mean replaces its mean.
+        # For the sample's own Gaussian, the scatter changes too. If the Gaussian has no other
+        # sample, the overall mean replaces its mean.
         values = _gathered(self.values, self.member)
         trace = self.trace.gather(-1, self.member) - h * self.residual.square().sum(-1)
         scatter, identity = self._candidates(n - 1, trace)  # (G, M, C)

@@ -1,8 +1,7 @@
 """The Gaussian score, ``∇ log q(z) = −Σ^{−1}(z − m)``, with a regularized covariance.
 
-m is the mean of the samples. This score is the control for every other estimator, because few
-estimators have a smaller error on Gaussian data. The largest matrix is d×d for d < M, and M×M for
-d >= M.
+m is the mean of the samples. The Gaussian score is the control with which other estimators are
+compared. The largest matrix is d×d for d < M, and M×M for d >= M.
 """
 
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ Covariance = Literal["ridge", "qis", "mle"]
 class GaussianDiagnostics:
     """Diagnostics of a Gaussian estimate, one value for each group of samples, (...)."""
 
-    #: ``−mean(Σ s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
+    #: ``−mean(s·(z − m)) / d`` before ``calibrate`` divides the scores, with m the mean of the
     #: samples; 1 for "mle" with a regular covariance, and smaller for a stronger shrinkage
     calibration: Tensor
 
@@ -178,12 +177,12 @@ class Whitening(NamedTuple):
         return Whitening(mean, ratio.mT * self.factor, self.directions, outside)
 
 
-# Each function takes samples (..., M, d) whose largest elements are near 1. If P has no second
-# term, (x − m) W is white. W has rows of zeros for constant columns.
+# Each function takes samples (..., M, d) whose largest elements are near 1. W has rows of zeros for
+# constant columns.
 #
-# From here on, D is the diagonal matrix of the standard deviations, not the D of `Whitening`. V are
-# the standardized samples, and Λ and U the eigenvalues and eigenvectors of their correlation matrix
-# R = VᵀV/M.
+# In the rest of this file, D is the diagonal matrix of the standard deviations, not the D of
+# `Whitening`. V are the standardized samples, and Λ and U the eigenvalues and eigenvectors of their
+# correlation matrix R = VᵀV/M.
 #
 # For d >= M, U follows from an M×M matrix: with V Vᵀ/M = Q Λ Qᵀ, U = Vᵀ Q (MΛ)^{−1/2}. All other
 # eigenvalues of R are 0.
@@ -202,8 +201,8 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
     m = x.shape[-2]
     values, vectors, directions = _dual_spectrum(v.double())
     varying = (deviation > 0).sum(-1)
-    # As in the operator, every varying column counts if M − 1 < 5/4 × (number of varying columns).
-    # Otherwise only the eigenvalues above their rounding errors count.
+    # As in ops.ridge_whitening, every varying column counts if M − 1 < 5/4 × (number of varying
+    # columns). Otherwise only the eigenvalues above their rounding errors count.
     few = 4 * (m - 1) < 5 * varying
     known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
@@ -276,8 +275,8 @@ def qis_whitening(x: Tensor) -> Whitening:
     Ledoit and Wolf, "Quadratic shrinkage for large covariance matrices" (Bernoulli 28(3), 2022).
     """
     mean, v, deviation = standardized(x)
-    # float64, because columns may differ in size, and every eigenvalue below ε times the largest
-    # eigenvalue is lost in rounding errors.
+    # Columns of different sizes give eigenvalues of different sizes, and in float32 the small ones
+    # would be lost in rounding errors.
     v = (v * deviation).double()
     m, d = v.shape[-2:]
     wide = _is_wide(x)
@@ -295,8 +294,8 @@ def qis_whitening(x: Tensor) -> Whitening:
     largest = torch.where(largest > 0, largest, 1.0)
     known = values > rounding(values, max(m, d))
     rank = known.sum(-1, keepdim=True).to(v.dtype)
-    # Fewer samples than dimensions leave directions unseen. Otherwise, directions without variance
-    # are excluded.
+    # With few samples, directions without variance in the samples may vary in the density: they are
+    # unseen. Otherwise, directions without variance are excluded.
     unseen = wide & (rank >= n)
     rank = rank.clamp(min=1)
     dimensions = torch.where(unseen, float(d), rank)

@@ -1,4 +1,4 @@
-"""The sums over samples that a fit with landmarks needs, and the fit that follows from them.
+"""The fit of ``Landmarks``, and the sums over samples from which it is computed.
 
 ``landmarks.py`` has the formulas.
 """
@@ -34,8 +34,8 @@ class LandmarkStatistics:
         landmarks: Z, (..., m, d), in the units of the caller.
         bandwidth: σ, (...), in the units of the caller; 0 if all landmarks are equal.
         moments: ``[K_xz, 1]ᵀ [K_xz, x − c, 1]`` with the coordinate medians c of the landmarks,
-            summed over samples, (..., m + 1, m + d + 1), float64. Lengths are in a unit near σ. The
-            last element is the number of samples. The moments of two processes with the same
+            summed over samples x, (..., m + 1, m + d + 1), float64. Lengths are in a unit near σ.
+            The last element is the number of samples. The moments of two processes with the same
             landmarks may be added.
     """
 
@@ -83,7 +83,7 @@ class LandmarkStatistics:
         return self
 
     def solve(self) -> "FittedLandmarks":
-        """The fit to all samples that were added so far. More samples may be added afterwards.
+        """The fit to all samples that were added so far.
 
         Raises:
             ValueError: no sample was added (not checked on CUDA).
@@ -103,10 +103,10 @@ class LandmarkStatistics:
         h = -(kx - k1 * z) / sigma.square()
 
         values, vectors = ops.eigh(ops.rbf_gram(self._z, bandwidth=self._sigma))
-        # A is a product of two kernel matrices. Along an eigenvector of K_zz with eigenvalue s, the
-        # relative error of A is ε (s_max/s)². A cut-off therefore excludes directions with
-        # s < √ε s_max. Tikhonov's filter keeps these directions, because λ makes the errors
-        # harmless, and the score would be biased without these directions.
+        # `a` is a product of two kernel matrices. Along an eigenvector of K_zz with eigenvalue s,
+        # its relative error is ε (s_max/s)². A cut-off therefore excludes directions with
+        # s < √ε s_max. Tikhonov's filter keeps these directions, because λ bounds their errors, and
+        # the score would be biased without them.
         epsilon = torch.finfo(torch.float64).eps
         floor = epsilon**0.5 if e.lam is None else m * epsilon
         whitening = vectors * _inverse(values, floor).unsqueeze(-2).sqrt()
@@ -122,8 +122,8 @@ class LandmarkStatistics:
         weights = torch.where(self.bandwidth.unsqueeze(-1) > 0, weights, 0.0)
         coefficients = -basis @ (weights.unsqueeze(-1) * (basis.mT @ h))
 
-        # The calibration −mean Σ s·(x − mean) / d of s = k(x, Z) C follows from the same sums. As
-        # in `stein_calibration`, d counts the columns that vary.
+        # The calibration −mean(s·(x − mean)) / d of s = k(x, Z) C follows from the same sums. As in
+        # `stein_calibration`, d counts the columns that vary.
         varying = (z.amax(-2) > z.amin(-2)).sum(-1).clamp(min=1)
         calibration = -(coefficients * (kx - k1 * mean)).sum((-2, -1)) / varying
         coefficients = calibrated(coefficients, calibration, e.calibrate)
@@ -187,7 +187,7 @@ def _add_moments(
     m, d = z.shape[-2:]
     for g, r in _tiles(x.shape[0], x.shape[1], m + d + 1, progress):
         tile = x.narrow(0, *g).narrow(1, *r).double()
-        # An infinite sample becomes NaN. An infinite quotient of a finite sample saturates.
+        # An infinite sample becomes NaN, and an overflow of the division becomes a large number.
         tile = torch.where(tile.isfinite(), in_units(tile, unit.narrow(0, *g)), torch.nan)
         points, s = z.narrow(0, *g), sigma.narrow(0, *g)
         gram = ops.rbf_gram(tile, points, bandwidth=s)
@@ -216,8 +216,8 @@ def _tiled_scores(
     return result
 
 
-# The compiler unrolls a loop over tiles, and would compile again for each number of samples. For
-# the compiler, the two loops are therefore operators.
+# torch.compile would unroll the loops over tiles, and compile again for each number of samples.
+# Custom operators hide the loops from the compiler.
 
 
 @torch.library.custom_op("mige_ext::_landmark_moments", mutates_args=())
@@ -248,7 +248,7 @@ def _no_scores(
 
 
 def _tiles(groups: int, rows: int, width: int, progress: Progress | None) -> Iterable[Tile]:
-    """Tiles of about ``_TILE`` values, whose rows do not depend on the number of groups."""
+    """Tiles of about ``_TILE`` values. The number of rows does not depend on ``groups``."""
     r = max(min(_TILE // width, rows), 1)
     g = max(_TILE // (r * width), 1)
     starts = product(range(0, groups, g), range(0, rows, r))

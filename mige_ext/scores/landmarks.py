@@ -1,9 +1,10 @@
 """Score estimation with landmarks, in memory that does not grow with the number of samples.
 
-With M samples x and m landmarks z, the score is sought in the span of the kernels of the landmarks,
-``∇ log q(y) ≈ k(y, Z) C``. The score satisfies L s = −ζ with the operator
-``L = (1/M) Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and ``ζ = (1/M) Σ_i ∇_{x_i} k(x_i, ·)``. On the span of the
-landmarks, Galerkin's method replaces L by a matrix A, and ζ by a matrix h:
+With M samples x and m landmarks z, the estimate is a linear combination of the kernel functions at
+the landmarks, ``∇ log q(y) ≈ k(y, Z) C``. These combinations are the *span* of the landmarks. The
+score satisfies L s = −ζ with the operator ``L = (1/M) Σ_i k(x_i, ·) ⊗ k(x_i, ·)`` and
+``ζ = (1/M) Σ_i ∇_{x_i} k(x_i, ·)``. On the span, Galerkin's method replaces L by a matrix A, and ζ
+by a matrix h:
 
     A = K_zx K_xz / M   (m×m),     h_j = (1/M) Σ_i ∇_{x_i} k(x_i, z_j)   (m×d).
 
@@ -11,10 +12,9 @@ The basis ``W = V S^{−1/2}`` with ``K_zz = V S Vᵀ`` is orthonormal in the sp
 
     Wᵀ A W = Q diag(μ) Qᵀ,     C = −W Q f(μ) Qᵀ Wᵀ h.
 
-f is the filter of the estimator. For SSGE, f(μ) is 1/μ for the J largest μ and 0 for the others.
-For Tikhonov, f(μ) is 1/(μ + λ), and the estimate g of the score minimizes
-``½ mean ‖g(x_i)‖² + mean ∇·g(x_i) + ½ λ ‖g‖²`` over the span. If all samples are landmarks (Z = X),
-the μ are the eigenvalues of K/M, and the scores at the samples equal the full estimator's scores.
+f is the filter of the estimator: for SSGE 1/μ for the J largest μ and 0 for the others, and for
+Tikhonov 1/(μ + λ). If all samples are landmarks (Z = X), the scores at the samples equal the scores
+of ``SSGE`` or ``Tikhonov``.
 
 A and h are sums over samples, so the sums of several batches or processes can be added.
 """
@@ -52,9 +52,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         >>> fitted = statistics.solve()
 
     The landmarks are a random subset of the samples. Their rows depend only on M, m and seed, and
-    are the same in each group. Statistics are float64, because the condition number of A is the
-    square of the condition number of the kernel matrix. Every method raises ValueError or TypeError
-    if samples or landmarks are not finite floating-point tensors of the shapes below.
+    are the same in each group. Every method raises ValueError or TypeError if samples or landmarks
+    are not finite floating-point tensors of the shapes below.
 
     Args:
         m: number of landmarks, at least 2. If there are fewer samples, all samples are landmarks.
@@ -74,7 +73,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
     """
 
     m: int = _checks.setting(1024, _checks.require_count)
-    threshold: float = _checks.setting(0.99, _checks.require_share)
+    threshold: float = _checks.setting(0.99, _checks.require_fraction)
     rank: int | None = _checks.setting(None, _checks.require_count, or_none=True)
     lam: float | None = None
     bandwidth: str | float | Bandwidth = "median"
@@ -211,7 +210,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
 
 
 def _wrap(value: int) -> int:
-    """An integer modulo 2^64, as an int64."""
+    """The int64 that equals an integer modulo 2^64."""
     return (value + 2**63) % 2**64 - 2**63
 
 

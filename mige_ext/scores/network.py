@@ -22,7 +22,7 @@ class NetworkDiagnostics:
     #: the objective divided by d, in the last step; −1/2 for the true score of a normal
     #: distribution, and far lower for a network that has memorized the samples
     loss: Tensor
-    #: ``−mean(Σ s·(z − m)) / d`` with m the mean of the samples; 1 for the true score
+    #: ``−mean(s·(z − m)) / d`` with m the mean of the samples; 1 for the true score
     calibration: Tensor
 
 
@@ -61,19 +61,17 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     The score of standardized samples is ``s(z) = −z + network(z)`` with softplus units. Adam trains
     the network on all samples at once to minimize ``mean vᵀ∇(s·v) + ½(s·v)²`` over random v. The
     expectation over v is the objective of score matching (Hyvärinen 2005), which is half the
-    squared error of the score up to a constant. With ``½‖s‖²`` as the second term, the variance is
-    smaller. On finitely many samples the objective has no lower bound, so a network that trains for
-    too many steps memorizes the samples. A few hundred samples need few steps.
+    squared error of the score up to a constant. On finitely many samples the objective has no lower
+    bound, so a network that trains for too many steps memorizes the samples.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(64, 2)
         >>> mige.SlicedScoreMatching(steps=10).score(x).shape
         torch.Size([64, 2])
 
-    Each group trains its own network. The first weights and every v depend only on the seed. Groups
-    are therefore independent, and torch's random state is neither read nor changed. Training also
-    works under ``torch.no_grad`` and ``torch.inference_mode``. Under ``torch.compile``, training
-    raises RuntimeError.
+    Each group has its own network. The initial weights and every v depend only on the seed, and
+    torch's random state is neither read nor changed. Training also works under ``torch.no_grad``
+    and ``torch.inference_mode``. Under ``torch.compile``, training raises RuntimeError.
 
     The score is zero in a column whose values are all equal.
 
@@ -83,8 +81,9 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         steps: number of steps of Adam.
         learning_rate: first learning rate of Adam; it decays to 0 as a half cosine.
         projections: number of v for each sample and step, uniform on {−1, 1}^d.
-        variance_reduced: if True, the second term is ``½‖s‖²``, otherwise ``½(s·v)²``.
-        seed: seed of the first weights and of v.
+        variance_reduced: if True, the second term is ``½‖s‖²`` instead of ``½(s·v)²``, which has
+            the same expectation and a smaller variance.
+        seed: seed of the initial weights and of v.
 
     Cost:
         About 12 flop for each step, sample, projection and weight.
@@ -108,7 +107,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         x, origin, unit = about_origin(samples)
         mean, z, deviation = standardized(x)
         with no_autocast(z):
-            # An inference tensor cannot be trained with, so z is copied outside inference mode.
+            # Autograd cannot save an inference tensor, so z is copied outside inference mode.
             with torch.inference_mode(False), torch.enable_grad():
                 weights, biases, loss = self._train(z.clone())
             calibration = stein_calibration(z, _network(z, weights, biases))
@@ -143,7 +142,7 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
     def _start(self, z: Tensor) -> tuple[Layers, Layers]:
         """Normal weights (He et al. 2015), equal for every group.
 
-        The last layer has weights 0, so that the first score is s(z) = −z.
+        The last layer has weights 0, so training starts at s(z) = −z.
         """
         generator = torch.Generator().manual_seed(int(self.seed))
         sizes = [z.shape[-1], *[int(self.hidden)] * self.layers, z.shape[-1]]

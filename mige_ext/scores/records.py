@@ -1,4 +1,4 @@
-"""Nested dataclasses of tensors: conversion to a flat dict and back, and moves between devices."""
+"""Records, which are nested dataclasses of tensors: conversion to a dict, moves to a device."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -15,9 +15,11 @@ T = TypeVar("T")
 def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
     """All tensors and numbers of a record as tensors by name, such as ``diagnostics.rank``.
 
-    A value is a tensor, a number, None, or a tuple or dataclass of such values; another value
-    raises TypeError. ``hint`` is the annotated type of the value, and ``name`` its name in the
-    record. The name of a subclass of the annotated type is stored too, in UTF-8.
+    ``hint`` is the annotated type of the value, and ``name`` its name in the record. If the value
+    is of a subclass of the annotated type, the name of the subclass is stored too.
+
+    Raises:
+        TypeError: a value is not a tensor, a number, None, or a tuple or dataclass of such values.
     """
     if value is None:
         return {}
@@ -46,8 +48,10 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
 def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
     """The value that :func:`pack` converted, of the annotated type ``hint``.
 
-    A missing name raises KeyError, a value that is no tensor raises TypeError, and a subclass that
-    this process has not defined raises ValueError.
+    Raises:
+        KeyError: a name is missing.
+        TypeError: a value is no tensor.
+        ValueError: a subclass is not defined in this process.
     """
     _require_mapping(state)
     choices, prefix = get_args(hint), f"{name}." if name else ""

@@ -13,7 +13,7 @@ from mige_ext.scores.records import summary
 class FittedStudent:
     """The score ``−w P (z − μ)`` in whitened coordinates, ``w = (ν + d) / (ν − 2 + r²)``.
 
-    r² is ``(z − μ)ᵀ P (z − μ)``. The scores of a group are NaN if its ν is infinite.
+    r² is ``(z − μ)ᵀ P (z − μ)``. If ν is infinite, the scores are NaN.
     """
 
     location: Tensor  #: μ, (..., 1, d)

@@ -33,11 +33,11 @@ def class_information(
 def classifier_bounds(
     s: Tensor, z: Tensor, generator: torch.Generator
 ) -> tuple[Candidate, Candidate]:
-    """The bound ``I ≥ H(s) + E log p̂(s | z)`` of a classifier on samples that it was not fitted to.
+    """The bound ``I ≥ H(s) + E log p̂(s | z)`` of a cross-validated classifier.
 
-    p̂ follows from Gaussian classes, whose covariances are shrunk toward their mean. The first
-    result has the shrinkage with the highest bound, and the second result one covariance for all
-    classes.
+    p̂ follows from Gaussian classes, whose covariances are shrunk toward a common one. The first
+    result has the shrinkage with the highest bound, and the second result has one covariance for
+    all classes.
     """
     m = z.shape[0]
     prior = torch.bincount(s).double() / m
@@ -73,7 +73,7 @@ def _posteriors(s: Tensor, z: Tensor, points: Tensor, prior: Tensor) -> Tensor:
     covariances = covariances / (counts - 1).clamp(min=1).reshape(-1, 1, 1)
     logits = []
     for weight in _SHRINKAGE:
-        # A class with few samples has less weight in its own covariance.
+        # The covariance of a class with few samples is shrunk more.
         own = (1 - weight) * (counts - 1).clamp(min=0) / (counts - 1 + d).clamp(min=1)
         own = own.reshape(-1, 1, 1)
         root = torch.linalg.cholesky(own * covariances + (1 - own) * common)

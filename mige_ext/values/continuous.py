@@ -15,7 +15,10 @@ from mige_ext.values.student import student_copula
 def continuous_information(
     u: Tensor, v: Tensor, generator: torch.Generator
 ) -> tuple[Candidate, Candidate]:
-    """I(x; z) and its Gaussian part, from uniform scores of x, (M, d_x), and of z, (M, d_z)."""
+    """I(x; z) and its Gaussian part, from uniform scores of x and z, (M, d_x) and (M, d_z).
+
+    Uniform scores are the ranks, scaled to (0, 1).
+    """
     x, z = torch.special.ndtri(u), torch.special.ndtri(v)
     part = gaussian_part(x, z)
     gaussian = part.candidate

@@ -32,8 +32,9 @@ def estimate_mutual_information(
 ) -> InformationValue:
     """Value of the mutual information I(x; z) in nats, or of I(x; z | y) with y = ``given``.
 
-    For continuous x and z, ``I = E log(p(x, z) / (p(x) p(z)))`` is estimated in three ways. Each
-    coordinate is first made normal by its ranks, which does not change I.
+    For continuous x and z, ``I = E log(p(x, z) / (p(x) p(z)))`` is estimated in three ways. First,
+    the values of each coordinate are replaced by normal quantiles of the same ranks, which does not
+    change I.
 
     - "kernel": the Gaussian formula without its bias, plus the non-Gaussian part from the risks of
       the adaptive score at six noise levels (de Bruijn's identity);
@@ -41,15 +42,15 @@ def estimate_mutual_information(
       same samples without a correlation;
     - "neighbors": the estimate of Kraskov et al. from five nearest neighbors.
 
-    On some data an estimate misses a part of the dependence. An estimate is rarely too large. The
-    result is "kernel", with two exceptions. First, "student" replaces "kernel" if the mean
-    log-likelihood of (x, z) is larger by more than two standard errors of the difference. Then,
-    "neighbors" replaces the chosen estimate if "neighbors" is larger by more than two standard
-    errors of the difference.
+    Each estimate is rarely too large, but may miss a part of the dependence. The result is
+    therefore "kernel", unless another estimate is significantly better. "student" replaces "kernel"
+    if its mean log-likelihood of (x, z) is larger by more than two standard errors of the
+    difference. Then "neighbors" replaces the chosen estimate if its value is larger by more than
+    two standard errors of the difference.
 
-    For a category there are two estimates. "classifier" is a lower bound from a classifier with
-    Gaussian classes, on samples to which the classifier was not fitted. "neighbors" is the estimate
-    of Ross. For a categorical condition, the result is ``Σ_y p(y) I(x; z | y)``.
+    If x or z is a category, there are two estimates. "classifier" is a lower bound from a
+    cross-validated classifier with Gaussian classes. "neighbors" is the estimate of Ross. With
+    ``given``, the result is ``Σ_y p(y) I(x; z | y)``.
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
@@ -57,10 +58,10 @@ def estimate_mutual_information(
         >>> bool((estimate.value - 0.69).abs() < 3 * estimate.standard_error)  # log 2
         True
 
-    The value is not clipped and may be negative. The order of the samples and increasing functions
-    of single columns do not change the value. Equal values in a column of continuous samples get
-    their ranks in random order, which does not change I. Give a variable with few values as a
-    category instead. Constant columns are left out.
+    The value is not clipped and may be negative. It does not depend on the order of the samples,
+    nor on increasing functions of single columns. Equal values in a column get their ranks in
+    random order; give a variable with few values as a category instead. Constant columns are left
+    out.
 
     Args:
         x: samples, (..., M, d_x), floating point; or a category, (..., M), integer or boolean.
@@ -77,8 +78,8 @@ def estimate_mutual_information(
     Raises:
         ValueError, TypeError: an argument is not as described or not finite; M is smaller than
             d_x + d_z + 2 (for each value of ``given``); a class has fewer than two samples in a
-            part (see the cost); x and z are both categories; x and z determine each other, and I is
-            infinite.
+            part (see the cost); x and z are both categories; x and z determine each other, so that
+            I is infinite.
 
     Cost:
         Six scores of (x, z), of x and of z: O(M³) up to M = 2000. More samples are divided into
@@ -107,10 +108,11 @@ def estimate_entropy(
 
     The estimate "kernel" is ``½ log|2πe Σ| − J`` with the covariance Σ of z. The first term is the
     entropy of a Gaussian, without its bias. The negentropy J follows from the risks of the adaptive
-    score at six noise levels (de Bruijn's identity). "kernel" tends to be too large. The estimate
-    "neighbors" of Kozachenko and Leonenko, from five nearest neighbors, is used instead under two
-    conditions: J is larger than two standard errors, and "neighbors" is smaller than "kernel" by
-    more than two standard errors of the difference.
+    score at six noise levels (de Bruijn's identity).
+
+    "kernel" may be too large. "neighbors", the estimate of Kozachenko and Leonenko from five
+    nearest neighbors, replaces it if J is larger than two standard errors, and "neighbors" is
+    smaller than "kernel" by more than two standard errors of the difference.
 
         >>> import torch, mige_ext as mige
         >>> z = torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
@@ -118,9 +120,8 @@ def estimate_entropy(
         >>> bool((estimate.value - 1.386).abs() < 0.1)                          # log 4
         True
 
-    The rule ``H(Az + b) = H(z) + log|det A|`` also holds for the estimate "kernel", up to the noise
-    that is drawn. If z lies in a subspace, H is −∞ and the function raises an error. Samples
-    without a covariance, such as Cauchy samples, give an estimate that is too large.
+    "kernel" satisfies ``H(Az + b) = H(z) + log|det A|`` up to its random noise. For densities
+    without a covariance, such as the Cauchy density, the estimate is too large.
 
     Args:
         z: samples, (..., M, d) with M >= d + 2, floating point. Leading dimensions are independent
@@ -133,7 +134,7 @@ def estimate_entropy(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite, or z has no variance
-            in some direction.
+            in some direction, so that H is −∞.
 
     Cost:
         Six scores of z: O(M³) up to M = 2000. More samples are divided as in
@@ -196,7 +197,6 @@ def _require_arguments(columns: dict[str, Tensor], least: int) -> None:
                 f"{tuple(size.shape[:-1])}, got {tuple(got)}{kind}"
             )
     for name, tensor in continuous.items():
-        # On CUDA the values are read too, because the estimate makes the host wait anyway.
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise ValueError(f"{name} must be finite, got {bad} values that are NaN or infinite")
@@ -247,7 +247,7 @@ def _information(x: Tensor, z: Tensor, given: Tensor | None = None, *, seed: int
 
 
 def _require_classes(name: str, s: Tensor) -> None:
-    """Require enough samples of each class for two samples in each part."""
+    """Require two samples of each class in each part of :func:`_in_parts`."""
     counts = s.unique(return_counts=True)[1]
     parts = math.ceil(len(s) / MOST_SAMPLES)
     if int(counts.min()) < 2 * parts:
@@ -260,7 +260,7 @@ def _require_classes(name: str, s: Tensor) -> None:
 
 def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
     """``Σ_y p(y) I(x; z | y)``."""
-    found, shares = list[_Found](), list[float]()
+    found, weights = list[_Found](), list[float]()
     for value in y.unique():
         rows = y == value
         if int(rows.sum()) < 2:
@@ -271,16 +271,17 @@ def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
             found.append(_information(x[rows], z[rows], seed=seed))
         except ValueError as error:
             raise ValueError(f"for the samples with given = {int(value)}: {error}") from error
-        shares.append(float(rows.double().mean()))
-    return _mixed(found, torch.tensor(shares), len(y))
+        weights.append(float(rows.double().mean()))
+    return _mixed(found, torch.tensor(weights), len(y))
 
 
-def _mixed(found: list[_Found], shares: Tensor, m: int = 0) -> _Found:
+def _mixed(found: list[_Found], weights: Tensor, m: int = 0) -> _Found:
     """A weighted mean of estimates.
 
-    With m > 0, the weights are frequencies in m samples, whose standard error is included.
+    m > 0 means that the weights are frequencies among m samples. The standard error then includes
+    the error of the weights.
     """
-    weights = shares.to(found[0].value)
+    weights = weights.to(found[0].value)
     values, errors, parts = (
         torch.stack([getattr(each, name) for each in found])
         for name in ("value", "standard_error", "gaussian")
@@ -308,8 +309,8 @@ def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Fo
         chosen = rows[part::parts]
         best, gaussian = estimate(x[chosen], None if z is None else z[chosen], generator)
         found.append(_Found(best.value, best.standard_error, gaussian.value, best.method))
-    shares = torch.tensor([len(rows[part::parts]) / m for part in range(parts)])
-    mixed = _mixed(found, shares)
+    weights = torch.tensor([len(rows[part::parts]) / m for part in range(parts)])
+    mixed = _mixed(found, weights)
     return _Found(mixed.value, mixed.standard_error, mixed.gaussian, mixed.method, parts)
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from mige_ext.values.candidates import Candidate
 
-#: Directions of a block with less than this fraction of its largest variance are left out.
+#: Directions with a smaller fraction of the largest variance are left out.
 _NO_VARIANCE = 1e-6
-#: If the smallest eigenvalue of the covariance is below this number, x and z are dependent.
+#: If the smallest eigenvalue of the covariance is below this number, x and z count as dependent.
 DEPENDENT = 1e-9
 
 
@@ -45,7 +45,7 @@ def information_bias(m: int, d_x: int, d_z: int) -> float:
 
 
 def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
-    """The Gaussian part from normal scores x, (M, d_x), and z, (M, d_z).
+    """The Gaussian part from normal scores (normal quantiles of ranks), (M, d_x) and (M, d_z).
 
     Raises:
         ValueError: x and z are linearly dependent, or M is too small.

@@ -1,12 +1,13 @@
 """The non-Gaussian part of the information, from the risks of the adaptive score.
 
-Let z be white, and let z_u be z plus noise of variance ``e^u − 1``, divided by ``e^{u/2}``. Then de
-Bruijn's identity gives the negentropy of z as an integral over noise levels u,
+Let z be white (with covariance I), and let z_u be z plus Gaussian noise of variance ``e^u − 1``,
+divided by ``e^{u/2}``. De Bruijn's identity gives the negentropy of z as an integral over noise
+levels u,
 
     J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du.
 
 The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. The
-risk is 0 if the Gaussian score is used. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
+information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Negentropy:
 
     @classmethod
     def zero(cls, noisy: Tensor) -> "Negentropy":
-        """The negentropy 0 of a column of normal scores."""
+        """The negentropy 0 of a single column, which has been made normal by its ranks."""
         terms = noisy.new_zeros(noisy.shape[1], dtype=torch.float64)
         return cls(terms.sum(), terms, torch.zeros_like(noisy), noisy.new_zeros(noisy.shape[:-1]))
 
@@ -82,8 +83,8 @@ def _noisy(z: Tensor, root: Tensor, generator: torch.Generator) -> tuple[Tensor,
 def _in_precision(noisy: Tensor) -> Tensor:
     """The samples, in float32 if they have more than :data:`MOST_FLOAT64` dimensions.
 
-    In few dimensions the Gram matrix is nearly singular, and the risk of a small λ is far too low
-    in float32: −8.8 instead of −2.6 at M = 1000 and d = 2.
+    In few dimensions the Gram matrix is nearly singular, and float32 is not accurate enough. (At
+    M = 1000 and d = 2, the risk of a small λ is −8.8 in float32 and −2.6 in float64.)
     """
     return noisy.float() if noisy.shape[-1] > MOST_FLOAT64 else noisy
 

@@ -1,4 +1,4 @@
-"""The samples of one group as ranks, which keep the information and remove heavy tails."""
+"""Ranks and quantiles of the samples. Ranks keep the information and remove heavy tails."""
 
 import math
 from functools import lru_cache
@@ -35,8 +35,8 @@ def student_quantile(u: Tensor, nu: float) -> Tensor:
     angles, distribution = (table.to(u.device) for table in _distribution(nu))
     right = torch.searchsorted(distribution, u.contiguous()).clamp(1, _ANGLES - 1)
     low, high = distribution[right - 1], distribution[right]
-    share = (u - low) / (high - low)
-    return nu**0.5 * torch.tan(torch.lerp(angles[right - 1], angles[right], share))
+    fraction = (u - low) / (high - low)
+    return nu**0.5 * torch.tan(torch.lerp(angles[right - 1], angles[right], fraction))
 
 
 @lru_cache(maxsize=32)

@@ -10,8 +10,7 @@ class InformationValue:
     """An estimate of mutual information in nats, one value for each group of samples, (...)."""
 
     value: Tensor  #: the estimate, (...), float64, without a gradient; may be negative
-    #: standard error of the mean over the samples, (...), without the bias of a method that misses
-    #: a part of the information
+    #: standard error of the mean over the samples, (...); does not include a bias of the method
     standard_error: Tensor
     #: the Gaussian part, (...): the information of Gaussians with the same correlations; for a
     #: category, the bound of the classifier with one covariance for all classes

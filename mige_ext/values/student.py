@@ -1,7 +1,7 @@
 """The information of the Student copula that is fitted to the ranks of the samples.
 
-In a Student copula, coordinates without a correlation are dependent, because all coordinates are
-large in the same samples.
+The Student copula is the dependence structure of Student's t distribution. Its coordinates are
+dependent even without a correlation, because all are large in the same samples.
 """
 
 import math

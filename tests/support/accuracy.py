@@ -14,10 +14,9 @@ FLOOR = 4  # rounding errors, in units of the last place, of the operations on o
 
 
 def rounding(dtype: torch.dtype, terms: int = 1) -> float:
-    """The relative rounding error that is allowed in a sum of this many terms.
+    """The relative rounding error that is allowed in a sum of this many terms, ``FLOOR`` ε √terms.
 
-    It is ``FLOOR`` ε √terms. The factor ``FLOOR`` ε is for the operations on a term. The factor
-    √terms is for the sum, whose errors add like a random walk.
+    The factor √terms is there because the errors of a sum add like a random walk.
     """
     return FLOOR * torch.finfo(dtype).eps * float(max(terms, 1)) ** 0.5
 
@@ -37,7 +36,7 @@ def assert_accurate(
         eager: the result of plain torch, in the same dtype and on the same input.
         exact: the result in float64 from the same (rounded) input.
         terms: number of terms in the sums that give an element.
-        magnitude: magnitude of the terms; by default that of the result.
+        magnitude: the terms of the sums, if they may be larger than ``exact``.
     """
     assert got.dtype == eager.dtype
     assert got.shape == eager.shape == exact.shape
@@ -77,12 +76,11 @@ def assert_ssge_accurate(got: Tensor, x: Tensor, sigma: Tensor, rank: int, power
 def assert_eigenpairs_rounded(
     k: Tensor, values: Tensor, vectors: Tensor, *, close: bool = False
 ) -> None:
-    """Assert that float32 eigenpairs have few errors besides those of rounding the results.
+    """Assert that the errors of float32 eigenpairs are little larger than the rounding of results.
 
     The rounding of U to float32 changes an element of UᵀU by at most ε = 1.2e-7, and the rounding
-    of an eigenvalue changes it by ε/2 relatively. A Rayleigh quotient of a vector with the residual
-    r has an error of about ‖r‖²/gap, so it counts only if eigenvalues are close to each other. By
-    Weyl's theorem it is never above the norm of the residual KU − UΛ.
+    of an eigenvalue is at most ε/2. Close eigenvalues may also have an error of up to the norm of
+    the residual KU − UΛ (Weyl's theorem).
 
     Args:
         k: symmetric matrix (n, n).

@@ -28,11 +28,10 @@ def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 class Backend:
-    """Operators by name, as callables on CPU tensors with the signatures of ``mige_ext.ops``.
+    """The CPU. A back end has the operators of ``mige_ext.ops`` as methods on CPU tensors.
 
-    A subclass for another back end lists its operators. Its ``operator`` moves the tensors to the
-    device and the results back. If it is added to ``BACKENDS``, the whole conformance suite runs on
-    it.
+    A subclass lists its operators. Its method ``operator`` returns a function that moves the
+    tensors to the device and the results back. The conformance suite runs on all ``BACKENDS``.
     """
 
     name = "cpu"
@@ -50,8 +49,8 @@ class Backend:
 class Emulated(Backend):
     """The CUDA kernels on the CPU, in the emulator that ``MIGE_EMULATOR`` names.
 
-    Threads run in the order ``schedule``. The default is shuffled, which reveals most missing
-    barriers that the two other orders reveal.
+    The threads of a block run in the order ``schedule``. The default, "shuffled", finds most
+    missing barriers.
     """
 
     name = "emulated"
@@ -128,5 +127,5 @@ def for_each_backend(*operators: str) -> pytest.MarkDecorator:
 
 
 def for_each_kernel(*operators: str) -> pytest.MarkDecorator:
-    """The same for the back ends that run the CUDA kernels."""
+    """Parametrizes ``backend`` over the back ends that run the CUDA kernels of the operators."""
     return _for_each([b for b in BACKENDS if b.name != "cpu"], operators)

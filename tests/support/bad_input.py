@@ -1,7 +1,7 @@
-"""Tests of bad and extreme input that apply to every tensor argument.
+"""Tests of bad and extreme input, for every tensor argument of the public functions.
 
-Every input gives a finite result or an error. The error names the argument, the expected value and
-the actual value. No input gives NaN without an error.
+Every input must give a finite result, or an error that names the argument, the expected value and
+the actual value.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ DIFFERENTIABLE = {"squared_distances", "rbf_gram", "RBF", "IMQ", "entropy", "enc
 
 
 def fill(like: Any, *tail: int) -> Tensor:
-    """Valid values for another argument, with the leading dimensions and the dtype of ``like``."""
+    """Random values (..., *tail), with the leading dimensions and the dtype of ``like``."""
     if not isinstance(like, Tensor):
         return normal(*tail, dtype=torch.float32)
     dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
@@ -51,11 +51,11 @@ class Argument:
 
     Attributes:
         owner: the function or class.
-        method: name of the method of a class, for the name of the test.
+        method: name of the method, or "" for a function.
         name: name of the argument in the signature and in error messages.
         call: calls the function with a value of this argument.
         rows: the smallest number of samples that is allowed.
-        native: whether only float32 and float64 are allowed.
+        native: whether only float32 and float64 are allowed, as for operators.
         paired: whether there are other tensor arguments, which must be on the same device.
         shape: a valid shape.
         samples: whether the last two dimensions are samples and their coordinates.
@@ -186,7 +186,7 @@ def fixed_columns(argument: Argument) -> bool:
 
 
 def only(condition: Callable[[Argument], bool]) -> Callable[[Any], Any]:
-    """A test for the arguments of a table that fulfill a condition."""
+    """Restrict a test to the arguments that fulfill a condition."""
 
     def mark(test: Any) -> Any:
         test.condition = condition
@@ -196,11 +196,12 @@ def only(condition: Callable[[Argument], bool]) -> Callable[[Any], Any]:
 
 
 class BadInputTests:
-    """Tests of tables of arguments, of calls and of numbers. A module has one subclass."""
+    """Tests of the arguments that a subclass lists. Each module of tests has one subclass."""
 
     ARGUMENTS: ClassVar[list[Argument]]
+    # name of the test -> (a call with arguments of different sizes, the message)
     UNFIT: ClassVar[dict[str, tuple[Callable[[], Any], str]]]
-    # (owner, argument, call, bad values, expectation in the message)
+    # settings: (owner, name, call, bad values, expectation in the message)
     NUMBERS: ClassVar[list[tuple[Any, str, Callable[[Any], Any], list[Any], str]]]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -304,7 +305,7 @@ class BadInputTests:
         x = argument.good().requires_grad_()
         expected = list(tensors_of(argument.call(x.detach())))
         got = list(tensors_of(argument.call(x)))
-        # The value of information depends on which arguments require a gradient.
+        # The value of these surrogates depends on which arguments require a gradient.
         if argument.owner not in (mige.mutual_information, mige.code_information):
             assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
         if argument.differentiable:

@@ -1,8 +1,8 @@
 """The CUDA emulator from Python. It runs in a separate process, with NumPy arrays.
 
-A sanitizer must be loaded before everything else in a process, and it ends the process if it finds
-an error. The separate process runs this file. Therefore this file must not import torch, and no
-file of this folder may have the name of a module of the standard library.
+A sanitizer must be loaded first in a process, and it ends the process if it finds an error. The
+separate process also runs this file, so this file must not import torch, and no file of this folder
+may have the name of a module of the standard library.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ class Emulator:
             # Without libstdc++, the sanitizer does not find the function that throws exceptions.
             preloaded = (_library(f"lib{variant}.so"), _library("libstdc++.so"))
             environment["LD_PRELOAD"] = " ".join(preloaded)
-            # Python itself leaks memory, so leaks are not reported. A race must end the process,
-            # because a test notices only the end of the process.
+            # Python itself leaks memory, so leaks are not reported. A race must end the process for
+            # the test to notice it.
             environment["ASAN_OPTIONS"] = "detect_leaks=0"
             environment["TSAN_OPTIONS"] = "halt_on_error=1:ignore_noninstrumented_modules=1"
             environment["UBSAN_OPTIONS"] = "print_stacktrace=1"

@@ -37,8 +37,8 @@ def idx_files(n: int = 30, size: int = 8) -> Files:
     return dict(zip(formats.IDX_FILES, map(encode_idx, arrays), strict=True))
 
 
-# The pickles have the format of Python 2 and NumPy of 2009. Python 3 cannot write this format, so
-# the code writes each opcode.
+# The pickles have the format of Python 2 and of NumPy in 2009. Python 3 cannot write this format,
+# so the opcodes are written here.
 
 
 def _string(text: bytes) -> bytes:
@@ -80,11 +80,7 @@ def cifar10_files() -> Files:
 
 
 def cifar10_png_files() -> Files:
-    """The images and labels of ``cifar10_files`` as six PNG files and two JSON files.
-
-    A row of a PNG file has the 1,024 RGB pixels of one image. The JSON files have the labels of the
-    training images and of the test images.
-    """
+    """The images and labels of ``cifar10_files`` as PNG and JSON files (``read_cifar10_png``)."""
     files = {}
     for seed, name in enumerate(formats.CIFAR10_PNG_FILES[:6]):
         planes = pixels(seed, 10, 3072).reshape(10, 3, 1024)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:
-    """φ, or its derivative in s by autograd: "RBF" ``exp(−s/2σ²)``, "IMQ" ``(1 + s/σ²)^(−1/2)``."""
+    """φ(s), or a derivative by autograd: "RBF" ``exp(−s/2σ²)``, "IMQ" ``(1 + s/σ²)^(−1/2)``."""
     s = s.detach().requires_grad_()
     with torch.enable_grad():
         u = s / bandwidth**2
@@ -28,10 +28,10 @@ def phi(kernel: str, s: Tensor, bandwidth: Tensor, order: int = 0) -> Tensor:
 def matrix_kernel(
     kernel: str, curl_free: bool, q: Tensor, x: Tensor, bandwidth: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """K(q, x) with K(x, x) = I, and its divergence in x: (Q, d), (M, d) -> (Q, M, d, d), (Q, M, d).
+    """K(q, x) and its divergence with respect to x: (Q, d), (M, d) -> (Q, M, d, d), (Q, M, d).
 
-    With r = q − x, s = ‖r‖² and c = σ²: the diagonal kernel is ``φ I`` with divergence ``−2φ'r``,
-    the curl-free kernel is ``c(−2φ'I − 4φ''r rᵀ)`` with ``c(4(d + 2)φ'' + 8sφ''') r``.
+    Let r = q − x and s = ‖r‖². The diagonal kernel ``φ I`` has the divergence ``−2φ'r``, and the
+    curl-free kernel ``σ²(−2φ'I − 4φ''r rᵀ)`` the divergence ``σ²(4(d + 2)φ'' + 8sφ''') r``.
     """
     d = x.shape[-1]
     r = q.unsqueeze(1) - x.unsqueeze(0)
@@ -53,10 +53,10 @@ def landweber_filter(mu: Tensor, steps: int, step_size: float) -> Tensor:
 
 
 def nu_filter(mu: Tensor, steps: int, nu: float) -> Tensor:
-    """``(1 − r_t(μ))/μ`` with ``r_t(μ) = P_t(1 − 2μ)/P_t(1)``, P_t the Jacobi polynomial.
+    """``(1 − r_t(μ))/μ`` with ``r_t(μ) = P_t(1 − 2μ)/P_t(1)``.
 
-    Its parameters are 2ν − 1/2 and −1/2, so that ``r_t(μ) = Σ_k (−t)_k (t + 2ν)_k / (2ν + 1/2)_k k!
-    μ^k``. The sum cancels, and is accurate for few steps only.
+    P_t is the Jacobi polynomial with the parameters 2ν − 1/2 and −1/2, so that ``r_t(μ) = Σ_k
+    (−t)_k (t + 2ν)_k / ((2ν + 1/2)_k k!) μ^k``. The sum is accurate for few steps only.
     """
     coefficient, total = 1.0, torch.zeros_like(mu)
     for k in range(steps):
@@ -77,8 +77,8 @@ def filtered(
 ) -> Tensor:
     """``g = −g_λ(L) ζ`` at samples (M, d), or by the eigenfunctions of L at query points (Q, d).
 
-    ζ is ``Σ_j c_j ψ_j`` plus a part in the null space of L, where the filter is g_λ(0). At a query
-    this part is ``ζ(q) − Σ_j c_j ψ_j(q)``, with ``ψ_j(q) = K(q, X) u_j / Mμ_j``.
+    ζ is ``Σ_j c_j ψ_j`` with ``ψ_j(q) = K(q, X) u_j / Mμ_j``, plus a remainder in the null space of
+    L. The filter multiplies ψ_j by g_λ(μ_j), and the remainder by g_λ(0).
 
     ``spectral_filter`` maps ascending eigenvalues μ >= 0, (n,), to g_λ(μ). With ``cut_off`` g_λ(0)
     is 0, as for SSGE. For the kernel see :func:`matrix_kernel`.
@@ -96,7 +96,6 @@ def filtered(
         return (-u @ (gain * (u.mT @ zeta))).reshape(m, d)
     k_query, zeta_query = matrix_of(q)
     at_zero = 0.0 if cut_off else spectral_filter(mu.new_zeros(())).item()
-    # The eigenvalues below this are rounding errors.
     accurate = mu > mu[-1] * torch.finfo(x.dtype).eps * m
     slope = torch.where(accurate, (gain - at_zero) / torch.where(accurate, mu, 1.0), 0.0)
     return -(at_zero * zeta_query + k_query @ (u @ (slope * (u.mT @ zeta))) / m).reshape(-1, d)
@@ -106,7 +105,7 @@ def filtered(
 
 
 def left_out_objective(x: Tensor, tau: Tensor) -> Tensor:
-    """``½‖s_i‖² + div s_i`` at v_i, with s_i the ridge score of the other samples, (M,)."""
+    """``½‖s_i‖² + div s_i`` at each sample, with the ridge score s_i of the other samples, (M,)."""
     v = (x - x.mean(0)) / x.std(0, correction=0)
     ridge = tau * torch.eye(x.shape[1], dtype=x.dtype)
     objectives = []

@@ -1,16 +1,15 @@
-"""Features of torch, alone and in pairs, applied to one function of each kind that mige_ext has.
+"""Tests of pairs of torch's features, such as ``vmap`` and ``torch.compile``, on mige_ext.
 
-A :class:`Subject` is a scalar function of (x, z), and the same function in plain torch, for which
-torch's own derivatives are right. :func:`outcome` applies two features to both and compares:
+A :class:`Subject` is a scalar function of mige_ext, and the same function in plain torch.
+:func:`outcome` applies two features to both functions and compares:
 
 - "=": the results are equal;
 - "refused": mige_ext raises an error that names what was called;
 - "torch": torch raises an error.
 
-Any other outcome fails. Features nest in a fixed order, from the inside out: changes of the
-function (``functional_call``, checkpoint, a change in place), derivatives, ``vmap``, and
-``torch.compile`` or ``torch.export``. If neither feature is a derivative, ``backward`` computes the
-gradient.
+Any other outcome is a failure. Features are applied in a fixed order: changes of the function
+(``functional_call``, checkpoint, a change in place), derivatives, ``vmap``, and ``torch.compile``
+or ``torch.export``. If neither feature is a derivative, ``backward`` computes the gradient.
 """
 
 import csv
@@ -33,7 +32,7 @@ from tests.support.process import ROOT
 Function = Callable[[Tensor, Tensor], Tensor]
 
 TABLE = ROOT / "docs" / "pairs.csv"
-SAMPLES = (12, 10, 9)  # values of M; without the feature "dynamic M" only the first
+SAMPLES = (12, 10, 9)  # values of M; only the feature "dynamic M" uses all three
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Subject:
 
     function: Function
     plain: Function
-    differentiable: bool = True  # otherwise the derivatives of ``plain`` are not expected
-    twice: bool = True  # otherwise the second derivatives of ``plain`` are not expected
+    differentiable: bool = True  # if False, a derivative must raise an error
+    twice: bool = True  # if False, a second derivative must raise an error
 
 
 def _arguments(m: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +100,7 @@ SUBJECTS = {
 
 # --- features -------------------------------------------------------------------------------------
 
-#: Columns and rows of the table. The order is that of the table, not of the application.
+#: Columns and rows of the table, in the order of the table.
 FEATURES = (
     "compile, eager",
     "compile, aot_eager",
@@ -182,7 +181,7 @@ def _sum_of_squares(f: Function) -> Function:
 
 
 def _nested(derivatives: list[str], f: Function) -> Function:
-    """The first derivative of f, or the derivative of the sum of its squared elements."""
+    """A derivative of f. A further derivative is taken of the sum of the squared elements."""
     for order, name in enumerate(derivatives):
         f = DERIVATIVES[name](_sum_of_squares(f) if order else f)
     return f
@@ -210,7 +209,7 @@ def _exported(f: Function, x: Tensor, z: Tensor, sizes: int) -> Function:
 
 
 def _run(f: Function, features: set[str], differentiable: bool) -> list[Tensor]:
-    """The derivative, or the value without one, for each number of samples."""
+    """The derivative, or the value if there is no derivative, for each number of samples."""
     for name in INNER:
         if name in features:
             f = INNER[name](f)
@@ -262,7 +261,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def outcome(subject: str, *features: str) -> str:
-    """The outcome of two features together, one of those that the module lists."""
+    """The outcome of two features together: "=", "refused" or "torch"."""
     s, wanted = SUBJECTS[subject], set(features)
     order = len(wanted & {*DERIVATIVES, "second derivative"})
     if order == 1 and "second derivative" in wanted:

@@ -3,9 +3,9 @@
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck \\
         python tests/support/sanitize.py [M ...]
 
-The numbers M choose among the sizes. Without torch's cache every tensor is a separate allocation.
-The sanitizer then detects an access outside a tensor. The inputs are made on the CPU, because the
-sanitizer should not see the kernels of a library.
+The numbers M select some of the ``SIZES``. Without torch's cache every tensor is a separate
+allocation, and the sanitizer detects an access outside a tensor. The inputs are made on the CPU, so
+that the sanitizer sees only kernels of mige_ext.
 """
 
 import sys

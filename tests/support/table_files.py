@@ -78,7 +78,7 @@ def crime_file(table: PublishedTable, count: int = 80) -> bytes:
 
 
 def health_file(table: PublishedTable, count: int = 80) -> bytes:
-    """The table of a health plan: ages and sexes are columns of zeros and ones."""
+    """The table of a health plan, with one-hot encoded ages and sexes."""
     draw = random.Random(4)
     ages, sexes = table.indicators["age_group"], table.indicators["sex"]
     names = ["MemberID_t", "YEAR_t", "trainset", *ages, "age_MISS", *sexes, "sexMISS"]

@@ -1,20 +1,15 @@
 """Selects the combinations of parameters that each tier of tests runs.
 
-A parametrized test multiplies sizes, dtypes, back ends and operators. Most faults appear at one
-value of one parameter, and most other faults at one pair of values. There are two tiers:
+A parametrized test has many combinations of sizes, dtypes, back ends and operators, its cases. Most
+faults appear at one value of one parameter or at one pair of values.
 
-- The first tier, ``make test``: each test function runs with a few cases that contain every value
-  of every parameter.
-- The second tier, ``make check`` or ``pytest --all``: the first tier, and more cases until every
-  pair of values has occurred.
+- The first tier (``make test``) runs a few cases that contain every value of every parameter, and
+  leaves out tests marked ``thorough``, which take long.
+- The second tier (``make check``, ``pytest --all``) runs more cases, which contain every pair of
+  values.
 
 ``pytest --rest`` runs the cases that the second tier adds to the first. ``pytest --product`` runs
-all combinations.
-
-Each back end (the CPU, the emulator, a GPU) is covered by itself, because each has its own code.
-
-Tests marked ``thorough`` take long, for example because they kill processes. The first tier leaves
-them out.
+all combinations. The cases are chosen for each back end (the CPU, the emulator, a GPU) by itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +29,7 @@ def examples(first_tier: int, second_tier: int) -> int:
 
 
 def _combinations(values: Values, strength: int) -> set[Combination]:
-    # Values are compared by identity, because they need not be hashable. The cases of one
-    # parametrized test have the same objects.
+    # Values are compared by identity, because they need not be hashable.
     named = sorted((name, id(value)) for name, value in values.items())
     return set(combinations(named, min(strength, len(named))))
 
@@ -43,9 +37,7 @@ def _combinations(values: Values, strength: int) -> set[Combination]:
 def covering(cases: Sequence[Values], strength: int, start: Iterable[int] = ()) -> list[int]:
     """Positions of a few cases in which every combination of ``strength`` values appears.
 
-    The algorithm is greedy: the next case is the one with the most combinations that are still
-    missing. If several cases have equally many, the first of them is next. The result is the same
-    in every process.
+    The algorithm is greedy: the next case is the first case with the most missing combinations.
 
     Args:
         cases: the values of the parameters of each case.
@@ -105,10 +97,10 @@ def second(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 
 def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The tests of the second tier that the first one does not have.
+    """The tests of the second tier that the first tier does not run in the same way.
 
-    Tests with hypothesis are among them, because the second tier runs them with more examples, and
-    tests marked ``library``, because ``make check`` builds the library again with the CUDA kernels.
+    Tests with hypothesis get more examples in the second tier. Tests marked ``library`` get a
+    library with CUDA kernels.
     """
     again = {i for i in items if _has_examples(i) or i.get_closest_marker("library") is not None}
     done = set(first(items)) - again

@@ -14,8 +14,8 @@ def problem(samples: Samples, batch: int, n: int) -> Problem:
     x = samples(batch, n, 64)  # the operator is meant for RBF Gram matrices
     return Problem(
         arguments={"k": baselines.rbf_gram(x, samples.bandwidth(x))},
-        # Every algorithm counts as 9 n³, the work of divide and conquer, so that a ratio of GFLOP/s
-        # is a ratio of times. (A sweep of Jacobi takes 8 n³.)
+        # 9 n³ is the work of divide and conquer. It counts for every algorithm, so that a ratio of
+        # GFLOP/s is a ratio of times.
         flop=batch * 9 * n**3,
         values=batch * (2 * n * n + n),  # K read, U and λ written
     )

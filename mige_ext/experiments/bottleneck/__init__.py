@@ -1,1 +1,1 @@
-"""The Information Bottleneck on images: the paper's Table 2."""
+"""The Information Bottleneck on images: Table 2 of Wen et al. (ICLR 2020)."""

@@ -1,4 +1,4 @@
-"""The command ``bottleneck``: methods over their grids of β, with several seeds.
+"""The command ``bottleneck``: trains every method at every β of its grid, with several seeds.
 
 * β is chosen by the validation errors of the seeds. ``--choice one-se`` takes the largest β whose
   mean error is within one standard error of the least mean error. ``--choice least`` takes the β
@@ -120,7 +120,7 @@ class Bottlenecks(Comparison):
         }
 
     def test(self, run: Run, rows: Sequence[Result]) -> list[dict[str, Any]]:
-        """The test errors of the last and of the averaged weights."""
+        """The test errors of the final weights and of the averaged weights."""
         weights, model = self.load(run), build(self.problem, run, self.settings)
         model.load_state_dict(weights["model"])
         measured = measure(model, self.problem, self.problem.test)

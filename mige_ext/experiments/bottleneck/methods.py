@@ -1,24 +1,23 @@
-"""The Information Bottleneck: a code z that predicts the class and forgets the rest of x.
+"""The Information Bottleneck: a code z that predicts the class y and forgets the rest of x.
 
 An encoder ``q(z|x)`` and a decoder ``p(y|z)`` minimize
 
-    E[−log p(y|z)] + β penalty,
+    E[−log p(y|z)] + β penalty.
 
-and each method has its own penalty. With the encoder ``N(μ(x), σ(x)²)`` the penalty stands for
-I(z; x) = H(z) − H(z|x):
+With the encoder ``N(μ(x), σ(x)²)`` the penalty is an estimate of I(z; x) = H(z) − H(z|x):
 
 * **MIGE** follows the gradient of I (Wen et al., ICLR 2020, circumstance III). The gradient of H(z)
   comes from the score of z, and ``H(z|x) = E Σ log σ`` + constant has a closed form. **MIGE,
   draws** is the setting of the paper, which estimates both entropies from draws, with uncalibrated
   scores.
 * **VIB** replaces I by an upper bound, ``E KL(q(z|x) ‖ N(0, I))`` (Alemi et al., ICLR 2017).
-* **MINE** replaces I by the bound of a critic, which the critic raises and the encoder lowers
+* **MINE** replaces I by a lower bound. A critic maximizes the bound, and the encoder minimizes it
   (Belghazi et al., ICML 2018).
 
-Three methods regularize without information: dropout, the confidence penalty and label smoothing
-(Pereyra et al., 2017). Three controls show whether an estimate of I(z; x) does more than a simpler
-term: **entropy** lowers only H(z), **Gaussian score** computes the score of z from the covariance,
-and **L2** lowers ‖z‖² of a deterministic code.
+Dropout, the confidence penalty and label smoothing regularize without information (Pereyra et al.,
+2017). Three controls are simpler than an estimate of I(z; x): **entropy** minimizes only H(z),
+**Gaussian score** computes the score of z from the covariance, and **L2** minimizes ‖z‖² of a
+deterministic code.
 """
 
 import math
@@ -46,12 +45,12 @@ class Settings(Checked):
     """Everything on which the numbers of a run depend, except method, β and seed.
 
     The defaults were chosen on the validation part of digits. ``PAPER`` has the settings of the
-    paper. Without ``calibrate``, SSGE shrinks the gradient of H(z), but H(z|x) in closed form is
-    exact. The difference is then not the gradient of I, and training increases σ.
+    paper. Without ``calibrate``, the gradient of H(z) by SSGE is too small, but the gradient of
+    H(z|x) in closed form is exact, and training increases σ.
 
-    A smaller number ``marginals`` changes only the variance of the gradient. On MNIST with 16 draws
-    and one thread, the penalty adds 53 % to the time of a step with 16 ``marginals``, and 18 % with
-    4.
+    A smaller number ``marginals`` saves time, and changes only the variance of the gradient. (On
+    MNIST with 16 draws and one thread, the penalty adds 53 % to the time of a step with 16
+    ``marginals``, and 18 % with 4.)
     """
 
     data: str = data_option("digits")
@@ -198,8 +197,8 @@ def information_gradient(settings: Settings, inputs: int) -> Penalty:
 def drawn_information(settings: Settings, inputs: int) -> Penalty:
     """The paper's MIGE: both entropies by uncalibrated scores of the draws.
 
-    SSGE shrinks scores, and more so for a larger d/M. An input has few draws, so the gradient of
-    H(z|x) is far smaller than the gradient of H(z), and the penalty acts almost only on H(z).
+    Scores of SSGE are too small if there are few samples. An input has few draws, so the gradient
+    of H(z|x) nearly vanishes, and the penalty acts almost only on H(z).
     """
     return information_gradient(replace(settings, calibrate=False, conditional="draws"), inputs)
 
@@ -225,8 +224,8 @@ def entropy(settings: Settings, inputs: int) -> Penalty:
 class TrainedBound(Learner):
     """MINE: I(z; x) ≥ E_joint[T] − log E_marginal[e^T], with a trained critic T(x, z).
 
-    Each call trains the critic for one step, which raises the bound, and returns the bound, which
-    the encoder lowers. The bound uses all pairs of the batch, with the first draw of each z.
+    Each call trains the critic for one step, which raises the bound, and returns the bound. The
+    bound uses all pairs of the batch, with the first draw of each z.
 
     Args:
         settings: Sizes and the learning rate.
@@ -239,13 +238,12 @@ class TrainedBound(Learner):
         super().__init__(critic, settings.learning_rate)
 
     def forward(self, out: Output, x: Tensor, labels: Tensor) -> Tensor:
-        """The bound in nats, with its gradient in z, both before the step of the critic."""
+        """The bound in nats and its gradient with respect to z, before the step of the critic."""
         z = out.z[:, 0]
         code = z.detach().requires_grad_()
         scores = self.network(x.flatten(1)[:, None], code[None])
         bound, self.average = mine(*split_pairs(scores), self.average)
-        # This also sets code.grad to the gradient of −bound, so the bound has the gradient
-        # −code.grad in z.
+        # This also sets code.grad to the gradient of −bound.
         descend(self.optimizer, -bound)
         assert code.grad is not None
         return bound.detach() + ((z - code.detach()) * -code.grad).sum()
@@ -277,17 +275,17 @@ def smoothing(out: Output, x: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Method(CommonMethod):
-    """A method of the comparison. The settings and the number of pixels make the penalty."""
+    """A method, whose penalty is a function of the settings and the number of pixels."""
 
     stochastic: bool = False  # whether the encoder draws z
     dropout: bool = False  # whether β is the rate of dropout
-    free_scale: bool = False  # whether z has no BatchNorm, under which ‖z‖² would be constant
+    free_scale: bool = False  # whether z has no BatchNorm, which would make ‖z‖² constant
     #: Test error on MNIST in %, in the paper's Table 2 (by Alemi et al., except for MIGE).
     published: float | None = None
 
 
-#: Grid of β for most methods. On digits and on MNIST, the least β has no visible effect, and the
-#: largest β increases the error.
+#: Grid of β for most methods. The least β has no visible effect on the error, and the largest β
+#: increases the error.
 BETAS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -38,7 +38,7 @@ class Result(Row):
     average_val_error: float  # ``val_error`` with averaged weights; NaN without averaged weights
     average_test_error: float  # ``test_error`` with averaged weights
     information: float  # nats, upper bound of I(z; x) on the validation part
-    test_cross_entropy: float  # nats, of the last weights; NaN before the test
+    test_cross_entropy: float  # nats, of the final weights; NaN before the test
     rank: float  # ``rank`` of the last epoch in metrics.csv
     calibration: float  # ``calibration`` of the last epoch in metrics.csv
     overhead: float  # time that the penalty adds to a step, relative to a step without penalty

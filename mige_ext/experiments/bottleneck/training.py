@@ -2,11 +2,11 @@
 
 For a fair comparison, the following is the same for all methods:
 
-* On digits, μ passes a BatchNorm without affine parameters. Rescaling z does not change I(z; x), so
-  without BatchNorm the loss would not fix the scale of z, and errors of an estimated gradient would
-  add up along the scale. The prior of VIB fixes the scale, which would favor VIB.
-  ``--no-normalize`` gives the paper's network, without BatchNorm.
-* A seed fixes the first weights and the batches. All runs have the same number of epochs, and the
+* On digits, μ passes a BatchNorm without affine parameters, which fixes the scale of z. I(z; x)
+  does not depend on the scale, so without BatchNorm errors of an estimated gradient would add up
+  along the scale. (Only VIB has a prior, which fixes the scale.) ``--no-normalize`` gives the
+  paper's network, without BatchNorm.
+* A seed fixes the initial weights and the batches. All runs have the same number of epochs, and the
   weights of the last epoch are measured.
 * Predictions are made from z = μ(x).
 """
@@ -151,10 +151,7 @@ class Trainer(CommonTrainer):
     stateful = ("model", "optimizer", "schedule", "average", "penalty")
 
     def setup(self) -> None:
-        """Make the classifier, then its penalty and optimizer.
-
-        The weights are drawn first, so every method of a seed has the same first weights.
-        """
+        """Make the classifier first, so that all methods have the same initial weights."""
         images, settings = self.problem, self.settings
         self.model = build(images, self.run, settings)
         self.average: AveragedModel | None = None

@@ -1,7 +1,7 @@
-"""Checkpoints, with which a stopped run continues to bitwise the same numbers.
+"""Checkpoints, from which a stopped run continues to bitwise the same numbers.
 
-After each epoch, every state is written to one file: network, optimizer, schedule, random numbers,
-and the metrics so far. ``interrupted.py`` lists the other files of a stopped experiment.
+After each epoch, all states are written to one file: network, optimizer, schedule, random
+generators, and the metrics so far.
 """
 
 from collections.abc import Mapping, Sequence

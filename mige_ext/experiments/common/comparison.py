@@ -1,14 +1,13 @@
 """Comparisons of methods, with a search over one setting of each method.
 
-* Search: every method is trained at every value of its grid, and the value with the best validation
-  results is chosen.
-* Final runs: every method is trained at the chosen value. With ``--retrain``, final runs train on
-  the training and validation images together. Without ``--retrain``, a search run with the same
-  value and seed is the final run, and is not trained again.
-* Test: the final runs are tested after the last training. No other code reads the test part.
-* After each epoch, all states are on disk, and ``--resume`` continues an interrupted command.
+1. Search: train every method at every value of its grid, and choose the value with the best
+   validation results.
+2. Final runs: train every method at the chosen value, with all seeds. With ``--retrain``, final
+   runs train on the training and validation images together. Without ``--retrain``, runs of the
+   search are final runs too, and are not trained again.
+3. Test: test the final runs. No other code reads the test part.
 
-An experiment defines its methods, its trainer, the results of a run, and its figures.
+The states are saved after each epoch, and ``--resume`` continues an interrupted command.
 """
 
 import math
@@ -38,9 +37,9 @@ class Comparison(Experiment):
     """A comparison of methods, with a search over one setting of each method.
 
     Args:
-        options: A ``ComparisonOptions`` with a list of values to search. The attribute ``setting``
-            is the name of this list, such as "beta". If the list is empty, each method's own grid
-            is searched.
+        options: A ``ComparisonOptions`` with a list of values to search, whose name is the
+            attribute ``setting``, such as "beta". If the list is empty, each method's own grid is
+            searched.
         settings: Settings of every run.
 
     Raises:
@@ -66,12 +65,12 @@ class Comparison(Experiment):
     network_name: ClassVar[str] = "model"
     #: Part of each grid that ``--quick`` searches.
     quick_values: ClassVar[slice]
-    #: Test results of a diverged run, by column. All predictions count as wrong. A run with NaN in
-    #: the first of these columns has not been tested yet.
+    #: Test results of a diverged run, by column, as if all predictions were wrong. A run with NaN
+    #: in the first of these columns has not been tested yet.
     all_wrong: Mapping[str, float] = MappingProxyType({"accuracy": 0.0})
     #: Options of the experiment that config.json records.
     recorded: ClassVar[Sequence[str]] = ()
-    #: Columns of metrics.csv that the progress bar shows, by their names in the bar.
+    #: Columns of metrics.csv that the progress bar shows: name in the bar -> name of the column.
     progress: ClassVar[Mapping[str, str]]
     #: Columns of metrics.csv that are NaN for a run that trains on the validation images.
     validated: ClassVar[Sequence[str]] = ()
@@ -157,7 +156,7 @@ class Comparison(Experiment):
     def search(self) -> None:
         """Train every method at every value of its grid, and choose one value for each method."""
         seeds = self.options.seeds
-        # Ordered by seed, so that an interrupted search has all runs of the first seeds.
+        # Seeds form the outer loop, so an interrupted search has every value of the first seeds.
         self.search_runs = [
             Run(method, value, seed, self.search_images)
             for seed in range(self.options.grid_seeds or seeds)
@@ -222,7 +221,7 @@ class Comparison(Experiment):
 
     @abstractmethod
     def evaluate(self, run: Run, trainer: Any, rows: Sequence[Any]) -> list[Any]:
-        """Save a run after the last epoch, and measure it on the validation part.
+        """Save a trained run, and measure it on the validation part.
 
         Args:
             run: The run.
@@ -230,7 +229,8 @@ class Comparison(Experiment):
             rows: Metrics of all epochs.
 
         Returns:
-            The rows of the run in results.csv, made by ``result``, with NaN for the test part.
+            The rows of the run in results.csv, made by ``result``, with NaN in the columns of the
+            test.
         """
 
     def result(self, run: Run, **columns: Any) -> Any:
@@ -278,7 +278,7 @@ class Comparison(Experiment):
     def read_test(self, runs: Sequence[Run]) -> list[Any]:
         """Test the runs that are not tested yet, and return the results of all runs.
 
-        If ``test`` raises DivergedError, the run gets ``all_wrong`` like a diverged run.
+        If ``test`` raises DivergedError, the result of the test is ``all_wrong``.
         """
         column = next(iter(self.all_wrong))
         for run in runs:

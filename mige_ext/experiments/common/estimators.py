@@ -10,7 +10,6 @@ from mige_ext.scores.base import ScoreEstimator
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "ssge": mige.SSGE,
-    # "ridge" is the default of the information functions. "qis" biases gradients of information.
     "adaptive": partial(mige.AdaptiveScore, gaussian="ridge"),
     "gaussian": mige.GaussianScore,
     "landweber": mige.Landweber,

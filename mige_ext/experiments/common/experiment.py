@@ -79,8 +79,8 @@ def command(
 ) -> Callable[[Callable[[AnyOptions, dict[str, Any]], Experiment]], Callable[..., None]]:
     """Turn a function that makes an experiment into a command.
 
-    The function takes an ``options_type``, and a dictionary of the settings that the user gave, by
-    name. The name of the function is the name of the command, and the docstring is the help.
+    The arguments of the function are an ``options_type`` and a dictionary of the settings that the
+    user gave. The name of the function is the name of the command, and the docstring is the help.
 
     Args:
         options_type: Dataclass of options that may change when the experiment is continued.
@@ -135,7 +135,7 @@ def command(
 
 
 def _named(message: str, declared: Sequence[Parameter]) -> str:
-    """The message, with an option in place of a first word that is the name of a parameter."""
+    """The message. If its first word names a parameter, the name of the option replaces it."""
     name, _, rest = message.partition(" ")
     if name in {parameter.name for parameter in declared}:
         return f"--{name.replace('_', '-')} {rest}"

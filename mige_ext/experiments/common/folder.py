@@ -1,7 +1,7 @@
 """The folder of an experiment: settings in config.json, and tables in CSV files.
 
-A file is either extended line by line or replaced as a whole, so ``--resume`` can continue also
-after the process was killed.
+A file is either extended line by line or replaced as a whole, so that ``--resume`` works even if
+the process was killed.
 """
 
 import csv
@@ -99,8 +99,8 @@ def open_folder(
         path: Folder.
         settings: Values on which the numbers depend, as JSON. Results in the folder must have the
             same settings.
-        about: Further values, as JSON. When the experiment is continued, only ``command``, the name
-            of the experiment, must stay the same.
+        about: Further values, as JSON, of which only ``command``, the name of the experiment, must
+            stay the same.
         resume: Whether to continue with the results in the folder.
 
     Raises:

@@ -9,9 +9,8 @@ Ctrl-C ends a command with exit status 130. The folder then contains:
 * ``models/``, the weights of every finished run and of the stopped run;
 * the figures, drawn from the rows of the tables so far.
 
-``Experiment.save_interrupted`` writes the figures and the weights of the stopped run. If the
-process is killed, these files are missing, and all others are complete. ``--resume`` always
-continues from the checkpoint to bitwise the same numbers.
+If the process is killed, the figures and the weights of the stopped run are missing. ``--resume``
+always continues from the checkpoint to bitwise the same numbers.
 
 The toy experiment has ``config.json``, ``toy.csv`` and the figure. The table is saved after each
 pair of a dimension and a method, and ``--resume`` computes the pairs that the table lacks.

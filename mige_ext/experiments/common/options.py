@@ -1,7 +1,6 @@
 """Options of the commands: dataclass fields, each with its default, its range and its help.
 
-A field that is declared with ``option`` is both an option of the command line and a checked
-attribute in Python, with one sentence as its documentation.
+``option`` declares a field that is both an option of the command line and a checked attribute.
 """
 
 import math
@@ -43,7 +42,7 @@ def option(
         positive: Whether the value must be greater than 0.
         below: Number that the value must be below.
         choices: The values that are allowed.
-        shown: Default in ``--help``, if it depends on other options.
+        shown: Text in ``--help`` for a default that depends on other options.
         on_command_line: Whether the command has the option.
 
     Returns:
@@ -127,7 +126,7 @@ def parameters(options_type: type["DataclassInstance"], panel: str) -> Iterator[
 
 
 def filled(options: AnyOptions, **defaults: Any) -> AnyOptions:
-    """The options, with these values in place of None."""
+    """The options, with these values instead of None."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     return replace(options, **missing)
 
@@ -150,7 +149,7 @@ def data_option(default: str, more: str = "", shown: str | None = None) -> Any:
 
 
 def method_option(methods: Iterable[str], quick: Iterable[str]) -> Any:
-    """The option of the methods to compare, of which ``--quick`` compares fewer."""
+    """The option of the methods to compare; ``quick`` are those that ``--quick`` compares."""
     sentence = f"Method to compare: {', '.join(methods)}. Give the option once for each method."
     return option(None, sentence, shown=f"all; --quick: {', '.join(quick)}")
 

@@ -1,6 +1,6 @@
 """The common style of all figures: colors by method, mean ± deviation bands, PNG and PDF.
 
-Figures are made without pyplot, so there is no global state, and no display is needed.
+Figures are made without pyplot, because it has global state and may need a display.
 """
 
 import textwrap
@@ -21,8 +21,8 @@ from mige_ext.experiments.common.statistics import by_method
 # The palette of Okabe and Ito, whose colors differ in every common form of color blindness.
 _CYCLE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
 
-#: The color of each method, the same in every figure. Colors in the same figure differ by at least
-#: 18 in CIEDE2000. A label that is not listed gets the next color of ``_CYCLE``.
+#: The color of each method in every figure. A label that is not listed gets the next color of
+#: ``_CYCLE``. Colors in the same figure differ by at least 18 in CIEDE2000.
 PALETTE: dict[str, str] = {
     "truth": "#000000",
     "MIGE": "#D55E00",
@@ -208,8 +208,8 @@ def errorbar(ax: Axes, x: ArrayLike, y: ArrayLike, name: str, **style: Any) -> N
         x: positions.
         y: values.
         name: key of ``PALETTE``, and the label in the legend if ``style`` has no label.
-        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. The error NaN of a
-            single seed is drawn without a bar.
+        **style: further arguments of :meth:`matplotlib.axes.Axes.errorbar`. An error that is NaN,
+            as for a single seed, is drawn without a bar.
     """
     errors = {bar: np.nan_to_num(style.pop(bar)) for bar in ("xerr", "yerr") if bar in style}
     style = {"color": PALETTE[name], "marker": "o", "label": name} | style

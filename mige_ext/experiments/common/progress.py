@@ -20,7 +20,7 @@ class Progress(tqdm):  # type: ignore[misc]
         self.metrics: dict[str, float] = {}
 
     def step(self, scalars: Mapping[str, Tensor]) -> None:
-        """Count a step. Show the scalars only twice a second, because each read waits for a GPU."""
+        """Count a step, and show the scalars twice a second, because a read waits for the GPU."""
         self.update()
         if time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
@@ -36,8 +36,8 @@ class Progress(tqdm):  # type: ignore[misc]
 
         Args:
             name: Name of the run.
-            at: Number of steps of all runs before this run. The bar is set to this number, because
-                a run that diverged or continued from a checkpoint has counted fewer steps.
+            at: Number of steps of all runs before this run, to which the bar is set. (A run that
+                diverged or resumed has counted fewer steps.)
         """
         self.metrics = {}
         if at is not None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class Run(NamedTuple):
-    """Identity of a run among all runs of an experiment, which share all other settings."""
+    """Identity of a run among all runs of an experiment."""
 
     method: str
     value: float  # β or learning rate, the searched setting; 0 for a method without a setting

@@ -30,7 +30,7 @@ def by_value(rows: Sequence[Any]) -> dict[float, list[Any]]:
 def without_divergence(rows: Sequence[Any]) -> dict[float, list[Any]]:
     """The rows of one method by value, without the values at which a run diverged.
 
-    If there is a diverged run at every value, the smallest value is kept.
+    If a run diverged at every value, the smallest value is kept.
     """
     grid = by_value(rows)
     whole = {value: of for value, of in grid.items() if not any(row.diverged for row in of)}

@@ -36,13 +36,13 @@ class Trainer(ABC):
         random: Random generators of the run.
     """
 
-    #: Dataclass of a row of metrics.csv, with the columns ``epoch`` and ``seconds``, the mean
-    #: scalars of the steps, and the values of ``close``.
+    #: Dataclass of a row of metrics.csv, with the columns ``epoch`` and ``seconds``, the results of
+    #: ``step`` averaged over the epoch, and the results of ``close``.
     epoch_type: ClassVar[type[Any]]
-    #: Attributes that a checkpoint contains. An attribute without a state is skipped.
+    #: Names of the attributes that a checkpoint contains.
     stateful: ClassVar[Sequence[str]]
-    #: Name of the attribute with the term that a method adds to the loss, which is None for a
-    #: method that adds nothing. ``overhead`` measures the time of this term.
+    #: Name of the attribute with the term that a method adds to the loss, or with None.
+    #: ``overhead`` measures the time of this term.
     extra: ClassVar[str] = "penalty"
 
     def __init__(self, problem: Any, run: Any, settings: Any, random: RandomState) -> None:
@@ -107,8 +107,8 @@ def train(
         The trainer after the last epoch, and the metrics of all epochs.
 
     Raises:
-        DivergedError: A scalar or a weight is not finite at the end of an epoch, or a number that
-            is not finite makes a step or a measurement fail.
+        DivergedError: A scalar or a weight is not finite at the end of an epoch, or a step or a
+            measurement fails because of a number that is not finite.
     """
     with seeded(run.seed, problem.device), _small_batches_are_meant():
         random = RandomState(problem.device, run.seed)
@@ -140,7 +140,7 @@ def train(
 
 @contextmanager
 def _small_batches_are_meant() -> Iterator[None]:
-    """Give no warning of few samples, because the published experiments have M < d + 2 too."""
+    """Suppress the warning of few samples, because the paper's experiments have M < d + 2 too."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"M = \d+ samples in d = ", MigeWarning)
         yield
@@ -160,10 +160,7 @@ def _train_epoch(trainer: Trainer, on_step: OnStep) -> dict[str, float]:
 
 @contextmanager
 def _raised_as_divergence(epoch: int, parts: Mapping[str, Any]) -> Iterator[None]:
-    """Turn an error about numbers that are not finite into ``DivergedError``.
-
-    These are mige_ext's errors about samples, and all errors while a weight is not finite.
-    """
+    """Raise DivergedError for an error whose cause is samples or weights that are not finite."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -182,8 +179,8 @@ def overhead(
 ) -> float:
     """Time that the term ``extra`` adds to a step, as a fraction of the step without the term.
 
-    Steps with and without the term alternate on a separate trainer. The fastest step of each kind
-    counts, because a disturbance only makes a step slower. A method without the term adds 0.
+    The fastest of several steps with and without the term counts, because a disturbance only makes
+    a step slower.
     """
     device = problem.device
     with seeded(run.seed, device):

@@ -1,8 +1,8 @@
 """The cache of decoded sets, with a folder for each set.
 
 The cache is ``~/.cache/mige_ext``, or the folder that the environment variable ``MIGE_DATA`` names.
-Images are NumPy arrays, and a table is a CSV file. A set is stored in one step, so a reader finds
-the whole set or nothing.
+Images are NumPy arrays, and a table is a CSV file. A set is stored in one step, so that no process
+finds an incomplete set.
 """
 
 import hashlib
@@ -69,8 +69,6 @@ def store_files(folder: Path, contents: Mapping[str, "bytes | memoryview"]) -> N
 
 def open_arrays(folder: Path) -> Arrays:
     """Map the arrays of a set into memory, copy on write.
-
-    Several processes use the same memory, until a process writes to an array.
 
     Raises:
         ValueError: the set is damaged.

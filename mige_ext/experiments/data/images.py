@@ -1,7 +1,7 @@
 """The image sets of the experiments, with a fixed split into training, validation and test images.
 
-Images are uint8 in memory, a quarter of the memory of float32. Each batch becomes float32 on the
-device of the images (:meth:`ImageData.normalize`), without worker processes.
+Images are uint8 in memory, and each batch is converted to float32 on the device of the images
+(:meth:`ImageData.normalize`).
 
 ========= ==================================================================================
 name      images
@@ -66,8 +66,8 @@ class ImageData:
     validation: Split  # for the choice of settings
     test: Split  # read once, at the end
     classes: int  # labels are 0 ... classes - 1
-    center: tuple[float, ...]  # pixel value that becomes 0, one per channel or one for all
-    scale: tuple[float, ...]  # difference of pixel values that becomes 1
+    center: tuple[float, ...]  # pixel value that ``normalize`` maps to 0, per channel or for all
+    scale: tuple[float, ...]  # difference of pixel values that ``normalize`` maps to 1
     max_pixel: int = 255  # largest possible pixel value
 
     @property
@@ -156,8 +156,8 @@ def load(name: str, data_dir: Path | None = None) -> ImageData:
 def _load_digits() -> ImageData:
     """The test part of UCI's "Optical Recognition of Handwritten Digits", with pixels 0 ... 16.
 
-    There is no official split of this part. This split has few training images, so that
-    regularization matters, and many test images, so that errors are measured precisely.
+    The split has few training images, so that regularization matters, and many test images, so that
+    errors are measured precisely.
     """
     try:
         from sklearn.datasets import load_digits
@@ -178,11 +178,7 @@ def _load_digits() -> ImageData:
 def _with_validation(
     name: str, arrays: Arrays, center: tuple[float, ...], scale: tuple[float, ...]
 ) -> ImageData:
-    """The image set, with up to 10,000 training images as the validation part.
-
-    If there are fewer than 50,000 training images, a fifth of them are the validation part. The
-    split is stratified, with seed 0.
-    """
+    """The image set. A fifth of the training images, at most 10,000, is the validation part."""
     images, labels = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels)
     validation_size = min(10_000, len(labels) // 5)
     sizes = (len(labels) - validation_size, validation_size)

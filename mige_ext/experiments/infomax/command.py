@@ -1,9 +1,9 @@
 """The command ``infomax``: encoders trained without labels, and the accuracy of probes.
 
-* Probes are trained on each layer of the frozen encoder, in the same way for all methods.
-* The chosen learning rate of a trained method has the best validation accuracy of the probes,
-  averaged over layers and seeds. All methods have the same grid.
-* ``--quick`` takes scikit-learn's digits, which have 8×8 pixels and one channel, and small layers.
+* A probe is a small classifier that is trained on one layer of the frozen encoder, in the same way
+  for all methods.
+* The learning rate of a method is the one with the best validation accuracy of the probes, averaged
+  over layers and seeds. All methods have the same grid.
 
 ``common/comparison.py`` describes the search, the final runs and the test.
 """

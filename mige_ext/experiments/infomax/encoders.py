@@ -19,7 +19,7 @@ NORMALIZATIONS = {
 class Features(NamedTuple):
     """The layers of the encoder for N images, with the default sizes for CIFAR."""
 
-    conv: Tensor  # (N, 4096), h in the paper
+    conv: Tensor  # (N, 4096), the features h of MIGE II (``methods.py``)
     fc: Tensor  # (N, 1024)
     z: Tensor  # (N, 64), the code
 
@@ -136,7 +136,7 @@ def frozen(
     bf16: bool = False,
     layers: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the features of many images without gradients, in half precision except z.
+    """Compute the features of many images without gradients. All features except z become float16.
 
     Args:
         encoder: an :class:`Encoder`, :class:`Pixels` or :class:`PrincipalComponents`.

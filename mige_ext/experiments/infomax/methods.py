@@ -2,12 +2,12 @@
 
 * **MIGE** maximizes I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et
   al., ICLR 2020, circumstance I). **MIGE II** maximizes I(h; z) with the convolutional features h
-  of the encoder. z is a function of x, so the pair has no density. The score of the pair acts as a
-  penalty on codes that cannot be predicted from x at the scale of the kernel. The penalty needs x
-  and z of similar magnitude, so ``balanced`` scales x.
+  of the encoder. z is a function of x, so the pair has no density. The score of the pair only
+  penalizes codes that cannot be predicted from x at the scale of the kernel. ``balanced`` therefore
+  gives x and z similar magnitudes.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
-  objective). **JSD + PM** and **InfoNCE + PM** add prior matching with N(0, I), which fits z under
-  BatchNorm. (The uniform prior of Hjelm et al. fits z under a sigmoid.)
+  objective). **JSD + PM** and **InfoNCE + PM** add prior matching. The prior is N(0, I), because
+  z passes BatchNorm; Hjelm et al. use a sigmoid and a uniform prior.
 * The controls are a **random** encoder, **pixels** and **PCA** without an encoder, the **entropy**
   H(z) alone, and MIGE and MIGE II with the score of a **Gaussian**.
 """
@@ -79,7 +79,7 @@ def entropy(problem: Problem) -> Objective:
 
 
 class Critic(nn.Module):
-    """Minus a bound of I(h; z), which a separable critic and the encoder raise together.
+    """Minus a bound of I(h; z), which a separable critic and the encoder maximize together.
 
     Args:
         problem: Sizes of h and z.
@@ -102,8 +102,8 @@ class PriorMatching(nn.Module):
     """Prior matching with a discriminator D (Hjelm et al., section 3.3).
 
     D minimizes ``softplus(−D(n)) + softplus(D(z))`` with n from N(0, I), and the encoder minimizes
-    ``γ softplus(−D(z))``. The returned loss is the sum of these two losses. The first has no
-    gradient in z, and the second has no gradient in the weights of D.
+    ``γ softplus(−D(z))``. The returned loss is the sum of both, in which the first loss has a
+    gradient only for D, and the second only for z.
 
     Args:
         problem: Size of z, and the weight γ.

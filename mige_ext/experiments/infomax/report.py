@@ -15,7 +15,7 @@ from mige_ext.experiments.infomax.training import Epoch
 
 LAYERS = {"pixels": "pixels", "conv": "conv", "fc": "fc", "z": "z"}
 
-#: MIGE in the paper's Table 1, in %.
+#: Accuracy of MIGE in Table 1 of Wen et al. (ICLR 2020), in %.
 PUBLISHED = {"cifar10": {"conv": 57.95, "fc": 57.09, "z": 53.75}}
 
 
@@ -41,11 +41,11 @@ class Result(Row):
 
 
 def format_table(tested: Sequence[Result], data: str) -> str:
-    """The paper's Table 1: test accuracy by method and layer, mean ± standard error.
+    """A table like Table 1 of Wen et al.: test accuracy by method and layer, ± standard error.
 
     Args:
         tested: Results of the final runs.
-        data: Image set. The table of CIFAR-10 has a line with the paper's numbers.
+        data: Name of the image set. The table of CIFAR-10 has a line with the paper's numbers.
     """
     columns = {f"{label}, %": _accuracy_cell(layer) for layer, label in LAYERS.items()}
     columns |= {

@@ -45,7 +45,7 @@ class Settings(Checked):
     projection: int = option(64, "Dimensions of the projected images or features.", least=1)
     alpha: float = option(
         1.0,
-        "Mean squared distance between projected samples, relative to that between codes z.",
+        "Mean squared distance of the projected samples, divided by that of the codes z.",
         positive=True,
     )
     estimator: str = option("default", "Score estimator.", choices=("default", *ESTIMATORS))
@@ -112,10 +112,7 @@ class Trainer(CommonTrainer):
     optimizer: torch.optim.Adam | None = None
 
     def setup(self) -> None:
-        """Make the encoder, then its objective and optimizer.
-
-        The weights are drawn first, so every method of a seed has the same first weights.
-        """
+        """Make the encoder first, so that all methods have the same initial weights."""
         images, run, settings = self.problem, self.run, self.settings
         self.encoder = network(run.method, images, settings)
         if not METHODS[run.method].encoder:
@@ -133,7 +130,7 @@ class Trainer(CommonTrainer):
         if self.objective is None:
             for layer in self.encoder.modules():
                 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                    layer.momentum = None  # a mean of all steps; a moving average needs many steps
+                    layer.momentum = None  # the mean over all steps instead of a moving average
         parts = (self.encoder, self.objective)
         self.modules = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
         self.encoder.to(images.device, memory_format=torch.channels_last)

@@ -1,8 +1,7 @@
-"""Methods that never see s: they make z forget what the label does not need.
+"""Methods that never see the nuisance s: they make z forget what the label does not need.
 
-The penalties take z (N, d) and the ``Batch`` of z, and use at most its label. The models change
-the network or its loss, and their ``penalty`` takes the place of a penalty. ``removal/methods.py``
-has the rows of these methods.
+Some methods are penalties: functions of z (N, d) and its ``Batch``, of which they use at most the
+label. Other methods are models with a ``penalty`` of their own.
 """
 
 from typing import Literal
@@ -21,7 +20,7 @@ from mige_ext.experiments.removal.nuisances import Batch
 
 
 def contraction(z: Tensor, batch: Batch) -> Tensor:
-    """Minus the negentropy of z: the entropy of z without its Gaussian part."""
+    """Minus the negentropy of z, which is the entropy of z without its Gaussian part."""
     return -mige.negentropy(z)
 
 
@@ -39,13 +38,14 @@ def center(z: Tensor, batch: Batch) -> Tensor:
 
 
 class GaussianCode(nn.Module):
-    """A code that is drawn from N(μ, σ²): (N, 2d), which is μ and the raw σ, -> (N, d).
+    """A code that is drawn from N(μ, σ²): (N, 2d) -> (N, d).
 
-    σ = softplus(raw − 5) starts near .007 (Alemi et al., 2017).
+    The input has the columns of μ and of ρ, and σ = softplus(ρ − 5) starts near .007 (Alemi et al.,
+    2017).
 
     Args:
-        published: What the code is in evaluation: a "draw", or the "mean" μ, which has more
-            information about x than the draws that the penalty bounds.
+        published: The code in evaluation: a "draw", or the "mean" μ, which has more information
+            about x than a draw.
     """
 
     #: KL(N(μ, σ²) ‖ N(0, I)) of the last call in nats, a mean over its N codes.
@@ -68,7 +68,7 @@ class GaussianCode(nn.Module):
 class VIB(Model):
     """Variational bottleneck: E KL(q(z|x) ‖ N(0, I)) ≥ I(x; z) is the penalty (Alemi et al., 2017).
 
-    The divergence fixes the scale of z, in place of BatchNorm. The published codes, which the
+    The divergence fixes the scale of z, so there is no BatchNorm. The finished codes, which the
     attackers get, are draws.
     """
 
@@ -86,16 +86,13 @@ class VIB(Model):
 
 
 class VIBMean(VIB):
-    """``VIB`` whose published codes are the means μ, which are the same each time."""
+    """``VIB`` whose finished codes are the means μ."""
 
     published = "mean"
 
 
 class SquaredNorm(Model):
-    """The squared norm of z is the penalty.
-
-    Under BatchNorm this norm would be the same for every encoder, so z has no BatchNorm.
-    """
+    """The penalty is the squared norm of z, without BatchNorm, which would make it constant."""
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
         """The encoder without BatchNorm."""
@@ -107,9 +104,9 @@ class SquaredNorm(Model):
 
 
 class LabelSmoothing(Model):
-    """The cross-entropy of uniform labels is the penalty (Szegedy et al., 2016).
+    """The penalty is the cross-entropy of uniform labels (Szegedy et al., 2016).
 
-    Up to the factor 1 + β of the loss, the label is then smoothed by ε = β / (1 + β).
+    Up to a factor, this is label smoothing with ε = β / (1 + β).
     """
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
@@ -120,8 +117,8 @@ class LabelSmoothing(Model):
 class Dropout(Model):
     """Dropout after each hidden layer of the encoder, with no penalty (Srivastava et al., 2014).
 
-    A step drops a unit with probability β / (1 + β). Each unit is thus multiplied by a random
-    factor of mean 1 and variance β.
+    A step drops a unit with probability β / (1 + β), so each unit is multiplied by a random factor
+    of mean 1 and variance β.
     """
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:

@@ -1,19 +1,17 @@
 """Information removal as a command: z keeps the label and forgets a nuisance s.
 
 An encoder minimizes the cross-entropy of the label plus β times a penalty on the information that z
-has about s. ``removal/methods.py`` has the penalties: the gradient of I(z; s) by scores (MIGE), and
-penalties of other methods. Attackers are trained on the frozen z, and measure the information that
-remains (``mige_ext.audit``).
+has about s (``removal/methods.py``). Attackers, which are trained on the finished codes, measure
+the information that remains: the leak (``mige_ext.audit``).
 
-* β is chosen on the validation part, among the values that cost at most half a point of accuracy.
-  The value with the least leak is chosen. If every value costs more, the most accurate is chosen.
-* With ``--choice blind`` the largest of these values is chosen, and the search measures no leak.
-  This choice needs no s, like the methods in ``removal/blind.py``.
-* All methods have grids of the same size. With ``--extend``, a grid grows beyond its end if the end
-  was chosen. The rule is the same for all methods.
+* β is chosen on the validation part. Among the values that cost at most half a point of accuracy,
+  the value with the least leak is chosen. If every value costs more, the most accurate is chosen.
+* With ``--choice blind`` the largest β that costs at most half a point is chosen. This choice needs
+  no s, like the methods in ``removal/blind.py``.
+* All methods have grids of the same size. ``--extend`` extends a grid if one of its ends was
+  chosen.
 
-``common/comparison.py`` says what all comparisons have in common.
-``mige_ext.information`` has the recipe for an encoder of your own.
+``common/comparison.py`` describes the search, the final runs and the test.
 """
 
 import math
@@ -153,11 +151,9 @@ class Removals(Comparison):
         return [result]
 
     def choose(self) -> dict[str, float]:
-        """β of each method, by the validation results.
-
-        Test results are hidden, because divergence at the test must not change the choice when the
-        experiment is continued.
-        """
+        """β of each method, by the validation results."""
+        # Test results are hidden: a run that diverged in the test must not change the choice when
+        # the experiment is continued.
         rows = [replace(row, accuracy=math.nan) for row in self.results_of(self.search_runs)]
         blind = self.settings.choice == "blind"
         return {method: choose_beta(rows, method, blind=blind) for method in self.values}
@@ -200,16 +196,16 @@ class Removals(Comparison):
 
 
 def choose_beta(rows: Sequence[Result], method: str, *, blind: bool = False) -> float:
-    """The β with the least leak whose accuracy is at most ``MARGIN`` below that of "none".
+    """The β with the least leak on the validation part, among the values that are accurate enough.
 
-    Leak and accuracy are those on the validation part. If no β is that accurate, the most accurate
-    β is chosen. Of equal values, the largest β is chosen. A β with a diverged run is left out, see
-    ``without_divergence``.
+    The accuracy must be at most ``MARGIN`` below the accuracy of the method "none". If no β is
+    accurate enough, the most accurate β is chosen. Of equally good values, the largest β is chosen.
+    A β with a diverged run is left out (``without_divergence``).
 
     Args:
         rows: Results of all runs of the search.
         method: Method whose β is chosen.
-        blind: Whether to choose the largest β that is accurate enough, in place of the least leak.
+        blind: Whether to choose the largest β that is accurate enough, instead of the least leak.
     """
     whole = [row.val_accuracy for row in rows if row.method == "none" and not row.diverged]
     least = np.mean(whole) - MARGIN if whole else 0.0
@@ -228,10 +224,10 @@ def choose_beta(rows: Sequence[Result], method: str, *, blind: bool = False) -> 
 def longer(
     strengths: Sequence[float], chosen: float, *, integer: bool = False, largest: float = math.inf
 ) -> list[float]:
-    """Extend a grid of β by one value, at the same ratio, if an end of the grid was chosen.
+    """Extend a grid of β by one value, at the ratio of the last two values, if an end was chosen.
 
-    The grid stays unchanged at an end without a ratio: next to 0, or in a grid of one value. It
-    also stays unchanged if the new value is 0, above ``largest``, or in the grid after rounding.
+    The grid stays unchanged if there is no ratio (next to 0, or in a grid of one value), and if the
+    new value is 0, above ``largest``, or in the grid after rounding.
 
     Args:
         strengths: The grid.

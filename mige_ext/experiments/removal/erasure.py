@@ -1,18 +1,16 @@
-"""Erasers, which change the codes of a trained encoder. A new head is then trained on them.
+"""Erasers: maps that remove a nuisance s from the codes z of a trained encoder.
 
-An eraser is a map of z alone, because s is unknown when the codes are used.
+A classifier (the head of the model) is then trained on the erased codes. An eraser is a map of z
+alone, because s is unknown when the codes are used.
 
 * **LEACE** (Belrose et al., "LEACE: Perfect linear concept erasure in closed form", NeurIPS 2023)
-  removes what is linear in s.
-* **Quadratic LEACE** also removes directions in which the covariance of z changes with s. The
-  package ``concept-erasure`` has two forms. Its ``QuadraticEraser`` maps each class of s to a
-  common mean and covariance, and needs s for each code. Its ``AlfQLeaceEraser`` needs no s: it
-  applies LEACE, then projects out the directions of the largest differences of covariance. This
-  module follows the second form.
-* **Kernel erasure** follows Obliviator (Akbari et al., "Obliviator Reveals the Cost of Nonlinear
-  Guardedness in Concept Erasure", 2026, arXiv:2603.07529) in its two alternating steps: a small
-  change of z that lowers HSIC with s, and a replacement of z by functions of z that have no
-  covariance with the bins of s. Sizes and weights are our own.
+  removes the covariance of z and s.
+* **Quadratic LEACE** also projects out directions in which the covariance of z changes with s. It
+  follows ``AlfQLeaceEraser`` of the package ``concept-erasure``.
+* **Kernel erasure** alternates two steps, as Obliviator does (Akbari et al., "Obliviator Reveals
+  the Cost of Nonlinear Guardedness in Concept Erasure", 2026, arXiv:2603.07529). The first step is
+  a small change of z that lowers HSIC with s. The second step replaces z by functions of z that
+  have no covariance with the bins of s. Sizes and weights are our own.
 """
 
 import warnings
@@ -30,7 +28,7 @@ from mige_ext.experiments.removal.nuisances import Batch, Problem
 
 
 class Eraser(nn.Module):
-    """A map of z that removes s; before ``fit`` it changes nothing.
+    """A map of z that removes s. Before ``fit`` it is the identity.
 
     Args:
         dimension: columns d of z.
@@ -55,7 +53,7 @@ class LinearEraser(Eraser):
 
     Args:
         dimension: columns d of z.
-        strength: strength of the erasure, which LEACE does not have.
+        strength: unused, because LEACE has no strength.
     """
 
     mean: Tensor  # μ, (d,)
@@ -75,13 +73,12 @@ class LinearEraser(Eraser):
             P = W⁺ Q W,   W = Σ^(−1/2),   Q projects onto the columns of W Σ_zs
 
         Warns:
-            MigeWarning: nothing of z remains, which happens if s has d columns or more.
+            MigeWarning: all directions of z are removed, for example if s has d columns or more.
         """
         z, s = z.double(), self.nuisance(batch)
         mean, centered = z.mean(0), z - z.mean(0)
         values, vectors = torch.linalg.eigh(centered.mT @ centered / len(z))
-        # The variance of rounding errors of float32 is smaller.
-        kept = values > values[-1] * 1e-10
+        kept = values > values[-1] * 1e-10  # above the rounding errors of float32
         roots, vectors = values[kept].sqrt(), vectors[:, kept]
         directions = self.directions(centered @ (vectors / roots), s)
         if 0 < directions.shape[1] == vectors.shape[1]:
@@ -96,14 +93,14 @@ class LinearEraser(Eraser):
         self.erased.copy_(erased)
 
     def nuisance(self, batch: Batch) -> Tensor:
-        """Centered numbers (N, k) that the erased z is uncorrelated with, in float64."""
+        """Centered columns (N, k) with which the erased z has no covariance, in float64."""
         s = batch.s.double()
         return s - s.mean(0)
 
     def directions(self, white: Tensor, s: Tensor) -> Tensor:
         """Orthonormal directions (d, r) to remove from whitened codes (N, d)."""
         left, singular, _ = torch.linalg.svd(white.mT @ s / len(s), full_matrices=False)
-        # There is no singular value if z has no variance.
+        # `singular` is empty if z has no variance.
         return left[:, singular > singular[:1].clamp(min=1e-12) * 1e-6]
 
     def forward(self, z: Tensor) -> Tensor:
@@ -112,18 +109,14 @@ class LinearEraser(Eraser):
 
 
 class QuadraticEraser(LinearEraser):
-    """Quadratic LEACE that needs no s for the codes that it erases.
+    """Quadratic LEACE.
 
-    It is LEACE for s and the products of its columns, and then it projects out ``strength``
-    directions, rounded, one after the other. Each is the direction in which the covariance of the
-    whitened z depends most on s: the top eigenvector of Σ_k E[(z zᵀ − I) t_k]². The columns t_k are
-    s and its products, whitened. For a categorical s this sum is Σ_c p(c) (E[z zᵀ | c] − I)². These
-    ``strength`` directions leave at least one direction of z. LEACE itself may leave none, if s and
-    its products have d columns or more.
-
-    An attacker that is quadratic in z finds nothing if the remaining directions have the same
-    covariance for every s. For a binary s it is enough to remove the directions whose variance
-    differs between the classes.
+    Let t_k be the columns of s and their products, centered and whitened. This eraser applies LEACE
+    to all t_k. Then it projects out ``strength`` (rounded) directions, one after the other. Each
+    direction is the top eigenvector of Σ_k E[(z zᵀ − I) t_k]² with whitened z, the direction in
+    which the covariance of z depends most on s. For a categorical s this sum is
+    Σ_c p(c) (E[z zᵀ | c] − I)². The projections leave at least one direction of z, but LEACE alone
+    removes every direction if there are d columns t_k or more.
     """
 
     def nuisance(self, batch: Batch) -> Tensor:
@@ -145,18 +138,17 @@ class QuadraticEraser(LinearEraser):
 
 
 class KernelEraser(Eraser):
-    """Iterated kernel erasure: ``strength`` steps, rounded; see ``KernelStep``.
+    """Kernel erasure: ``strength`` (rounded) times a ``KernelStep``.
 
-    With strength 0 and before ``fit`` it changes nothing. The erased z has d columns of unit
-    variance.
+    The erased z has d columns of unit variance. With strength 0, the eraser is the identity.
     """
 
     fitted = False
 
     def __init__(self, dimension: int, strength: float = 0.0) -> None:
         super().__init__(dimension, strength)
-        # The steps take no numbers from the random state, so the head after them starts like those
-        # of the other methods. ``fit`` initializes the networks again.
+        # The random state is restored, so that every method gives the head the same initial
+        # weights. ``fit`` initializes the networks of the steps again.
         with torch.random.fork_rng(devices=[]):
             self.steps = nn.Sequential(*(KernelStep(dimension) for _ in range(round(strength))))
 
@@ -183,19 +175,19 @@ class KernelEraser(Eraser):
 
 
 class KernelStep(nn.Module):
-    """A step of kernel erasure.
+    """A step of kernel erasure, with the bins b of s and the labels y.
 
-    R(a, b) is the fraction of the variance of kernel features of a that is linear in b. It is a
-    normalized HSIC. The kernel is a mean of three RBF kernels, at the median distance, its half and
-    its double, and the features are random Fourier features (Rahimi and Recht, 2007). b are the
-    bins of s and y the labels. As second arguments of R, b, y and z are whitened:
+    R(e, v) is a normalized HSIC: the fraction of the variance of kernel features of e that is
+    linear in v, after v is whitened. The features are random Fourier features (Rahimi and Recht,
+    2007) of a mean of three RBF kernels, whose bandwidths are the median distance, its half and its
+    double.
 
     1. A residual network e = z + f(z) minimizes, with new random features in each iteration::
 
            R(e, b) − WEIGHT (R(e, y) + R(e, z))
 
-    2. The result is the d functions of e that have the most covariance with z and y, among the
-       combinations of features without covariance with b.
+    2. The new code consists of d linear combinations of the features of e. Among the combinations
+       without covariance with b, they have the most covariance with z and y.
 
     Args:
         dimension: columns d of z.
@@ -203,7 +195,7 @@ class KernelStep(nn.Module):
 
     HIDDEN, STEPS, BATCH, RATE = 128, 100, 512, 1e-3
     WEIGHT = 0.1
-    FREQUENCIES = 96  # there are two features for each
+    FREQUENCIES = 96  # each gives two features, a cosine and a sine
     RIDGE = 1e-3  # relative to the total variance of the features
     mean: Tensor
     scale: Tensor
@@ -260,7 +252,7 @@ class KernelStep(nn.Module):
 
     def _draw(self, e: Tensor) -> Tensor:
         """Random frequencies (d, FREQUENCIES) of the three kernels."""
-        # The median is 0 for a code that has collapsed to one point. Columns have unit variance.
+        # The columns of e have unit variance. If all codes are equal, the median is 0.
         median = ops.distance_quantile(e[: self.BATCH]).clamp(min=1e-3)
         factors = torch.tensor([0.5, 1.0, 2.0]).repeat(self.FREQUENCIES // 3).to(e.device)
         return torch.randn(e.shape[1], self.FREQUENCIES).to(e.device) * factors / median
@@ -299,16 +291,13 @@ def _features(e: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def _explained(features: Tensor, white: Tensor) -> Tensor:
-    """Fraction of the variance of centered features (N, F) that is linear in white (N, k).
-
-    The fraction of features without variance is 0.
-    """
+    """Fraction of the variance of centered features (N, F) that is linear in white (N, k)."""
     cross = features.mT @ (white - white.mean(0)) / len(white)
     return cross.square().sum() / features.square().sum(1).mean().clamp(min=1e-12)
 
 
 def _whiten(x: Tensor) -> Tensor:
-    """Center x (N, k), and turn its columns into at most k uncorrelated ones of unit variance."""
+    """Center x (N, k), and map it linearly to at most k uncorrelated columns of unit variance."""
     centered = x - x.mean(0)
     values, vectors = torch.linalg.eigh(centered.mT @ centered / len(x))
     kept = values > values[-1].clamp(min=1e-12) * 1e-9
@@ -321,10 +310,7 @@ def _complement(directions: Tensor) -> Tensor:
 
 
 class ErasedModel(Model):
-    """A model whose encoder ends with an eraser, which is fitted after the training.
-
-    Its β is the strength of the eraser.
-    """
+    """A model whose encoder ends with an eraser. β is the strength of the eraser."""
 
     eraser: type[Eraser] = LinearEraser
 
@@ -372,13 +358,10 @@ class KernelErasedModel(ErasedModel):
 
 
 def train_head(head: nn.Module, z: Tensor, label: Tensor, settings: Any) -> None:
-    """Train a classifier from new weights on finished codes, for the steps of the encoder.
+    """Train a classifier from new initial weights on codes z (N, d) with labels (N,).
 
-    Args:
-        head: the classifier, which gets new initial weights.
-        z: codes (N, d).
-        label: their labels (N,).
-        settings: the settings of the experiment: steps, batch and first learning rate.
+    ``settings`` are the settings of the experiment. The head is trained for as many steps as the
+    encoder was.
     """
     for layer in head.modules():
         if isinstance(layer, nn.Linear):

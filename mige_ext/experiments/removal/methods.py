@@ -1,30 +1,26 @@
 """Penalties on the information that a representation z has about a nuisance s.
 
-The encoder minimizes the penalty times β. A method is one row of ``METHODS``: a function that makes
-its penalty, and its grid of β. A penalty takes z (N, d), under BatchNorm, and the ``Batch`` of z.
-It returns a scalar.
+The encoder minimizes the loss of the task plus β times a penalty. A penalty is a scalar function of
+z (N, d), which passed BatchNorm, and of the ``Batch`` of z. Each row of ``METHODS`` has a function
+that makes the penalty, and a grid of β.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
-  estimator. The marginal has its own score, a paired one, or a matched one. Scores of SSGE, of
-  Tikhonov and of a Gaussian are controls. A categorical s is passed as its class; the other
-  penalties take it as numbers.
-* **Contraction** minimizes minus the negentropy of z. It is a control that never sees s.
-  ``removal/blind.py`` has it and the other methods that never see s.
+  estimator. Variants take the score of z with ``marginal="paired"`` or ``"matched"``, or scores of
+  SSGE, Tikhonov or a Gaussian. Only MIGE takes a categorical s as classes; the other penalties take
+  it as numbers.
+* **Contraction** minimizes minus the negentropy of z, a control that never sees s
+  (``removal/blind.py`` has all methods of this kind).
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
-  al., 2012). Like MIGE, it trains no further network. If z is whitened first, s cannot hide in
-  directions of little variance. A center loss (Wen et al., 2016) reduces the variation within each
-  class. **Distance correlation** has distances in place of kernels. **MMD** compares the groups of
-  s with each other.
-* **Adversaries** predict s, or its bin, from z, and the encoder maximizes their error (Ganin and
-  Lempitsky, 2015). **Gradient reversal** has three at once, and a weight that grows.
-* **CLUB** and **MINE** train a network for a bound of I(s; z): an upper bound (Cheng et al., 2020)
-  and a lower bound (Belghazi et al., 2018). **Sliced information** trains the directions on which z
-  and s are projected (Chen et al., 2022).
-* **LEACE** trains without a penalty, then erases what is linear in s (Belrose et al., 2023).
-  **Quadratic LEACE** also erases directions in which the covariance depends on s. **Kernel
-  erasure** erases nonlinear dependence in iterated steps. ``removal/erasure.py`` has the three.
-
-A penalty with a learner trains it in each call, and then returns the penalty.
+  al., 2012). Variants whiten z first, so that s cannot hide in directions of little variance, and
+  add a center loss (Wen et al., 2016), which reduces the variation within each class. **Distance
+  correlation** uses distances instead of kernels. **MMD** compares the groups of s with each other.
+* **Adversaries** predict s or its bin from z, and the encoder maximizes their error (Ganin and
+  Lempitsky, 2015). **Gradient reversal** has three adversaries and a growing weight.
+* **CLUB** and **MINE** train a network for an upper bound (Cheng et al., 2020) or a lower bound
+  (Belghazi et al., 2018) of I(s; z). **Sliced information** trains the directions on which z and s
+  are projected (Chen et al., 2022).
+* **LEACE**, **quadratic LEACE** and **kernel erasure** train without a penalty, and then erase s
+  from the codes (``removal/erasure.py``).
 """
 
 from collections.abc import Callable
@@ -74,10 +70,7 @@ def information_gradient(
     estimator: ScoreEstimator | None = None,
     marginal: Literal["paired", "own", "matched"] = "own",
 ) -> Penalty:
-    """I(s; z), by the scores of (s, z) and of z; if s is a category, by scores within its classes.
-
-    With ``problem.given_label`` it is I(s; z | label).
-    """
+    """I(s; z), or I(s; z | label) with ``problem.given_label``."""
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
         s = batch.bin if problem.categorical else batch.s
@@ -91,10 +84,9 @@ def information_gradient(
 
 
 class Learned(Learner):
-    """A penalty with a network that is trained for a few steps in each call.
+    """A penalty with a network that is trained for ``STEPS`` steps in each call.
 
-    A subclass gives ``loss``, which the network minimizes, and ``penalty``, which the encoder
-    minimizes.
+    The network minimizes ``loss``, and the encoder minimizes ``penalty``.
 
     Args:
         network: Network that is trained.
@@ -110,7 +102,7 @@ class Learned(Learner):
         raise NotImplementedError
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
-        """Penalty of the encoder; for an adversary, minus the loss of the network."""
+        """Penalty of the encoder: minus the loss of the network, unless a subclass overrides it."""
         return -self.loss(z, batch)
 
     def forward(self, z: Tensor, batch: Batch) -> Tensor:
@@ -143,7 +135,7 @@ class Classifier(Learned):
 
 
 class Club(Learned):
-    """CLUB: I ≤ E_joint[log q(s|z)] − E_marginal[log q(s|z)], with a Gaussian q fitted to pairs."""
+    """CLUB: I ≤ E_joint[log q(s|z)] − E_marginal[log q(s|z)], with a Gaussian q."""
 
     def __init__(self, problem: Problem, latent: int) -> None:
         super().__init__(perceptron(latent, self.HIDDEN, self.HIDDEN, 2 * problem.nuisance_dim))
@@ -159,7 +151,7 @@ class Club(Learned):
         return ((batch.s - mean).square() / log_variance.exp() + log_variance).mean() / 2
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
-        """The bound over all pairs, whose mean over s has a closed form."""
+        """The bound, with a closed form of the mean over all marginal pairs."""
         mean, log_variance = self.moments(z)
         joint = (batch.s - mean).square()
         marginal = batch.s.square().mean(0) - 2 * mean * batch.s.mean(0) + mean.square()
@@ -186,8 +178,8 @@ class Mine(Learned):
 class Reversal(Learned):
     """Gradient reversal with three adversaries of different sizes (Ganin and Lempitsky, 2015).
 
-    Each adversary predicts the bin of s, and takes one step for each step of the encoder. The
-    weight of the penalty grows from 0 to 1 over the first ``RAMP`` steps::
+    Each adversary predicts the bin of s. The weight of the penalty grows from 0 to nearly 1 over
+    the first ``RAMP`` steps::
 
         2 / (1 + exp(−10 step / RAMP)) − 1
     """
@@ -213,7 +205,7 @@ class Reversal(Learned):
 
 
 class Slices(nn.Module):
-    """Directions in z and in s, which need no unit length."""
+    """Directions in z and in s, of any length."""
 
     def __init__(self, count: int, z_dim: int, s_dim: int) -> None:
         super().__init__()
@@ -222,11 +214,12 @@ class Slices(nn.Module):
 
 
 class SlicedInformation(Learned):
-    """Sliced infomin: z and s are projected on lines, along which both should be independent.
+    """Sliced information: the dependence of projections of z and s on lines (Chen et al., 2022).
 
-    For a pair of lines, ρ is the largest correlation of a polynomial of the projection of z and a
-    polynomial of the projection of s, which is a canonical correlation. The directions maximize
-    the mean of −½ log(1 − ρ²), and the encoder minimizes it (Chen et al., 2022).
+    For a line of z and a line of s, ρ is the canonical correlation of the two projections: the
+    largest correlation of a polynomial of one projection with a polynomial of the other. The
+    lines maximize the mean of −½ log(1 − ρ²) over ``SLICES`` pairs of lines. The encoder
+    minimizes this mean.
     """
 
     RATE, SLICES, DEGREE = 1e-2, 32, 3
@@ -293,7 +286,7 @@ METHODS = {
     "mmd": Method("MMD between groups", (1.0, 3.0, 10.0, 30.0), always(group_discrepancy)),
     "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
-    "leace": Method("LEACE"),  # this method and those without a penalty are in MODELS
+    "leace": Method("LEACE"),  # methods without a penalty are in MODELS
     "leace-quadratic": Method("quadratic LEACE", (1.0, 2.0, 3.0, 4.0)),  # directions
     "kernel-erasure": Method("kernel erasure", (2.0, 4.0, 8.0, 16.0)),  # steps
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),

@@ -10,10 +10,9 @@ from mige_ext.experiments.removal.nuisances import Batch, Problem
 
 
 class Model(nn.Module):
-    """Encoder of two hidden layers, z under BatchNorm without affine part, and a head on z.
+    """An encoder of two hidden layers that ends in BatchNorm without affine parameters, and a head.
 
-    A method that changes the network, its loss or its codes is a subclass, see
-    ``methods.MODELS``.
+    The subclasses in ``methods.MODELS`` change the network, its loss or its codes.
 
     Args:
         problem: Data, for the sizes of the first and the last layer.
@@ -21,7 +20,7 @@ class Model(nn.Module):
         strength: β of the method.
     """
 
-    #: Whether β is a number of parts, and must be an integer.
+    #: Whether β must be an integer.
     integer_strength: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: Any, strength: float) -> None:
@@ -33,7 +32,7 @@ class Model(nn.Module):
 
     @classmethod
     def largest_strength(cls, latent: int) -> float:
-        """The largest β that differs from smaller ones, by default ∞."""
+        """The largest useful β, by default ∞."""
         return math.inf
 
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
@@ -41,13 +40,13 @@ class Model(nn.Module):
         return perceptron(inputs, *hidden, latent).append(nn.BatchNorm1d(latent, affine=False))
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
-        """What β multiplies in the loss, a scalar, if the method has no penalty of its own: 0.
+        """The penalty of a method that has none in ``METHODS``, a scalar; by default 0.
 
         Args:
-            z: Codes (N, latent) of the batch, which the encoder has just made.
+            z: Codes (N, latent) of the batch.
             batch: The batch.
         """
         return z.new_zeros(())
 
     def finish(self, problem: Problem, settings: Any, seed: int) -> None:
-        """Change the trained model after its last step, by default not at all."""
+        """Change the model after the last training step. The default does nothing."""

@@ -1,7 +1,8 @@
 """Problems of information removal: inputs x, labels to predict, and a nuisance s to remove.
 
-The nuisance of images is drawn as u, uniform in [0, 1)^k. It transforms the image, and s is u
-scaled to unit variance. An attacker predicts s and its bin, one of 16 bins of equal probability:
+For images, a random vector u, uniform in [0, 1)^k, determines a transformation of the image. The
+nuisance s is a function of u with unit variance. An attacker predicts s, and which of 16 bins of
+equal probability contains s:
 
 ========= ======================================== ============================ ===============
 nuisance  transformation of the image              s                            bins
@@ -11,9 +12,9 @@ shift     move in 2-D by up to 1/7 of the size     √12 (u − ½)             
 thickness erode or dilate strokes by up to a pixel √12 (u − ½)                  16 intervals
 ========= ======================================== ============================ ===============
 
-The nuisance of images is independent of the label. :class:`Structural` is a synthetic table whose
-nuisance affects the label. There, removal of s costs accuracy. :class:`People` has tables of people
-with a sensitive column as nuisance: an age, or a category such as sex or race.
+This nuisance is independent of the label. :class:`Structural` is a synthetic table whose nuisance
+affects the label, so that removal of s costs accuracy. :class:`People` has tables of people with a
+sensitive column as nuisance: an age, or a category such as sex or race.
 """
 
 import math
@@ -43,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class Problem(ABC):
-    """Labeled inputs with a nuisance, on which a representation is trained and attacked."""
+    """Labeled inputs with a nuisance."""
 
     inputs: int
     classes: int
@@ -179,14 +180,13 @@ class Images(Problem):
 class Structural(Problem):
     """A synthetic table from a structural model, with a sensitive attribute that affects the label.
 
-    It is like credit or hiring records with an age, and its distribution is known. The attribute a
-    is uniform with unit variance, and the merit is w ~ N(0, I₄)::
+    The attribute a is uniform with unit variance. Other causes of the label are w ~ N(0, I₄)::
 
         x = tanh(A (w, a, a² − 1, sin 3a, cos 3a) + .5 ε),   x in 20 columns, ε ~ N(0, I)
         P(y = 1) = σ(2 (w₁ + w₂ w₃) + a)
 
-    A is a fixed normal matrix with rows of unit length. The attribute affects all columns
-    nonlinearly. The table has 40,000 training, 10,000 validation and 10,000 test rows.
+    A is a fixed random matrix with rows of unit length. The table has 40,000 training, 10,000
+    validation and 10,000 test rows.
 
     Args:
         device: device of the rows, by default the CPU.
@@ -227,9 +227,9 @@ class Structural(Problem):
 class People(Problem):
     """A table of people, with one of its sensitive columns as nuisance.
 
-    The nuisance stays among the inputs. A continuous nuisance has 16 bins between its quantiles. A
-    categorical nuisance has its classes as bins. Its s has a column of zeros and ones for each
-    class but the first, scaled to zero mean and unit variance, for penalties that need numbers.
+    The nuisance stays among the inputs. The bins are 16 intervals between quantiles of a continuous
+    nuisance, or the classes of a categorical nuisance. For penalties that need numbers, s has a
+    column of zeros and ones for each class except the first, scaled to zero mean and unit variance.
 
     Args:
         data: the table.

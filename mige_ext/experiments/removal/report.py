@@ -31,9 +31,9 @@ class Result(Row):
     beta: float
     seed: int
     val_accuracy: float  # fraction of right labels on the validation part
-    val_leak_nats: float  # lower bound of I(z; s) there; NaN if β is chosen without s
-    val_leak_score: float  # R² of s there; accuracy above chance if s is categorical
-    accuracy: float  # this and the next four are those on the test part; NaN before the test
+    val_leak_nats: float  # lower bound of I(z; s), validation part; NaN if β is chosen without s
+    val_leak_score: float  # R² of s, validation part; accuracy above chance if s is categorical
+    accuracy: float  # this and the next four columns: on the test part; NaN before the test
     shifted_accuracy: float  # least accuracy within a bin or class of s; NaN in older results
     leak_nats: float
     leak_error: float  # standard error of leak_nats over the test rows
@@ -68,7 +68,7 @@ def format_table(tested: Sequence[Result]) -> str:
 
 
 def score_name(results: Sequence[Result]) -> str:
-    """Name of ``leak_score``."""
+    """Name of ``leak_score`` in the table and the figure."""
     return "acc. − chance" if results and results[0].nuisance in CATEGORICAL else "R²"
 
 
@@ -148,7 +148,7 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
 
 
 def _means_of_the_grid(rows: Sequence[Result], column: str) -> list[tuple[float, float]]:
-    """Means of a column and of accuracy in % for each β, over the seeds of all β of a method."""
+    """Means of a column and of accuracy in % for each β, over the seeds that every β has."""
     grid = by_value(rows).values()
     shared = set.intersection(*({row.seed for row in of_beta} for of_beta in grid))
     means = []

@@ -22,8 +22,8 @@ from mige_ext.experiments.removal.models import Model
 from mige_ext.experiments.removal.nuisances import NUISANCES, Problem
 
 EPOCH = 100  # steps between checkpoints and measurements
-LEAST_GROUP = 0.02  # least fraction of the rows whose accuracy counts for the shifted accuracy
-EPOCH_ROWS = 2000  # rows of the validation part on which an epoch is measured
+LEAST_GROUP = 0.02  # smaller groups, as a fraction of all rows, do not count in shifted_accuracy
+EPOCH_ROWS = 2000  # rows of the validation part on which the accuracy of an epoch is measured
 
 
 class Codes(NamedTuple):
@@ -35,7 +35,7 @@ class Codes(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Which labels of N rows were predicted, and the rows' groups."""
+    """Whether the label of each of N rows was predicted, and the group of each row."""
 
     right: Tensor  # (N,) bool
     group: Tensor  # (N,) int64, the bin or class of s
@@ -47,10 +47,9 @@ class Predictions(NamedTuple):
 
     @property
     def shifted_accuracy(self) -> float:
-        """Least accuracy within a bin or class of s, the worst case if s shifts.
+        """Least accuracy within a bin or class of s: the worst case if the distribution shifts.
 
-        If only the distribution of s changes, the accuracy becomes another weighted mean of these
-        accuracies. Groups with less than ``LEAST_GROUP`` of the rows are left out.
+        Groups with less than ``LEAST_GROUP`` of the rows are left out.
         """
         counts = self.group.bincount()
         rights = self.group.bincount(self.right.double())
@@ -81,9 +80,8 @@ class Settings(Checked):
     )
     choice: str = option(
         "leak",
-        "Choice of β among the values that are accurate enough. With leak it is the value with the "
-        "least leak. With blind it is the largest value, and the search measures no leak, because "
-        "a user without s cannot measure one",
+        "Choice of β among the values that are accurate enough: leak takes the value with the "
+        "least leak, and blind takes the largest value, which needs no s",
         choices=("leak", "blind"),
     )
     steps: int = option(800, "Training steps.", least=1, shown="800; --quick: 200")
@@ -93,7 +91,7 @@ class Settings(Checked):
     #: The learning rate decays linearly to 0.
     learning_rate: float = fixed(2e-3, "First learning rate of Adam.", positive=True)
     ramp: int = fixed(150, "Steps in which β grows to its value.", least=1)
-    #: With this noise, s has a density.
+    #: This noise gives s a density, which scores need.
     noise: float = fixed(0.2, "Standard deviation of the noise on s in training.", least=0)
     codes: int = option(
         20_000,
@@ -136,17 +134,13 @@ def make_model(problem: Problem, settings: Settings, run: Run) -> Model:
 
 
 class Trainer(CommonTrainer):
-    """A model, its penalty, optimizer and schedule.
-
-    Batches and nuisances come from the generator of the order. They are therefore the same for all
-    methods.
-    """
+    """A model, its penalty, optimizer and schedule. All methods get the same batches."""
 
     epoch_type = Epoch
     stateful = ("model", "optimizer", "schedule", "penalty")
 
     def setup(self) -> None:
-        """Make the model before the weights of the penalty."""
+        """Make the model first, so that all methods have the same initial weights."""
         problem, settings, self.generator = self.problem, self.settings, self.random.order
         self.model = make_model(problem, settings, self.run)
         method = METHODS[self.run.method]
@@ -256,9 +250,8 @@ def attack(train: Codes, codes: Codes, settings: Settings, seed: int) -> Leakage
 def within_labels(train: Codes, codes: Codes, settings: Settings, seed: int) -> Leakage:
     """The leak of s in codes of the same label: a lower bound of I(z; s | label).
 
-    Returns:
-        Means over the labels, weighted by their frequencies among the codes. The attacker is that
-        of the most frequent label.
+    The numbers are means over the labels, weighted by the frequencies of the labels. ``attacker``
+    is the attacker of the most frequent label.
     """
 
     def of(part: Codes, label: Tensor) -> Codes:

@@ -1,1 +1,1 @@
-"""Correlated Gaussians: the paper's Figure 1."""
+"""Correlated Gaussians: Figure 1 of Wen et al. (ICLR 2020)."""

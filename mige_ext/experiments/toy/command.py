@@ -1,4 +1,4 @@
-"""The paper's Figure 1: mutual information and its gradient for correlated Gaussians.
+"""Figure 1 of Wen et al. (ICLR 2020): mutual information and its gradient for Gaussians.
 
 The variables are x ~ N(0, I_d) and ``y = ρ x + √(1 − ρ²) ε`` with ε ~ N(0, I_d). In nats,
 
@@ -12,8 +12,8 @@ All methods are compared on the same M samples of x and ε for each ρ and seed:
   ``calibrate="stein"``, and is not in the figure.
 * **MINE** and **MINE-f** train a critic for each ρ and seed, on fresh samples in every step. I is
   the bound on all pairs of the M samples, and dI/dρ the derivative of the bound through y.
-* **Gaussian** is a control: MIGE with the score of a fitted Gaussian. This method knows the family
-  of the data, so no other method is expected to have a smaller error here.
+* **Gaussian** is a control: MIGE with the score of a fitted Gaussian. This method knows that the
+  data are Gaussian, so no other method is expected to have a smaller error here.
 """
 
 import re

@@ -1,8 +1,4 @@
-"""The methods of the toy experiment, on correlated Gaussians.
-
-The first part has the problem and its closed forms. The other two parts have a function for each
-kind of method, which returns the curves of I and dI/dρ.
-"""
+"""The methods of the toy experiment, which estimate I and dI/dρ of correlated Gaussians."""
 
 import math
 from collections.abc import Callable
@@ -39,10 +35,10 @@ MARGINALS = 3  # marginal pairs for each joint pair, if the critic is not separa
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """Everything on which the numbers of a dimension depend.
+    """Everything on which the results for one dimension depend.
 
     The default of ``steps`` was chosen by this table of the relative RMSE of dI/dρ (8 values of ρ,
-    2 seeds). On the same samples, MIGE has .066 for d = 10 and .168 for d = 20 without training.
+    2 seeds). MIGE, without training, has .066 for d = 10 and .168 for d = 20.
 
     ============== ===== ===== ===== ===== ======
     training steps  1000  2000  4000  8000  16000
@@ -53,9 +49,8 @@ class Settings(Checked):
     MINE-f, d = 20  .566  .498  .440  .437   .400
     ============== ===== ===== ===== ===== ======
 
-    More than 8000 steps improve little for d <= 10. For d = 20, MINE with 16000 steps (on four
-    million fresh samples) is more accurate than MIGE on 256 samples. With decay .9 and learning
-    rate .005, MINE diverges for d = 20: .285 at 2000 steps, 2.7 at 4000 steps.
+    With decay .9 and learning rate .005, MINE diverges for d = 20: .285 after 2000 steps, and 2.7
+    after 4000 steps.
     """
 
     seeds: int = option(5, "Number of seeds.", least=1, shown="5; --quick: 2")
@@ -68,7 +63,7 @@ class Settings(Checked):
     )
     rate: float = fixed(2e-3, "Learning rate of Adam.", positive=True)
     anneal: bool = fixed(True, "Whether the learning rate falls to 0 as a cosine.")
-    #: If False, the critic is a perceptron on the pair.
+    #: If False, the critic is a ``JointCritic``.
     separable: bool = fixed(False, "Whether the critic multiplies embeddings in 20 dimensions.")
     hidden: int = fixed(64, "Units of each of the two hidden layers of a critic.", least=1)
     decay: float = fixed(0.99, "Decay of MINE's moving average.", least=0, below=1)
@@ -81,7 +76,8 @@ class Settings(Checked):
 
 #: Settings of ``--quick``. Few steps need a larger learning rate and a smaller decay.
 QUICK = Settings(seeds=2, points=10, steps=150, rate=5e-3, decay=0.9)
-#: The critics of the authors' notebook. Decay 0 gives the gradient without correction.
+#: The critics of the authors' notebook. With decay 0 the gradient keeps its bias
+#: (``mige_ext.bounds.mine``).
 AUTHORS = Settings(steps=200, rate=1e-4, anneal=False, separable=True, hidden=512, decay=0.0)
 
 
@@ -236,10 +232,10 @@ def train_critics(
 def run_bound(
     method: str, dim: int, settings: Settings, after_step: Callable[[], object]
 ) -> Curves:
-    """Train critics. Then compute the bound and its derivative through y on the samples of MIGE.
+    """Train critics, and compute the bound and its derivative through y on the samples of MIGE.
 
-    The critics of all ρ are trained at once, for one seed after another. The critics of all seeds
-    at once would exceed the cache, and training would take twice as long.
+    The critics of all ρ are trained at once. (The critics of all seeds at once would exceed the
+    cache and take twice as long.)
     """
     curves = np.empty((2, settings.seeds, settings.points))
     streams = _streams(dim, settings, method)

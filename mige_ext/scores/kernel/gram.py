@@ -1,22 +1,19 @@
 """Matrix-valued kernels on points, and the two terms of a kernel score, ``K(q, X) w + b ζ(q)``.
 
-The first term is the product of the kernel matrix with coefficients w. The second term is a number
-b for each group, times the source ζ. The source is the gradient sum divided by M, and −ζ is the
-right-hand side of the equation for the score (docs/mathematics.md). Neither term needs an M×M×d
-array.
+The first term is a product of the kernel matrix with coefficients w. In the second term, b is a
+number for each group, and the *source* ζ is the gradient sum divided by M (docs/mathematics.md).
+Neither term needs an M×M×d array.
 
 A kernel φ(s) = ψ(s/σ²) (``kernels.py``) defines two kernels with values in R^{d×d}. With r = q − x
 and s = ‖r‖²:
 
 - The diagonal kernel ``φ(s) I`` treats all coordinates equally and independently.
-- The columns of the curl-free kernel ``c (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. A linear
-  combination of columns is therefore a gradient, as a score is. With c = −1/(2φ'(0)) = σ² the
-  kernel is I at r = 0. A coordinate in which all samples are equal does not count as a dimension,
-  and does not change the scores of the other coordinates.
+- The columns of the curl-free kernel ``σ² (−2φ'(s) I − 4φ''(s) r rᵀ)`` are gradients. A linear
+  combination of columns is therefore a gradient, as a score is. The factor σ² makes the kernel I at
+  r = 0. A coordinate in which all samples are equal does not count as a dimension.
 
-Query points q and samples x are in one unit of length. In the formulas, the rows of X are the
-samples, the rows of q are the query points, and 1 is the vector of ones, so P 1 has the row sums of
-P.
+In the formulas, the rows of X are the samples, the rows of q are the query points, and 1 is the
+vector of ones, so P 1 has the row sums of P.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020), for the formulas.
 """
@@ -34,8 +31,7 @@ from mige_ext.scores.kernel.kernels import RBF, Kernel
 class Gram(ABC):
     """A matrix-valued kernel on the points q and x.
 
-    The object and its methods need O(QM) memory beyond arguments and results, except ``dense`` of
-    the curl-free kernel, which needs O(QMd²).
+    Memory: O(QM), except ``dense`` of the curl-free kernel, O(QMd²).
 
     Args:
         kernel: φ.
@@ -136,7 +132,7 @@ class CurlFreeGram(Gram):
     def energy(self, w: Tensor, b: Tensor | None = None) -> Tensor:
         """The function whose gradient is ``product(w) + b · source()``, (..., Q).
 
-        b has the shape (..., 1, 1), and None stands for 0. The function is
+        b has the shape (..., 1, 1), and None means 0. The function is
         ``Σ_j −2ψ' r_ij·w_j + (b/M) Σ_j (2dψ' + 4uψ'')``, where d counts the coordinates that vary.
         """
         energy = -2 * (self._psi[1] * self._along(w)).sum(-1)
@@ -164,7 +160,7 @@ def rbf_score(
 ) -> Tensor:
     """``k(q, X) w + b ζ(q)`` for the diagonal RBF kernel, by the native operator.
 
-    b has the shape (..., 1, 1), and None stands for 0. One product k(q, X) (w, X, 1) gives both
+    b has the shape (..., 1, 1), and None means 0. One product k(q, X) (w, X, 1) gives both
     terms, since ``ζ(q) = −(k(q, X) X − (k(q, X) 1) q) / (Mσ²)``. The product never forms the Q×M
     matrix.
     """
@@ -194,10 +190,9 @@ def has_native_product(kernel: Kernel, curl_free: bool) -> bool:
 def _centered(x: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
     """X and q relative to the coordinate medians of at most 31 of the samples.
 
-    The formulas subtract products of coordinates, which would lose digits with a large offset. An
-    outlier does not move a median, and equal samples become exactly 0. The result is clamped to the
-    fourth root of the dtype's largest number, so no product overflows. Since σ is near 1, kernel
-    values at larger distances are 0 up to rounding anyway.
+    With a large offset, the differences of products in the formulas would lose digits. Outliers do
+    not move a median. The result is clamped to the fourth root of the dtype's largest number, so
+    that no product overflows. (σ is near 1, so kernel values at larger distances are 0 anyway.)
     """
     some = min(x.shape[-2], 31)
     middle = x.narrow(-2, 0, some).sort(-2).values.narrow(-2, some // 2, 1)

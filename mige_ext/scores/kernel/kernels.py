@@ -20,11 +20,11 @@ from mige_ext._precision import (
 
 
 class Kernel(ABC):
-    """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` of one bandwidth σ.
+    """A radial kernel ``k(x, y) = φ(‖x − y‖²) = ψ(‖x − y‖²/σ²)`` with the bandwidth σ.
 
-    A call with points returns their Gram matrix. To define a kernel, write a frozen dataclass of
-    numbers or tensors with the method :meth:`psi`. ``ψ(0) = 1`` and ``ψ'(0) = −1/2`` are required,
-    so that a bandwidth has the same meaning for every kernel.
+    A call with points returns their Gram matrix. To define a kernel, write a frozen dataclass,
+    whose fields are numbers or tensors, with the method :meth:`psi`. ``ψ(0) = 1`` and ``ψ'(0) =
+    −1/2`` are required, so that σ has the same meaning for every kernel.
     """
 
     @abstractmethod
@@ -34,10 +34,10 @@ class Kernel(ABC):
     def phi(self, s: Tensor, bandwidth: Tensor | float) -> Tensor:
         """φ(s) = ψ(s/σ²), elementwise."""
         sigma = _scalar(bandwidth, s)
-        return self.psi(s / sigma / sigma)  # σ² may be out of range where σ is not
+        return self.psi(s / sigma / sigma)  # σ² may overflow or underflow
 
     def dphi(self, s: Tensor, bandwidth: Tensor | float, order: int = 1) -> Tensor:
-        """The derivative of φ, ``ψ^(order)(s/σ²) σ^(−2 order)``. An overflow saturates."""
+        """The derivative of φ, ``ψ^(order)(s/σ²) σ^(−2 order)``, clamped to finite numbers."""
         if not _checks.is_integer(order, 0):
             raise ValueError(f"order must be a non-negative integer, got {order!r}")
         sigma = _scalar(bandwidth, s)
@@ -53,7 +53,7 @@ class Kernel(ABC):
             bandwidth: σ > 0, a number or one value for each group, (...).
 
         Returns:
-            (..., M, N), of the dtype of ``x``, differentiable in all arguments.
+            (..., M, N), of the dtype of ``x``, differentiable with respect to all arguments.
 
         Raises:
             ValueError, TypeError: an argument is not as described or not finite.
@@ -116,7 +116,7 @@ class Bandwidth:
         multiplier: positive.
     """
 
-    quantile: float = _checks.setting(0.5, _checks.require_share)
+    quantile: float = _checks.setting(0.5, _checks.require_fraction)
     multiplier: float = _checks.setting(1.0, _checks.require_positive)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class NuMethod(SpectralFilter):
 
     ``g_t = g_{t−1} + u_t(g_{t−1} − g_{t−2}) + ω_t(−ζ − L g_{t−1})``, with g, L and ζ as in
     :class:`Landweber`. t steps of the ν-method regularize like about t² steps of Landweber's
-    iteration. The residual ``1 − μ g_t(μ)`` of the filter g_t is the Jacobi polynomial
+    iteration. For the filter f_t, ``1 − μ f_t(μ)`` is the Jacobi polynomial
     P_t^{(2ν − 1/2, −1/2)}(1 − 2μ), scaled to 1 at μ = 0.
 
     Args:

@@ -1,7 +1,7 @@
 """Solvers of ``L g = ζ`` with L = K/M: a solve with L + λI, and iterations that start at g = 0.
 
-ζ has the shape (..., M, d), and K is the Gram matrix of the M samples (``gram.py``). With the ζ of
-``spectral.py`` the score is −g. No solver reads a value from a CUDA device.
+K is the Gram matrix of the M samples (``gram.py``), and the score is −g (``spectral.py``). No
+solver waits for a CUDA device.
 """
 
 import math
@@ -25,9 +25,9 @@ def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
 
     The solver is Cholesky's factorization, with a relative error of about ε / shift. For a
     curl-free K, the solver is :func:`conjugate_gradients` if this takes fewer operations, or if K
-    has more than ``LARGEST_DENSE`` rows. The choice depends only on shapes, dtype and shift. If the
-    shift is below the rounding errors of K/M, K/M + shift I may be indefinite. Cholesky's
-    factorization then raises ValueError on the CPU, and gives NaN for such a group on CUDA.
+    has more than ``LARGEST_DENSE`` rows. If the shift is below the rounding errors of K/M, K/M +
+    shift I may be indefinite. Cholesky's factorization then raises ValueError on the CPU, and gives
+    NaN for this group on CUDA.
     """
     m, d = rhs.shape[-2:]
     if isinstance(gram, DiagonalGram):
@@ -42,7 +42,7 @@ def solve_shifted(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
 def _cholesky(matrix: Tensor, shift: float, rhs: Tensor) -> Tensor:
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift)
     if not _checks.can_read(matrix):
-        # cholesky_ex, because the checks of torch.linalg.cholesky wait for the device.
+        # torch.linalg.cholesky would wait for the device, to check for errors.
         factor, info = torch.linalg.cholesky_ex(matrix)
         return torch.where(per_group(info) == 0, torch.cholesky_solve(rhs, factor), torch.nan)
     # Python looks for Ctrl-C between the calls of torch, so no call may take long.
@@ -105,7 +105,7 @@ def conjugate_gradient_steps(shift: float, dtype: torch.dtype) -> int:
 
 
 def _residual(shift: float, dtype: torch.dtype) -> float:
-    """The relative residual with which the relative error of the solution is ε^{3/4}."""
+    """The relative residual for which the solution has the relative error ε^{3/4}."""
     return float(torch.finfo(dtype).eps) ** 0.75 * shift / (1 + shift)
 
 
@@ -113,10 +113,9 @@ def conjugate_gradients(gram: Gram, shift: float, rhs: Tensor) -> Tensor:
     """``(K/M + shift I)^{−1} rhs`` by products with K alone (Hestenes and Stiefel 1952).
 
     The relative error of each group is about max(ε^{3/4}, ε / shift), where ε^{3/4} is 2e-12 in
-    float64 and 6e-6 in float32. A group that has reached this accuracy does not change any more. On
-    the CPU the iteration stops when all groups have reached this accuracy. On other devices the
-    iteration takes all :func:`conjugate_gradient_steps`, because reading the residual would stall
-    the device.
+    float64 and 6e-6 in float32. The iteration stops when all groups have reached this accuracy. On
+    other devices than the CPU it takes all :func:`conjugate_gradient_steps`, because reading the
+    residual would stall the device.
     """
     m = rhs.shape[-2]
     solution, residual, direction = torch.zeros_like(rhs), rhs, rhs
@@ -145,9 +144,8 @@ def iterate(
 ) -> tuple[Tensor, Tensor, float]:
     """``g_t = g_{t−1} + u_t (g_{t−1} − g_{t−2}) + ω_t (ζ − L g_{t−1})`` from ``g_0 = g_{−1} = 0``.
 
-    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t. The
-    term ω ζ of a step changes a by ω. The term −ω L g changes c by −ω g(X)/M, because
-    ``(L g)(q) = K(q, X) g(X)/M``. The term with u acts on a, c and g alike.
+    At any point q, ``g_t(q) = a_t ζ(q) + K(q, X) c_t`` with a number a_t and coefficients c_t.
+    Since ``(L g)(q) = K(q, X) g(X)/M``, a step adds ω to a, and −ω g(X)/M to c.
 
     Args:
         gram: K, the Gram matrix of the samples.

@@ -2,7 +2,7 @@
 
 Let K be the Gram matrix of a kernel with values in R^{d×d} (``gram.py``), and H its gradient sum.
 By Stein's identity the score g satisfies ``L g = −ζ`` with ``L = K/M`` and ``ζ = H/M``. L is nearly
-singular, so a filter g_λ replaces the inverse of L, ``g = −g_λ(L) ζ``:
+singular, so a filter g_λ replaces the inverse: ``g = −g_λ(L) ζ``.
 
 | estimator            | module          | g_λ(μ), μ an eigenvalue of L          | flop a group |
 |----------------------|-----------------|---------------------------------------|--------------|
@@ -13,20 +13,20 @@ singular, so a filter g_λ replaces the inverse of L, ``g = −g_λ(L) ζ``:
 | ``NuMethod(steps)``  | ``nu_method``   | a polynomial of degree t − 1          | 2M²d a step  |
 
 J is the rank, t the number of steps and α the step size. Distances and ζ take 5M²d flop more.
-Memory is O(M²). The curl-free kernel takes
+Memory is O(M²). With a curl-free kernel the cost is larger:
 
 - for ``SSGE``, 9(Md)³ flop and (Md)² values of memory;
 - for ``Tikhonov`` and ``Stein``, (Md)³/3 flop and (Md)² values with a Cholesky factor, or 6M²d flop
   a step and O(M²) values with conjugate gradients (``solvers.py`` chooses);
 - for ``Landweber`` and ``NuMethod``, 6M²d flop a step.
 
-**Other points.** Since ``L f = Σ_j K(·, x_j) f(x_j)/M``, every filter extends to any point q as
-``g(q) = K(q, X) w + b ζ(q)``. b is 0 for SSGE and −1/λ for Tikhonov.
+**Other points.** Every filter extends to any point q as ``g(q) = K(q, X) w + b ζ(q)``, where b is 0
+for SSGE and −1/λ for Tikhonov.
 
-**Units.** K(x, x) = I and ‖L‖ <= 1, so λ, the number of steps and the step size have no unit. A
-kernel c·K needs λ' = cλ, η' = cη, the step size α' = α/c and the same number of steps. Zhou, Shi
-and Zhu use diagonal kernels with c = 1 and curl-free kernels with c = 1/σ². Their λ means
-⌊1/λ⌋ + 1 steps of Landweber's iteration, or ⌊1/√λ⌋ + 1 steps of the ν-method.
+**Units.** K(x, x) = I and ‖L‖ <= 1, so λ, the number of steps and the step size have no unit. Zhou,
+Shi and Zhu multiply curl-free kernels by c = 1/σ², and their settings are λ' = cλ, η' = cη and
+α' = α/c. Their λ means ⌊1/λ⌋ + 1 steps of Landweber's iteration, or ⌊1/√λ⌋ + 1 steps of the
+ν-method.
 
 Zhou, Shi and Zhu, "Nonparametric Score Estimators" (ICML 2020).
 """
@@ -63,7 +63,7 @@ _RBF = RBF()
 
 
 def _rbf() -> Kernel:
-    """The default kernel, a global object, which ``torch.compile`` can find."""
+    """The default kernel. It is a global object, so that ``torch.compile`` can find it."""
     return _RBF
 
 
@@ -206,7 +206,7 @@ class SpectralFilter(FittableEstimator[FittedFilter]):
 
 
 def _calibration(x: Tensor, scores: Tensor) -> Tensor:
-    """The calibration, relative to the first sample, because an offset would cost accuracy."""
+    """The calibration. The first sample is subtracted, because an offset would cost accuracy."""
     return stein_calibration(saturated(x - x.narrow(-2, 0, 1)), scores)
 
 

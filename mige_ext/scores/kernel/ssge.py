@@ -15,17 +15,16 @@ from mige_ext.scores.kernel.spectral import FittedFilter, Solution, SpectralFilt
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedSSGE(FittedFilter):
-    """The Nyström extension of an :class:`SSGE` fit, ``∇ log q(z) ≈ K(z, X) W``; b is 0."""
+    """The fit of an :class:`SSGE` estimator, ``∇ log q(z) ≈ K(z, X) W``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SSGE(SpectralFilter):
     """Spectral Stein Gradient Estimator (Shi, Sun, Zhu, ICML 2018).
 
-    The score is ``∇ log q(z) ≈ −Σ_{j≤J} β_j ψ_j(z)`` with the Nyström eigenfunctions ψ_j of the
-    kernel under q, and Stein's identity gives the β_j. Let Λ_J and U_J be the J largest eigenvalues
-    of K and their eigenvectors, and H the gradient sum. The score is ``−U_J Λ_J^{−1} U_Jᵀ H`` at
-    the samples, and ``k(z, X) W`` with ``W = −U_J Λ_J^{−2} U_Jᵀ H`` at other points.
+    Let Λ_J and U_J be the J largest eigenvalues of the Gram matrix K and their eigenvectors, and H
+    the gradient sum. The score is ``−U_J Λ_J^{−1} U_Jᵀ H`` at the samples, and ``k(z, X) W`` with
+    ``W = −U_J Λ_J^{−2} U_Jᵀ H`` at other points z (the Nyström extension).
 
         >>> import torch, mige_ext as mige
         >>> x = torch.randn(256, 8)
@@ -34,10 +33,8 @@ class SSGE(SpectralFilter):
         >>> fitted.score(torch.zeros(5, 8)).shape
         torch.Size([5, 8])
 
-    :func:`mige_ext.ops.ssge` computes the score of the default kernel, the kernel of Shi, Sun and
-    Zhu. Every other kernel takes an eigendecomposition of K, which is M×M with ``curl_free=False``
-    and Md×Md with ``curl_free=True``. On CUDA, an eigendecomposition of more than 2048 rows waits
-    for the device.
+    :func:`mige_ext.ops.ssge` computes the score of the default kernel. K is M×M, or Md×Md with
+    ``curl_free=True``. On CUDA, an eigendecomposition of more than 2048 rows waits for the device.
 
     Args:
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
@@ -46,7 +43,7 @@ class SSGE(SpectralFilter):
         kernel, bandwidth, curl_free, calibrate: as for :class:`SpectralFilter`.
     """
 
-    threshold: float = _checks.setting(0.99, _checks.require_share)
+    threshold: float = _checks.setting(0.99, _checks.require_fraction)
     rank: int | None = _checks.setting(None, _checks.require_count, or_none=True)
 
     _fitted = FittedSSGE

@@ -21,8 +21,8 @@ class Tikhonov(SpectralFilter):
         >>> mige.Tikhonov(lam=1e-3, kernel=mige.IMQ()).score(torch.randn(64, 3)).shape
         torch.Size([64, 3])
 
-    If λ is below the rounding errors of L, which are about M ε, L + λI may be indefinite. A score
-    then raises ValueError on the CPU. On CUDA the scores of such a group are NaN.
+    If λ is below the rounding errors of L (about M ε), L + λI may be indefinite. A score then
+    raises ValueError on the CPU, and is NaN on CUDA.
 
     Args:
         lam: λ > 0, relative to the eigenvalues of L, which are at most 1. For a few hundred
