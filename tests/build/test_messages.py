@@ -39,6 +39,15 @@ def configure(folder: Path, *options: str, **environment: str) -> str:
     return f"rc {result.returncode}\n" + " ".join((result.stdout + result.stderr).split())
 
 
+def folder_of_torch(folder: Path, version: str, cuda: str | None) -> str:
+    """A folder with a package torch that has only its version."""
+    package = folder / "packages" / "torch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "version.py").write_text(f"__version__ = {version!r}\ncuda = {cuda!r}\n")
+    return str(package.parent)
+
+
 def program(path: Path, script: str) -> Path:
     """A shell script that replaces a program."""
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -69,12 +78,7 @@ def test_setup_stops_with_one_message(imitation: str, expected: str) -> None:
 @needs_cmake
 @pytest.mark.thorough
 def test_cuda_is_left_out_where_torch_has_none_and_says_so(tmp_path: Path) -> None:
-    torch_without_cuda = program(
-        tmp_path / "python",
-        f'case "$*" in *torch.version.cuda*) echo "{tmp_path};2.13.0+cpu;None";; '
-        f'*) exec {sys.executable} "$@";; esac',
-    )
-    said = configure(tmp_path, f"-DPython_EXECUTABLE={torch_without_cuda}")
+    said = configure(tmp_path, PYTHONPATH=folder_of_torch(tmp_path, "2.13.0+cpu", None))
     assert "without CUDA kernels (torch 2.13.0+cpu is a build without CUDA" in said
 
 
@@ -112,12 +116,8 @@ def test_what_the_build_lacks_is_named(
 @needs_cmake
 @pytest.mark.thorough
 def test_a_torch_that_is_too_old_is_named(tmp_path: Path) -> None:
-    old = program(
-        tmp_path / "python",
-        f'case "$*" in *torch.version.cuda*) echo "{tmp_path};2.9.1;13.0";; '
-        f'*) exec {sys.executable} "$@";; esac',
-    )
-    said = configure(tmp_path, f"-DPython_EXECUTABLE={old}", "-DMIGE_CUDA=off")
+    old = folder_of_torch(tmp_path, "2.9.1", "13.0")
+    said = configure(tmp_path, "-DMIGE_CUDA=off", PYTHONPATH=old)
     assert "mige_ext needs torch 2.11 or newer, got 2.9.1" in said
 
 
