@@ -4,6 +4,7 @@
 #include "cpu/distance_quantile.h"
 
 #include "cpu/operators.h"
+#include "cpu/runtime.h"
 #include "cpu/scaling.h"
 #include "cpu/squared_distances.h"
 

@@ -3,8 +3,6 @@
 // loop then reads one whole vector per step.
 #pragma once
 
-#include <algorithm>
-
 #include "cpu/simd.h"
 
 namespace mige::cpu {
@@ -20,36 +18,15 @@ constexpr int64_t panels_size(int64_t depth, int64_t columns) {
 }
 
 // Panels of scale * b.
-template <int kBytes, typename T>
-MIGE_INLINE void pack_columns_impl(const T* b,  // [depth, n]
-                                   int64_t depth, int64_t n, T scale,
-                                   T* panels) {  // panels_size(depth, n)
-  for (int64_t j = 0; j < n; j += kLanes<T>) {
-    const int64_t columns = std::min(kLanes<T>, n - j);
-    for (int64_t c = 0; c < depth; ++c, panels += kLanes<T>) {
-      for (int64_t l = 0; l < columns; ++l) panels[l] = scale * b[c * n + j + l];
-      for (int64_t l = columns; l < kLanes<T>; ++l) panels[l] = T(0);
-    }
-  }
-}
+template <typename T>
+void pack_columns(const T* b,  // [depth, n]
+                  int64_t depth, int64_t n, T scale,
+                  T* panels);  // panels_size(depth, n)
 
 // Panels of scale * xᵀ: the rows of x are the columns of the operand.
-template <int kBytes, typename T>
-MIGE_INLINE void pack_rows_impl(const T* x,  // [n, depth]
-                                int64_t n, int64_t depth, T scale,
-                                T* panels) {  // panels_size(depth, n)
-  for (int64_t j = 0; j < n; j += kLanes<T>, panels += depth * kLanes<T>) {
-    const int64_t columns = std::min(kLanes<T>, n - j);
-    for (int64_t l = 0; l < columns; ++l) {
-      const T* row = x + (j + l) * depth;
-      for (int64_t c = 0; c < depth; ++c) panels[c * kLanes<T> + l] = scale * row[c];
-    }
-    for (int64_t l = columns; l < kLanes<T>; ++l)
-      for (int64_t c = 0; c < depth; ++c) panels[c * kLanes<T> + l] = T(0);
-  }
-}
-
-MIGE_KERNEL(pack_columns, pack_columns_impl)
-MIGE_KERNEL(pack_rows, pack_rows_impl)
+template <typename T>
+void pack_rows(const T* x,  // [n, depth]
+               int64_t n, int64_t depth, T scale,
+               T* panels);  // panels_size(depth, n)
 
 }  // namespace mige::cpu
