@@ -28,7 +28,7 @@ Save = Annotated[bool, typer.Option("--save", help="Use the folder benchmarks/re
 
 
 def require_known(option: str, names: Sequence[str] | None, known: Collection[str]) -> None:
-    """Raise the error of a command if the option has an unknown name."""
+    """Raise ``typer.BadParameter`` if a name that was given to an option is not in ``known``."""
     for name in names or ():
         if name not in known:
             raise typer.BadParameter(f"{option}: there is no {name}; there are {', '.join(known)}")

@@ -26,8 +26,8 @@ ESTIMATORS: dict[str, ScoreEstimator | None] = {
     "SSGE .99": SSGE(),
     "Tikhonov": Tikhonov(),
 }
-#: Bounds of ``ratio`` of the default: for each Gaussian density, for each other density, and for
-#: the geometric mean over the other densities at M = 1024.
+#: Upper bounds of ``InformationRow.ratio`` of the default: for each Gaussian density, for each
+#: other density, and for the geometric mean over the other densities at M = 1024.
 GAUSSIAN_RATIO, OTHER_RATIO, MEAN_RATIO = 1.4, 1.1, 0.95
 
 
@@ -36,7 +36,7 @@ class InformationRow:
     """An estimator on a density of pairs at one M.
 
     Attributes:
-        family: Name in ``FAMILIES``.
+        family: Name of the density in ``FAMILIES``, such as ``asinh-4``.
         d: Dimensions of the pair.
         samples: M.
         estimator: Name in the table.
@@ -125,7 +125,7 @@ def information_bounds(rows: Sequence[InformationRow]) -> Bounds:
         here = [row for row in of_default if row.samples == m]
         gaussian = [row.ratio for row in here if row.family.startswith("gaussian")]
         other = [row.ratio for row in here if not row.family.startswith("gaussian")]
-        what = f"error of the field, default / control, M = {m}"
+        what = f"error of the field, default / {CONTROL}, M = {m}"
         if gaussian:
             bounds.at_most(f"{what}, worst Gaussian density", max(gaussian), GAUSSIAN_RATIO)
         if other:

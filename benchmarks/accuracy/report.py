@@ -13,21 +13,22 @@ from benchmarks.tables import Bounds, print_table
 from benchmarks.timing import geometric_mean
 from mige_ext.experiments.common import plots
 
-#: The estimator to which the bounds apply. The information functions use "adaptive ridge".
+#: The estimator whose ratio is bounded (``RATIOS``). The information functions use another one,
+#: "adaptive ridge".
 BEST = "adaptive qis"
 HALVES = ("chosen", "held-out")
 #: For each M, the bound of (NMSE / NMSE of the oracle), a geometric mean over all densities.
 RATIOS = {64: 1.35, 256: 1.25}
-#: Bound of ``Row.worse``, averaged over all densities.
+#: For every estimator with a control, the bound of the mean of ``Row.worse`` over all data sets.
 WORSE = 0.02
 
 
 @dataclass(frozen=True)
 class Row:
-    """An estimator on a family of densities at one M. Undefined values are NaN.
+    """An estimator on one density at one M. Undefined values are NaN.
 
     Attributes:
-        family: Name in ``FAMILIES``.
+        family: Name of the density in ``FAMILIES``, such as ``bimodal-5``.
         d: Dimensions.
         half: "chosen" or "held-out".
         samples: M.
@@ -63,7 +64,7 @@ def report(rows: Sequence[Row], *, complete: bool, markdown: bool = False) -> li
 
     Args:
         rows: Rows of one run.
-        complete: Whether the run has all families, for which the bounds are checked.
+        complete: Whether the run has all densities, for which the bounds are checked.
         markdown: Whether the tables are printed in Markdown.
     """
     for m in dict.fromkeys(row.samples for row in rows):
@@ -165,7 +166,7 @@ _LARGEST = 20.0  # the right end of the axis, at which larger ratios are drawn
 
 
 def draw(rows: Sequence[Row], path: Path) -> Path:
-    """Draw the NMSE relative to the oracle, with a panel for each M and a line for each family."""
+    """Draw the NMSE relative to the oracle, with a panel for each M and a line for each density."""
     sizes = sorted({row.samples for row in rows})
     order = [row for row in rows if row.samples == sizes[0] and row.estimator == "oracle"]
     order.sort(key=lambda row: (HALVES.index(row.half), row.family.split("-")[0], row.d))

@@ -21,7 +21,8 @@ from benchmarks.options import Markdown, Out, Save, Threads
 from benchmarks.tables import RESULTS, Bounds, print_table, write_csv
 from mige_ext.experiments.common.device import cpu_threads
 
-#: Bounds of the default: least ``Row.cosine``, and largest ``Row.norm`` if s and z are independent.
+#: Bounds of the default: a lower bound of the mean of ``Row.cosine`` over the mixtures with
+#: dependence, and an upper bound of each ``Row.norm`` if s and z are independent.
 COSINE, NORM = 0.75, 0.05
 
 
@@ -37,7 +38,8 @@ class Row:
         seeds: Number of data sets.
         cosine: Mean cosine between the estimated and the exact field.
         error: Mean squared error of the field, relative to the mean square of the exact field.
-        norm: Mean square of the estimated field for each sample.
+        norm: Squared length of the estimated field at a sample, averaged over samples and data
+            sets.
         ms: Median time in milliseconds.
     """
 
@@ -106,7 +108,7 @@ def measure(family: str, d: int, samples: int, seeds: int) -> list[Row]:
 
 
 def _compare(field: Tensor, exact: Tensor) -> tuple[float, float, float]:
-    """Cosine and relative squared error (NaN if the exact field is 0), and mean square."""
+    """Cosine and relative squared error (NaN if the exact field is 0), and mean squared length."""
     norm = float(field.square().sum(-1).mean())
     square = float(exact.square().sum(-1).mean())
     if square < 1e-20:
@@ -132,7 +134,7 @@ def _report(rows: list[Row], markdown: bool) -> None:
                  for i in range(len(METHODS))]  # fmt: skip
         print_table(title, ["", *METHODS], [*lines, ["mean", *means]], markdown=markdown)
     lines = [[f"d = {d}", *(table[NO_DEPENDENCE, d, m].norm for m in METHODS)] for d in DIMENSIONS]
-    title = "Mean square of the field, where it should be 0"
+    title = "Mean squared length of the field, where it should be 0"
     print_table(title, ["", *METHODS], lines, markdown=markdown)
     medians = [statistics.median(r.ms for r in rows if r.method == m) for m in METHODS]
     print_table("Median time, ms", ["", *METHODS], [["all", *medians]], markdown=markdown)

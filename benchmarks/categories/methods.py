@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 import mige_ext as mige
 
-#: The default of ``mutual_information`` for a category.
+#: The default of ``mutual_information`` for a category, ``marginal="paired"``.
 DEFAULT = "classifiers"
 #: Indicators of the classes plus noise, as a continuous variable.
 ONE_HOT = "one-hot + noise"
@@ -38,8 +38,9 @@ def _one_hot(s: Tensor, z: Tensor) -> Tensor:
 def _quadratic(s: Tensor, z: Tensor) -> Tensor:
     """Quadratic discriminant analysis: Gaussian classes with covariances ``(1−α) S_c + α S``.
 
-    α is chosen by the log-likelihood of four folds. If no α is better than the class frequencies,
-    the gradient is 0.
+    S_c is the covariance of class c, and S the covariance within all classes plus a small ridge. α
+    is chosen by the log-likelihood of four folds. If no α is better than the class frequencies, the
+    gradient is 0.
     """
     ids = s.unique(return_inverse=True)[1]
     fold, count = torch.arange(len(z)) % 4, int(ids.max()) + 1
@@ -81,6 +82,7 @@ def _gaussians(
     return torch.stack(logits, 1), torch.stack(scores, 1)
 
 
+#: The methods by name. "within classes" is ``marginal="own"``.
 METHODS: dict[str, Method] = {
     DEFAULT: _information(),
     "within classes": _information(marginal="own"),

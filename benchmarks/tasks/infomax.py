@@ -22,7 +22,8 @@ from mige_ext.experiments.data.images import load
 #: A function of the flat data x (M, d_x) and the code z (M, d_z), whose result is minimized.
 Objective = Callable[[Tensor, Tensor], Tensor]
 
-RATE, PROBED = 1e-3, 10_000  # learning rate of Adam; training rows of a probe
+RATE = 1e-3  # learning rate of Adam
+PROBED = 10_000  # training rows of a probe, and of the encoder of MNIST
 QIS, SSGE, TIKHONOV, GAUSSIAN = (
     mige.AdaptiveScore(gaussian="qis"),
     mige.SSGE(threshold=0.99),

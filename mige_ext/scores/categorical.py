@@ -10,8 +10,8 @@ of classifiers:
 
 - Eight candidates combine four values of ν with two values of t_c: 1, and the scale of the class,
   ``(tr(Σ^{−1} S_c) + 2d) / ((n_c + 1) d)``. For ``ν = ∞`` the covariances are ``t_c Σ``.
-- Two candidates split every class into two modes by 2-means. Each mode is a Gaussian with
-  ``ν = ∞``, and the class is the mixture of both.
+- Two candidates, one for each value of t_c, split every class into two modes by 2-means. Each mode
+  is a Gaussian with ``ν = ∞``, and the class is the mixture of both.
 - The last candidate assumes that z is independent of the class.
 
 The *evidence* of a candidate is its leave-one-out log-likelihood: the sum over the samples of the

@@ -88,7 +88,7 @@ def test_the_caption_of_the_bottleneck_needs_no_beta_of_a_method_without_one() -
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-def test_tests_stand_at_the_ticks_of_their_methods(averaged: bool) -> None:
+def test_test_errors_are_drawn_at_the_ticks_of_their_methods(averaged: bool) -> None:
     rows = results(bottleneck, average_test_error=0.4 if averaged else float("nan"))
     (ax,) = bottleneck.draw_tests(rows).axes
     marked = [line for line in ax.lines if line.get_marker() == "o"]

@@ -4,10 +4,11 @@
 namespace mige::cuda {
 namespace {
 
-// Computes largest[g] = max(largest[g], |x_i|) as keys, over the `count` values of every group. If
-// `columns` is not 0, the values of a group are a square matrix, and only its lower triangle
-// counts. A thread takes every (256 gridDim.x)-th value of a group, and blockIdx.y selects the
-// groups. Work: reads `count` values once. Registers: at most 64.
+// Raises largest[g] to the largest key of |x_i| over the `count` values of group g. (A key is the
+// bits of a magnitude, read as an unsigned integer. Keys have the order of the magnitudes, see
+// radix_select.h.) If `columns` is not 0, the values of a group are a square matrix, and only its
+// lower triangle counts. A thread takes every (256 gridDim.x)-th value of a group, and blockIdx.y
+// selects the groups. Work: reads `count` values once. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kScaleThreads, 4)
     largest_magnitude_kernel(const T* __restrict__ x,  // [groups, count]
