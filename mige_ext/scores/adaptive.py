@@ -239,13 +239,13 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     def _estimate(
         self, x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
     ) -> "_Estimate":
-        nu, weights = x.new_full(x.shape[:-2], torch.inf), x.new_ones(x.shape[:-1])
         with _checks.naming(samples=x):
             if start is None:
-                start, start_divergence, nu, weights = ops.student_score(x)
-            ridge_scores, lam, base, risk, error, sigma, left_out, departure, divergence = (
-                ops.adaptive_score(x, start, start_divergence)
-            )
+                *results, nu, weights = ops.adaptive_student_score(x)
+            else:
+                results = [*ops.adaptive_score(x, start, start_divergence)]
+                nu, weights = x.new_full(x.shape[:-2], torch.inf), x.new_ones(x.shape[:-1])
+        ridge_scores, lam, base, risk, error, sigma, left_out, departure, divergence = results
         scores, gaussian = ridge_scores, None
         if self.gaussian != "ridge":
             gaussian = GaussianScore(covariance=self.gaussian).fit(x)
