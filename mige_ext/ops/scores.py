@@ -244,8 +244,7 @@ def adaptive_student_score(
     """:func:`adaptive_score` with the start that :func:`student_score` gives, in one call.
 
     The results are those of ``adaptive_score(x, *student_score(x)[:2])`` up to rounding. On the CPU
-    both steps use the same whitening. On samples without heavy tails, the Student score then takes
-    little time.
+    both steps use the same whitening. If ν is infinite, the Student score then takes little time.
 
     Args:
         x: samples, (..., M, d) with M >= 2.
@@ -258,7 +257,7 @@ def adaptive_student_score(
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        The cost of :func:`adaptive_score`. A finite ν adds 6r³ + 20Mr² flop with r = min(M, d), and
+        The cost of :func:`adaptive_score`. A finite ν adds 6r³ + 24Mr² flop with r = min(M, d), and
         4M²r flop to each λ. CUDA computes the whitening twice.
     """
     return call("adaptive_student_score", x)
