@@ -44,7 +44,7 @@ def synchronize() -> None:
 
 # Index of the result (λ or ν) that the operator chooses from a grid. If rounding changes the
 # choice, all results differ, and only values that are not finite count as wrong.
-CHOICES = {"adaptive_score": 1, "student_score": 2}
+CHOICES = {"adaptive_score": 1, "adaptive_student_score": 1, "student_score": 2}
 
 
 def smoke(item: str) -> str | None:

@@ -7,7 +7,7 @@ takes one group and tries only the λ that the search needs. Unlike :func:`mige_
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -116,6 +116,8 @@ class Whitened:
     q: Tensor  # Laplacian of the kernel at each pair, (..., M, M)
     variance: Tensor  # σ², (..., 1, 1)
     h: Tensor
+    start: Tensor | None = None  # the departure of a start from −z, (..., M, d)
+    start_divergence: Tensor | None = None  # (..., M)
 
     @classmethod
     def of(cls, x: Tensor, pairs: Tensor | None = None) -> "Whitened":
@@ -138,31 +140,44 @@ class Whitened:
         h = (cubes.sum(-1, keepdim=True) * z - cubes @ z) / variance
         return cls(z, whitening, k, cubes, q, variance, h)
 
+    def started(self, start: Tensor, divergence: Tensor) -> "Whitened":
+        """The same quantities with a start, given as its departure in the units of a score of x."""
+        return replace(
+            self, start=start @ torch.linalg.inv(self.whitening.mT), start_divergence=divergence
+        )
+
     def candidates(self, lam: float) -> tuple[Tensor, Tensor, Tensor]:
-        """F of both bases, (2, ..., M, d), with their risks and standard errors, (2, ...)."""
+        """F of all bases, (bases, ..., M, d), with their risks and standard errors."""
         z, (m, d) = self.z, self.z.shape[-2:]
         mu = lam * m
         eye = torch.eye(m, dtype=z.dtype, device=z.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.k + mu * eye))
         solved = inverse @ torch.cat([self.h, z], -1)
         w, y = solved[..., :d], solved[..., d:]
-        f = torch.stack([-w, -w - mu * y])
-
+        candidates = [-w, -w - mu * y]
         b = inverse.diagonal(dim1=-2, dim2=-1)
+        kept = [d * torch.ones_like(b), d * (1 - mu * b)]  # of the divergence of the base
+        if self.start is not None and self.start_divergence is not None:
+            candidates.append(candidates[1] + mu * (inverse @ self.start))
+            kept.append(kept[1] + mu * b * self.start_divergence)
+        f = torch.stack(candidates)
+
         weighted = inverse * self.cubes
         along = (f * z).sum(-1)
         across = (z * (self.cubes @ f)).sum(-1) - (self.cubes @ along.unsqueeze(-1)).squeeze(-1)
         within = along * weighted.sum(-1) - (f * (weighted @ z)).sum(-1)
-        lost = torch.stack([torch.ones_like(b), 1 - mu * b])
         divergence = (
             b * self.q.sum(-1)
             - (inverse * self.q).sum(-1)
             + (b * across + within) / self.variance.squeeze(-1)
-            + d * lost
+            + torch.stack(kept)
         )
-        residual = f + z
-        r = residual.square().sum(-1) / 2 - (z * residual).sum(-1) + divergence
-        return f, r.mean(-1), r.std(-1) / math.sqrt(m)
+        return f, *self.risk(f + z, divergence)
+
+    def risk(self, departure: Tensor, divergence: Tensor) -> tuple[Tensor, Tensor]:
+        """Risk of a departure from −z and its standard error, (...)."""
+        r = departure.square().sum(-1) / 2 - (self.z * departure).sum(-1) + divergence
+        return r.mean(-1), r.std(-1) / math.sqrt(r.shape[-1])
 
     def scores(self, f: Tensor) -> Tensor:
         """F in the coordinates of the samples."""
@@ -171,15 +186,38 @@ class Whitened:
 
 def adaptive_score(x: Tensor) -> Tensor:
     """Scores of (..., M, d), for which every λ is tried."""
+    state = _whitened(x)
+    unchanged = -state.z
+    return state.scores(_best(state, unchanged, torch.zeros_like(unchanged[..., 0, 0])))
+
+
+def adaptive_student_score(x: Tensor) -> Tensor:
+    """Scores of (..., M, d) with the Student score as a start, for which every λ is tried."""
+    start, divergence, *_ = student_score(x)
+    state = _whitened(x).started(start, divergence)
+    assert state.start is not None
+    bound = torch.stack(state.risk(state.start, divergence)).sum(0)
+    better = (bound < 0)[..., None, None]
+    unchanged = torch.where(better, state.start - state.z, -state.z)
+    return state.scores(_best(state, unchanged, bound.clamp(max=0)))
+
+
+def _whitened(x: Tensor) -> Whitened:
     m = x.shape[-2]
     i, j = torch.triu_indices(m, m, 1, device=x.device)
-    state = Whitened.of(x, i * m + j)
+    return Whitened.of(x, i * m + j)
+
+
+def _best(state: Whitened, unchanged: Tensor, limit: Tensor) -> Tensor:
+    """The F with the lowest bound, or ``unchanged`` if no bound is below ``limit``, (...)."""
+    x, m = state.z, state.z.shape[-2]
     best, chosen = [], []
     for lam in LAMBDA_GRID:
         f, risk, error = state.candidates(lam)
         bound, base = (risk + error).min(0)
         best.append(bound)
-        chosen.append(torch.where((base == 0)[..., None, None], f[0], f[1]))
+        index = base[..., None, None].expand(1, *x.shape)
+        chosen.append(f.gather(0, index).squeeze(0))
     bounds = torch.stack(best, -1)
 
     def at(numbers: Tensor) -> Tensor:
@@ -197,11 +235,11 @@ def adaptive_score(x: Tensor) -> Tensor:
             number = torch.where(going, number + step, number)
     smaller = at(number + DECADE) < at(number - DECADE)
     half = torch.where(smaller, number + DECADE // 2, number - DECADE // 2)
-    number = torch.where((at(number) < 0) & (at(half) < at(number)), half, number)
+    number = torch.where((at(number) < limit) & (at(half) < at(number)), half, number)
     every = torch.stack(chosen)
     index = number.expand(1, *number.shape)[..., None, None].expand(1, *x.shape)
     f = every.gather(0, index).squeeze(0)
-    return state.scores(torch.where((at(number) < 0)[..., None, None], f, -state.z))
+    return torch.where((at(number) < limit)[..., None, None], f, unchanged)
 
 
 def adaptive_score_pdist(x: Tensor) -> Tensor:

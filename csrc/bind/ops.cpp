@@ -22,4 +22,8 @@ STABLE_TORCH_LIBRARY(mige_ext, m) {
       "adaptive_score(Tensor x, Tensor? start, Tensor? start_divergence) -> (Tensor scores, Tensor "
       "lam, Tensor base, Tensor risk, Tensor standard_error, Tensor bandwidth, Tensor left_out, "
       "Tensor departure, Tensor divergence)");
+  m.def(
+      "adaptive_student_score(Tensor x) -> (Tensor scores, Tensor lam, Tensor base, Tensor risk, "
+      "Tensor standard_error, Tensor bandwidth, Tensor left_out, Tensor departure, Tensor "
+      "divergence, Tensor nu, Tensor weights)");
 }

@@ -122,6 +122,32 @@ struct AdaptiveScoreArguments {
   T* divergence;  // [groups, m], divergence of `departure`
 };
 
+// The score of the adaptive estimator with the Student score as its start. The members are those of
+// StudentScoreArguments and AdaptiveScoreArguments.
+template <typename T>
+struct AdaptiveStudentScoreArguments {
+  const T* x;  // [groups, m, d], m >= 2
+  int64_t groups, m, d;
+  T* scores;      // [groups, m, d]
+  T* lambda;      // [groups]
+  int64_t* base;  // [groups]
+  T* risk;        // [groups]
+  T* error;       // [groups]
+  T* bandwidth;   // [groups]
+  T* left_out;    // [groups]
+  T* departure;   // [groups, m, d]
+  T* divergence;  // [groups, m]
+  T* nu;          // [groups]
+  T* weights;     // [groups, m]
+
+  // The arguments of the second step, which corrects a start.
+  AdaptiveScoreArguments<T> adaptive(const T* start,                     // [groups, m, d]
+                                     const T* start_divergence) const {  // [groups, m]
+    return {x,    start, start_divergence, groups,   m,         d,         scores, lambda, base,
+            risk, error, bandwidth,        left_out, departure, divergence};
+  }
+};
+
 // Expands f(name, arguments) for every operator.
 #define MIGE_FOR_EACH_OPERATOR(f)                  \
   f(squared_distances, PairwiseArguments);         \
@@ -133,6 +159,7 @@ struct AdaptiveScoreArguments {
   f(ssge, SsgeArguments);                          \
   f(ridge_whitening, RidgeWhiteningArguments);     \
   f(student_score, StudentScoreArguments);         \
-  f(adaptive_score, AdaptiveScoreArguments)
+  f(adaptive_score, AdaptiveScoreArguments);       \
+  f(adaptive_student_score, AdaptiveStudentScoreArguments)
 
 }  // namespace mige

@@ -105,12 +105,12 @@ class Candidates {
     multiply(p_.get(), z_panels_.get(), r, weighted_z_.get());
     T* const hz = hz_.get();
     for (int64_t i = 0; i < m; ++i) {
-      for (int64_t c = 0; c < r; ++c) {
-        hz[i * n_ + c] = 2 * (weighted_z_.get()[i * r + c] - w_sum_.get()[i] * z[i * r + c]);
-        hz[i * n_ + r + c] = z[i * r + c];
-        if (start_.values) hz[i * n_ + 2 * r + c] = start_.values[i * r + c];
-      }
-      for (int64_t c = bases_ * r; c < n_; ++c) hz[i * n_ + c] = T(0);
+      T* row = hz + i * n_;
+      const T *weighted = weighted_z_.get() + i * r, sum = w_sum_[i];
+      for (int64_t c = 0; c < r; ++c) row[c] = 2 * (weighted[c] - sum * z[i * r + c]);
+      row = std::copy_n(z + i * r, r, row + r);
+      if (start_.values) row = std::copy_n(start_.values + i * r, r, row);
+      std::fill_n(row, bases_, T(0));
     }
     pack_columns(hz, m, n_, T(1), hz_panels_.get());
   }

@@ -111,6 +111,8 @@ MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
                                 double* divergences,  // [m, bases]
                                 int64_t begin, int64_t end) {
   const int64_t r = of.r, bases = of.bases, n = bases * (r + 1);
+  const Buffer<T> rows(2 * r);
+  T *const f = rows.get(), *const pf = f + r;
   for (int64_t i = begin; i < end; ++i) {
     const T *z = of.z + i * r, *w = of.wy + i * n, *y = w + r;
     const T *pw = of.pwy + i * n, *py = pw + r, *bz = of.weighted_z + i * r;
@@ -132,12 +134,19 @@ MIGE_INLINE void risk_rows_impl(const RiskRows<T>& of,
       divergences[bases * i + base] = divergence;
     }
     if (bases == 2) continue;
+    // −F = W + s (Y − X) and p times −F. With these rows three sums suffice.
     const T *x = y + r, *px = py + r;
-    const double s = of.shift;  // F = −W − s (Y − X)
-    const double wx = dot(w, x, r), yx = dot(y, x, r), xx = dot(x, x, r), zx = w[3 * r + 2];
-    const double across = across_w + s * (across_y - (dot(z, px, r) - pw[3 * r + 2]));
-    const double along = along_w + s * (along_y - (zx * of.w_sum[i] - dot(x, bz, r)));
-    const double ff = ww + s * (2 * (wy - wx) + s * (yy - 2 * yx + xx));
+    const T shift = of.shift;
+#pragma omp simd
+    for (int64_t c = 0; c < r; ++c) {
+      f[c] = w[c] + shift * (y[c] - x[c]);
+      pf[c] = pw[c] + shift * (py[c] - px[c]);
+    }
+    const double s = shift, ff = dot(f, f, r);
+    const double zf = zw + s * (zy - w[3 * r + 2]);
+    const double across =
+        dot(z, pf, r) - (pw[3 * r] + s * (static_cast<double>(pw[3 * r + 1]) - pw[3 * r + 2]));
+    const double along = zf * of.w_sum[i] - dot(f, bz, r);
     const double divergence = b * of.q_sum[i] - of.bq_sum[i] + 2 * b * across + 2 * along + d +
                               s * b * (static_cast<double>(of.start_divergence[i]) - d);
     risks[3 * i + 2] = (ff - zz) / 2 + divergence;

@@ -14,6 +14,7 @@
 #include "common/lambda_search.h"
 #include "cpu/adaptive_candidates.h"
 #include "cpu/operators.h"
+#include "cpu/student.h"
 #include "cpu/thinning.h"
 #include "cpu/whitening.h"
 
@@ -48,6 +49,25 @@ void search_lambda(Candidates<T>& candidates, int64_t of_samples, Result<T>& bes
   }
 }
 
+// Writes the risks of the start, ½‖R₀‖² − z·R₀ + δ for each sample.
+template <int kBytes, typename T>
+MIGE_INLINE void start_risks_impl(const T* z,           // [m, r]
+                                  const T* start,       // [m, r], R₀
+                                  const T* divergence,  // [m], δ
+                                  int64_t m, int64_t r,
+                                  double* risks) {  // [m]
+  for (int64_t i = 0; i < m; ++i) {
+    LaneSum<double> sum;
+    for_lanes<double>(r, [&](int64_t k, int64_t l) {
+      const double departure = start[i * r + k];
+      sum.lane[l] += departure * (departure / 2 - static_cast<double>(z[i * r + k]));
+    });
+    risks[i] = static_cast<double>(divergence[i]) + sum.total();
+  }
+}
+
+MIGE_KERNEL(start_risks, start_risks_impl)
+
 // Sets `best` to the score without a correction that has the lower bound: the Gaussian score or the
 // start.
 template <typename T>
@@ -58,13 +78,7 @@ void set_uncorrected(const T* z,  // [m, r]
   std::fill_n(best.divergence.get(), m, T(0));
   if (!start.values) return;
   const Buffer<double> risks(m);
-  for (int64_t i = 0; i < m; ++i) {
-    risks[i] = start.divergence[i];
-    for (int64_t k = 0; k < r; ++k) {
-      const double departure = start.values[i * r + k];
-      risks[i] += departure * (departure / 2 - static_cast<double>(z[i * r + k]));
-    }
-  }
+  start_risks(z, start.values, start.divergence, m, r, risks.get());
   Risk risk = mean_risk(risks.get(), m, 1, 0);
   if (!(risk.bound() < 0)) return;
   risk.base = 2;
@@ -182,8 +196,32 @@ bool has_start(const AdaptiveScoreArguments<T>& p, int64_t g) {
          !(zeros(p.start + g * p.m * p.d, p.m * p.d) && zeros(p.start_divergence + g * p.m, p.m));
 }
 
+// Computes the score of group g from its whitening. Overwrites z.
 template <typename T>
-void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
+void score_group(const AdaptiveScoreArguments<T>& p, int64_t g, const Whitening<T>& w,
+                 T* z,  // [m, r]
+                 Departure<T> start) {
+  const int64_t m = p.m, d = p.d, r = w.rank;
+  Result<T> best{m, r};
+  p.bandwidth[g] = choose(static_cast<const T*>(z), start,
+                          static_cast<int64_t>(w.support.dimensions), best, p.left_out + g);
+  p.lambda[g] = static_cast<T>(best.lambda);
+  p.base[g] = best.risk.base;
+  p.risk[g] = static_cast<T>(best.risk.mean);
+  p.error[g] = static_cast<T>(best.risk.error);
+  std::copy_n(best.divergence.get(), m, p.divergence + g * m);
+
+  if (std::isinf(best.lambda) && best.risk.base < 2) {
+    std::fill_n(p.departure + g * m * d, m * d, T(0));
+  } else {
+    for (int64_t i = 0; i < m * r; ++i) z[i] += best.f[i];
+    to_samples(w, z, p.departure + g * m * d);
+  }
+  to_samples(w, best.f.get(), p.scores + g * m * d);
+}
+
+template <typename T>
+void score_with_start(const AdaptiveScoreArguments<T>& p, int64_t g) {
   const int64_t m = p.m, d = p.d;
   Whitening<T> w{m, d, std::min(m, d)};
   whiten(p.x + g * m * d, kWeakRidge, w);
@@ -195,32 +233,47 @@ void score_group(const AdaptiveScoreArguments<T>& p, int64_t g) {
     to_whitened(w, p.start + g * m * d, departure.get());
     start = {departure.get(), p.start_divergence + g * m};
   }
+  score_group(p, g, w, z.get(), start);
+}
 
-  Result<T> best{m, r};
-  p.bandwidth[g] =
-      choose(z.get(), start, static_cast<int64_t>(w.support.dimensions), best, p.left_out + g);
-  p.lambda[g] = static_cast<T>(best.lambda);
-  p.base[g] = best.risk.base;
-  p.risk[g] = static_cast<T>(best.risk.mean);
-  p.error[g] = static_cast<T>(best.risk.error);
-  std::copy_n(best.divergence.get(), m, p.divergence + g * m);
-
-  if (std::isinf(best.lambda) && best.risk.base < 2) {
-    std::fill_n(p.departure + g * m * d, m * d, T(0));
-  } else {
-    for (int64_t i = 0; i < m * r; ++i) z[i] += best.f[i];
-    to_samples(w, z.get(), p.departure + g * m * d);
+// The Student score is computed from the same whitened samples as the adaptive score, so its
+// departure needs no conversion.
+template <typename T>
+void score_with_student(const AdaptiveStudentScoreArguments<T>& p, int64_t g) {
+  const int64_t m = p.m, d = p.d;
+  Whitening<T> w{m, d, std::min(m, d)};
+  whiten(p.x + g * m * d, kWeakRidge, w);
+  const int64_t r = w.rank;
+  const Buffer<T> z(m * r), departure(m * r), divergence(m);
+  whitened(w, z.get());
+  const double nu = student_departure(w, static_cast<const T*>(z.get()), departure.get(),
+                                      divergence.get(), p.weights + g * m);
+  p.nu[g] = static_cast<T>(nu);
+  Departure<T> start{};
+  if (std::isfinite(nu)) {
+    // With d > M only the part in the directions of the samples counts.
+    for (int64_t k = 0; k < r; ++k) {
+      if (dual_length(w, k) > T(0)) continue;
+      for (int64_t i = 0; i < m; ++i) departure[i * r + k] = T(0);
+    }
+    start = {departure.get(), divergence.get()};
   }
-  to_samples(w, best.f.get(), p.scores + g * m * d);
+  score_group(p.adaptive(nullptr, nullptr), g, w, z.get(), start);
 }
 
 }  // namespace
 
 template <typename T>
 void adaptive_score(const AdaptiveScoreArguments<T>& p) {
-  for_each_group(p.groups, [&](int64_t g) { score_group(p, g); });
+  for_each_group(p.groups, [&](int64_t g) { score_with_start(p, g); });
+}
+
+template <typename T>
+void adaptive_student_score(const AdaptiveStudentScoreArguments<T>& p) {
+  for_each_group(p.groups, [&](int64_t g) { score_with_student(p, g); });
 }
 
 MIGE_INSTANTIATE(adaptive_score, AdaptiveScoreArguments);
+MIGE_INSTANTIATE(adaptive_student_score, AdaptiveStudentScoreArguments);
 
 }  // namespace mige::cpu

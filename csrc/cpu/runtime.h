@@ -31,6 +31,11 @@ void parallel_ranges(int64_t n, int64_t grain, int64_t step,
 // `poll_grains` grains.
 template <typename F>
 void parallel(int64_t n, int64_t grain, const F& f, int64_t poll_grains = kPollGrains) {
+  if (n <= 0) return;
+  if (n <= grain) {  // one range, for which torch's loop would only add time
+    poll_interrupt();
+    return f(int64_t(0), n);
+  }
   const auto call = [](const void* g, int64_t begin, int64_t end) {
     (*static_cast<const F*>(g))(begin, end);
   };

@@ -5,7 +5,7 @@
 // <operator>_work bytes, aligned to 256 bytes. Its contents before the call do not matter. Results
 // are bitwise the same from run to run and for any number of groups. A group with a NaN or an
 // infinity in its input, or with a bandwidth that is not positive and finite, gives NaN in all
-// results except J and the base of the adaptive score, which are 0.
+// results except J and the base of the adaptive scores, which are 0.
 #pragma once
 
 #include "common/operators.h"

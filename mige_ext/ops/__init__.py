@@ -22,6 +22,7 @@ from mige_ext.ops.kernels import (
 )
 from mige_ext.ops.scores import (
     adaptive_score,
+    adaptive_student_score,
     eigh,
     ridge_whitening,
     ssge,
@@ -31,6 +32,7 @@ from mige_ext.ops.scores import (
 __all__ = [
     "OPERATORS",
     "adaptive_score",
+    "adaptive_student_score",
     "distance_quantile",
     "eigh",
     "rbf_gradient_sum",

@@ -32,6 +32,7 @@ _SHAPES = {
     "adaptive_score": (
         "x *Md, start *Md, start_divergence *M -> *Md, *, * int64, *, *, *, *, *Md, *M"
     ),
+    "adaptive_student_score": "x *Md -> *Md, *, * int64, *, *, *, *, *Md, *M, *, *M",
 }
 OPERATORS = tuple(_SHAPES)
 DIFFERENTIABLE = ("squared_distances", "rbf_gram")

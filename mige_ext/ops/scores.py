@@ -236,3 +236,28 @@ def adaptive_score(
         4M² values of memory.
     """
     return call("adaptive_score", x, start, start_divergence)
+
+
+def adaptive_student_score(
+    x: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """:func:`adaptive_score` with the start that :func:`student_score` gives, in one call.
+
+    The results are those of ``adaptive_score(x, *student_score(x)[:2])`` up to rounding. On the CPU
+    both steps use the same whitening. If ν is infinite, the Student score then takes little time.
+
+    Args:
+        x: samples, (..., M, d) with M >= 2.
+
+    Returns:
+        eleven tensors: the nine tensors of :func:`adaptive_score`, then ν, (...), and the weights
+        of the samples, (..., M), as :func:`student_score` gives them.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
+
+    Cost:
+        The cost of :func:`adaptive_score`. A finite ν adds 6r³ + 24Mr² flop with r = min(M, d), and
+        4M²r flop to each λ. CUDA computes the whitening twice.
+    """
+    return call("adaptive_student_score", x)

@@ -27,6 +27,7 @@ from mige_ext.reference.kernel import (
 from mige_ext.reference.student import (
     STUDENT_NU,
     STUDENT_STEPS,
+    adaptive_student_score,
     student_departure,
     student_score,
     student_weight,
@@ -44,6 +45,7 @@ __all__ = [
     "adaptive_risk",
     "adaptive_score",
     "adaptive_start",
+    "adaptive_student_score",
     "distance_quantile",
     "eigh",
     "imq",

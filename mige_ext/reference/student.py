@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from mige_ext.reference.adaptive import adaptive_score
 from mige_ext.reference.risk import bound_of
 from mige_ext.reference.whitening import counted_dimensions, ridge_whitening, standardized
 
@@ -23,6 +24,21 @@ def student_score(x: Tensor) -> tuple[Tensor, ...]:
         torch.stack(results).reshape(x.shape[:-2] + results[0].shape)
         for results in zip(*groups, strict=True)
     )
+
+
+def adaptive_student_score(x: Tensor) -> tuple[Tensor, ...]:
+    """The eleven results of :func:`mige_ext.ops.adaptive_student_score`."""
+    groups = [_adaptive_student_score(group) for group in x.reshape(-1, *x.shape[-2:])]
+    return tuple(
+        torch.stack(results).reshape(x.shape[:-2] + results[0].shape)
+        for results in zip(*groups, strict=True)
+    )
+
+
+def _adaptive_student_score(x: Tensor) -> tuple[Tensor, ...]:
+    departure, divergence, nu, weights = _student_score(x)
+    start = (departure, divergence) if nu.isfinite() else ()
+    return *adaptive_score(x, *start), nu, weights
 
 
 def _student_score(x: Tensor) -> tuple[Tensor, ...]:

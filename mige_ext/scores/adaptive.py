@@ -126,10 +126,10 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
 
     Cost:
         For each group with r = min(M, d): M³ + 10M²r flop for each λ that is tried (usually 3 to 5,
-        at most 6), one eigendecomposition of r × r, and 4M² + O(Md) values of memory. The Student
-        score adds one eigendecomposition of r × r, and for heavy tails 28Mr² + 6r³ flop and 4M²r
-        flop for each λ. "qis" and "mle" add two eigendecompositions of r × r. A fit takes this cost
-        in float64, and one eigendecomposition of d × d.
+        at most 6), one eigendecomposition of r × r, and 4M² + O(Md) values of memory. For heavy
+        tails the Student score adds 24Mr² + 6r³ flop, and 4M²r flop to each λ. On CUDA it always
+        adds one eigendecomposition of r × r. "qis" and "mle" add two eigendecompositions of r × r.
+        A fit takes this cost in float64, and one eigendecomposition of d × d.
     """
 
     gaussian: Covariance = "ridge"
@@ -239,13 +239,13 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     def _estimate(
         self, x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
     ) -> "_Estimate":
-        nu, weights = x.new_full(x.shape[:-2], torch.inf), x.new_ones(x.shape[:-1])
         with _checks.naming(samples=x):
             if start is None:
-                start, start_divergence, nu, weights = ops.student_score(x)
-            ridge_scores, lam, base, risk, error, sigma, left_out, departure, divergence = (
-                ops.adaptive_score(x, start, start_divergence)
-            )
+                *results, nu, weights = ops.adaptive_student_score(x)
+            else:
+                results = [*ops.adaptive_score(x, start, start_divergence)]
+                nu, weights = x.new_full(x.shape[:-2], torch.inf), x.new_ones(x.shape[:-1])
+        ridge_scores, lam, base, risk, error, sigma, left_out, departure, divergence = results
         scores, gaussian = ridge_scores, None
         if self.gaussian != "ridge":
             gaussian = GaussianScore(covariance=self.gaussian).fit(x)

@@ -93,8 +93,9 @@ def _negentropy(
     noisy: Tensor, weight: Tensor, start: Tensor | None = None, divergence: Tensor | None = None
 ) -> Negentropy:
     if start is None:
-        start, divergence, _, _ = ops.student_score(noisy)
-    _, _, _, risk, _, _, _, departure, divergence = ops.adaptive_score(noisy, start, divergence)
+        _, _, _, risk, _, _, _, departure, divergence, _, _ = ops.adaptive_student_score(noisy)
+    else:
+        _, _, _, risk, _, _, _, departure, divergence = ops.adaptive_score(noisy, start, divergence)
     # The risk is the mean of r = ½‖R‖² − z·R + div R in white coordinates, with R the departure.
     centered = noisy - noisy.mean(-2, keepdim=True)
     covariance = centered.mT @ centered / noisy.shape[-2]

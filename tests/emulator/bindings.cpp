@@ -163,6 +163,27 @@ py::tuple adaptive_score(const py::array& x, const std::optional<py::array>& sta
   });
 }
 
+py::tuple adaptive_student_score(const py::array& x) {
+  const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
+  return for_type_of(x, [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Buffer<T> points(x), scores(batch_shape(x, 2, {m, d})), lambda(batch_shape(x, 2));
+    const Buffer<T> risk(batch_shape(x, 2)), error(batch_shape(x, 2)), sigma(batch_shape(x, 2));
+    const Buffer<int64_t> base(batch_shape(x, 2));
+    const Buffer<T> left_out(batch_shape(x, 2)), nu(batch_shape(x, 2));
+    const Buffer<T> departure(batch_shape(x, 2, {m, d})), divergence(batch_shape(x, 2, {m}));
+    const Buffer<T> weights(batch_shape(x, 2, {m}));
+    launch(MIGE_LAUNCHER(adaptive_student_score),
+           AdaptiveStudentScoreArguments<T>{points.data(), groups, m, d, scores.data(),
+                                            lambda.data(), base.data(), risk.data(), error.data(),
+                                            sigma.data(), left_out.data(), departure.data(),
+                                            divergence.data(), nu.data(), weights.data()});
+    return py::make_tuple(scores.array(), lambda.array(), base.array(), risk.array(), error.array(),
+                          sigma.array(), left_out.array(), departure.array(), divergence.array(),
+                          nu.array(), weights.array());
+  });
+}
+
 // Runs the search over λ with given bounds. Returns the numbers of the evaluated λ in order, the
 // number of the best λ or −1 if there is none, and the largest number of rounds.
 py::tuple lambda_search(const py::array_t<double>& bounds, int start) {
@@ -194,5 +215,6 @@ PYBIND11_MODULE(mige_emulator, m) {
   m.def("ridge_whitening", &ridge_whitening);
   m.def("student_score", &student_score);
   m.def("adaptive_score", &adaptive_score);
+  m.def("adaptive_student_score", &adaptive_student_score);
   m.def("lambda_search", &lambda_search);
 }

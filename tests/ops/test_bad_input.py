@@ -44,6 +44,9 @@ ARGUMENTS = [
     Argument(ops.ridge_whitening, "", "x", lambda x: ops.ridge_whitening(x), 2, True),
     Argument(ops.student_score, "", "x", lambda x: ops.student_score(x)[:2], 2, True),
     Argument(ops.adaptive_score, "", "x", lambda x: ops.adaptive_score(x)[::2], 2, True),
+    Argument(
+        ops.adaptive_student_score, "", "x", lambda x: ops.adaptive_student_score(x)[::2], 2, True
+    ),
     Argument(ops.rbf_product, "", "w",
              lambda w: ops.rbf_product(fill(w, 5, 3), fill(w, 16, 3), w, bandwidth=sigma(w)),
              0, True, True, samples=False),

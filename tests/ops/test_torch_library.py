@@ -24,6 +24,7 @@ _RAW_ARGUMENTS: dict[str, Callable[[Any, Any], tuple[Any, ...]]] = {
     "ridge_whitening": lambda a, k: (*a, k["factor"]),
     "student_score": lambda a, k: a,
     "adaptive_score": lambda a, k: (*a, k.get("start"), k.get("start_divergence")),
+    "adaptive_student_score": lambda a, k: a,
 }
 
 

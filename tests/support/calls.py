@@ -36,4 +36,5 @@ def calls(m: int, n: int, d: int, dtype: torch.dtype) -> list[Call]:
         ("student_score", (wide**3,), {}),
         ("adaptive_score", (x**3,), {}),  # several steps of the search over λ
         ("adaptive_score", (wide,), {}),
+        ("adaptive_student_score", (x**3,), {}),
     ]

@@ -65,6 +65,12 @@ CASES = {
             {"start": x.sin(), "start_divergence": x.sin().sum(-1) - 2 * x.shape[-1]},
         ),
     ),
+    "adaptive_student_score": Case(
+        "adaptive_student_score", lambda x, y, w, s: ((x / w[..., :1],), {})
+    ),
+    "adaptive_student_score-wide": Case(
+        "adaptive_student_score", lambda x, y, w, s: ((x.mT / (0.1 + x.mT[..., :1].abs()),), {})
+    ),
 }
 
 

@@ -20,6 +20,7 @@ TINY = {
     "ridge_whitening": (2, 33, 5),
     "student_score": (2, 33, 5),
     "adaptive_score": (2, 33, 5),
+    "adaptive_student_score": (2, 33, 5),
 }
 CEILINGS = Ceilings(gflops=100.0, gbs=10.0)
 

@@ -57,6 +57,13 @@ def test_the_sizes_that_are_targets_on_cuda_are_measured() -> None:
             2 * (4 * (1000 + 10 * 300) + 3.5 * 300 + 6 * 90 + 9 * 27),
             2 * (30 + 30 + 5),
         ),
+        # the sum of both: 4 more for 10² pairs and each λ, 2 more for the departure
+        (
+            "adaptive_student_score",
+            (2, 10, 3),
+            2 * (4 * (1000 + 14 * 300) + 6 * (4 * 90 + 27) + 3.5 * 300 + 8 * 90 + 9 * 27),
+            2 * (90 + 20 + 7),
+        ),
     ],
 )
 def test_work_is_counted_as_by_hand(
