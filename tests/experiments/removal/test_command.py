@@ -26,7 +26,7 @@ from mige_ext.experiments.removal.report import Result, draw
 from mige_ext.experiments.removal.training import Epoch, measure, model_type
 from tests.support.process import assert_fits
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 
 
 def row(method: str, beta: float, accuracy: float, leak: float) -> Result:

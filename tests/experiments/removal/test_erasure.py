@@ -18,7 +18,7 @@ from mige_ext.experiments.removal.nuisances import Batch, Structural
 from mige_ext.experiments.removal.training import Settings, Trainer, make_model
 from tests.experiments.removal.inputs import normal
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(data="structural", steps=100, hidden=32, latent=4, ramp=5, codes=20_000)
 
 
