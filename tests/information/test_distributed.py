@@ -241,7 +241,7 @@ def test_a_group_may_contain_some_of_the_processes(results: Results) -> None:
     z = inputs()[10:23].requires_grad_()
     mige.entropy(z).backward()
     assert z.grad is not None
-    exact = 2 * z.grad  # because DDP would then divide by the number of ranks
+    exact = 2 * z.grad  # doubled, because DDP then divides by the number of ranks
     assert (torch.cat(inside) - exact).norm() <= rounding(z.dtype, len(z)) * exact.norm()
 
 
