@@ -166,7 +166,7 @@ def _breakdown(x: Tensor, whole: float) -> list[float]:
 
 
 def default_time(bounds: Bounds) -> None:
-    """Time SSGE, and the adaptive score with both estimates of the covariance.
+    """Time SSGE, and the adaptive score with two estimates of the covariance.
 
     "adaptive" (ridge) is the default of the information functions, and "adaptive QIS" has the least
     error of the score.

@@ -1,8 +1,9 @@
 """Errors of the gradient of I(x; y) for pairs whose scores are known.
 
-The gradient of I(x; y) with respect to y_i is ``(s(x, y)_y − s(y)) / M``, with the scores s of the
-pair and of y. The *field* is M times this gradient. The error of a field f̂ is ``Σ‖f̂ − f‖² /
-Σ‖f‖²`` over the samples, with the exact field f.
+The gradient of I(x; y) with respect to y_i is ``(s(x_i, y_i)_y − s(y_i)) / M``, where
+``s(x_i, y_i)_y`` is the y-part of the score of the pair, and ``s(y_i)`` is the score of y alone.
+The *field* is M times this gradient. The error of a field f̂ is ``Σ‖f̂ − f‖² / Σ‖f‖²`` over the
+samples, with the exact field f.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class InformationRow:
     Attributes:
         family: Name of the density in ``FAMILIES``, such as ``asinh-4``.
         d: Dimensions of the pair.
-        samples: M.
+        samples: Number of samples M.
         estimator: Name in the table.
         seeds: Number of data sets.
         error: Mean error of the field over the data sets.
@@ -68,7 +69,7 @@ def measure_information(family: Family, m: int, seeds: int) -> list[InformationR
 
     Args:
         family: A family for which :func:`is_paired` holds.
-        m: M.
+        m: Number of samples M.
         seeds: Number of data sets. The other tables use the same data sets.
     """
     distribution = family.distribution

@@ -19,7 +19,7 @@ from benchmarks.accuracy.report import Row
 from mige_ext import compat
 from mige_ext.experiments.common.statistics import mean_and_error
 
-TOLERANCE = 1.02  # a larger NMSE relative to the control counts as worse
+TOLERANCE = 1.02  # an NMSE above this multiple of the control's NMSE counts as worse
 
 #: Errors of a setting over the data sets: mean and standard error.
 Found = dict[Setting, tuple[float, float]]
@@ -32,7 +32,7 @@ def measure(
 
     Args:
         family: The family that is sampled.
-        m: M.
+        m: Number of samples M.
         seeds: Number of data sets.
         after: Called after the grid of each data set.
     """

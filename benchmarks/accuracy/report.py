@@ -31,7 +31,7 @@ class Row:
         family: Name of the density in ``FAMILIES``, such as ``bimodal-5``.
         d: Dimensions.
         half: "chosen" or "held-out".
-        samples: M.
+        samples: Number of samples M.
         estimator: Name in the tables.
         setting: Full description of the estimator.
         seeds: Number of data sets.

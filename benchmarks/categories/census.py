@@ -34,7 +34,7 @@ class Method:
 
     penalty: Penalty
     betas: tuple[float, ...]
-    uses_s: bool = True  #: whether the penalty depends on s; if not, one encoder serves for all s
+    uses_s: bool = True  #: whether the penalty depends on s; otherwise all s share one encoder
 
 
 METHODS: dict[str, Method] = {

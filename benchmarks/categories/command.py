@@ -34,7 +34,7 @@ class Row:
         family: Name in ``FAMILIES``.
         d: Dimensions.
         method: Name in ``METHODS``.
-        samples: M.
+        samples: Number of samples M.
         seeds: Number of data sets.
         cosine: Mean cosine between the estimated and the exact field.
         error: Mean squared error of the field, relative to the mean square of the exact field.

@@ -2,8 +2,9 @@
 
 ``adaptive_score`` tries every λ of the grid for all groups at once and then searches among the
 bounds, without a branch on a value, so that torch.compile can compile it. ``adaptive_score_pdist``
-takes one group and tries only the λ that the search needs. Unlike :func:`mige_ext.ops
-.adaptive_score`, which has the notation, neither leaves out samples that nearly coincide.
+takes one group and tries only the λ that the search needs. The notation is that of
+:func:`mige_ext.ops.adaptive_score`. That operator also leaves out samples that nearly coincide, and
+these baselines do not.
 """
 
 import math

@@ -4,9 +4,9 @@
 ``eager_pdist`` are the fastest versions in torch operations that we could write. Which of the two
 is faster depends on the size, and the benchmarks report the faster time.
 
-Every other function is a fast version of the operator of the same name in ``mige_ext.ops``.
-Distances are computed as ``‖x‖² + ‖y‖² − 2x·y``, which is fast but less accurate than the
-differences x − y of the operators.
+The functions in the second half are fast versions of the operators in ``mige_ext.ops``. They
+compute distances by ``cdist``, by ``pdist``, or as ``‖x‖² + ‖y‖² − 2x·y``. The last form is fast,
+but less accurate than the differences x − y of the operators.
 """
 
 from functools import lru_cache
@@ -76,7 +76,7 @@ def squared_distances(x: Tensor) -> Tensor:
 
 
 def squared_distances_cdist(x: Tensor) -> Tensor:
-    """Squared distances by ``cdist``, which is one kernel with a square root."""
+    """Squared distances by ``cdist``, one kernel that also takes a square root."""
     return torch.cdist(x, x).square()
 
 

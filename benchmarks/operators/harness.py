@@ -17,7 +17,7 @@ from benchmarks.operators.records import Record
 from benchmarks.operators.roofline import Ceilings
 from benchmarks.timing import time_each
 
-# Published algorithms with an array of more bytes are left out.
+# A published algorithm is left out if its largest array has more bytes than this.
 PUBLISHED_LIMIT = {"cpu": 2**31, "cuda": 2**34}
 
 BATCHED = " by the batched solver"  # end of the name of an eager variant
@@ -38,7 +38,7 @@ class Problem:
         flop: Floating-point operations.
         values: Numbers that are read and written, in the measured dtype.
         published: The algorithm of public implementations, and the number of values in its largest
-            array; None if it is one of the eager baselines.
+            array; None if this algorithm is one of the eager baselines.
     """
 
     arguments: dict[str, Any]

@@ -41,8 +41,8 @@ def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     """Measure both ceilings, by products of large matrices and copies of a large array.
 
     A product (2n³ flop) consists of fused multiply-adds. Distances cannot exceed 75 % of this
-    ceiling, because a squared difference takes 3 flop in two instructions, in which two
-    multiply-adds take 4 flop. A copy counts the bytes that are read and written, but not the cache
+    ceiling: a squared difference is 3 flop in two instructions, and two multiply-adds are 4 flop in
+    two instructions. A copy counts the bytes that are read and written, but not the cache
     lines that a processor reads before a write.
     """
     product = _product(MATMUL[device], device, dtype)

@@ -58,7 +58,7 @@ class Cost:
 
 
 def sweeps(quick: bool) -> list[list[Work]]:
-    """The sweeps. :func:`cost` leaves out the end of a sweep that takes too long."""
+    """The sweeps. :func:`cost` leaves out numbers of samples that would take too long."""
     m = 256 if quick else 1024
     many = [10**3, 10**4, 10**5] if quick else [10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6]
     dimensions = [16, 64, 256, 1024]

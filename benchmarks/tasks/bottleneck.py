@@ -1,7 +1,7 @@
 """The Information Bottleneck on digits: a stochastic code that predicts the class.
 
-The network and the training are those of the experiment ``python -m mige_ext bottleneck``. Each
-method uses the best of three weights β by the accuracy on the validation images.
+The network and the training are from the experiment ``python -m mige_ext bottleneck``. For each
+method, the weight β with the best accuracy on the validation images is chosen from three.
 """
 
 from collections.abc import Mapping

@@ -134,7 +134,7 @@ def _probe(encoder: nn.Module, name: str) -> Mapping[str, float]:
 def _one_view(
     name: str, latent: int, steps: int, batch: int, columns: int | None, key: str, seed: int
 ) -> Mapping[str, float]:
-    """Train with the objective ``key`` and, if given, x projected to ``columns`` dimensions."""
+    """Train with the objective ``key``, and with x projected to ``columns`` dimensions if given."""
     torch.manual_seed(seed)
     x = _data(name)[0]
     encoder = _encoder(name, x.shape[1:], latent)

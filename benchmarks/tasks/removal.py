@@ -1,13 +1,13 @@
 """Removal: a classifier whose code z reveals little about a nuisance s.
 
 The loss is the cross-entropy of the label plus β times a penalty. The penalty of the recipe
-(docs/choosing.md) is ``mutual_information(s, z, marginal="own")``. The other methods have other
+(docs/removing.md) is ``mutual_information(s, z, marginal="own")``. The other methods have other
 marginals or estimators, or maximize the negentropy of z, which contracts z without using s. The
 leak is a lower bound of I(s; z), by attackers that predict s from finished codes.
 
 Two tasks are the experiment ``python -m mige_ext removal`` with fewer steps: the angle of rotated
-images of MNIST, and the synthetic table. Of two weights β, each method uses the weight with the
-least leak on validation data that loses at most one point of accuracy.
+images of MNIST, and the synthetic table. Each method is trained with two weights β. The weight is
+chosen on validation data: the least leak with a loss of at most one point of accuracy.
 
 Two tasks have a table of six columns, whose nuisance is one number or a category, and boosted trees
 as the attacker. The task with a number trains for 3,000 steps at a constant learning rate, and
@@ -33,7 +33,7 @@ from mige_ext.experiments.removal.methods import METHODS as EXPERIMENT
 from mige_ext.experiments.removal.nuisances import Images, Problem, Structural
 from mige_ext.experiments.removal.training import Settings, Trainer, measure
 
-ACCURACY_LOSS = 0.01  # largest loss of accuracy by a weight β
+ACCURACY_LOSS = 0.01  # largest loss of accuracy by the chosen weight β
 
 # --- the experiment with fewer steps --------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def values(
             "--method", help=f"Estimator to run; repeatable. All: {', '.join(ESTIMATORS)}."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Samples per task.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Data sets per task.")] = 1,
     checks: Annotated[
         int,
         typer.Option(
@@ -101,8 +101,8 @@ def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
         for task, n, seed, method in progress:
             progress.set_description(f"{task.name}, N = {n}, seed {seed}, {method}")
             x, z = task.sample(n, seed)
-            # All estimators except KSG use only the ranks of the columns, so tasks with equal ranks
-            # share a result.
+            # All estimators except KSG use only the ranks of the values in a column, so tasks with
+            # equal ranks share a result.
             same = _key(x, z, f"{method} {seed} {task.name if method == 'KSG' else ''}")
             if same not in known:
                 known[same] = ESTIMATORS[method](x, z, seed)
@@ -112,6 +112,6 @@ def _run(todo: list[tuple[Task, int, int, str]], table: Table[Row]) -> None:
 
 
 def _key(x: Array, z: Array, what: str) -> str:
-    """A digest of the ranks of the columns."""
+    """A digest of the ranks of the values in each column."""
     ranks = [np.argsort(v, axis=0, kind="stable").tobytes() for v in (x, z)]
     return hashlib.sha256(b"".join([*ranks, what.encode(), str(x.shape).encode()])).hexdigest()

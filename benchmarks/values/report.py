@@ -16,9 +16,10 @@ PACKAGE = ("even", "odd")
 LABELS = {"even": "benchmark-mi, even", "odd": "benchmark-mi, odd", "own": "our own"}
 #: Bound of the mean absolute error over the 40 tasks, by number of samples.
 ERRORS = {256: 0.16, 1000: 0.11}
-#: At least ``WITHIN`` of the ``TASKS`` tasks must have an error below ``CLOSE`` nats.
+#: At least ``WITHIN`` of ``TASKS`` tasks must have an error below ``CLOSE`` nats for N = 1000.
 TASKS, CLOSE, WITHIN = 40, 0.1, 26
-#: Least coverage of 2 standard errors; bound of |estimate| − 2 standard errors for I = 0.
+#: Least fraction of a copula's data sets with an error of at most 2 standard errors; upper bound of
+#: |estimate| − 2 standard errors for independent pairs.
 COVERAGE, INDEPENDENT = 0.9, 0.02
 
 

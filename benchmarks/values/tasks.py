@@ -1,8 +1,8 @@
 """Tasks with a known mutual information: the tasks of benchmark-mi, and tasks of this file.
 
 The constants of ``estimate_mutual_information`` were chosen on the tasks of benchmark-mi with an
-even number ("even"), and its three methods on all tasks of benchmark-mi. The tasks of this file
-("own") had no influence on any choice.
+even number ("even"). Its three methods were chosen on all tasks of benchmark-mi. The tasks of this
+file ("own") had no influence on any choice.
 """
 
 import math
@@ -77,7 +77,7 @@ _GRID = np.linspace(-8, 8, 1601)
 
 
 def _grid_information(conditional: Array, z: Array) -> float:
-    """I(x; z) for x ~ N(0, 1) on ``_GRID``, from p(z | x), (len(_GRID), len(z))."""
+    """I(x; z) for x ~ N(0, 1), from p(z | x) with a row per x in ``_GRID`` and a column per z."""
     weight = np.exp(-(_GRID**2) / 2)
     weight /= weight.sum()
     marginal = weight @ conditional
@@ -119,7 +119,7 @@ def _scale_mixture(n: int, seed: int, d: int) -> tuple[Array, Array]:
 
 
 def _scale_mixture_information(d: int) -> float:
-    """I(x; z), as the mean of the log-ratio of densities over 100,000 samples."""
+    """I(x; z), computed as the mean log-ratio of densities over 100,000 samples."""
     x, z = _scale_mixture(100_000, 0, d)
     log_scale = np.linspace(-16, 4, 401)
 

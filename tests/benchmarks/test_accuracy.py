@@ -1,4 +1,4 @@
-"""The accuracy benchmark: exact scores, the grid of the oracle, and the files that it writes."""
+"""The accuracy benchmark: exact scores, the grid of the oracle, and the output of the command."""
 
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def within_standard_errors(terms: torch.Tensor, exact: torch.Tensor | float) -> bool:
-    """Whether the means of terms over their first dimension are the exact values.
+    """Whether the means of terms over their first dimension are within five standard errors.
 
-    Up to five standard errors are accepted. By chance, one error in two million is larger.
+    By chance, one mean in two million has a larger error.
     """
     error = terms.std(0) / len(terms) ** 0.5
     return bool(((terms.mean(0) - exact).abs() <= 5 * error).all())
@@ -112,7 +112,7 @@ def test_exact_scores_give_the_exact_gradients(name: str) -> None:
     assert merit.bias(distribution.gradient) < 0.05
 
 
-def test_the_derivative_in_rho_is_that_of_the_toy() -> None:
+def test_the_derivative_in_rho_equals_the_one_of_the_toy_experiment() -> None:
     distribution = CorrelatedGaussian(6, 0.7)
     draw = distribution.draw(50, generator())
     x, y = draw.samples.chunk(2, -1)
@@ -123,7 +123,7 @@ def test_the_derivative_in_rho_is_that_of_the_toy() -> None:
     assert abs(got - exact) <= rounding(x.dtype, 50) * abs(exact)
 
 
-def test_the_halves_have_the_same_kinds() -> None:
+def test_both_halves_of_the_families_have_the_same_kinds() -> None:
     kinds = [
         {name.split("-")[0] for name, family in FAMILIES.items() if family.half == half}
         for half in ("chosen", "held-out")
@@ -190,7 +190,7 @@ def test_tikhonov_is_steins_estimator() -> None:
     assert error <= rounding(x.dtype, 40) * 100 * exact.abs().max()
 
 
-def test_iterates_are_those_of_the_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iterates_equal_scores_by_eigendecomposition(monkeypatch: pytest.MonkeyPatch) -> None:
     x = FAMILIES["mixture-5"].distribution.sample(40, generator())
     setting = Setting("IMQ", True, 1.0, NU, 24)
     exact = setting.score(x)
@@ -225,7 +225,7 @@ def test_the_grid_has_hundreds_of_different_settings(m: int) -> None:
         assert len({(s.kernel, s.curl_free, s.multiplier) for s in group}) == 1
 
 
-# --- what is measured and written -----------------------------------------------------------------
+# --- measurements and files -----------------------------------------------------------------------
 
 
 def test_no_row_of_the_grid_is_below_the_oracle() -> None:
@@ -239,7 +239,7 @@ def test_no_row_of_the_grid_is_below_the_oracle() -> None:
             assert row.ratio >= 1
     best = [row for row in rows if row.estimator.startswith("best")]
     assert len(best) == len(oracle.NUMBERS)
-    for row in best:  # measured again, by its scores
+    for row in best:  # the row was measured again, from scores
         (mean,) = (found[setting][0] for setting in found if str(setting) == row.setting)
         assert row.nmse == pytest.approx(mean, rel=1e-6)
 
@@ -254,8 +254,8 @@ def test_data_sets_differ_by_family_size_and_seed_and_are_reproducible() -> None
 
 
 def test_bias_is_the_error_of_the_mean() -> None:
-    # The gradients are 0.8 I + noise. The mean of a hundred has the bias 0.2 and noise, which is
-    # subtracted.
+    # The exact gradient is I, and the estimates are 0.8 I + noise. Their mean differs from I by the
+    # bias 0.2 and by the mean noise. ``bias`` subtracts the variance of the mean noise.
     noise = torch.randn(100, 6, 6, generator=generator(), dtype=torch.float64)
     nothing = np.zeros(100)
     merit = Merit(nothing, 0.8 * torch.eye(6, dtype=torch.float64) + noise, nothing)
@@ -285,7 +285,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy.png").stat().st_size > 0
     for part in ("M = 16: NMSE", "bias of the gradient", "dI/dθ", "held-out, worst", "SSGE .99"):
         assert part in text
-    # Another run replaces what it measures again, and leaves the rest.
+    # Another run replaces the rows that it measures again, and keeps all other rows.
     again, text = run(
         tmp_path, "--families", "bimodal-2", "--samples", "16", "--seeds", "3", "--markdown"
     )
@@ -342,7 +342,7 @@ def test_marginal_scores_are_those_of_half_the_pair(name: str) -> None:
     distribution = FAMILIES[name].distribution
     assert isinstance(distribution, Paired)
     y = normal(20, distribution.d // 2).requires_grad_()
-    # Without correlation, the score of the pair is that of its halves.
+    # Without correlation, the score of the pair consists of the scores of its halves.
     base = CorrelatedGaussian(distribution.d, 0.0)
     transform = getattr(distribution, "transform", None)
     apart = base if transform is None else Transformed(base, transform)

@@ -17,7 +17,7 @@ from benchmarks.tasks.report import bounds_of, values
 from benchmarks.tasks.task import CONTROL, DEFAULT, Row, Task
 
 
-def test_half_of_the_tasks_only_judge() -> None:
+def test_at_least_half_of_the_tasks_are_held_out() -> None:
     halves = [task.half for task in TASKS]
     assert set(halves) == {"chosen", "held-out"}
     assert halves.count("held-out") >= len(TASKS) / 2

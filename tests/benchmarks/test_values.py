@@ -33,7 +33,7 @@ def test_copies_of_a_channel_add_up() -> None:
 
 
 def test_information_of_the_scale_mixture_by_its_entropies() -> None:
-    """log ‖x‖ has all of the information of x and z with a common radius."""
+    """x and z have only the radius in common, so log ‖x‖ and log ‖z‖ have all information."""
     x, z = tasks._scale_mixture(4000, 1, 2)
     a, b = (torch.from_numpy(np.linalg.norm(v, axis=1, keepdims=True)).log() for v in (x, z))
     (truth,) = (task.truth for task in tasks.own() if task.name == "laplace-2-2")

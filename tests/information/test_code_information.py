@@ -24,7 +24,10 @@ def pair() -> tuple[Tensor, Tensor]:
 
 
 def test_gradient_is_that_of_a_gaussian_channel() -> None:
-    """I = ½ log det(I + A Aᵀ / (σ s)²) with s² = tr(A Aᵀ) / d for z = A x and x ~ N(0, I)."""
+    """The gradient is that of ½ log det(E + A Aᵀ / (σ s)²), with the identity matrix E.
+
+    z = A x, x ~ N(0, E), and s² = tr(A Aᵀ) / d.
+    """
     matrix = (torch.eye(2, 3, dtype=torch.float64) + 0.2 * normal(2, 3)).requires_grad_()
     noise = 0.7
     scale = matrix.square().sum() / 2

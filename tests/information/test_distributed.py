@@ -57,7 +57,7 @@ SURROGATES: dict[str, Surrogate] = {
 
 
 def with_fixed_noise(x: Tensor, z: Tensor, **how: Any) -> Tensor:
-    """code_information with noise that is a function of the code, the same on any ranks."""
+    """code_information whose noise is a function of the code, so it is equal for any split."""
     with mock.patch("torch.randn_like", lambda code: torch.sin(9 * code.detach())):
         return mige.code_information(x, z, **how)
 
@@ -136,7 +136,7 @@ def summed(rank: int, world: int) -> Tensor:
 
 
 def within_a_subgroup(rank: int, world: int) -> Tensor | str:
-    """Ranks 1 and 2 form a batch; the other ranks do not belong to it."""
+    """The gradient of an entropy over a group of ranks 1 and 2. Other ranks return the error."""
     group = dist.new_group([1, 2])
     z = inputs().split((10, 9, 4, 3))[rank].requires_grad_()
     try:
@@ -147,7 +147,7 @@ def within_a_subgroup(rank: int, world: int) -> Tensor | str:
     return z.grad
 
 
-# The work by number of processes. One run does all of it, because starting processes is slow.
+# The work by number of processes. Starting processes is slow, so each number is started only once.
 WORK: dict[int, dict[str, Callable[[int, int], Any]]] = {
     2: {
         "even": partial(trained, sizes=(13, 13)),
@@ -197,7 +197,8 @@ def test_gradients_of_several_processes_are_those_of_one(results: Results, split
             exact = gradients(network, surrogate(x, network(x), estimator=estimator))
             for rank, found in enumerate(results[split]):
                 error = (found[f"{name}-{way}"] - exact).norm() / exact.norm()
-                # Sums have another order. The eigenvalues that divide the sums are not small.
+                # Several ranks add terms in another order, and the sums are then divided by
+                # eigenvalues. These eigenvalues are not small.
                 assert error <= 100 * rounding(x.dtype, len(x)), (name, way, rank, error)
 
 
@@ -240,7 +241,7 @@ def test_a_group_may_contain_some_of_the_processes(results: Results) -> None:
     z = inputs()[10:23].requires_grad_()
     mige.entropy(z).backward()
     assert z.grad is not None
-    exact = 2 * z.grad  # DDP takes the average over the two ranks
+    exact = 2 * z.grad  # doubled, because DDP then divides by the number of ranks
     assert (torch.cat(inside) - exact).norm() <= rounding(z.dtype, len(z)) * exact.norm()
 
 
@@ -278,7 +279,7 @@ def test_matched_marginals_with_a_group_raise() -> None:
         mige.mutual_information(x, x, marginal="matched", group=object())  # type: ignore[arg-type]
 
 
-def alone(rank: int, folder: str) -> None:
+def unequal_steps(rank: int, folder: str) -> None:
     """One step on rank 0 and two on rank 1, inside ``join``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", timedelta(seconds=5), 2, rank)
@@ -296,7 +297,7 @@ def alone(rank: int, folder: str) -> None:
 
 @pytest.mark.thorough
 def test_a_rank_that_calls_more_often_gets_an_error_that_names_the_group(tmp_path: Path) -> None:
-    spawn(alone, (str(tmp_path),), nprocs=2)
+    spawn(unequal_steps, (str(tmp_path),), nprocs=2)
     message = torch.load(tmp_path / "1.pt")
     assert "not every rank of group called the function" in message
     assert "join" in message
@@ -304,7 +305,7 @@ def test_a_rank_that_calls_more_often_gets_an_error_that_names_the_group(tmp_pat
 
 @pytest.mark.thorough
 def test_the_example_trains_under_torchrun() -> None:
-    # The address is given, because a machine that does not know its own name would wait for it.
+    # Without --local-addr, torchrun looks up the machine's name, which may take until a timeout.
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command = [sys.executable, *launch, "--nproc-per-node=2",
                str(ROOT / "docs" / "examples" / "ddp.py"), "--steps=5", "--samples=64"]  # fmt: skip

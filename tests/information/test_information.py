@@ -67,7 +67,7 @@ def test_matched_marginals_are_scores_of_permuted_pairs(dtype: torch.dtype) -> N
 
 
 def test_matched_marginals_have_no_gradient_on_independent_variables() -> None:
-    # The scale of z does not change the information; a gradient in it is that of an entropy.
+    # The scale of z does not change the information, so the exact gradient is 0.
     x, z = normal(40, 64, 8), normal(40, 64, 8, seed=1)
     scale = torch.ones(40, 1, 1, dtype=torch.float64, requires_grad=True)
     own, matched = (

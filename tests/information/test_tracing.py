@@ -1,11 +1,11 @@
-"""No function of the library reads a value: all run on fake CUDA tensors and in torch.compile.
+"""All functions run on fake CUDA tensors and in torch.compile, so they read no value of a tensor.
 
 A branch on a value or an ``.item()`` stalls a stream on CUDA and cannot be captured in a CUDA
-graph. Both raise on a fake tensor, so that no GPU is needed to find them.
+graph. On a fake tensor both raise an error, so no GPU is needed to find them.
 
-The CPU build of torch can neither index a fake CUDA tensor (``narrow``, ``select``, ``unsqueeze``
-work) nor differentiate one. Gradients are therefore computed by direct calls, and on the meta
-device.
+The CPU build of torch cannot index a fake CUDA tensor (``narrow``, ``select`` and ``unsqueeze``
+work), and cannot differentiate it. The tests of gradients therefore call forward and backward
+directly, or use the meta device.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,12 @@ pytestmark = [
 ]
 
 ESTIMATORS: dict[str, mige.ScoreEstimator] = {
-    "default": SSGE(),
-    "calibrated": SSGE(calibrate="stein"),
-    "rank": SSGE(rank=3, bandwidth=2.0),
-    "rule": SSGE(bandwidth=mige.Bandwidth(0.3, 2.0)),
-    "adaptive": mige.AdaptiveScore(gaussian="qis"),
-    "adaptive-qis": mige.AdaptiveScore(gaussian="qis", calibrate="stein"),
+    "ssge": SSGE(),
+    "ssge-calibrated": SSGE(calibrate="stein"),
+    "ssge-rank": SSGE(rank=3, bandwidth=2.0),
+    "ssge-rule": SSGE(bandwidth=mige.Bandwidth(0.3, 2.0)),
+    "adaptive-qis": mige.AdaptiveScore(gaussian="qis"),
+    "adaptive-calibrated": mige.AdaptiveScore(gaussian="qis", calibrate="stein"),
     "gaussian": mige.GaussianScore(),
     "gaussian-qis": mige.GaussianScore(covariance="qis"),
     "gaussian-mle": mige.GaussianScore(covariance="mle"),
@@ -69,7 +69,7 @@ def entropy_of(x: Tensor, z: Tensor) -> Tensor:
     return compat.entropy_surrogate(compat.SpectralScoreEstimator(3), z)
 
 
-# Every function with an estimator, of the estimator, x (2, 16, 5) and z (2, 16, 4).
+# Every function that takes an estimator. Arguments: the estimator, x (2, 16, 5), z (2, 16, 4).
 FUNCTIONS: dict[str, Callable[[mige.ScoreEstimator, Tensor, Tensor], Tensor]] = {
     "entropy": lambda e, x, z: mige.entropy(z, estimator=e),
     "mutual_information": lambda e, x, z: mige.mutual_information(x, z, estimator=e),
@@ -80,7 +80,7 @@ FUNCTIONS: dict[str, Callable[[mige.ScoreEstimator, Tensor, Tensor], Tensor]] = 
 }
 for_each_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 
-# Every other public function, of x and z.
+# Every other public function. Arguments: x (2, 16, 5), z (2, 16, 4).
 CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "negentropy": lambda x, z: mige.negentropy(z),
     "negentropy-qis": lambda x, z: mige.negentropy(
@@ -191,7 +191,7 @@ def test_information_and_its_gradient_run_on_fake_cuda_tensors(
         Surrogate.setup_context(context, (compute, x, z, None, None), outputs)
         context.saved_tensors = tuple(saved)
         _, *grads = Surrogate.backward(context, value, None, None)
-    assert grads[2:] == [None, None]  # the anchors have no gradient
+    assert grads[2:] == [None, None]  # for the two anchors (mige_ext/_surrogate.py)
     for needed, argument, grad in zip(needs, (x, z), grads[:2], strict=True):
         assert (grad is not None) == needed
         if grad is not None:
@@ -245,7 +245,8 @@ def trained(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Losses and parameters of a short training."""
     network = encoder()
-    # Adam would turn rounding errors into steps: the gradient of a common shift of z is 0.
+    # The last bias shifts all z, so its exact gradient is 0. Adam would make steps of its rounding
+    # errors.
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-1)
     losses = []
     for seed in range(steps):
@@ -264,7 +265,7 @@ def test_a_compiled_training_step_equals_the_eager_one(backend: str) -> None:
     compiled = torch.compile(surrogate, fullgraph=True, backend=backend)
     losses, parameters = trained(compiled)
     eager_losses, eager_parameters = trained(surrogate)
-    # Inductor rounds the encoder differently, which the cut-off of the score magnifies.
+    # Inductor rounds the encoder differently, and the score magnifies rounding errors.
     tolerance = 0.0 if backend == "aot_eager" else 1e-3
     torch.testing.assert_close(losses, eager_losses, rtol=tolerance, atol=0)
     torch.testing.assert_close(parameters, eager_parameters, rtol=tolerance, atol=tolerance)
@@ -305,7 +306,7 @@ def test_the_score_is_one_graph_on_cuda() -> None:
 
     with FakeTensorMode():
         x, z = (torch.empty(2, 16, d, device="cuda") for d in (5, 4))
-        with torch.no_grad():  # otherwise a surrogate cannot be exported
+        with torch.no_grad():  # with gradients, a surrogate refuses to be exported
             program = torch.export.export(Score(), (x, z))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets.count("mige_ext.ssge.default") == 1

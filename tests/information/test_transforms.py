@@ -218,7 +218,7 @@ def test_the_argument_may_be_changed_in_place_after_the_call(name: str) -> None:
     torch.testing.assert_close(leaf.grad, 1.5 * grad(SURROGATES[name])(1.5 * leaf.detach()))
 
 
-def test_a_surrogate_keeps_no_memory_of_its_arguments() -> None:
+def test_a_surrogate_saves_its_gradients_but_not_its_arguments() -> None:
     kept: list[tuple[int, ...]] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ def test_a_surrogate_keeps_no_memory_of_its_arguments() -> None:
     z = normal(48, 3).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         mige.mutual_information(X, z)
-    # Backward keeps the gradients of x and z, and an empty tensor for z.
+    # The gradients of x and z, and an empty tensor: the anchor of z (mige_ext/_surrogate.py).
     assert sum(math.prod(shape) for shape in kept) == X.numel() + z.numel()
 
 

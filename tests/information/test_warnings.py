@@ -281,4 +281,5 @@ def test_a_filter_turns_all_warnings_off() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=mige.MigeWarning)
-        mige.entropy(torch.zeros(4, 4))  # No gradient is needed, the code collapsed, M < d + 2.
+        # Three reasons for a warning: z needs no gradient, z has collapsed, and M < d + 2.
+        mige.entropy(torch.zeros(4, 4))

@@ -115,7 +115,7 @@ def with_value(t: Tensor, value: float) -> Tensor:
     return t
 
 
-# kind -> (the bad tensor, the message after the argument's name)
+# kind -> (a function that makes a bad value, the message after the argument's name)
 REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "list": (lambda t: t.tolist(), r"must be a torch\.Tensor, got list"),
     "None": (lambda t: None, r"must be a torch\.Tensor, got NoneType"),
@@ -153,8 +153,9 @@ EXTREME: dict[str, Callable[[Tensor], Tensor]] = {
     "zeros": torch.zeros_like,
     "all equal": lambda t: t[..., :1, :].expand(t.shape),
     "75 % duplicates": lambda t: t[..., [0, 1, 2, 3] * 4, :][..., : t.shape[-2], :],
-    "one distinct": lambda t: torch.cat([t[..., :1, :], t[..., 1:2, :].expand(t[..., 1:, :].shape)],
-                                        -2),
+    "all but one equal": lambda t: torch.cat(
+        [t[..., :1, :], t[..., 1:2, :].expand(t[..., 1:, :].shape)], -2
+    ),
     "1e30": scaled(1e30),
     "1e-30": scaled(1e-30),
     "1e38": scaled(1e38),

@@ -16,7 +16,7 @@ def calls(m: int, n: int, d: int, dtype: torch.dtype) -> list[Call]:
         return torch.randn(shape, dtype=dtype, generator=generator)
 
     x, y, w = made(2, m, d, seed=1), made(2, n, d, seed=2), made(2, m, 7, seed=3)
-    wide = made(2, d + 1, m, seed=5)  # more columns than samples
+    wide = made(2, d + 1, m, seed=5)  # d + 1 samples of m columns: more columns than samples
     sigma = 1 + made(2, seed=4).abs()
     k = torch.exp(-torch.cdist(x, x).square() / 2)
     return [

@@ -3,13 +3,13 @@
 A parametrized test has many combinations of sizes, dtypes, back ends and operators, its cases. Most
 faults appear at one value of one parameter or at one pair of values.
 
-- The first tier (``make test``) runs a few cases that contain every value of every parameter, and
+- The first tier (``make test``) runs a few cases that contain every value of every parameter. It
   leaves out tests marked ``thorough``, which take long.
-- The second tier (``make check``, ``pytest --all``) runs more cases, which contain every pair of
+- The second tier (``make check``, ``pytest --all``) runs all tests. Its cases contain every pair of
   values.
 
 ``pytest --rest`` runs the cases that the second tier adds to the first. ``pytest --product`` runs
-all combinations. The cases are chosen for each back end (the CPU, the emulator, a GPU) by itself.
+all combinations. For each back end (the CPU, the emulator, a GPU) the cases are chosen separately.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,5 +108,5 @@ def rest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 
 def _has_examples(item: pytest.Item) -> bool:
-    """Whether hypothesis runs the test. (It sets its marker after the tests are chosen.)"""
+    """Whether hypothesis runs the test. (Its pytest marker does not exist yet at this time.)"""
     return getattr(getattr(item, "obj", None), "is_hypothesis_test", False)

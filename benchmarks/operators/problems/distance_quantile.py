@@ -9,7 +9,7 @@ from mige_ext import ops
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
     return Problem(
         arguments={"x": samples(groups, m, d)},
-        # The distances. The selection takes two passes over M²/2 distances without arithmetic.
+        # Only the distances count. The selection reads M²/2 distances twice, without arithmetic.
         flop=groups * 1.5 * m * m * d,
         values=groups * (m * d + 1),  # x read, one distance written
     )

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p
     for_each_row(m, [&](int64_t i) {
       if (distinct[i] == 0) return;
       const T* const row = p.s + (g * m + i) * m;
-      Largest<T> last{T(1), -1};  // of −s: before all neighbors
+      Largest<T> last{T(1), -1};  // above every −s, so the search begins at the nearest sample
       T s = 0, at_inner = T(1);
       for (int rank = 1; rank <= outer; ++rank) {
         Largest<T> next = no_neighbor<T>(m);
@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) neighbors_kernel(Thinning<T> p
   });
 }
 
-// Decides whether near-coincident pairs are separated. A thread block takes a group. Work: reads
+// Decides whether one sample of each near-coincident pair is left out. Then `separation` is the
+// largest s / s_6 of near-coincident pairs, otherwise 0. A thread block takes a group. Work: reads
 // 10 m values. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2) separation_kernel(Thinning<T> p) {
@@ -140,9 +141,9 @@ __global__ void __launch_bounds__(kRowThreads, 4) separate_kernel(Thinning<T> p)
   });
 }
 
-// Counts the kept samples, finds the kept sample that is nearest to each sample, and makes the
-// distances of all samples that are left out infinite. A warp takes a row, and blockIdx.y selects
-// the groups. Work: reads and writes m² values in groups from which samples are left out.
+// Counts the kept samples, finds the kept sample that is nearest to each sample, and makes all
+// distances from and to samples that are left out infinite. A warp takes a row, and blockIdx.y
+// selects the groups. Work: reads and writes m² values in groups from which samples are left out.
 // Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) mask_kernel(Thinning<T> p) {

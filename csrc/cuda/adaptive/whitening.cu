@@ -16,9 +16,9 @@ __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
 
 // --- standardized samples ---
 
-// Computes v = (x − mean) / deviation, the mean, and 1 / deviation. The center that is subtracted
-// first is one of the values of the column. Exactly constant columns therefore get v = 0 and an
-// inverse deviation of 0. A thread block takes 32 columns. A lane takes one column, a warp takes
+// Computes v = (x − mean) / deviation, the mean, and 1 / deviation. One of the values of a column,
+// its center, is subtracted first. A column of equal values therefore gets exactly v = 0, and 0
+// instead of 1 / deviation. A thread block takes 32 columns. A lane takes one column, a warp takes
 // every eighth row, and blockIdx.z selects the groups. Work: reads m d values three times and
 // writes m d values. Shared memory: 4 KiB. Registers: at most 64.
 template <typename T>

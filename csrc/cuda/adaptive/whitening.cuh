@@ -1,6 +1,6 @@
-// Ridge whitening: the standardized samples V [m, d], the eigenvalues and eigenvectors of their
-// correlations, the coordinates Y [m, r] of the samples in the basis of the eigenvectors, with
-// r = min(m, d), and the ridge τ.
+// Ridge whitening of samples x [m, d]. V [m, d] are the standardized samples, R [d, d] are their
+// correlations, and Y [m, r] are the coordinates of V in the basis of r = min(m, d) eigenvectors
+// of R. A ridge τ is added to the eigenvalues of R.
 //
 //   d <= m:  R = VᵀV/m = U Λ Uᵀ [d, d],   Y = V U.
 //   d > m:   the dual G = VVᵀ/m = Q Λ Qᵀ [m, m],   U = Vᵀ Q (mΛ)^{-1/2},   Y = Q (mΛ)^{1/2}.
@@ -48,11 +48,13 @@ struct Whitening : Workspace {
 
 constexpr int kColumnRows = kScaleThreads / kWarp;  // rows in a thread block that takes 32 columns
 
-// The factor by which an eigenvector with the eigenvalue λ is multiplied.
+// The factor by which an eigenvector with the eigenvalue λ is multiplied. S are the filtered
+// eigenvectors.
 enum class RidgeFilter {
-  kWhitening,      // (λ+τ)^{-1/4}, because W is a product of the result with itself
+  kWhitening,      // (λ+τ)^{-1/4}, because whitening multiplies by SᵀS
   kDualWhitening,  // the root of (τ^{-1/2} − (λ+τ)^{-1/2}) / (mλ), computed without
-                   // cancellation; if directions are excluded, the root of (λ+τ)^{-1/2} / (mλ)
+                   // cancellation; if directions are excluded (Support), the root of
+                   // (λ+τ)^{-1/2} / (mλ)
   kScore,          // (λ+τ)^{-1/2}
   kDualScore,      // (λ+τ)^{-1/2} (mλ)^{-1/2}, 0 for the null space
   kStart,          // (λ+τ)^{1/2}, the inverse of kScore

@@ -32,7 +32,7 @@ __device__ __forceinline__ bool matches(Key<T> key, Key<T> prefix, int round) {
 }
 
 // One round of the selection in one group: finds the digit of the wanted rank. All threads of a
-// thread block must call pick_digit. The first round initializes all of `selection` but the zeros.
+// thread block must call pick_digit. The first round initializes `selection` except its `zeros`.
 // The caller must synchronize before and after the call.
 template <typename T, typename Counter>
 __device__ void pick_digit(const Counter* counts,    // [kDigits], complete; shared or global memory

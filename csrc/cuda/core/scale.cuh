@@ -55,7 +55,7 @@ __device__ __forceinline__ bool is_bandwidth(T sigma, T magnitude) {
 // --- launchers (scale.cu) ---
 
 // Raises largest[g] to the largest key of a magnitude in group g of x. With columns > 0 the values
-// of a group are a square matrix with so many columns, and only its lower triangle counts.
+// of a group are a columns × columns matrix, and only its lower triangle counts.
 template <typename T>
 void add_magnitudes(const T* x,  // [groups, count] or nullptr
                     int64_t groups, int64_t count, int64_t columns,

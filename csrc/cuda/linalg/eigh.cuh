@@ -11,7 +11,7 @@
 //   n <= 32                                   a warp, in registers
 //   n <= 240, if it fits the shared memory    a thread block, in shared memory
 //   larger n                                  many thread blocks, in global memory
-//   129 <= n <= 2048, with MIGE_CUSOLVER      cuSOLVER
+//   129 <= n <= 2048, with MIGE_CUSOLVER      cuSOLVER, instead of the two rows above
 //
 // The first two rows of this table are in eigh_small.cuh, which calls cholesky.cuh and jacobi.cuh.
 // The third row is in large_matrix.cuh (memory), cholesky_large.cuh, jacobi_large.cuh and
@@ -26,8 +26,8 @@ namespace mige::cuda {
 enum class EighPath { kWarp, kBlock, kManyBlocks, kLibrary };
 
 // The smallest matrix that a thread block takes. A Gram matrix of at most 128 rows comes here only
-// if ssge_fused does not fit the shared memory (double on a device with 99 KiB). Many thread blocks
-// take such matrices, which saves a third of the time to compile ssge.cu.
+// if ssge_fused does not fit the shared memory (double on a device with 99 KiB). Such matrices go
+// to many thread blocks, because ssge.cu then compiles in a third less time.
 template <MatrixKind kKind>
 constexpr int kSmallestInBlock = kKind == MatrixKind::kGram ? 129 : kWarp + 1;
 
@@ -58,8 +58,8 @@ int64_t eigendecompose_work(int64_t groups, int64_t n) {
   }
 }
 
-// Writes the eigenvalues, the eigenvectors and info of every group. The caller must
-// have computed e.largest.
+// Writes the eigenvalues, the eigenvectors and info of every group. The caller must have computed
+// e.largest.
 template <typename T, MatrixKind kKind>
 void eigendecompose(const Eigenproblem<T>& e, void* work, Stream& stream) {
   const auto take_a_block = [&](auto lanes, auto rows) {

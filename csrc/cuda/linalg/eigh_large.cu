@@ -5,8 +5,8 @@
 namespace mige::cuda {
 namespace {
 
-// Writes the squared norms of the columns. A warp takes a column, and blockIdx.y the group.
-// Work: 2 n² flop; reads n² values. Registers: at most 64.
+// Writes the squared norms of the columns. A warp takes a column, and blockIdx.y selects the
+// groups. Work: 2 n² flop; reads n² values. Registers: at most 64.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;
@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(kRowThreads, 4) large_norms_kernel(LargeArgume
     });
 }
 
-// Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column,
-// and blockIdx.y the group. Work: reads 2 n² values, writes n². Registers: at most 64.
+// Writes eigenvalues in ascending order, unit eigenvectors, and info. A warp takes a column, and
+// blockIdx.y selects the groups. Work: reads 2 n² values, writes n². Registers: at most 64.
 template <typename T, MatrixKind kKind>
 __global__ void __launch_bounds__(kRowThreads, 4) large_sort_kernel(LargeArguments<T> p) {
   const int64_t n = p.e.n;

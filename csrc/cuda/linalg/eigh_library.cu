@@ -10,11 +10,15 @@ struct SolverRange {
   Solver solver;
 };
 
-// These sizes are predicted and not measured. The times of XsyevBatched come from public reports
-// that do not name the GPU: 8.4 ms for 500 × 100², 11.5 ms for 128 × 128², 2.4 ms for 16 × 256² and
-// 1.7 ms for 1 × 512². From counts of operations, the Jacobi kernels should take 1-5 ms, 1-5 ms,
-// 2-4 ms and 5 ms. The size of a matrix alone determines the solver, so a matrix has the same bits
-// alone and in a batch.
+// These limits are predicted and not measured. The times of XsyevBatched are from public reports
+// that do not name the GPU, and the times of the Jacobi kernels are from counts of operations:
+//
+//   number of matrices × rows    500 × 100   128 × 128   16 × 256   1 × 512
+//   XsyevBatched, ms                   8.4        11.5        2.4       1.7
+//   Jacobi kernels, ms                 1-5         1-5        2-4         5
+//
+// The size of a matrix alone determines the solver, so a matrix has the same bits alone and in a
+// batch.
 constexpr SolverRange kSolvers[] = {{128, Solver::kOwn}, {2048, Solver::kLibrary}};
 
 // Whether MIGE_CUSOLVER turns the library on. The variable is read only once, because the answer

@@ -1,13 +1,11 @@
-// The batched eigendecomposition of cuSOLVER (cusolverDnXsyevBatched), found at run time in the
-// library that torch has loaded.
+// The batched eigendecomposition of cuSOLVER (cusolverDnXsyevBatched), which is found at run time.
 //
 // cuSOLVER is off by default, because no size has been measured, and scores of SSGE are less
 // accurate with it (eigh_library.cuh). The environment variable MIGE_CUSOLVER turns it on. Its
-// value is "on" or a path. With "on", the process uses the library that it has loaded, or the
-// library that the dynamic linker finds. With a path, the process uses the library in this file. If
-// the library or one of its functions is missing, the operator fails with
-// cudaErrorSharedObjectSymbolNotFound. (A CUDA build of torch loads cuSOLVER at its first linear
-// algebra on a GPU.)
+// value is "on" or a path. With "on", the process uses the cuSOLVER that it has already loaded, or
+// the cuSOLVER that the dynamic linker finds. (A CUDA build of torch loads cuSOLVER at its first
+// linear algebra on a GPU.) With a path, the process uses the library at this path. If the library
+// or one of its functions is missing, the operator fails with cudaErrorSharedObjectSymbolNotFound.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,8 +21,8 @@
 
 namespace mige::cuda {
 
-// The arguments of a call of XsyevBatched: `groups` symmetric matrices [n, n], which the
-// eigenvectors overwrite, one per row. Only the lower triangles of the rows are read.
+// The arguments of a call of XsyevBatched: `groups` symmetric matrices [n, n], row-major. Only
+// their lower triangles are read. The eigenvectors overwrite the matrices, one per row.
 struct BatchedEigh {
   void* matrices;
   void* values;   // [groups, n], ascending
@@ -70,8 +68,8 @@ class EighLibrary {
   }
 
  private:
-  // Values of cuSOLVER's enumerations. In column-major order, the lower triangle of the rows is the
-  // upper triangle.
+  // Values of cuSOLVER's enumerations. cuSOLVER is column-major, so it sees the lower triangle of a
+  // row-major matrix as the upper triangle.
   static constexpr int kWithVectors = 1, kUpper = 1, kReal32 = 0, kReal64 = 1;
 
   using Create = int (*)(void** handle);

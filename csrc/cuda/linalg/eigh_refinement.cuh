@@ -14,20 +14,21 @@
 //     λ, unless eigenvalues are closer to each other than ‖r‖. By Weyl's theorem the error is at
 //     most the norm of the matrix of all residuals.
 //
-// Work in multiply-adds: E takes n³/2 and K W takes n³ in double, and E U takes n³ in T. For
-// 500 × 100², with the unused parts of tiles, these are 1.6 G in double and 0.9 G in T. With 64
-// multiply-adds in double per clock cycle and multiprocessor (H100), the refinement takes at least
-// 0.15 ms, and the Jacobi iteration at least 1.0 ms. A consumer card with 170 multiprocessors at
-// 2.4 GHz computes 2 multiply-adds in double per clock cycle of each, and the refinement takes 2
-// ms, which is longer than the iteration.
+// Work in multiply-adds: E takes n³/2 and K W takes n³ in double, and E U takes n³ in T. For 500
+// matrices with n = 100, with the unused parts of tiles, these are 1.6 G in double and 0.9 G in T.
+// Times predicted from these counts: an H100 computes 64 multiply-adds in double per clock cycle
+// and multiprocessor. The refinement takes at least 0.15 ms, and the Jacobi iteration at least
+// 1.0 ms. A consumer card (170 multiprocessors, 2.4 GHz) computes only 2 multiply-adds in double
+// per clock cycle and multiprocessor. The refinement takes 2 ms, which is longer than the
+// iteration.
 #pragma once
 
 #include "cuda/linalg/eigh.cuh"
 
 namespace mige::cuda {
 
-// The operand (tile.cuh) whose value (i, k) is that of a symmetric matrix p, times `scale`. Only
-// the lower triangle of p is read.
+// The operand (tile.cuh) whose value (i, k) is `scale` times the element (i, k) of a symmetric
+// matrix p. Only the lower triangle of p is read.
 template <typename Source>
 struct SymmetricOperand : Operand<double, true, Source> {
   template <int kThreadTile>

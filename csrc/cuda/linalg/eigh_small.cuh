@@ -18,16 +18,16 @@
 namespace mige::cuda {
 
 // The kind of matrix. kGram is positive semi-definite with a unit diagonal. It is not shifted, so
-// small eigenvalues keep their relative accuracy, but L has no columns for the null space: the
-// vectors of the null space may be zeros. kSymmetric is any symmetric matrix; only its lower
-// triangle is read.
+// small eigenvalues keep their relative accuracy. The Cholesky factor then has no columns for the
+// null space, so eigenvectors of the null space may be zeros. kSymmetric is any symmetric matrix;
+// only its lower triangle is read.
 enum class MatrixKind { kGram, kSymmetric };
 
 // The matrices of all groups, where their results are written, and their magnitudes.
 template <typename T>
 struct Eigenproblem : EighArguments<T> {
-  // [groups]: magnitude of the lower triangle (kSymmetric) or of the samples (kGram), as a Key, an
-  // unsigned integer in the order of the magnitudes (common/radix_select.h)
+  // [groups]: magnitude of the lower triangle (kSymmetric) or of the samples (kGram). A Key is an
+  // unsigned integer, and keys have the order of the magnitudes (common/radix_select.h)
   const Key<T>* largest;
 };
 
@@ -39,7 +39,7 @@ __host__ __device__ constexpr T small_shift(int64_t n) {
 }
 
 // The shift for an indefinite matrix whose eigenvalues have at most the magnitude `bound`. The
-// part that is added to the bound grows with it, because the rounding error of a pivot does.
+// term after the bound covers rounding errors of pivots, which grow with the bound.
 template <typename T>
 __device__ __forceinline__ T indefinite_shift(int64_t n, T bound) {
   return bound + small_shift<T>(n) * (1 + bound);
@@ -191,8 +191,8 @@ __global__ void __launch_bounds__(kWarpsABlock* kWarp, sizeof(T) == 4 ? 3 : 2)
 
 constexpr int kLargestInBlock = PairShape<16, 15>::kLargest;
 
-// Calls f(lanes, rows) with the numbers of the PairShape for n <= 128 rows, as
-// std::integral_constant. Eight lanes take the fewest instructions per pair.
+// Calls f(lanes, rows) with the template arguments of the PairShape for a matrix of n <= 128 rows,
+// as std::integral_constant. Eight lanes take the fewest instructions per pair.
 template <typename F>
 auto with_eight_lanes(int n, const F& f) {
   constexpr std::integral_constant<int, 8> kEight{};
@@ -201,8 +201,8 @@ auto with_eight_lanes(int n, const F& f) {
   return f(kEight, std::integral_constant<int, 16>{});
 }
 
-// Calls f as with_eight_lanes does, for 128 < n <= kLargestInBlock. The rows of eight lanes would
-// not fit the registers.
+// Calls f as with_eight_lanes does, for 128 < n <= kLargestInBlock. With eight lanes, the rows of a
+// lane would not fit the registers.
 template <typename F>
 auto with_sixteen_lanes(int n, const F& f) {
   constexpr std::integral_constant<int, 16> kSixteen{};
@@ -223,7 +223,7 @@ size_t shared_matrix_size(int n) {
   });
 }
 
-// Threads of a thread block: up to n = 128 it rotates all pairs of a round at once.
+// Threads of a thread block. They are enough to rotate all pairs of a round at once up to n = 128.
 template <int kLanes, int kRows>
 constexpr int kEighThreads = PairShape<kLanes, kRows>::kLargest <= 64 ? 256 : 512;
 

@@ -27,9 +27,9 @@
 namespace mige::cuda {
 namespace {
 
-// Computes X_KK = L_KK⁻¹ by the steps above, with one pivot at a time. The threads of a thread
-// block hold A_KK in their registers, as the tile engine distributes it, with zeros beyond the
-// matrix. All threads get row k, which is X_kj for j < k and A_kj for j >= k, through `row`. The
+// Computes X_KK = L_KK⁻¹ by the steps above, with one pivot k at a time. The threads of a thread
+// block hold A_KK in their registers, in the distribution of tile.cuh, with zeros beyond the
+// matrix. Row k is X_kj for j < k and A_kj for j >= k. All threads read row k from `row`. The
 // caller must synchronize before the call.
 template <typename T>
 __device__ __forceinline__ void invert_factor(T (&a)[kProductThreadTile][kProductThreadTile],

@@ -1,8 +1,7 @@
 // Jacobi between column blocks, for matrices that are too large for the shared memory of one thread
 // block. The iteration makes the columns of L orthogonal. A column block has 32 columns. A round
-// works on disjoint pairs of column blocks, which have 64 columns.
+// works on disjoint pairs of column blocks. For each pair, whose 64 columns are C:
 //
-// For each pair, with C its 64 columns:
 //   1. G = CᵀC, a 64×64 matrix. One thread block sums over each piece of 256 rows.
 //   2. One sweep of two-sided Jacobi on G in shared memory gives an orthogonal V; then C ← C V.
 // Every thread block of step 2 computes V of its pair, so that no thread block waits for another.
@@ -24,8 +23,8 @@ namespace mige::cuda {
 // hide smaller cosines.
 template <typename T>
 constexpr T kLargeOrthogonal = 16 * kEpsilon<T>;
-// A pair whose columns have cosines up to this limit is not rotated. As with kNegligible, the last
-// sweep also rotates columns that already count as orthogonal.
+// A pair whose columns have cosines up to this limit is not rotated. As with kNegligible
+// (jacobi.cuh), the last sweep also rotates columns that already count as orthogonal.
 template <typename T>
 constexpr T kLargeNegligible = 2 * kEpsilon<T>;
 
@@ -66,7 +65,8 @@ constexpr int kSweepWarps = kTileThreads / kWarp;
 static_assert((kSweepWarps & (kSweepWarps - 1)) == 0, "a mask gives the remainder");
 static_assert(kPairColumns == kProductTile, "the tile engine multiplies a pair in one tile");
 
-// The rotation of columns i < j in shared memory. In float a thread reads a rotation by one access.
+// The rotation of columns i < j in shared memory. A thread reads a rotation in float, 16 bytes, by
+// one access.
 template <typename T>
 struct alignas(16) StoredRotation : PlaneRotation<T> {
   int to_i, to_j;  // where the new columns i and j are written: i and j, or j and i if swapped
@@ -76,7 +76,8 @@ struct alignas(16) StoredRotation : PlaneRotation<T> {
   __device__ __forceinline__ int j() const { return swapped() ? to_i : to_j; }
 };
 
-// The shared memory of a task. Step 1 uses only the slices, which take the place of `slice` and V.
+// The shared memory of a task. Step 1 needs only the two slices of tile.cuh, for which it uses the
+// memory of `slice` and V.
 template <typename T>
 struct PairMemory {
   T* slice;                      // [kTileDepth, kRotationPitch]
@@ -142,7 +143,7 @@ __device__ __forceinline__ void rotate_v(const PairMemory<T>& m,
     to_i[c * kRotationPitch] = rotation.first(x, y);
     to_j[c * kRotationPitch] = rotation.second(x, y);
   }
-  // Swapped columns leave the ones of the identity where they are.
+  // If the columns are swapped, the elements of R change places, but the ones of I do not.
   const T one = rotation.swapped() ? T(1) : T(0);
   const T diagonal = one - rotation.s * rotation.tau;  // c − 1, plus 1 if swapped
   if ((i & (kSweepWarps - 1)) == warp) {
@@ -317,7 +318,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
 }
 
 // Makes the columns of every group orthogonal. The grid has a thread block for every task of a
-// phase, because more could not work at the same time.
+// phase, because more thread blocks could not work at the same time.
 template <typename T>
 void jacobi_large(const LargeArguments<T>& p, Stream& stream) {
   const Grid grid{at_most(p.tasks_per_phase() * p.e.groups, kLargestGridX)};

@@ -19,7 +19,7 @@ struct LargeState {
   Key<T> bound;    // if `indefinite`: the squared bound of the eigenvalues' magnitudes, as a key
   int rank;        // columns of L
   int indefinite;  // whether Cholesky with the small shift failed
-  int finished[kMaxLargeSweeps];  // tasks of a sweep of Jacobi (jacobi_large.cuh)
+  int finished[kMaxLargeSweeps];  // number of finished tasks of a sweep (jacobi_large.cuh)
   int rotated[kMaxLargeSweeps];   // whether a sweep found columns that were not orthogonal
 
   // The number of sweeps, and whether the last sweep found only orthogonal columns.
@@ -46,7 +46,7 @@ struct LargeArguments : Workspace {
   LargeState<T>* state = take<LargeState<T>>(e.groups);
   LargeSweep* sweeps = take<LargeSweep>(kMaxLargeSweeps);
   int32_t* ended = take<int32_t>(e.groups);  // −1 when Cholesky has ended, otherwise 0
-  T* rest = take<T>(e.groups * e.n * e.n);   // scale K + shift I − P Pᵀ of all panels P so far
+  T* rest = take<T>(e.groups * e.n * e.n);   // scale K + shift I, minus P Pᵀ of all panels so far
   T* diagonal = take<T>(e.groups * e.n);     // cholesky_large.cuh defines it
   T* a = take<T>(a_size());                  // zeros, then Lᵀ, then Aᵀ: a row is a column of L or A
   // [groups, pairs, pieces, 64, 64]: CᵀC of each piece of the columns C of each pair

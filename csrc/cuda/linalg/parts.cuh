@@ -51,7 +51,8 @@ struct Parts {
   }
 
   // The bytes of partial sums, with `values` sums per part and group. The result is 0 if the parts
-  // need no thread blocks of their own.
+  // get no thread blocks of their own, because the tiles occupy the device or the partial sums
+  // would be too large.
   int64_t bytes(int64_t groups, int64_t tiles, int64_t values, size_t size) const {
     const int64_t total = groups * count * values * static_cast<int64_t>(size);
     const bool idle = 2 * groups * tiles < kFullDevice;

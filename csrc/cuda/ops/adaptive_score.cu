@@ -1,7 +1,7 @@
 // adaptive_score: the score of the adaptive estimator, which has no settings, for x [groups, m, d].
 // adaptive.cuh and risk.cuh have the formulas, the layout and the kernels. Work for one λ:
-// m³ + (10 r + 4) m² flop with r = min(m, d), and 4 r m² more with a start. Every search takes as
-// many rounds as the longest one, because the host does not wait for the device.
+// m³ + (10 r + 4) m² flop with r = min(m, d), and 4 r m² more with a start. The host always
+// enqueues the rounds of the longest possible search, because it does not wait for the device.
 #include "cuda/adaptive/risk.cuh"
 #include "cuda/rbf/pairwise.cuh"
 
@@ -45,7 +45,7 @@ void prepare(const Adaptive<T>& p, int first, Stream& stream) {
   stream.launch(search_begin_kernel<T>, elementwise(groups, 1), p, first);
   kernel_matrix(p, false, stream);
   if (p.to.start == nullptr) return;
-  // R₀ = S D U (Λ + τ)^{1/2} for the start S.
+  // R₀ = A D U (Λ + τ)^{1/2} for the start A [m, d] and the standard deviations D.
   stream.launch(scale_start_kernel<T>, elementwise(m * p.d, groups), p);
   filter_vectors(p.w, p.w.dual() ? RidgeFilter::kDualStart : RidgeFilter::kStart, p.ridge, p.s,
                  stream);
@@ -61,11 +61,12 @@ void solve(const Adaptive<T>& p, Stream& stream) {
   const ContractionShape pairs{groups, m, n, p.next, p.partial};
   stream.launch(regularize_kernel<T>, elementwise(m * m, groups), p);
   invert(p.inversion, stream);
-  // Computes [W Y] = Xᵀ (X [H z]) with X = L⁻¹, and with a start B R₀ in the same way. X [H z] is
-  // stored in the memory of K³ [W Y]. This form takes as many flop as B [H z], but has a smaller
-  // residual. The large terms of the divergence nearly cancel, and with a small residual their
-  // errors cancel too. Measured in float for 200 cubed normal samples and λ = 1e-5, the risk is
-  // −80.46 by this product and −79.18 by B [H z]; the exact risk is −80.45.
+  // Computes [W Y] = B [H z] as L⁻ᵀ (L⁻¹ [H z]), with the Cholesky factor L of K + μI. With a
+  // start, B R₀ is computed in the same way. L⁻¹ [H z] is stored in the memory of K³ [W Y]. This
+  // form takes as many flop as a product with B, but has a smaller residual. The large terms of the
+  // divergence nearly cancel, and with a small residual their errors cancel too. Measured in float
+  // for 200 cubed normal samples and λ = 1e-5, the risk is −80.46 by this product and −79.18 by
+  // B [H z]; the exact risk is −80.45.
   contract<T>(LowerTriangle<T>{p.inversion.a, m, m}, Columns<T>{p.hz, m, n}, Store<T>{p.kwy}, pairs,
               stream);
   contract<T>(ColumnsBelow<T>{p.inversion.a, m, m}, ColumnsBelow<T>{p.kwy, m, n}, Store<T>{p.wy},
@@ -121,7 +122,7 @@ int adaptive_score(const AdaptiveScoreArguments<T>& p, void* work, void* cuda_st
   solve_at_all_samples(at, stream);
   filter_vectors(at.w, at.w.dual() ? RidgeFilter::kDualScore : RidgeFilter::kScore, at.ridge, at.s,
                  stream);
-  // Computes the scores F S D⁻¹, with S the filtered eigenvectors.
+  // Computes the scores F S D⁻¹, with the filtered eigenvectors S and the standard deviations D.
   contract<T>(Rows<T>{at.best, p.m, at.r}, Columns<T>{at.s, at.r, p.d},
               StoreScaled<T, false>{p.scores, at.w.inverse},
               {p.groups, p.m, p.d, nullptr, at.partial}, stream);

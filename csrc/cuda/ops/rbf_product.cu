@@ -1,5 +1,5 @@
-// rbf_product: the Nyström extension k(q, X) W, without k in memory. rbf_product.cuh has the layout
-// and the work.
+// rbf_product: the Nyström extension k(q, X) W. The matrix k(q, X) is not stored. rbf_product.cuh
+// has the layout and the work.
 #include "cuda/launchers.h"
 #include "cuda/rbf/rbf_product.cuh"
 
@@ -13,8 +13,8 @@ struct Layout : Workspace {
   Key<T>* largest = take<Key<T>>(of.groups);
   RbfProductParts parts = divided();
 
-  // A part has whole tiles of 64 samples. If the parts have no thread blocks of their own, there is
-  // memory for one part of every group.
+  // Divides the samples into parts of whole tiles of 64 samples, and takes memory for the partial
+  // sums (RbfProductParts).
   RbfProductParts divided() {
     RbfProductParts made{Parts::of(row_tiles, of.n, kProductTile), {}};
     const int64_t values = of.m * (of.p + 1);
@@ -41,8 +41,8 @@ int rbf_product(const RbfProductArguments<T>& p, void* work, void* cuda_stream) 
   const Layout<T> at{Workspace(work), p};
   const RbfProductParts& parts = at.parts;
   largest_magnitudes(p.q, p.m * p.d, p.x, p.n * p.d, p.groups, at.largest, stream);
-  // Thread blocks divide the columns only if the queries and the samples alone would leave
-  // multiprocessors idle, because k is computed again for each division of the columns.
+  // The thread blocks of one tile divide the columns of W only if the queries and the parts of the
+  // samples alone would leave multiprocessors idle, because each of them computes k again.
   const int64_t tiles = at.row_tiles * (parts.separate ? parts.count : 1);
   const int64_t idle = kFullDevice / (tiles * p.groups) + 1;
   const int64_t divisions = at_most(at_most(idle, divide_up(p.p, kProductTile)), kLargestGridYZ);

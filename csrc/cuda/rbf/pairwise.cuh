@@ -2,7 +2,7 @@
 //
 //   s_ij = Σ_c (r (x_ic − y_jc))²,   k_ij = exp(−γ s_ij),   out [groups, m, n] row-major.
 //
-// The scale r is a power of two, so it is exact, and γ = 1 / 2(rσ)².
+// γ is 1 / (2 (rσ)²). The scale r is a power of two, so multiplication by r is exact.
 #pragma once
 
 #include "common/operators.h"

@@ -14,10 +14,10 @@ With the encoder ``N(μ(x), σ(x)²)`` the penalty is an estimate of I(z; x) = H
 * **MINE** replaces I by a lower bound. A critic maximizes the bound, and the encoder minimizes it
   (Belghazi et al., ICML 2018).
 
-Dropout, the confidence penalty and label smoothing regularize without information (Pereyra et al.,
-2017). Three controls are simpler than an estimate of I(z; x): **entropy** minimizes only H(z),
-**Gaussian score** computes the score of z from the covariance, and **L2** minimizes ‖z‖² of a
-deterministic code.
+Dropout, the confidence penalty and label smoothing do not use I(z; x) (Pereyra et al., 2017). Three
+controls are simpler than an estimate of I(z; x): **entropy** minimizes only H(z), **Gaussian
+score** computes the score of z from the covariance, and **L2** minimizes ‖z‖² of a deterministic
+code.
 """
 
 import math

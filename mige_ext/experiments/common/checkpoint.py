@@ -1,4 +1,4 @@
-"""Checkpoints, from which a stopped run continues to bitwise the same numbers.
+"""Checkpoints. A run that continues from one gives bitwise the numbers of a run without a stop.
 
 After each epoch, all states are written to one file: network, optimizer, schedule, random
 generators, and the metrics so far.

@@ -37,8 +37,8 @@ class Comparison(Experiment):
     """A comparison of methods, with a search over one setting of each method.
 
     Args:
-        options: A ``ComparisonOptions`` with a list of values to search, whose name is the
-            attribute ``setting``, such as "beta". If the list is empty, each method's own grid is
+        options: A ``ComparisonOptions``. The class attribute ``setting``, such as "beta", names the
+            option that lists the values to search. If the list is empty, each method's own grid is
             searched.
         settings: Settings of every run.
 
@@ -74,8 +74,8 @@ class Comparison(Experiment):
     progress: ClassVar[Mapping[str, str]]
     #: Columns of metrics.csv that are NaN for a run that trains on the validation images.
     validated: ClassVar[Sequence[str]] = ()
-    #: Numbers of training images of a search run and of a final run; 0 if the experiment
-    #: has no option ``--retrain``.
+    #: Numbers of training images of a search run and of a final run; 0 if the experiment has no
+    #: option ``--retrain``.
     search_images = final_images = 0
 
     def __init__(self, options: Any, settings: Any) -> None:

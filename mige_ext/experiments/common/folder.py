@@ -23,10 +23,10 @@ Row = TypeVar("Row", bound="DataclassInstance")
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Write a file as a whole. The context gives a draft, which replaces ``path`` at the end.
+    """Write a file as a whole: the context gives the path of a draft, which then replaces ``path``.
 
-    A reader sees the old file or the new file, also if the writer is killed. After an error the old
-    file remains.
+    A reader always sees either the old file or the new file, even if the writer is killed. After an
+    error the old file remains.
     """
     draft = path.with_name(f".{path.name}.tmp")
     try:
@@ -99,8 +99,8 @@ def open_folder(
         path: Folder.
         settings: Values on which the numbers depend, as JSON. Results in the folder must have the
             same settings.
-        about: Further values, as JSON, of which only ``command``, the name of the experiment, must
-            stay the same.
+        about: Further values, as JSON. ``command``, the name of the experiment, must be the one of
+            the results in the folder. Other values may differ.
         resume: Whether to continue with the results in the folder.
 
     Raises:

@@ -149,7 +149,7 @@ def data_option(default: str, more: str = "", shown: str | None = None) -> Any:
 
 
 def method_option(methods: Iterable[str], quick: Iterable[str]) -> Any:
-    """The option of the methods to compare; ``quick`` are those that ``--quick`` compares."""
+    """The option of the methods to compare. ``quick`` names the methods of ``--quick``."""
     sentence = f"Method to compare: {', '.join(methods)}. Give the option once for each method."
     return option(None, sentence, shown=f"all; --quick: {', '.join(quick)}")
 

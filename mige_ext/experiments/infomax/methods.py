@@ -2,9 +2,9 @@
 
 * **MIGE** maximizes I(x; z) = H(x) + H(z) − H(x, z) by scores, with x randomly projected (Wen et
   al., ICLR 2020, circumstance I). **MIGE II** maximizes I(h; z) with the convolutional features h
-  of the encoder. z is a function of x, so the pair has no density. The score of the pair only
-  penalizes codes that cannot be predicted from x at the scale of the kernel. ``balanced`` therefore
-  gives x and z similar magnitudes.
+  of the encoder. z is a function of x, so the pair has no density. The estimated score of the pair
+  only penalizes codes that cannot be predicted from x at the scale of the kernel. x and z share
+  this scale, so ``balanced`` gives them similar magnitudes.
 * **JSD** and **InfoNCE** train a critic on pairs of h and z (Hjelm et al., ICLR 2019, the global
   objective). **JSD + PM** and **InfoNCE + PM** add prior matching. The prior is N(0, I), because
   z passes BatchNorm; Hjelm et al. use a sigmoid and a uniform prior.

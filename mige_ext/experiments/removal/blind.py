@@ -1,7 +1,7 @@
 """Methods that never see the nuisance s: they make z forget what the label does not need.
 
-Some methods are penalties: functions of z (N, d) and its ``Batch``, of which they use at most the
-label. Other methods are models with a ``penalty`` of their own.
+Some methods are penalties: functions of z (N, d) and its ``Batch``. They use at most the label of
+the batch. Other methods are models with a ``penalty`` of their own.
 """
 
 from typing import Literal
@@ -20,12 +20,12 @@ from mige_ext.experiments.removal.nuisances import Batch
 
 
 def contraction(z: Tensor, batch: Batch) -> Tensor:
-    """Minus the negentropy of z, which is the entropy of z without its Gaussian part."""
+    """Minus the negentropy: the entropy of z minus that of a Gaussian with its covariance."""
     return -mige.negentropy(z)
 
 
 def entropy(z: Tensor, batch: Batch) -> Tensor:
-    """The entropy H(z) of z with its Gaussian part, the control of ``contraction``."""
+    """The entropy H(z), the control of ``contraction``."""
     return mige.entropy(z)
 
 

@@ -215,7 +215,7 @@ class KernelStep(nn.Module):
     def fit(self, z: Tensor, batch: Batch) -> None:
         """Train the network, then choose the functions, for codes z (N, d) and their ``Batch``.
 
-        The generator of torch's global random state draws the features.
+        torch's global random generator draws the features.
 
         Raises:
             DivergedError: the codes have no variance.

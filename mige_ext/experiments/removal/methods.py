@@ -6,8 +6,7 @@ that makes the penalty, and a grid of β.
 
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
   estimator. Variants take the score of z with ``marginal="paired"`` or ``"matched"``, or scores of
-  SSGE, Tikhonov or a Gaussian. Only MIGE takes a categorical s as classes; the other penalties take
-  it as numbers.
+  SSGE, Tikhonov or a Gaussian.
 * **Contraction** minimizes minus the negentropy of z, a control that never sees s
   (``removal/blind.py`` has all methods of this kind).
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
@@ -21,6 +20,9 @@ that makes the penalty, and a grid of β.
   are projected (Chen et al., 2022).
 * **LEACE**, **quadratic LEACE** and **kernel erasure** train without a penalty, and then erase s
   from the codes (``removal/erasure.py``).
+
+MIGE, MMD, the adversarial classifier and gradient reversal use the classes of a categorical s. The
+other penalties use columns of numbers for the classes (``removal/nuisances.py``).
 """
 
 from collections.abc import Callable
@@ -287,8 +289,8 @@ METHODS = {
     "sliced": Method("sliced information", (0.1, 0.3, 1.0, 3.0), SlicedInformation),
     "reversal": Method("gradient reversal", (0.1, 0.3, 1.0, 3.0), Reversal),
     "leace": Method("LEACE"),  # methods without a penalty are in MODELS
-    "leace-quadratic": Method("quadratic LEACE", (1.0, 2.0, 3.0, 4.0)),  # directions
-    "kernel-erasure": Method("kernel erasure", (2.0, 4.0, 8.0, 16.0)),  # steps
+    "leace-quadratic": Method("quadratic LEACE", (1.0, 2.0, 3.0, 4.0)),  # numbers of directions
+    "kernel-erasure": Method("kernel erasure", (2.0, 4.0, 8.0, 16.0)),  # numbers of steps
     "mine": Method("MINE", (0.3, 0.6, 1.2, 2.4), Mine),
     "entropy": Method("entropy of z", (0.01, 0.02, 0.04, 0.08), always(entropy)),
     "vib": Method("VIB", (0.003, 0.01, 0.03, 0.1)),

@@ -53,7 +53,7 @@ def test_baselines_compute_what_the_operator_does(name: str, groups: int) -> Non
 def test_baselines_compute_the_score(name: str) -> None:
     x = torch.randn(65, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     got = getattr(baselines, name)(x)
-    if name == "published":  # which takes its median over all M² distances, zeros included
+    if name == "published":  # its median is over all M² distances, with the zeros
         sigma = torch.cdist(x, x).flatten().topk(65 * 65 // 2).values[-1]
         expected = reference.ssge(x, sigma)[0]
     else:

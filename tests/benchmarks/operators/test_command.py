@@ -61,11 +61,11 @@ def test_a_slowdown_against_a_stored_file_fails(tmp_path: Path) -> None:
         rows = zip(kept, times, strict=True)
         records.merge(path, [dataclasses.replace(row, ms=ms) for row, ms in rows])
 
-    store(1e6, 1e6)  # nothing is slower than hours
+    store(1e6, 1e6)  # no call takes 1e6 ms
     assert "SLOWER" not in quick("--compare", str(path)).stdout
 
     store(1e6, 1e-9)
-    # The comparison is with the file before it is written.
+    # --compare reads the file before --csv writes it.
     result = quick("--compare", str(path), "--csv", str(path), status=1)
     assert result.stdout.count("SLOWER") == 1
     assert "slower by more than 25 %: rbf_gram M=17 d=3" in result.stderr
@@ -73,7 +73,7 @@ def test_a_slowdown_against_a_stored_file_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_file_without_this_machine_is_no_comparison(tmp_path: Path) -> None:
+def test_compare_refuses_a_file_without_rows_of_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "stored.csv"
     records.merge(path, [record(size="M=17 d=3")])
     assert "Nothing was compared" in quick("--compare", str(path), status=2).stderr
@@ -114,7 +114,7 @@ def test_an_operator_without_a_kernel_is_named(monkeypatch: pytest.MonkeyPatch) 
         (["rbf_gram", "--compare", "/nowhere.csv"], "there is no file /nowhere.csv"),
     ],
 )
-def test_a_bad_call_names_what_there_is(arguments: list[str], expected: str) -> None:
+def test_an_invalid_call_says_what_is_valid(arguments: list[str], expected: str) -> None:
     result = call(*arguments)
     assert result.exit_code == 2
     assert expected in result.stderr
@@ -122,7 +122,7 @@ def test_a_bad_call_names_what_there_is(arguments: list[str], expected: str) -> 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_cuda_without_a_gpu_says_why_not() -> None:
+def test_cuda_without_a_gpu_gives_the_reason() -> None:
     result = call("rbf_gram", "--device", "cuda")
     assert result.exit_code == 2
     assert "--device cuda: no: " in result.stderr

@@ -35,22 +35,24 @@ def test_the_sizes_that_are_targets_on_cuda_are_measured() -> None:
         ("squared_distances", (2, 4, 3), 2 * 8 * 9, 2 * (12 + 16)),
         ("distance_quantile", (2, 4, 3), 2 * 8 * 9, 2 * (12 + 1)),
         ("rbf_gram", (2, 4, 3), 2 * 8 * 9, 2 * (12 + 1 + 16)),
-        # that, and 2 flop for 16 pairs and 3 coordinates; 12 and σ read, 12 written
+        # the distances as above, and 2 flop for 16 pairs and 3 coordinates; 12 and σ read, 12
+        # written
         ("rbf_gradient_sum", (2, 4, 3), 2 * (8 * 9 + 2 * 16 * 3), 2 * (12 + 1 + 12)),
         # 10 pairs, 3 flop for each of 3 coordinates and 2 for each of 7 columns
         ("rbf_product", (2, 5, 2, 3, 7), 2 * 10 * (9 + 14), 2 * (15 + 6 + 14 + 1 + 35)),
         ("eigh", (2, 10), 2 * 9000, 2 * (100 + 100 + 10)),
-        # 2 flop for 10 samples and 3² entries, twice; 9 and 2 for 3³
+        # 2 flop for 10 samples and 3² entries, twice; 9 + 2 flop for each of 3³
         ("ridge_whitening", (2, 10, 3), 2 * (4 * 90 + 11 * 27), 2 * (30 + 3 + 9 + 1)),
-        # six steps: 4 flop for 10 samples and 3² entries, and 3³; once: 6 and 9. Results: the
-        # departure, two numbers for each sample, and ν
+        # six steps: 4 flop for 10 samples and 3² entries, and 3³; once: 6 instead of 4, and 9 for
+        # each of 3³. Results: the departure, two numbers for each sample, and ν
         (
             "student_score",
             (2, 10, 3),
             2 * (6 * (4 * 90 + 27) + 6 * 90 + 9 * 27),
             2 * (60 + 20 + 1),
         ),
-        # four λ; 1.5 + 2 for 10² pairs, 6 for 10 samples, of 3 coordinates; 9 for 3³
+        # four λ; for each of 3 coordinates, 1.5 + 2 flop for 10² pairs; 6 flop for 10 samples and
+        # 3² entries; 9 flop for each of 3³
         (
             "adaptive_score",
             (2, 10, 3),

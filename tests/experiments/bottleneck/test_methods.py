@@ -90,7 +90,7 @@ def test_mige_penalty_has_the_gradient_of_information(
     assert 0.9 < estimate.norm() / truth.norm() < 1.1
 
 
-def test_entropy_alone_does_not_have_that_gradient(random: torch.Generator) -> None:
+def test_entropy_alone_does_not_have_the_gradient_of_information(random: torch.Generator) -> None:
     encoder = LinearEncoder(random)
     out = encoder.output(inputs(256, random), 1, random)
     alone = encoder.gradient(entropy(Settings(), 6)(out, NONE, NONE))

@@ -108,7 +108,7 @@ def test_beta_zero_is_the_same_for_every_stochastic_method(digits: ImageData) ->
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_training_is_deterministic_for_a_seed_and_leaves_the_global_one_alone(
+def test_training_is_deterministic_for_a_seed_and_restores_the_global_random_state(
     method: str, digits: ImageData
 ) -> None:
     runs = []
@@ -131,7 +131,7 @@ def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) 
     averaged, weights = trainer.averaged, trainer.model.decoder.weight
     assert averaged is not None
     trainer.step(torch.arange(250))
-    expected = weights.detach().clone()  # it starts with the weights of the first step
+    expected = weights.detach().clone()  # the average starts with the weights of the first step
     trainer.step(torch.arange(250, 500))
     kept = 2 / 11  # (1 + n) / (10 + n) after n = 1 value
     torch.testing.assert_close(averaged.decoder.weight, kept * expected + (1 - kept) * weights)

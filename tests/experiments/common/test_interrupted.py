@@ -22,8 +22,8 @@ from tests.support.process import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 
-#: Each command has at least two runs. The last run, of MIGE, is long enough to be stopped within
-#: it.
+#: Each command has at least two runs. The last run, of MIGE, is long enough to be stopped before
+#: its end.
 COMMANDS = {
     "bottleneck": "--method mine --method mige --beta 0.01 --epochs 50 --draws 2 --latent 4 "
     "--hidden 32",

@@ -8,7 +8,7 @@ from mige_ext.experiments.common.progress import (
 )
 
 
-def test_progress_shows_the_run_and_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_the_run_and_its_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(2) as progress:
         progress.begin("MIGE β=0.1 seed 0")
         progress.show(val_error=0.25)

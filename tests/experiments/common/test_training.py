@@ -16,7 +16,7 @@ from mige_ext.experiments.common.runs import Row, Run
 from mige_ext.experiments.common.training import (
     DivergedError,
     Trainer,
-    _small_batches_are_meant,
+    _allow_small_batches,
     seeded,
     train,
 )
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Figures(Row):
+class Metrics(Row):
     epoch: int
     loss: float
     seconds: float = field(default=0.0, compare=False)
@@ -44,7 +44,7 @@ class StoppedError(Exception):
 class Regression(Trainer):
     """Noisy regression with momentum and a schedule."""
 
-    epoch_type = Figures
+    epoch_type = Metrics
     stateful = ("model", "optimizer", "schedule", "not_stateful")
     not_stateful = 1.0
 
@@ -76,7 +76,7 @@ def run(path: Path | None, epochs: int, stop_at: float = float("inf"), name: str
             raise StoppedError
         steps.append(rows.tolist())
 
-    def on_epoch(row: Figures) -> None:
+    def on_epoch(row: Metrics) -> None:
         if path is not None:
             state = torch.load(path, weights_only=True)
             assert state["rows"][-1]["epoch"] >= row.epoch  # the epoch is on disk before the report
@@ -129,7 +129,7 @@ def test_loss_is_the_mean_over_the_epoch_of_whole_batches() -> None:
 class Scripted(Trainer):
     """A trainer whose steps a test defines."""
 
-    epoch_type = Figures
+    epoch_type = Metrics
     stateful = ("model",)
 
     def setup(self) -> None:
@@ -144,10 +144,10 @@ class Scripted(Trainer):
 
 def script(
     step: Callable[[Tensor], Mapping[str, Tensor]], epochs: int, *, rows: int = 4, model: Any = None
-) -> list[Figures]:
+) -> list[Metrics]:
     """Train in batches of two; returns the epochs that were reported, also before an error."""
     problem = SimpleNamespace(device=CPU, train=range(rows), step=step, model=model)
-    reported: list[Figures] = []
+    reported: list[Metrics] = []
     try:
         train(Scripted, problem, Run("a", 0.0, 0), Settings(epochs, 2), on_epoch=reported.append)
     except DivergedError as error:
@@ -168,10 +168,10 @@ def test_a_run_that_diverges_keeps_its_whole_epochs_and_says_where(raises: bool)
 
     with pytest.raises(DivergedError, match=r"epoch 2: \w+ must be finite, got") as caught:
         script(step, 4)
-    assert caught.value.args[-1] == [Figures(1, 1.5)]
+    assert caught.value.args[-1] == [Metrics(1, 1.5)]
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["an error about it", "the last step"])
+@pytest.mark.parametrize("last", [False, True], ids=["a later error", "the last step"])
 def test_weights_that_are_not_finite_are_divergence(last: bool) -> None:
     model = nn.Linear(2, 1)
 
@@ -209,5 +209,5 @@ def test_seeded_leaves_the_global_state_alone() -> None:
 @pytest.mark.filterwarnings("error")
 def test_training_gives_no_warning_of_small_batches() -> None:
     z = torch.randn(4, 20, requires_grad=True)
-    with _small_batches_are_meant():
+    with _allow_small_batches():
         mige.entropy(z)

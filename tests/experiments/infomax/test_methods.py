@@ -54,7 +54,7 @@ def test_every_objective_has_finite_gradients(method: str, bf16: bool, digits: I
 
 
 @pytest.mark.parametrize("alpha", [0.25, 1.0])
-def test_blocks_are_balanced_in_mean_squared_pair_distance(alpha: float) -> None:
+def test_x_and_z_are_balanced_in_mean_squared_distance(alpha: float) -> None:
     x, z = 30 * normal(40, 7).double(), normal(40, 3, seed=1).double()
     ratio = torch.pdist(balanced(x, z, alpha)).square().mean() / torch.pdist(z).square().mean()
     torch.testing.assert_close(ratio, torch.tensor(alpha).double())

@@ -24,11 +24,11 @@ from mige_ext.experiments.removal.training import (
 )
 from tests.experiments.removal.inputs import draw, normal
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(data="structural", steps=60, hidden=32, latent=4, ramp=5)
 BLIND = ["contraction", "entropy", "vib", "vib-mean", "squared-norm", "center"]
 BLIND += ["label-smoothing", "dropout"]
-#: Methods with a penalty, and a β at which the penalty decides.
+#: Methods with a penalty, and a β at which the penalty dominates the loss.
 PENALIZED = {
     "contraction": 0.02,
     "entropy": 0.02,
@@ -78,7 +78,7 @@ def test_training_lowers_the_penalty(method: str) -> None:
 
 
 def entropy_of(z: torch.Tensor, gaussian: bool) -> float:
-    """H(z) in nats, with its Gaussian part or without it."""
+    """H(z) in nats; without ``gaussian``, minus ½ log det of the covariance of z."""
     whole = float(mige.estimate_entropy(z[:500]).value)
     return whole if gaussian else whole - 0.5 * z.T.cov().logdet().item()
 
@@ -94,7 +94,7 @@ def test_the_gradient_of_the_entropy_is_minus_the_score_of_a_gaussian() -> None:
     assert gradient.norm() / expected.norm() == pytest.approx(1, abs=0.05)
 
 
-def test_contraction_is_entropy_without_the_gaussian_part() -> None:
+def test_entropy_and_contraction_differ_by_the_gaussian_score() -> None:
     z, batch = (normal(256, 2) ** 3).requires_grad_(), draw(Structural(), 256)
     gradients = [
         torch.autograd.grad(penalty(z, batch), z)[0]

@@ -26,7 +26,7 @@ from mige_ext.experiments.removal.report import Result, draw
 from mige_ext.experiments.removal.training import Epoch, measure, model_type
 from tests.support.process import assert_fits
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 
 
 def row(method: str, beta: float, accuracy: float, leak: float) -> Result:
@@ -199,7 +199,7 @@ def test_a_run_that_diverges_is_never_chosen(tmp_path: Path) -> None:
     assert "1e+42" not in result.output[result.output.index("strongest attacker") :]
 
 
-def test_divergence_is_no_leak_of_nothing() -> None:
+def test_a_beta_with_a_diverged_run_is_not_chosen_for_a_small_leak() -> None:
     nan = math.nan
     none, small, large = row("none", 0, 0.9, 1), row("hsic", 1, 0.9, 0.5), row("hsic", 2, 0.9, 0.2)
     failed = replace(row("hsic", 4, nan, nan), ms_per_step=nan)

@@ -1,4 +1,4 @@
-"""Erasers of finished codes, on nuisances of which each must find what it is made for."""
+"""Erasers of finished codes. Each must remove the kind of dependence that it is made for."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from mige_ext.experiments.removal.nuisances import Batch, Structural
 from mige_ext.experiments.removal.training import Settings, Trainer, make_model
 from tests.experiments.removal.inputs import normal
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(data="structural", steps=100, hidden=32, latent=4, ramp=5, codes=20_000)
 
 
@@ -80,7 +80,7 @@ def test_a_trained_encoder_is_erased_and_its_head_trained_again() -> None:
     with torch.no_grad():
         z, before = (of.encoder(batch.x) for of in (model, plain.model.eval()))
         body = nn.Sequential(*list(model.encoder)[:-1])
-        torch.testing.assert_close(body(batch.x), before)  # the encoder is that without removal
+        torch.testing.assert_close(body(batch.x), before)  # trained as without removal
     assert covariance(before / before.std(0), batch.s).norm() > 0.1
     assert covariance(z, batch.s).norm() < 0.2 * covariance(before, batch.s).norm()
     assert rows[-1].accuracy > 0.6  # of two classes
@@ -104,14 +104,14 @@ def quadratic_r2(z: Tensor, s: Tensor) -> float:
 
 
 def scaled(s: Tensor) -> Tensor:
-    """Codes of 6 columns. s scales two directions of them, which are not columns."""
+    """Codes of 6 columns, in which s scales two directions that are no columns."""
     u = normal(len(s), 6, seed=1)
     u[:, :2] *= (0.7 * s).exp()
     return u @ normal(6, 6, seed=2)
 
 
 @pytest.mark.parametrize("kind", ["continuous", "category"])
-def test_a_nuisance_that_only_scales_is_not_found_by_quadratic_features(kind: str) -> None:
+def test_quadratic_leace_removes_a_nuisance_that_only_scales_directions(kind: str) -> None:
     s = normal(4000, 1)
     s = s if kind == "continuous" else s.sign()
     z = scaled(s)

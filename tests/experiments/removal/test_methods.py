@@ -12,15 +12,14 @@ from mige_ext.experiments.removal.nuisances import (
 )
 from tests.experiments.removal.inputs import draw, normal
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 PENALIZED = [name for name, method in METHODS.items() if method.make]
-INFORMED = [
-    name for name in PENALIZED if name not in ("contraction", "entropy", "center")
-]  # They see s.
+# Methods that see s.
+INFORMED = [name for name in PENALIZED if name not in ("contraction", "entropy", "center")]
 
 
 def planted(problem: Structural, count: int = 256, seed: int = 0) -> tuple[Tensor, Batch]:
-    """z whose first dimension tells s, linearly and by its square."""
+    """z with noise, whose first column contains s, and whose second column contains s²."""
     batch = draw(problem, count, seed)
     z = normal(count, 4, seed=seed)
     z[:, :1] += batch.s
@@ -29,7 +28,7 @@ def planted(problem: Structural, count: int = 256, seed: int = 0) -> tuple[Tenso
 
 
 def linear_r2(z: Tensor, s: Tensor) -> float:
-    """Share of the variance of s that is linear in z."""
+    """Fraction of the variance of s that is linear in z."""
     left = s - z @ torch.linalg.lstsq(z, s).solution
     return 1 - (left.var() / s.var()).item()
 
@@ -45,7 +44,7 @@ def test_steps_down_the_penalty_reduce_dependence(method: str) -> None:
         torch.manual_seed(0)
         penalty = make(problem, 4)
         z.requires_grad_()
-        for _ in range(30):  # what has a learner learns first
+        for _ in range(30):  # trains the networks of penalties that have networks
             penalty(z, batch)
         for _ in range(10):
             z.requires_grad_()

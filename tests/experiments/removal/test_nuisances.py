@@ -15,7 +15,7 @@ from mige_ext.experiments.removal.nuisances import (
 )
 from tests.experiments.removal.inputs import draw
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 
 
 @pytest.mark.parametrize("nuisance", NUISANCES)

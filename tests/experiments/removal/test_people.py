@@ -26,7 +26,7 @@ from mige_ext.experiments.removal.training import (
 )
 from tests.support import table_files as tiny
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 FILES = tiny.adult_files(600, 200)
 WHEEL = tiny.adult_wheel_file(TABLES["adult"].official[0].header)
 ADULT = tiny.with_checksums(TABLES["adult"], FILES, WHEEL)
@@ -97,7 +97,7 @@ def test_the_leak_of_a_category_is_that_of_its_classes(table: tables.TableData) 
     assert 0.1 < leak.nats <= leak.entropy  # sex is an input, and tells the label
 
 
-def test_within_labels_only_what_the_label_does_not_tell_is_a_leak() -> None:
+def test_the_leak_within_labels_excludes_what_the_label_reveals() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = []
     for _ in range(2):

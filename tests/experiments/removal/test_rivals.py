@@ -11,7 +11,7 @@ from mige_ext.experiments.removal.methods import Reversal, SlicedInformation
 from mige_ext.experiments.removal.nuisances import Batch, Structural
 from tests.experiments.removal.inputs import normal
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more
+pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 
 
 def batch_of(s: Tensor, bins: Tensor | None = None) -> Batch:
