@@ -7,8 +7,10 @@
 - **Error of dI/dθ** is the root of the mean square error over the data sets, relative to the truth.
   θ is ρ of the correlated Gaussians and their transforms, and a of the bimodal ``aB + ε``.
 
-With z = t(v), ``Ĝ = −(1/M) Σ (ŝ_i ∘ t'(v_i)) u_iᵀ`` and ``dI/dθ ≈ −(1/M) Σ ŝ_i·∂z_i/∂θ``. For a
-pair (x, y) with the code y, ŝ is the score of y minus the y-part of the score of (x, y).
+The code of sample i is t(v_i), with a function t of each coordinate: y for a pair (x, y), and z
+otherwise. (Without an encoder u = v = z.) Then ``Ĝ = −(1/M) Σ (ŝ_i ∘ t'(v_i)) u_iᵀ``, and
+``dI/dθ ≈ −(1/M) Σ ŝ_i·∂t(v_i)/∂θ`` with fixed random numbers. ŝ is the score of z. For a pair it is
+the score of y minus the y-part of the score of (x, y).
 """
 
 from collections.abc import Sequence

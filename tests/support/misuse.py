@@ -4,6 +4,10 @@ from mige_ext import _misuse, _warnings
 
 
 def forget_warnings() -> None:
-    """Let the next call look at its arguments, and give every warning, as in a fresh process."""
+    """Forget which warnings were given, as in a fresh process.
+
+    After several calls with the same shape, the library looks at the values of arguments only from
+    time to time. The next call looks at them again.
+    """
     _warnings._given.clear()
     _misuse._reads.clear()

@@ -18,7 +18,7 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
         # 1.5 M²d for K, 2 M²d for H, about 9 M³ for the eigendecomposition, 2 MJd for U_Jᵀ H and
         # 2 MJd for its product with U_J.
         flop=groups * (3.5 * m * m * d + 9 * m**3) + 4 * m * d * rank,
-        values=groups * (2 * m * d + m + 2),  # x read; scores, λ, σ and J written
+        values=groups * (2 * m * d + m + 2),  # x read; scores, eigenvalues of K, σ and J written
         published=(baselines.published_each, m * m * d),  # one group after another
     )
 
