@@ -190,8 +190,9 @@ def adaptive_score(
     The *departure* of a score is its difference from the Gaussian score −z. If ``start`` is given,
     base 2 corrects ``s₀ = −z + R₀`` with the departure R₀ = ``start`` of another score, and s₀
     itself (R = R₀) is a candidate too. The divergence of base 2 takes R₀ at a sample as a function
-    of this sample alone, and has the last term ``(1 − (BK)_ii) δ_i`` with ``B = (K + λM I)^{−1}``
-    and δ = ``start_divergence``. A group whose start and divergence are all 0 has no start.
+    of this sample alone. It has the terms of the divergence of base 1, and the additional term
+    ``(1 − (BK)_ii) δ_i``, where ``B = (K + λM I)^{−1}`` and δ = ``start_divergence``. A group whose
+    start and divergence are all 0 has no start.
 
     The estimate of the risk assumes independent samples. If two samples nearly coincide, the
     estimated risk of a small λ is far too low. λ, base and σ are therefore chosen without one
@@ -224,7 +225,7 @@ def adaptive_score(
         - the fraction of the samples that the choice left out, (...);
         - the departure of the scores, (..., M, d), in the units of a score of x;
         - the divergence div_i R in whitened coordinates, (..., M). A sample that was left out has
-          the divergence of the nearest other sample.
+          the divergence of the nearest sample that was kept.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.

@@ -14,8 +14,8 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     first = record(x_library=2.25, library="a, b")
     assert records.merge(path, [first]) == [first]
     assert records.read(path) == [first]
-    # an equal record replaces the first one; a record with another machine, number of threads, size
-    # or dtype does not
+    # A record with the same key replaces the first one, even if its time and its version of torch
+    # differ. A record with another machine, number of threads, size or dtype has another key.
     others = [record(machine="B"), record(threads="1"), record(size="M=1"), record(dtype="float64")]
     faster = record(ms=1.0, torch="2.14.1")
     assert records.merge(path, [faster, *others]) == [faster, *others]
