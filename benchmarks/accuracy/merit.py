@@ -7,8 +7,8 @@
 - **Error of dI/dθ** is the root of the mean square error over the data sets, relative to the truth.
   θ is ρ of the correlated Gaussians and their transforms, and a of the bimodal ``aB + ε``.
 
-The code of sample i is t(v_i), with a function t of each coordinate: y for a pair (x, y), and z
-otherwise. (Without an encoder u = v = z.) Then ``Ĝ = −(1/M) Σ (ŝ_i ∘ t'(v_i)) u_iᵀ``, and
+The code of sample i is t(v_i), where t is a function of each coordinate. For a pair (x, y) the code
+is y, otherwise z. (Without an encoder u = v = z.) Then ``Ĝ = −(1/M) Σ (ŝ_i ∘ t'(v_i)) u_iᵀ``, and
 ``dI/dθ ≈ −(1/M) Σ ŝ_i·∂t(v_i)/∂θ`` with fixed random numbers. ŝ is the score of z. For a pair it is
 the score of y minus the y-part of the score of (x, y).
 """
