@@ -98,6 +98,7 @@ FIGURES = {
     "removal-adult-sex": lambda: draw_removal("adult", "sex"),
     "removal-compas-race": lambda: draw_removal("compas", "race"),
     "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
+    "removal-blind-structural": lambda: draw_removal("structural", "attribute", blind=True),
 }
 
 

@@ -109,9 +109,11 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
         left.set(xlabel="leak, nats")
     else:
         # The scale is linear below the least β above 0, so methods without a β are visible at 0.
-        least = min((row.beta for row in results if row.beta), default=1.0)
-        left.set_xscale("symlog", linthresh=least)
-        left.set(xlabel="β")
+        betas = [row.beta for row in results if row.beta] or [1.0]
+        left.set_xscale("symlog", linthresh=min(betas))
+        decades = range(math.ceil(math.log10(min(betas))), math.ceil(math.log10(max(betas))) + 1)
+        ticks = [0.0, *(10.0**decade for decade in decades[:: len(decades) // 5 + 1])]
+        left.set(xlabel="β", xlim=(-min(betas) / 2, 2 * max(betas)), xticks=ticks)
     middle.set(title="the chosen β, test", xlabel="leak, nats")
     right.set(title="the chosen β, test", xlabel=f"leak, {score_name(results)}")
     plots.legend(fig, columns=5)
