@@ -99,6 +99,7 @@ FIGURES = {
     "removal-compas-race": lambda: draw_removal("compas", "race"),
     "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
     "removal-blind-structural": lambda: draw_removal("structural", "attribute", blind=True),
+    "removal-blind-compas-race": lambda: draw_removal("compas", "race", blind=True),
 }
 
 
