@@ -108,11 +108,11 @@ def test_choices_and_scores_with_a_start_match_the_reference(
 
 
 def samples_and_start(kind: str, m: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples of two modes in every column, and a start with its divergence."""
+    """Samples of two modes in every column, the departure of their score, and its divergence."""
     signs, noise = normal(m, d).sign(), normal(m, d, seed=1)
     x = 1.5 * signs + noise
     start = 1.5 * (1.5 * x).tanh() - x * (1 - 1 / 3.25)
-    # The divergence in whitened coordinates weights ∂R_c/∂x_c with the variance of column c.
+    # In whitened coordinates, ∂start_c/∂x_c is multiplied by the variance of column c.
     divergence = (2.25 * (1 - (1.5 * x).tanh().square()) - (1 - 1 / 3.25)) * x.var(0)
     scale = {"small": 0.3, "large": -2.0, "exact": 1.0}[kind]
     unit = torch.logspace(-1, 1, d, dtype=x.dtype)
