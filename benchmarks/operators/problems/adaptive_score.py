@@ -19,7 +19,7 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
         # For each λ: M³ for the inverse and 10 M²r for products. Once: 1.5 M²r for the distances,
         # 2 M²r for H, 4 Mdr + 9 r³ for the whitening, 2 Mdr for the scores.
         flop=groups * (TRIED * each + 3.5 * m * m * r + 6 * m * d * r + 9 * r**3),
-        values=groups * (2 * m * d + 5),  # x read; scores and five numbers written
+        values=groups * (3 * m * d + m + 6),  # x read; scores and the other results written
     )
 
 

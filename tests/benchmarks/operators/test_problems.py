@@ -57,7 +57,7 @@ def test_the_sizes_that_are_targets_on_cuda_are_measured() -> None:
             "adaptive_score",
             (2, 10, 3),
             2 * (4 * (1000 + 10 * 300) + 3.5 * 300 + 6 * 90 + 9 * 27),
-            2 * (30 + 30 + 5),
+            2 * (90 + 10 + 6),
         ),
         # the sum of both: 4 more for 10² pairs and each λ, 2 more for the departure
         (
