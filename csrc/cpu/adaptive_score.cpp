@@ -220,45 +220,52 @@ void score_group(const AdaptiveScoreArguments<T>& p, int64_t g, const Whitening<
   to_samples(w, best.f.get(), p.scores + g * m * d);
 }
 
+// The whitening of group g and the whitened samples.
+template <typename T>
+struct WhitenedGroup {
+  Whitening<T> w;
+  Buffer<T> z;  // [m, r]
+
+  template <typename Arguments>
+  WhitenedGroup(const Arguments& p, int64_t g)
+      : w{p.m, p.d, std::min(p.m, p.d)}, z(p.m * std::min(p.m, p.d)) {
+    whiten(p.x + g * p.m * p.d, kWeakRidge, w);
+    whitened(w, z.get());
+  }
+};
+
 template <typename T>
 void score_with_start(const AdaptiveScoreArguments<T>& p, int64_t g) {
-  const int64_t m = p.m, d = p.d;
-  Whitening<T> w{m, d, std::min(m, d)};
-  whiten(p.x + g * m * d, kWeakRidge, w);
-  const int64_t r = w.rank;
-  const Buffer<T> z(m * r), departure(p.start ? m * r : 0);
-  whitened(w, z.get());
+  const WhitenedGroup<T> of(p, g);
+  const Buffer<T> departure(p.start ? p.m * of.w.rank : 0);
   Departure<T> start{};
   if (has_start(p, g)) {
-    to_whitened(w, p.start + g * m * d, departure.get());
-    start = {departure.get(), p.start_divergence + g * m};
+    to_whitened(of.w, p.start + g * p.m * p.d, departure.get());
+    start = {departure.get(), p.start_divergence + g * p.m};
   }
-  score_group(p, g, w, z.get(), start);
+  score_group(p, g, of.w, of.z.get(), start);
 }
 
 // The Student score is computed from the same whitened samples as the adaptive score, so its
 // departure needs no conversion.
 template <typename T>
 void score_with_student(const AdaptiveStudentScoreArguments<T>& p, int64_t g) {
-  const int64_t m = p.m, d = p.d;
-  Whitening<T> w{m, d, std::min(m, d)};
-  whiten(p.x + g * m * d, kWeakRidge, w);
-  const int64_t r = w.rank;
-  const Buffer<T> z(m * r), departure(m * r), divergence(m);
-  whitened(w, z.get());
-  const double nu = student_departure(w, static_cast<const T*>(z.get()), departure.get(),
+  const WhitenedGroup<T> of(p, g);
+  const int64_t m = p.m, r = of.w.rank;
+  const Buffer<T> departure(m * r), divergence(m);
+  const double nu = student_departure(of.w, static_cast<const T*>(of.z.get()), departure.get(),
                                       divergence.get(), p.weights + g * m);
   p.nu[g] = static_cast<T>(nu);
   Departure<T> start{};
   if (std::isfinite(nu)) {
     // With d > M only the part in the directions of the samples counts.
     for (int64_t k = 0; k < r; ++k) {
-      if (dual_length(w, k) > T(0)) continue;
+      if (dual_length(of.w, k) > T(0)) continue;
       for (int64_t i = 0; i < m; ++i) departure[i * r + k] = T(0);
     }
     start = {departure.get(), divergence.get()};
   }
-  score_group(p.adaptive(nullptr, nullptr), g, w, z.get(), start);
+  score_group(p.adaptive(nullptr, nullptr), g, of.w, of.z.get(), start);
 }
 
 }  // namespace

@@ -26,11 +26,11 @@ from tests.support.inputs import for_each_dtype, normal
 
 BACKEND = Emulated()
 SMALL_DEVICE = 99 * 1024  # bytes of shared memory for a block: compute capability 12.0
-# Numbers of samples for the small device. With either number, a group is too large for the kernel
-# that computes the whole SSGE score in one launch. A Gram matrix of ONE_BLOCK samples fits into the
-# shared memory of a block, which then computes the eigendecomposition alone. A Gram matrix of
-# MANY_BLOCKS samples does not fit.
-ONE_BLOCK = {torch.float32: 128, torch.float64: 97}
+MEDIUM_DEVICE = 163 * 1024  # compute capability 8.0
+# A group of so many samples is too large for the kernel that computes the whole SSGE score in one
+# launch (ONE_BLOCK in float64: on the medium device). A block decomposes a Gram matrix of ONE_BLOCK
+# samples alone. On the small device, many blocks decompose one of MANY_BLOCKS samples.
+ONE_BLOCK = {torch.float32: 144, torch.float64: 128}
 MANY_BLOCKS = {torch.float32: 161, torch.float64: 129}
 
 
@@ -112,9 +112,14 @@ def test_a_score_in_steps_is_the_score_in_one_launch(
     m = sizes[dtype]
     x = torch.stack([normal(m, 17, dtype=dtype), 1e3 + normal(m, 17, dtype=dtype, seed=1)])
     large = BACKEND.ssge(x, threshold=0.9, power=2)  # in one launch for m <= 128
-    with shared_memory(SMALL_DEVICE):
+    one_block = sizes is ONE_BLOCK
+    with shared_memory(MEDIUM_DEVICE if one_block else SMALL_DEVICE):
+        BACKEND.read("take_launches")
         steps = BACKEND.ssge(x, threshold=0.9, power=2)
+        launches = [types for types, _ in BACKEND.read("take_launches")]
         given = BACKEND.ssge(x, steps[2], threshold=0.9, power=2)
+    assert len(launches) > 1
+    assert any("LargeArguments" in types for types in launches) != one_block
     assert torch.equal(steps[2], large[2])  # the bandwidth is an order statistic
     assert torch.equal(steps[3], large[3])
     assert same_bits(given, steps)

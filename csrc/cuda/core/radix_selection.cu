@@ -65,14 +65,9 @@ __global__ void __launch_bounds__(kSelectThreads, 4)
 }  // namespace
 
 template <typename T>
-void select_bandwidth(const T* s,  // [groups, m, m]
-                      int64_t groups, int64_t m, double quantile, double multiplier, T smallest,
-                      const Key<T>* largest,     // [groups]
-                      Selection<T>* selections,  // [groups]
-                      Count* counts,             // [groups, kDigits]
-                      T* bandwidth,              // [groups]
-                      Stream& stream,
-                      const int32_t* counted) {  // [groups]
+void select_bandwidth(const T* s, int64_t groups, int64_t m, double quantile, double multiplier,
+                      T smallest, const Key<T>* largest, Selection<T>* selections, Count* counts,
+                      T* bandwidth, Stream& stream, const int32_t* counted) {
   stream.zero(selections, groups);
   stream.zero(counts, groups * kDigits);
   const int64_t rows = at_most(divide_up(m, 16), 256), blocks = group_blocks(groups);

@@ -51,9 +51,7 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 }  // namespace
 
 template <typename T>
-void add_magnitudes(const T* x,  // [groups, count] or nullptr
-                    int64_t groups, int64_t count, int64_t columns,
-                    Key<T>* largest,  // [groups]
+void add_magnitudes(const T* x, int64_t groups, int64_t count, int64_t columns, Key<T>* largest,
                     Stream& stream) {
   if (x == nullptr || count == 0) return;
   const int64_t blocks = at_most(divide_up(count, 16 * kScaleThreads), 256);
@@ -62,23 +60,17 @@ void add_magnitudes(const T* x,  // [groups, count] or nullptr
 }
 
 template <typename T>
-void largest_magnitudes(const T* x,  // [groups, x_count] or nullptr
-                        int64_t x_count,
-                        const T* y,  // [groups, y_count] or nullptr
-                        int64_t y_count, int64_t groups,
-                        Key<T>* largest,  // [groups]
-                        Stream& stream) {
+void largest_magnitudes(const T* x, int64_t x_count, const T* y, int64_t y_count, int64_t groups,
+                        Key<T>* largest, Stream& stream) {
   stream.zero(largest, groups);
   add_magnitudes(x, groups, x_count, 0, largest, stream);
   add_magnitudes(y, groups, y_count, 0, largest, stream);
 }
 
 template <typename T>
-void center(const T* x,  // [groups, m, d]
-            int64_t groups, int64_t m, int64_t d,
-            const Key<T>* largest,  // [groups]
-            const T* bandwidth,     // [groups] or nullptr
-            T* centered,            // [groups, m, d]
+void center(const T* x, int64_t groups, int64_t m, int64_t d, const Key<T>* largest,
+            const T* bandwidth,  // [groups] or nullptr
+            T* centered,         // [groups, m, d]
             Stream& stream) {
   const int64_t columns = at_most(divide_up(d, kScaleThreads), 1024);
   const int64_t rows = at_most(divide_up(m, 8), 256);

@@ -25,11 +25,14 @@ namespace mige::cuda {
 
 enum class EighPath { kWarp, kBlock, kManyBlocks, kLibrary };
 
-// The smallest matrix that a thread block takes. A Gram matrix of at most 128 rows comes here only
-// if ssge_fused does not fit the shared memory (double on a device with 99 KiB). Such matrices go
-// to many thread blocks, because ssge.cu then compiles in a third less time.
-template <MatrixKind kKind>
-constexpr int kSmallestInBlock = kKind == MatrixKind::kGram ? 129 : kWarp + 1;
+// The smallest matrix that a thread block takes. ssge_fused decomposes Gram matrices of up to 128
+// rows, except in double: of more than 112 rows on a device with 163 KiB of shared memory, and of
+// more than 80 rows with 99 KiB. The kernels for Gram matrices of up to 104 rows are left out,
+// which saves a quarter of the time to compile ssge.cu. Many thread blocks take the few such
+// matrices.
+template <typename T, MatrixKind kKind>
+constexpr int kSmallestInBlock =
+    kKind == MatrixKind::kSymmetric ? kWarp + 1 : (sizeof(T) == 8 ? 105 : 129);
 
 // Which kernel decomposes a matrix of n rows. The number of groups has no influence, so the result
 // of a matrix has the same bits in any batch.
@@ -37,7 +40,7 @@ template <typename T, MatrixKind kKind>
 EighPath eigh_path(int n) {
   if (kKind == MatrixKind::kSymmetric && n <= kWarp) return EighPath::kWarp;
   if (solver_of(n) == Solver::kLibrary) return EighPath::kLibrary;
-  const bool fits = kSmallestInBlock<kKind> <= n && n <= kLargestInBlock &&
+  const bool fits = kSmallestInBlock<T, kKind> <= n && n <= kLargestInBlock &&
                     shared_matrix_size<T>(n) <= largest_smem();
   return fits ? EighPath::kBlock : EighPath::kManyBlocks;
 }
@@ -73,10 +76,12 @@ void eigendecompose(const Eigenproblem<T>& e, void* work, Stream& stream) {
                       {{divide_up(e.groups, kWarpsABlock)}, kWarpsABlock * kWarp}, e);
       break;
     case EighPath::kBlock:
-      if constexpr (kKind == MatrixKind::kGram)
-        with_sixteen_lanes(e.n, take_a_block);
-      else
+      if constexpr (kKind == MatrixKind::kSymmetric)
         with_shape(e.n, take_a_block);
+      else if (e.n > 128)
+        with_sixteen_lanes(e.n, take_a_block);
+      else if constexpr (sizeof(T) == 8)
+        take_a_block(std::integral_constant<int, 8>{}, std::integral_constant<int, 16>{});
       break;
     case EighPath::kManyBlocks:
       eigh_large<T, kKind>(e, work, stream);
