@@ -89,6 +89,9 @@ class Bottlenecks(Comparison):
             run,
             **{column: getattr(last, column) for column in kept},
             average_val_error=last.average_error,
+            # NaN if no epoch was measured on the test part
+            least_test_error=min(row.peeked_error for row in rows),
+            least_average_test_error=min(row.peeked_average_error for row in rows),
             overhead=overhead(Trainer, trainer.problem, run, trainer.settings, repeats=10),
             seconds=sum(row.seconds for row in rows),
         )

@@ -38,6 +38,7 @@ from mige_ext.experiments.common.options import Checked, data_option, option
 from mige_ext.scores.base import ScoreEstimator
 
 CONDITIONALS = ("analytic", "draws")  # H(z|x) in closed form, or by scores of the draws
+SCHEDULES = ("step", "cosine")  # × 0.96 every 2 epochs, or half a cosine that ends at 0
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,17 @@ class Settings(Checked):
     draws: int = option(4, "Draws of z for each image.", least=1, shown="digits: 4; else 16")
     latent: int = option(16, "Dimensions of z.", least=1, shown="digits: 16; else 256")
     hidden: int = option(256, "Units of a hidden layer.", least=1, shown="digits: 256; else 1024")
-    #: The learning rate is multiplied by 0.96 every 2 epochs.
     learning_rate: float = option(
         1e-3, "First learning rate of Adam.", positive=True, shown="digits: 1e-3; else 1e-4"
+    )
+    schedule: str = option(
+        "step",
+        "Decay of the learning rate, × 0.96 every 2 epochs or as a cosine that ends at 0.",
+        choices=SCHEDULES,
+    )
+    smoothing: float = option(0.0, "Label smoothing of every method.", least=0, below=1)
+    dropout: float = option(
+        0.0, "Fraction of hidden units that every method drops.", least=0, below=1
     )
     normalize: bool = option(True, "Apply BatchNorm to μ.", shown="digits: on; else off")
     estimator: str = option("ssge", "Score estimator.", choices=ESTIMATORS)
@@ -70,6 +79,11 @@ class Settings(Checked):
     conditional: str = option("analytic", "Source of H(z|x) in MIGE.", choices=CONDITIONALS)
     marginals: int = option(4, "Largest number of draws over which H(z) is averaged.", least=1)
     average: float = option(0.0, "Decay of averaged weights; 0 for no average.", least=0, below=1)
+    peek: bool = option(
+        False,
+        "Record the test error after every epoch too. Its minimum is a choice on the test set.",
+        "--peek",
+    )
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -163,10 +177,11 @@ class Classifier(nn.Module):
         return Output(mean, log_sigma, z, self.decoder(z))
 
 
-def cross_entropy(out: Output, labels: Tensor) -> Tensor:
-    """E[−log p(y|z)] over inputs and draws; labels (N)."""
+def cross_entropy(out: Output, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """E[−log p(y|z)] over inputs and draws; labels (N), smoothed with this weight."""
     labels = labels.unsqueeze(1).expand(out.logits.shape[:2])
-    return F.cross_entropy(out.logits.flatten(0, 1), labels.flatten())
+    logits = out.logits.flatten(0, 1)
+    return F.cross_entropy(logits, labels.flatten(), label_smoothing=smoothing)
 
 
 # The penalties, for inputs x (N, C, H, W) with labels (N)

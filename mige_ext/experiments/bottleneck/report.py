@@ -37,6 +37,8 @@ class Result(Row):
     test_error: float  # fraction of wrong predictions on the test part; NaN before the test
     average_val_error: float  # ``val_error`` with averaged weights; NaN without averaged weights
     average_test_error: float  # ``test_error`` with averaged weights
+    least_test_error: float  # least test error of all epochs, with ``--peek``: a choice on the test
+    least_average_test_error: float  # ``least_test_error`` with averaged weights
     information: float  # nats, upper bound of I(z; x) on the validation part
     test_cross_entropy: float  # nats, of the final weights; NaN before the test
     rank: float  # ``rank`` of the last epoch in metrics.csv
@@ -55,6 +57,9 @@ def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
     columns: dict[str, tables.Cell] = {"test\nerror, %": tables.percent_cell("test_error", 2)}
     if any(not math.isnan(row.average_test_error) for row in tested):
         columns["test error\nof average, %"] = tables.percent_cell("average_test_error", 2)
+    for column, weights in (("least_test_error", ""), ("least_average_test_error", "of average, ")):
+        if any(not math.isnan(getattr(row, column)) for row in tested):
+            columns[f"least of\nall epochs,\n{weights}%"] = tables.percent_cell(column, 2)
     if published:
         columns["the paper,\n%"] = lambda rows: tables.format_number(
             METHODS[rows[0].method].published, ".2f"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 from torch.optim.swa_utils import AveragedModel
 
 from mige_ext.experiments.bottleneck.methods import (
@@ -54,6 +55,8 @@ class Epoch(Row):
     information: float  # nats, ``information_bound`` on the validation part
     rank: float  # rank J of the score estimator for the last batch; NaN for an estimator without J
     calibration: float  # calibration of the score estimator for the last batch
+    peeked_error: float  # fraction of wrong predictions on the test part; NaN without ``--peek``
+    peeked_average_error: float  # ``peeked_error`` with averaged weights
     seconds: float = field(compare=False)  # training time, without the measurements
 
 
@@ -125,7 +128,7 @@ def build(images: ImageData, run: Run, settings: Settings) -> Classifier:
         images.classes,
         replace(settings, normalize=settings.normalize and not method.free_scale),
         stochastic=method.stochastic,
-        dropout=run.value if method.dropout else 0.0,
+        dropout=run.value if method.dropout else settings.dropout,
     ).to(images.device)
 
 
@@ -142,6 +145,13 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
         return torch.lerp(value, average, kept) if value.is_floating_point() else value
 
     return average_of
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, settings: Settings) -> LRScheduler:
+    """The schedule of the learning rate, whose ``step`` is called after each epoch."""
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=settings.epochs)
+    return StepLR(optimizer, step_size=2, gamma=0.96)
 
 
 class Trainer(CommonTrainer):
@@ -163,7 +173,7 @@ class Trainer(CommonTrainer):
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=2, gamma=0.96)
+        self.schedule = schedule_of(self.optimizer, settings)
         self.out: Output | None = None  # the output for the last batch
 
     @property
@@ -177,7 +187,7 @@ class Trainer(CommonTrainer):
         part = self.problem.train
         x, labels = self.problem.normalize(part.images[rows]), part.labels[rows]
         self.out = out = self.model(x, self.settings.draws)
-        loss = cross_entropy(out, labels)
+        loss = cross_entropy(out, labels, self.settings.smoothing)
         if self.penalty is not None:
             loss = loss + self.run.value * self.penalty(out, x, labels)
         descend(self.optimizer, loss)
@@ -186,14 +196,18 @@ class Trainer(CommonTrainer):
         return {"loss": loss}
 
     def close(self) -> dict[str, float]:
-        """Measure the classifier on the validation part."""
+        """Measure the classifier on the validation part, and with ``--peek`` on the test part."""
         assert self.out is not None
         self.schedule.step()
-        validation, columns = self.problem.validation, dict[str, float]()
+        images, columns = self.problem, dict[str, float]()
         if self.averaged is not None:
-            columns["average_error"] = measure(self.averaged, self.problem, validation).error
-        measured = measure(self.model, self.problem, validation)
+            columns["average_error"] = measure(self.averaged, images, images.validation).error
+        measured = measure(self.model, images, images.validation)
         columns |= {"val_error": measured.error, "cross_entropy": measured.cross_entropy}
         rank, calibration = diagnose(self.settings, self.out.z[:, 0])
         columns |= {"information": measured.information, "rank": rank, "calibration": calibration}
+        if self.settings.peek:
+            columns["peeked_error"] = measure(self.model, images, images.test).error
+            if self.averaged is not None:
+                columns["peeked_average_error"] = measure(self.averaged, images, images.test).error
         return columns

@@ -19,7 +19,7 @@ from mige_ext.experiments.bottleneck.report import Result
 from mige_ext.experiments.bottleneck.training import Epoch, measure
 from mige_ext.experiments.common import comparison
 from mige_ext.experiments.common.folder import Table
-from mige_ext.experiments.common.runs import Run
+from mige_ext.experiments.common.runs import Run, row_of
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.data.images import ImageData, Split
 from tests.support import image_files
@@ -32,11 +32,9 @@ SMALL = Settings(epochs=3, draws=2, latent=4, hidden=32)
 # --- the comparison ------------------------------------------------------------------------------
 
 
-def result(method: str, beta: float, seed: int, val_error: float) -> Result:
-    nan = math.nan
-    return Result(
-        method, beta, seed, 500, 1, val_error, nan, nan, nan, 1.0, nan, nan, nan, 0.0, 1.0
-    )
+def result(method: str, beta: float, seed: int, val_error: float) -> Any:
+    run = Run(method, beta, seed, 500)
+    return row_of(Result, run, epochs=1, val_error=val_error, seconds=1.0)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +217,25 @@ def test_retraining_takes_the_given_numbers_of_epochs_and_seeds(
     assert "tested after 2 epochs on 1000 images" in capsys.readouterr().out
 
 
+def test_peeking_reports_the_least_test_error_of_all_epochs_beside_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"method": ["baseline"], "epochs": 4, "seeds": 1, "average": 0.9}
+    run(tmp_path, **options, peek=True)
+    (result,) = read(tmp_path / "results.csv")
+    metrics = read(tmp_path / "metrics.csv")
+    for least, last, curve in (
+        ("least_test_error", "test_error", "peeked_error"),
+        ("least_average_test_error", "average_test_error", "peeked_average_error"),
+    ):
+        errors = [float(row[curve]) for row in metrics]
+        assert float(result[least]) == min(errors)
+        assert float(result[last]) == errors[-1]
+    assert "all epochs" in capsys.readouterr().out
+    run(tmp_path / "honest", **options)
+    assert "all epochs" not in capsys.readouterr().out
+
+
 # --- stop and resume ------------------------------------------------------------------------------
 
 
@@ -303,6 +320,8 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
         ({"learning_rate": -1.0}, r"--learning-rate must be finite and positive, got -1\.0"),
         ({"conditional": "no"}, r"conditional must be one of \['analytic', 'draws'\], got 'no'"),
         ({"conditional": "draws", "draws": 1}, r"draws must be at least 2 .*, got 1"),
+        ({"schedule": "line"}, r"schedule must be one of \['step', 'cosine'\], got 'line'"),
+        ({"smoothing": 1.0}, r"smoothing must be finite and at least 0 and below 1, got 1\.0"),
         ({"choice": "best"}, r"choice must be one of \['one-se', 'least'\], got 'best'"),
         ({"device": "abacus"}, r"abacus"),
     ],

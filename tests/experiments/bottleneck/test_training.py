@@ -142,6 +142,32 @@ def test_averaged_weights_are_the_exponential_moving_average(digits: ImageData) 
     assert all(0 <= epoch.average_error <= 1 for epoch in epochs)
 
 
+def test_the_learning_rate_falls_by_steps_or_as_a_cosine_to_zero(digits: ImageData) -> None:
+    rates = {}
+    for name in ("step", "cosine"):
+        settings = replace(SMALL, epochs=4, schedule=name)
+        trainer = train(Trainer, digits, run_of("baseline"), settings)[0]
+        rates[name] = trainer.optimizer.param_groups[0]["lr"] / settings.learning_rate
+    assert rates["step"] == pytest.approx(0.96**2)
+    assert rates["cosine"] == pytest.approx(0, abs=1e-12)
+
+
+def test_smoothing_of_every_method_is_that_of_the_method_label_smoothing(
+    digits: ImageData,
+) -> None:
+    smoothed = replace(SMALL, smoothing=0.2)
+    setting = train(Trainer, digits, run_of("baseline"), smoothed)[1][-1]
+    method = train(Trainer, digits, run_of("label-smoothing", 0.2), SMALL)[1][-1]
+    assert setting.loss == pytest.approx(method.loss, rel=1e-5)
+    assert setting.val_error == method.val_error
+
+
+def test_dropout_of_every_method_is_that_of_the_method_dropout(digits: ImageData) -> None:
+    setting = train(Trainer, digits, run_of("baseline"), replace(SMALL, dropout=0.3))[1][-1]
+    method = train(Trainer, digits, run_of("dropout", 0.3), SMALL)[1][-1]
+    assert (setting.loss, setting.val_error) == (method.loss, method.val_error)
+
+
 def test_overhead_of_a_penalty_is_measured_and_is_zero_without_one(digits: ImageData) -> None:
     assert overhead(Trainer, digits, run_of("baseline"), SMALL) == 0
     assert overhead(Trainer, digits, run_of("mige"), SMALL) > 0
