@@ -15,6 +15,7 @@ try:
     from benchmarks.operators.command import operators
     from benchmarks.recording import recording
     from benchmarks.scaling.command import scaling
+    from benchmarks.student import student
     from benchmarks.tasks.command import tasks
     from benchmarks.values.command import values
 except ImportError as error:
@@ -40,6 +41,7 @@ for command in (
     values,
     scaling,
     recording,
+    student,
 ):
     app.command()(command)
 

@@ -16,7 +16,7 @@ MIGE_HOST_DEVICE double student_nu(int i) {
 }
 
 // The number of EM steps for the location and the scatter.
-constexpr int kStudentSteps = 6;
+constexpr int kStudentSteps = 4;
 
 // The values of a sample from which its risk is computed, with u = z − μ.
 struct StudentSample {

@@ -9,7 +9,7 @@
 //   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← (Σ w_i u_i u_iᵀ / m + E)^{−1}   with the new μ in u_i.
 //
-// Work: the whitening of a group. A group with a finite ν also takes 6 EM steps of 3 m r² + r³ flop
+// Work: the whitening of a group. A group with a finite ν also takes 4 EM steps of 3 m r² + r³ flop
 // and one call of to_samples.
 #include <algorithm>
 #include <limits>

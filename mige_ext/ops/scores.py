@@ -136,7 +136,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     1. With μ = 0 and P = I, the first ν is chosen among 3, 4, 6, 10, 20 and 50 by the lowest sum of
        the risk and its standard error. If no sum is below 0, ν is infinite, and the departure is 0.
-    2. Six EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
+    2. Four EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
        ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E = τ (R + τI)^{−1} is
        the ridge in whitened coordinates, with the correlations R of :func:`ridge_whitening`.
     3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below 0, ν
@@ -157,7 +157,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        The cost of :func:`ridge_whitening`, and 6r³ + 28Mr² flop with r = min(M, d) for a finite ν;
+        The cost of :func:`ridge_whitening`, and 4r³ + 20Mr² flop with r = min(M, d) for a finite ν;
         O(Md + r²) memory.
 
     Liu and Rubin, "ML estimation of the t distribution using EM and its extensions, ECM and ECME"
@@ -258,7 +258,7 @@ def adaptive_student_score(
         ValueError, TypeError, RuntimeError: see :mod:`mige_ext.ops`.
 
     Cost:
-        The cost of :func:`adaptive_score`. A finite ν adds 6r³ + 24Mr² flop with r = min(M, d), and
+        The cost of :func:`adaptive_score`. A finite ν adds 4r³ + 16Mr² flop with r = min(M, d), and
         4M²r flop to each λ. CUDA computes the whitening twice.
     """
     return call("adaptive_student_score", x)

@@ -12,7 +12,7 @@ from mige_ext.reference.whitening import counted_dimensions, ridge_whitening, st
 #: The degrees of freedom ν that :func:`student_score` tries, without infinity.
 STUDENT_NU = (3.0, 4.0, 6.0, 10.0, 20.0, 50.0)
 #: The number of EM steps for the location and the scatter of a Student distribution.
-STUDENT_STEPS = 6
+STUDENT_STEPS = 4
 
 
 def student_score(x: Tensor) -> tuple[Tensor, ...]:

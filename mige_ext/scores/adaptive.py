@@ -127,7 +127,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     Cost:
         For each group with r = min(M, d): M³ + 10M²r flop for each λ that is tried (usually 3 to 5,
         at most 6), one eigendecomposition of r × r, and 4M² + O(Md) values of memory. For heavy
-        tails the Student score adds 24Mr² + 6r³ flop, and 4M²r flop to each λ. On CUDA it always
+        tails the Student score adds 16Mr² + 4r³ flop, and 4M²r flop to each λ. On CUDA it always
         adds one eigendecomposition of r × r. "qis" and "mle" add two eigendecompositions of r × r.
         A fit takes this cost in float64, and one eigendecomposition of d × d.
     """

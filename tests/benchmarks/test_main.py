@@ -18,5 +18,6 @@ def test_help_lists_the_commands() -> None:
         "values",
         "scaling",
         "recording",
+        "student",
     ):
         assert command in result.output

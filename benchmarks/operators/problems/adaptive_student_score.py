@@ -3,13 +3,13 @@
 from benchmarks.operators import adaptive_baselines as baselines
 from benchmarks.operators.harness import Benchmark, Problem, Samples
 from mige_ext import ops
+from mige_ext.reference import STUDENT_STEPS
 
 SIZES = {  # groups, M, d
     "cpu": ((1, 256, 64), (1, 1024, 64), (128, 64, 64)),
     "cuda": ((1, 256, 64), (1, 1024, 64), (128, 64, 64)),
 }
 TRIED = 4  # number of λ that are tried; usually 3 to 5, depending on the samples
-STEPS = 6  # EM steps
 
 
 def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
@@ -24,7 +24,7 @@ def problem(samples: Samples, groups: int, m: int, d: int) -> Problem:
         flop=groups
         * (
             TRIED * each
-            + STEPS * (4 * m * r * r + r**3)
+            + STUDENT_STEPS * (4 * m * r * r + r**3)
             + 3.5 * m * m * r
             + 8 * m * d * r
             + 9 * r**3

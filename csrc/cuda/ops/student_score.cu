@@ -1,6 +1,6 @@
 // student_score: the score of a Student distribution whose scatter matrix is estimated robustly,
 // for x [groups, m, d]. student.cuh has the formulas, the layout and the kernels. Work: the
-// whitening, 6 EM steps of 4 m r² + r³ flop with r = min(m, d), and 2 m d r flop for the departure.
+// whitening, 4 EM steps of 4 m r² + r³ flop with r = min(m, d), and 2 m d r flop for the departure.
 // The host does not wait for the device.
 #include "cuda/adaptive/student.cuh"
 

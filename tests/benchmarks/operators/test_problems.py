@@ -43,12 +43,12 @@ def test_the_sizes_that_are_targets_on_cuda_are_measured() -> None:
         ("eigh", (2, 10), 2 * 9000, 2 * (100 + 100 + 10)),
         # 2 flop for 10 samples and 3² entries, twice; 9 + 2 flop for each of 3³
         ("ridge_whitening", (2, 10, 3), 2 * (4 * 90 + 11 * 27), 2 * (30 + 3 + 9 + 1)),
-        # six steps: 4 flop for 10 samples and 3² entries, and 3³; once: 6 instead of 4, and 9 for
+        # four steps: 4 flop for 10 samples and 3² entries, and 3³; once: 6 instead of 4, and 9 for
         # each of 3³. Results: the departure, two numbers for each sample, and ν
         (
             "student_score",
             (2, 10, 3),
-            2 * (6 * (4 * 90 + 27) + 6 * 90 + 9 * 27),
+            2 * (4 * (4 * 90 + 27) + 6 * 90 + 9 * 27),
             2 * (60 + 20 + 1),
         ),
         # four λ; for each of 3 coordinates, 1.5 + 2 flop for 10² pairs; 6 flop for 10 samples and
@@ -63,7 +63,7 @@ def test_the_sizes_that_are_targets_on_cuda_are_measured() -> None:
         (
             "adaptive_student_score",
             (2, 10, 3),
-            2 * (4 * (1000 + 14 * 300) + 6 * (4 * 90 + 27) + 3.5 * 300 + 8 * 90 + 9 * 27),
+            2 * (4 * (1000 + 14 * 300) + 4 * (4 * 90 + 27) + 3.5 * 300 + 8 * 90 + 9 * 27),
             2 * (90 + 20 + 7),
         ),
     ],
