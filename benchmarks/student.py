@@ -1,7 +1,7 @@
 """Time that the Student start adds to ``AdaptiveScore``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -72,13 +72,15 @@ def measure(
     """Mean times in µs without and with the start, and the number of data sets with a finite ν."""
     torch.manual_seed(0)
     repeats = max(3, 2_000_000 // (m * m * d))
+    operators: Sequence[Callable[[Tensor], object]]
+    operators = (ops.adaptive_score, ops.adaptive_student_score)
     totals, finite = [0.0, 0.0], 0
     for _ in range(sets):
         x = draw(m, d)
         finite += int(ops.adaptive_student_score(x)[-2].isfinite())
         ops.adaptive_score(x)
         for _ in range(repeats):
-            for i, operator in enumerate((ops.adaptive_score, ops.adaptive_student_score)):
+            for i, operator in enumerate(operators):
                 before = time.thread_time()
                 operator(x)
                 totals[i] += time.thread_time() - before

@@ -10,6 +10,7 @@
 The states are saved after each epoch, and ``--resume`` continues an interrupted command.
 """
 
+import itertools
 import math
 import sys
 from abc import abstractmethod
@@ -188,7 +189,8 @@ class Comparison(Experiment):
         steps = [self.steps_of(run) for run in missing]
         with Progress(sum(steps)) as bar:
             for i, run in enumerate(missing):
-                bar.begin(self.name_of(run), at=sum(steps[:i]))
+                bar.reach(sum(steps[:i]))
+                bar.begin(self.name_of(run))
                 self._run(run, bar)
             bar.end()
 
@@ -196,9 +198,12 @@ class Comparison(Experiment):
         return hasattr(row, "epochs") and row.epochs != self.epochs_of(row.run)
 
     def _run(self, run: Run, bar: Progress) -> None:
+        settings, start, epochs = self.settings_of(run), bar.n, itertools.count(1)
+
         def on_epoch(metrics: Any) -> None:
             metrics = self.written(run, metrics)
             self.metrics.append([metrics])
+            bar.reach(start + self.steps_of(run) * next(epochs) // settings.epochs)
             bar.show(**{name: getattr(metrics, column) for name, column in self.progress.items()})
 
         try:
@@ -206,7 +211,7 @@ class Comparison(Experiment):
                 self.trainer_type,
                 self.problem_of(run),
                 run,
-                self.settings_of(run),
+                settings,
                 checkpoint=self.checkpoint,
                 on_epoch=on_epoch,
                 on_step=bar.step,

@@ -14,6 +14,8 @@ class Progress(tqdm):  # type: ignore[misc]
         steps: Number of steps of all runs.
     """
 
+    n: int
+
     def __init__(self, steps: int) -> None:
         super().__init__(total=steps, unit="step", smoothing=0.05)
         self.shown = 0.0
@@ -31,18 +33,20 @@ class Progress(tqdm):  # type: ignore[misc]
         self.metrics |= metrics
         self.set_postfix({k: f"{v:.4g}" for k, v in self.metrics.items()}, refresh=False)
 
-    def begin(self, name: str, at: int | None = None) -> None:
-        """Start the next run.
-
-        Args:
-            name: Name of the run.
-            at: Number of steps of all runs before this run, to which the bar is set. (A run that
-                diverged or resumed has counted fewer steps.)
-        """
+    def begin(self, name: str) -> None:
+        """Start the next run."""
         self.metrics = {}
-        if at is not None:
-            self.n = at
         self.set_description(name)
+
+    def reach(self, steps: int) -> None:
+        """Set the bar to a number of steps, of which some were not counted.
+
+        A run that resumes does not repeat its first steps, and a run that diverged has no last
+        steps.
+        """
+        missing = max(0, steps - self.n)
+        self.initial += missing  # these steps took no time
+        self.n += missing
 
     def end(self) -> None:
         """Fill the bar after the last run."""

@@ -23,9 +23,12 @@ def test_progress_counts_the_steps_of_runs_that_were_cut_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Progress(6) as progress:
-        progress.begin("a", at=0)
+        progress.begin("a")
         progress.step({"loss": torch.tensor(1.5)})  # step 1 of 3, then the run diverges
-        progress.begin("b", at=3)
-        progress.step({"loss": torch.tensor(1.5)})  # step 3 of 3, because 2 are restored
-        progress.end()
+        progress.reach(3)
+        progress.begin("b")
+        progress.reach(5)  # 2 steps are restored from a checkpoint
+        assert progress.initial == 4  # steps that do not count for the speed
+        progress.step({"loss": torch.tensor(1.5)})
+        progress.reach(1)  # never backwards
     assert "6/6" in capsys.readouterr().err.split("\r")[-1]
