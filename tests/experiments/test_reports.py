@@ -88,9 +88,16 @@ def test_the_caption_of_the_bottleneck_needs_no_beta_of_a_method_without_one() -
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-def test_test_errors_are_drawn_at_the_ticks_of_their_methods(averaged: bool) -> None:
-    rows = results(bottleneck, average_test_error=0.4 if averaged else float("nan"))
+@pytest.mark.parametrize("peeked", [False, True])
+def test_test_errors_are_drawn_at_the_ticks_of_their_methods(averaged: bool, peeked: bool) -> None:
+    nan = float("nan")
+    rows = results(
+        bottleneck,
+        average_test_error=0.4 if averaged else nan,
+        least_test_error=0.4 if peeked else nan,
+    )
     (ax,) = bottleneck.draw_tests(rows).axes
+    assert sum(line.get_marker() == "<" for line in ax.lines) == len(METHODS) * peeked
     marked = [line for line in ax.lines if line.get_marker() == "o"]
     places = {
         float(np.ravel(line.get_ydata())[0])

@@ -148,16 +148,19 @@ def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
         published: Whether to draw the paper's numbers for MNIST.
     """
     methods = by_method(tested)
-    fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + 0.3 * len(methods)))
+    height = 0.3 if all(math.isnan(row.least_test_error) for row in tested) else 0.5
+    fig, ((ax,),) = plots.figure(1, 1, panel=(6.0, 1.0 + height * len(methods)))
     for at, (name, runs) in enumerate(methods.items()):
         label = METHODS[name].label
         average: dict[str, Any] = {"label": "averaged weights", "markerfacecolor": "white"}
+        least: dict[str, Any] = {"label": "least of all epochs, chosen on the test set"}
         for column, below, drawn in (
             ("test_error", 0.0, {"label": "last weights"}),
             ("average_test_error", 0.2, average),
+            ("least_test_error", 0.4, least | {"marker": "<", "color": "#999999"}),
         ):
             mean, error = mean_and_error([100 * getattr(row, column) for row in runs])
-            if not math.isnan(mean):  # NaN without averaged weights
+            if not math.isnan(mean):  # NaN without averaged weights, or without ``--peek``
                 plots.errorbar(ax, mean, at + below, label, xerr=error, **drawn)
         paper = METHODS[name].published
         if published and paper is not None:
