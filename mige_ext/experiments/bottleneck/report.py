@@ -56,16 +56,15 @@ def format_table(tested: Sequence[Result], *, published: bool = False) -> str:
     """
     columns: dict[str, tables.Cell] = {"test\nerror, %": tables.percent_cell("test_error", 2)}
     if any(not math.isnan(row.average_test_error) for row in tested):
-        columns["test error\nof average, %"] = tables.percent_cell("average_test_error", 2)
-    for column, weights in (("least_test_error", ""), ("least_average_test_error", "of average, ")):
-        if any(not math.isnan(getattr(row, column)) for row in tested):
-            columns[f"least of\nall epochs,\n{weights}%"] = tables.percent_cell(column, 2)
+        columns["test error,\naveraged, %"] = tables.percent_cell("average_test_error", 2)
+    if any(not math.isnan(row.least_test_error) for row in tested):
+        columns["least of\nepochs,\n%"] = tables.number_cell("least_test_error", ".2f", factor=100)
     if published:
-        columns["the paper,\n%"] = lambda rows: tables.format_number(
+        columns["paper,\n%"] = lambda rows: tables.format_number(
             METHODS[rows[0].method].published, ".2f"
         )
     columns |= {
-        "I(z; x) ≤,\nnats": tables.number_cell("information", ".1f"),
+        "I(z; x)\n≤, nats": tables.number_cell("information", ".1f"),
         "time of the\npenalty,\n% of a step": tables.overhead_cell(np.median),
         "time,\ns": tables.number_cell("seconds", ".1f"),
     }
