@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from tqdm import tqdm
 
+from benchmarks.accuracy.estimators import candidates
 from benchmarks.accuracy.families import FAMILIES, Family
 from benchmarks.accuracy.information import (
     InformationRow,
@@ -14,10 +15,10 @@ from benchmarks.accuracy.information import (
     measure_information,
     report_information,
 )
-from benchmarks.accuracy.measure import fixed_rows, measure
+from benchmarks.accuracy.measure import fixed_rows, measure, measure_only
 from benchmarks.accuracy.report import Row, draw, report
 from benchmarks.machine import machine
-from benchmarks.options import Markdown, Threads
+from benchmarks.options import Markdown, Threads, require_known
 from benchmarks.tables import RESULTS
 from mige_ext.experiments.common.device import cpu_threads
 from mige_ext.experiments.common.folder import Table
@@ -53,6 +54,15 @@ def accuracy(
             f"Default: all densities, {', '.join(FAMILIES)}.",
         ),
     ] = None,
+    estimators: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--estimator",
+            metavar="NAME",
+            help="Measure only this estimator, relative to the oracle in accuracy.csv; repeatable. "
+            f"All: {', '.join(candidate.name for candidate in candidates())}.",
+        ),
+    ] = None,
     only_information: Annotated[
         bool,
         typer.Option(
@@ -83,10 +93,12 @@ def accuracy(
             raise typer.BadParameter(
                 f"--families: there is no {name}; there are {', '.join(FAMILIES)}"
             )
+    require_known("--estimator", estimators, [candidate.name for candidate in candidates()])
     chosen = [
         family for family in FAMILIES.values() if not families or _names(family) & set(families)
     ]
     table = information_table = None
+    stored = Table(out / "accuracy.csv", Row).rows if estimators else []
     if save:
         out.mkdir(parents=True, exist_ok=True)
         table = Table(out / "accuracy.csv", Row)
@@ -95,6 +107,10 @@ def accuracy(
     complete = len(chosen) == len(FAMILIES)
     sizes = samples or (QUICK if quick else SAMPLES)
     with cpu_threads(threads):
+        if estimators:
+            rows = _run_estimators(estimators, chosen, sizes, stored, table)
+            report(rows, complete=False, markdown=markdown)
+            return
         information = _run_information(chosen, sizes, seeds, information_table)
         rows = _run(chosen, sizes, seeds, table) if not only_information else []
     missed = report(rows, complete=complete and bool(rows), markdown=markdown)
@@ -112,6 +128,20 @@ def _names(family: Family) -> set[str]:
     return {family.name, family.name.split("-")[0]}
 
 
+AnyRow = TypeVar("AnyRow", Row, InformationRow)
+
+
+def replace_rows(table: Table[AnyRow], new: Sequence[AnyRow]) -> None:
+    """Write rows in place of the rows of the same densities, estimators and M."""
+    rows = {_key(row): row for row in table.rows}
+    rows.update((_key(row), row) for row in new)
+    table.replace(list(rows.values()))
+
+
+def _key(row: Row | InformationRow) -> tuple[str, int, str]:
+    return row.family, row.samples, row.estimator
+
+
 def _run_information(
     families: Sequence[Family],
     samples: Sequence[int],
@@ -125,9 +155,31 @@ def _run_information(
         new = measure_information(family, m, seeds or default_seeds(m))
         rows += new
         if table is not None:
-            keys = {(row.family, row.samples, row.estimator) for row in new}
-            old = (r for r in table.rows if (r.family, r.samples, r.estimator) not in keys)
-            table.replace([*old, *new])
+            replace_rows(table, new)
+    return rows
+
+
+def _run_estimators(
+    names: Sequence[str],
+    families: Sequence[Family],
+    samples: Sequence[int],
+    stored: Sequence[Row],
+    table: Table[Row] | None,
+) -> list[Row]:
+    """Measure some estimators on all families at all M, relative to the stored oracle."""
+    oracles = {(row.family, row.samples): row for row in stored if row.estimator == "oracle"}
+    rows: list[Row] = []
+    for m, family in tqdm([(m, family) for m in samples for family in families], unit="density"):
+        oracle = oracles.get((family.name, m))
+        if oracle is None:
+            raise typer.BadParameter(
+                f"--estimator: accuracy.csv has no oracle of {family.name} at M = {m}; "
+                "measure it without --estimator first"
+            )
+        new = measure_only(names, family, m, oracle.seeds, oracle.nmse)
+        rows += new
+        if table is not None:
+            replace_rows(table, new)
     return rows
 
 
@@ -141,9 +193,7 @@ def _run(
     def keep(new: Sequence[Row]) -> None:
         rows.extend(new)
         if table is not None:
-            keys = {(row.family, row.samples, row.estimator) for row in new}
-            old = (r for r in table.rows if (r.family, r.samples, r.estimator) not in keys)
-            table.replace([*old, *new])
+            replace_rows(table, new)
 
     with tqdm(total=sum(numbers.values()) * len(families), unit="data set") as progress:
         for m, number in numbers.items():

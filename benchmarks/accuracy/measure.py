@@ -6,14 +6,14 @@ scores. This choice uses the true score and a few data sets, so no estimator is 
 ratio of 1 to the oracle.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks.accuracy import oracle
 from benchmarks.accuracy.estimators import Candidate, candidates
 from benchmarks.accuracy.families import Family, stream
-from benchmarks.accuracy.merit import evaluate
+from benchmarks.accuracy.merit import Merit, evaluate
 from benchmarks.accuracy.oracle import Setting
 from benchmarks.accuracy.report import Row
 from mige_ext import compat
@@ -58,21 +58,44 @@ def measure(
     merits["oracle"] = merits[chosen.name]
     least = merits["oracle"].nmse.mean()
 
-    rows = []
-    for c in (*compared, Candidate("oracle", chosen.estimator)):
-        merit = merits[c.name]
-        nmse, error = mean_and_error(merit.nmse.tolist())
-        worse = float("nan")
-        if c.control:
-            worse = float((merit.nmse > TOLERANCE * merits[c.control].nmse).mean())
-        rows.append(
-            Row(
-                family.name, distribution.d, family.half, m, c.name, _describe(c.estimator),
-                seeds, nmse, error, float(nmse / least), merit.bias(distribution.gradient),
-                merit.derivative_error(distribution.derivative), worse,
-            )
-        )  # fmt: skip
-    return rows, found
+    compared.append(Candidate("oracle", chosen.estimator))
+    return [_row(family, m, c, merits, least) for c in compared], found
+
+
+def measure_only(
+    names: Collection[str], family: Family, m: int, seeds: int, least: float
+) -> list[Row]:
+    """The rows of some estimators, without the grid of the oracle.
+
+    Args:
+        names: Names of the estimators.
+        family: The family that is sampled.
+        m: Number of samples M.
+        seeds: Number of data sets.
+        least: NMSE of the oracle on the same data sets.
+    """
+    distribution = family.distribution
+    draws = [distribution.draw(m, stream(family.name, m, seed)) for seed in range(seeds)]
+    chosen = [c for c in candidates() if c.name in names]
+    controls = {c.control for c in chosen}
+    needed = [c for c in candidates() if c.name in controls | set(names)]
+    merits = {c.name: evaluate(c.estimator, distribution, draws) for c in needed}
+    return [_row(family, m, c, merits, least) for c in chosen]
+
+
+def _row(
+    family: Family, m: int, candidate: Candidate, merits: Mapping[str, Merit], least: float
+) -> Row:
+    distribution, merit = family.distribution, merits[candidate.name]
+    nmse, error = mean_and_error(merit.nmse.tolist())
+    worse = float("nan")
+    if candidate.control:
+        worse = float((merit.nmse > TOLERANCE * merits[candidate.control].nmse).mean())
+    return Row(
+        family.name, distribution.d, family.half, m, candidate.name,
+        _describe(candidate.estimator), len(merit.nmse), nmse, error, float(nmse / least),
+        merit.bias(distribution.gradient), merit.derivative_error(distribution.derivative), worse,
+    )  # fmt: skip
 
 
 def fixed_rows(rows: Sequence[Row], found: dict[str, Found]) -> list[Row]:

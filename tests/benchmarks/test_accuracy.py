@@ -295,9 +295,27 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert "| density |" in text
 
 
+def test_one_estimator_is_measured_again_relative_to_the_stored_oracle(tmp_path: Path) -> None:
+    options = ["--families", "bimodal-2", "--samples", "16"]
+    before, _ = run(tmp_path, *options, "--seeds", "2")
+    stored = tmp_path / "accuracy.csv"
+    lines = stored.read_text().splitlines(keepends=True)
+    changed = [line.replace("0.", "0.9", 1) if "Tikhonov" in line else line for line in lines]
+    stored.write_text("".join(changed))
+    result = call("--save", "--out", str(tmp_path), *options, "--estimator", "Tikhonov")
+    assert result.exit_code == 0, result.output
+    for row, again in zip(before, Table(stored, Row).rows, strict=True):
+        assert row.estimator == again.estimator
+        assert row.ratio == pytest.approx(again.ratio)
+    result = call("--out", str(tmp_path), "--samples", "32", "--estimator", "Tikhonov")
+    assert result.exit_code == 2
+    assert "accuracy.csv has no oracle of gaussian-4 at M = 32" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--estimator", "best"], "there is no best; there are Gaussian ridge"),
         (["--families", "cauchy"], "there is no cauchy; there are gaussian-4"),
         (["--samples", "4"], "'--samples'"),
         (["--seeds", "0"], "'--seeds'"),
