@@ -69,21 +69,24 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ridge = tau[..., None, None] * root @ root
     nus = torch.tensor(STUDENT_NU, dtype=x.dtype, device=x.device)
     squares = z.square().sum(-1)
+    mean_square = squares.mean(-1)
+    e = mean_square[..., None, None]
 
     def candidates(inner: Tensor, squared: Tensor, trace: Tensor) -> tuple[Tensor, Tensor]:
         """Divergences and risks for every ν, (..., M, ν)."""
         inner, squared = inner.unsqueeze(-1), squared.unsqueeze(-1)
-        weight = (nus + d) / (nus - 2 + inner)
+        weight = (nus + e) / (nus - 2 + inner)
         divergence = d - weight * trace + 2 * weight * squared / (nus - 2 + inner)
         size = weight.square() * squared - squares.unsqueeze(-1)
         return divergence, size / 2 + divergence
 
     _, risks = candidates(squares, squares, x.new_tensor(float(d)))
     bound, number = (risks.mean(-2) + risks.std(-2) / math.sqrt(m)).min(-1)
-    finite, nu = bound < 0, nus.take(number)
+    limit = -(d - mean_square).square() / (2 * mean_square)
+    finite, nu = bound < limit, nus.take(number)
     u, inner = z, squares
     for _ in range(STUDENT_STEPS):
-        weights = (nu.unsqueeze(-1) + d) / (nu.unsqueeze(-1) - 2 + inner)
+        weights = (nu.unsqueeze(-1) + e.squeeze(-1)) / (nu.unsqueeze(-1) - 2 + inner)
         location = (weights.unsqueeze(-1) * z).sum(-2) / weights.sum(-1, keepdim=True)
         u = z - location.unsqueeze(-2)
         scatter = u.mT @ (weights.unsqueeze(-1) * u) / m + ridge
@@ -93,10 +96,10 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     trace = precision.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     divergences, risks = candidates(inner, pu.square().sum(-1), trace)
     risk, number = risks.mean(-2).min(-1)
-    finite, nu = finite & (risk < 0), nus.take(number)
+    finite, nu = finite & (risk < limit), nus.take(number)
     index = number[..., None, None].expand(*number.shape, m, 1)
     divergence = divergences.gather(-1, index).squeeze(-1)
-    weight = (nu.unsqueeze(-1) + d) / (nu.unsqueeze(-1) - 2 + inner)
+    weight = (nu.unsqueeze(-1) + e.squeeze(-1)) / (nu.unsqueeze(-1) - 2 + inner)
     departure = (z - weight.unsqueeze(-1) * pu) @ whitening.mT
     return (
         torch.where(finite[..., None, None], departure, 0.0),

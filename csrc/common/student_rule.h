@@ -1,7 +1,7 @@
 // The rules of the Student score, for CPU and CUDA: the values of ν, the weight of a sample, and
 // the risk. mige_ext.ops.student_score explains the formulas. z is a whitened sample, μ the
-// location, P the inverse of the scatter matrix, and d the number of dimensions that count
-// (Support::dimensions in common/whitening_rule.h).
+// location, P the inverse of the scatter matrix, d the number of dimensions that count
+// (Support::dimensions in common/whitening_rule.h), and e the mean of ‖z‖².
 #pragma once
 
 #include "common/math.h"
@@ -25,9 +25,11 @@ struct StudentSample {
   double z;        // ‖z‖²
 };
 
-// w = (ν + d) / (ν − 2 + uᵀPu), with `inner` = uᵀPu.
-MIGE_HOST_DEVICE double student_weight(double nu, double d, double inner) {
-  return (nu + d) / (nu - 2 + inner);
+// w = (ν + e) / (ν − 2 + uᵀPu), with `inner` = uᵀPu. Without a ridge e is d. The ridge makes ‖z‖²
+// smaller, and with d instead of e almost all weights would be larger than 1: a larger scale, which
+// lowers the risk in the samples and not in new samples.
+MIGE_HOST_DEVICE double student_weight(double nu, double e, double inner) {
+  return (nu + e) / (nu - 2 + inner);
 }
 
 // The divergence of the departure R = z − w P u, and the risk ½‖R‖² − z·R + divergence.
@@ -35,13 +37,20 @@ struct StudentRisk {
   double divergence, risk;
 
   // `trace` is the sum of P_kk over the d dimensions that count.
-  static MIGE_HOST_DEVICE StudentRisk of(double nu, double d, double trace,
+  static MIGE_HOST_DEVICE StudentRisk of(double nu, double d, double e, double trace,
                                          const StudentSample& at) {
-    const double weight = student_weight(nu, d, at.inner);
+    const double weight = student_weight(nu, e, at.inner);
     const double slope = weight / (nu - 2 + at.inner);  // −dw / d(uᵀPu)
     const double divergence = d - weight * trace + 2 * slope * at.squared;
     return {divergence, (weight * weight * at.squared - at.z) / 2 + divergence};
   }
 };
+
+// The risk of the Gaussian score with the best scale, −(d/e) z. It is 0 without a ridge, and below
+// 0 if the ridge makes e less than d, most of all for d > M. A Student score must have a lower
+// risk.
+MIGE_HOST_DEVICE double scaled_gaussian_risk(double d, double e) {
+  return e > 0 ? -(d - e) * (d - e) / (2 * e) : 0;
+}
 
 }  // namespace mige

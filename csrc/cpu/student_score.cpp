@@ -3,10 +3,10 @@
 // rules.
 //
 // All quantities are in whitened coordinates z [m, r] (whitening.h). In these coordinates the
-// covariance with its ridge is the identity, and the ridge alone is the diagonal matrix E. d is the
-// number of dimensions that count (common/whitening_rule.h). An EM step computes
+// covariance with its ridge is the identity, and the ridge alone is the diagonal matrix E. e is the
+// mean of ‖z_i‖². An EM step computes
 //
-//   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
+//   w_i = (ν + e) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← (Σ w_i u_i u_iᵀ / m + E)^{−1}   with the new μ in u_i.
 //
 // Work: the whitening of a group. A group with a finite ν also takes 4 EM steps of 3 m r² + r³ flop
@@ -39,11 +39,11 @@ MIGE_INLINE double dot_in_double(const T* x, const T* y, int64_t n) {  // x, y [
 }
 
 // The number of the ν with the lowest bound, which is the mean risk plus `errors` standard errors.
-// If no bound is below 0, the result is −1. `trace` is the sum of P_kk over the dimensions that
-// count.
+// If no bound is below scaled_gaussian_risk, the result is −1. `trace` is the sum of P_kk over the
+// dimensions that count.
 template <int kBytes>
 MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
-                             int64_t m, double d, double trace, double errors,
+                             int64_t m, double d, double e, double trace, double errors,
                              double* risks) {  // [m, kNuLanes]
   double nu[kNuLanes], mean[kNuLanes] = {}, square[kNuLanes] = {};
   for (int n = 0; n < kNuLanes; ++n) nu[n] = student_nu(n);
@@ -52,7 +52,7 @@ MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
     double* const row = risks + i * kNuLanes;
 #pragma omp simd
     for (int n = 0; n < kNuLanes; ++n) {
-      row[n] = StudentRisk::of(nu[n], d, trace, sample).risk;
+      row[n] = StudentRisk::of(nu[n], d, e, trace, sample).risk;
       mean[n] += row[n];
     }
   }
@@ -65,7 +65,7 @@ MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
       for (int n = 0; n < kNuLanes; ++n) square[n] += (row[n] - mean[n]) * (row[n] - mean[n]);
     }
   }
-  double lowest = 0;
+  double lowest = scaled_gaussian_risk(d, e);
   int best = -1;
   for (int n = 0; n < kStudentNus; ++n) {
     const double bound = mean[n] + errors * std::sqrt(square[n] / (count - 1) / count);
@@ -76,15 +76,19 @@ MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
   return best;
 }
 
-// Writes ‖z_i‖² as all three values of a sample. They have this value for μ = 0 and P = I.
+// Writes ‖z_i‖² as all three values of a sample. They have this value for μ = 0 and P = I. Returns
+// the mean of ‖z_i‖².
 template <int kBytes, typename T>
-MIGE_INLINE void begin_samples_impl(const T* z,  // [m, r]
-                                    int64_t m, int64_t r,
-                                    StudentSample* samples) {  // [m]
+MIGE_INLINE double begin_samples_impl(const T* z,  // [m, r]
+                                      int64_t m, int64_t r,
+                                      StudentSample* samples) {  // [m]
+  double sum = 0;
   for (int64_t i = 0; i < m; ++i) {
     const double squared = dot_in_double(z + i * r, z + i * r, r);
     samples[i] = {squared, squared, squared};
+    sum += squared;
   }
+  return sum / static_cast<double>(m);
 }
 
 // Writes u_iᵀ P u_i and, after the last EM step, ‖P u_i‖². The weights do not depend on ‖P u_i‖².
@@ -135,17 +139,18 @@ template <int kBytes, typename T>
 MIGE_INLINE void departure_rows_impl(const T* z,                    // [m, r]
                                      const T* pu,                   // [m, r], P u
                                      const StudentSample* samples,  // [m]
-                                     int64_t m, int64_t r, double nu, double d, double trace,
+                                     int64_t m, int64_t r, double nu, double d, double e,
+                                     double trace,
                                      T* departure,     // [m, r]
                                      T* divergence) {  // [m]
   for (int64_t i = 0; i < m; ++i) {
-    const double weight = student_weight(nu, d, samples[i].inner);
+    const double weight = student_weight(nu, e, samples[i].inner);
 #pragma omp simd
     for (int64_t k = 0; k < r; ++k) {
       const double score = weight * static_cast<double>(pu[i * r + k]);
       departure[i * r + k] = static_cast<T>(static_cast<double>(z[i * r + k]) - score);
     }
-    divergence[i] = static_cast<T>(StudentRisk::of(nu, d, trace, samples[i]).divergence);
+    divergence[i] = static_cast<T>(StudentRisk::of(nu, d, e, trace, samples[i]).divergence);
   }
 }
 
@@ -168,7 +173,7 @@ T ridge_of(const Whitening<T>& w, int64_t k) {
 template <typename T>
 double fit(const Whitening<T>& w,
            const T* z,  // [m, r]
-           double nu,
+           double nu, double e,
            StudentSample* samples,  // [m]
            T* pu,                   // [m, r], P u
            T* weights) {            // [m], weights of the last step
@@ -181,7 +186,7 @@ double fit(const Whitening<T>& w,
   Inverter<T> inverter(r);
   for (int step = 0; step < kStudentSteps; ++step) {
     for (int64_t i = 0; i < m; ++i)
-      weights[i] = static_cast<T>(student_weight(nu, d, samples[i].inner));
+      weights[i] = static_cast<T>(student_weight(nu, e, samples[i].inner));
     center_samples(z, static_cast<const T*>(weights), m, r, location.get(), u.get(),
                    weighted.get());
     // Only the upper triangle of the scatter matrix is computed, because the inverter reads no
@@ -234,16 +239,18 @@ double student_departure(const Whitening<T>& w, const T* z, T* departure, T* div
   const double d = static_cast<double>(w.support.dimensions);
   const Buffer<StudentSample> samples(m);
   const Buffer<double> risks(m * kNuLanes);
-  begin_samples(z, m, r, samples.get());
-  int best = best_nu(static_cast<const StudentSample*>(samples.get()), m, d, d, 1.0, risks.get());
+  const double e = begin_samples(z, m, r, samples.get());
+  int best =
+      best_nu(static_cast<const StudentSample*>(samples.get()), m, d, e, d, 1.0, risks.get());
   if (best >= 0) {
     const Buffer<T> pu(m * r);
-    const double trace = fit(w, z, student_nu(best), samples.get(), pu.get(), weights);
-    best = best_nu(static_cast<const StudentSample*>(samples.get()), m, d, trace, 0.0, risks.get());
+    const double trace = fit(w, z, student_nu(best), e, samples.get(), pu.get(), weights);
+    best =
+        best_nu(static_cast<const StudentSample*>(samples.get()), m, d, e, trace, 0.0, risks.get());
     if (best >= 0) {
       const double nu = student_nu(best);
       departure_rows(z, static_cast<const T*>(pu.get()),
-                     static_cast<const StudentSample*>(samples.get()), m, r, nu, d, trace,
+                     static_cast<const StudentSample*>(samples.get()), m, r, nu, d, e, trace,
                      departure, divergence);
       return nu;
     }

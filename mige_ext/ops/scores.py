@@ -127,20 +127,22 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     In whitened coordinates (:func:`ridge_whitening`) the Gaussian score is −z. Let ν be the degrees
     of freedom, μ the location, P^{−1} the covariance and u = z − μ. The Student score is
 
-        s₀ = −w P u,   w = (ν + d) / (ν − 2 + uᵀPu).
+        s₀ = −w P u,   w = (ν + e) / (ν − 2 + uᵀPu),
 
-    The *departure* is R = s₀ + z, with the divergence
-    ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the *risk* of a
-    choice of ν, μ and P is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, an estimate of half the
-    mean squared error up to a constant. The Gaussian score has risk 0.
+    with the mean e of ‖z‖². Without a ridge e is d. The ridge makes ‖z‖² smaller, and with d in
+    place of e almost all weights would be larger than 1. The *departure* is R = s₀ + z, with the
+    divergence ``d − w tr P + 2 w ‖Pu‖² / (ν − 2 + uᵀPu)``. As in :func:`adaptive_score`, the *risk*
+    of a choice of ν, μ and P is the mean of ``½‖R_i‖² − z_i·R_i + div R(z_i)``, an estimate of half
+    the mean squared error up to a constant. The Gaussian score has risk 0.
 
     1. With μ = 0 and P = I, the first ν is chosen among 3, 4, 6, 10, 20 and 50 by the lowest sum of
-       the risk and its standard error. If no sum is below 0, ν is infinite, and the departure is 0.
+       the risk and its standard error. If no sum is below ``−(d − e)²/2e``, the risk of the
+       Gaussian score with the best scale, ν is infinite, and the departure is 0.
     2. Four EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
        ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E = τ (R + τI)^{−1} is
        the ridge in whitened coordinates, with the correlations R of :func:`ridge_whitening`.
-    3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below 0, ν
-       is infinite, and the departure is 0.
+    3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below the
+       same limit, ν is infinite, and the departure is 0.
 
     Directions without variance and constant columns do not count in d and in tr P
     (:func:`ridge_whitening`). The results are not differentiable.

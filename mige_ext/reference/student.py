@@ -54,36 +54,44 @@ def _student_score(x: Tensor) -> tuple[Tensor, ...]:
     )  # fmt: skip
 
     mean = z.new_zeros(z.shape[1])
-    bounds = {nu: bound_of(student_departure(z, nu, mean, one, dimensions)[2]) for nu in STUDENT_NU}
+    size = z.square().sum(-1).mean()
+    bounds = {
+        nu: bound_of(student_departure(z, nu, mean, one, dimensions, size)[2]) for nu in STUDENT_NU
+    }
     first = min(bounds, key=lambda nu: bounds[nu])
-    if not bounds[first] < 0:
+    # The risk of the Gaussian score with the best scale.
+    limit = -(dimensions - size).square() / (2 * size)
+    if not bounds[first] < limit:
         return unchanged
 
     ridge = torch.where(torch.arange(len(values)) < excluded, 1.0, tau / (values + tau))
     precision = one
     for _ in range(STUDENT_STEPS):
         u = z - mean
-        w = student_weight((u @ precision * u).sum(-1), first, dimensions)
+        w = student_weight((u @ precision * u).sum(-1), first, size)
         mean = w @ z / w.sum()
         u = z - mean
         precision = torch.linalg.inv((u * w.unsqueeze(-1)).mT @ u / len(z) + ridge.diag())
-    found = {nu: student_departure(z, nu, mean, precision, dimensions) for nu in STUDENT_NU}
+    found = {nu: student_departure(z, nu, mean, precision, dimensions, size) for nu in STUDENT_NU}
     nu = min(found, key=lambda nu: float(found[nu][2].mean()))
     residual, divergence, risk = found[nu]
-    if not risk.mean() < 0:
+    if not risk.mean() < limit:
         return unchanged
     back = inverse.squeeze(-2).unsqueeze(-1) * vectors * scale
     return residual @ back.mT, divergence, z.new_tensor(nu), w
 
 
 def student_departure(
-    z: Tensor, nu: float, mean: Tensor, precision: Tensor, dimensions: int
+    z: Tensor, nu: float, mean: Tensor, precision: Tensor, dimensions: int, size: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``R = z − w P u``, its divergence and the risk of every sample: (M, d), (M,), (M,)."""
+    """``R = z − w P u``, its divergence and the risk of every sample: (M, d), (M,), (M,).
+
+    ``size`` is the mean of ‖z‖².
+    """
     u = z - mean
     pu = u @ precision
     inner = (u * pu).sum(-1)
-    w = student_weight(inner, nu, dimensions)
+    w = student_weight(inner, nu, size)
     slope = -w / (nu - 2 + inner)
     score = -w.unsqueeze(-1) * pu
     trace = dimensions + precision.trace() - len(precision)
@@ -92,6 +100,6 @@ def student_departure(
     return score + z, divergence, risk
 
 
-def student_weight(inner: Tensor, nu: float, dimensions: int) -> Tensor:
-    """``w = (ν + d) / (ν − 2 + r²)`` with r² = ``inner`` = uᵀPu and d = ``dimensions``."""
-    return (nu + dimensions) / (nu - 2 + inner)
+def student_weight(inner: Tensor, nu: float, size: Tensor) -> Tensor:
+    """``w = (ν + e) / (ν − 2 + r²)`` with r² = ``inner`` = uᵀPu and e = ``size``."""
+    return (nu + size) / (nu - 2 + inner)

@@ -11,7 +11,7 @@ from mige_ext.scores.records import summary
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedStudent:
-    """The score ``−w P (z − μ)`` in whitened coordinates, ``w = (ν + d) / (ν − 2 + r²)``.
+    """The score ``−w P (z − μ)`` in whitened coordinates, ``w = (ν + e) / (ν − 2 + r²)``.
 
     r² is ``(z − μ)ᵀ P (z − μ)``. If ν is infinite, the scores are NaN.
     """
@@ -19,7 +19,7 @@ class FittedStudent:
     location: Tensor  #: μ, (..., 1, d)
     precision: Tensor  #: P, (..., d, d)
     nu: Tensor  #: ν, (..., 1, 1)
-    dimensions: Tensor  #: d, the number of dimensions that count, (..., 1, 1)
+    size: Tensor  #: e, the mean of ‖z‖² over the samples, (..., 1, 1)
 
     @staticmethod
     def from_weights(
@@ -43,8 +43,8 @@ class FittedStudent:
         root = standardized(samples)[2].mT * whitening
         scatter = centered.mT @ (weights * centered) / z.shape[-2]
         precision = torch.linalg.pinv(scatter + per_group(ridge) * root @ root, hermitian=True)
-        counted = torch.linalg.eigvalsh(root) > torch.finfo(z.dtype).eps ** 0.5
-        return FittedStudent(location, precision, per_group(nu), per_group(counted.sum(-1)))
+        size = z.square().sum(-1).mean(-1)
+        return FittedStudent(location, precision, per_group(nu), per_group(size))
 
     def __repr__(self) -> str:
         """The shape, dtype and device, in one line."""
@@ -55,4 +55,4 @@ class FittedStudent:
         offset = z - self.location
         scaled = offset @ self.precision
         inner = (offset * scaled).sum(-1, keepdim=True)
-        return -(self.nu + self.dimensions) / (self.nu - 2 + inner) * scaled
+        return -(self.nu + self.size) / (self.nu - 2 + inner) * scaled

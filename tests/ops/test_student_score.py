@@ -38,10 +38,11 @@ def correlated(x: Tensor) -> Tensor:
 def test_the_divergence_is_the_one_that_autograd_finds() -> None:
     z, mean, scale = student(20, 4), normal(4, seed=5) / 4, normal(4, 4, seed=6)
     precision = scale @ scale.mT + torch.eye(4, dtype=z.dtype)
-    departure, divergence, risk = reference.student_departure(z, 4.0, mean, precision, 4)
+    size = torch.tensor(3.5, dtype=z.dtype)
+    departure, divergence, risk = reference.student_departure(z, 4.0, mean, precision, 4, size)
 
     def of(z: Tensor) -> Tensor:
-        return reference.student_departure(z, 4.0, mean, precision, 4)[0]
+        return reference.student_departure(z, 4.0, mean, precision, 4, size)[0]
 
     jacobian = torch.autograd.functional.jacobian(of, z)
     assert isinstance(jacobian, Tensor)
@@ -124,7 +125,18 @@ def test_a_far_outlier_has_a_small_weight(backend: Backend, dtype: torch.dtype) 
     assert weights[7] < weights.sum() / 1e4
 
 
-@pytest.mark.parametrize(("m", "d"), [(64, 3), (40, 20), (33, 40)], ids=str)
+@for_each_dtype
+@for_each_backend("student_score")
+@pytest.mark.parametrize(("m", "d"), [(64, 64), (64, 60), (33, 40), (64, 128)], ids=str)
+def test_gaussian_samples_have_no_heavy_tails_in_many_dimensions(
+    backend: Backend, dtype: torch.dtype, m: int, d: int
+) -> None:
+    # The ridge makes ‖z‖² less than d, so a Student score with w > 1 has a risk below 0.
+    x = torch.stack([normal(m, d, seed=seed, dtype=dtype) for seed in range(4)])
+    assert backend.student_score(x)[2].isinf().all()
+
+
+@pytest.mark.parametrize(("m", "d"), [(64, 3), (40, 20), (64, 40), (33, 40)], ids=str)
 @for_each_dtype
 @for_each_backend("student_score")
 def test_constant_columns_do_not_count(
@@ -133,10 +145,12 @@ def test_constant_columns_do_not_count(
     x = student(m, d, 3).to(dtype)
     wide = torch.cat([x, torch.full((m, 3), 2.0, dtype=dtype)], -1)
     plain, more = backend.student_score(x), backend.student_score(wide)
-    assert torch.equal(plain[2], more[2]) and plain[2].isfinite()
+    assert torch.equal(plain[2], more[2]) and bool(plain[2].isfinite()) == (m > d)
     assert not more[0][:, d:].any()
     tolerance = 1e2 * rounding(dtype, m * d)
-    for value, true in zip((more[0][:, :d], *more[1:]), plain, strict=True):
+    for value, true in zip(
+        (more[0][:, :d], more[1], more[3]), (plain[0], plain[1], plain[3]), strict=True
+    ):
         assert (value - true).abs().max() <= tolerance * true.abs().max()
 
 

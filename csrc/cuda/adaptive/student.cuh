@@ -1,10 +1,10 @@
 // The steps of the Student score in whitened coordinates z [m, r]. mige_ext.ops.student_score
 // explains the method, and common/student_rule.h has the rules.
 //
-// Let ν be the degrees of freedom, d the number of dimensions that count (Support), and E the ridge
-// in whitened coordinates, a diagonal matrix. An EM step computes
+// Let ν be the degrees of freedom, e the mean of ‖z_i‖², and E the ridge in whitened coordinates, a
+// diagonal matrix. An EM step computes
 //
-//   w_i = (ν + d) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
+//   w_i = (ν + e) / (ν − 2 + u_iᵀ P u_i),   u_i = z_i − μ,
 //   μ ← Σ w_i z_i / Σ w_i,   P ← A⁻¹ with A = Σ w_i u_i u_iᵀ / m + E and the new μ in u_i.
 //
 // Instead of u, √w u is stored, because Σ w_i u_i u_iᵀ is then a product of one array with itself.
@@ -28,6 +28,7 @@ struct Student : Workspace {
   T* pu = take<T>(groups * m * r);  // √w P u
   T* s = take<T>(groups * r * d);   // filtered eigenvectors
   StudentSample* samples = take<StudentSample>(groups * m);
+  double* e = take<double>(groups);       // mean of ‖z_i‖²
   double* trace = take<double>(groups);   // Σ_k P_kk over the dimensions that count
   int32_t* next = take<int32_t>(groups);  // −1 if ν is infinite or the input is not finite
   PartialSums partial = take_partial_sums(
@@ -68,9 +69,9 @@ __global__ void __launch_bounds__(kRowThreads, 2) student_begin_kernel(Student<T
 }
 
 // Chooses the ν with the lowest bound, which is the mean risk plus `errors` standard errors. If no
-// bound is below 0, ν becomes infinite. Before the EM steps (`first`) P is the identity. A thread
-// block takes a group. Work: 12 passes over m samples, with about 20 flop in double per sample.
-// Registers: at most 128.
+// bound is below scaled_gaussian_risk, ν becomes infinite. Before the EM steps (`first`) P is the
+// identity. A thread block takes a group. Work: 12 passes over m samples, and one more with
+// `first`, with about 20 flop in double per sample. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2)
     student_choice_kernel(Student<T> p, double errors, bool first) {
@@ -89,12 +90,19 @@ __global__ void __launch_bounds__(kRowThreads, 2)
       trace += block_sum<kRowWarps>(diagonal, sums) - static_cast<double>(r);
     }
     const StudentSample* const samples = p.samples + g * m;
-    double lowest = 0;
+    double e = 0;
+    if (first) {
+      for (int64_t i = threadIdx.x; i < m; i += kRowThreads) e += samples[i].z;
+      e = block_sum<kRowWarps>(e, sums) / static_cast<double>(m);
+    } else {
+      e = p.e[g];
+    }
+    double lowest = scaled_gaussian_risk(d, e);
     int best = -1;
     for (int n = 0; n < kStudentNus; ++n) {
       const double nu = student_nu(n);
       const MeanAndError risk = mean_and_error(
-          m, m, sums, [&](int64_t i) { return StudentRisk::of(nu, d, trace, samples[i]).risk; },
+          m, m, sums, [&](int64_t i) { return StudentRisk::of(nu, d, e, trace, samples[i]).risk; },
           [](int64_t) { return true; });
       const double bound = risk.mean + errors * risk.error;
       if (!(bound < lowest)) continue;
@@ -106,6 +114,7 @@ __global__ void __launch_bounds__(kRowThreads, 2)
       const T infinity = value_of<T>(KeyOf<T>::kInfinity) + (magnitude - magnitude);
       p.to.nu[g] = best < 0 ? infinity : static_cast<T>(student_nu(best));
       p.next[g] = best < 0 ? -1 : 0;
+      p.e[g] = e;
       p.trace[g] = trace;
     }
   }
@@ -123,9 +132,9 @@ __global__ void __launch_bounds__(kScaleThreads, 4) student_center_kernel(Studen
   for (int64_t g = blockIdx.z; g < p.groups; g += gridDim.z) {
     if (p.idle(g)) continue;
     const auto nu = static_cast<double>(p.to.nu[g]);
-    const double d = p.dimensions(g);
+    const double e = p.e[g];
     const auto weight = [&](int64_t i) {
-      return static_cast<T>(student_weight(nu, d, p.samples[g * m + i].inner));
+      return static_cast<T>(student_weight(nu, e, p.samples[g * m + i].inner));
     };
     double sum = 0, total = 0;
     for (int64_t i = first; i < m; i += kColumnRows) {
@@ -221,17 +230,17 @@ __global__ void __launch_bounds__(kRowThreads, 2) student_departure_kernel(Stude
         return;
       }
       const StudentSample sample = p.samples[row];
-      const double counted = p.dimensions(g);
+      const double e = p.e[g];
       // pu contains the root of the weights of the last step.
       const double factor =
-          student_weight(nu, counted, sample.inner) / sqrt(static_cast<double>(p.to.weights[row]));
+          student_weight(nu, e, sample.inner) / sqrt(static_cast<double>(p.to.weights[row]));
       for (int64_t k = lane; k < r; k += kWarp) {
         const double score = factor * static_cast<double>(p.pu[row * r + k]);
         p.z[row * r + k] = static_cast<T>(static_cast<double>(p.z[row * r + k]) - score);
       }
       if (lane == 0)
         p.to.divergence[row] =
-            static_cast<T>(StudentRisk::of(nu, counted, p.trace[g], sample).divergence);
+            static_cast<T>(StudentRisk::of(nu, p.dimensions(g), e, p.trace[g], sample).divergence);
     });
   }
 }
