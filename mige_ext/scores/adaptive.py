@@ -111,7 +111,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     of information by 3.5 % on Gaussians with d = 40, where "qis" biases them by 21 %. For accurate
     scores, use ``AdaptiveScore(gaussian="qis")``. Over the densities of the accuracy benchmark at
     M = 256, the mean squared error of the scores, divided by that of the best setting in hindsight,
-    is 1.18 with "qis" and 1.35 with "ridge" (measured without the Student score).
+    is 1.11 with "qis" and 1.27 with "ridge".
 
     A fit works in float64. Away from the samples the filter divides a difference of the order of λ
     by λ, which would magnify the rounding errors of float32. If two values of λ are nearly tied, a
