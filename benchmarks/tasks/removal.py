@@ -102,12 +102,18 @@ def both(s: Tensor, z: Tensor) -> Tensor:
     return 0.1 * mige.mutual_information(s, z) + contraction(s, z)
 
 
+def own_and_matched(s: Tensor, z: Tensor) -> Tensor:
+    """.3 times the mean of I(s; z) with the marginals "own" and "matched"."""
+    return (information(s, z, marginal="own") + information(s, z, marginal="matched")) / 2
+
+
 PENALTIES: dict[str, Penalty | None] = {
     DEFAULT: partial(information, marginal="own"),
     "paired": information,
     "contraction": contraction,
     "paired + contraction": both,
     "matched": partial(information, marginal="matched"),
+    "own + matched": own_and_matched,
     "SSGE": partial(information, estimator=mige.SSGE(threshold=0.99)),
     "Tikhonov": partial(information, estimator=mige.Tikhonov()),
     CONTROL: partial(information, estimator=mige.GaussianScore()),
