@@ -16,29 +16,31 @@ namespace mige::cpu {
 template <typename T>
 struct Neighbors {
   T nearest[kMostNeighbors];
-
-  void insert(T s) {
-    if (!(s < nearest[kMostNeighbors - 1])) return;
-    int at = kMostNeighbors - 1;
-    for (; at > 0 && s < nearest[at - 1]; --at) nearest[at] = nearest[at - 1];
-    nearest[at] = s;
-  }
 };
 
-// The number of values below `limit`.
-template <typename T>
-int count_below(const T* row, int64_t m, T limit) {  // row [m]
-  int count = 0;
-  for (int64_t j = 0; j < m; ++j) count += row[j] < limit;
+// The number of values below `limit`. A vector of comparisons has −1 where they hold.
+template <int kBytes, typename T>
+MIGE_INLINE int64_t count_below(const T* row, int64_t m, T limit) {  // row [m]
+  constexpr int64_t kWidth = kBytes / static_cast<int64_t>(sizeof(T));
+  Piece<T, kBytes> values{};
+  decltype(values < values) sums{};
+  int64_t j = 0;
+  for (; j + kWidth <= m; j += kWidth) {
+    std::memcpy(&values, row + j, kBytes);
+    sums -= values < limit;
+  }
+  int64_t count = 0;
+  for (int64_t l = 0; l < kWidth; ++l) count += sums[l];
+  for (; j < m; ++j) count += row[j] < limit;
   return count;
 }
 
 // Copies the values below `limit` of the kept samples other than i, and returns their number.
-template <typename T>
-int64_t values_below(const T* row,      // [m]
-                     const char* kept,  // [m]
-                     int64_t m, int64_t i, T limit,
-                     T* out) {  // [m + 1]
+template <int kBytes, typename T>
+MIGE_INLINE int64_t values_below(const T* row,      // [m]
+                                 const char* kept,  // [m]
+                                 int64_t m, int64_t i, T limit,
+                                 T* out) {  // [m + 1]
   int64_t count = 0;
   const auto copy = [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
@@ -51,17 +53,48 @@ int64_t values_below(const T* row,      // [m]
   return count;
 }
 
-// Steps 2 and 3 of the rule. Sets `kept` to 0 for the samples that are left out.
-template <typename T>
-void leave_out_near(const T* s,  // [m, m]
-                    int64_t m, int64_t n,
-                    char* kept) {  // [m]; 1 for the n distinct samples
+// Writes the least values in ascending order, and infinities after the last value. The place of one
+// of a few values is the number of smaller values, which vectors count faster than insertion sorts.
+template <int kBytes, typename T>
+MIGE_INLINE void sort_least(const T* values, int64_t count, T* least) {  // least [kMostNeighbors]
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  std::vector<Neighbors<T>> of(static_cast<size_t>(m));
-  const int inner = inner_neighbor(n) - 1, outer = outer_neighbor(n) - 1;
+  constexpr int64_t kFew = 64;
+  std::fill_n(least, kMostNeighbors, kInfinity);
+  if (count <= kFew) {
+    constexpr int64_t kWidth = kBytes / static_cast<int64_t>(sizeof(T));
+    Piece<T, kBytes> some{};
+    for (int64_t begin = 0; begin < count; begin += kWidth) {
+      for (int64_t k = 0; k < kWidth; ++k)
+        some[k] = begin + k < count ? values[begin + k] : kInfinity;
+      decltype(some < some) places{};  // a vector of comparisons has −1 where they hold
+      for (int64_t l = 0; l < count; ++l) places -= values[l] < some;
+      for (int64_t k = 0; k < kWidth && begin + k < count; ++k) {
+        auto at = places[k];
+        while (at < kMostNeighbors && least[at] == some[k]) ++at;  // equal values
+        if (at < kMostNeighbors) least[at] = some[k];
+      }
+    }
+    return;
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    const T value = values[k];
+    if (!(value < least[kMostNeighbors - 1])) continue;
+    int at = kMostNeighbors - 1;
+    for (; at > 0 && value < least[at - 1]; --at) least[at] = least[at - 1];
+    least[at] = value;
+  }
+}
+
+// Writes the nearest neighbors of the kept samples, and returns the sum of log(s_outer / s_inner).
+template <int kBytes, typename T>
+MIGE_INLINE double find_neighbors_impl(const T* s,        // [m, m]
+                                       const char* kept,  // [m]
+                                       int64_t m, int inner, int outer,
+                                       T* near,             // [m + 1], scratch
+                                       Neighbors<T>* of) {  // [m]
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   double sum = 0;
   T limit = kInfinity;
-  const Buffer<T> near(m + 1);
   for (int64_t i = 0; i < m; ++i) {
     if (!kept[i]) continue;
     // `limit` is adjusted until the outer neighbor and few farther samples are below it. (The count
@@ -69,20 +102,34 @@ void leave_out_near(const T* s,  // [m, m]
     const T* const row = s + i * m;
     int64_t count = 0;
     for (int round = 0; round < 8 && limit < kInfinity; ++round) {
-      const int below = count_below(row, m, limit);
+      const int64_t below = count_below<kBytes>(row, m, limit);
       if (below > outer + 1 && below <= 2 * outer + 2) {
-        count = values_below(row, kept, m, i, limit, near.get());
+        count = values_below<kBytes>(row, kept, m, i, limit, near);
         break;
       }
       limit *= below > outer + 1 ? T(0.85) : T(1.3);
     }
-    if (count <= outer) count = values_below(row, kept, m, i, kInfinity, near.get());
-    std::fill_n(of[i].nearest, kMostNeighbors, kInfinity);
-    for (int64_t k = 0; k < count; ++k) of[i].insert(near[k]);
+    if (count <= outer) count = values_below<kBytes>(row, kept, m, i, kInfinity, near);
+    sort_least<kBytes>(near, count, of[i].nearest);
     const auto of_outer = static_cast<double>(of[i].nearest[outer]);
     sum += std::log(of_outer / static_cast<double>(of[i].nearest[inner]));
     limit = static_cast<T>(1.2 * of_outer);
   }
+  return sum;
+}
+
+MIGE_KERNEL(find_neighbors, find_neighbors_impl)
+
+// Steps 2 and 3 of the rule. Sets `kept` to 0 for the samples that are left out.
+template <typename T>
+void leave_out_near(const T* s,  // [m, m]
+                    int64_t m, int64_t n,
+                    char* kept) {  // [m]; 1 for the n distinct samples
+  std::vector<Neighbors<T>> of(static_cast<size_t>(m));
+  const int inner = inner_neighbor(n) - 1, outer = outer_neighbor(n) - 1;
+  const Buffer<T> near(m + 1);
+  const double sum =
+      find_neighbors(s, static_cast<const char*>(kept), m, inner, outer, near.get(), of.data());
   const double half = half_dimension(n, sum / static_cast<double>(n));
   bool leave_out = false;
   for (int level = 0; level < kThinningLevels; ++level) {
