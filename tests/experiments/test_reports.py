@@ -75,6 +75,21 @@ def test_the_caption_of_removal_says_what_lies_outside_the_panel() -> None:
     assert "costs more than 4 points of accuracy is outside the panel" in caption
 
 
+@pytest.mark.parametrize("betas", [(0.0025, 0.02), (1.0, 1000.0)])
+def test_the_axis_of_beta_shows_no_range_without_runs(betas: tuple[float, float]) -> None:
+    rows = [row for row in results(removal) if row.method in ("none", "vib")]
+    nan = float("nan")
+    rows = [
+        dataclasses.replace(row, beta=beta, val_leak_nats=nan)
+        for row in rows
+        for beta in (betas if row.method == "vib" else [0.0])
+    ]
+    axis = removal.draw(rows, rows, 0.005).axes[0]
+    low, high = axis.get_xlim()
+    assert (low, high) == (-betas[0] / 2, 2 * betas[1])
+    assert axis.get_xscale() == "symlog"
+
+
 def test_the_caption_of_the_bottleneck_needs_no_beta_of_a_method_without_one() -> None:
     rows = [row for row in results(bottleneck) if row.method == "baseline"]
     rows += [dataclasses.replace(row, beta=0.1) for row in rows]
