@@ -111,7 +111,7 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
         # The scale is linear below the least β above 0, so methods without a β are visible at 0.
         betas = [row.beta for row in results if row.beta] or [1.0]
         left.set_xscale("symlog", linthresh=min(betas))
-        decades = range(math.ceil(math.log10(min(betas))), math.ceil(math.log10(max(betas))) + 1)
+        decades = range(math.ceil(math.log10(min(betas))), math.floor(math.log10(max(betas))) + 1)
         ticks = [0.0, *(10.0**decade for decade in decades[:: len(decades) // 5 + 1])]
         left.set(xlabel="β", xlim=(-min(betas) / 2, 2 * max(betas)), xticks=ticks)
     middle.set(title="the chosen β, test", xlabel="leak, nats")
