@@ -43,10 +43,13 @@ def read(name: str, row_type: type[Any]) -> list[Any]:
         ]  # fmt: skip
 
 
-def draw_infomax() -> Figure:
-    """The probes of the table: runs of at most 3 epochs on all 50,000 images."""
+def draw_infomax(epochs: int) -> Figure:
+    """The probes on encoders that were trained for some epochs on all 50,000 images.
+
+    Methods without training, which have at most one epoch, are in every figure.
+    """
     rows = read("infomax-cifar10", infomax.Result)
-    tested = [row for row in rows if row.images == 50_000 and row.epochs <= 3]
+    tested = [row for row in rows if row.images == 50_000 and row.epochs in (0, 1, epochs)]
     tested.sort(key=lambda row: list(METHODS).index(row.method))
     fig, ((ax,),) = plots.figure(1, 1, panel=(7.0, 4.2))
     infomax.draw_probes(ax, tested)
@@ -68,10 +71,10 @@ def draw_bottleneck_for_60_epochs() -> Figure:
     return bottleneck.draw([], rows, list(dict.fromkeys(row.run for row in rows)))
 
 
-def draw_bottleneck_tests() -> Figure:
-    """The test errors of the table: runs of 8 epochs."""
+def draw_bottleneck_tests(epochs: int) -> Figure:
+    """The test errors of the runs of some epochs."""
     rows = read("bottleneck-mnist", bottleneck.Result)
-    return bottleneck.draw_tests([row for row in rows if row.epochs == 8], published=True)
+    return bottleneck.draw_tests([row for row in rows if row.epochs == epochs], published=True)
 
 
 def draw_removal(data: str, nuisance: str, *, blind: bool = False) -> Figure:
@@ -87,9 +90,11 @@ def draw_removal(data: str, nuisance: str, *, blind: bool = False) -> Figure:
 
 
 FIGURES = {
-    "infomax-cifar10": draw_infomax,
+    "infomax-cifar10": lambda: draw_infomax(3),
+    "infomax-cifar10-30-epochs": lambda: draw_infomax(30),
     "bottleneck-digits": draw_bottleneck_on_digits,
-    "bottleneck-mnist": draw_bottleneck_tests,
+    "bottleneck-mnist": lambda: draw_bottleneck_tests(8),
+    "bottleneck-mnist-tests-60-epochs": lambda: draw_bottleneck_tests(60),
     "bottleneck-mnist-60-epochs": draw_bottleneck_for_60_epochs,
     "removal-mnist": lambda: draw_removal("mnist", "rotation"),
     "removal-fashion": lambda: draw_removal("fashion", "rotation"),

@@ -69,8 +69,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ridge = tau[..., None, None] * root @ root
     nus = torch.tensor(STUDENT_NU, dtype=x.dtype, device=x.device)
     squares = z.square().sum(-1)
-    mean_square = squares.mean(-1)
-    e = mean_square[..., None, None]
+    e = squares.mean(-1)[..., None, None]
 
     def candidates(inner: Tensor, squared: Tensor, trace: Tensor) -> tuple[Tensor, Tensor]:
         """Divergences and risks for every ν, (..., M, ν)."""
@@ -82,8 +81,8 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     _, risks = candidates(squares, squares, x.new_tensor(float(d)))
     bound, number = (risks.mean(-2) + risks.std(-2) / math.sqrt(m)).min(-1)
-    limit = -(d - mean_square).square() / (2 * mean_square)
-    finite, nu = bound < limit, nus.take(number)
+    few_samples = 4 * (m - 1) < 5 * d
+    finite, nu = (bound < 0) & (not few_samples), nus.take(number)
     u, inner = z, squares
     for _ in range(STUDENT_STEPS):
         weights = (nu.unsqueeze(-1) + e.squeeze(-1)) / (nu.unsqueeze(-1) - 2 + inner)
@@ -96,7 +95,7 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     trace = precision.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     divergences, risks = candidates(inner, pu.square().sum(-1), trace)
     risk, number = risks.mean(-2).min(-1)
-    finite, nu = finite & (risk < limit), nus.take(number)
+    finite, nu = finite & (risk < 0), nus.take(number)
     index = number[..., None, None].expand(*number.shape, m, 1)
     divergence = divergences.gather(-1, index).squeeze(-1)
     weight = (nu.unsqueeze(-1) + e.squeeze(-1)) / (nu.unsqueeze(-1) - 2 + inner)

@@ -46,11 +46,4 @@ struct StudentRisk {
   }
 };
 
-// The risk of the Gaussian score with the best scale, −(d/e) z. It is 0 without a ridge, and below
-// 0 if the ridge makes e less than d, most of all for d > M. A Student score must have a lower
-// risk.
-MIGE_HOST_DEVICE double scaled_gaussian_risk(double d, double e) {
-  return e > 0 ? -(d - e) * (d - e) / (2 * e) : 0;
-}
-
 }  // namespace mige

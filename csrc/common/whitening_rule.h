@@ -38,6 +38,9 @@ MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
 template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
+// Whether M − 1 < 1.25 × (varying columns).
+MIGE_HOST_DEVICE bool few_samples(int64_t m, int64_t varying) { return 4 * (m - 1) < 5 * varying; }
+
 // `dimensions` is the number of dimensions that count in the risk. With M − 1 ≥ 1.25 × (varying
 // columns) it is the numerical rank of R, and directions without variance are excluded: whitened
 // samples and scores are 0 in the directions of the `excluded` smallest eigenvalues. With fewer
@@ -47,9 +50,8 @@ struct Support {
   int32_t dimensions, excluded;
 
   static MIGE_HOST_DEVICE Support of(int64_t rank, int64_t r, int64_t varying, int64_t m) {
-    const bool few_samples = 4 * (m - 1) < 5 * varying;
-    return {static_cast<int32_t>(few_samples ? varying : rank),
-            static_cast<int32_t>(few_samples ? 0 : r - rank)};
+    const bool few = few_samples(m, varying);
+    return {static_cast<int32_t>(few ? varying : rank), static_cast<int32_t>(few ? 0 : r - rank)};
   }
   // The index of the first of the r ascending eigenvalues that belongs to `dimensions`.
   MIGE_HOST_DEVICE int64_t first(int64_t r) const { return r > dimensions ? r - dimensions : 0; }

@@ -39,7 +39,7 @@ MIGE_INLINE double dot_in_double(const T* x, const T* y, int64_t n) {  // x, y [
 }
 
 // The number of the ν with the lowest bound, which is the mean risk plus `errors` standard errors.
-// If no bound is below scaled_gaussian_risk, the result is −1. `trace` is the sum of P_kk over the
+// If no bound is below 0, the result is −1. `trace` is the sum of P_kk over the
 // dimensions that count.
 template <int kBytes>
 MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
@@ -65,7 +65,7 @@ MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
       for (int n = 0; n < kNuLanes; ++n) square[n] += (row[n] - mean[n]) * (row[n] - mean[n]);
     }
   }
-  double lowest = scaled_gaussian_risk(d, e);
+  double lowest = 0;
   int best = -1;
   for (int n = 0; n < kStudentNus; ++n) {
     const double bound = mean[n] + errors * std::sqrt(square[n] / (count - 1) / count);
@@ -241,7 +241,9 @@ double student_departure(const Whitening<T>& w, const T* z, T* departure, T* div
   const Buffer<double> risks(m * kNuLanes);
   const double e = begin_samples(z, m, r, samples.get());
   int best =
-      best_nu(static_cast<const StudentSample*>(samples.get()), m, d, e, d, 1.0, risks.get());
+      few_samples(m, w.support.dimensions)
+          ? -1
+          : best_nu(static_cast<const StudentSample*>(samples.get()), m, d, e, d, 1.0, risks.get());
   if (best >= 0) {
     const Buffer<T> pu(m * r);
     const double trace = fit(w, z, student_nu(best), e, samples.get(), pu.get(), weights);

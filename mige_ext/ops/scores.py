@@ -136,13 +136,13 @@ def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     the mean squared error up to a constant. The Gaussian score has risk 0.
 
     1. With μ = 0 and P = I, the first ν is chosen among 3, 4, 6, 10, 20 and 50 by the lowest sum of
-       the risk and its standard error. If no sum is below ``−(d − e)²/2e``, the risk of the
-       Gaussian score with the best scale, ν is infinite, and the departure is 0.
+       the risk and its standard error. If no sum is below 0, or if M − 1 < 1.25 d, ν is infinite,
+       and the departure is 0.
     2. Four EM steps fit μ and P. A step computes the weights w_i from the current μ and P, then
        ``μ = Σ w_i z_i / Σ w_i`` and ``P = (Σ w_i u_i u_iᵀ / M + E)^{−1}``. E = τ (R + τI)^{−1} is
        the ridge in whitened coordinates, with the correlations R of :func:`ridge_whitening`.
-    3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below the
-       same limit, ν is infinite, and the departure is 0.
+    3. The final ν is the one with the lowest risk for the final μ and P. If no risk is below 0, ν
+       is infinite, and the departure is 0.
 
     Directions without variance and constant columns do not count in d and in tr P
     (:func:`ridge_whitening`). The results are not differentiable.

@@ -59,9 +59,8 @@ def _student_score(x: Tensor) -> tuple[Tensor, ...]:
         nu: bound_of(student_departure(z, nu, mean, one, dimensions, size)[2]) for nu in STUDENT_NU
     }
     first = min(bounds, key=lambda nu: bounds[nu])
-    # The risk of the Gaussian score with the best scale.
-    limit = -(dimensions - size).square() / (2 * size)
-    if not bounds[first] < limit:
+    few_samples = 4 * (len(z) - 1) < 5 * dimensions
+    if few_samples or not bounds[first] < 0:
         return unchanged
 
     ridge = torch.where(torch.arange(len(values)) < excluded, 1.0, tau / (values + tau))
@@ -75,7 +74,7 @@ def _student_score(x: Tensor) -> tuple[Tensor, ...]:
     found = {nu: student_departure(z, nu, mean, precision, dimensions, size) for nu in STUDENT_NU}
     nu = min(found, key=lambda nu: float(found[nu][2].mean()))
     residual, divergence, risk = found[nu]
-    if not risk.mean() < limit:
+    if not risk.mean() < 0:
         return unchanged
     back = inverse.squeeze(-2).unsqueeze(-1) * vectors * scale
     return residual @ back.mT, divergence, z.new_tensor(nu), w

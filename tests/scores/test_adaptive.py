@@ -139,7 +139,7 @@ def test_a_fit_elsewhere_is_the_filter_as_it_is_written() -> None:
     assert (fitted.score(query) - exact).abs().max() <= lost * exact.abs().max()
 
 
-@pytest.mark.parametrize(("m", "d"), [(60, 3), (80, 36), (64, 56)])
+@pytest.mark.parametrize(("m", "d"), [(60, 3), (80, 36), (64, 48)])
 def test_the_student_score_of_a_fit_is_that_of_the_operator(m: int, d: int) -> None:
     x = student(m, d)[0]
     x = x / (0.1 + x[:, :1].abs())  # very heavy tails, which also show for d near M

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) student_begin_kernel(Student<T
 }
 
 // Chooses the ν with the lowest bound, which is the mean risk plus `errors` standard errors. If no
-// bound is below scaled_gaussian_risk, ν becomes infinite. Before the EM steps (`first`) P is the
+// bound is below 0, or with few samples, ν becomes infinite. Before the EM steps (`first`) P is the
 // identity. A thread block takes a group. Work: 12 passes over m samples, and one more with
 // `first`, with about 20 flop in double per sample. Registers: at most 128.
 template <typename T>
@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(kRowThreads, 2)
     } else {
       e = p.e[g];
     }
-    double lowest = scaled_gaussian_risk(d, e);
+    const bool few = few_samples(m, p.w.support[g].dimensions);
+    double lowest = 0;
     int best = -1;
     for (int n = 0; n < kStudentNus; ++n) {
       const double nu = student_nu(n);
@@ -105,7 +106,7 @@ __global__ void __launch_bounds__(kRowThreads, 2)
           m, m, sums, [&](int64_t i) { return StudentRisk::of(nu, d, e, trace, samples[i]).risk; },
           [](int64_t) { return true; });
       const double bound = risk.mean + errors * risk.error;
-      if (!(bound < lowest)) continue;
+      if (few || !(bound < lowest)) continue;
       lowest = bound;
       best = n;
     }
