@@ -101,6 +101,7 @@ FIGURES = {
     "removal-structural": lambda: draw_removal("structural", "attribute"),
     "removal-adult-age": lambda: draw_removal("adult", "age"),
     "removal-adult-sex": lambda: draw_removal("adult", "sex"),
+    "removal-adult-sex-given-label": lambda: draw_removal("adult", "sex given label"),
     "removal-compas-race": lambda: draw_removal("compas", "race"),
     "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
     "removal-blind-structural": lambda: draw_removal("structural", "attribute", blind=True),

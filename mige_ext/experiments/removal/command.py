@@ -128,7 +128,7 @@ class Removals(Comparison):
 
     def result(self, run: Run, **columns: Any) -> Any:
         """A row of results.csv, with the data and the nuisance."""
-        known = {"data": self.settings.data, "nuisance": self.settings.nuisance, "attacker": "–"}
+        known = {"data": self.settings.data, "nuisance": self._nuisance(), "attacker": "–"}
         return super().result(run, **(known | columns))
 
     def evaluate(self, run: Run, trainer: Trainer, rows: Sequence[Epoch]) -> list[Result]:
@@ -180,14 +180,16 @@ class Removals(Comparison):
             "curves": draw_curves(self.metrics.rows, shown),
         }
 
-    def _given(self) -> str:
-        return "" if self.settings.given == "none" else f" given the {self.settings.given}"
+    def _nuisance(self) -> str:
+        """Name of the nuisance, such as "sex" or "sex given label"."""
+        given = "" if self.settings.given == "none" else f" given {self.settings.given}"
+        return self.settings.nuisance + given
 
     def summary(self) -> str:
         """The conditions of the test, and its table."""
         chosen = "the largest" if self.settings.choice == "blind" else "the least leak"
         return (
-            f"{self.settings.data}, {self.settings.nuisance}{self._given()}: test data, "
+            f"{self.settings.data}, {self._nuisance()}: test data, "
             f"{spread_of(self.options.seeds)}.\n"
             f"β is chosen on the validation data: {chosen} within "
             f"{100 * MARGIN:g} points of the accuracy\nwithout removal.\n\n"

@@ -69,7 +69,8 @@ def format_table(tested: Sequence[Result]) -> str:
 
 def score_name(results: Sequence[Result]) -> str:
     """Name of ``leak_score`` in the table and the figure."""
-    return "acc. − chance" if results and results[0].nuisance in CATEGORICAL else "R²"
+    nuisance = results[0].nuisance.split(" given ")[0] if results else ""
+    return "acc. − chance" if nuisance in CATEGORICAL else "R²"
 
 
 def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> Figure:
