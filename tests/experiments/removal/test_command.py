@@ -14,16 +14,17 @@ from typer.testing import CliRunner
 
 from mige_ext.experiments.common import comparison
 from mige_ext.experiments.common.folder import Table
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.training import train
 from mige_ext.experiments.removal import command
 from mige_ext.experiments.removal import training as removal_training
 from mige_ext.experiments.removal.blind import VIB
-from mige_ext.experiments.removal.command import choose_beta, longer, removal
+from mige_ext.experiments.removal.command import Options, Removals, choose_beta, longer, removal
 from mige_ext.experiments.removal.erasure import QuadraticErasedModel
 from mige_ext.experiments.removal.methods import METHODS
 from mige_ext.experiments.removal.models import Model
-from mige_ext.experiments.removal.report import Result, draw
-from mige_ext.experiments.removal.training import Epoch, measure, model_type
+from mige_ext.experiments.removal.report import Result, draw, score_name
+from mige_ext.experiments.removal.training import Epoch, Settings, measure, model_type
 from tests.support.process import assert_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
@@ -61,6 +62,15 @@ def test_a_blind_choice_is_the_largest_beta_within_half_a_point() -> None:
     assert choose_beta(rows, "vib") == 1.0
     assert choose_beta(rows, "vib", blind=True) == 2.0
     assert choose_beta(rows, "center", blind=True) == 2.0  # the most accurate
+
+
+def test_results_name_the_condition_and_its_score(tmp_path: Path) -> None:
+    settings = Settings(data="adult", nuisance="sex", given="label")
+    runs = Removals(Options(out=tmp_path, seeds=1), replace(settings, data="structural"))
+    made = runs.result(Run("none", 0.0, 0), leak_nats=0.1)
+    assert made.nuisance == "sex given label"
+    assert score_name([made]) == "acc. − chance"
+    assert score_name([replace(made, nuisance="age given label")]) == "R²"
 
 
 OPTIONS = ["--data", "digits", "--method", "mige", "--method", "mine", "--beta", "0.05"]
