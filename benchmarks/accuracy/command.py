@@ -94,6 +94,9 @@ def accuracy(
                 f"--families: there is no {name}; there are {', '.join(FAMILIES)}"
             )
     require_known("--estimator", estimators, [candidate.name for candidate in candidates()])
+    if estimators and (seeds or only_information):
+        other = "--seeds" if seeds else "--information"
+        raise typer.BadParameter(f"--estimator does not go with {other}")
     chosen = [
         family for family in FAMILIES.values() if not families or _names(family) & set(families)
     ]
@@ -107,14 +110,16 @@ def accuracy(
     complete = len(chosen) == len(FAMILIES)
     sizes = samples or (QUICK if quick else SAMPLES)
     with cpu_threads(threads):
+        information: list[InformationRow] = []
+        rows: list[Row] = []
         if estimators:
             rows = _run_estimators(estimators, chosen, sizes, stored, table)
-            report(rows, complete=False, markdown=markdown)
-            return
-        information = _run_information(chosen, sizes, seeds, information_table)
-        rows = _run(chosen, sizes, seeds, table) if not only_information else []
+        else:
+            information = _run_information(chosen, sizes, seeds, information_table)
+            rows = _run(chosen, sizes, seeds, table) if not only_information else []
     missed = report(rows, complete=complete and bool(rows), markdown=markdown)
-    missed += report_information(information, complete=complete, markdown=markdown)
+    if information:
+        missed += report_information(information, complete=complete, markdown=markdown)
     if information_table is not None and information:
         print(f"\n{information_table.path}")
     if table is not None and rows:
@@ -166,18 +171,20 @@ def _run_estimators(
     stored: Sequence[Row],
     table: Table[Row] | None,
 ) -> list[Row]:
-    """Measure some estimators on all families at all M, relative to the stored oracle."""
+    """Measure some estimators relative to the stored oracle, whose rows are in the result."""
     oracles = {(row.family, row.samples): row for row in stored if row.estimator == "oracle"}
-    rows: list[Row] = []
-    for m, family in tqdm([(m, family) for m in samples for family in families], unit="density"):
-        oracle = oracles.get((family.name, m))
-        if oracle is None:
+    todo = [(m, family) for m in samples for family in families]
+    for m, family in todo:
+        if (family.name, m) not in oracles:
             raise typer.BadParameter(
                 f"--estimator: accuracy.csv has no oracle of {family.name} at M = {m}; "
                 "measure it without --estimator first"
             )
+    rows: list[Row] = []
+    for m, family in tqdm(todo, unit="density"):
+        oracle = oracles[family.name, m]
         new = measure_only(names, family, m, oracle.seeds, oracle.nmse)
-        rows += new
+        rows += [*new, oracle]
         if table is not None:
             replace_rows(table, new)
     return rows

@@ -26,8 +26,8 @@ struct StudentSample {
 };
 
 // w = (ν + e) / (ν − 2 + uᵀPu), with `inner` = uᵀPu. Without a ridge e is d. The ridge makes ‖z‖²
-// smaller, and with d instead of e almost all weights would be larger than 1: a larger scale, which
-// lowers the risk in the samples and not in new samples.
+// smaller. With d in place of e, almost all weights would be larger than 1. Larger weights enlarge
+// the score, which lowers the estimated risk, but not the error at new samples.
 MIGE_HOST_DEVICE double student_weight(double nu, double e, double inner) {
   return (nu + e) / (nu - 2 + inner);
 }

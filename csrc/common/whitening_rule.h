@@ -38,7 +38,8 @@ MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
 template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
-// Whether M − 1 < 1.25 × (varying columns).
+// Whether M − 1 < 1.25 × (varying columns). The result is the same for Support::dimensions, which
+// is the number of varying columns or a rank that is large enough.
 MIGE_HOST_DEVICE bool few_samples(int64_t m, int64_t varying) { return 4 * (m - 1) < 5 * varying; }
 
 // `dimensions` is the number of dimensions that count in the risk. With M − 1 ≥ 1.25 × (varying

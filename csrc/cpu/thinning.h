@@ -18,7 +18,8 @@ struct Neighbors {
   T nearest[kMostNeighbors];
 };
 
-// The number of values below `limit`. A vector of comparisons has −1 where they hold.
+// The number of values below `limit`. Comparing vectors gives −1 in each lane where the comparison
+// is true.
 template <int kBytes, typename T>
 MIGE_INLINE int64_t count_below(const T* row, int64_t m, T limit) {  // row [m]
   constexpr int64_t kWidth = kBytes / static_cast<int64_t>(sizeof(T));
@@ -53,8 +54,9 @@ MIGE_INLINE int64_t values_below(const T* row,      // [m]
   return count;
 }
 
-// Writes the least values in ascending order, and infinities after the last value. The place of one
-// of a few values is the number of smaller values, which vectors count faster than insertion sorts.
+// Writes the smallest values in ascending order, then infinities. For up to 64 values, the position
+// of a value is the number of smaller values. Counting with vectors is faster than an insertion
+// sort.
 template <int kBytes, typename T>
 MIGE_INLINE void sort_least(const T* values, int64_t count, T* least) {  // least [kMostNeighbors]
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
@@ -66,7 +68,7 @@ MIGE_INLINE void sort_least(const T* values, int64_t count, T* least) {  // leas
     for (int64_t begin = 0; begin < count; begin += kWidth) {
       for (int64_t k = 0; k < kWidth; ++k)
         some[k] = begin + k < count ? values[begin + k] : kInfinity;
-      decltype(some < some) places{};  // a vector of comparisons has −1 where they hold
+      decltype(some < some) places{};
       for (int64_t l = 0; l < count; ++l) places -= values[l] < some;
       for (int64_t k = 0; k < kWidth && begin + k < count; ++k) {
         auto at = places[k];

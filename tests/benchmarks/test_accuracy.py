@@ -304,6 +304,7 @@ def test_one_estimator_is_measured_again_relative_to_the_stored_oracle(tmp_path:
     stored.write_text("".join(changed))
     result = call("--save", "--out", str(tmp_path), *options, "--estimator", "Tikhonov")
     assert result.exit_code == 0, result.output
+    assert "bimodal-2" in result.stdout and "accuracy.png" in result.stdout
     for row, again in zip(before, Table(stored, Row).rows, strict=True):
         assert row.estimator == again.estimator
         assert row.ratio == pytest.approx(again.ratio)
@@ -316,6 +317,7 @@ def test_one_estimator_is_measured_again_relative_to_the_stored_oracle(tmp_path:
     ("arguments", "message"),
     [
         (["--estimator", "best"], "there is no best; there are Gaussian ridge"),
+        (["--estimator", "SSGE .99", "--seeds", "2"], "--estimator does not go with --seeds"),
         (["--families", "cauchy"], "there is no cauchy; there are gaussian-4"),
         (["--samples", "4"], "'--samples'"),
         (["--seeds", "0"], "'--seeds'"),

@@ -131,9 +131,18 @@ def test_a_far_outlier_has_a_small_weight(backend: Backend, dtype: torch.dtype) 
 def test_gaussian_samples_have_no_heavy_tails_in_many_dimensions(
     backend: Backend, dtype: torch.dtype, m: int, d: int
 ) -> None:
-    # The ridge makes ‖z‖² less than d. With weights of (ν + d), a larger scale has a risk below 0.
+    # With weights of (ν + d), an enlarged Gaussian score has a risk below 0.
     x = torch.stack([normal(m, d, seed=seed, dtype=dtype) for seed in range(4)])
     assert backend.student_score(x)[2].isinf().all()
+
+
+@for_each_dtype
+@for_each_backend("student_score")
+def test_few_samples_have_no_student_start(backend: Backend, dtype: torch.dtype) -> None:
+    x = student(51, 40, 3)
+    x = (x / (0.1 + x[:, :1].abs())).to(dtype)  # very heavy tails
+    assert backend.student_score(x)[2].isfinite()
+    assert backend.student_score(x[:50])[2].isinf()  # M − 1 < 1.25 d
 
 
 @pytest.mark.parametrize(("m", "d"), [(64, 3), (40, 20), (64, 40), (33, 40)], ids=str)

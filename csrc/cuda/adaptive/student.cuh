@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kRowThreads, 2) student_begin_kernel(Student<T
   }
 }
 
-// Chooses the ν with the lowest bound, which is the mean risk plus `errors` standard errors. If no
-// bound is below 0, or with few samples, ν becomes infinite. Before the EM steps (`first`) P is the
-// identity. A thread block takes a group. Work: 12 passes over m samples, and one more with
+// Chooses the ν with the lowest bound, which is the mean risk plus `errors` standard errors. ν
+// becomes infinite if no bound is below 0, or with few samples. Before the EM steps (`first`) P is
+// the identity. A thread block takes a group. Work: 12 passes over m samples, and one more with
 // `first`, with about 20 flop in double per sample. Registers: at most 128.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads, 2)
@@ -97,16 +97,16 @@ __global__ void __launch_bounds__(kRowThreads, 2)
     } else {
       e = p.e[g];
     }
-    const bool few = few_samples(m, p.w.support[g].dimensions);
+    const int tried = few_samples(m, p.w.support[g].dimensions) ? 0 : kStudentNus;
     double lowest = 0;
     int best = -1;
-    for (int n = 0; n < kStudentNus; ++n) {
+    for (int n = 0; n < tried; ++n) {
       const double nu = student_nu(n);
       const MeanAndError risk = mean_and_error(
           m, m, sums, [&](int64_t i) { return StudentRisk::of(nu, d, e, trace, samples[i]).risk; },
           [](int64_t) { return true; });
       const double bound = risk.mean + errors * risk.error;
-      if (few || !(bound < lowest)) continue;
+      if (!(bound < lowest)) continue;
       lowest = bound;
       best = n;
     }

@@ -71,11 +71,23 @@ class Bottlenecks(Comparison):
 
     def __init__(self, options: Options, settings: Settings) -> None:
         super().__init__(options, settings)
-        average_error = 1.0 if settings.average else math.nan
-        self.all_wrong = {"test_error": 1.0, "average_test_error": average_error}
+        averaged, peeked = settings.average > 0, settings.peek
+        measured = {
+            "test_error": True,
+            "average_test_error": averaged,
+            "least_test_error": peeked,
+            "least_average_test_error": averaged and peeked,
+        }
+        self.all_wrong = {name: 1.0 if of else math.nan for name, of in measured.items()}
         for method, values in self.values.items():
             if METHODS[method].dropout and values[-1] >= 1:
                 raise ValueError(f"beta must be below 1 as the rate of dropout, got {values[-1]}")
+        strongest = max(self.values.get("label-smoothing", [0.0]))
+        if strongest + settings.smoothing >= 1:
+            raise ValueError(
+                "smoothing plus β of label-smoothing must be below 1, "
+                f"got {settings.smoothing} + {strongest}"
+            )
         if "mige-draws" in self.values and settings.draws < 2:
             raise ValueError(f"draws must be at least 2 for mige-draws, got {settings.draws}")
 

@@ -68,9 +68,14 @@ class Settings(Checked):
         "Decay of the learning rate, × 0.96 every 2 epochs or as a cosine that ends at 0.",
         choices=SCHEDULES,
     )
-    smoothing: float = option(0.0, "Label smoothing of every method.", least=0, below=1)
+    smoothing: float = option(
+        0.0, "Label smoothing of every method, added to β of label-smoothing.", least=0, below=1
+    )
     dropout: float = option(
-        0.0, "Fraction of hidden units that every method drops.", least=0, below=1
+        0.0,
+        "Fraction of hidden units that every method except dropout drops.",
+        least=0,
+        below=1,
     )
     normalize: bool = option(True, "Apply BatchNorm to μ.", shown="digits: on; else off")
     estimator: str = option("ssge", "Score estimator.", choices=ESTIMATORS)
@@ -81,7 +86,8 @@ class Settings(Checked):
     average: float = option(0.0, "Decay of averaged weights; 0 for no average.", least=0, below=1)
     peek: bool = option(
         False,
-        "Record the test error after every epoch too. Its minimum is a choice on the test set.",
+        "Also record the test error after every epoch. The least of these errors is a choice on "
+        "the test set.",
         "--peek",
     )
 

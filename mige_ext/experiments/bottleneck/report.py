@@ -37,7 +37,7 @@ class Result(Row):
     test_error: float  # fraction of wrong predictions on the test part; NaN before the test
     average_val_error: float  # ``val_error`` with averaged weights; NaN without averaged weights
     average_test_error: float  # ``test_error`` with averaged weights
-    least_test_error: float  # least test error of all epochs, with ``--peek``: a choice on the test
+    least_test_error: float  # least test error of all epochs; NaN without ``--peek``
     least_average_test_error: float  # ``least_test_error`` with averaged weights
     information: float  # nats, upper bound of I(z; x) on the validation part
     test_cross_entropy: float  # nats, of the final weights; NaN before the test

@@ -45,8 +45,10 @@ class Progress(tqdm):  # type: ignore[misc]
         steps.
         """
         missing = max(0, steps - self.n)
-        self.initial += missing  # these steps took no time
         self.n += missing
+        if not self.disable:  # the speed does not count these steps
+            self.initial += missing
+            self.last_print_n += missing
 
     def end(self) -> None:
         """Fill the bar after the last run."""

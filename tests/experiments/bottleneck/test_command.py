@@ -135,9 +135,9 @@ def test_a_run_that_diverges_counts_as_wrong_and_the_others_continue(
     run(tmp_path, **options, beta=[0.001, 1e39], retrain=0, resume=True)
     assert "diverged" not in capsys.readouterr().err  # the run is not repeated
     assert read(tmp_path / "results.csv") == before
-    run(tmp_path / "all", **options, beta=[1e39])
+    run(tmp_path / "all", **options, beta=[1e39], peek=True)
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("VIB"))
-    assert "100.00" in line and line.endswith("2 of 2 diverged")
+    assert line.count("100.00") == 2 and line.endswith("2 of 2 diverged")
     assert (tmp_path / "all" / "bottleneck.png").exists()
 
 
@@ -322,6 +322,10 @@ def test_resume_may_add_methods_and_seeds_but_not_change_settings(tmp_path: Path
         ({"conditional": "draws", "draws": 1}, r"draws must be at least 2 .*, got 1"),
         ({"schedule": "line"}, r"schedule must be one of \['step', 'cosine'\], got 'line'"),
         ({"smoothing": 1.0}, r"smoothing must be finite and at least 0 and below 1, got 1\.0"),
+        (
+            {"method": ["label-smoothing"], "beta": [0.6], "smoothing": 0.4},
+            r"smoothing plus β of label-smoothing must be below 1, got 0\.4 \+ 0\.6",
+        ),
         ({"choice": "best"}, r"choice must be one of \['one-se', 'least'\], got 'best'"),
         ({"device": "abacus"}, r"abacus"),
     ],

@@ -28,7 +28,15 @@ def test_progress_counts_the_steps_of_runs_that_were_cut_short(
         progress.reach(3)
         progress.begin("b")
         progress.reach(5)  # 2 steps are restored from a checkpoint
-        assert progress.initial == 4  # steps that do not count for the speed
+        # Four steps do not count for the average speed, nor for the speed since the last print.
+        assert progress.initial == 4 and progress.n - progress.last_print_n <= 1
         progress.step({"loss": torch.tensor(1.5)})
         progress.reach(1)  # never backwards
     assert "6/6" in capsys.readouterr().err.split("\r")[-1]
+
+
+def test_progress_may_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with Progress(6) as progress:
+        progress.reach(3)
+        progress.end()
