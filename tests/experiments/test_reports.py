@@ -70,9 +70,16 @@ def test_the_caption_of_infomax_tells_the_two_accuracies_apart() -> None:
     assert "networks on each frozen layer, on test images." in caption
 
 
-def test_the_caption_of_removal_says_what_lies_outside_the_panel() -> None:
-    caption = caption_of(removal.draw(results(removal), results(removal), 0.005))
-    assert "costs more than 4 points of accuracy is outside the panel" in caption
+def test_the_figure_of_removal_says_what_lies_outside_the_panels() -> None:
+    rows = [
+        dataclasses.replace(row, accuracy=0.6 if row.method == "leace-quadratic" else 0.9)
+        for row in results(removal)
+    ]
+    figure = removal.draw(rows, rows, 0.005)
+    assert "costs more than 4 points of accuracy is outside the panels" in caption_of(figure)
+    for ax in figure.axes[1:]:
+        low, high = ax.get_ylim()
+        assert low == pytest.approx(86) and high > 90
 
 
 @pytest.mark.parametrize("betas", [(0.0025, 0.02), (1.0, 1000.0)])
