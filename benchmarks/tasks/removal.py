@@ -211,6 +211,6 @@ TASKS = (
     _task(
         "removal-structural", "chosen", {k: partial(_experiment, "structural", k) for k in METHODS}
     ),
-    _task("removal-long", "held-out", _methods("own + matched", False, 500, 3000)),
+    _task("removal-long", "chosen", _methods("own + matched", False, 500, 3000)),
     _task("removal-category", "held-out", _methods("own", True, 800)),
 )
