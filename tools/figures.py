@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from mige_ext.experiments.bottleneck import report as bottleneck
 from mige_ext.experiments.bottleneck.training import Epoch
 from mige_ext.experiments.common import plots
-from mige_ext.experiments.common.statistics import spread_of
+from mige_ext.experiments.common.statistics import spread_of_methods
 from mige_ext.experiments.infomax import report as infomax
 from mige_ext.experiments.infomax.methods import METHODS
 from mige_ext.experiments.removal import report as removal
@@ -54,7 +54,7 @@ def draw_infomax(epochs: int) -> Figure:
     fig, ((ax,),) = plots.figure(1, 1, panel=(7.0, 4.2))
     infomax.draw_probes(ax, tested)
     plots.legend(fig, columns=4)
-    seeds = spread_of(len({row.seed for row in tested}))
+    seeds = spread_of_methods(tested)
     plots.caption(fig, f"Accuracy of networks on each frozen layer, on test images: {seeds}.")
     return fig
 

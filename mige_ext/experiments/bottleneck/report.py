@@ -14,7 +14,13 @@ from mige_ext.experiments.bottleneck.methods import METHODS
 from mige_ext.experiments.bottleneck.training import Epoch
 from mige_ext.experiments.common import plots, tables
 from mige_ext.experiments.common.runs import Row, Run
-from mige_ext.experiments.common.statistics import by_method, by_value, mean_and_error, spread_of
+from mige_ext.experiments.common.statistics import (
+    by_method,
+    by_value,
+    mean_and_error,
+    spread_of,
+    spread_of_methods,
+)
 
 #: Axis label of each learning curve, by column of metrics.csv.
 CURVES = {
@@ -168,5 +174,5 @@ def draw_tests(tested: Sequence[Result], *, published: bool = False) -> Figure:
     ax.set_ylim(len(methods) - 0.5, -0.5)  # the first method is at the top
     ax.set_xlabel("test error, %")
     plots.legend(fig)
-    plots.caption(fig, f"At the chosen β: {spread_of(len({row.seed for row in tested}))}.")
+    plots.caption(fig, f"At the chosen β: {spread_of_methods(tested)}.")
     return fig

@@ -42,6 +42,15 @@ def spread_of(seeds: int, deviation: str = "standard error") -> str:
     return f"mean ± {deviation} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
+def spread_of_methods(rows: Sequence[Any]) -> str:
+    """``spread_of`` for the results of methods that may have different numbers of seeds."""
+    counts = [len({row.seed for row in of}) for of in by_method(rows).values()]
+    low, high = min(counts, default=1), max(counts, default=1)
+    if low == high:
+        return spread_of(high)
+    return f"mean ± standard error of {low} to {high} seeds"
+
+
 def one_standard_error_rule(errors: Mapping[float, Sequence[float]]) -> float:
     """Choose the strongest regularization that does no measurable harm (Breiman et al., 1984).
 

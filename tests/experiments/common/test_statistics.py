@@ -5,9 +5,11 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mige_ext.experiments.common.runs import Run
 from mige_ext.experiments.common.statistics import (
     mean_and_error,
     one_standard_error_rule,
+    spread_of_methods,
 )
 
 
@@ -16,6 +18,13 @@ def test_mean_and_error_of_known_values() -> None:
     mean, error = mean_and_error([2.0])
     assert mean == 2.0
     assert math.isnan(error)
+
+
+def test_the_description_of_a_spread_names_all_numbers_of_seeds() -> None:
+    rows = [Run("vib", 0.1, 0), Run("vib", 0.1, 1), Run("mige", 0.1, 0)]
+    assert spread_of_methods(rows) == "mean ± standard error of 1 to 2 seeds"
+    assert spread_of_methods(rows[:2]) == "mean ± standard error of 2 seeds"
+    assert spread_of_methods(rows[2:]) == spread_of_methods([]) == "one seed"
 
 
 def test_one_standard_error_rule_takes_the_strongest_that_does_no_measurable_harm() -> None:
