@@ -39,8 +39,8 @@ MIGE_INLINE double dot_in_double(const T* x, const T* y, int64_t n) {  // x, y [
 }
 
 // The number of the ν with the lowest bound, which is the mean risk plus `errors` standard errors.
-// If no bound is below 0, the result is −1. `trace` is the sum of P_kk over the
-// dimensions that count.
+// If no bound is below 0, the result is −1. `trace` is the sum of P_kk over the dimensions that
+// count.
 template <int kBytes>
 MIGE_INLINE int best_nu_impl(const StudentSample* samples,  // [m]
                              int64_t m, double d, double e, double trace, double errors,
