@@ -15,8 +15,9 @@
 //    some level there are more than p n + 3 √(2 p n) + 2 such samples, step 3 follows.
 // 3. One sample of each near-coincident pair is left out: the sample with the smaller s_6 or, if
 //    these are equal, with the larger index. A pair is near-coincident if
-//    s_ij < (1 − ½^{1/5})^{2/δ} min(s_6 of i, s_6 of j), where the factor is the median of s_1 /
-//    s_6 of independent samples.
+//    s_ij < (1 − .05^{1/5})^{2/δ} min(s_6 of i, s_6 of j), where the factor is the 95 % quantile of
+//    s_1 / s_6 of independent samples. With the median, some copies are kept if there are three to
+//    five copies of each sample.
 #pragma once
 
 #include <cmath>
@@ -37,6 +38,9 @@ MIGE_HOST_DEVICE double thinning_level(int i) {
   constexpr double kLevels[kThinningLevels] = {0.5, 0.2, 0.05, 0.01, 0.001};
   return kLevels[i];
 }
+
+// The level p of the largest s_1 / s_6 of near-coincident pairs.
+constexpr double kSeparationLevel = 0.95;
 
 // The largest squared distance at which samples in r dimensions coincide up to rounding. The
 // samples are whitened, so their variance is 1.

@@ -143,7 +143,7 @@ void leave_out_near(const T* s,  // [m, m]
     leave_out |= too_many(count, n, thinning_level(level));
   }
   if (!leave_out) return;
-  const double ratio = thinning_ratio(thinning_level(0), half);
+  const double ratio = thinning_ratio(kSeparationLevel, half);
   std::vector<char> distinct(kept, kept + m);
   for (int64_t i = 0; i < m; ++i) {
     if (!distinct[i]) continue;

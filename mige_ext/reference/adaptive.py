@@ -158,7 +158,7 @@ def adaptive_kept(z: Tensor) -> Tensor:
     if not too_many:
         return distinct
     larger = (scale > scale.unsqueeze(-1)) | ((scale == scale.unsqueeze(-1)) & earlier)
-    close = among < largest_ratio(0.5) * torch.minimum(scale, scale.unsqueeze(-1))
+    close = among < largest_ratio(0.95) * torch.minimum(scale, scale.unsqueeze(-1))
     return distinct & ~(close & larger).any(-1)
 
 

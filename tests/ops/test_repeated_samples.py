@@ -18,6 +18,7 @@ def repeated(kind: str) -> Tensor:
         "twice": lambda: x.repeat(2, 1),
         "drawn with replacement": lambda: x[torch.arange(64) * 7 % 41],
         "two views": lambda: x.repeat(2, 1) + 0.05 * normal(128, 4, seed=1),
+        "five views": lambda: x[:50].repeat(5, 1) + 0.1 * normal(250, 4, seed=1),
         "rounded": lambda: (2 * normal(130, 2)).round() / 2,
         "few values": lambda: x[:5].repeat(13, 1),
         "one pair": lambda: torch.cat((x, x[:1])),
@@ -27,8 +28,9 @@ def repeated(kind: str) -> Tensor:
 
 for_each_repetition = pytest.mark.parametrize(
     "kind",
-    ["twice", "drawn with replacement", "two views", "rounded", "few values", "one pair"],
-)
+    ["twice", "drawn with replacement", "two views", "five views", "rounded", "few values",
+     "one pair"],
+)  # fmt: skip
 
 
 @for_each_repetition

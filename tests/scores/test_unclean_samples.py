@@ -206,3 +206,15 @@ def test_an_outlier_does_not_multiply_the_error_of_the_default(
     name: str, field: Field, size: tuple[int, int], seed: int, how: Any
 ) -> None:
     assert_error_is_bounded(field, name, "with_an_outlier", size, seed, how)
+
+
+@for_each_field
+@pytest.mark.parametrize("distance", [0.0, 1e-6, 0.02, 0.1])
+@pytest.mark.parametrize("copies", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_noisy_copies_do_not_multiply_the_error_of_the_default(
+    name: str, copies: int, distance: float, field: Field
+) -> None:
+    for d in (4, 10):
+        how = {"copies": copies, "distance": distance}
+        assert_error_is_bounded(field, name, "jittered", (256 // copies, d), 3, how)

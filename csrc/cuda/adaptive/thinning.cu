@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) separation_kernel(Thinning<T> 
                                          ratio * static_cast<double>(p.scale[g * m + i]);
       separate |= too_many(static_cast<int64_t>(total(close)), n, thinning_level(level));
     }
-    if (threadIdx.x == 0) p.separation[g] = separate ? thinning_ratio(thinning_level(0), half) : 0;
+    if (threadIdx.x == 0) p.separation[g] = separate ? thinning_ratio(kSeparationLevel, half) : 0;
   }
 }
 
