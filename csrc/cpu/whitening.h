@@ -58,7 +58,7 @@ void whitened(const Whitening<T>& w,
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);
-  const T floor = w.values[w.rank - 1] * static_cast<T>(w.rank) * kEpsilon<T>;
+  const T floor = w.values[w.rank - 1] * static_cast<T>(kRankFloor<T>);
   return w.values[k] > floor ? std::sqrt(static_cast<T>(w.m) * w.values[k]) : T(0);
 }
 

@@ -249,6 +249,19 @@ def true_whitening(x: Tensor) -> Tensor:
     return reference.ridge_whitening(x.double())[1]
 
 
+@for_each_backend("adaptive_score")
+def test_a_strong_common_factor_hides_no_other_direction_in_float32(backend: Backend) -> None:
+    # The first eigenvalue of the correlations is 100,000 times the others, which are not rounding
+    # errors. A score is proportional to the inverse of an eigenvalue.
+    x = 0.999**0.5 * normal(100, 1) + 0.001**0.5 * normal(100, 1500, seed=1)
+    v = (x - x.mean(0)) / x.std(0, correction=0)
+    values = torch.linalg.eigvalsh(v @ v.mT / 100)
+    rounded = 8 * torch.finfo(torch.float32).eps * values[-1] / values.median()
+    got, exact = backend.adaptive_score(x.float())[0], backend.adaptive_score(x)[0]
+    assert 0.05 < rounded < 0.2
+    assert (got - exact).norm() < rounded * exact.norm()
+
+
 @for_each_dtype
 @for_each_backend("adaptive_score")
 def test_equal_samples_have_no_score(backend: Backend, dtype: torch.dtype) -> None:
