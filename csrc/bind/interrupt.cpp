@@ -57,9 +57,11 @@ bool handler_raised() {
 void handle_signals_on_this_thread() { signal_thread = std::this_thread::get_id(); }
 
 PyObject* take_interruption(PyObject*, PyObject*) {
-  PyObject* const taken = pending;
-  pending = nullptr;
-  if (taken) return taken;
+  if (cpu::handles_signals() && pending) {
+    PyObject* const taken = pending;
+    pending = nullptr;
+    return taken;
+  }
   Py_INCREF(Py_None);
   return Py_None;
 }
@@ -67,21 +69,21 @@ PyObject* take_interruption(PyObject*, PyObject*) {
 }  // namespace mige::bind
 
 namespace mige::cpu {
-
 bool handles_signals() { return std::this_thread::get_id() == bind::signal_thread; }
 
 Interruption::Interruption() : possible(handles_signals()) {}
 
 void poll_interrupt() {
   Interruption* const shared = current_interruption();
-  if (shared && shared->raised.load(std::memory_order_relaxed)) bind::fail("Interrupted: ");
+  if (shared && shared->raised.load(std::memory_order_relaxed))
+    bind::fail("interrupted by a signal");
   if (!handles_signals()) return;
   const auto now = std::chrono::steady_clock::now();
   if (now - bind::last_poll < kPollInterval) return;
   bind::last_poll = now;
   if (!bind::handler_raised()) return;
   if (shared) shared->raised.store(true, std::memory_order_relaxed);
-  bind::fail("Interrupted: ");
+  bind::fail("interrupted by a signal");
 }
 
 }  // namespace mige::cpu

@@ -8,7 +8,8 @@ namespace mige::bind {
 // Remembers the calling thread as the one that runs signal handlers. Called by the module's import.
 void handle_signals_on_this_thread();
 
-// Returns the exception and forgets it; None if there is none. Called as _C.take_interruption().
+// Returns the exception and forgets it; None if there is none, or on a thread that runs no signal
+// handlers. Called as _C.take_interruption().
 PyObject* take_interruption(PyObject*, PyObject*);
 
 }  // namespace mige::bind

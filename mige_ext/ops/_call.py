@@ -89,16 +89,18 @@ def _no_derivative(name: str) -> NotImplementedError:
 
 def call(name: str, *args: Any) -> Any:
     """Call an operator, and translate the errors of its checks."""
+    if not torch.compiler.is_compiling():
+        _C.take_interruption()  # of compiled code, which takes no exception
     try:
         if name not in DIFFERENTIABLE and (_requires_grad(args) or in_forward_mode()):
             return apply(_WithoutDerivative, name, *args)
         return getattr(_library, name)(*args)
     except (RuntimeError, TypeError) as error:
-        interruption = None if torch.compiler.is_compiling() else _C.take_interruption()
-        if interruption is not None:  # such as KeyboardInterrupt
-            raise interruption from None
         if torch.compiler.is_compiling():  # the compiler cannot trace the code below
             raise
+        interruption = _C.take_interruption()  # such as KeyboardInterrupt
+        if interruption is not None:
+            raise interruption from None
         raise _translated(name, args, error) from None
 
 

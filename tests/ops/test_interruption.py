@@ -124,6 +124,18 @@ def test_control_c_is_a_keyboard_interrupt() -> None:
 
 
 @pytest.mark.usefixtures("_handler")
+def test_an_exception_that_nobody_took_replaces_no_later_error() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    x = normal(*LONG["rows"][1])
+    timer = _interrupt_soon()
+    with pytest.raises(RuntimeError):
+        torch.ops.mige_ext.squared_distances(x, None)  # as compiled code calls an operator
+    timer.join()
+    with pytest.raises(RuntimeError, match="bandwidth must be positive"):
+        ops.rbf_gram(normal(4, 2), bandwidth=torch.tensor(-1.0, dtype=torch.float64))
+
+
+@pytest.mark.usefixtures("_handler")
 def test_an_operator_continues_after_a_handler_that_raises_nothing() -> None:
     seen = []
     signal.signal(signal.SIGINT, lambda number, frame: seen.append(time.monotonic()))
