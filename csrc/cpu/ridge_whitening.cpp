@@ -1,5 +1,6 @@
 // ridge_whitening on the CPU: the mean, W = D^{−1} U (Λ + τ)^{−1/2} Uᵀ and τ of each group.
-// whitening.h gives the formulas and the work. Sums with cancellation are in double.
+// whitening.h gives the formulas and the work. Means, deviations and the mean of J over the samples
+// are computed in double.
 #include <algorithm>
 
 #include "cpu/operators.h"

@@ -159,9 +159,11 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
   constexpr int kSide = kProductThreadTile;
   __shared__ __align__(16) T slices[Tile<kSide>::kSlices];
   const auto columns = static_cast<unsigned>(divide_up(shape.n, kProductTile));
-  const int64_t row0 = static_cast<int64_t>(blockIdx.y) * kProductTile;
-  const int64_t column0 = static_cast<int64_t>(blockIdx.x % columns) * kProductTile;
-  const int64_t first = blockIdx.x / columns;  // 0 if one thread block takes all parts
+  const unsigned tiles = columns * static_cast<unsigned>(divide_up(shape.m, kProductTile));
+  const unsigned tile = blockIdx.x % tiles;
+  const int64_t row0 = static_cast<int64_t>(tile / columns) * kProductTile;
+  const int64_t column0 = static_cast<int64_t>(tile % columns) * kProductTile;
+  const int64_t first = blockIdx.x / tiles;  // 0 if one thread block takes all parts
   const int64_t last = parts.separate ? first + 1 : parts.count;
   if (kLowerTriangle<Finish> && column0 > row0) return;
   for (int64_t g = blockIdx.z; g < shape.groups; g += gridDim.z) {
@@ -248,8 +250,9 @@ void contract(const Left& left, const Right& right, const Finish& finish,
   const int64_t bytes = partial_bytes<typename Finish::Sum>(shape.groups, m, n, depth);
   parts.separate = bytes > 0 && bytes <= shape.partial.bytes;
   stream.launch(contraction_kernel<T, Left, Right, Finish>,
-                {{divide_up(n, kProductTile) * (parts.separate ? parts.count : 1),
-                  divide_up(m, kProductTile), group_blocks(shape.groups)},
+                {{divide_up(m, kProductTile) * divide_up(n, kProductTile) *
+                      (parts.separate ? parts.count : 1),
+                  1, group_blocks(shape.groups)},
                  kTileThreads},
                 left, right, finish, shape, parts);
   if (parts.separate)
