@@ -65,9 +65,9 @@ def is_integer(value: object, least: int) -> bool:
 
 
 def require_seed(name: str, value: int) -> None:
-    """Require an integer that is not negative."""
-    if not is_integer(value, 0):
-        raise ValueError(f"{name} must be an integer, not negative, got {value!r}")
+    """Require an integer from 0 to 2⁶³ − 1, the range of torch's generators."""
+    if not is_integer(value, 0) or int(value) >= 2**63:
+        raise ValueError(f"{name} must be an integer from 0 to 2**63 - 1, got {value!r}")
 
 
 def require_bool(name: str, value: bool) -> None:

@@ -7,6 +7,7 @@ or cell of s, and for a continuous s also the value.
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -49,6 +50,8 @@ def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
 
     Whitened codes show the attackers what z encodes in directions of little variance.
     """
+    least, largest = _bounds(fit.z)
+    fit, *others = (replace(rows, z=rows.z.clamp(least, largest)) for rows in (fit, *others))
     mean, scale = fit.z.mean(0), _scale(fit.z)
     values, vectors = torch.linalg.eigh((fit.z / scale).mT.cov().reshape(2 * [fit.z.shape[1]]))
     kept = values > values[-1] * 1e-12  # above the rounding errors of float32
@@ -64,6 +67,19 @@ def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
         return Views(standardized.float(), (standardized @ whitening).float(), rows.label, s)
 
     return [view(rows) for rows in (fit, *others)]
+
+
+def _bounds(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of each column, which only extreme outliers exceed.
+
+    An outlier is farther from the .5 % or 99.5 % quantile than ten times their distance. Without
+    bounds, a single outlier makes the standardized values of all other rows nearly equal.
+    """
+    beyond = 1 + len(x) // 200
+    low = x.kthvalue(beyond + 1, dim=0).values
+    high = x.kthvalue(len(x) - beyond, dim=0).values
+    room = torch.where(high > low, 10 * (high - low), torch.inf)
+    return low - room, high + room
 
 
 def _scale(x: Tensor) -> Tensor:
@@ -105,9 +121,10 @@ class _Perceptron:
         hidden = [
             layer
             for inputs, units in pairwise(sizes)
-            for layer in (nn.Linear(inputs, units), nn.ReLU())
+            for layer in (nn.Linear(inputs, units, dtype=z.dtype), nn.ReLU())
         ]
-        network = nn.Sequential(*hidden, nn.Linear(self.size, outputs)).to(z.device)
+        last = nn.Linear(self.size, outputs, dtype=z.dtype)
+        network = nn.Sequential(*hidden, last).to(z.device)
         adam = torch.optim.Adam(network.parameters(), _LEARNING_RATE, fused=True)
         each = max(math.ceil(len(z) / _BATCH), _LEAST_STEPS)
         steps = self.epochs * each
@@ -157,7 +174,8 @@ class _Neighbors:
 
     def __call__(self, fit: Views, others: Sequence[Views]) -> list[Prediction]:
         k = min(NEIGHBORS, max(1, len(fit.label) // 10))
-        frequencies = torch.bincount(fit.label, minlength=self.classes) / len(fit.label)
+        counts = torch.bincount(fit.label, minlength=self.classes).to(fit.whitened.dtype)
+        frequencies = counts / len(fit.label)
         frequencies = frequencies.clamp(min=0.5 / len(fit.label))
         predictions = []
         for rows in others:
@@ -184,7 +202,7 @@ class _Trees:
         from threadpoolctl import threadpool_limits
 
         columns = [_columns(rows) for rows in (fit, *others)]
-        options: dict[str, Any] = {**_TREES, "random_state": self.seed}
+        options: dict[str, Any] = {**_TREES, "random_state": self.seed % 2**32}
         device = fit.label.device
         with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
             label, rows = _without_single_rows(fit.label.cpu())
@@ -193,10 +211,11 @@ class _Trees:
             known = torch.as_tensor(trees.classes_)
             predictions = []
             for z in columns[1:]:
-                p = torch.full((len(z), self.classes), torch.finfo(torch.float32).tiny)
+                tiny = torch.finfo(torch.float32).tiny
+                p = torch.full((len(z), self.classes), tiny, dtype=torch.float32)
                 found = trees.predict_proba(z)[:, : len(known)]  # two columns for a single class
                 p[:, known] = torch.as_tensor(found).float()
-                p = p.clamp(min=torch.finfo(p.dtype).tiny)
+                p = p.clamp(min=tiny)
                 predictions.append(Prediction(p.log().to(device), None))
             if fit.s is None:
                 return predictions

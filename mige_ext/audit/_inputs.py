@@ -3,6 +3,7 @@
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,10 +60,11 @@ def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> 
     """
     codes, nuisance = _codes("z", z), _nuisance("s", s)
     _require_rows("s", nuisance, "z", codes)
-    if isinstance(test, (int, float)) and not isinstance(test, bool):
-        if not 0 < test < 1:
+    if isinstance(test, Real) and not isinstance(test, (bool, np.bool_)):
+        fraction = float(test)
+        if not 0 < fraction < 1:
             raise ValueError(f"test must be a fraction between 0 and 1, or (z, s), got {test!r}")
-        test_size = round(test * len(codes))
+        test_size = round(fraction * len(codes))
         order = torch.randperm(len(codes), generator=generator).to(codes.device)
         test_rows, train_rows = order[:test_size], order[test_size:]
         parts = [(codes[rows], nuisance[rows]) for rows in (train_rows, test_rows)]
@@ -196,13 +198,15 @@ def _tensor(name: str, value: Any, hint: str = "") -> Tensor:
     if not isinstance(value, Tensor):
         try:
             array = np.asarray(value)
-        except ValueError as error:  # rows of different lengths
+        except (ValueError, RuntimeError) as error:  # such as rows of different lengths
             raise ValueError(f"{name} must be an array or tensor of numbers: {error}") from None
         if array.dtype.kind not in "biuf":
             raise TypeError(
                 f"{name} must be an array or tensor of numbers, got dtype {array.dtype}{hint}"
             )
-        value = torch.as_tensor(array if array.dtype.kind != "u" else array.astype(np.int64))
+        # A copy, because torch does not take every byte order, stride and precision.
+        dtype = {"b": np.bool_, "f": np.float64}.get(array.dtype.kind, np.int64)
+        value = torch.from_numpy(array.astype(dtype, order="C"))
     if value.is_complex() or value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}")
     value = value.detach()

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks
+from mige_ext._precision import no_autocast
 from mige_ext.audit._attackers import Prediction, Views, attackers, views
 from mige_ext.audit._inputs import divide
 from mige_ext.audit._records import ATTACKERS, Attack, Leakage
@@ -103,18 +104,19 @@ def leakage(
         True
     """
     kinds = _check_options(bins, attackers, epochs, seed, progress)
-    generator = torch.Generator().manual_seed(seed)
-    parts = divide(z, s, test, bins, generator)
-    classes = parts.classes
-    fit, validation, target = views(parts.fit, [parts.validation, parts.test])
-    frequencies = _frequencies(fit, classes)
-    device = target.label.device
     attacks = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for name, attacker in _with_bar(kinds, classes, epochs, seed, progress):
-            predictions = attacker(fit, [validation, target])
-            attacks.append(_measure(name, predictions, validation, target, frequencies))
+    # The perceptrons are trained, whatever mode the caller is in.
+    with torch.inference_mode(False), torch.enable_grad():
+        parts = divide(z, s, test, bins, torch.Generator().manual_seed(int(seed)))
+        device, classes = parts.test.z.device, parts.classes
+        fit, validation, target = views(parts.fit, [parts.validation, parts.test])
+        frequencies = _frequencies(fit, classes)
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with no_autocast(parts.test.z), forked:
+            torch.manual_seed(int(seed))
+            for name, attacker in _with_bar(kinds, classes, epochs, int(seed), progress):
+                predictions = attacker(fit, [validation, target])
+                attacks.append(_measure(name, predictions, validation, target, frequencies))
     strongest = max(attacks, key=lambda attack: attack.validation_nats)
     best = max(attacks, key=lambda attack: attack.validation_score)
     occurring = _frequencies(target, classes)

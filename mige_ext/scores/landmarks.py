@@ -202,7 +202,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         """
         if self.m >= rows:
             return torch.arange(rows, device=device)
-        key = torch.arange(rows, device=device) + _wrap((self.seed + 1) * 0x9E3779B97F4A7C15)
+        key = torch.arange(rows, device=device) + _wrap((int(self.seed) + 1) * 0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             key = (key ^ _shifted(key, shift)) * _wrap(factor)
         key = key ^ _shifted(key, 31)

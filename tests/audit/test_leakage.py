@@ -164,7 +164,10 @@ def test_a_seed_gives_the_same_result_and_the_global_seed_stays() -> None:
 
 def test_arrays_tensors_and_dtypes_give_the_same_result() -> None:
     z, s = correlated(600)
-    kinds = (z.numpy(), z.double(), z.clone().requires_grad_())
+    kinds = (
+        z.numpy(), z.double(), z.clone().requires_grad_(), z.numpy().astype(">f8"),
+        z.numpy().astype(np.longdouble), z.flip(0).numpy()[::-1],
+    )  # fmt: skip
     expected = leakage(z, s > 0, attackers=FAST)
     for given in kinds:
         for nuisance in (s > 0, (s > 0).numpy(), (s > 0).byte(), (s.numpy() > 0).astype(np.int32)):
@@ -172,6 +175,35 @@ def test_arrays_tensors_and_dtypes_give_the_same_result() -> None:
     assert leakage(z, s[:, None], attackers=FAST) == leakage(z, s.numpy(), attackers=FAST)
     names = np.array([-7, 11])[(s > 0).long().numpy()]  # any integers name the classes
     assert leakage(z, names, attackers=FAST) == expected
+
+
+def test_the_modes_of_the_caller_change_nothing() -> None:
+    z, s = correlated(400)
+    options: dict[str, Any] = {"epochs": 2, "progress": False}
+    expected = leakage(z, s, **options)
+    assert expected.nats > 0.1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert leakage(z, s, **options) == expected
+    with torch.no_grad():
+        assert leakage(z, s, **options) == expected
+    with torch.inference_mode():
+        assert leakage(z.clone(), s.clone(), **options) == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert leakage(z, s, **options) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", ATTACKERS)
+@pytest.mark.parametrize("value", [1e4, 1e12, -1e300])
+def test_a_single_outlier_hides_no_leak(kind: str, value: float) -> None:
+    z, s = correlated(1000)
+    clean = leakage(z, s > 0, attackers=[kind], epochs=3)
+    z = z.double()
+    z[3, 0] = value
+    found = leakage(z, s > 0, attackers=[kind], epochs=3)
+    assert abs(found.nats - clean.nats) < 2 * clean.standard_error
 
 
 def test_given_test_rows_are_the_test_rows() -> None:
@@ -283,7 +315,9 @@ NAN = torch.full_like(S, math.nan)
         ((Z, S), {"attackers": "trees"}, ValueError, "attackers must be some of"),
         ((Z, S), {"attackers": 3}, ValueError, "attackers must be some of .* got 3"),
         ((Z, S), {"epochs": 0}, ValueError, "epochs must be a positive integer"),
-        ((Z, S), {"seed": -1}, ValueError, "seed must be an integer, not negative"),
+        ((Z, S), {"seed": -1}, ValueError, r"seed must be an integer from 0 to 2\*\*63"),
+        ((Z, S), {"seed": 2**64}, ValueError, "seed must be an integer from 0 to"),
+        (([z.requires_grad_() for z in Z.clone()], S), {}, ValueError, "z must be an array or ten"),
         ((Z, S), {"progress": 1}, TypeError, "progress must be True or False"),
     ],
 )
@@ -292,6 +326,14 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         leakage(*arguments, **options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = {"test": 0.25, "seed": 3}
+    of_numpy: dict[str, Any] = {"test": np.float32(0.25), "seed": np.int64(3)}
+    expected = leakage(Z, S, attackers=FAST, **options)
+    assert leakage(Z, S, attackers=FAST, **of_numpy) == expected
+    assert leakage(Z, S, attackers=FAST, seed=2**63 - 1) != expected
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

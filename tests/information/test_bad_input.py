@@ -118,9 +118,9 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
     # test_values_arguments.py has the other arguments. Categories are valid. H of a constant is −∞.
     (mige.estimate_mutual_information, "seed",
      lambda v: mige.estimate_mutual_information(X, Z, seed=v), [-1, 0.5, True, None],
-     r"must be an integer, not negative"),
+     r"must be an integer from 0 to 2\*\*63 - 1"),
     (mige.estimate_entropy, "seed", lambda v: mige.estimate_entropy(X, seed=v),
-     [-1, 0.5, True, None], r"must be an integer, not negative"),
+     [-1, 0.5, True, None], r"must be an integer from 0 to 2\*\*63 - 1"),
     (mige.negentropy, "estimator", lambda v: mige.negentropy(X, estimator=v),
      ["SSGE", 0.99, mige.SSGE(), mige.AdaptiveScore], r"must be an AdaptiveScore or None"),
     (mige.mutual_information, "estimator", lambda v: mige.mutual_information(X, Z, estimator=v),

@@ -196,7 +196,7 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      lambda v: mige.SlicedScoreMatching(variance_reduced=v), [1, "yes", None],
      r"must be True or False"),
     (mige.SlicedScoreMatching, "seed", lambda v: mige.SlicedScoreMatching(seed=v),
-     [-1, 0.5, "1", None, True], r"must be an integer, not negative"),
+     [-1, 0.5, "1", None, True], r"must be an integer from 0 to 2\*\*63 - 1"),
     (compat.SpectralScoreEstimator, "n_eigen", lambda v: compat.SpectralScoreEstimator(v),
      [0, -1, 2.5, "3"], r"must be "),
     (compat.SpectralScoreEstimator, "n_eigen",

@@ -229,7 +229,7 @@ def test_repeated_landmarks_are_one() -> None:
         ({"threshold": 0.0}, r"threshold must lie in \(0, 1\], got 0.0"),
         ({"bandwidth": "mean"}, 'bandwidth must be "median"'),
         ({"calibrate": True}, 'calibrate must be "stein" or None, got True'),
-        ({"seed": -1}, "seed must be an integer, not negative, got -1"),
+        ({"seed": -1}, r"seed must be an integer from 0 to 2\*\*63 - 1, got -1"),
     ],
     ids=str,
 )
