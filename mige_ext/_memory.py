@@ -1,4 +1,4 @@
-"""Checks of the memory of estimators whose matrices grow with M²."""
+"""Checks of the memory that estimators need."""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from mige_ext._warnings import may_warn, warn_once
 
 #: Number of samples above which the memory is estimated.
 MANY_SAMPLES = 10_000
+#: Number of bytes above which the free memory of the device is read.
+_MANY_BYTES = 500_000_000
 
 
 def check_memory(samples: Tensor, values: int) -> None:
@@ -27,17 +29,41 @@ def check_memory(samples: Tensor, values: int) -> None:
         return
     needed = values * samples.element_size()
     use = "use estimator=Landmarks(m=1024), whose memory does not grow with M²"
-    free = free_memory(samples.device)
-    if free is not None and needed > free:
-        raise MemoryError(
-            f"M = {m} needs {_gigabytes(needed)}, and {samples.device} has {_gigabytes(free)} "
-            f"free: {use}"
-        )
+    _require_free(samples.device, needed, f"M = {m} needs", use)
     if may_warn("memory"):
         warn_once(
             "memory",
             f"M = {m} needs {_gigabytes(needed)} for each group, and the time grows with M³: "
             f"{use}, or fewer samples",
+        )
+
+
+def check_memory_of_classes(samples: Tensor, classes: int) -> None:
+    """Raise an error if the device has too little free memory for the Gaussians of K classes.
+
+    Args:
+        samples: (G, M, d).
+        classes: K. All groups need about 12 G M K d elements together.
+
+    Raises:
+        MemoryError: the estimate exceeds the free memory of the device of the samples.
+    """
+    needed = 12 * samples.numel() * classes * samples.element_size()
+    if torch.compiler.is_compiling() or needed < _MANY_BYTES:
+        return
+    _require_free(
+        samples.device,
+        needed,
+        f"{classes} classes with samples of shape {tuple(samples.shape)} need",
+        'merge classes, or use marginal="own"',
+    )
+
+
+def _require_free(device: torch.device, needed: int, what: str, advice: str) -> None:
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"{what} {_gigabytes(needed)}, and {device} has {_gigabytes(free)} free: {advice}"
         )
 
 

@@ -195,6 +195,8 @@ def _cells(s: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _per_group(ids: Tensor) -> Tensor:
     """The integers as one row, (..., M) -> (G·M), shifted so that groups share no integer."""
+    if ids.numel() == 0:
+        return ids.flatten()
     rows = ids.reshape(-1, ids.shape[-1])
     first = torch.arange(len(rows), device=ids.device).unsqueeze(-1) * (ids.amax() + 1)
     return (rows + first).flatten()

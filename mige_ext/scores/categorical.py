@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mige_ext import ops
+from mige_ext._memory import check_memory_of_classes
 from mige_ext._precision import about_origin, no_autocast, per_group, saturated
 
 #: ν of the candidates, divided by the dimension.
@@ -58,9 +59,13 @@ def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
     Returns:
         (G, M, d), of the dtype of z; 0 in a group with one class in each condition.
 
+    Raises:
+        MemoryError: the device has too little free memory.
+
     Cost:
-        O(M K d² + K d³) for each group, and O(M K d) memory.
+        O(M K d² + K d³) for each group, and about 12 M K d numbers of memory.
     """
+    check_memory_of_classes(z, len(conditions))
     with no_autocast(z):
         samples, _, unit = about_origin(z)
         white, back = _whitened(samples)
@@ -68,7 +73,8 @@ def class_departure(z: Tensor, cells: Tensor, conditions: Tensor) -> Tensor:
         whole = _Classes.of(white, cells, owners, conditions, STRENGTHS)
         twice = owners.repeat_interleave(2), conditions.repeat_interleave(2)
         split = _Classes.of(white, whole.modes(), *twice, (math.inf,))
-        cost = SPLIT_COST * (whole.sizes > 0).sum(-1, keepdim=True) * white.shape[-1]
+        used = (whole.sizes > 0).sum(-1, keepdim=True).to(white.dtype)
+        cost = SPLIT_COST * used * white.shape[-1]
         evidence = whole.evidence(), split.evidence() - cost, whole.evidence_of_frequencies()
         weights = torch.cat(evidence, -1).softmax(-1)
         of_whole, of_split, _ = weights.split([part.shape[-1] for part in evidence], -1)

@@ -1,10 +1,12 @@
 """The mutual information of a category s and continuous z."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from mige_ext.values.candidates import Candidate, exceeds
-from mige_ext.values.gaussian import white
+from mige_ext.values.gaussian import dimensions, white
 from mige_ext.values.neighbors import NEIGHBORS
 
 #: Weights of the common covariance in the covariance of a class.
@@ -21,8 +23,18 @@ def class_information(
         s: classes 0, 1, …, (M,), each with at least two samples.
         y: normal scores, (M, d).
         generator: draws the folds.
+
+    Raises:
+        ValueError: M is too small for the covariance of the classes in a training fold.
     """
     z = white(y)
+    m, d, classes = y.shape[0], dimensions(y, z), int(s.max()) + 1
+    least = math.ceil((d + classes + 2) * _FOLDS / (_FOLDS - 1))
+    if m < least:
+        raise ValueError(
+            f"x and z must have M >= 1.25 (d + classes + 2) samples, here {least} for {classes} "
+            f"classes and d = {d} columns, got {m}: use more samples, or project to fewer columns"
+        )
     best, linear = classifier_bounds(s, z, generator)
     other = class_neighbors(s, z)
     if exceeds(other.value - best.value, other.terms - best.terms):
@@ -95,7 +107,8 @@ def class_neighbors(s: Tensor, z: Tensor, k: int = NEIGHBORS) -> Candidate:
     ks = (counts - 1).clamp(max=k)
     distances = torch.cdist(z, z)
     same = s.unsqueeze(0) == s.unsqueeze(1)
-    within = torch.where(same, distances, torch.inf).topk(k + 1, dim=1, largest=False).values
+    within = torch.where(same, distances, torch.inf)
+    within = within.topk(min(k + 1, m), dim=1, largest=False).values
     radius = within.gather(1, ks.unsqueeze(1))
     nearer = (distances < radius).sum(1).clamp(min=1)
     psi = [torch.digamma(value.double()) for value in (ks, counts, nearer)]

@@ -5,11 +5,15 @@ import math
 import torch
 from torch import Tensor
 
+from mige_ext._precision import power_of_two
 from mige_ext.values.candidates import Candidate, exceeds
-from mige_ext.values.gaussian import gaussian_part, log_determinant_bias, white
+from mige_ext.values.gaussian import NO_VARIANCE, gaussian_part, log_determinant_bias, white
 from mige_ext.values.kernel import interaction, negentropy
 from mige_ext.values.neighbors import neighbor_entropy, neighbor_information
 from mige_ext.values.student import student_copula
+
+#: Least variance of a direction of standardized samples without rounding errors.
+_LEAST_VARIANCE = 1e-13
 
 
 def continuous_information(
@@ -44,14 +48,19 @@ def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate
     m, d = z.shape
     if m < d + 2:
         raise ValueError(f"z must have M >= d + 2 samples, {d + 2}, got {m}")
-    deviation = z.std(0)
-    if not bool((deviation > 0).all()):
+    constant_columns = int((z == z[0]).all(0).sum())
+    if constant_columns:
         raise ValueError(
-            f"z must vary in every column, got {int((deviation == 0).sum())} constant columns: "
-            "the entropy of z is minus infinity"
+            f"z must vary in every column, got {constant_columns} constant columns: the entropy of "
+            "z is minus infinity"
         )
+    rounding = torch.finfo(z.dtype if (z.float() != z).any() else torch.float32).eps
+    unit = power_of_two(z.abs().amax(0))  # so that squares neither overflow nor underflow
+    z = z / unit
+    deviation = z.std(0)
     standard = (z - z.mean(0)) / deviation
-    y = white(standard)
+    noise = float((rounding / deviation).square().max())
+    y = white(standard, min(max(_LEAST_VARIANCE, 100 * noise), NO_VARIANCE))
     if y.shape[1] < d:
         raise ValueError(
             f"z must vary in all {d} directions, got {y.shape[1]}: a linear combination of the "
@@ -59,6 +68,7 @@ def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate
         )
     covariance = standard.mT @ standard / (m - 1)
     half_log = torch.linalg.cholesky(covariance).diagonal().log().sum() + deviation.log().sum()
+    half_log = half_log + unit.log().sum()
     constant = half_log + d / 2 * math.log(2 * math.pi * math.e)
     squares = y.square().sum(1) / 2
     gaussian = Candidate("gaussian", constant - log_determinant_bias(m, d) / 2, squares)

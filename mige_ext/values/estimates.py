@@ -77,9 +77,9 @@ def estimate_mutual_information(
 
     Raises:
         ValueError, TypeError: an argument is not as described or not finite; M is smaller than
-            d_x + d_z + 2 (for each value of ``given``); a class has fewer than two samples in a
-            part (see the cost); x and z are both categories; x and z determine each other, so that
-            I is infinite.
+            d_x + d_z + 2, or with a category smaller than 1.25 (d + classes + 2), for each value of
+            ``given``; a class has fewer than two samples in a part (see the cost); x and z are both
+            categories; x and z determine each other, so that I is infinite.
 
     Cost:
         Six scores of (x, z), of x and of z: O(M³) up to M = 2000. More samples are divided into
@@ -298,7 +298,7 @@ def _mixed(found: list[_Found], weights: Tensor, m: int = 0) -> _Found:
 def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Found:
     """The mean over disjoint parts of at most :data:`MOST_SAMPLES`, of about equal size."""
     m = x.shape[0]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     x, z = _sorted(x, z)
     parts = math.ceil(m / MOST_SAMPLES)
     rows = torch.randperm(m, generator=generator).to(x.device)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mige_ext.values.candidates import Candidate
 
-#: Directions with a smaller fraction of the largest variance are left out.
-_NO_VARIANCE = 1e-6
+#: Least variance of a direction of normal scores, relative to the largest variance.
+NO_VARIANCE = 1e-6
 #: If the smallest eigenvalue of the covariance is below this number, x and z count as dependent.
 DEPENDENT = 1e-9
 
@@ -23,12 +23,23 @@ class GaussianPart:
     root: Tensor  #: Cholesky factor of the covariance of the white (x, z)
 
 
-def white(y: Tensor) -> Tensor:
-    """Coordinates with covariance I, (M, d) -> (M, r), without directions that have no variance."""
+def white(y: Tensor, least: float = NO_VARIANCE) -> Tensor:
+    """Coordinates with covariance I, (M, d) -> (M, r), without directions that have no variance.
+
+    Directions with a smaller fraction of the largest variance than ``least`` are left out.
+    """
     y = y - y.mean(0)
     variances, directions = torch.linalg.eigh(y.mT @ y / y.shape[0])
-    kept = variances > _NO_VARIANCE * variances[-1]
+    kept = variances > least * variances[-1]
     return y @ directions[:, kept] / variances[kept].sqrt()
+
+
+def dimensions(y: Tensor, z: Tensor) -> int:
+    """Number of dimensions that ask for samples: the columns of ``z = white(y)``.
+
+    With too few samples, z has M − 1 columns whatever y is. Then all columns of y count.
+    """
+    return z.shape[1] if z.shape[1] < z.shape[0] - 1 else y.shape[1]
 
 
 def log_determinant_bias(m: int, d: int) -> float:
@@ -50,8 +61,9 @@ def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
     Raises:
         ValueError: x and z are linearly dependent, or M is too small.
     """
+    columns = x, z
     x, z = white(x), white(z)
-    m, d = x.shape[0], x.shape[1] + z.shape[1]
+    m, d = x.shape[0], dimensions(columns[0], x) + dimensions(columns[1], z)
     if m < d + 2:
         raise ValueError(
             f"x and z must have M >= d_x + d_z + 2 samples, here {d + 2} without directions that "

@@ -195,6 +195,26 @@ def test_half_precision_gets_gradients_in_its_own_dtype() -> None:
 # --- small classes --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_the_default_dtype_does_not_matter(marginal: Marginal) -> None:
+    s, z, _ = shifted(60, 3)
+    torch.manual_seed(0)
+    expected = field(s, z.float(), marginal=marginal)
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    try:
+        assert torch.equal(field(s, z.float(), marginal=marginal), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
+def test_no_groups_have_no_gradient(marginal: Marginal) -> None:
+    s, z = torch.zeros(0, 64).long(), normal(0, 64, 2)
+    assert field(s, z, marginal=marginal).shape == (0, 64, 2)
+    assert field(s, z, marginal=marginal, given=s).shape == (0, 64, 2)
+
+
 def test_one_class_has_no_information() -> None:
     z = normal(32, 3)
     marginals: list[Marginal] = ["paired", "own"]

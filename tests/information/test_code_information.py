@@ -1,5 +1,7 @@
 """code_information: the gradient of the information that passes a Gaussian channel."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -101,3 +103,11 @@ def test_an_error_about_images_says_how_to_make_rows() -> None:
         ValueError, match=r"got \(8, 3, 4, 4\) and \(8, 2\); flatten\(1\) makes rows"
     ):
         mige.code_information(torch.zeros(8, 3, 4, 4), torch.zeros(8, 2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_error_counts_the_values_of_the_code_without_noise(value: float) -> None:
+    x, z = normal(64, 3), normal(64, 2)
+    z[5, 1] = value
+    with pytest.raises(ValueError, match="z must be finite, got 1 values"):
+        mige.code_information(x, z)

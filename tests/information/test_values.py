@@ -344,3 +344,28 @@ def _on_rank(rank: int, address: str) -> None:
 @pytest.mark.thorough  # because two processes load torch
 def test_ranks_of_a_group_have_the_value_of_all_samples(tmp_path: Any) -> None:
     spawn(_on_rank, (f"file://{tmp_path}/store",), nprocs=2)
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-5])
+def test_entropy_of_a_narrow_gaussian(width: float) -> None:
+    x = normal(400, 2)
+    z = torch.cat((x[:, :1], x[:, :1] + width * x[:, 1:]), 1)
+    plain = estimate_entropy(x)
+    assert float(estimate_entropy(z).value - plain.value) == pytest.approx(
+        math.log(width), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("exponent", [200, -200])
+def test_entropy_of_huge_and_tiny_samples(exponent: int) -> None:
+    x = normal(200, 2)
+    moved = estimate_entropy(10.0**exponent * x).value - estimate_entropy(x).value
+    assert float(moved) == pytest.approx(2 * exponent * math.log(10))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_of_columns_has_no_entropy(dtype: torch.dtype) -> None:
+    x = normal(200, 2) + 100
+    z = torch.cat((x, x.sum(1, keepdim=True)), 1).to(dtype)
+    with pytest.raises(ValueError, match="a linear combination of the columns is constant"):
+        estimate_entropy(z)

@@ -24,6 +24,26 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: estimate_mutual_information(X * math.nan, Z), ValueError, "x must be finite"),
     (lambda: estimate_mutual_information(X, Z / 0), ValueError, "z must be finite"),
     (lambda: estimate_mutual_information(X[:5], Z[:5]), ValueError, "M >= d_x \\+ d_z \\+ 2"),
+    (
+        lambda: estimate_mutual_information(normal(20, 30), Z),
+        ValueError,
+        r"M >= d_x \+ d_z \+ 2 samples, here 34 .*, got 20",
+    ),
+    (
+        lambda: estimate_mutual_information(S, normal(20, 13)),
+        ValueError,
+        r"M >= 1.25 \(d \+ classes \+ 2\) samples, here 22 for 2 classes and d = 13 .*, got 20",
+    ),
+    (
+        lambda: estimate_mutual_information(S, normal(20, 30)),
+        ValueError,
+        r"here 43 for 2 classes and d = 30 columns, got 20",
+    ),
+    (
+        lambda: estimate_mutual_information(S[:8], Z[:8], given=S[:8] * 0 + (S[:8].cumsum(0) > 2)),
+        ValueError,
+        r"given = 0: x and z must have M >= 1.25 .*, got 5",
+    ),
     (lambda: estimate_mutual_information(X, 2 * X), ValueError, "must not determine each other"),
     (lambda: estimate_mutual_information(X, Z, given=X[:, 0]), TypeError, "given must have an int"),
     (lambda: estimate_mutual_information(X, Z, given=S[:9]), ValueError, "given must have"),

@@ -244,6 +244,13 @@ def test_samples_that_do_not_fit_into_memory_raise(monkeypatch: pytest.MonkeyPat
         mige.mutual_information(torch.randn(100_000, 1).double(), representation(100_000, 1))
 
 
+def test_classes_that_do_not_fit_into_memory_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "free_memory", lambda device: int(1e9))
+    z = representation(2000, 64)
+    with pytest.raises(MemoryError, match=r"1000 classes with samples .* need 6.14 GB, .* merge"):
+        mige.mutual_information(torch.arange(2000) // 2, z)
+
+
 def test_free_memory_of_the_cpu_is_known_on_linux() -> None:
     free = _memory.free_memory(torch.device("cpu"))
     assert free is None or free > 1e6

@@ -75,13 +75,13 @@ class Settings(Checked):
     given: str = option(
         "none",
         "What is known beside z. With label, z may reveal what the label reveals about s: MIGE "
-        "penalizes I(s; z | label), and the leak is measured within the labels",
+        "penalizes I(s; z | label), and the leak is measured within the labels.",
         choices=("none", "label"),
     )
     choice: str = option(
         "leak",
         "Choice of β among the values that are accurate enough: leak takes the value with the "
-        "least leak, and blind takes the largest value, which needs no s",
+        "least leak, and blind takes the largest value, which needs no s.",
         choices=("leak", "blind"),
     )
     steps: int = option(800, "Training steps.", least=1, shown="800; --quick: 200")
