@@ -55,8 +55,13 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 
+#: The largest n of :func:`rounding` for Gram matrices of a kernel; csrc/common/ssge.h gives the
+#: reason.
+SPECTRAL_FLOOR = 64
+
+
 def rounding(values: Tensor, n: int) -> Tensor:
-    """The size of rounding errors of eigenvalues, ``n ε λ_max``, (..., k) -> (..., 1).
+    """A bound of the rounding errors of eigenvalues, ``n ε λ_max``, (..., k) -> (..., 1).
 
     ``values`` are the ascending eigenvalues of a matrix whose larger dimension is n.
     """

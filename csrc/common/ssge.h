@@ -16,16 +16,21 @@ struct SsgeOptions {
   int64_t power;      // power of 1/λ: 1 for the score, 2 for the Nyström coefficients
 };
 
+// Eigenvalues up to min(m, kSpectralFloor) ε λ_max are rounding errors. The measured errors in
+// float32 are at most 11 ε λ_max for m = 64 … 2500, and do not grow with m.
+constexpr int64_t kSpectralFloor = 64;
+
 // Counts the leading eigenvalues, which the caller adds one by one in descending order. J is the
 // fixed rank, or the smallest number of eigenvalues whose sum reaches threshold × trace(K) (the
-// trace is m). Eigenvalues up to m ε λ_max, except the first, are dropped as rounding errors.
+// trace is m). Rounding errors, except the first eigenvalue, are dropped.
 class SpectralRank {
  public:
   template <typename T>
   MIGE_HOST_DEVICE static SpectralRank of(T largest, int64_t m, double threshold, int64_t fixed) {
     const auto count = static_cast<double>(m);
     SpectralRank rank;
-    rank.floor_ = static_cast<double>(largest) * count * static_cast<double>(kEpsilon<T>);
+    const auto terms = static_cast<double>(m < kSpectralFloor ? m : kSpectralFloor);
+    rank.floor_ = static_cast<double>(largest) * terms * static_cast<double>(kEpsilon<T>);
     rank.target_ = threshold * count;
     rank.fixed_ = fixed;
     return rank;

@@ -75,7 +75,8 @@ def ssge(
         j = (descending.cumsum(-1) < threshold * m).sum(-1) + 1
     else:
         j = torch.full(x.shape[:-2], rank)
-    numerical_rank = (descending > m * torch.finfo(x.dtype).eps * descending[..., :1]).sum(-1)
+    noise = min(m, 64) * torch.finfo(x.dtype).eps * descending[..., :1]
+    numerical_rank = (descending > noise).sum(-1)
     j = torch.minimum(j, numerical_rank)
 
     kept = torch.arange(m) >= m - j.unsqueeze(-1)  # the last J of the ascending eigenvalues
