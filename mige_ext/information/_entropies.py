@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mige_ext import _checks, _misuse, _recording
 from mige_ext._gradients import negentropy_and_gradient
-from mige_ext._precision import saturated
 from mige_ext._surrogate import Negentropy, surrogate
 from mige_ext.distributed import distribute, global_batch
 from mige_ext.information._common import DEFAULT_ESTIMATOR, checked_estimator, entropy_surrogate
@@ -107,5 +106,4 @@ class _NonGaussianPart:
     estimator: AdaptiveScore
 
     def score(self, samples: Tensor) -> Tensor:
-        gaussian = self.estimator.gaussian_score(samples)
-        return saturated(self.estimator.score(samples) - gaussian)
+        return self.estimator.departure(samples)

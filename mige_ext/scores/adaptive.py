@@ -143,8 +143,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     def gaussian_score(self, samples: Tensor) -> Tensor:
         """Scores of the Gaussian part alone, ``−Σ^{−1}(z − m)`` with the covariance ``gaussian``.
 
-        m is the mean of the samples. :meth:`score` minus these scores is the estimate of the
-        non-Gaussian part of the score. With ``calibrate``, the scores are divided by their own
+        m is the mean of the samples. With ``calibrate``, the scores are divided by their own
         calibration.
 
         Args:
@@ -165,6 +164,31 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         _checks.require_finite(samples=x)
         scores = saturated(_ridge_score(x))
         return calibrated(scores, stein_calibration(x, scores), self.calibrate)
+
+    def departure(self, samples: Tensor) -> Tensor:
+        """The estimate of the non-Gaussian part: :meth:`score` minus :meth:`gaussian_score`.
+
+        For ``gaussian="ridge"`` without ``calibrate``, the departure is computed without this
+        difference. It is exactly 0 if the Gaussian score is used unchanged.
+
+        Args:
+            samples: as for :meth:`score`.
+
+        Returns:
+            (..., M, d), as for :meth:`score`.
+
+        Raises:
+            ValueError, TypeError, MemoryError: as for :meth:`score`.
+
+        Cost:
+            One score.
+        """
+        x = self._prepared(samples)
+        if self.gaussian != "ridge" or self.calibrate is not None:
+            return saturated(self._score(x) - self.gaussian_score(x))
+        estimate = self._estimate(x)
+        _recording.report(estimate.diagnostics)
+        return estimate.departure
 
     def score_pair(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the pair (x, z), of x and of z, for the gradient of I(x; z).

@@ -248,9 +248,12 @@ def mle_whitening(x: Tensor) -> Whitening:
     if _is_wide(x):
         values, _, vectors = _dual_spectrum(v.double())
     else:
-        values, vectors = _spectrum(v)
+        values, vectors = _spectrum(v.double())
+    # The eigenvalues are computed in float64, so the rounding of float32 samples does not grow with
+    # their number.
+    size = 8 if x.dtype == torch.float32 else max(v.shape[-2:])
     largest = values.narrow(-1, values.shape[-1] - 1, 1)
-    noise = max(v.shape[-2:]) * torch.finfo(x.dtype).eps * largest
+    noise = size * torch.finfo(x.dtype).eps * largest
     scales = torch.where(values > noise, values, torch.inf).rsqrt()
     factor = _inverse(deviation).mT * vectors * scales.unsqueeze(-2)
     return Whitening(mean, factor.to(x.dtype))

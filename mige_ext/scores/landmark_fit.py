@@ -130,9 +130,8 @@ class LandmarkStatistics:
         kept, dtype = weights > 0, self.landmarks.dtype
         energy = torch.where(kept, values, 0.0).sum(-1).to(dtype)
         diagnostics = Diagnostics(kept.sum(-1), self.bandwidth, energy, calibration.to(dtype))
-        record = self._z, saturated(coefficients), self._sigma, self._unit
-        z, c, sigma, unit = (part.to(dtype) for part in record)
-        return FittedLandmarks(z, c, sigma, unit, diagnostics)
+        z, unit = self._z.to(dtype), self._unit.to(dtype)
+        return FittedLandmarks(z, saturated(coefficients), self._sigma, unit, diagnostics)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors for ``torch.save``, from which :meth:`Landmarks.resume` continues."""
@@ -145,12 +144,13 @@ class FittedLandmarks(Fitted):
     """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``.
 
     Cost:
-        A score at Q points takes 5Qmd flop, and memory for the result and one tile of the points.
+        A score at Q points takes 5Qmd flop in float64, and memory for the result and one tile of the points.
     """
 
     landmarks: Tensor  #: Z, (..., m, d)
-    coefficients: Tensor  #: C, (..., m, d)
-    bandwidth: Tensor  #: σ, (...); 1 for a group of equal landmarks, whose coefficients are 0
+    #: C, (..., m, d), float64, because large coefficients of close landmarks nearly cancel
+    coefficients: Tensor
+    bandwidth: Tensor  #: σ, (...), float64; 1 for a group of equal landmarks, whose coefficients are 0
     unit: Tensor  #: the unit of length, (..., 1, 1)
     diagnostics: Diagnostics  #: rank, bandwidth, energy and calibration, in the caller's units
 
@@ -206,13 +206,14 @@ def _tiled_scores(
     unit: Tensor,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Scores of a fit at points (..., Q, d)."""
-    result = coefficients.new_zeros(query.shape)
+    """Scores of a fit at points (..., Q, d), in the dtype of the landmarks."""
+    result = landmarks.new_zeros(query.shape)
+    z, c, sigma = landmarks.double(), coefficients.double(), bandwidth.double()
     groups = max(query.shape[:-2].numel(), 1)
     for _, r in _tiles(1, query.shape[-2], groups * query.shape[-1], progress):
-        points = in_units(query.narrow(-2, *r).to(result.dtype), unit)
-        scores = ops.rbf_product(points, landmarks, coefficients, bandwidth=bandwidth)
-        result.narrow(-2, *r).add_(saturated(scores / unit))
+        points = in_units(query.narrow(-2, *r).double(), unit.double())
+        scores = ops.rbf_product(points, z, c, bandwidth=sigma) / unit.double()
+        result.narrow(-2, *r).add_(saturated(scores.to(result.dtype)))
     return result
 
 
@@ -244,7 +245,7 @@ def _scores(
 def _no_scores(
     query: Tensor, landmarks: Tensor, coefficients: Tensor, bandwidth: Tensor, unit: Tensor
 ) -> Tensor:
-    return coefficients.new_zeros(query.shape)
+    return landmarks.new_zeros(query.shape)
 
 
 def _tiles(groups: int, rows: int, width: int, progress: Progress | None) -> Iterable[Tile]:

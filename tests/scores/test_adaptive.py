@@ -273,12 +273,31 @@ def test_the_gaussian_score_is_the_score_without_a_correction(
     expected = estimator.score(x)
     error = (estimator.gaussian_score(x) - expected).abs().max()
     assert error <= 30 * rounding(dtype, 60) * expected.abs().max()
+    departure = estimator.departure(x).abs().max()
+    assert departure <= 30 * rounding(dtype, 60) * expected.abs().max()
+    if gaussian == "ridge" and calibrate is None:
+        assert departure == 0
     # The Gaussian score is linear in the samples, for any density.
     x = two_modes(60, 3)[0].to(dtype)
     centered = x - x.mean(0)
     scores = estimator.gaussian_score(x)
     linear = centered @ torch.linalg.lstsq(centered, scores).solution
     assert (scores - linear).norm() <= 30 * rounding(dtype, 60) * scores.norm()
+
+
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+@pytest.mark.parametrize("calibrate", [None, "stein"])
+def test_the_departure_is_the_score_minus_the_gaussian_score(calibrate: Any, gaussian: Any) -> None:
+    estimator = AdaptiveScore(gaussian=gaussian, calibrate=calibrate)
+    for x in (two_modes(200, 2)[0], normal(20, 30)):
+        expected = estimator.score(x) - estimator.gaussian_score(x)
+        assert (estimator.departure(x) - expected).norm() <= 1e-9 * estimator.score(x).norm()
+
+
+def test_the_departure_of_gaussians_in_float32_is_zero_for_every_covariance() -> None:
+    x = 0.001**0.5 * normal(150, 300) + normal(150, 1, seed=1)
+    assert AdaptiveScore().diagnose(x.float()).lam.isinf()
+    assert not AdaptiveScore().departure(x.float()).any()
 
 
 def test_it_is_an_estimator_for_the_information_functions() -> None:

@@ -102,6 +102,14 @@ def test_maximum_likelihood_is_the_inverse_of_the_covariance() -> None:
     )
 
 
+def test_maximum_likelihood_in_float32_keeps_the_directions_of_many_samples() -> None:
+    for m, d in ((100_000, 10), (1000, 200)):
+        x = (normal(m, d) + 3 * normal(m, 1, seed=1)).float()
+        exact = GaussianScore(covariance="mle").score(x.double())
+        got = GaussianScore(covariance="mle").score(x)
+        assert (got - exact).norm() <= 1e-3 * exact.norm()
+
+
 def test_maximum_likelihood_of_few_samples_is_the_pseudo_inverse() -> None:
     x = skewed(6, 9)
     whitening = mle_whitening(x)

@@ -300,3 +300,11 @@ def test_a_score_is_exported_for_all_numbers_of_samples() -> None:
     exported = torch.export.export(Score(), (normal(20, 3),), dynamic_shapes={"x": {0: m}})
     x = normal(33, 3)
     assert torch.equal(exported.module()(x), Landmarks(m=8).score(x))
+
+
+@pytest.mark.parametrize("lam", [1e-3, 1e-4])
+def test_tikhonov_in_float32_is_as_accurate_as_in_float64(lam: float) -> None:
+    x = normal(2000, 3).float() * torch.tensor([1.0, 1e-2, 1e-4])
+    estimator = mige.Landmarks(m=128, lam=lam, bandwidth=1.0)
+    error = estimator.score(x) - estimator.score(x.double())
+    assert (error.norm(dim=0) <= 1e-4 * estimator.score(x).norm(dim=0)).all()
