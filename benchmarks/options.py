@@ -16,12 +16,15 @@ OptionalThreads = Annotated[
     int | None, typer.Option(min=1, help="Use this many CPU threads. Default: torch's number.")
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
-Out = Annotated[Path, typer.Option(help="Write the results, a CSV file, to this folder.")]
+Out = Annotated[
+    Path, typer.Option(file_okay=False, help="Write the results, a CSV file, to this folder.")
+]
 ResumableOut = Annotated[
     Path,
     typer.Option(
+        file_okay=False,
         help="Write the results, a CSV file and a figure, to this folder. Rows that the CSV file "
-        "has are not computed again, so an interrupted benchmark continues."
+        "has are not computed again, so an interrupted benchmark continues.",
     ),
 ]
 Save = Annotated[bool, typer.Option("--save", help="Use the folder benchmarks/results as --out.")]

@@ -137,6 +137,11 @@ def global_batch(
     for rank, described in enumerate(ranks):
         if isinstance(described, str):
             raise ValueError(f"invalid argument on rank {rank} of group: {described}")
+        if len(described) != len(ranks[0]):
+            raise ValueError(
+                "given must be passed on all ranks of group or on none, got "
+                f"{len(ranks[0])} tensors on rank 0 and {len(described)} on rank {rank}"
+            )
         for name, (_, first), (_, other) in zip(tensors, ranks[0], described, strict=True):
             if first != other:
                 raise ValueError(
@@ -254,11 +259,23 @@ def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> No
 
     Raises:
         TypeError: ``group`` is not a process group, or this process does not belong to it.
+        ValueError: two ranks have different landmarks.
 
     Cost:
-        With m landmarks, 8·(m + 1)(m + d + 1) bytes for each group of samples, sent and received.
+        With m landmarks, 8·(m + 1)(m + d + 1) + 16md bytes for each group of samples, sent and
+        received.
     """
     _require_group(group, or_none="")
+    landmarks = getattr(statistics, "landmarks", None)
+    if landmarks is not None:
+        bounds = torch.stack((landmarks, -landmarks)).double()
+        own = bounds.clone()
+        dist.all_reduce(bounds, dist.ReduceOp.MAX, group=group)
+        if not torch.equal(bounds, own):
+            raise ValueError(
+                "statistics must have the same landmarks on all ranks of group, got different "
+                "landmarks: begin on every rank with start_with(z) and the same z"
+            )
     dist.all_reduce(statistics.moments, group=group)
 
 

@@ -60,8 +60,8 @@ def ssge(
         multiplier: positive.
         threshold: J is the smallest number of leading eigenvalues whose sum reaches this fraction
             of trace(K); in (0, 1].
-        rank: J itself, in [1, M], instead of ``threshold``. Eigenvalues below M ε λ_max are
-            rounding errors, which are never kept.
+        rank: J itself, in [1, M], instead of ``threshold``. Eigenvalues below min(M, 64) ε λ_max
+            are rounding errors, which are never kept.
         power: 1 or 2.
 
     Returns:

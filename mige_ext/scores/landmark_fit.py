@@ -79,7 +79,9 @@ class LandmarkStatistics:
         if torch.compiler.is_compiling():
             moments.add_(_moments(x, z, unit, center, sigma))
         else:
-            _add_moments(moments, x, z, unit, center, sigma, progress)
+            added = torch.zeros_like(moments)
+            _add_moments(added, x, z, unit, center, sigma, progress)
+            moments.add_(added)  # at once, so that an interrupted call adds nothing
         return self
 
     def solve(self) -> "FittedLandmarks":
@@ -144,13 +146,14 @@ class FittedLandmarks(Fitted):
     """A landmark fit, ``∇ log q(y) ≈ k(y, Z) C``.
 
     Cost:
-        A score at Q points takes 5Qmd flop in float64, and memory for the result and one tile of the points.
+        A score at Q points takes 5Qmd flop in float64, and memory for the result and one tile of
+        the points.
     """
 
     landmarks: Tensor  #: Z, (..., m, d)
     #: C, (..., m, d), float64, because large coefficients of close landmarks nearly cancel
     coefficients: Tensor
-    bandwidth: Tensor  #: σ, (...), float64; 1 for a group of equal landmarks, whose coefficients are 0
+    bandwidth: Tensor  #: σ, (...), float64; 1 for equal landmarks, whose coefficients are 0
     unit: Tensor  #: the unit of length, (..., 1, 1)
     diagnostics: Diagnostics  #: rank, bandwidth, energy and calibration, in the caller's units
 

@@ -180,7 +180,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         Raises:
             KeyError: a name is missing.
             TypeError: the state is not a dict of tensors.
-            ValueError: the state belongs to another bandwidth.
+            ValueError: the state belongs to another bandwidth, or its moments are damaged.
         """
         landmarks, bandwidth, moments = (
             stored(state, name) for name in ("landmarks", "bandwidth", "moments")
@@ -190,6 +190,11 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             raise ValueError(
                 "state must be of an estimator with the same bandwidth, "
                 f"{statistics.bandwidth.tolist()}, got {bandwidth.tolist()}"
+            )
+        if moments.shape != statistics.moments.shape or not bool(moments.isfinite().all()):
+            raise ValueError(
+                "state['moments'] must be finite and have shape "
+                f"{_checks.shape(statistics.moments)}, got {_checks.shape(moments)}"
             )
         statistics.moments.copy_(moments)
         return statistics

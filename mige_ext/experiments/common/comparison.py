@@ -24,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 
 from mige_ext.experiments.common import plots, statistics
+from mige_ext.experiments.common.checkpoint import load_tensors
 from mige_ext.experiments.common.device import device_of
 from mige_ext.experiments.common.experiment import Experiment
 from mige_ext.experiments.common.folder import Table, atomic
@@ -352,13 +353,13 @@ class Comparison(Experiment):
 
     def load(self, run: Run) -> dict[str, Any]:
         """The weights of a run, on the CPU."""
-        weights: dict[str, Any] = torch.load(self._path(run), weights_only=True, map_location="cpu")
-        return weights
+        remedy = f"delete the rows of this run in {self.results.path}, and train it with --resume"
+        return load_tensors(self._path(run), remedy)
 
     def save_interrupted(self) -> None:
         """Write the figures, and the weights of the interrupted run after its last whole epoch."""
         if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            state = load_tensors(self.checkpoint, "delete it")
             run = Run(*state["run"]["run"])
             if not self.results_of([run]):
                 self.save(run, **{self.network_name: state[self.network_name]})

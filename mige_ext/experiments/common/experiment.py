@@ -7,6 +7,7 @@ experiment, and prints the summary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import typer
 
 from mige_ext.experiments.common.device import cpu_threads
-from mige_ext.experiments.common.folder import open_folder
+from mige_ext.experiments.common.folder import DamagedError, locked, open_folder
 from mige_ext.experiments.common.interrupted import exit_on_interrupt
 from mige_ext.experiments.common.options import Options, filled, parameters
 
@@ -100,31 +101,36 @@ def command(
                 for item in fields(options_type)
                 if item.name in given
             }
-            try:
-                options = filled(options_type(**own), out=Path("runs") / make.__name__)
-                experiment = make(options, given)
-                options = experiment.options
-                about = {"command": make.__name__, **experiment.about()}
-                open_folder(options.out, experiment.agreed(), about, resume=options.resume)
-                experiment.open_tables()
-            except (ValueError, ImportError, OSError, RuntimeError) as error:
-                raise typer.BadParameter(_named(str(error), declared)) from None
-            if options.quick:
-                typer.echo(experiment.quick_note)
-            with (
-                cpu_threads(options.threads),
-                exit_on_interrupt(experiment.save_interrupted, options.out),
-            ):
-                experiment.run()
-            if experiment.complete:
-                typer.echo(f"Nothing was computed, because {options.out} has every result.")
-            files = "\n".join(map(str, experiment.save_figures()))
-            quick, following = "", experiment.following
-            if options.quick:
-                quick = f"\n\n{QUICK_NOTE}"
-                following = f"python -m mige_ext {make.__name__}"
-            typer.echo(f"\n{experiment.summary()}{quick}\n\n{files}")
-            typer.echo(f"{experiment.measured}: see {options.out}. Next: {following}.")
+            with ExitStack() as stack:
+                try:
+                    options = filled(options_type(**own), out=Path("runs") / make.__name__)
+                    experiment = make(options, given)
+                    options = experiment.options
+                    about = {"command": make.__name__, **experiment.about()}
+                    open_folder(options.out, experiment.agreed(), about, resume=options.resume)
+                    stack.enter_context(locked(options.out))
+                    experiment.open_tables()
+                except (ValueError, ImportError, OSError, RuntimeError) as error:
+                    raise typer.BadParameter(_named(str(error), declared)) from None
+                if options.quick:
+                    typer.echo(experiment.quick_note)
+                try:
+                    with (
+                        cpu_threads(options.threads),
+                        exit_on_interrupt(experiment.save_interrupted, options.out),
+                    ):
+                        experiment.run()
+                except DamagedError as error:
+                    raise typer.BadParameter(str(error)) from None
+                if experiment.complete:
+                    typer.echo(f"Nothing was computed, because {options.out} has every result.")
+                files = "\n".join(map(str, experiment.save_figures()))
+                quick, following = "", experiment.following
+                if options.quick:
+                    quick = f"\n\n{QUICK_NOTE}"
+                    following = f"python -m mige_ext {make.__name__}"
+                typer.echo(f"\n{experiment.summary()}{quick}\n\n{files}")
+                typer.echo(f"{experiment.measured}: see {options.out}. Next: {following}.")
 
         declared = [*parameters(settings_type, "Settings"), *parameters(options_type, "Options")]
         run.__name__, run.__doc__ = make.__name__, make.__doc__

@@ -21,6 +21,38 @@ if TYPE_CHECKING:
 Row = TypeVar("Row", bound="DataclassInstance")
 
 
+class DamagedError(ValueError):
+    """A file of the folder cannot be read. The message says what to do."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder, where the system can lock folders.
+
+    Raises:
+        ValueError: Another process writes to the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"--out must be a folder that no other process uses, got {path}: wait for the "
+                "other run, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(folder)  # releases the lock
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Write a file as a whole: the context gives the path of a draft, which then replaces ``path``.
@@ -58,20 +90,28 @@ class Table(Generic[Row]):
         types = get_type_hints(row_type)
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
-        header, *lines = csv.reader(io.StringIO(whole, newline=""))
+        header, *lines = csv.reader(io.StringIO(whole, newline="")) if whole else [self.columns]
         if header != self.columns:
             raise ValueError(f"{path} must have the columns {self.columns}, got {header}")
-        for line in lines:
+        for number, line in enumerate(lines, 2):
             row = {}
-            for name, cell in zip(self.columns, line, strict=True):
-                row[name] = math.nan if types[name] is float and not cell else types[name](cell)
+            try:
+                for name, cell in zip(self.columns, line, strict=True):
+                    row[name] = math.nan if types[name] is float and not cell else types[name](cell)
+            except ValueError:
+                raise ValueError(
+                    f"line {number} of {path} is damaged: delete the line. Got {line}"
+                ) from None
             self.rows.append(row_type(**row))
-        if whole != text:
+        if whole != text or not whole:
             self.replace(self.rows)
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows at the end of the file."""
+        """Add rows at the end of the file. Several rows are added together or not at all."""
         rows = list(rows)
+        if len(rows) != 1:
+            self.replace([*self.rows, *rows])
+            return
         header = [] if self.path.exists() else [self.columns]
         with self.path.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([*header, *map(_cells, rows)])
@@ -82,6 +122,18 @@ class Table(Generic[Row]):
         self.rows = list(rows)
         with atomic(self.path) as draft, draft.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([self.columns, *map(_cells, self.rows)])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        recorded: dict[str, Any] = json.loads(path.read_text())
+        recorded["settings"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"--resume needs the settings of the results, and {path} is damaged: choose another "
+            "folder with --out"
+        ) from None
+    return recorded
 
 
 def _cells(row: "DataclassInstance") -> list[Any]:
@@ -123,7 +175,7 @@ def open_folder(
             "or choose another folder"
         )
     if config.exists():
-        recorded = json.loads(config.read_text())
+        recorded = _read_config(config)
         now, before = about.get("command"), recorded.get("command")
         if before not in (None, now):
             raise ValueError(

@@ -87,10 +87,13 @@ def verify(folder: Path) -> None:
         ValueError: a file has changed.
         OSError: a file cannot be read.
     """
-    for line in (folder / _CHECKSUMS).read_text().splitlines():
-        expected, name = line.split()
-        if _sha256(folder / name) != expected:
-            raise ValueError(f"{folder / name} has changed: delete {folder} to decode it again")
+    lines = (folder / _CHECKSUMS).read_text().splitlines()
+    expected = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
+    for path in sorted(folder.iterdir()):
+        if path.name != _CHECKSUMS and _sha256(path) != expected.pop(path.name, None):
+            raise ValueError(f"{path} has changed: delete {folder} to decode it again")
+    if expected:
+        raise ValueError(f"{folder} has lost {', '.join(expected)}: delete it to decode it again")
 
 
 def _sha256(path: Path) -> str:

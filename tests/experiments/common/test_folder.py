@@ -2,16 +2,14 @@
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 
-from mige_ext.experiments.common.folder import (
-    Table,
-    atomic,
-    open_folder,
-)
+from mige_ext.experiments.common.checkpoint import load_tensors
+from mige_ext.experiments.common.folder import DamagedError, Table, atomic, locked, open_folder
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,65 @@ def test_table_drops_the_half_line_of_a_killed_writer(tmp_path: Path) -> None:
     assert table.rows == ROWS
     table.append(ROWS[:1])
     assert Table(tmp_path / "t.csv", Row).rows == [*ROWS, ROWS[0]]
+
+
+@pytest.mark.parametrize("text", ["", "name,cou"])
+def test_a_table_without_a_whole_header_is_empty(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    table = Table(tmp_path / "t.csv", Row)
+    assert table.rows == []
+    table.append(ROWS[:1])
+    assert Table(tmp_path / "t.csv", Row).rows == ROWS[:1]
+
+
+@pytest.mark.parametrize("line", ["a,1", "a,one,2.0"])
+def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
+    Table(tmp_path / "t.csv", Row).append(ROWS)
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=r"line 5 of .*t\.csv is damaged: delete the line"):
+        Table(tmp_path / "t.csv", Row)
+
+
+def test_rows_of_one_run_are_added_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Table(tmp_path / "t.csv", Row).append(ROWS[:1])
+    table = Table(tmp_path / "t.csv", Row)
+    monkeypatch.setattr(os, "replace", _raise_full)
+    with pytest.raises(OSError, match="full"):
+        table.append(ROWS[1:])
+    assert Table(tmp_path / "t.csv", Row).rows == ROWS[:1]
+
+
+def _raise_full(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
+def test_a_folder_is_used_by_one_process(tmp_path: Path) -> None:
+    message = "must be a folder that no other process uses"
+    with locked(tmp_path), pytest.raises(ValueError, match=message), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"text"])
+def test_a_damaged_file_of_tensors_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"checkpoint\.pt cannot be read .*: delete it"):
+        load_tensors(path, "delete it")
+    with pytest.raises(DamagedError, match=r"other\.pt cannot be read .*: delete it"):
+        load_tensors(tmp_path / "other.pt", "delete it")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"settings": 3}'])
+def test_damaged_settings_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        open_folder(tmp_path, {}, {}, resume=True)
 
 
 def test_atomic_file_is_complete_or_unchanged(tmp_path: Path) -> None:

@@ -340,7 +340,9 @@ def test_estimators_are_scale_equivariant_to_the_bit_at_the_ends_of_float32(
     assert estimator.diagnose(x * scale).calibration == estimator.diagnose(x).calibration
 
 
-@pytest.mark.parametrize("estimator", [SSGE(threshold=0.99), SSGE(threshold=0.99, kernel=mige.IMQ())])
+@pytest.mark.parametrize(
+    "estimator", [SSGE(threshold=0.99), SSGE(threshold=0.99, kernel=mige.IMQ())]
+)
 def test_float32_reaches_the_threshold_with_many_samples(estimator: SSGE) -> None:
     x = normal(1000, 16)
     got, exact = estimator.diagnose(x.float()), estimator.diagnose(x)
