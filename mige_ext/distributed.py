@@ -137,11 +137,14 @@ def global_batch(
     for rank, described in enumerate(ranks):
         if isinstance(described, str):
             raise ValueError(f"invalid argument on rank {rank} of group: {described}")
-        if len(described) != len(ranks[0]):
-            raise ValueError(
-                "given must be passed on all ranks of group or on none, got "
-                f"{len(ranks[0])} tensors on rank 0 and {len(described)} on rank {rank}"
-            )
+    counts = [len(described) for described in ranks]
+    if min(counts) < max(counts):
+        raise ValueError(
+            "given must be passed on all ranks of group or on none, got "
+            f"{min(counts)} tensors on rank {counts.index(min(counts))} and {max(counts)} on rank "
+            f"{counts.index(max(counts))}"
+        )
+    for rank, described in enumerate(ranks):
         for name, (_, first), (_, other) in zip(tensors, ranks[0], described, strict=True):
             if first != other:
                 raise ValueError(
