@@ -1,6 +1,6 @@
 """A score estimator without settings, which chooses its regularization by Stein's identity."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class FittedAdaptive(Fitted):
         return ((start - correction) * self.factor).clamp(-limit, limit).to(points.dtype)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     """Score from Tikhonov's filter, which chooses its bandwidth and its λ from the samples.
 
@@ -133,6 +133,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
     """
 
     gaussian: Covariance = "ridge"
+    _: KW_ONLY
     calibrate: Calibrate = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ m is the mean of the samples. The Gaussian score is the control with which other
 compared. The largest matrix is d×d for d < M, and M×M for d >= M.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -88,7 +88,7 @@ class FittedGaussian(FittedGradient):
         return (points - self.mean).clamp(-limit, limit)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GaussianScore(FittableEstimator[FittedGaussian]):
     """Score of the Gaussian with the mean and a regularized covariance of the samples.
 
@@ -121,6 +121,7 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
     """
 
     covariance: Covariance = setting("ridge", require_choice, "ridge", "qis", "mle")
+    _: KW_ONLY
     calibrate: Calibrate = None
 
     def _quadratic_memory(self, m: int, d: int) -> int:

@@ -59,10 +59,17 @@ def test_the_repr_of_a_fit_shows_settings_and_the_range_over_groups() -> None:
 
 
 @for_each_estimator
-def test_settings_are_given_by_name_alone(name: str) -> None:
+def test_settings_are_given_by_name(name: str) -> None:
     estimator: Any = type(ESTIMATORS[name])
     with pytest.raises(TypeError, match="positional"):
-        estimator(1)
+        estimator("ridge", None)
+
+
+def test_the_covariance_may_be_given_without_its_name() -> None:
+    assert mige.GaussianScore("mle") == mige.GaussianScore(covariance="mle")
+    assert mige.AdaptiveScore("qis") == mige.AdaptiveScore(gaussian="qis")
+    with pytest.raises(ValueError, match="covariance must be"):
+        mige.GaussianScore("lw")  # type: ignore[arg-type]
 
 
 @for_each_estimator
