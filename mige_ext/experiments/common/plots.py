@@ -58,6 +58,7 @@ PALETTE: dict[str, str] = {
     "LEACE": "#FF66FF",
     "entropy of z": "#CC00CC",
     "VIB, mean": "#33CC33",
+    "VIB, BatchNorm": "#0066FF",
     "squared norm": "#990000",
     "center loss": "#999966",
     "quadratic LEACE": "#006666",

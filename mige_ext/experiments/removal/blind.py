@@ -46,18 +46,20 @@ class GaussianCode(nn.Module):
     Args:
         published: The code in evaluation: a "draw", or the "mean" μ, which has more information
             about x than a draw.
+        norm: Applied to μ, if given.
     """
 
     #: KL(N(μ, σ²) ‖ N(0, I)) of the last call in nats, a mean over its N codes.
     divergence: Tensor
 
-    def __init__(self, published: Literal["draw", "mean"]) -> None:
+    def __init__(self, published: Literal["draw", "mean"], norm: nn.Module | None = None) -> None:
         super().__init__()
-        self.published = published
+        self.published, self.norm = published, norm or nn.Identity()
 
     def forward(self, moments: Tensor) -> Tensor:
         """The codes; draws are from torch's global random generator."""
         mean, raw = moments.chunk(2, -1)
+        mean = self.norm(mean)
         sigma = F.softplus(raw - 5)
         squares = mean.square() + sigma.square()
         self.divergence = ((squares - 1) / 2 - sigma.log()).sum(-1).mean()
@@ -74,9 +76,14 @@ class VIB(Model):
 
     published: Literal["draw", "mean"] = "draw"
 
+    def norm(self, latent: int) -> nn.Module:
+        """The layer that is applied to the means."""
+        return nn.Identity()
+
     def layers(self, inputs: int, hidden: tuple[int, ...], latent: int) -> nn.Sequential:
         """The encoder, which ends with a draw."""
-        return perceptron(inputs, *hidden, 2 * latent).append(GaussianCode(self.published))
+        code = GaussianCode(self.published, self.norm(latent))
+        return perceptron(inputs, *hidden, 2 * latent).append(code)
 
     def penalty(self, z: Tensor, batch: Batch) -> Tensor:
         """The divergence of the batch in nats."""
@@ -89,6 +96,17 @@ class VIBMean(VIB):
     """``VIB`` whose finished codes are the means μ."""
 
     published = "mean"
+
+
+class VIBNormalized(VIB):
+    """``VIB`` with BatchNorm of the means, so that the divergence depends on σ alone.
+
+    On images, the network without BatchNorm is several points less accurate, for any β.
+    """
+
+    def norm(self, latent: int) -> nn.Module:
+        """BatchNorm, as in :class:`.Model`."""
+        return nn.BatchNorm1d(latent, affine=False)
 
 
 class SquaredNorm(Model):

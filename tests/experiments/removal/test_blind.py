@@ -26,13 +26,14 @@ from tests.experiments.removal.inputs import draw, normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(data="structural", steps=60, hidden=32, latent=4, ramp=5)
-BLIND = ["contraction", "entropy", "vib", "vib-mean", "squared-norm", "center"]
+BLIND = ["contraction", "entropy", "vib", "vib-mean", "vib-normalized", "squared-norm", "center"]
 BLIND += ["label-smoothing", "dropout"]
 #: Methods with a penalty, and a β at which the penalty dominates the loss.
 PENALIZED = {
     "contraction": 0.02,
     "entropy": 0.02,
     "vib": 1.0,
+    "vib-normalized": 1.0,
     "squared-norm": 10.0,
     "center": 10.0,
     "label-smoothing": 10.0,

@@ -15,7 +15,12 @@ from mige_ext.experiments.removal.training import Settings, Trainer, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 SMALL = Settings(data="digits", steps=12, hidden=32, latent=6, ramp=5)
-OTHER_LAYERS = ("vib", "vib-mean", "squared-norm")  # their encoders end differently
+OTHER_LAYERS = (
+    "vib",
+    "vib-mean",
+    "vib-normalized",
+    "squared-norm",
+)  # their encoders end differently
 ERASED = ("leace", "leace-quadratic", "kernel-erasure")  # their heads are trained a second time
 
 
