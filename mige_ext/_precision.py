@@ -63,7 +63,8 @@ SPECTRAL_FLOOR = 64
 def rounding(values: Tensor, n: int) -> Tensor:
     """A bound of the rounding errors of eigenvalues, ``n ε λ_max``, (..., k) -> (..., 1).
 
-    ``values`` are the ascending eigenvalues of a matrix whose larger dimension is n.
+    ``values`` are ascending eigenvalues. n is the larger dimension of the matrix, or at most
+    :data:`SPECTRAL_FLOOR` for a Gram matrix of a kernel.
     """
     return n * torch.finfo(values.dtype).eps * values.narrow(-1, values.shape[-1] - 1, 1)
 

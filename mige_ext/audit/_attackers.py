@@ -72,8 +72,9 @@ def views(fit: Rows, others: Sequence[Rows]) -> list[Views]:
 def _bounds(x: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of each column, which only extreme outliers exceed.
 
-    An outlier is farther from the .5 % or 99.5 % quantile than ten times their distance. Without
-    bounds, a single outlier makes the standardized values of all other rows nearly equal.
+    The bounds lie beyond the .5 % and 99.5 % quantiles, by ten times the distance of these two
+    quantiles. Without bounds, a single outlier makes the standardized values of all other rows
+    nearly equal.
     """
     beyond = 1 + len(x) // 200
     low = x.kthvalue(beyond + 1, dim=0).values

@@ -90,7 +90,8 @@ def _no_derivative(name: str) -> NotImplementedError:
 def call(name: str, *args: Any) -> Any:
     """Call an operator, and translate the errors of its checks."""
     if not torch.compiler.is_compiling():
-        _C.take_interruption()  # of compiled code, which takes no exception
+        # Discard the exception of an earlier interruption of compiled code, which does not take it.
+        _C.take_interruption()
     try:
         if name not in DIFFERENTIABLE and (_requires_grad(args) or in_forward_mode()):
             return apply(_WithoutDerivative, name, *args)

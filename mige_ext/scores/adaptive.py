@@ -182,7 +182,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             ValueError, TypeError, MemoryError: as for :meth:`score`.
 
         Cost:
-            One score.
+            One score. With "qis", "mle" or ``calibrate``, also one :meth:`gaussian_score`.
         """
         x = self._prepared(samples)
         if self.gaussian != "ridge" or self.calibrate is not None:

@@ -12,7 +12,8 @@ from mige_ext.values.kernel import interaction, negentropy
 from mige_ext.values.neighbors import neighbor_entropy, neighbor_information
 from mige_ext.values.student import student_copula
 
-#: Least variance of a direction of standardized samples without rounding errors.
+#: Directions of the standardized samples with a smaller relative variance are left out. Rounding
+#: errors of the samples raise this limit.
 _LEAST_VARIANCE = 1e-13
 
 

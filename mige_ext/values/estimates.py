@@ -76,9 +76,10 @@ def estimate_mutual_information(
         :class:`InformationValue`, without a gradient. :func:`.mutual_information` has the gradient.
 
     Raises:
-        ValueError, TypeError: an argument is not as described or not finite; M is smaller than
-            d_x + d_z + 2, or with a category smaller than 1.25 (d + classes + 2), for each value of
-            ``given``; a class has fewer than two samples in a part (see the cost); x and z are both
+        ValueError, TypeError: an argument is not as described or not finite; M, or the number of
+            samples of a value of ``given``, is smaller than d_x + d_z + 2 or, with a category,
+            smaller than 1.25 (d + classes + 2), where d is the number of columns of the other
+            argument; a class has fewer than two samples in a part (see the cost); x and z are both
             categories; x and z determine each other, so that I is infinite.
 
     Cost:

@@ -35,7 +35,7 @@ def white(y: Tensor, least: float = NO_VARIANCE) -> Tensor:
 
 
 def dimensions(y: Tensor, z: Tensor) -> int:
-    """Number of dimensions that ask for samples: the columns of ``z = white(y)``.
+    """Number of columns that count in the least number of samples: those of ``z = white(y)``.
 
     With too few samples, z has M − 1 columns whatever y is. Then all columns of y count.
     """

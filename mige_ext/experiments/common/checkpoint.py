@@ -16,7 +16,7 @@ from mige_ext.experiments.common.folder import DamagedError, atomic
 
 
 def load_tensors(path: Path, remedy: str) -> dict[str, Any]:
-    """What ``torch.save`` wrote, on the CPU.
+    """Load a file of ``torch.save`` to the CPU.
 
     Raises:
         DamagedError: The file is damaged. The message ends with ``remedy``.
