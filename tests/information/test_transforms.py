@@ -123,7 +123,7 @@ SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     ],
 )
 def test_the_compiled_gradient_of_torch_func_is_the_eager_one(name: str) -> None:
-    f, z = SURROGATES[name], normal(48, 3)
+    f, z = SURROGATES[name], normal(48, 3) ** 3  # the negentropy of a Gaussian has no gradient
     compiled = torch.compile(grad(f), backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(z), grad(f)(z))
     assert compiled(z).any()
