@@ -105,6 +105,7 @@ FIGURES = {
     "removal-compas-race": lambda: draw_removal("compas", "race"),
     "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
     "removal-blind-adult-age": lambda: draw_removal("adult", "age", blind=True),
+    "removal-blind-fashion": lambda: draw_removal("fashion", "rotation", blind=True),
     "removal-blind-structural": lambda: draw_removal("structural", "attribute", blind=True),
     "removal-blind-compas-race": lambda: draw_removal("compas", "race", blind=True),
     "removal-blind-mnist": lambda: draw_removal("mnist", "rotation", blind=True),
