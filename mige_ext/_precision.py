@@ -55,18 +55,20 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
 
 
-#: The largest n of :func:`rounding` for Gram matrices of a kernel; csrc/common/ssge.h gives the
-#: reason.
-SPECTRAL_FLOOR = 64
-
-
 def rounding(values: Tensor, n: int) -> Tensor:
     """A bound of the rounding errors of eigenvalues, ``n ε λ_max``, (..., k) -> (..., 1).
 
-    ``values`` are ascending eigenvalues. n is the larger dimension of the matrix, or at most
-    :data:`SPECTRAL_FLOOR` for a Gram matrix of a kernel.
+    ``values`` are the ascending eigenvalues of a matrix whose larger dimension is n.
     """
     return n * torch.finfo(values.dtype).eps * values.narrow(-1, values.shape[-1] - 1, 1)
+
+
+def gram_rounding(values: Tensor) -> Tensor:
+    """:func:`rounding` for a Gram matrix of a kernel, whose errors do not grow with n beyond 64.
+
+    csrc/common/ssge.h has the same limit.
+    """
+    return rounding(values, min(values.shape[-1], 64))
 
 
 def about_origin(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,14 +24,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, ops
-from mige_ext._precision import (
-    SPECTRAL_FLOOR,
-    at_least_float32,
-    in_units,
-    no_autocast,
-    rounding,
-    unit_of,
-)
+from mige_ext._precision import at_least_float32, gram_rounding, in_units, no_autocast, unit_of
 from mige_ext.scores.base import ScoreEstimator, require_estimator
 from mige_ext.scores.kernel.spectral import leading
 
@@ -108,7 +101,7 @@ class SpectralScoreEstimator:
                 k = k + self.eta * torch.eye(m, dtype=k.dtype, device=k.device)
             values, vectors = ops.eigh(k)
             # Repeated samples make K singular, so eigenvalues that are rounding errors are dropped.
-            kept = (values > rounding(values, min(m, SPECTRAL_FLOOR))) & self._leading(values)
+            kept = (values > gram_rounding(values)) & self._leading(values)
             inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
             projected = vectors.mT @ ops.rbf_gradient_sum(samples, bandwidth=sigma)
             if x is None:

@@ -269,16 +269,15 @@ def all_reduce(statistics: AdditiveStatistics, group: "dist.ProcessGroup") -> No
         received.
     """
     _require_group(group, or_none="")
-    landmarks = getattr(statistics, "landmarks", None)
-    if landmarks is not None:
-        bounds = torch.stack((landmarks, -landmarks)).double()
-        own = bounds.clone()
-        dist.all_reduce(bounds, dist.ReduceOp.MAX, group=group)
-        if not torch.equal(bounds, own):
-            raise ValueError(
-                "statistics must have the same landmarks on all ranks of group, got different "
-                "landmarks: begin on every rank with start_with(z) and the same z"
-            )
+    landmarks = statistics.landmarks.double()
+    own = torch.stack((landmarks, -landmarks))
+    largest = own.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    if not torch.equal(largest, own):
+        raise ValueError(
+            "statistics must have the same landmarks on all ranks of group, got different "
+            "landmarks: begin on every rank with start_with(z) and the same z"
+        )
     dist.all_reduce(statistics.moments, group=group)
 
 

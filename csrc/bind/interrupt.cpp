@@ -69,6 +69,7 @@ PyObject* take_interruption(PyObject*, PyObject*) {
 }  // namespace mige::bind
 
 namespace mige::cpu {
+
 bool handles_signals() { return std::this_thread::get_id() == bind::signal_thread; }
 
 Interruption::Interruption() : possible(handles_signals()) {}

@@ -60,7 +60,7 @@ def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> 
     """
     codes, nuisance = _codes("z", z), _nuisance("s", s)
     _require_rows("s", nuisance, "z", codes)
-    if isinstance(test, Real) and not isinstance(test, (bool, np.bool_)):
+    if isinstance(test, Real) and not isinstance(test, bool):
         fraction = float(test)
         if not 0 < fraction < 1:
             raise ValueError(f"test must be a fraction between 0 and 1, or (z, s), got {test!r}")

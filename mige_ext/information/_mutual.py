@@ -181,18 +181,15 @@ def code_information(
     _checks.require_not_negative("noise", noise)
     estimator = checked_estimator(estimator)
     require_projection(projection)
-    batch = global_batch(group, partial(_require_code, x, z), x=x, z=z)
+    batch = global_batch(group, partial(_checks.require_paired, "x", x, "z", z), x=x, z=z)
+    if batch is None:  # with a group, global_batch has checked z
+        _checks.require_finite(z=z)  # before noise is added
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(z=z)
     code, *_ = standardized_block(z, batch)
     received = code + noise * torch.randn_like(code)
     _recording.begin("code_information")
     return _information(CodeInformation, x, received, estimator, projection, "paired", batch)
-
-
-def _require_code(x: Tensor, z: Tensor, min_samples: int) -> None:
-    _checks.require_paired("x", x, "z", z, min_samples)
-    _checks.require_finite(z=z)  # before noise is added
 
 
 def _information(

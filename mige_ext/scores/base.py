@@ -79,8 +79,9 @@ class PairScoreEstimator(ScoreEstimator, Protocol):
 
 
 class AdditiveStatistics(Protocol):
-    """Sums over samples, which can be added over processes."""
+    """Sums over samples, which can be added over processes that have the same landmarks."""
 
+    landmarks: Tensor
     moments: Tensor  #: the sums, one tensor
 
 

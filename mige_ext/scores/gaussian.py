@@ -30,6 +30,9 @@ from mige_ext.scores.base import (
 )
 
 Covariance = Literal["ridge", "qis", "mle"]
+#: Eigenvalues up to this multiple of ε λ_max are rounding errors of the samples, as with kRankFloor
+#: of csrc/common/whitening_rule.h.
+_RANK_FLOOR = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +208,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
     # As in ops.ridge_whitening, every varying column counts if M − 1 < 5/4 × (number of varying
     # columns). Otherwise only the eigenvalues above their rounding errors count.
     few = 4 * (m - 1) < 5 * varying
-    known = values > 8 * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
+    known = values > _RANK_FLOOR * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
     tau = factor * _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
     scales = torch.where(few | known, (values + tau).rsqrt(), 0.0).unsqueeze(-2)
@@ -252,7 +255,7 @@ def mle_whitening(x: Tensor) -> Whitening:
         values, vectors = _spectrum(v.double())
     # The eigenvalues are computed in float64, so the rounding of float32 samples does not grow with
     # their number.
-    size = 8 if x.dtype == torch.float32 else max(v.shape[-2:])
+    size = _RANK_FLOOR if x.dtype == torch.float32 else max(v.shape[-2:])
     largest = values.narrow(-1, values.shape[-1] - 1, 1)
     noise = size * torch.finfo(x.dtype).eps * largest
     scales = torch.where(values > noise, values, torch.inf).rsqrt()

@@ -68,8 +68,8 @@ def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate
             "columns is constant, and the entropy of z is minus infinity"
         )
     covariance = standard.mT @ standard / (m - 1)
-    half_log = torch.linalg.cholesky(covariance).diagonal().log().sum() + deviation.log().sum()
-    half_log = half_log + unit.log().sum()
+    half_log = torch.linalg.cholesky(covariance).diagonal().log().sum()
+    half_log = half_log + deviation.log().sum() + unit.log().sum()
     constant = half_log + d / 2 * math.log(2 * math.pi * math.e)
     squares = y.square().sum(1) / 2
     gaussian = Candidate("gaussian", constant - log_determinant_bias(m, d) / 2, squares)

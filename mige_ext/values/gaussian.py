@@ -61,15 +61,14 @@ def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
     Raises:
         ValueError: x and z are linearly dependent, or M is too small.
     """
-    columns = x, z
-    x, z = white(x), white(z)
-    m, d = x.shape[0], dimensions(columns[0], x) + dimensions(columns[1], z)
+    white_x, white_z = white(x), white(z)
+    m, d = x.shape[0], dimensions(x, white_x) + dimensions(z, white_z)
     if m < d + 2:
         raise ValueError(
             f"x and z must have M >= d_x + d_z + 2 samples, here {d + 2} without directions that "
             f"have no variance, got {m}: use more samples, or project x to fewer columns"
         )
-    pairs = torch.cat((x, z), 1)
+    pairs = torch.cat((white_x, white_z), 1)
     covariance = pairs.mT @ pairs / m
     if float(torch.linalg.eigvalsh(covariance)[0]) < DEPENDENT:
         raise ValueError(
@@ -78,7 +77,7 @@ def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
             "to z"
         )
     root = torch.linalg.cholesky(covariance)
-    value = -root.diagonal().log().sum() - information_bias(m, x.shape[1], z.shape[1])
+    value = -root.diagonal().log().sum() - information_bias(m, white_x.shape[1], white_z.shape[1])
     mahalanobis = torch.linalg.solve_triangular(root, pairs.mT, upper=False).square().sum(0)
     terms = (pairs.square().sum(1) - mahalanobis) / 2
-    return GaussianPart(Candidate("gaussian", value, terms), x, z, root)
+    return GaussianPart(Candidate("gaussian", value, terms), white_x, white_z, root)

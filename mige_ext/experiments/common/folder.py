@@ -99,7 +99,7 @@ class Table(Generic[Row]):
                 for name, cell in zip(self.columns, line, strict=True):
                     row[name] = math.nan if types[name] is float and not cell else types[name](cell)
             except ValueError:
-                raise ValueError(
+                raise DamagedError(
                     f"line {number} of {path} is damaged: delete the line. Got {line}"
                 ) from None
             self.rows.append(row_type(**row))
@@ -129,7 +129,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         recorded: dict[str, Any] = json.loads(path.read_text())
         recorded["settings"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(
+        raise DamagedError(
             f"--resume needs the settings of the results, and {path} is damaged: choose another "
             "folder with --out"
         ) from None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mige_ext import _checks, _recording, ops
-from mige_ext._precision import SPECTRAL_FLOOR, positive, rounding, unit_of
+from mige_ext._precision import gram_rounding, positive, unit_of
 from mige_ext.scores.base import Diagnostics, calibrated, stein_calibration
 from mige_ext.scores.kernel.gram import Gram, has_native_product
 from mige_ext.scores.kernel.kernels import Bandwidth, bandwidth_rule, bandwidth_tensor
@@ -113,7 +113,7 @@ class SSGE(SpectralFilter):
         # Eigenvalues that are rounding errors are not kept.
         trace = gram.trace
         kept = leading(values, self.rank, float(self.threshold) * trace)
-        kept = kept & (values > rounding(values, min(n, SPECTRAL_FLOOR)))
+        kept = kept & (values > gram_rounding(values))
         inverse = torch.where(kept, 1 / values, 0.0).unsqueeze(-1)
         h = m * source
         rhs = h.flatten(-2).unsqueeze(-1) if self.curl_free else h
