@@ -43,6 +43,7 @@ PALETTE: dict[str, str] = {
     "contraction": "#660099",
     "MIGE, matched": "#99CC99",
     "MIGE, paired": "#996600",
+    "MIGE, permuted s": "#BB77AA",
     "Tikhonov": "#FF9999",
     "SSGE .99": "#99CCFF",
     "HSIC": "#0000FF",

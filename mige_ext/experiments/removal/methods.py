@@ -7,6 +7,8 @@ that makes the penalty, and a grid of β.
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
   estimator. Variants take the score of z with ``marginal="paired"`` or ``"matched"``, or scores of
   SSGE, Tikhonov or a Gaussian.
+* **MIGE, permuted s** is a control: MIGE with the values of s in an order that has nothing to do
+  with z. It removes what the penalty removes without any information about s.
 * **Contraction** minimizes minus the negentropy of z, a control that never sees s
   (``removal/blind.py`` has all methods of this kind).
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
@@ -72,15 +74,36 @@ def information_gradient(
     problem: Problem,
     estimator: ScoreEstimator | None = None,
     marginal: Literal["paired", "own", "matched"] = "own",
+    *,
+    permuted: bool = False,
 ) -> Penalty:
-    """I(s; z), or I(s; z | label) with ``problem.given_label``."""
+    """I(s; z), or I(s; z | label) with ``problem.given_label``.
+
+    Args:
+        problem: Data.
+        estimator: Estimator of the scores; None takes the default of ``mutual_information``.
+        marginal: Estimator of the score of z, an option of ``mutual_information``.
+        permuted: Whether s is permuted in each call, within the labels if they are given.
+    """
 
     def penalty(z: Tensor, batch: Batch) -> Tensor:
         s = batch.bin if problem.categorical else batch.s
         given = batch.label if problem.given_label else None
+        if permuted:
+            s = shuffled(s, batch.label if problem.given_label else torch.zeros_like(batch.label))
         return mige.mutual_information(s, z, estimator=estimator, marginal=marginal, given=given)
 
     return penalty
+
+
+def shuffled(s: Tensor, label: Tensor) -> Tensor:
+    """The rows of s (N, ...) in a random order, in which each row stays within its label (N,)."""
+    to = label.argsort(stable=True)
+    of = torch.randperm(len(s), device=s.device)
+    of = of[label[of].argsort(stable=True)]
+    result = torch.empty_like(s)
+    result[to] = s[of]
+    return result
 
 
 # Learners
@@ -276,6 +299,7 @@ METHODS = {
     "ssge": Method("SSGE .99", (0.01, 0.03, 0.1, 0.3), _scores(mige.SSGE(threshold=0.99))),
     "tikhonov": Method("Tikhonov", (0.03, 0.1, 0.3, 1.0), _scores(mige.Tikhonov())),
     "gaussian": Method("Gaussian score", (0.05, 0.1, 0.2, 0.4), _scores(mige.GaussianScore())),
+    "mige-permuted": Method("MIGE, permuted s", (0.01, 0.02, 0.04, 0.08), _scores(permuted=True)),
     "contraction": Method("contraction", (0.0025, 0.005, 0.01, 0.02), always(contraction)),
     "hsic": Method("HSIC", (0.5, 1.0, 2.0, 4.0), always(hsic)),
     "hsic-whitened": Method("HSIC, whitened", (0.5, 1.0, 2.0, 4.0), always(hsic_whitened)),

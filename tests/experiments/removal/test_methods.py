@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext.experiments.removal.methods import METHODS, Club
+from mige_ext.experiments.removal.methods import METHODS, Club, shuffled
 from mige_ext.experiments.removal.nuisances import (
     Batch,
     Images,
@@ -14,8 +14,9 @@ from tests.experiments.removal.inputs import draw, normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # the networks are too small for more threads
 PENALIZED = [name for name, method in METHODS.items() if method.make]
-# Methods that see s.
-INFORMED = [name for name in PENALIZED if name not in ("contraction", "entropy", "center")]
+# Methods that see which s belongs to which z.
+UNINFORMED = ("mige-permuted", "contraction", "entropy", "center")
+INFORMED = [name for name in PENALIZED if name not in UNINFORMED]
 
 
 def planted(problem: Structural, count: int = 256, seed: int = 0) -> tuple[Tensor, Batch]:
@@ -95,6 +96,44 @@ def test_descent_of_contraction_sharpens_clusters() -> None:
         z = z.detach() - 0.03 * len(z) * gradient
         z = (z - z.mean(0)) / z.std(0)
     assert within(z) < 0.5 * before
+
+
+def test_shuffled_keeps_the_values_of_each_label_and_nothing_else() -> None:
+    label = torch.arange(900) % 3
+    s = torch.stack([label, torch.arange(900)], 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = shuffled(s, label), shuffled(s, label)
+    assert torch.equal(first[:, 0], label)
+    assert torch.equal(first[:, 1].sort().values, s[:, 1])
+    assert not torch.equal(first, second)
+    for of in range(3):
+        before, after = s[label == of, 1], first[label == of, 1]
+        pairs = torch.stack([before, after]).double()
+        assert abs(torch.corrcoef(pairs)[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("given_label", [False, True])
+def test_the_permuted_control_removes_no_dependence(given_label: bool) -> None:
+    problem = Structural()
+    problem.given_label = given_label
+    make = METHODS["mige-permuted"].make
+    assert make is not None
+    batch = draw(problem, 256)
+    # A Gaussian z has no clusters, so the gradient has little besides noise.
+    z = batch.s + 0.5 * normal(256, 1)
+    z = ((z - z.mean(0)) / z.std(0)).requires_grad_()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gradients = {}
+        for method in ("mige", "mige-permuted"):
+            penalty = METHODS[method].build(z.device, problem, 1)
+            assert penalty is not None
+            drawn = [torch.autograd.grad(penalty(z, batch), z)[0] for _ in range(8)]
+            gradients[method] = torch.stack(drawn).mean(0)
+    towards = {name: (g * batch.s).sum().item() for name, g in gradients.items()}
+    assert towards["mige"] > 0
+    assert abs(towards["mige-permuted"]) < 0.2 * towards["mige"]
 
 
 def test_club_is_its_mean_over_all_pairs(digits: Images) -> None:
