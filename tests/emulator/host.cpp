@@ -18,6 +18,7 @@ constexpr unsigned kLargestGridX = 2147483647, kLargestGridYZ = 65535, kLargestB
 
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, size_t> granted_smem;  // by kernel
+std::map<const void*, size_t> used_smem;     // by kernel, the most of all launches
 std::vector<Launch> launches;
 
 cudaError_t report(cudaError_t error) {
@@ -36,6 +37,7 @@ std::vector<Launch> take_launches() { return std::exchange(launches, {}); }
 
 void set_device(int shared_memory_per_block, int multiprocessors) {
   granted_smem.clear();
+  used_smem.clear();
   device() = {shared_memory_per_block, multiprocessors, device().index + 1};
 }
 
@@ -48,6 +50,12 @@ bool accept_launch(Kernel kernel, dim3 grid, dim3 block, size_t smem) {
                           block.z <= kLargestBlockZ && threads <= kLargestBlock;
   if (!grid_fits || !block_fits) return report(cudaErrorInvalidConfiguration) == cudaSuccess;
   if (smem > (granted == granted_smem.end() ? kSmemWithoutAsking : granted->second))
+    return report(cudaErrorInvalidValue) == cudaSuccess;
+  // A GPU refuses a limit that does not fit beside the kernel's static shared memory, whose size is
+  // unknown here. A kernel therefore must not ask for more dynamic shared memory than it uses.
+  size_t& used = used_smem[kernel.address];
+  used = std::max(used, smem);
+  if (granted != granted_smem.end() && granted->second > std::max(used, kSmemWithoutAsking))
     return report(cudaErrorInvalidValue) == cudaSuccess;
   if (launches.size() == kMostLaunches) launches.clear();
   launches.push_back({kernel.types, uint64_t{grid.x} * grid.y * grid.z});

@@ -32,14 +32,15 @@ __device__ __forceinline__ T* dynamic_smem() {
 #endif
 }
 
-// The largest dynamic shared memory, in bytes, that cudaFuncSetAttribute can give a kernel on the
-// current device.
+// The largest shared memory of a thread block on the current device, in bytes: dynamic and static
+// shared memory together.
 size_t largest_smem();
 
-// Allows a kernel the largest dynamic shared memory of the current device. All launches of a kernel
-// share one limit. If a host thread set the limit to the memory of its own launch, a launch by
-// another thread could fail.
-cudaError_t allow_largest_smem(const void* kernel);
+// Allows a kernel `bytes` of dynamic shared memory on the current device. All launches of a kernel
+// share one limit, which never falls: a smaller limit could make a launch by another host thread
+// fail. The limit is not `largest_smem()`, which CUDA refuses for a kernel that has static shared
+// memory too.
+cudaError_t allow_smem(const void* kernel, size_t bytes);
 
 // The number of thread blocks along each axis. A kernel that loops over groups has at most
 // group_blocks(groups) thread blocks along y or z.
@@ -81,7 +82,7 @@ class Stream {
     if (grid.x > kLargestGridX || grid.y > kLargestGridYZ || grid.z > kLargestGridYZ)
       remember(cudaErrorInvalidConfiguration);
     auto* const address = reinterpret_cast<const void*>(kernel);
-    if (shape.smem > kDefaultSmem && allow_largest_smem(address) != cudaSuccess)
+    if (shape.smem > kDefaultSmem && allow_smem(address, shape.smem) != cudaSuccess)
       remember(cudaGetLastError());  // clears the error, which the next launch would report
     if (status_ != cudaSuccess) return;
     const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),

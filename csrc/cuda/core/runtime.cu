@@ -1,7 +1,7 @@
-// Functions of the CUDA runtime. They are here and not in a header, because <mutex> and <set> take
+// Functions of the CUDA runtime. They are here and not in a header, because <map> and <mutex> take
 // a third of a second to compile in each file.
+#include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "cuda/core/device.cuh"
@@ -22,16 +22,17 @@ size_t largest_smem() {
   return static_cast<size_t>(bytes);
 }
 
-cudaError_t allow_largest_smem(const void* kernel) {
+cudaError_t allow_smem(const void* kernel, size_t bytes) {
   static std::mutex mutex;
-  static std::set<std::pair<const void*, int>> allowed;
+  static std::map<std::pair<const void*, int>, size_t> allowed;
   int device = 0;
   if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (allowed.count({kernel, device}) != 0) return cudaSuccess;
+  size_t& limit = allowed[{kernel, device}];
+  if (bytes <= limit) return cudaSuccess;
   const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(largest_smem()));
-  if (status == cudaSuccess) allowed.emplace(kernel, device);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (status == cudaSuccess) limit = bytes;
   return status;
 }
 

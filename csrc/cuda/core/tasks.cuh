@@ -27,9 +27,10 @@ __device__ __forceinline__ TaskCount take_task(TaskCount* next,  // in global me
 
 // Waits until `finished` is at least `count`. After the call all threads see the results of the
 // finished tasks.
-__device__ __forceinline__ void wait_for_tasks(const int* finished, int count) {  // global memory
+__device__ __forceinline__ void wait_for_tasks(const TaskCount* finished,  // in global memory
+                                               TaskCount count) {
   if (threadIdx.x == 0) {
-    while (*static_cast<const volatile int*>(finished) < count) {
+    while (*static_cast<const volatile TaskCount*>(finished) < count) {
     }
     __threadfence();
   }
@@ -37,11 +38,11 @@ __device__ __forceinline__ void wait_for_tasks(const int* finished, int count) {
 }
 
 // Adds one to `finished`, after all threads have written their results.
-__device__ __forceinline__ void finish_task(int* finished) {  // global memory
+__device__ __forceinline__ void finish_task(TaskCount* finished) {  // in global memory
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    atomicAdd(finished, 1);
+    atomicAdd(finished, TaskCount(1));
   }
 }
 

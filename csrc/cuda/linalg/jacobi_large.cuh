@@ -321,7 +321,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
 // phase, because more thread blocks could not work at the same time.
 template <typename T>
 void jacobi_large(const LargeArguments<T>& p, Stream& stream) {
-  const Grid grid{at_most(p.tasks_per_phase() * p.e.groups, kLargestGridX)};
+  const Grid grid{at_most(static_cast<int64_t>(p.tasks_per_phase()) * p.e.groups, kLargestGridX)};
   for (int sweep = 0; sweep < kMaxLargeSweeps; ++sweep)
     stream.launch(sweep_kernel<T>, {grid, kTileThreads, PairMemory<T>::kSize}, p, sweep);
 }

@@ -19,8 +19,8 @@ struct LargeState {
   Key<T> bound;    // if `indefinite`: the squared bound of the eigenvalues' magnitudes, as a key
   int rank;        // columns of L
   int indefinite;  // whether Cholesky with the small shift failed
-  int finished[kMaxLargeSweeps];  // number of finished tasks of a sweep (jacobi_large.cuh)
-  int rotated[kMaxLargeSweeps];   // whether a sweep found columns that were not orthogonal
+  TaskCount finished[kMaxLargeSweeps];  // number of finished tasks of a sweep (jacobi_large.cuh)
+  int rotated[kMaxLargeSweeps];         // whether a sweep found columns that were not orthogonal
 
   // The number of sweeps, and whether the last sweep found only orthogonal columns.
   __device__ Iteration iteration() const {
@@ -54,9 +54,9 @@ struct LargeArguments : Workspace {
   T* norm = take<T>(e.groups * e.n);  // squared norms of the columns of A
 
   // The phases of a sweep of Jacobi: two steps in each of the 2 pairs − 1 rounds.
-  __host__ __device__ int phases() const { return 2 * (2 * pairs - 1); }
+  __host__ __device__ TaskCount phases() const { return 2 * (2 * TaskCount(pairs) - 1); }
   // The tasks of one group in a phase.
-  __host__ __device__ int tasks_per_phase() const { return pairs * pieces; }
+  __host__ __device__ TaskCount tasks_per_phase() const { return TaskCount(pairs) * pieces; }
   int64_t a_size() const { return e.groups * blocks * kPanel * e.n; }
   __device__ __forceinline__ T* columns(int64_t g) const { return a + g * blocks * kPanel * e.n; }
 };

@@ -59,7 +59,7 @@ struct Tile {
 // shared memory.
 template <typename T, bool kDepthContiguous, typename Source = T>
 struct Operand {
-  const Source* __restrict__ p;
+  const Source* p;  // without __restrict__, because a kernel may write the matrix that it reads
   int64_t count, depth, stride;
   T scale;
 
