@@ -25,7 +25,7 @@ from mige_ext.reference import (
 DECADE = 2  # number of steps of the λ grid in a decade
 
 
-def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+def ridge_whitening(x: Tensor, factor: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, W and τ: (..., M, d) -> (..., d), (..., d, d), (...)."""
     m = x.shape[-2]
     mean = x.mean(-2, keepdim=True)
@@ -43,7 +43,8 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
     q, q2 = squares @ shrunk, squares @ shrunk.square()
     left = 1 - c2 * q
     risk = (c1**2 * q2 / (2 * left.square()) - c2 * q2 / left).mean(-2) - shrunk.sum(-2)
-    tau = factor * 10 ** _lowest(grid, risk)
+    fraction = 0.1 + 0.1 * min(1.0, 4 * x.shape[-1] / m) ** 2 if factor is None else factor
+    tau = fraction * 10 ** _lowest(grid, risk)
     scaled = vectors * (values + tau.unsqueeze(-1)).rsqrt().unsqueeze(-2)
     return mean.squeeze(-2), inverse.mT * (scaled @ vectors.mT), tau
 

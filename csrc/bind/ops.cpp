@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(mige_ext, m) {
       "ssge(Tensor x, Tensor? bandwidth, float quantile, float multiplier, float threshold, "
       "int? rank, int power) -> (Tensor out, Tensor eigenvalues, Tensor bandwidth_out, Tensor "
       "rank_out)");
-  m.def("ridge_whitening(Tensor x, float factor) -> (Tensor mean, Tensor whitening, Tensor ridge)");
+  m.def(
+      "ridge_whitening(Tensor x, float? factor) -> (Tensor mean, Tensor whitening, Tensor ridge)");
   m.def(
       "student_score(Tensor x) -> (Tensor departure, Tensor divergence, Tensor nu, Tensor "
       "weights)");

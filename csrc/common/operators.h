@@ -86,7 +86,7 @@ template <typename T>
 struct RidgeWhiteningArguments {
   const T* x;  // [groups, m, d], m >= 2
   int64_t groups, m, d;
-  double factor;  // τ is this factor times the ridge with the lowest objective
+  double factor;  // τ is ridge_fraction(factor) times the ridge with the lowest objective
   T* mean;        // [groups, d]
   T* whitening;   // [groups, d, d]
   T* ridge;       // [groups]

@@ -16,8 +16,22 @@ namespace mige {
 constexpr int kRidges = 26;
 constexpr double kRidgeLowest = -4, kRidgeHighest = 1;
 constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
-// The adaptive score and the Student score whiten with this fraction of the best τ.
-constexpr double kWeakRidge = 0.1;
+// A `factor` of τ that stands for weak_ridge, with which the adaptive score and the Student score
+// whiten.
+constexpr double kWeakRidge = 0;
+
+// The weak ridge as a fraction of the best τ, for `dimensions` that count in m samples. It grows from
+// a tenth to a fifth, which it reaches at m = 4 × dimensions. A smaller fraction shortens gradients
+// of information less, and a larger fraction lowers the error of a score from few samples.
+MIGE_HOST_DEVICE double weak_ridge(int64_t dimensions, int64_t m) {
+  const double share = 4 * static_cast<double>(dimensions) / static_cast<double>(m);
+  return 0.1 + 0.1 * (share < 1 ? share * share : 1);
+}
+
+// The fraction that `factor` stands for.
+MIGE_HOST_DEVICE double ridge_fraction(double factor, int64_t dimensions, int64_t m) {
+  return factor == kWeakRidge ? weak_ridge(dimensions, m) : factor;
+}
 
 // The log₁₀ τ with the lowest objective: the minimum of the parabola through the lowest value and
 // its two neighbors on the grid, or an end of the grid if the lowest value is at this end.

@@ -146,7 +146,7 @@ void whiten(const T* x, double factor, Whitening<T>& w) {  // x [m, d]
       for (int64_t i = 0; i < m; ++i) w.rotated[i * r + k] = length * vectors[k * r + i];
     }
   }
-  w.ridge = factor * best_ridge(w);
+  w.ridge = ridge_fraction(factor, w.support.dimensions, m) * best_ridge(w);
 }
 
 template <typename T>

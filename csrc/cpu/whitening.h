@@ -3,7 +3,7 @@
 // With the standardized samples V, the standard deviations D and the correlations
 // R = VᵀV / M = U Λ Uᵀ:
 //
-//   z = (x − mean) D^{−1} U (Λ + τ)^{−1/2},   τ = factor · argmin J(τ)
+//   z = (x − mean) D^{−1} U (Λ + τ)^{−1/2},   τ = ridge_fraction(factor) · argmin J(τ)
 //
 // J is the leave-one-out Hyvärinen objective of the Gaussian score (mige_ext.ops.ridge_whitening).
 // For d <= m the primal form decomposes R, [d, d]. For d > m the dual form decomposes VVᵀ / M,

@@ -85,7 +85,9 @@ def ssge(
     return call("ssge", x, bandwidth, *numbers, real("threshold", threshold), rank, int(power))
 
 
-def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+def ridge_whitening(
+    x: Tensor, *, factor: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Whitening of the samples with the ridge that fits them best: ``z = (x − mean) W``.
 
     Let V be the standardized samples, D the diagonal matrix of the standard deviations, and
@@ -106,8 +108,9 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
 
     Args:
         x: samples, (..., M, d) with M >= 2.
-        factor: positive. 1 gives the best Gaussian score. :func:`adaptive_score` uses 0.1, which
-            shrinks less.
+        factor: positive; 1 gives the best Gaussian score. None gives the weak ridge of
+            :func:`adaptive_score`, ``0.1 + 0.1 min(1, 4d/M)²``, which shortens gradients less. Its
+            d does not count directions that are mapped to 0.
 
     Returns:
         the mean, (..., d); W, (..., d, d); τ, (...).
@@ -118,7 +121,7 @@ def ridge_whitening(x: Tensor, *, factor: float = 0.1) -> tuple[Tensor, Tensor, 
     Cost:
         4Md² + about 11d³ flop; O(Md + d²) memory.
     """
-    return call("ridge_whitening", x, real("factor", factor))
+    return call("ridge_whitening", x, None if factor is None else real("factor", factor))
 
 
 def student_score(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

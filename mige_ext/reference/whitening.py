@@ -7,7 +7,16 @@ from torch import Tensor
 RIDGE_GRID = (-4.0, 1.0, 26)
 
 
-def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+def weak_ridge(dimensions: Tensor, m: int) -> Tensor:
+    """The fraction of τ with which the adaptive score whitens, from .1 to .2 at m = 4 dimensions.
+
+    A smaller fraction shortens gradients of information less, and a larger fraction lowers the
+    error of a score from few samples.
+    """
+    return 0.1 + 0.1 * (4 * dimensions.double() / m).clamp(max=1).square()
+
+
+def ridge_whitening(x: Tensor, factor: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, W and τ of ``z = (x − mean) W``; see :func:`mige_ext.ops.ridge_whitening`."""
     m, d = x.shape[-2:]
     mean, inverse, v, values, vectors = standardized(x)
@@ -26,7 +35,8 @@ def ridge_whitening(x: Tensor, factor: float = 0.1) -> tuple[Tensor, Tensor, Ten
         left = 1 - c2 * q
         each = c1**2 * q2 / left.square() / 2 - c2 * q2 / left
         objective.append((each.mean(-1) - shrunk.sum(-1)).double())
-    tau = (factor * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))).to(x.dtype)
+    fraction = weak_ridge(dimensions, m) if factor is None else factor
+    tau = (fraction * 10 ** _parabola_minimum(grid, torch.stack(objective, -1))).to(x.dtype)
     scale = (values + tau.unsqueeze(-1)).rsqrt()
     scale = torch.where(torch.arange(d) < excluded.unsqueeze(-1), 0.0, scale)
     scaled = vectors * scale.unsqueeze(-2)

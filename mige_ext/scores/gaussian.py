@@ -192,11 +192,11 @@ class Whitening(NamedTuple):
 # eigenvalues of R are 0.
 
 
-def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
+def ridge_whitening(x: Tensor, *, factor: float | None = 1.0) -> Whitening:
     """``P = D^{−1} (R + τI)^{−1} D^{−1}``.
 
     τ is ``factor`` times the minimizer of the leave-one-out objective (:func:`.ops.ridge_whitening`
-    has the formula).
+    has the formula). None gives the weak ridge.
     """
     if not _is_wide(x):
         mean, whitening, _ = ops.ridge_whitening(x, factor=factor)
@@ -210,12 +210,18 @@ def ridge_whitening(x: Tensor, *, factor: float = 1.0) -> Whitening:
     few = 4 * (m - 1) < 5 * varying
     known = values > _RANK_FLOOR * torch.finfo(x.dtype).eps * values.narrow(-1, m - 1, 1)
     dimensions = torch.where(few, varying, known.sum(-1, keepdim=True))
-    tau = factor * _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
+    best = _ridge(values, m * values.unsqueeze(-2) * vectors.square(), dimensions)
+    tau = (_weak_ridge(dimensions, m) if factor is None else factor) * best
     scales = torch.where(few | known, (values + tau).rsqrt(), 0.0).unsqueeze(-2)
     inverse = _inverse(deviation)
     outside = inverse * torch.where(few, tau.rsqrt(), 0.0).unsqueeze(-2)
     whitening = inverse.mT * directions * scales
     return Whitening(mean, *(part.to(x.dtype) for part in (whitening, directions, outside)))
+
+
+def _weak_ridge(dimensions: Tensor, m: int) -> Tensor:
+    """The fraction of τ that csrc/common/whitening_rule.h gives for ``factor=None``."""
+    return 0.1 + 0.1 * (4 * dimensions.double() / m).clamp(max=1).square()
 
 
 def _ridge(values: Tensor, rotated: Tensor, dimensions: Tensor) -> Tensor:

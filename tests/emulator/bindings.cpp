@@ -3,6 +3,7 @@
 #include "bindings.h"
 
 #include "common/lambda_search.h"
+#include "common/whitening_rule.h"
 #include "cuda/launchers.h"
 
 namespace mige::emulator {
@@ -114,15 +115,15 @@ py::tuple ssge(const py::array& x, const std::optional<py::array>& bandwidth, do
   });
 }
 
-py::tuple ridge_whitening(const py::array& x, double factor) {
+py::tuple ridge_whitening(const py::array& x, std::optional<double> factor) {
   const int64_t groups = batch_count(x, 2), m = size_of(x, 2), d = size_of(x, 1);
   return for_type_of(x, [&](auto zero) -> py::tuple {
     using T = decltype(zero);
     const Buffer<T> points(x), mean(batch_shape(x, 2, {d})), whitening(batch_shape(x, 2, {d, d}));
     const Buffer<T> ridge(batch_shape(x, 2));
     launch(MIGE_LAUNCHER(ridge_whitening),
-           RidgeWhiteningArguments<T>{points.data(), groups, m, d, factor, mean.data(),
-                                      whitening.data(), ridge.data()});
+           RidgeWhiteningArguments<T>{points.data(), groups, m, d, factor.value_or(kWeakRidge),
+                                      mean.data(), whitening.data(), ridge.data()});
     return py::make_tuple(mean.array(), whitening.array(), ridge.array());
   });
 }

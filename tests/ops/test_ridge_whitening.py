@@ -34,8 +34,28 @@ def test_whitening_matches_the_reference(
     backend: Backend, dtype: torch.dtype, m: int, d: int
 ) -> None:
     x = samples("normal", m, d).to(dtype)
-    got = backend.ridge_whitening(x, factor=0.1)
+    got = backend.ridge_whitening(x)
     assert_accurate_for_its_condition(got, reference.ridge_whitening, x)
+
+
+# The fraction is 0.1 + 0.1 min(1, 4d/M)².
+@pytest.mark.parametrize(("m", "d", "fraction"), [(160, 4, 0.101), (40, 5, 0.125), (9, 6, 0.2)])
+@for_each_backend("ridge_whitening")
+def test_the_weak_ridge_grows_with_the_number_of_dimensions_per_sample(
+    backend: Backend, m: int, d: int, fraction: float
+) -> None:
+    x = samples("normal", m, d)
+    _, _, weak = backend.ridge_whitening(x)
+    _, _, best = backend.ridge_whitening(x, factor=1.0)
+    assert weak / best == pytest.approx(fraction, rel=1e-12)
+
+
+@for_each_backend("ridge_whitening")
+def test_the_weak_ridge_does_not_count_constant_columns(backend: Backend) -> None:
+    x = samples("normal", 40, 8)
+    _, _, expected = backend.ridge_whitening(x)
+    _, _, padded = backend.ridge_whitening(torch.cat([x, torch.full((40, 5), 3.0).to(x)], -1))
+    torch.testing.assert_close(padded, expected, rtol=1e-6, atol=0)
 
 
 @for_each_dtype

@@ -128,10 +128,10 @@ for_each_wide = pytest.mark.parametrize(("m", "d"), [(2, 2), (6, 9), (20, 20), (
 
 
 @for_each_wide
-@pytest.mark.parametrize("multiple", [1.0, 0.1])
+@pytest.mark.parametrize("multiple", [1.0, 0.1, None])
 @pytest.mark.parametrize("constant", [0, 1, "many"])
 def test_the_wide_ridge_is_that_of_the_operator(
-    m: int, d: int, constant: Any, multiple: float
+    m: int, d: int, constant: Any, multiple: float | None
 ) -> None:
     x = skewed(m, d)
     x[:, : (d - m // 2 if constant == "many" else constant)] = 0.5

@@ -51,6 +51,7 @@ CASES = {
     "ssge": Case("ssge", lambda x, y, w, s: ((x,), {})),
     "ssge-bandwidth": Case("ssge", lambda x, y, w, s: ((x, s), {"rank": 3, "power": 2})),
     "ridge_whitening": Case("ridge_whitening", lambda x, y, w, s: ((x,), {"factor": 0.5})),
+    "ridge_whitening-weak": Case("ridge_whitening", lambda x, y, w, s: ((x,), {"factor": None})),
     # Heavy tails, so that ν is finite.
     "student_score": Case("student_score", lambda x, y, w, s: ((x / w[..., :1],), {})),
     "student_score-wide": Case(

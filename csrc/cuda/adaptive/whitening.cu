@@ -215,7 +215,8 @@ __global__ void __launch_bounds__(kRidgeThreads, 4)
     __syncthreads();
     if (threadIdx.x == 0) {
       const T magnitude = magnitude_of<T>(w.largest[g]);
-      ridge[g] = saturate<T>(w.factor * ridge_at(lowest_ridge(parts[0]))) + (magnitude - magnitude);
+      const double fraction = ridge_fraction(w.factor, w.support[g].dimensions, m);
+      ridge[g] = saturate<T>(fraction * ridge_at(lowest_ridge(parts[0]))) + (magnitude - magnitude);
     }
     __syncthreads();  // before the sums of the next group overwrite these
   }
