@@ -37,7 +37,7 @@ class Candidate:
 class GaussianPart:
     """The Gaussian score that ``AdaptiveScore(gaussian="ridge")`` corrects.
 
-    The ridge is the weak ridge, a tenth to a fifth of the ridge that :class:`GaussianScore` chooses.
+    The ridge is the weak ridge: a tenth to a fifth of the ridge of :class:`GaussianScore`.
     """
 
     def score(self, samples: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ constexpr double kRidgeStep = (kRidgeHighest - kRidgeLowest) / (kRidges - 1);
 // whiten.
 constexpr double kWeakRidge = 0;
 
-// The weak ridge as a fraction of the best τ, for `dimensions` that count in m samples. It grows from
-// a tenth to a fifth, which it reaches at m = 4 × dimensions. A smaller fraction shortens gradients
-// of information less, and a larger fraction lowers the error of a score from few samples.
+// The weak ridge as a fraction of the best τ, for `dimensions` that count in m samples. It grows
+// from a tenth to a fifth, which it reaches at m = 4 × dimensions. A smaller fraction shortens
+// gradients of information less, and a larger fraction lowers the error of a score from few
+// samples.
 MIGE_HOST_DEVICE double weak_ridge(int64_t dimensions, int64_t m) {
   const double share = 4 * static_cast<double>(dimensions) / static_cast<double>(m);
   return 0.1 + 0.1 * (share < 1 ? share * share : 1);

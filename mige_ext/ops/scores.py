@@ -85,9 +85,7 @@ def ssge(
     return call("ssge", x, bandwidth, *numbers, real("threshold", threshold), rank, int(power))
 
 
-def ridge_whitening(
-    x: Tensor, *, factor: float | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def ridge_whitening(x: Tensor, *, factor: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Whitening of the samples with the ridge that fits them best: ``z = (x − mean) W``.
 
     Let V be the standardized samples, D the diagonal matrix of the standard deviations, and

@@ -7,8 +7,8 @@
 //
 // G has the nonzero eigenvalues of R. The other d − m eigenvalues of R are zero.
 //
-// τ is ridge_fraction(factor) times the minimizer of the leave-one-out Hyvärinen objective of the Gaussian score
-// (mige_ext.ops.ridge_whitening, common/whitening_rule.h).
+// τ is ridge_fraction(factor) times the minimizer of the leave-one-out Hyvärinen objective of the
+// Gaussian score (mige_ext.ops.ridge_whitening, common/whitening_rule.h).
 #pragma once
 
 #include "common/whitening_rule.h"
