@@ -165,4 +165,4 @@ $(BUILT): $(ENVIRONMENT) $(NATIVE) pyproject.toml
 	mkdir -p build && touch $@
 
 clean:
-	rm -rf build dist runs *.egg-info mige_ext/_C.abi3.so
+	rm -rf build dist *.egg-info mige_ext/_C.abi3.so

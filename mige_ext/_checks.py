@@ -196,9 +196,17 @@ def require_paired(
 ) -> None:
     """Require two tensors of samples that are paired by row.
 
-    If ``may_be_category``, the error about a first tensor of one dimension mentions categories.
+    If ``may_be_category``, errors about tensors that may be a category mention categories.
     """
     require_samples(name, value, min_samples, may_be_category)
+    exact = isinstance(other, Tensor) and not (
+        other.dtype.is_floating_point or other.dtype.is_complex
+    )
+    if may_be_category and exact:
+        raise TypeError(
+            f"{other_name} must have a floating-point dtype, got {other.dtype}; a category is the "
+            f"first argument, {name}"
+        )
     require_samples(other_name, other, min_samples)
     require_same_device(other_name, other, name, value)
     if value.shape[:-1] != other.shape[:-1]:

@@ -19,7 +19,7 @@ COMMANDS = {
         "Information Bottleneck: the paper's Table 2.",
     ),
     "removal": ("experiments.removal.command", "Removal of a nuisance from a representation."),
-    "data": ("experiments.data.command", "Load and verify an image set, and print a summary."),
+    "data": ("experiments.data.command", "Load and verify a data set, and print a summary."),
     "info": ("_installation", "Print versions, back ends, and whether CUDA is available."),
 }
 

@@ -143,7 +143,8 @@ def _pair_information(
     estimator: PairScoreEstimator, needs_x: bool, needs_z: bool, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`_own_information`, but with three scores from one call of ``score_pair``."""
-    samples_x, samples_z = at_least_float32(x), at_least_float32(z)
+    u, v = on_one_scale(estimator, x), on_one_scale(estimator, z)
+    samples_x, samples_z = at_least_float32(u.samples), at_least_float32(v.samples)
     try:
         joint, scores_x, scores_z = estimator.score_pair(samples_x, samples_z)
     except ValueError:
@@ -160,6 +161,8 @@ def _pair_information(
     if needs_z:
         value_z, marginal = _value_and_gradient(estimator, scores_z, samples_z, "z", z=z)
         value, gradient_z = value + value_z, gradient_z + marginal
+    if u.unit is not None and v.unit is not None:
+        return value, in_units(gradient_x, u.unit), in_units(gradient_z, v.unit)
     return value, gradient_x, gradient_z
 
 

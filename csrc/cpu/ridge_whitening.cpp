@@ -109,6 +109,24 @@ void whitening_matrix(const Whitening<T>& w,
   scale_matrix(out, d, d, w.inverse.get(), true, kLargestFinite<T>);
 }
 
+// The dual form: decomposes VVᵀ / M in double. Scores are divided by the roots of its eigenvalues
+// (dual_length). In float, the eigenvectors of small eigenvalues would be rounding errors: with 100
+// samples in 101 dimensions, scores were up to 27 % off.
+template <typename T>
+void decompose_dual(Whitening<T>& w) {
+  const int64_t m = w.m, d = w.d;
+  Buffer<double> gram(m * m);
+  const Buffer<double> v(m * d), panels(panels_size<double>(d, m)), values(m);
+  std::copy_n(w.v.get(), m * d, v.get());
+  pack_rows(v.get(), m, d, 1.0, panels.get());
+  panel_product(v.get(), false, panels.get(), m, d, m, gram.get());
+  const double each = 1 / static_cast<double>(m);
+  for (int64_t i = 0; i < m * m; ++i) gram[i] *= each;
+  eigh(gram, m, values.get());
+  for (int64_t i = 0; i < m * m; ++i) w.vectors[i] = static_cast<T>(gram[i]);
+  for (int64_t k = 0; k < m; ++k) w.values[k] = static_cast<T>(values[k]);
+}
+
 }  // namespace
 
 template <typename T>
@@ -117,17 +135,16 @@ void whiten(const T* x, double factor, Whitening<T>& w) {  // x [m, d]
   const bool primal = r == d;
   standardize(x, m, d, normal_scale(largest_magnitude(x, m * d)), w.v.get(), w.mean.get(),
               w.inverse.get());
-  T* const vectors = w.vectors.get();  // VᵀV / M or VVᵀ / M before the decomposition
+  T* const vectors = w.vectors.get();
   const Buffer<T> panels(panels_size<T>(d, primal ? d : m));
   if (primal) {
     product(w.v.get(), true, w.v.get(), d, m, d, vectors);
+    const T each = T(1) / static_cast<T>(m);
+    for (int64_t i = 0; i < r * r; ++i) vectors[i] *= each;
+    eigh(w.vectors, r, w.values.get());
   } else {
-    pack_rows(w.v.get(), m, d, T(1), panels.get());
-    panel_product(w.v.get(), false, panels.get(), m, d, m, vectors);
+    decompose_dual(w);
   }
-  const T each = T(1) / static_cast<T>(m);
-  for (int64_t i = 0; i < r * r; ++i) vectors[i] *= each;
-  eigh(w.vectors, r, w.values.get());
   const double floor = kRankFloor<T> * static_cast<double>(w.values[r - 1]);
   int64_t rank = 0, varying = 0;
   for (int64_t k = 0; k < r; ++k) {

@@ -10,6 +10,7 @@
 // [m, m], which has the same nonzero eigenvalues. Work: 4 m d r + 11 r³ flop, r = min(m, d).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/whitening_rule.h"
@@ -54,12 +55,16 @@ void whitened(const Whitening<T>& w,
 }
 
 // In the dual form, the length √(M λ_k) of the vector Vᵀ q_k with the eigenvector q_k of VVᵀ/M, or
-// 0 if λ_k is a rounding error. In the primal form, 1.
+// 0 if λ_k is a rounding error. In the primal form, 1. The eigenvalues are computed in double, so
+// the rounding errors of V, whose trace is d, limit them in float.
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);
-  const T floor = w.values[w.rank - 1] * static_cast<T>(kRankFloor<T>);
-  return w.values[k] > floor ? std::sqrt(static_cast<T>(w.m) * w.values[k]) : T(0);
+  const double of_v = 64 * static_cast<double>(kEpsilon<T>) * static_cast<double>(kEpsilon<T>);
+  const double largest = static_cast<double>(w.values[w.rank - 1]);
+  const double floor = std::max(kRankFloor<double> * largest, of_v * static_cast<double>(w.d));
+  const double value = static_cast<double>(w.values[k]);
+  return value > floor ? static_cast<T>(std::sqrt(static_cast<double>(w.m) * value)) : T(0);
 }
 
 // Converts scores F of the whitened samples to scores of x, F (Λ + τ)^{−1/2} Uᵀ D^{−1}. In the dual

@@ -78,8 +78,12 @@ class FittedAdaptive(Fitted):
         h = 2 * (p @ z - p.sum(-1, keepdim=True) * q)
         back = self.whitening.mT
         correction = saturated(k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
-        start = -q @ back if self.gaussian is None else self.gaussian.score(points.double())
-        start = base.clamp(max=1) * start
+        ridge = -q @ back
+        start = base.clamp(max=1) * ridge
+        if self.gaussian is not None:
+            squares, size = q.square().sum(-1, keepdim=True), self.student.size
+            part = _gaussian_weight(base, per_group(d.nu), squares, size)
+            start = start + part * (self.gaussian.score(points.double()) - ridge)
         start = start + torch.where(base == 2, self.student.score(q) + q, 0.0) @ back
         limit = torch.finfo(points.dtype).max
         return ((start - correction) * self.factor).clamp(-limit, limit).to(points.dtype)
@@ -163,7 +167,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         if self.gaussian != "ridge":
             return GaussianScore(covariance=self.gaussian, calibrate=self.calibrate).score(x)
         _checks.require_finite(samples=x)
-        scores = saturated(_ridge_score(x))
+        scores = saturated(_ridge_score(x)[0])
         return calibrated(scores, stein_calibration(x, scores), self.calibrate)
 
     def departure(self, samples: Tensor) -> Tensor:
@@ -219,12 +223,12 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         x, z = prepared(x), prepared(z)
         dtype = torch.promote_types(x.dtype, z.dtype)
         joint = self._prepared(torch.cat((x.to(dtype), z.to(dtype)), -1))
-        of_x, of_z = self._estimate(x), self._estimate(z)
+        of_x, of_z = self._estimate(x, in_pair=True), self._estimate(z, in_pair=True)
         start = torch.cat((of_x.departure.to(dtype), of_z.departure.to(dtype)), -1)
         # The diagonal blocks of the pair's covariance are the covariances of x and of z. Up to the
         # ridges, the divergence in whitened coordinates is therefore a sum.
         divergence = of_x.divergence.to(dtype) + of_z.divergence.to(dtype)
-        pairs = self._estimate(joint, start, divergence)
+        pairs = self._estimate(joint, start, divergence, in_pair=True)
         for term, estimate in (("joint", pairs), ("x", of_x), ("z", of_z)):
             _recording.report(estimate.diagnostics, term)
         scores = [
@@ -232,6 +236,11 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             for of in (pairs, of_x, of_z)
         ]
         return scores[0], scores[1], scores[2]
+
+    @property
+    def has_common_bandwidth(self) -> bool:
+        """True for "qis", which shrinks eigenvalues of the covariance of all columns together."""
+        return self.gaussian == "qis"
 
     def _quadratic_memory(self, m: int, d: int) -> int:
         return 4 * m**2
@@ -262,7 +271,12 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         )
 
     def _estimate(
-        self, x: Tensor, start: Tensor | None = None, start_divergence: Tensor | None = None
+        self,
+        x: Tensor,
+        start: Tensor | None = None,
+        start_divergence: Tensor | None = None,
+        *,
+        in_pair: bool = False,
     ) -> "_Estimate":
         with _checks.naming(samples=x):
             if start is None:
@@ -275,8 +289,13 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         if self.gaussian != "ridge":
             gaussian = GaussianScore(covariance=self.gaussian).fit(x)
             # saturated, because scores of tiny samples may exceed the range
-            difference = saturated(gaussian.score() - _ridge_score(x))
-            scores = saturated(scores + per_group(base.clamp(max=1)) * difference)
+            ridge_score, squares = _ridge_score(x)
+            difference = saturated(gaussian.score() - ridge_score)
+            part = per_group(base.clamp(max=1))  # in a pair, the differences of the scores cancel
+            if not in_pair:
+                size = squares.mean(-2, keepdim=True)
+                part = _gaussian_weight(per_group(base), per_group(nu), squares, size)
+            scores = saturated(scores + part * difference)
         calibration = stein_calibration(x, scores)
         diagnostics = AdaptiveDiagnostics(lam, base, risk, error, nu, sigma, left_out, calibration)
         return _Estimate(
@@ -284,12 +303,28 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         )
 
 
-def _ridge_score(x: Tensor) -> Tensor:
-    """Scores of the Gaussian that the filter corrects, with the weak ridge."""
-    z, _, unit = about_origin(x)
+def _ridge_score(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the Gaussian that the filter corrects, with the weak ridge, and ‖z‖², (..., M, 1).
+
+    z are the whitened samples.
+    """
+    y, _, unit = about_origin(x)
     with no_autocast(x):
-        whitening = ridge_whitening(z, factor=None)
-        return -whitening.applied(z - whitening.mean) / unit
+        whitening = ridge_whitening(y, factor=None)
+        centered = y - whitening.mean
+        applied = whitening.applied(centered)
+        return -applied / unit, (centered * applied).sum(-1, keepdim=True)
+
+
+def _gaussian_weight(base: Tensor, nu: Tensor, squares: Tensor, size: Tensor) -> Tensor:
+    """The weight of a Gaussian part other than "ridge" at points with ‖z‖² = ``squares``.
+
+    0 if the filter starts from 0, and 1 if it starts from the Gaussian score. A Student score is
+    much smaller than the Gaussian score far from the center, so there the weight is
+    (ν + e) / (ν − 2 + ‖z‖²), with the mean e of ‖z‖² over the samples, ``size``.
+    """
+    of_student = (nu + size) / (nu - 2 + squares)
+    return torch.where(base == 2, of_student, base.to(squares.dtype))
 
 
 @dataclass(frozen=True, eq=False)

@@ -212,10 +212,10 @@ class FittableEstimator(ABC, Generic[F]):
 
     @property
     def has_common_bandwidth(self) -> bool:
-        """Whether all columns have the same bandwidth, chosen from the samples.
+        """Whether the score of a pair (x, z) depends on the scale of x relative to z.
 
-        The score of a pair (x, z) then depends on the scale of x relative to z.
-        :func:`.mutual_information` therefore gives both arguments one scale first.
+        This is so if all columns have the same bandwidth, chosen from the samples.
+        :func:`.mutual_information` then gives both arguments one scale first.
         """
         return False
 

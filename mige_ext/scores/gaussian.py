@@ -127,6 +127,11 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
     _: KW_ONLY
     calibrate: Calibrate = None
 
+    @property
+    def has_common_bandwidth(self) -> bool:
+        """True for "qis", which shrinks eigenvalues of the covariance of all columns together."""
+        return self.covariance == "qis"
+
     def _quadratic_memory(self, m: int, d: int) -> int:
         return m**2 if m <= d else 0
 

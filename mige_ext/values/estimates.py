@@ -1,7 +1,7 @@
 """Values of mutual information and entropy in nats: the public functions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,7 +98,10 @@ def estimate_mutual_information(
     shape = gathered["x"].shape[:-2]
     groups = [_as_groups(tensor) for tensor in gathered.values()]
     with no_autocast(x):
-        found = [_information(*tensors, seed=seed) for tensors in zip(*groups, strict=True)]
+        found = [
+            _information(*_without_copies(*tensors), seed=seed)
+            for tensors in zip(*groups, strict=True)
+        ]
     return InformationValue(*_stacked(found, shape, x), groups[0].shape[1], _parts(found))
 
 
@@ -149,12 +152,32 @@ def estimate_entropy(
     shape = samples.shape[:-2]
     groups = _as_groups(samples).double()
     with no_autocast(z):
-        found = [_in_parts(each, None, seed, _entropy) for each in groups]
+        found = [_in_parts(*_without_copies(each), None, seed, _entropy) for each in groups]
     _misuse.warn_of_values(few_values=True, z=samples)
     return EntropyValue(*_stacked(found, shape, z), groups.shape[1], _parts(found))
 
 
 # --- arguments ------------------------------------------------------------------------------------
+
+
+def _without_copies(*columns: Tensor) -> Sequence[Tensor]:
+    """The samples, (M, d) each, without copies of earlier rows, such as draws with replacement.
+
+    Copies would look like a dependence, and narrow the density. The rows of data with few values,
+    such as rounded data, may coincide by chance. Rows are therefore dropped only if no value of a
+    continuous column occurs in two different rows.
+    """
+    rows = torch.cat([tensor.double() for tensor in columns], 1)
+    _, owner, sizes = rows.unique(dim=0, return_inverse=True, return_counts=True)
+    continuous = [tensor for tensor in columns if tensor.dtype.is_floating_point]
+    if len(sizes) == len(rows) or len(sizes) < rows.shape[1] + 2:
+        return columns
+    if any(len(c.unique()) != len(sizes) for tensor in continuous for c in tensor.unbind(1)):
+        return columns
+    places = torch.arange(len(rows), device=rows.device)
+    first = places.new_full((len(sizes),), len(rows)).scatter_reduce(0, owner, places, "amin")
+    kept = first.sort().values
+    return [tensor[kept] for tensor in columns]
 
 
 def _is_category(columns: Tensor) -> bool:

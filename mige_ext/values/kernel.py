@@ -6,8 +6,9 @@ levels u,
 
     J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du.
 
-The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. The
-information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
+The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. A part
+of z_u is Gaussian noise of variance ``1 − e^{−u}``, so the integrand is at most ``d / (2 (e^u − 1))``.
+Estimates above this bound are reduced to it. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
 """
 
 from dataclasses import dataclass
@@ -49,14 +50,14 @@ def interaction(
 
     The score of the pair may start from the departures of x and of z.
     """
-    noisy, weight = _noisy(torch.cat((part.x, part.z), 1), part.root, generator)
+    noisy, u, weight = _noisy(torch.cat((part.x, part.z), 1), part.root, generator)
     blocks = (b.contiguous() for b in noisy.split([part.x.shape[1], part.z.shape[1]], -1))
     of_x, of_z = (
-        _negentropy(block, weight) if block.shape[-1] > 1 else Negentropy.zero(block)
+        _negentropy(block, u, weight) if block.shape[-1] > 1 else Negentropy.zero(block)
         for block in blocks
     )
     start = torch.cat((of_x.departure, of_z.departure), -1)
-    return _negentropy(noisy, weight, start, of_x.divergence + of_z.divergence), of_x, of_z
+    return _negentropy(noisy, u, weight, start, of_x.divergence + of_z.divergence), of_x, of_z
 
 
 def negentropy(z: Tensor, generator: torch.Generator) -> Negentropy:
@@ -65,19 +66,20 @@ def negentropy(z: Tensor, generator: torch.Generator) -> Negentropy:
     return _negentropy(*_noisy(z, root, generator))
 
 
-def _noisy(z: Tensor, root: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Samples at all noise levels, (nodes, M, d), and the weights of the integral, (nodes,).
+def _noisy(z: Tensor, root: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples at all noise levels u, (nodes, M, d), u, and the weights of the integral, (nodes,).
 
     The noise has the covariance of z, whose Cholesky factor is ``root``.
     """
     roots, weights = np.polynomial.legendre.leggauss(NODES)
     v = torch.from_numpy(roots + 1) / 2 * LARGEST**0.5
     weight = torch.from_numpy(weights) * LARGEST**0.5 * v  # du = 2 v dv
-    u = (v * v).reshape(-1, 1, 1).to(z.device)
+    u = (v * v).to(z.device)
+    of_level = u.reshape(-1, 1, 1)
     noise = torch.randn((NODES, *z.shape), generator=generator, dtype=torch.float64)
     noise = noise.to(z.device) @ root.mT
-    noisy = _in_precision((z + (u.exp() - 1).sqrt() * noise) * (-u / 2).exp())
-    return noisy, weight.to(z.device)
+    noisy = _in_precision((z + of_level.expm1().sqrt() * noise) * (-of_level / 2).exp())
+    return noisy, u, weight.to(z.device)
 
 
 def _in_precision(noisy: Tensor) -> Tensor:
@@ -90,7 +92,11 @@ def _in_precision(noisy: Tensor) -> Tensor:
 
 
 def _negentropy(
-    noisy: Tensor, weight: Tensor, start: Tensor | None = None, divergence: Tensor | None = None
+    noisy: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    start: Tensor | None = None,
+    divergence: Tensor | None = None,
 ) -> Negentropy:
     if start is None:
         _, _, _, risk, _, _, _, departure, divergence, _, _ = ops.adaptive_student_score(noisy)
@@ -101,5 +107,8 @@ def _negentropy(
     covariance = centered.mT @ centered / noisy.shape[-2]
     squares = ((departure @ covariance) * departure).sum(-1)
     risks = squares / 2 - (centered * departure).sum(-1) + divergence
+    gains = -risk.double()
+    largest = noisy.shape[-1] / (2 * u.expm1())
+    weight = weight * torch.where(gains > largest, largest / gains, 1.0)
     terms = -(weight.unsqueeze(1) * risks.double()).sum(0)
-    return Negentropy(-(weight * risk.double()).sum(), terms, departure, divergence)
+    return Negentropy((weight * gains).sum(), terms, departure, divergence)

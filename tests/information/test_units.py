@@ -25,12 +25,12 @@ COMMON: dict[str, mige.ScoreEstimator] = {
     "nu-method": mige.NuMethod(steps=8),
     "landmarks": mige.Landmarks(m=16, rank=8),
     "landmarks-tikhonov": mige.Landmarks(m=16, lam=0.01),
+    "qis": mige.GaussianScore(covariance="qis"),
+    "adaptive-qis": mige.AdaptiveScore(gaussian="qis"),
 }
 COLUMNWISE: dict[str, mige.ScoreEstimator] = {
     "default": mige.DEFAULT_ESTIMATOR,
-    "adaptive-qis": mige.AdaptiveScore(gaussian="qis"),
     "ridge": mige.GaussianScore(),
-    "qis": mige.GaussianScore(covariance="qis"),
     "mle": mige.GaussianScore(covariance="mle"),
     "network": mige.SlicedScoreMatching(steps=3),
     "bandwidth": mige.SSGE(bandwidth=2.0),

@@ -92,6 +92,17 @@ def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
     assert torch.equal(AdaptiveScore(gaussian="ridge").score(x), ops.adaptive_student_score(x)[0])
 
 
+def test_far_from_heavy_tails_the_score_does_not_depend_on_the_gaussian_part() -> None:
+    (x, _), (query, exact) = student(400, 5), student(200, 5, seed=7)
+    for gaussian in GAUSSIANS:
+        fitted = AdaptiveScore(gaussian=gaussian).fit(x)  # type: ignore[arg-type]
+        assert fitted.diagnostics.base == 2
+        for scale in (1.0, 10.0):
+            far = scale * query
+            exact = -9 * far / (4 + far.square().sum(-1, keepdim=True))
+            assert error(fitted.score(far), exact) < 0.1
+
+
 @for_each_dtype
 def test_without_heavy_tails_the_score_is_that_without_the_student_score(
     dtype: torch.dtype,

@@ -175,7 +175,7 @@ class ComparisonOptions(Options):
         None, "Seeds per setting in the search.", least=1, shown="as many as --seeds"
     )
     device: str = option("auto", "Device to compute on: auto, cpu, cuda, or a GPU like cuda:1.")
-    data_dir: Path = option(None, "Folder of the image files.", shown="the cache of downloads")
+    data_dir: Path = option(None, "Folder of the data files.", shown="the cache of downloads")
 
 
 @dataclass(frozen=True)

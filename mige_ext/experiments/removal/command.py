@@ -66,7 +66,7 @@ class Removals(Comparison):
 
     quick_note = "The small version: fewer methods, steps, seeds and values of β."
     measured = "Accuracy, and what z reveals about the nuisance"
-    following = "mige_ext.information has the recipe for an encoder of your own"
+    following = "docs/removing.md, the recipe for an encoder of your own"
     methods, quick_methods = METHODS, QUICK_METHODS
     setting, symbol = "beta", "β="
     stem = "{method}-{value:g}-{seed}"

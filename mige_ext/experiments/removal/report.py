@@ -87,10 +87,11 @@ def draw(results: Sequence[Result], tested: Sequence[Result], margin: float) -> 
     fig, ((left, middle, right),) = plots.figure(1, 3, panel=(3.6, 3.4))
     shown, final = -math.inf, by_method(tested)
     measured = any(not math.isnan(row.val_leak_nats) for row in results)
+    searched = _common_seeds(results)
     for method, rows in by_method(results).items():
         label = METHODS[method].label
         style = {"label": label, "color": plots.PALETTE[label], "marker": "o", "markersize": 4}
-        curve = _means_of_the_grid(rows, "val_leak_nats" if measured else "beta")
+        curve = _means_of_the_grid(rows, "val_leak_nats" if measured else "beta", searched)
         left.plot(*zip(*curve, strict=True), **style)
         if method == "none":
             left.axhline(curve[0][1] - 100 * margin, color="#999999", linestyle=":")
@@ -156,13 +157,21 @@ def draw_curves(metrics: Sequence[Epoch], shown: Sequence[Run]) -> Figure:
     return fig
 
 
-def _means_of_the_grid(rows: Sequence[Result], column: str) -> list[tuple[float, float]]:
-    """Means of a column and of accuracy in % for each β, over the seeds that every β has."""
-    grid = by_value(rows).values()
-    shared = set.intersection(*({row.seed for row in of_beta} for of_beta in grid))
+def _common_seeds(results: Sequence[Result]) -> set[int]:
+    """The seeds of the search: those of every β of every method."""
+    seeds: dict[tuple[str, float], set[int]] = {}
+    for row in results:
+        seeds.setdefault((row.method, row.beta), set()).add(row.seed)
+    return set.intersection(*seeds.values()) if seeds else set()
+
+
+def _means_of_the_grid(
+    rows: Sequence[Result], column: str, seeds: set[int]
+) -> list[tuple[float, float]]:
+    """Means of a column and of accuracy in % for each β, over these seeds."""
     means = []
-    for of_beta in grid:
-        of = [row for row in of_beta if row.seed in shared]
+    for of_beta in by_value(rows).values():
+        of = [row for row in of_beta if row.seed in seeds]
         at = float(np.mean([getattr(row, column) for row in of]))
         means.append((at, 100 * float(np.mean([row.val_accuracy for row in of]))))
     return means
