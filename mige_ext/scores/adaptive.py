@@ -320,10 +320,10 @@ def _gaussian_weight(base: Tensor, nu: Tensor, squares: Tensor, size: Tensor) ->
     """The weight of a Gaussian part other than "ridge" at points with ‖z‖² = ``squares``.
 
     0 if the filter starts from 0, and 1 if it starts from the Gaussian score. A Student score is
-    much smaller than the Gaussian score far from the center, so there the weight is
-    (ν + e) / (ν − 2 + ‖z‖²), with the mean e of ‖z‖² over the samples, ``size``.
+    much smaller than the Gaussian score far from the center, so there the weight falls like
+    (ν + e) / (ν − 2 + ‖z‖²), with the mean e of ‖z‖² over the samples, ``size``. It is at most 1.
     """
-    of_student = (nu + size) / (nu - 2 + squares)
+    of_student = ((nu + size) / (nu - 2 + squares)).clamp(max=1)
     return torch.where(base == 2, of_student, base.to(squares.dtype))
 
 
