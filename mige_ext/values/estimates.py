@@ -152,7 +152,7 @@ def estimate_entropy(
     shape = samples.shape[:-2]
     groups = _as_groups(samples).double()
     with no_autocast(z):
-        found = [_in_parts(*_without_copies(each), None, seed, _entropy) for each in groups]
+        found = [_in_parts(_without_copies(each)[0], None, seed, _entropy) for each in groups]
     _misuse.warn_of_values(few_values=True, z=samples)
     return EntropyValue(*_stacked(found, shape, z), groups.shape[1], _parts(found))
 

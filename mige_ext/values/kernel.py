@@ -6,9 +6,10 @@ levels u,
 
     J(z) = ∫₀^∞ ½ (E‖∇ log q(z_u)‖² − d) du.
 
-The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. A part
-of z_u is Gaussian noise of variance ``1 − e^{−u}``, so the integrand is at most ``d / (2 (e^u − 1))``.
-Estimates above this bound are reduced to it. The information is ``I_Gauss + J(x, z) − J(x) − J(z)``.
+The risk of :func:`mige_ext.ops.adaptive_score`, times −1, estimates the integrand from below. A
+part of z_u is Gaussian noise of variance ``1 − e^{−u}``, so the integrand is at most
+``d / (2 (e^u − 1))``. Estimates above this bound are reduced to it. The information is
+``I_Gauss + J(x, z) − J(x) − J(z)``.
 """
 
 from dataclasses import dataclass
