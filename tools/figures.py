@@ -103,6 +103,7 @@ FIGURES = {
     "removal-adult-sex": lambda: draw_removal("adult", "sex"),
     "removal-adult-sex-given-label": lambda: draw_removal("adult", "sex given label"),
     "removal-compas-race": lambda: draw_removal("compas", "race"),
+    "removal-compas-age": lambda: draw_removal("compas", "age"),
     "removal-blind-adult-sex": lambda: draw_removal("adult", "sex", blind=True),
     "removal-blind-adult-age": lambda: draw_removal("adult", "age", blind=True),
     "removal-blind-fashion": lambda: draw_removal("fashion", "rotation", blind=True),
