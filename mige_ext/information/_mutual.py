@@ -35,10 +35,10 @@ def mutual_information(
 
     Both x and z may be representations (circumstance II of the paper), or one of them data.
 
-    The gradient does not depend on the units of x and z. For an estimator with one bandwidth for
-    all columns (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are each divided by their
-    root mean square deviation first, unless the bandwidth is a number, which has the unit of the
-    samples.
+    The gradient does not depend on the units of x and z. For "qis", and for an estimator with one
+    bandwidth for all columns (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are each
+    divided by their root mean square deviation first, unless the bandwidth is a number, which has
+    the unit of the samples.
 
     For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
     train such an encoder, use :func:`code_information`.
