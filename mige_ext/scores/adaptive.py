@@ -68,7 +68,7 @@ class FittedAdaptive(Fitted):
 
     def _score(self, points: Tensor) -> Tensor:
         z = (self.samples.double() - self.mean) @ self.whitening
-        q = (points.double() - self.mean) @ self.whitening
+        q = saturated((points.double() - self.mean) @ self.whitening)
         d = self.diagnostics
         lam, base, sigma = (per_group(value) for value in (d.lam, d.base, d.bandwidth))
         # Equal samples have σ = 0 and an infinite λ. The correction is then 0 for any k.
@@ -78,12 +78,12 @@ class FittedAdaptive(Fitted):
         h = 2 * (p @ z - p.sum(-1, keepdim=True) * q)
         back = self.whitening.mT
         correction = saturated(k @ self.scores + h @ back) / (lam * self.samples.shape[-2])
-        ridge = -q @ back
-        start = base.clamp(max=1) * ridge
+        ridge, of_ridge = saturated(-q @ back), base.clamp(max=1)
+        start = of_ridge * ridge
         if self.gaussian is not None:
             squares, size = q.square().sum(-1, keepdim=True), self.student.size
             part = _gaussian_weight(base, per_group(d.nu), squares, size)
-            start = start + part * (self.gaussian.score(points.double()) - ridge)
+            start = (of_ridge - part) * ridge + part * self.gaussian.score(points.double())
         start = start + torch.where(base == 2, self.student.score(q) + q, 0.0) @ back
         limit = torch.finfo(points.dtype).max
         return ((start - correction) * self.factor).clamp(-limit, limit).to(points.dtype)
@@ -260,8 +260,9 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         diagnostics = estimate.diagnostics
         mean, whitening, ridge = ops.ridge_whitening(x)
         z = (x - mean.unsqueeze(-2)) @ whitening
+        scaled, _, unit = about_origin(x)  # the squares of large samples would overflow
         student = FittedStudent.from_weights(
-            x, z, whitening, ridge, diagnostics.nu, estimate.student_weights
+            scaled, z, unit.mT * whitening, ridge, diagnostics.nu, estimate.student_weights
         )
         one = x.new_ones((*x.shape[:-2], 1, 1))
         factor = calibrated(one, diagnostics.calibration, self.calibrate)

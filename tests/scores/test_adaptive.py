@@ -92,6 +92,22 @@ def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
     assert torch.equal(AdaptiveScore(gaussian="ridge").score(x), ops.adaptive_student_score(x)[0])
 
 
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+@pytest.mark.parametrize("unit", [1e-160, 1e160])
+def test_the_unit_of_a_fit_may_be_extreme(gaussian: Any, unit: float) -> None:
+    x = student(100, 3)[0]
+    expected = AdaptiveScore(gaussian=gaussian).fit(x).score(x)
+    fitted = AdaptiveScore(gaussian=gaussian).fit(unit * x)
+    assert error(unit * fitted.score(unit * x), expected) < 1e-20
+
+
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
+def test_scores_at_the_largest_numbers_are_finite(gaussian: Any) -> None:
+    for x in (student(100, 3)[0], normal(100, 3)):
+        fitted = AdaptiveScore(gaussian=gaussian).fit(x)
+        assert fitted.score(torch.full_like(x[:1], 1.7e308)).isfinite().all()
+
+
 def test_far_from_heavy_tails_the_score_does_not_depend_on_the_gaussian_part() -> None:
     (x, _), (query, exact) = student(400, 5), student(200, 5, seed=7)
     for gaussian in GAUSSIANS:
