@@ -244,8 +244,9 @@ def naming(**tensors: Tensor) -> Iterator[None]:
         raise
 
 
-#: Types of tensors with values. Other subclasses of Tensor, such as fake tensors, may have none.
-WITH_VALUES = (Tensor, torch.nn.Parameter)
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has values. Fake tensors and others that replace operators may have none."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def can_read(tensor: Tensor) -> bool:
@@ -255,4 +256,4 @@ def can_read(tensor: Tensor) -> bool:
     """
     if not tensor.is_cpu or torch.compiler.is_compiling():
         return False
-    return type(tensor) in WITH_VALUES and not is_batched(tensor)
+    return has_values(tensor) and not is_batched(tensor)

@@ -57,7 +57,7 @@ def warn_of_equal(x: Tensor, z: Tensor) -> None:
 
 def _share_memory(x: Tensor, z: Tensor) -> bool:
     """Whether both are ordinary tensors with the same memory, strides and dtype."""
-    if not (type(x) in _checks.WITH_VALUES and type(z) in _checks.WITH_VALUES):
+    if not (_checks.has_values(x) and _checks.has_values(z)):
         return False
     layouts = ((t.data_ptr(), t.stride(), t.dtype, t.device) for t in (x, z))
     return not x.is_meta and next(layouts) == next(layouts)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mige_ext import _checks
+from mige_ext._precision import at_least_float32
 
 
 class JointCritic(nn.Module):
@@ -185,8 +186,8 @@ def mine(
     _check_pairs(joint, marginal)
     if not (isinstance(decay, Real) and 0 <= decay < 1):
         raise ValueError(f"decay must be in [0, 1), got {decay!r}")
-    log_partition = _log_mean_exp(marginal)
-    now = log_partition.detach()
+    log_partition = _log_mean_exp(at_least_float32(marginal))
+    now = log_partition.detach()  # a step of 1 − decay would be lost in half precision
     if average is not None:
         _checks.require_tensor("average", average)
         _checks.require_shape("average", average, average.shape == now.shape, _checks.shape(now))
@@ -194,9 +195,11 @@ def mine(
     if average is None or decay == 0:
         average = now
     else:
-        average = torch.logaddexp(average.detach() + math.log(decay), now + math.log1p(-decay))
-    surrogate = joint.mean(-1) - torch.exp(log_partition - average)
-    return _with_gradient_of(surrogate, joint.mean(-1) - log_partition), average
+        average = at_least_float32(average.detach())
+        average = torch.logaddexp(average + math.log(decay), now + math.log1p(-decay))
+    mean = at_least_float32(joint).mean(-1)
+    surrogate = mean - torch.exp(log_partition - average)
+    return _with_gradient_of(surrogate, mean - log_partition), average
 
 
 def mine_f(joint: Tensor, marginal: Tensor) -> Tensor:

@@ -303,6 +303,8 @@ class _Gather(torch.autograd.Function):
 class _InUnits(Function):
     """``x / unit``, whose gradient is also finite if ``1 / unit`` overflows."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def called(*args: Any) -> str:
         return "a surrogate"

@@ -106,7 +106,8 @@ def leakage(
     kinds = _check_options(bins, attackers, epochs, seed, progress)
     attacks = []
     # The perceptrons are trained, whatever mode the caller is in.
-    with torch.inference_mode(False), torch.enable_grad():
+    # New tensors are made on the CPU, for any default device.
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
         parts = divide(z, s, test, bins, torch.Generator().manual_seed(int(seed)))
         device, classes = parts.test.z.device, parts.classes
         fit, validation, target = views(parts.fit, [parts.validation, parts.test])

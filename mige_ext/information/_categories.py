@@ -216,7 +216,7 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
     starts = counts.cumsum(0) - counts
     for n in counts.unique().tolist():
         if n >= LEAST_SAMPLES:
-            places = starts[counts == n].unsqueeze(-1) + torch.arange(n)
+            places = starts[counts == n].unsqueeze(-1) + torch.arange(n, device="cpu")
             yield order[places.to(ids.device)]
 
 

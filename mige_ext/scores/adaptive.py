@@ -268,7 +268,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         factor = calibrated(one, diagnostics.calibration, self.calibrate)
         mean = mean.unsqueeze(-2)
         return FittedAdaptive(
-            samples, scores, mean, whitening, factor, gaussian, student, diagnostics
+            samples.clone(), scores, mean, whitening, factor, gaussian, student, diagnostics
         )
 
     def _estimate(

@@ -41,7 +41,7 @@ class LandmarkStatistics:
 
     def __init__(self, estimator: "Landmarks", landmarks: Tensor) -> None:
         self.estimator = estimator
-        self.landmarks = landmarks = at_least_float32(landmarks.detach())
+        self.landmarks = landmarks = at_least_float32(landmarks.detach()).clone()
         self.bandwidth = bandwidth_of(estimator.bandwidth, landmarks)
         # The coordinate medians are the origin, so that offsets and outliers cost no accuracy. If
         # all landmarks are equal, σ is set to 1, because k needs a positive σ.
@@ -210,7 +210,7 @@ def _tiled_scores(
     progress: Progress | None = None,
 ) -> Tensor:
     """Scores of a fit at points (..., Q, d), in the dtype of the landmarks."""
-    result = landmarks.new_zeros(query.shape)
+    result = query.new_zeros(query.shape, dtype=landmarks.dtype)
     z, c, sigma = landmarks.double(), coefficients.double(), bandwidth.double()
     groups = max(query.shape[:-2].numel(), 1)
     for _, r in _tiles(1, query.shape[-2], groups * query.shape[-1], progress):

@@ -150,7 +150,9 @@ class SlicedScoreMatching(FittableEstimator[FittedNetwork]):
         for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             last = i == len(sizes) - 2
             scale = 0.0 if last else (2 / inputs) ** 0.5
-            weight = scale * torch.randn(inputs, outputs, generator=generator, dtype=torch.float64)
+            weight = scale * torch.randn(
+                inputs, outputs, generator=generator, dtype=torch.float64, device="cpu"
+            )
             weights.append(weight.to(z).expand(*z.shape[:-2], -1, -1).clone().requires_grad_())
             biases.append(z.new_zeros((*z.shape[:-2], 1, outputs)).requires_grad_())
         return tuple(weights), tuple(biases)

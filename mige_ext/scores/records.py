@@ -28,14 +28,16 @@ def pack(value: Any, hint: Any, name: str = "") -> dict[str, Tensor]:
     if isinstance(value, Tensor):
         return {name: value}
     if isinstance(value, bool | int | float):
-        return {name: torch.tensor(value, dtype=_NUMBERS[type(value)])}
+        return {name: torch.tensor(value, dtype=_NUMBERS[type(value)], device="cpu")}
     packed: dict[str, Tensor] = {}
     if isinstance(value, tuple):
         parts = {str(i): (part, get_args(hint)[0]) for i, part in enumerate(value)}
     elif is_dataclass(value) or (isabstract(hint) and not vars(value)):
         parts = {key: (getattr(value, key), item) for key, item in _field_types(type(value))}
         if type(value) is not hint:
-            packed[name] = torch.tensor(list(type(value).__name__.encode()), dtype=torch.uint8)
+            packed[name] = torch.tensor(
+                list(type(value).__name__.encode()), dtype=torch.uint8, device="cpu"
+            )
     else:
         raise TypeError(
             f"{name} must be a tensor, a number or a dataclass to be stored, got {value!r}"
@@ -70,6 +72,11 @@ def unpack(hint: Any, state: Mapping[str, Tensor], name: str = "") -> Any:
         known = [kind for kind in _subclasses(hint) if kind.__name__ == wanted]
         if not known:
             raise ValueError(f"{name} must be a known {hint.__name__}, got {wanted!r}")
+        if len(known) > 1:
+            raise ValueError(
+                f"{name} must name one {hint.__name__}, got {wanted!r}, the name of {len(known)} "
+                "classes in this process"
+            )
         hint = known[0]
     return hint(**{key: unpack(item, state, prefix + key) for key, item in _field_types(hint)})
 

@@ -97,7 +97,7 @@ def estimate_mutual_information(
     _misuse.warn_of_values(few_values=True, **_continuous(gathered))
     shape = gathered["x"].shape[:-2]
     groups = [_as_groups(tensor) for tensor in gathered.values()]
-    with no_autocast(x):
+    with no_autocast(x), torch.device("cpu"):  # the default device of new tensors
         found = [
             _information(*_without_copies(*tensors), seed=seed)
             for tensors in zip(*groups, strict=True)
@@ -151,7 +151,7 @@ def estimate_entropy(
     samples = _gathered({"z": z}, batch)["z"]
     shape = samples.shape[:-2]
     groups = _as_groups(samples).double()
-    with no_autocast(z):
+    with no_autocast(z), torch.device("cpu"):
         found = [_in_parts(_without_copies(each)[0], None, seed, _entropy) for each in groups]
     _misuse.warn_of_values(few_values=True, z=samples)
     return EntropyValue(*_stacked(found, shape, z), groups.shape[1], _parts(found))

@@ -321,3 +321,12 @@ def test_mine_rejects_an_average_that_is_no_finite_tensor() -> None:
 def test_jsd_rejects_an_unknown_report() -> None:
     with pytest.raises(ValueError, match='report must be "jsd" or "information", got \'mi\''):
         jsd(torch.zeros(4), torch.zeros(4), report="mi")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_average_of_mine_moves_in_half_precision(dtype: torch.dtype) -> None:
+    scores = torch.ones(8, dtype=dtype)
+    average = mine(5 * scores, 5 * scores)[1]
+    for _ in range(1000):
+        average = mine(scores, scores, average)[1]
+    assert average == pytest.approx(1, abs=0.01)

@@ -241,3 +241,33 @@ def test_the_estimator_of_the_release_works_with_torch_func_and_inference_mode()
     assert torch.equal(got, gradient(lambda z: compat.entropy_surrogate(estimator, z), z))
     with torch.inference_mode():
         assert torch.equal(estimator.score(z), got * len(z))
+
+
+def test_the_default_device_does_not_matter() -> None:
+    x, z, s = normal(64, 3), normal(64, 2, seed=1), torch.arange(64) % 2
+
+    def results() -> list[float]:
+        values = [mige.estimate_mutual_information(first, z).value for first in (x, s)]
+        values.append(mige.estimate_entropy(z).value)
+        values.append(mige.mutual_information(s, z.clone().requires_grad_(), marginal="own"))
+        fitted = mige.SSGE().fit(x)
+        again = type(fitted).from_state_dict(fitted.state_dict())
+        network = mige.SlicedScoreMatching(steps=2)
+        return [v.item() for v in (*values, again.score(x).sum(), network.score(x).sum())]
+
+    expected = results()
+    torch.set_default_device("meta")
+    try:
+        assert results() == expected
+    finally:
+        torch.set_default_device(None)
+
+
+def test_values_in_a_subclass_of_tensor_are_checked() -> None:
+    class Named(torch.Tensor):
+        pass
+
+    z = normal(16, 2)
+    z[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="z must be finite"):
+        mige.entropy(z.as_subclass(Named).requires_grad_())

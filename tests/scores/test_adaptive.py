@@ -93,6 +93,15 @@ def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("gaussian", GAUSSIANS)
+def test_a_fit_keeps_a_copy_of_the_samples(gaussian: Any) -> None:
+    buffer, query = student(60, 3)[0], normal(5, 3)
+    fitted = AdaptiveScore(gaussian=gaussian).fit(buffer)
+    expected = fitted.score(query)
+    buffer.zero_()
+    assert torch.equal(fitted.score(query), expected)
+
+
+@pytest.mark.parametrize("gaussian", GAUSSIANS)
 @pytest.mark.parametrize("unit", [1e-160, 1e160])
 def test_the_unit_of_a_fit_may_be_extreme(gaussian: Any, unit: float) -> None:
     x = student(100, 3)[0]

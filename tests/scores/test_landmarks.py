@@ -325,3 +325,18 @@ def test_an_interrupted_batch_adds_nothing() -> None:
     with pytest.raises(KeyboardInterrupt):
         statistics.partial_fit(normal(1000, 3), progress=interrupted)
     assert torch.equal(statistics.moments, before)
+
+
+def test_statistics_keep_a_copy_of_the_landmarks() -> None:
+    x, landmarks, query = normal(60, 3), normal(12, 3, seed=1), normal(5, 3, seed=2)
+    statistics = mige.Landmarks(m=12).start_with(landmarks).partial_fit(x)
+    expected = statistics.solve().score(query)
+    landmarks += 1
+    resumed = mige.Landmarks(m=12).resume(statistics.state_dict())
+    assert torch.equal(resumed.solve().score(query), expected)
+
+
+def test_a_fit_scores_under_vmap() -> None:
+    fitted, queries = mige.Landmarks(m=8).fit(normal(32, 3)), normal(4, 5, 3, seed=1)
+    got = torch.func.vmap(fitted.score)(queries)
+    assert torch.equal(got, torch.stack([fitted.score(query) for query in queries]))

@@ -147,7 +147,7 @@ def require_kernel(kernel: object) -> None:
         raise TypeError(f"kernel must be a Kernel such as IMQ(), got {kernel!r}")
     if type(kernel) in (RBF, IMQ) or torch.compiler.is_compiling():
         return
-    zero = torch.zeros((), dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64, device="cpu")
     value, slope = (kernel.psi(zero, order).item() for order in (0, 1))
     if abs(value - 1) > 1e-6 or abs(slope + 0.5) > 1e-6:
         raise ValueError(
