@@ -332,6 +332,8 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
              r"x must have .* shape \(16,\) for z of shape \(16, 3\), got \(4,\)"),
     "category z": (lambda: mige.mutual_information(S, S), TypeError,
                    r"z must have a floating-point dtype, got torch.int64"),
+    "category last": (lambda: mige.mutual_information(Z, S), TypeError,
+                      r"z must have a floating-point dtype, .*; a category is the first argument"),
     "given floats": (lambda: mige.mutual_information(S, Z, given=S.float()), TypeError,
                      r"given must have an integer or boolean dtype, got torch.float32"),
     "given list": (lambda: mige.mutual_information(Z, Z, given=[1]),  # type: ignore[arg-type]

@@ -92,6 +92,13 @@ def test_score_is_that_of_the_operator(dtype: torch.dtype) -> None:
     assert torch.equal(AdaptiveScore(gaussian="ridge").score(x), ops.adaptive_student_score(x)[0])
 
 
+@pytest.mark.parametrize("d", [61, 64, 120])
+def test_slightly_more_dimensions_than_samples_are_accurate_in_float32(d: int) -> None:
+    x = ((normal(60, d) + 1) / (0.05 + normal(60, 1, seed=1).abs())).float()
+    scores, exact = AdaptiveScore().score(x), AdaptiveScore().score(x.double())
+    assert error(scores.double(), exact) < 1e-6
+
+
 @pytest.mark.parametrize("gaussian", GAUSSIANS)
 def test_a_fit_keeps_a_copy_of_the_samples(gaussian: Any) -> None:
     buffer, query = student(60, 3)[0], normal(5, 3)
