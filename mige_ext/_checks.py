@@ -199,10 +199,11 @@ def require_paired(
     If ``may_be_category``, errors about tensors that may be a category mention categories.
     """
     require_samples(name, value, min_samples, may_be_category)
-    exact = isinstance(other, Tensor) and not (
-        other.dtype.is_floating_point or other.dtype.is_complex
-    )
-    if may_be_category and exact:
+    if (
+        may_be_category
+        and isinstance(other, Tensor)
+        and not (other.dtype.is_floating_point or other.dtype.is_complex)
+    ):
         raise TypeError(
             f"{other_name} must have a floating-point dtype, got {other.dtype}; a category is the "
             f"first argument, {name}"

@@ -200,7 +200,7 @@ def on_one_scale(estimator: ScoreEstimator, samples: Tensor) -> Block:
     Cost:
         O(Md). With an estimator that reduces samples to sums, four collectives of at most d values.
     """
-    if not getattr(estimator, "has_common_bandwidth", False):
+    if not getattr(estimator, "depends_on_scale", False):
         return Block(samples)
     batch = estimator.batch if isinstance(estimator, _GlobalEstimator) else None
     standardized, scale, varying = standardized_block(samples, batch)
@@ -351,8 +351,8 @@ class _GlobalEstimator:
     batch: GlobalBatch
 
     @property
-    def has_common_bandwidth(self) -> bool:
-        return bool(getattr(self.estimator, "has_common_bandwidth", False))
+    def depends_on_scale(self) -> bool:
+        return bool(getattr(self.estimator, "depends_on_scale", False))
 
     def score(self, samples: Tensor) -> Tensor:
         batch = self.batch

@@ -136,7 +136,7 @@ void whiten(const T* x, double factor, Whitening<T>& w) {  // x [m, d]
   standardize(x, m, d, normal_scale(largest_magnitude(x, m * d)), w.v.get(), w.mean.get(),
               w.inverse.get());
   T* const vectors = w.vectors.get();
-  const Buffer<T> panels(panels_size<T>(d, primal ? d : m));
+  const Buffer<T> panels(primal ? panels_size<T>(d, d) : 0);
   if (primal) {
     product(w.v.get(), true, w.v.get(), d, m, d, vectors);
     const T each = T(1) / static_cast<T>(m);

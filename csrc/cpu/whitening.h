@@ -55,8 +55,8 @@ void whitened(const Whitening<T>& w,
 }
 
 // In the dual form, the length √(M λ_k) of the vector Vᵀ q_k with the eigenvector q_k of VVᵀ/M, or
-// 0 if λ_k is a rounding error. In the primal form, 1. The eigenvalues are computed in double, so
-// the rounding errors of V, whose trace is d, limit them in float.
+// 0 if λ_k is a rounding error. In the primal form, 1. The decomposition is computed in double. In
+// float, the rounding errors of V change an eigenvalue by about ε² d, because tr(VVᵀ/M) = d.
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);

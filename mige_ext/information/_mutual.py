@@ -36,7 +36,7 @@ def mutual_information(
     Both x and z may be representations (circumstance II of the paper), or one of them data.
 
     The gradient does not depend on the units of x and z. For "qis", and for an estimator with one
-    bandwidth for all columns (:attr:`.FittableEstimator.has_common_bandwidth`), x and z are each
+    bandwidth for all columns (:attr:`.FittableEstimator.depends_on_scale`), x and z are each
     divided by their root mean square deviation first, unless the bandwidth is a number, which has
     the unit of the samples.
 

@@ -238,7 +238,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
         return scores[0], scores[1], scores[2]
 
     @property
-    def has_common_bandwidth(self) -> bool:
+    def depends_on_scale(self) -> bool:
         """True for "qis", which shrinks eigenvalues of the covariance of all columns together."""
         return self.gaussian == "qis"
 

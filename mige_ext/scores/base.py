@@ -211,7 +211,7 @@ class FittableEstimator(ABC, Generic[F]):
     """
 
     @property
-    def has_common_bandwidth(self) -> bool:
+    def depends_on_scale(self) -> bool:
         """Whether the score of a pair (x, z) depends on the scale of x relative to z.
 
         This is so if all columns have the same bandwidth, chosen from the samples.

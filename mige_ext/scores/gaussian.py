@@ -128,7 +128,7 @@ class GaussianScore(FittableEstimator[FittedGaussian]):
     calibrate: Calibrate = None
 
     @property
-    def has_common_bandwidth(self) -> bool:
+    def depends_on_scale(self) -> bool:
         """True for "qis", which shrinks eigenvalues of the covariance of all columns together."""
         return self.covariance == "qis"
 

@@ -94,8 +94,8 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
         bandwidth_rule(self.bandwidth)
 
     @property
-    def has_common_bandwidth(self) -> bool:
-        """True if the bandwidth is a rule; see :attr:`.FittableEstimator.has_common_bandwidth`."""
+    def depends_on_scale(self) -> bool:
+        """True if the bandwidth is a rule; see :attr:`.FittableEstimator.depends_on_scale`."""
         return isinstance(bandwidth_rule(self.bandwidth), Bandwidth)
 
     def score(self, samples: Tensor, *, progress: Progress | None = None) -> Tensor:

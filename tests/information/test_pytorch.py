@@ -271,3 +271,9 @@ def test_values_in_a_subclass_of_tensor_are_checked() -> None:
     z[3, 1] = torch.nan
     with pytest.raises(ValueError, match="z must be finite"):
         mige.entropy(z.as_subclass(Named).requires_grad_())
+
+
+def test_code_information_has_no_forward_mode_derivative() -> None:
+    x, z = normal(16, 3), normal(16, 2, seed=1)
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        torch.func.jacfwd(lambda t: mige.code_information(x, t, noise=0))(z)

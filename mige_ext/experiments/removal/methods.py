@@ -7,8 +7,8 @@ that makes the penalty, and a grid of β.
 * **MIGE** follows the gradient of I(s; z) = H(s) + H(z) − H(s, z) by scores of the default
   estimator. Variants take the score of z with ``marginal="paired"`` or ``"matched"``, or scores of
   SSGE, Tikhonov or a Gaussian.
-* **MIGE, permuted s** is a control: MIGE with the values of s in an order that has nothing to do
-  with z. It removes what the penalty removes without any information about s.
+* **MIGE, permuted s** is a control: MIGE with the values of s in a random order. It shows what the
+  penalty removes without information about s.
 * **Contraction** minimizes minus the negentropy of z, a control that never sees s
   (``removal/blind.py`` has all methods of this kind).
 * **HSIC** minimizes the alignment of the Gram matrices of z and s (Gretton et al., 2005; Cortes et
@@ -90,7 +90,7 @@ def information_gradient(
         s = batch.bin if problem.categorical else batch.s
         given = batch.label if problem.given_label else None
         if permuted:
-            s = shuffled(s, batch.label if problem.given_label else torch.zeros_like(batch.label))
+            s = shuffled(s, torch.zeros_like(batch.label) if given is None else given)
         return mige.mutual_information(s, z, estimator=estimator, marginal=marginal, given=given)
 
     return penalty

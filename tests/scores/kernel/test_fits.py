@@ -54,6 +54,22 @@ def test_fits_can_be_copied_pickled_and_restored_from_their_state(
                      tuple(vars(fitted.diagnostics).values()))  # fmt: skip
 
 
+def test_a_state_with_a_kernel_whose_name_two_classes_have_is_refused() -> None:
+    def define() -> type[IMQ]:
+        class Twice(IMQ):
+            pass
+
+        return Twice
+
+    first, second = define(), define()
+    for kernel in (first(), second()):
+        state = Tikhonov(kernel=kernel).fit(skewed()).state_dict()
+        with pytest.raises(
+            ValueError, match=r"kernel must name one Kernel, got 'Twice', .* 2 classes"
+        ):
+            mige.FittedFilter.from_state_dict(state)
+
+
 def test_a_state_is_tensors_that_can_be_loaded_as_weights(tmp_path: Any) -> None:
     fitted = Tikhonov(kernel=IMQ(), curl_free=True).fit(skewed())
     state = fitted.state_dict()
