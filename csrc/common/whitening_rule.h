@@ -53,6 +53,17 @@ MIGE_HOST_DEVICE double lowest_ridge(const double* objective) {  // [kRidges]
 template <typename T>
 constexpr double kRankFloor = 8 * static_cast<double>(kEpsilon<T>);
 
+// Eigenvalues of the dual VVᵀ/M up to this value are rounding errors, for samples V of type T in d
+// dimensions. The dual is decomposed in double. In float, the rounding errors of V change an
+// eigenvalue by about ε² d, because tr(VVᵀ/M) = d.
+template <typename T>
+MIGE_HOST_DEVICE double dual_floor(double largest, int64_t d) {
+  constexpr double kEpsilonOfV = static_cast<double>(kEpsilon<T>);
+  const double of_v = 64 * kEpsilonOfV * kEpsilonOfV * static_cast<double>(d);
+  const double of_eigh = kRankFloor<double> * largest;
+  return of_eigh > of_v ? of_eigh : of_v;
+}
+
 // Whether M − 1 < 1.25 × (varying columns). The result is the same for Support::dimensions, which
 // is the number of varying columns or a rank that is large enough.
 MIGE_HOST_DEVICE bool few_samples(int64_t m, int64_t varying) { return 4 * (m - 1) < 5 * varying; }

@@ -55,14 +55,11 @@ void whitened(const Whitening<T>& w,
 }
 
 // In the dual form, the length √(M λ_k) of the vector Vᵀ q_k with the eigenvector q_k of VVᵀ/M, or
-// 0 if λ_k is a rounding error. In the primal form, 1. The decomposition is computed in double. In
-// float, the rounding errors of V change an eigenvalue by about ε² d, because tr(VVᵀ/M) = d.
+// 0 if λ_k is a rounding error. In the primal form, 1.
 template <typename T>
 T dual_length(const Whitening<T>& w, int64_t k) {
   if (w.rank == w.d) return T(1);
-  const double of_v = 64 * static_cast<double>(kEpsilon<T>) * static_cast<double>(kEpsilon<T>);
-  const double largest = static_cast<double>(w.values[w.rank - 1]);
-  const double floor = std::max(kRankFloor<double> * largest, of_v * static_cast<double>(w.d));
+  const double floor = dual_floor<T>(static_cast<double>(w.values[w.rank - 1]), w.d);
   const double value = static_cast<double>(w.values[k]);
   return value > floor ? static_cast<T>(std::sqrt(static_cast<double>(w.m) * value)) : T(0);
 }

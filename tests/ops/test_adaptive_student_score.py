@@ -80,3 +80,14 @@ def test_equal_samples_have_score_zero(backend: Backend, dtype: torch.dtype) -> 
     )
     assert (scores == 0).all() and lam.isinf() and base == 0 and risk == 0
     assert nu.isinf() and (weights == 1).all()
+
+
+@pytest.mark.parametrize(("m", "d"), [(20, 21), (60, 61), (60, 90)])
+@for_each_backend(NAME)
+def test_wide_samples_with_a_strong_factor_are_accurate_in_float32(
+    backend: Backend, m: int, d: int
+) -> None:
+    x = (normal(m, d) + 30 * normal(m, 1, seed=3) * normal(1, d, seed=4)).float()
+    exact = reference.adaptive_student_score(x.double())[0]
+    scores = backend.adaptive_student_score(x)[0].double()
+    assert (scores - exact).norm() < 2e-4 * exact.norm()

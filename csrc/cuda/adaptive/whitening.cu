@@ -10,8 +10,9 @@ namespace {
 // error, because the mean of the samples has been subtracted.
 template <typename T>
 __device__ __forceinline__ T dual_eigenvalue(const T* values,  // [m], ascending
-                                             int64_t m, int64_t j) {
-  return values[j] <= static_cast<T>(kRankFloor<T>) * values[m - 1] ? T(0) : values[j];
+                                             int64_t m, int64_t d, int64_t j) {
+  const double floor = dual_floor<T>(static_cast<double>(values[m - 1]), d);
+  return static_cast<double>(values[j]) <= floor ? T(0) : values[j];
 }
 
 // --- standardized samples ---
@@ -64,20 +65,55 @@ __global__ void __launch_bounds__(kScaleThreads, 4)
 // The finish of a product (contraction.cuh) that stores the sums divided by m. The sums are in
 // double: for m near d the smallest eigenvalues are as small as the rounding errors of long sums in
 // float, and whitening divides by the roots of the eigenvalues.
-template <typename T>
+template <typename U>
 struct Mean {
   using Sum = double;
-  T* out;  // [groups, r, r]
+  U* out;  // [groups, r, r]
   int64_t count;
 
   __device__ auto of(int64_t g, int64_t, int64_t r) const {
-    T* const target = out + g * r * r;
+    U* const target = out + g * r * r;
     const auto divisor = static_cast<double>(count);
     return [=](int64_t i, int64_t j, double sum) {
-      target[i * r + j] = static_cast<T>(sum / divisor);
+      target[i * r + j] = static_cast<U>(sum / divisor);
     };
   }
 };
+
+// Rounds the eigenvalues and eigenvectors of G from double to T, elementwise. Work: reads and
+// writes m² values. Registers: at most 64.
+template <typename T>
+__global__ void __launch_bounds__(kElementThreads, 4) narrow_kernel(Whitening<T> w) {
+  const int64_t m = w.m;
+  for (int64_t g = blockIdx.y; g < w.groups; g += gridDim.y)
+    grid_stride<kElementThreads>(m * m, [&](int64_t e) {
+      w.vectors[g * m * m + e] = static_cast<T>(w.wide_vectors[g * m * m + e]);
+      if (e < m) w.values[g * m + e] = static_cast<T>(w.wide_values[g * m + e]);
+    });
+}
+
+// Writes the eigenvalues and the eigenvectors of R or G.
+template <typename T>
+void decompose(const Whitening<T>& w, Stream& stream) {
+  const int64_t groups = w.groups, m = w.m, d = w.d;
+  const Rows<T> v{w.v, m, d};
+  const Columns<T> v_transposed{w.v, m, d};
+  if constexpr (sizeof(T) < sizeof(double)) {
+    if (w.widens()) {
+      contract<T>(v, v, Mean<double>{w.wide_gram, m}, {groups, m, m, nullptr, w.partial}, stream);
+      stream.call(eigh<double>, w.wide_eigh, w.eigh_space);
+      stream.launch(narrow_kernel<T>, elementwise(m * m, groups), w);
+      return;
+    }
+  }
+  const Mean<T> correlations{w.gram, m};
+  if (w.dual())
+    contract<T>(v, v, correlations, {groups, m, m, nullptr, w.partial}, stream);
+  else
+    contract<T>(v_transposed, v_transposed, correlations, {groups, d, d, nullptr, w.partial},
+                stream);
+  stream.call(eigh<T>, w.eigh, w.eigh_space);
+}
 
 // Computes Y = Q (mΛ)^{1/2}, elementwise. Work: reads and writes m² values. Registers: at most 64.
 template <typename T>
@@ -86,7 +122,7 @@ __global__ void __launch_bounds__(kElementThreads, 4) dual_coordinates_kernel(Wh
   for (int64_t g = blockIdx.y; g < w.groups; g += gridDim.y)
     grid_stride<kElementThreads>(m * m, [&](int64_t e) {
       const int64_t i = e / m, j = e % m;
-      const T lambda = dual_eigenvalue(w.values + g * m, m, j);
+      const T lambda = dual_eigenvalue(w.values + g * m, m, w.d, j);
       w.y[g * m * m + e] = sqrt(static_cast<T>(m) * lambda) * w.vectors[(g * m + j) * m + i];
     });
 }
@@ -233,7 +269,7 @@ __global__ void __launch_bounds__(kElementThreads, 4)
   for (int64_t g = blockIdx.y; g < w.groups; g += gridDim.y)
     grid_stride<kElementThreads>(r * r, [&](int64_t e) {
       const T* const values = w.values + g * r;
-      const T lambda = w.dual() ? dual_eigenvalue(values, r, e / r) : values[e / r];
+      const T lambda = w.dual() ? dual_eigenvalue(values, r, w.d, e / r) : values[e / r];
       const int excluded = w.support[g].excluded;
       const T factor =
           e / r < excluded ? T(0) : filter_factor(filter, lambda, ridge[g], w.m, excluded);
@@ -251,21 +287,13 @@ void whiten(const Whitening<T>& w,
   const int64_t groups = w.groups, m = w.m, d = w.d, z = group_blocks(groups);
   largest_magnitudes<T>(w.x, m * d, nullptr, 0, groups, w.largest, stream);
   stream.launch(standardize_kernel<T>, {{divide_up(d, kWarp), 1, z}, kScaleThreads}, w, means);
-  const Rows<T> v{w.v, m, d};
-  const Columns<T> v_transposed{w.v, m, d};
-  const Mean<T> correlations{w.gram, m};
-  if (w.dual())
-    contract<T>(v, v, correlations, {groups, m, m, nullptr, w.partial}, stream);
-  else
-    contract<T>(v_transposed, v_transposed, correlations, {groups, d, d, nullptr, w.partial},
-                stream);
-  stream.call(eigh<T>, w.eigh, w.eigh_space);
+  decompose(w, stream);
   stream.launch(support_kernel<T>, {{at_most(groups, kLargestGridX)}, kWarp}, w);
   if (w.dual())
     stream.launch(dual_coordinates_kernel<T>, elementwise(m * m, groups), w);
   else
-    contract<T>(v, Rows<T>{w.vectors, d, d}, Store<T>{w.y}, {groups, m, d, nullptr, w.partial},
-                stream);
+    contract<T>(Rows<T>{w.v, m, d}, Rows<T>{w.vectors, d, d}, Store<T>{w.y},
+                {groups, m, d, nullptr, w.partial}, stream);
   stream.launch(ridge_objective_kernel<T>, {{w.blocks(), 1, z}, kRidgeThreads}, w);
   stream.launch(ridge_choice_kernel<T>, {{z}, kRidgeThreads}, w, ridge);
 }
