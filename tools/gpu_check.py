@@ -87,10 +87,15 @@ class Options:
 # --- this machine ---------------------------------------------------------------------------------
 
 
+def search_path() -> str:
+    """PATH, the folder of this Python and the usual folder of CUDA."""
+    folders = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
+    return os.pathsep.join(folders)
+
+
 def find(program: str) -> str | None:
-    """Path of a program on PATH, in the folder of this Python, or in the usual folder of CUDA."""
-    places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
-    return shutil.which(program, path=os.pathsep.join(places))
+    """Path of a program in one of the folders of :func:`search_path`."""
+    return shutil.which(program, path=search_path())
 
 
 def missing(build: bool = True) -> list[str]:
@@ -149,9 +154,10 @@ def build_steps(architecture: str) -> list[Step]:
         "-DMIGE_CUDA=on", f"-DMIGE_CUDA_ARCHITECTURES={architecture}", "-DMIGE_STRICT=off",
     ]  # fmt: skip
     build = [cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]
+    path = {"PATH": search_path()}  # so that CMake finds the same programs
     return [
-        Step("configure", configure, 40, required=True),
-        Step("build", build, 150, required=True),
+        Step("configure", configure, 40, path, required=True),
+        Step("build", build, 150, path, required=True),
         Step("resources", [sys.executable, "tools/resources.py"], 30, environment()),
     ]
 

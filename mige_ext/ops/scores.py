@@ -29,7 +29,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
     Cost:
         About 9M³ flop for each matrix on the CPU. On CUDA, 6 to 8 sweeps of 5M³ flop, or of 8M³
-        flop if many thread blocks decompose one matrix (M > 239 in float32 on an H100), and a
+        flop if many thread blocks decompose one matrix (M > 240 in float32 on an H100), and a
         refinement of 3M³ flop in float64 and 2M³ in the dtype of k, with 3M² values of memory.
     """
     return call("eigh", k)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mige_ext import ops
 from mige_ext._precision import per_group, standardized
 from mige_ext.scores.records import summary
 
@@ -42,7 +43,7 @@ class FittedStudent:
         # z are 0.
         root = standardized(samples)[2].mT * whitening
         scatter = centered.mT @ (weights * centered) / z.shape[-2]
-        precision = torch.linalg.pinv(scatter + per_group(ridge) * root @ root, hermitian=True)
+        precision = _pseudo_inverse(scatter + per_group(ridge) * root @ root)
         size = z.square().sum(-1).mean(-1)
         return FittedStudent(location, precision, per_group(nu), per_group(size))
 
@@ -56,3 +57,14 @@ class FittedStudent:
         scaled = offset @ self.precision
         inner = (offset * scaled).sum(-1, keepdim=True)
         return -(self.nu + self.size) / (self.nu - 2 + inner) * scaled
+
+
+def _pseudo_inverse(matrix: Tensor) -> Tensor:
+    """The pseudo-inverse of positive semi-definite matrices, (..., d, d).
+
+    ``torch.linalg.pinv`` would wait for the device.
+    """
+    values, vectors = ops.eigh(matrix)
+    floor = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values[..., -1:]
+    inverse = torch.where(values > floor, 1 / values, 0.0)
+    return vectors * inverse.unsqueeze(-2) @ vectors.mT

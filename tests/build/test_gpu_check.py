@@ -253,6 +253,15 @@ def test_without_a_plan_everything_is_built_for_one_architecture(tmp_path: Path)
     assert {s.name.split()[-1] for s in steps} >= set(gpu_check.SANITIZERS)
 
 
+def test_cmake_finds_the_programs_that_the_check_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    path = steps_of(0, tmp_path)[0].environment["PATH"]
+    beside_python = str(Path(sys.executable).parent)
+    assert path.split(os.pathsep) == ["/usr/bin", beside_python, "/usr/local/cuda/bin"]
+
+
 @pytest.mark.parametrize("plan", [0, 1, 2])
 def test_the_steps_of_a_plan_name_what_exists(tmp_path: Path, plan: int) -> None:
     steps = steps_of(plan, tmp_path)

@@ -1,6 +1,7 @@
 """Messages of builds that cannot work: one clear sentence, without a traceback."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from tests.support.process import ROOT
 CMAKE = Path(sys.executable).parent / "cmake"
 needs_cmake = pytest.mark.skipif(
     not CMAKE.exists(), reason="this Python has no cmake of its own beside it"
+)
+needs_nvcc = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="needs nvcc: there is none on PATH"
 )
 
 #: Runs setup.py after a line that imitates another environment.
@@ -119,6 +123,46 @@ def test_a_torch_that_is_too_old_is_named(tmp_path: Path) -> None:
     old = folder_of_torch(tmp_path, "2.9.1", "13.0")
     said = configure(tmp_path, "-DMIGE_CUDA=off", PYTHONPATH=old)
     assert "mige_ext needs torch 2.11 or newer, got 2.9.1" in said
+
+
+@needs_cmake
+@needs_nvcc
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("of_gpus", "expected"),
+    [
+        ("9.0\\n9.0\\n8.6\\n", "for compute capability 86, 90"),
+        ("7.5\\n8.6\\n", "for compute capability 86"),
+        ("99.0\\n", "for compute capability 80"),  # unknown to nvcc: the PTX
+        ("7.5\\n", "of this machine have compute capability 7.5, and 8.0 or newer is needed"),
+    ],
+)
+def test_the_kernels_are_compiled_for_the_gpus_of_the_machine(
+    tmp_path: Path, of_gpus: str, expected: str
+) -> None:
+    program(tmp_path / "nvidia-smi", f"printf '{of_gpus}'")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    assert expected in configure(tmp_path, "-DMIGE_CUDA=on", PATH=path)
+
+
+@needs_cmake
+@needs_nvcc
+@pytest.mark.thorough
+@pytest.mark.parametrize("architectures", ["75", "80;75", "9.0"])
+def test_architectures_without_enough_shared_memory_are_refused(
+    tmp_path: Path, architectures: str
+) -> None:
+    said = configure(tmp_path, "-DMIGE_CUDA=on", f"-DMIGE_CUDA_ARCHITECTURES={architectures}")
+    assert f"capabilities of 80 or more such as 80;90, got {architectures}" in said
+
+
+@needs_cmake
+@needs_nvcc
+@pytest.mark.thorough
+def test_an_nvcc_newer_than_the_cuda_of_torch_gives_a_warning(tmp_path: Path) -> None:
+    torch_of_cuda_11 = folder_of_torch(tmp_path, "2.13.0", "11.8")
+    said = configure(tmp_path, "-DMIGE_CUDA=on", PYTHONPATH=torch_of_cuda_11)
+    assert "is newer than the CUDA 11.8 of torch" in said
 
 
 #: Runs setup.py so that it builds into a folder, after a line that imitates another environment.

@@ -82,8 +82,7 @@ class Stream {
     if (grid.x > kLargestGridX || grid.y > kLargestGridYZ || grid.z > kLargestGridYZ)
       remember(cudaErrorInvalidConfiguration);
     auto* const address = reinterpret_cast<const void*>(kernel);
-    if (shape.smem > kDefaultSmem && allow_smem(address, shape.smem) != cudaSuccess)
-      remember(cudaGetLastError());  // clears the error, which the next launch would report
+    if (shape.smem > kDefaultSmem) remember(allow_smem(address, shape.smem));
     if (status_ != cudaSuccess) return;
     const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
                       static_cast<unsigned>(grid.z));
@@ -106,6 +105,8 @@ class Stream {
 
  private:
   void remember(cudaError_t status) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // clears the error, which the next launch would report again
     if (status_ == cudaSuccess) status_ = status;
   }
 
