@@ -1,8 +1,8 @@
 """Warnings about the arguments of the information functions.
 
-Values are read on the CPU only, because on CUDA the host would wait. A first read of 16 values
-takes about 10 µs. More values are read only if two of the 16 are equal, and most calls in a loop of
-short steps read none.
+Values are read on the CPU only, because on CUDA the host would wait. A first read takes 16 samples,
+about 10 µs. More samples are read only if two of the 16 values of a column are equal, and most
+calls in a loop of short steps read none.
 """
 
 from time import monotonic
@@ -15,6 +15,8 @@ from mige_ext._warnings import may_warn, warn_once
 
 # Numbers of samples that are read first and next. Then all samples are read.
 _FIRST_SAMPLES, _MORE_SAMPLES = 16, 64
+# Of an argument with more columns, such as images, only the first column is read.
+_MOST_COLUMNS = 8
 # After _READS reads of arguments of one name and shape, such arguments are not read for _PAUSE
 # seconds. (A training step may have several codes of one shape.)
 _READS, _PAUSE = 8, 0.05
@@ -65,22 +67,23 @@ def _share_memory(x: Tensor, z: Tensor) -> bool:
 
 def warn_of_values(*, few_values: bool = False, **samples: Tensor) -> None:
     """Warn if all samples are equal, or (with ``few_values``) take few distinct values."""
-    collapsed, few_values = may_warn("collapsed"), few_values and may_warn("few values")
-    if not (collapsed or few_values):
-        return
     for name, tensor in samples.items():
+        collapsed = may_warn(f"collapsed {name}")
+        few = few_values and may_warn(f"few values of {name}")
         m = tensor.shape[-2]
-        if m < 2 or not tensor.numel() or not _is_due(name, tensor):
+        if not (collapsed or few) or m < 2 or not tensor.numel() or not _is_due(name, tensor):
             continue
         if not _checks.can_read(tensor):
             continue
         tensor = tensor.detach()
         count = min(m, _FIRST_SAMPLES)
-        step = m // count * tensor.stride(-2)
-        distinct = len(set(tensor.as_strided((count,), (step,)).tolist()))
-        if distinct == 1 and collapsed:
+        strides = m // count * tensor.stride(-2), tensor.stride(-1)
+        columns = tensor.shape[-1] if tensor.shape[-1] <= _MOST_COLUMNS else 1
+        rows = tensor.as_strided((count, columns), strides).tolist()
+        distinct = [len(set(column)) for column in zip(*rows, strict=True)]
+        if distinct[0] == 1 and collapsed:
             _warn_if_collapsed(name, tensor)
-        if few_values and distinct < count == _FIRST_SAMPLES:
+        if few and min(distinct) < count == _FIRST_SAMPLES:
             _warn_if_few_values(name, tensor)
         # If a filter turns warnings into errors, this line is not reached, and every call raises.
         _count_read(name, tensor)
@@ -109,9 +112,9 @@ def warn_of_swapped_draws(draws: int, inputs: int) -> None:
 
 
 def _warn_if_collapsed(name: str, samples: Tensor) -> None:
-    if bool((samples == samples.narrow(-2, 0, 1)).all()):
+    if bool((samples == samples.narrow(-2, 0, 1)).all()) and bool(samples.isfinite().all()):
         warn_once(
-            "collapsed",
+            f"collapsed {name}",
             f"all samples of {name} are equal: {name} has collapsed, and its scores are 0. Fix the "
             "scale of a representation, as BatchNorm without affine parameters does, and lower the "
             "weight of the information in the loss",
@@ -119,19 +122,36 @@ def _warn_if_collapsed(name: str, samples: Tensor) -> None:
 
 
 def _warn_if_few_values(name: str, samples: Tensor) -> None:
+    """Warn if the rows, or the values of one of a few columns, take few distinct values."""
     first = samples[(0,) * (samples.dim() - 2)]
-    m = first.shape[0]
+    m, d = first.shape
     count = min(m, _MORE_SAMPLES)
-    rows = first[torch.arange(count) * (m - 1) // (count - 1)]  # from the first to the last
-    if 4 * rows[:, 0].unique().numel() > count or 4 * rows.unique(dim=0).shape[0] > count:
+    some = torch.arange(count) * (m - 1) // (count - 1)  # from the first to the last
+    if not bool(first[some].isfinite().all()):
         return
-    if 4 * first[:, 0].unique().numel() > m:
-        return
-    distinct = first.unique(dim=0).shape[0]
-    if distinct > 1 and 4 * distinct <= m:
+    advice = f"mutual_information integers of shape (..., {m}) (docs/categories.md)"
+
+    def number(of: Tensor) -> int:
+        """The number of distinct values or rows if it is at most m / 4; otherwise 0."""
+        if 4 * of[some].unique(dim=0).shape[0] > count:
+            return 0
+        distinct = of.unique(dim=0).shape[0]
+        return distinct if 4 * distinct <= m else 0
+
+    if (distinct := number(first[:, :1]) and number(first)) > 1:
         warn_once(
-            "few values",
+            f"few values of {name}",
             f"{name} takes {distinct} distinct values in {m} samples, so {name} has no density and "
-            f"no score. If {name} is a category, give mutual_information integers of shape "
-            f"(..., M) (docs/categories.md). Otherwise add a little noise to {name}",
+            f"no score. If {name} is a category, give {advice}. Otherwise add a little noise to "
+            f"{name}",
         )
+        return
+    for column in range(d if d <= _MOST_COLUMNS else 0):
+        if (distinct := number(first[:, column])) > 1:
+            warn_once(
+                f"few values of {name}",
+                f"column {column} of {name} takes {distinct} distinct values in {m} samples, so "
+                f"{name} has no density and no score. If the column is a category, give {advice} "
+                "for it, in a call of its own. Otherwise add noise to the column",
+            )
+            return

@@ -14,7 +14,8 @@ from mige_ext._torch_compat import is_transforming
 class MigeWarning(UserWarning):
     """A call is valid, but is probably not what was meant; the message says what to do.
 
-    Each kind of warning is given once in a process. ``warnings.filterwarnings("ignore",
+    Each kind of warning is given once in a process, and warnings about the values of an argument
+    once for each name of an argument. ``warnings.filterwarnings("ignore",
     category=mige_ext.MigeWarning)`` turns all of them off.
     """
 

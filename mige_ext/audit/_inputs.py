@@ -209,6 +209,8 @@ def _tensor(name: str, value: Any, hint: str = "") -> Tensor:
         value = torch.from_numpy(array.astype(dtype, order="C"))
     if value.is_complex() or value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}")
+    if value.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
     value = value.detach()
     if value.is_floating_point() and not bool(value.isfinite().all()):
         bad = int((~value.isfinite()).sum())

@@ -30,6 +30,8 @@ from mige_ext.scores.categorical import class_departure
 
 #: Classes with fewer samples add nothing to the information, and their samples get no gradient.
 LEAST_SAMPLES = 3
+#: More classes, with fewer than FEW_SAMPLES samples on average, give a warning.
+MANY_CLASSES, FEW_SAMPLES = 16, 8
 
 
 def is_category(x: object) -> bool:
@@ -61,7 +63,7 @@ def information_of_category(
     _recording.begin("mutual_information")
     cells, conditions = _cells(s, given)
     least = 2 if marginal == "paired" else LEAST_SAMPLES
-    _warn_if_every_class_is_small(cells, len(conditions), least)
+    _warn_of_small_classes(cells, len(conditions), least)
     if marginal == "paired":
         return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
     within = conditions[cells]
@@ -89,7 +91,7 @@ def conditional_information(
     x = projected(x)
     compute = information_with(marginal, estimator, x.requires_grad, z.requires_grad)
     values, ids = labels.unique(return_inverse=True)
-    _warn_if_every_class_is_small(ids, len(values), LEAST_SAMPLES)
+    _warn_of_small_classes(ids, len(values), LEAST_SAMPLES)
     return surrogate(MutualInformation, partial(_within_conditions, compute, ids), x, z)
 
 
@@ -220,20 +222,30 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
             yield order[places.to(ids.device)]
 
 
-def _warn_if_every_class_is_small(ids: Tensor, count: int, least: int) -> None:
-    """Warn if no class has ``least`` samples, for example because numbers were given as integers.
+def _warn_of_small_classes(ids: Tensor, count: int, least: int) -> None:
+    """Warn of small classes, for example because numbers were given as integers.
 
-    ``ids`` are integers from 0 to ``count`` − 1.
+    ``ids`` are integers from 0 to ``count`` − 1. Classes need ``least`` samples for a gradient.
     """
-    # With few classes, one class must be large enough, and the sizes need not be counted.
-    if ids.numel() == 0 or (least - 1) * count < ids.shape[-1] or not may_warn("small classes"):
+    m = ids.shape[-1]
+    if ids.numel() == 0:
         return
-    largest = int(_per_group(ids).unique(return_counts=True)[1].max())
-    if largest < least:
+    # With few classes, one class must be large enough, and the sizes need not be counted.
+    if (least - 1) * count >= m and may_warn("small classes"):
+        largest = int(_per_group(ids).unique(return_counts=True)[1].max())
+        if largest < least:
+            warn_once(
+                "small classes",
+                f"no class has {least} samples, so the gradient is 0. Integers are a category: "
+                "give numbers with a floating-point dtype, or merge classes",
+            )
+            return
+    if count > max(MANY_CLASSES, m / FEW_SAMPLES):
         warn_once(
-            "small classes",
-            f"no class has {least} samples, so the gradient is 0. Integers are a category: give "
-            "numbers with a floating-point dtype, or merge classes",
+            "many classes",
+            f"x or given has {count} classes in {m} samples, fewer than {FEW_SAMPLES} samples for "
+            "each class. Integers are a category: give a quantity, such as an age, with a "
+            "floating-point dtype (docs/removing.md), or merge classes",
         )
 
 

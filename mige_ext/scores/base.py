@@ -329,14 +329,20 @@ def calibration_factor(calibration: Tensor) -> Tensor:
 
 
 def warn_of_few_samples(m: int, d: int) -> None:
-    """Warn of fewer than d + 2 samples in d dimensions."""
+    """Warn of fewer than d + 2 samples in d dimensions. For a pair (x, z), d counts both."""
     if may_warn("few samples") and m < d + 2:
         warn_once(
             "few samples",
             f"M = {m} samples in d = {d} dimensions: with M < d + 2 the covariance of the samples "
             "is singular, and the scores depend on its regularization. Use more samples, or fewer "
-            "dimensions by projection=RandomProjection(k=64)",
+            f"dimensions (for a pair, d counts the columns of both), for example by "
+            f"projection=RandomProjection(k={_fewer(m)})",
         )
+
+
+def _fewer(m: int) -> int:
+    """A number of dimensions that m samples can serve: a power of two, at most 64 and m / 4."""
+    return max(1, 2 ** min(6, (m // 4).bit_length() - 1)) if m >= 4 else 1
 
 
 def prepared(samples: Tensor) -> Tensor:

@@ -98,11 +98,9 @@ def estimate_mutual_information(
     shape = gathered["x"].shape[:-2]
     groups = [_as_groups(tensor) for tensor in gathered.values()]
     with no_autocast(x), torch.device("cpu"):  # the default device of new tensors
-        found = [
-            _information(*_without_copies(*tensors), seed=seed)
-            for tensors in zip(*groups, strict=True)
-        ]
-    return InformationValue(*_stacked(found, shape, x), groups[0].shape[1], _parts(found))
+        used = [_without_copies(*tensors) for tensors in zip(*groups, strict=True)]
+        found = [_information(*tensors, seed=seed) for tensors in used]
+    return InformationValue(*_stacked(found, shape, x), _fewest(used, groups[0]), _parts(found))
 
 
 def estimate_entropy(
@@ -146,15 +144,17 @@ def estimate_entropy(
     """
     _checks.require_seed("seed", seed)
     _checks.require_tensor("z", z)
+    _require_readable("z", z)
     z = z.detach()
     batch = global_batch(group, partial(_require_arguments, {"z": z}), -2, z=z)
     samples = _gathered({"z": z}, batch)["z"]
     shape = samples.shape[:-2]
     groups = _as_groups(samples).double()
     with no_autocast(z), torch.device("cpu"):
-        found = [_in_parts(_without_copies(each)[0], None, seed, _entropy) for each in groups]
+        used = [_without_copies(each) for each in groups]
+        found = [_in_parts(each[0], None, seed, _entropy) for each in used]
     _misuse.warn_of_values(few_values=True, z=samples)
-    return EntropyValue(*_stacked(found, shape, z), groups.shape[1], _parts(found))
+    return EntropyValue(*_stacked(found, shape, z), _fewest(used, groups), _parts(found))
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -165,14 +165,18 @@ def _without_copies(*columns: Tensor) -> Sequence[Tensor]:
 
     Copies would look like a dependence, and narrow the density. The rows of data with few values,
     such as rounded data, may coincide by chance. Rows are therefore dropped only if no value of a
-    continuous column occurs in two different rows.
+    continuous column occurs in two different rows, and, with a single continuous column, if its
+    values are not rounded.
     """
     rows = torch.cat([tensor.double() for tensor in columns], 1)
     _, owner, sizes = rows.unique(dim=0, return_inverse=True, return_counts=True)
     continuous = [tensor for tensor in columns if tensor.dtype.is_floating_point]
     if len(sizes) == len(rows) or len(sizes) < rows.shape[1] + 2:
         return columns
-    if any(len(c.unique()) != len(sizes) for tensor in continuous for c in tensor.unbind(1)):
+    values = [c.unique() for tensor in continuous for c in tensor.unbind(1)]
+    if any(len(of_column) != len(sizes) for of_column in values):
+        return columns
+    if len(values) == 1 and _are_rounded(values[0]):
         return columns
     places = torch.arange(len(rows), device=rows.device)
     first = places.new_full((len(sizes),), len(rows)).scatter_reduce(0, owner, places, "amin")
@@ -180,14 +184,35 @@ def _without_copies(*columns: Tensor) -> Sequence[Tensor]:
     return [tensor[kept] for tensor in columns]
 
 
+def _are_rounded(values: Tensor) -> bool:
+    """Whether distinct values, in ascending order, lie on a grid with few empty places.
+
+    The smallest gap of n independent samples is about 1/n of the mean gap. The smallest gap of
+    rounded samples is a step of the grid, and the median gap is a few steps.
+    """
+    gaps = values.double().diff()
+    return bool(20 * gaps.min() >= gaps.median())
+
+
 def _is_category(columns: Tensor) -> bool:
     return not columns.dtype.is_floating_point
+
+
+def _require_readable(name: str, value: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "estimate_mutual_information and estimate_entropy read their samples, so they do not "
+            "work under torch.compile: call them outside the compiled function"
+        )
+    if value.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
 
 
 def _as_columns(name: str, value: object) -> Tensor:
     """The argument without a gradient. A category (..., M) becomes one column of integers."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    _require_readable(name, value)
     if value.dtype.is_complex:
         raise TypeError(f"{name} must be real, got {value.dtype}")
     if value.dtype.is_floating_point:
@@ -386,6 +411,11 @@ def _entropy(
 
 
 # --- results --------------------------------------------------------------------------------------
+
+
+def _fewest(used: Sequence[Sequence[Tensor]], groups: Tensor) -> int:
+    """The number of rows without copies, of the group with the fewest."""
+    return min((len(tensors[0]) for tensors in used), default=groups.shape[1])
 
 
 def _parts(found: list[_Found]) -> int:

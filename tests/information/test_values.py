@@ -76,6 +76,28 @@ def test_copies_of_rows_change_no_value(categorical: bool) -> None:
     assert estimate_entropy(z[rows]).value == estimate_entropy(z).value
 
 
+@pytest.mark.parametrize(("m", "step"), [(1000, 0.01), (500, 1 / 16), (200, 0.05)])
+def test_rounding_of_one_column_changes_the_entropy_little(m: int, step: float) -> None:
+    z = (normal(m, 1) / step).round() * step
+    assert len(z.unique()) < m
+    estimate = estimate_entropy(z)
+    assert (estimate.value - estimate_entropy(normal(m, 1)).value).abs() < 0.05
+    assert estimate.samples_used == m
+
+
+def test_a_class_that_a_rounded_column_determines_has_information_below_its_entropy() -> None:
+    age = (40 + 12 * normal(1000, 1)).round()
+    s = age[:, 0] >= 60
+    p = s.double().mean()
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log())
+    assert (estimate_mutual_information(s, age).value / entropy - 1).abs() < 0.05
+
+
+def test_rows_without_copies_are_counted() -> None:
+    z = normal(150, 1)
+    assert estimate_entropy(torch.cat([z, z[:50]])).samples_used == 150
+
+
 @pytest.mark.parametrize("d", [1, 2, 5, 20])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
 def test_gaussian_pairs(d: int, rho: float) -> None:

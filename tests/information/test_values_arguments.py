@@ -21,13 +21,15 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"x must have shape .*; one column has shape \(M, 1\), and a category has integers",
     ),
     (lambda: estimate_mutual_information(S, S), TypeError, "x or z must have a floating-point"),
+    (lambda: estimate_mutual_information(X, Z.to("meta")), ValueError, "z must have values, got"),
+    (lambda: estimate_entropy(Z.to("meta")), ValueError, "z must have values, got"),
     (lambda: estimate_mutual_information(X * math.nan, Z), ValueError, "x must be finite"),
     (lambda: estimate_mutual_information(X, Z / 0), ValueError, "z must be finite"),
     (lambda: estimate_mutual_information(X[:5], Z[:5]), ValueError, "M >= d_x \\+ d_z \\+ 2"),
     (
         lambda: estimate_mutual_information(normal(20, 30), Z),
         ValueError,
-        r"M >= d_x \+ d_z \+ 2 samples, here 34 .*, got 20",
+        r"at least 34 samples, M >= d_x \+ d_z \+ 2, got 20",
     ),
     (
         lambda: estimate_mutual_information(S, normal(20, 13)),
@@ -98,3 +100,12 @@ def test_bad_input_is_named(case: int) -> None:
 def test_few_values_as_numbers_give_a_warning() -> None:
     with pytest.warns(mige.MigeWarning, match="takes 2 distinct values"):
         estimate_mutual_information(S.double().repeat(5).unsqueeze(1), normal(100, 2))
+
+
+def test_compiled_code_gives_an_error_that_names_the_functions() -> None:
+    compiled = torch.compile(lambda: estimate_entropy(Z).value, backend="eager", fullgraph=True)
+    try:
+        with pytest.raises(Exception, match="call them outside the compiled function"):
+            compiled()
+    finally:
+        torch.compiler.reset()

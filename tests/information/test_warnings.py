@@ -75,6 +75,27 @@ def test_few_values_give_a_warning(s: str) -> None:
         mige.estimate_entropy(values[..., :1])
 
 
+def test_a_column_with_few_values_gives_a_warning_that_names_it() -> None:
+    x = torch.cat([torch.randn(128, 1), torch.ones(128, 1), torch.randn(128, 1).sign()], 1)
+    with pytest.warns(mige.MigeWarning, match=r"^column 2 of x takes 2 distinct values in 128"):
+        mige.mutual_information(x, representation(128, 3))
+
+
+def test_each_argument_has_its_own_warning() -> None:
+    few, other = torch.randn(128, 1).sign(), representation(128, 1)
+    with pytest.warns(mige.MigeWarning, match="^z takes 2 distinct values"):
+        mige.mutual_information(other, few)
+    with pytest.warns(mige.MigeWarning, match="^x takes 2 distinct values"):
+        mige.mutual_information(few, other)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_give_an_error_and_no_warning(value: float) -> None:
+    z = torch.full((64, 2), value, requires_grad=True)
+    with pytest.raises(ValueError, match="z must be finite"):
+        mige.mutual_information(torch.randn(64, 3), z)
+
+
 @pytest.mark.parametrize("groups", [(), (3,)])
 @pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
 def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any, groups: Any) -> None:
@@ -87,10 +108,14 @@ def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any, groups:
         warnings.filterwarnings("ignore", "M = ", mige.MigeWarning)
         mige.mutual_information(numbers % 2, z, marginal=marginal)
         mige.mutual_information(numbers.clamp(min=37), z, marginal=marginal)
+    with pytest.warns(mige.MigeWarning, match=r"has 20 classes in 40 samples, fewer than 8"):
+        mige.mutual_information(numbers % 20, z, marginal="paired")
+    forget_warnings()
     with pytest.warns(mige.MigeWarning, match=r"^no class has 3 samples"):
         mige.mutual_information(representation(*groups, 40, 2), z, given=numbers // 2)
 
 
+@pytest.mark.filterwarnings("ignore:x or given has 40 classes:mige_ext.MigeWarning")
 @pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
 def test_a_few_classes_are_not_counted_for_a_warning(
     marginal: Any, monkeypatch: MonkeyPatch
@@ -247,8 +272,10 @@ def test_samples_that_do_not_fit_into_memory_raise(monkeypatch: pytest.MonkeyPat
 def test_classes_that_do_not_fit_into_memory_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory, "free_memory", lambda device: int(1e9))
     z = representation(2000, 64)
-    with pytest.raises(MemoryError, match=r"1000 classes with samples .* need 6.14 GB, .* merge"):
-        mige.mutual_information(torch.arange(2000) // 2, z)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "x or given has 1000 classes", mige.MigeWarning)
+        with pytest.raises(MemoryError, match=r"1000 classes with .* need 6.14 GB, .* merge"):
+            mige.mutual_information(torch.arange(2000) // 2, z)
 
 
 def test_free_memory_of_the_cpu_is_known_on_linux() -> None:
