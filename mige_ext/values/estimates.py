@@ -20,6 +20,10 @@ from mige_ext.values.records import EntropyValue, InformationValue
 
 #: Largest number of samples that are not divided into disjoint parts.
 MOST_SAMPLES = 2000
+#: Columns are linearly dependent if a direction has less variance, relative to the largest. (The
+#: columns have variance 1. In float32, rounding has a variance of 1e-15, and of 1e-11 after an
+#: offset of a hundred standard deviations.)
+NO_VARIANCE_OF_SAMPLES = 1e-10
 
 
 def estimate_mutual_information(
@@ -373,7 +377,36 @@ def _sorted(x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def _varying(x: Tensor) -> Tensor:
-    return x[:, (x != x[:1]).any(0)]
+    """The columns that vary, without columns that depend linearly on the others.
+
+    Normal scores would break a linear dependence, and add directions that only show the sampling
+    errors of the ranks.
+    """
+    x = x[:, (x != x[:1]).any(0)]
+    m, d = x.shape
+    if d < 2:
+        return x
+    y = x.double() - x[:1].double()
+    y = y / y.abs().amax(0)
+    y = y - y.mean(0)
+    y = y / y.square().mean(0).sqrt()
+    correlations = y.mT @ y / m
+    variances = torch.linalg.eigvalsh(correlations)
+    rank = int((variances > NO_VARIANCE_OF_SAMPLES * variances[-1]).sum())
+    return x if rank >= min(d, m - 1) else x[:, _independent(correlations, rank)]
+
+
+def _independent(correlations: Tensor, rank: int) -> Tensor:
+    """Indices of ``rank`` linearly independent columns: the pivots of a Cholesky decomposition."""
+    rest, factor = correlations.diagonal().clone(), correlations[:, :0]
+    pivots = list[int]()
+    for _ in range(rank):
+        pivot = int(rest.argmax())
+        column = correlations[:, pivot] - factor @ factor[pivot]
+        factor = torch.cat([factor, (column / rest[pivot].sqrt()).unsqueeze(1)], 1)
+        rest = rest - factor[:, -1].square()
+        pivots.append(pivot)
+    return torch.tensor(sorted(pivots), device=correlations.device)
 
 
 def _nothing(x: Tensor) -> tuple[Candidate, Candidate]:

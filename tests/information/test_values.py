@@ -93,6 +93,18 @@ def test_a_class_that_a_rounded_column_determines_has_information_below_its_entr
     assert (estimate_mutual_information(s, age).value / entropy - 1).abs() < 0.05
 
 
+@pytest.mark.parametrize(("m", "dtype"), [(60, torch.float64), (400, torch.float32)])
+def test_linearly_dependent_columns_count_once(m: int, dtype: torch.dtype) -> None:
+    x, z = gaussian_pair(m, 3, 0.8)
+    wide = (x @ normal(3, 70, seed=5)).to(dtype)
+    estimate = estimate_mutual_information(wide, z)
+    assert near(estimate, -1.5 * math.log(1 - 0.64), slack=1 / m)
+    assert (estimate_mutual_information(z, wide).value - estimate.value).abs() < 0.05
+    s = (x[:, 0] > 0).long()
+    of_class = estimate_mutual_information(s, wide)
+    assert of_class.value <= math.log(2) and of_class.value > 0.4
+
+
 def test_rows_without_copies_are_counted() -> None:
     z = normal(150, 1)
     assert estimate_entropy(torch.cat([z, z[:50]])).samples_used == 150
