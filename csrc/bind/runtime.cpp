@@ -8,10 +8,12 @@
 #include <mutex>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "bind/checks.h"
 #include "cpu/background.h"
 #include "cpu/interrupt.h"
+#include "cpu/operators.h"
 #include "cpu/simd.h"
 
 namespace mige::cpu {
@@ -86,9 +88,11 @@ class Unfinished {
   int64_t count_;
 };
 
-// eigh of cpu/runtime.h on the calling thread.
+// Calls LAPACK on the calling thread. Returns whether the decomposition succeeded.
 template <typename T>
-void decompose(T* k, int64_t m, T* values) {
+bool call_lapack(T* k,  // [m, m]: K, becomes Uᵀ
+                 int64_t m,
+                 T* values) {  // [m]
   const OneMklThread one_thread;
   constexpr bool kFloat = std::is_same_v<T, float>;
   auto* const solve = [] {
@@ -108,13 +112,12 @@ void decompose(T* k, int64_t m, T* values) {
     const Tensor by_rows = torch::stable::contiguous(torch::stable::transpose(eigenvectors, 0, 1));
     std::copy_n(static_cast<const T*>(eigenvalues.const_data_ptr()), m, values);
     std::copy_n(static_cast<const T*>(by_rows.const_data_ptr()), m * m, k);
-    return;
+    return true;
   }
   const int n = static_cast<int>(m), query = -1;
+  int info = 0;
   const auto call = [&](T* work, const int& length, int* integers, const int& integer_length) {
-    int info = 0;
     solve("V", "U", &n, k, &n, values, work, &length, integers, &integer_length, &info);
-    if (info != 0) bind::fail("eigh: LAPACK did not converge (info ", info, ")");
   };
   T best_length = 0;
   int best_integers = 0;
@@ -124,6 +127,67 @@ void decompose(T* k, int64_t m, T* values) {
   const Buffer<T> work(length);
   const Buffer<int> integers(integer_length);
   call(work.get(), length, integers.get(), integer_length);
+  return info == 0 && first_not_finite(values, m) == m && first_not_finite(k, m * m) == m * m;
+}
+
+// Calls LAPACK and, if it fails in float, calls it again in double. (MKL's ssyevd may fail for
+// finite matrices.)
+template <typename T>
+void decompose_coupled(T* k, int64_t m, T* values) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Buffer<T> copy(m * m);
+    std::copy_n(k, m * m, copy.get());
+    if (call_lapack(k, m, values)) return;
+    const Buffer<double> wide(m * m), wide_values(m);
+    std::copy_n(copy.get(), m * m, wide.get());
+    decompose_coupled(wide.get(), m, wide_values.get());
+    for (int64_t i = 0; i < m * m; ++i) k[i] = static_cast<T>(wide[i]);
+    for (int64_t i = 0; i < m; ++i) values[i] = static_cast<T>(wide_values[i]);
+  } else if (!call_lapack(k, m, values)) {
+    bind::fail("eigh: LAPACK did not converge");
+  }
+}
+
+// eigh of cpu/runtime.h on the calling thread. An index whose row is zero outside of the diagonal,
+// such as that of a constant column, is an eigenpair of its own. LAPACK gets the other rows,
+// because MKL's ssyevd fails for many matrices with such rows.
+template <typename T>
+void decompose(T* k, int64_t m, T* values) {
+  std::vector<char> coupled(static_cast<size_t>(m), 0);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < i; ++j)
+      if (k[i * m + j] != T(0)) coupled[i] = coupled[j] = 1;
+  std::vector<int64_t> rows;  // the coupled indices
+  for (int64_t i = 0; i < m; ++i)
+    if (coupled[i]) rows.push_back(i);
+  const auto n = static_cast<int64_t>(rows.size());
+  if (n == m) return decompose_coupled(k, m, values);
+
+  const Buffer<T> part(n * n), part_values(n);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j)
+      part[i * n + j] = k[rows[std::max(i, j)] * m + rows[std::min(i, j)]];
+  if (n > 0) decompose_coupled(part.get(), n, part_values.get());
+
+  struct Pair {
+    T value;
+    int64_t index;  // of the eigenvector in `part`, or ~i for the unit vector of i
+  };
+  std::vector<Pair> pairs;
+  for (int64_t i = 0; i < n; ++i) pairs.push_back({part_values[i], i});
+  for (int64_t i = 0; i < m; ++i)
+    if (!coupled[i]) pairs.push_back({k[i * m + i], ~i});
+  std::stable_sort(pairs.begin(), pairs.end(),
+                   [](const Pair& a, const Pair& b) { return a.value < b.value; });
+  std::fill_n(k, m * m, T(0));
+  for (int64_t e = 0; e < m; ++e) {
+    const auto [value, index] = pairs[e];
+    values[e] = value;
+    if (index < 0)
+      k[e * m + ~index] = T(1);
+    else
+      for (int64_t j = 0; j < n; ++j) k[e * m + rows[j]] = part[index * n + j];
+  }
 }
 
 }  // namespace

@@ -49,6 +49,27 @@ def test_eigendecomposition_is_as_good_as_torchs(
     assert_accurate(overlap(vectors), overlap(torch_vectors), zero, terms=m, magnitude=unit)
 
 
+@pytest.mark.parametrize("varying", [0, 1, 5, 16])
+@pytest.mark.parametrize("m", [40, 130])
+@for_each_dtype
+@for_each_backend("eigh")
+def test_rows_of_constant_columns_are_eigenpairs(
+    backend: Backend, dtype: torch.dtype, m: int, varying: int
+) -> None:
+    # LAPACK in MKL fails for many of these matrices in float32.
+    for seed in range(4):
+        x = normal(200, m, dtype=dtype, seed=seed)
+        x[:, torch.randperm(m, generator=torch.Generator().manual_seed(seed))[varying:]] = 0
+        k = x.mT @ x / 200
+        values, vectors = backend.eigh(k)
+        exact = torch.linalg.eigvalsh(k.double())
+        limit = 1e2 * torch.finfo(dtype).eps * max(1.0, float(exact[-1]))
+        assert (values.diff() >= 0).all()
+        assert (values - exact).abs().max() < limit
+        assert ((vectors * values) @ vectors.mT - k).abs().max() < limit
+        assert (vectors.mT @ vectors - torch.eye(m)).abs().max() < limit
+
+
 @for_each_dtype
 @for_each_backend("eigh")
 def test_eigendecomposition_reads_the_lower_triangle_alone(
