@@ -126,7 +126,9 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
     first = samples[(0,) * (samples.dim() - 2)]
     m, d = first.shape
     count = min(m, _MORE_SAMPLES)
-    some = torch.arange(count) * (m - 1) // (count - 1)  # from the first to the last
+    some = (
+        torch.arange(count, device=first.device) * (m - 1) // (count - 1)
+    )  # from the first to the last
     if not bool(first[some].isfinite().all()):
         return
     advice = f"mutual_information integers of shape (..., {m}) (docs/categories.md)"

@@ -27,9 +27,11 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
         if torch.compiler.is_exporting() and torch.is_grad_enabled():
             raise _no_export()
         inputs = tuple(visible(tensor) for tensor in inputs)
-        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-            return compute(*(tensor.detach() for tensor in inputs))[0]
         transforms = active_transforms()
+        # Under a transform, `requires_grad` belongs to the innermost transform.
+        needed = any(tensor.requires_grad for tensor in inputs) or "Grad" in transforms
+        if not (torch.is_grad_enabled() and needed):
+            return compute(*(tensor.detach() for tensor in inputs))[0].detach()
         if transforms.count("Grad") > 1:
             raise _once()
         # A tensor that depends on all inputs, because the gradient with respect to z depends on x.
@@ -40,6 +42,15 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
         else:
             inputs = tuple(_same(t, anchor) if t.requires_grad else t for t in inputs)
     return apply(kind, compute, *inputs, *(_anchor(tensor) for tensor in inputs))[0]
+
+
+def may_need_gradient(tensor: Tensor) -> bool:
+    """Whether autograd or a transform of ``torch.func`` may need the gradient of a tensor.
+
+    Under a transform, `requires_grad` belongs to the innermost transform, and an outer transform
+    may need a gradient too.
+    """
+    return tensor.requires_grad or is_transforming()
 
 
 def _no_export() -> RuntimeError:
@@ -60,9 +71,7 @@ def _anchor(tensor: Tensor) -> Tensor | None:
     A surrogate saves the anchor for the backward pass instead of ``tensor``. ``tensor`` may
     therefore be freed, changed in place, or an inference tensor.
     """
-    # Under a transform, `requires_grad` belongs to the innermost transform. An outer transform may
-    # need a gradient too.
-    if not tensor.requires_grad and not is_transforming():
+    if not may_need_gradient(tensor):
         return None
     if torch.compiler.is_compiling():  # the compiler may leave out a tensor without elements
         return tensor.sum()

@@ -32,6 +32,7 @@ from torch import Tensor
 from mige_ext import _checks, _recording
 from mige_ext._functions import Function, apply, refuse_vmap, visible
 from mige_ext._precision import at_least_float32, in_units, positive, power_of_two
+from mige_ext._torch_compat import is_transforming
 from mige_ext.scores.base import AdditiveStatistics, DistributedScoreEstimator, ScoreEstimator
 
 
@@ -105,7 +106,8 @@ def global_batch(
     Raises:
         TypeError: ``group`` is not a process group, or this process does not belong to it.
         ValueError, TypeError: an argument of this process is invalid, as ``check`` found.
-        NotImplementedError: ``torch.func.vmap`` maps over an argument.
+        NotImplementedError: ``torch.func.vmap`` maps over an argument, or any transform of
+            ``torch.func`` is active with a group.
         RuntimeError: a rank of ``group`` does not call within the time-out of the group.
         ValueError: an argument is invalid on another rank, the arguments of two ranks differ in
             more than the number of samples, or all ranks together have fewer than two samples.
@@ -115,6 +117,11 @@ def global_batch(
         refuse_vmap(*tensors.values())
         return None
     _require_group(group)
+    if is_transforming():
+        raise NotImplementedError(
+            "group does not work under the transforms of torch.func, such as grad and vmap: use "
+            "backward or torch.autograd.grad"
+        )
     error: Exception | None = None
     try:
         check(0)

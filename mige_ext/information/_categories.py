@@ -21,7 +21,7 @@ from mige_ext import _checks, _misuse, _recording
 from mige_ext._functions import refuse_vmap
 from mige_ext._gradients import entropy_and_gradient, information_with
 from mige_ext._precision import at_least_float32
-from mige_ext._surrogate import Compute, MutualInformation, surrogate
+from mige_ext._surrogate import Compute, MutualInformation, may_need_gradient, surrogate
 from mige_ext._warnings import may_warn, warn_once, without_warning
 from mige_ext.distributed import global_batch
 from mige_ext.information._common import checked_estimator
@@ -63,7 +63,8 @@ def information_of_category(
     _recording.begin("mutual_information")
     cells, conditions = _cells(s, given)
     least = 2 if marginal == "paired" else LEAST_SAMPLES
-    _warn_of_small_classes(cells, len(conditions), least)
+    of = "x has" if given is None else "x and given together have"
+    _warn_of_small_classes(cells, len(conditions), least, of)
     if marginal == "paired":
         return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
     within = conditions[cells]
@@ -89,9 +90,9 @@ def conditional_information(
     _misuse.warn_of_values(x=x, z=z, few_values=True)
     _recording.begin("mutual_information")
     x = projected(x)
-    compute = information_with(marginal, estimator, x.requires_grad, z.requires_grad)
+    compute = information_with(marginal, estimator, may_need_gradient(x), may_need_gradient(z))
     values, ids = labels.unique(return_inverse=True)
-    _warn_of_small_classes(ids, len(values), LEAST_SAMPLES)
+    _warn_of_small_classes(ids, len(values), LEAST_SAMPLES, "given has")
     return surrogate(MutualInformation, partial(_within_conditions, compute, ids), x, z)
 
 
@@ -222,10 +223,11 @@ def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
             yield order[places.to(ids.device)]
 
 
-def _warn_of_small_classes(ids: Tensor, count: int, least: int) -> None:
+def _warn_of_small_classes(ids: Tensor, count: int, least: int, of: str) -> None:
     """Warn of small classes, for example because numbers were given as integers.
 
     ``ids`` are integers from 0 to ``count`` − 1. Classes need ``least`` samples for a gradient.
+    ``of`` begins the warning, such as "x has".
     """
     m = ids.shape[-1]
     if ids.numel() == 0:
@@ -243,8 +245,8 @@ def _warn_of_small_classes(ids: Tensor, count: int, least: int) -> None:
     if count > max(MANY_CLASSES, m / FEW_SAMPLES):
         warn_once(
             "many classes",
-            f"x or given has {count} classes in {m} samples, fewer than {FEW_SAMPLES} samples for "
-            "each class. Integers are a category: give a quantity, such as an age, with a "
+            f"{of} {count} classes in {m} samples, fewer than {FEW_SAMPLES} samples for each "
+            "class. Integers are a category: give a quantity, such as an age, with a "
             "floating-point dtype (docs/removing.md), or merge classes",
         )
 
@@ -281,13 +283,19 @@ def _scores_within(
 
     H(z | y) is estimated within the classes ``others``, and H(z | s, y) within the cells.
     """
-    counted = torch.zeros(cells.numel(), dtype=torch.bool, device=z.device)
-    for rows in _rows_by_size(cells):
-        counted[rows.flatten()] = True
+    counted = _have_scores(cells) & _have_scores(others)
     value_z, marginal = _entropy_within(estimator, others, z, "z")
     value, conditional = _entropy_within(estimator, cells, z, "z given x")
-    gradient = torch.where(counted.reshape(cells.shape).unsqueeze(-1), marginal - conditional, 0.0)
+    gradient = torch.where(counted.unsqueeze(-1), marginal - conditional, 0.0)
     return value_z - value, gradient
+
+
+def _have_scores(ids: Tensor) -> Tensor:
+    """Whether the class of each sample has enough samples for a score, (..., M), boolean."""
+    enough = torch.zeros(ids.numel(), dtype=torch.bool, device=ids.device)
+    for rows in _rows_by_size(ids):
+        enough[rows.flatten()] = True
+    return enough.reshape(ids.shape)
 
 
 def _entropy_within(

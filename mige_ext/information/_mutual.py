@@ -9,7 +9,13 @@ from torch import Tensor
 
 from mige_ext import _checks, _misuse, _recording
 from mige_ext._gradients import information_with
-from mige_ext._surrogate import CodeInformation, MutualInformation, Surrogate, surrogate
+from mige_ext._surrogate import (
+    CodeInformation,
+    MutualInformation,
+    Surrogate,
+    may_need_gradient,
+    surrogate,
+)
 from mige_ext.distributed import GlobalBatch, distribute, global_batch, standardized_block
 from mige_ext.information._categories import (
     conditional_information,
@@ -176,7 +182,8 @@ def code_information(
     Cost:
         The cost of :func:`mutual_information`.
 
-    The noise comes from torch's global random generator.
+    The noise comes from torch's global random generator. With ``group``, the ranks of equal seeds
+    also get different noise.
     """
     _checks.require_not_negative("noise", noise)
     estimator = checked_estimator(estimator)
@@ -187,9 +194,19 @@ def code_information(
     _misuse.warn_without_gradient(x=x, z=z)
     _misuse.warn_of_values(z=z)
     code, *_ = standardized_block(z, batch)
-    received = code + noise * torch.randn_like(code)
+    received = code + noise * _noise_like(code, batch)
     _recording.begin("code_information")
     return _information(CodeInformation, x, received, estimator, projection, "paired", batch)
+
+
+def _noise_like(code: Tensor, batch: GlobalBatch | None) -> Tensor:
+    """Standard normal noise, which also differs between ranks whose generators are equal."""
+    if batch is None:
+        return torch.randn_like(code)
+    common = int(torch.randint(2**32, (), device="cpu"))
+    # The generator of the CPU uses the low 32 bits of a seed.
+    generator = torch.Generator(code.device).manual_seed((common + batch.rank * 0x9E3779B9) % 2**32)
+    return torch.empty_like(code).normal_(generator=generator)
 
 
 def _information(
@@ -204,5 +221,5 @@ def _information(
     if projection is not None:
         x = projection(x)
     estimator, (x, z) = distribute(estimator, batch, x, z)
-    compute = information_with(marginal, estimator, x.requires_grad, z.requires_grad)
+    compute = information_with(marginal, estimator, may_need_gradient(x), may_need_gradient(z))
     return surrogate(kind, compute, x, z)

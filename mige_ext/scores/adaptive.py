@@ -220,6 +220,7 @@ class AdaptiveScore(FittableEstimator[FittedAdaptive]):
             Three scores. The score of the pair takes M³ + 14M²r flop for each λ that is tried.
         """
         _checks.require_paired("x", x, "z", z)
+        _checks.require_finite(x=x, z=z)
         x, z = prepared(x), prepared(z)
         dtype = torch.promote_types(x.dtype, z.dtype)
         joint = self._prepared(torch.cat((x.to(dtype), z.to(dtype)), -1))

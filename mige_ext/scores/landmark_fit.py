@@ -51,7 +51,8 @@ class LandmarkStatistics:
         self._z = in_units(landmarks.double(), self._unit)
         m, d = landmarks.shape[-2:]
         self._center = self._z.sort(-2).values.narrow(-2, m // 2, 1)
-        self.moments = self._z.new_zeros((*landmarks.shape[:-2], m + 1, m + d + 1))
+        with torch.inference_mode(False):  # so that the sums may grow outside of inference mode
+            self.moments = self._z.new_zeros((*landmarks.shape[:-2], m + 1, m + d + 1))
 
     def partial_fit(
         self, samples: Tensor, *, progress: Progress | None = None

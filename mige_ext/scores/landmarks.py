@@ -119,6 +119,7 @@ class Landmarks(FittableEstimator[FittedLandmarks]):
             landmarks: Z, (..., m, d) with m >= 2; chosen among the samples if not given.
             progress: wraps the sequence of tiles, the parts of the samples, as ``tqdm.tqdm`` does.
         """
+        _checks.require_samples("samples", samples, 2 if landmarks is None else 1)
         statistics = self.start(samples) if landmarks is None else self.start_with(landmarks)
         warn_of_few_samples(*samples.shape[-2:])
         return statistics.partial_fit(samples, progress=progress).solve()

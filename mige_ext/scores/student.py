@@ -65,6 +65,6 @@ def _pseudo_inverse(matrix: Tensor) -> Tensor:
     ``torch.linalg.pinv`` would wait for the device.
     """
     values, vectors = ops.eigh(matrix)
-    floor = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values[..., -1:]
+    floor = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values.amax(-1, keepdim=True)
     inverse = torch.where(values > floor, 1 / values, 0.0)
     return vectors * inverse.unsqueeze(-2) @ vectors.mT

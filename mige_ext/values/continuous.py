@@ -44,8 +44,13 @@ def continuous_information(
     return best, gaussian
 
 
-def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate, Candidate]:
-    """H(z) and its Gaussian part, from samples (M, d)."""
+def continuous_entropy(
+    z: Tensor, generator: torch.Generator, rounding: float = 0.0
+) -> tuple[Candidate, Candidate]:
+    """H(z) and its Gaussian part, from samples (M, d).
+
+    ``rounding`` is the ε of the dtype that the samples had, if it is coarser than float32.
+    """
     m, d = z.shape
     if m < d + 2:
         raise ValueError(f"z must have M >= d + 2 samples, {d + 2}, got {m}")
@@ -55,13 +60,15 @@ def continuous_entropy(z: Tensor, generator: torch.Generator) -> tuple[Candidate
             f"z must vary in every column, got {constant_columns} constant columns: the entropy of "
             "z is minus infinity"
         )
-    rounding = torch.finfo(z.dtype if (z.float() != z).any() else torch.float32).eps
+    dtype = z.dtype if (z.float() != z).any() else torch.float32
+    rounding = max(rounding, torch.finfo(dtype).eps)
     unit = power_of_two(z.abs().amax(0))  # so that squares neither overflow nor underflow
     z = z / unit
     deviation = z.std(0)
     standard = (z - z.mean(0)) / deviation
     noise = float((rounding / deviation).square().max())
-    y = white(standard, min(max(_LEAST_VARIANCE, 100 * noise), NO_VARIANCE))
+    least = min(max(_LEAST_VARIANCE, 100 * noise), NO_VARIANCE)
+    y = white(standard, max(least, 4 * noise))
     if y.shape[1] < d:
         raise ValueError(
             f"z must vary in all {d} directions, got {y.shape[1]}: a linear combination of the "

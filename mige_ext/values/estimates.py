@@ -154,9 +154,14 @@ def estimate_entropy(
     samples = _gathered({"z": z}, batch)["z"]
     shape = samples.shape[:-2]
     groups = _as_groups(samples).double()
+    coarse = torch.finfo(z.dtype).eps if z.dtype.itemsize < 4 else 0.0
+
+    def entropy(z: Tensor, _: Tensor | None, generator: torch.Generator) -> Estimates:
+        return continuous_entropy(z, generator, coarse)
+
     with no_autocast(z), torch.device("cpu"):
         used = [_without_copies(each) for each in groups]
-        found = [_in_parts(each[0], None, seed, _entropy) for each in used]
+        found = [_in_parts(each[0], None, seed, entropy) for each in used]
     _misuse.warn_of_values(few_values=True, z=samples)
     return EntropyValue(*_stacked(found, shape, z), _fewest(used, groups), _parts(found))
 
@@ -284,8 +289,10 @@ class _Found:
     parts: int = 1
 
 
-#: A function of samples of x, samples of z and a generator: the estimate and its Gaussian part.
-Estimate = Callable[[Tensor, Tensor | None, torch.Generator], tuple[Candidate, Candidate]]
+#: An estimate and its Gaussian part.
+Estimates = tuple[Candidate, Candidate]
+#: A function of samples of x, samples of z and a generator.
+Estimate = Callable[[Tensor, Tensor | None, torch.Generator], Estimates]
 
 
 def _information(x: Tensor, z: Tensor, given: Tensor | None = None, *, seed: int) -> _Found:
@@ -325,7 +332,7 @@ def _given(x: Tensor, z: Tensor, y: Tensor, seed: int) -> _Found:
         except ValueError as error:
             raise ValueError(f"for the samples with given = {int(value)}: {error}") from error
         weights.append(float(rows.double().mean()))
-    return _mixed(found, torch.tensor(weights), len(y))
+    return _mixed(found, torch.tensor(weights, dtype=torch.float64), len(y))
 
 
 def _mixed(found: list[_Found], weights: Tensor, m: int = 0) -> _Found:
@@ -362,7 +369,8 @@ def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Fo
         chosen = rows[part::parts]
         best, gaussian = estimate(x[chosen], None if z is None else z[chosen], generator)
         found.append(_Found(best.value, best.standard_error, gaussian.value, best.method))
-    weights = torch.tensor([len(rows[part::parts]) / m for part in range(parts)])
+    sizes = torch.tensor([len(rows[part::parts]) for part in range(parts)])
+    weights = sizes.double() / m
     mixed = _mixed(found, weights)
     return _Found(mixed.value, mixed.standard_error, mixed.gaussian, mixed.method, parts)
 
@@ -409,16 +417,14 @@ def _independent(correlations: Tensor, rank: int) -> Tensor:
     return torch.tensor(sorted(pivots), device=correlations.device)
 
 
-def _nothing(x: Tensor) -> tuple[Candidate, Candidate]:
+def _nothing(x: Tensor) -> Estimates:
     """The information about a constant, which is 0."""
     terms = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
     nothing = Candidate("constant", terms.mean(), terms)
     return nothing, nothing
 
 
-def _of_pair(
-    x: Tensor, z: Tensor | None, generator: torch.Generator
-) -> tuple[Candidate, Candidate]:
+def _of_pair(x: Tensor, z: Tensor | None, generator: torch.Generator) -> Estimates:
     assert z is not None
     x, z = _varying(x), _varying(z)
     if x.shape[1] == 0 or z.shape[1] == 0:
@@ -426,21 +432,13 @@ def _of_pair(
     return continuous_information(ranked(x, generator), ranked(z, generator), generator)
 
 
-def _of_category(
-    s: Tensor, z: Tensor | None, generator: torch.Generator
-) -> tuple[Candidate, Candidate]:
+def _of_category(s: Tensor, z: Tensor | None, generator: torch.Generator) -> Estimates:
     assert z is not None
     _, s, counts = s[:, 0].unique(return_inverse=True, return_counts=True)
     z = _varying(z)
     if len(counts) == 1 or z.shape[1] == 0:
         return _nothing(z)
     return class_information(s, torch.special.ndtri(ranked(z, generator)), generator)
-
-
-def _entropy(
-    z: Tensor, _: Tensor | None, generator: torch.Generator
-) -> tuple[Candidate, Candidate]:
-    return continuous_entropy(z, generator)
 
 
 # --- results --------------------------------------------------------------------------------------

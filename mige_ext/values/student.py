@@ -37,7 +37,7 @@ def student_copula(u: Tensor, d_x: int) -> StudentCopula:
     for degrees in DEGREES:
         tried, tried_scatter = _fit(u, degrees)
         density = _log_density(tried, tried_scatter, degrees)
-        if density.mean() <= best.mean():
+        if not density.mean() > best.mean():  # also NaN, of a singular scatter
             break
         t, scatter, best, nu = tried, tried_scatter, density, degrees
     of_x = _log_density(t[:, :d_x], scatter[:d_x, :d_x], nu)
@@ -59,20 +59,26 @@ def _fit(u: Tensor, nu: float) -> tuple[Tensor, Tensor]:
     return t, scatter
 
 
+def _root(scatter: Tensor) -> Tensor:
+    """The Cholesky factor of a scatter, or NaN if the scatter is singular up to rounding."""
+    root, info = torch.linalg.cholesky_ex(scatter)
+    return torch.where(info == 0, root, torch.nan)
+
+
 def _unit_diagonal(scatter: Tensor) -> Tensor:
     root = scatter.diagonal().sqrt()
     return scatter / torch.outer(root, root)
 
 
 def _mahalanobis(t: Tensor, scatter: Tensor) -> Tensor:
-    root = torch.linalg.cholesky(scatter)
+    root = _root(scatter)
     return torch.linalg.solve_triangular(root, t.mT, upper=False).square().sum(0)
 
 
 def _log_density(t: Tensor, scatter: Tensor, nu: float) -> Tensor:
     """Log-density of the copula at the samples, (M,), by their quantiles t."""
     d = t.shape[1]
-    squares, half_log = _mahalanobis(t, scatter), torch.linalg.cholesky(scatter).diagonal().log()
+    squares, half_log = _mahalanobis(t, scatter), _root(scatter).diagonal().log()
     if math.isinf(nu):
         return -half_log.sum() - (squares - t.square().sum(1)) / 2
     constant = (

@@ -1,6 +1,7 @@
 """Mutual information with categories: I(s; z) for a class s, and information given a class y."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -371,3 +372,20 @@ def test_a_record_has_the_scores_of_each_size() -> None:
         mige.mutual_information(s, z)
     assert [record.name for record in log] == ["mutual_information"] * 2
     assert {"z", "z given x"} <= set(log[0].terms)
+
+
+def test_matched_classes_of_one_sample_get_no_gradient_and_give_none() -> None:
+    s = torch.cat([torch.zeros(32).long(), torch.arange(1, 33)])
+    sums = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        z = normal(64, 2, seed=seed).requires_grad_()
+        estimator = mige.GaussianScore("mle")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", mige.MigeWarning)
+            mige.mutual_information(s, z, marginal="matched", estimator=estimator).backward()
+        assert z.grad is not None
+        sums.append((z.grad * z.detach()).sum() / 2)
+    # For z independent of s the expected gradient is 0. It was -.25 when samples that were permuted
+    # into a class of one sample still had a score within their own class.
+    assert torch.stack(sums).mean().abs() < 0.05

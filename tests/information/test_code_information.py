@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 import mige_ext as mige
+from mige_ext.distributed import GlobalBatch
+from mige_ext.information import _mutual
 from tests.support.inputs import normal
 
 
@@ -111,3 +113,15 @@ def test_an_error_counts_the_values_of_the_code_without_noise(value: float) -> N
     z[5, 1] = value
     with pytest.raises(ValueError, match="z must be finite, got 1 values"):
         mige.code_information(x, z)
+
+
+def test_ranks_with_equal_generators_get_different_noise() -> None:
+    code, group = torch.zeros(8, 2), torch.zeros(())
+    noise = []
+    for rank in (0, 1):
+        torch.manual_seed(5)
+        batch = GlobalBatch(group, (8, 8), rank)  # type: ignore[arg-type]
+        noise.append(_mutual._noise_like(code, batch))
+    assert (noise[0] - noise[1]).abs().min() > 0
+    torch.manual_seed(5)
+    assert torch.equal(_mutual._noise_like(code, GlobalBatch(group, (8, 8), 1)), noise[1])  # type: ignore[arg-type]

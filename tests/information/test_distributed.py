@@ -58,7 +58,8 @@ SURROGATES: dict[str, Surrogate] = {
 
 def with_fixed_noise(x: Tensor, z: Tensor, **how: Any) -> Tensor:
     """code_information whose noise is a function of the code, so it is equal for any split."""
-    with mock.patch("torch.randn_like", lambda code: torch.sin(9 * code.detach())):
+    noise = "mige_ext.information._mutual._noise_like"
+    with mock.patch(noise, lambda code, batch: torch.sin(9 * code.detach())):
         return mige.code_information(x, z, **how)
 
 
@@ -316,7 +317,7 @@ def test_the_example_trains_under_torchrun() -> None:
     # Without --local-addr, torchrun looks up the machine's name, which may take until a timeout.
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command = [sys.executable, *launch, "--nproc-per-node=2",
-               str(ROOT / "docs" / "examples" / "ddp.py"), "--steps=11", "--samples=64"]  # fmt: skip
+               str(ROOT / "docs/examples/ddp.py"), "--steps=11", "--samples=64"]  # fmt: skip
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=120,
         env=environment(OMP_NUM_THREADS="1"), cwd=os.fspath(ROOT),

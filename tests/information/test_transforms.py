@@ -246,3 +246,41 @@ def test_two_passes_over_parts_give_the_gradient_of_the_batch() -> None:
     for part, gradient in zip(parts, codes.grad.split(20), strict=True):
         encoder(part).backward(gradient)
     torch.testing.assert_close([p.grad for p in encoder.parameters()], whole)
+
+
+INFORMATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "paired": mige.mutual_information,
+    "own": lambda x, z: mige.mutual_information(x, z, marginal="own"),
+    "given": lambda x, z: mige.mutual_information(x, z, given=torch.arange(len(x)) % 2),
+}
+
+
+@pytest.mark.parametrize("name", INFORMATION)
+def test_a_gradient_through_a_transform_over_something_else_is_exact(name: str) -> None:
+    x, noise = normal(64, 3), normal(64, 2, seed=1) / 3
+    weight = normal(3, 2, seed=2).requires_grad_()
+    (expected,) = torch.autograd.grad(INFORMATION[name](x, x @ weight + noise), weight)
+
+    def scaled(factor: Tensor) -> Tensor:
+        return INFORMATION[name](x, x @ weight + noise) * factor
+
+    _, value = torch.func.grad_and_value(scaled)(torch.tensor(1.0).double())
+    (found,) = torch.autograd.grad(value, weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_compiled_code_refuses_nested_derivatives() -> None:
+    x, weight = normal(64, 3), normal(3, 2, seed=2)
+
+    def nested(weight: Tensor) -> Tensor:
+        def scaled(factor: Tensor) -> Tensor:
+            return mige.entropy(x @ weight) * factor
+
+        return torch.func.grad_and_value(scaled)(torch.tensor(1.0).double())[1]
+
+    compiled = torch.compile(torch.func.grad(nested), backend="eager", fullgraph=True)
+    try:
+        with pytest.raises(Exception, match="differentiable once"):
+            compiled(weight)
+    finally:
+        torch.compiler.reset()

@@ -423,3 +423,29 @@ def test_a_sum_of_columns_has_no_entropy(dtype: torch.dtype) -> None:
     z = torch.cat((x, x.sum(1, keepdim=True)), 1).to(dtype)
     with pytest.raises(ValueError, match="a linear combination of the columns is constant"):
         estimate_entropy(z)
+
+
+def test_strongly_dependent_columns_give_a_value_or_a_named_error() -> None:
+    for seed in range(6):
+        x = normal(300, 3, seed=seed)
+        z = x[:, :1] + 3e-4 * normal(300, 1, seed=seed + 10)
+        assert estimate_mutual_information(x, z).value > 3
+
+
+def test_values_do_not_depend_on_the_default_dtype() -> None:
+    x, z, y = normal(90, 2), normal(90, 1, seed=1), torch.arange(90) % 3
+    value = estimate_mutual_information(x, z, given=y).value
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert estimate_mutual_information(x, z, given=y).value == value
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_sum_of_columns_has_no_entropy_in_any_dtype(dtype: torch.dtype) -> None:
+    z = normal(400, 2)
+    z = torch.cat([z, z.sum(1, keepdim=True)], 1).to(dtype)
+    with pytest.raises(ValueError, match="z must vary in all 3 directions, got 2"):
+        estimate_entropy(z)

@@ -340,3 +340,10 @@ def test_a_fit_scores_under_vmap() -> None:
     fitted, queries = mige.Landmarks(m=8).fit(normal(32, 3)), normal(4, 5, 3, seed=1)
     got = torch.func.vmap(fitted.score)(queries)
     assert torch.equal(got, torch.stack([fitted.score(query) for query in queries]))
+
+
+def test_statistics_of_inference_mode_may_grow_outside_of_it() -> None:
+    x = normal(40, 3)
+    with torch.inference_mode():
+        statistics = Landmarks(m=8).start(x)
+    assert statistics.partial_fit(x).solve().score(x).isfinite().all()
