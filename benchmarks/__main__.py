@@ -9,6 +9,7 @@ try:
     import typer
 
     from benchmarks.accuracy.command import accuracy
+    from benchmarks.batch_size import batch_size
     from benchmarks.categories.census import census
     from benchmarks.categories.command import categories
     from benchmarks.end_to_end import end_to_end
@@ -42,6 +43,7 @@ for command in (
     scaling,
     recording,
     student,
+    batch_size,
 ):
     app.command()(command)
 

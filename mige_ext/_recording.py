@@ -174,7 +174,8 @@ _active: list[_Recording] = []
 def _of_this_thread() -> list[_Recording]:
     if not _active:
         return []
-    return [each for each in _active if each.thread == threading.get_ident()]
+    # A copy, because another thread may change the list.
+    return [each for each in list(_active) if each.thread == threading.get_ident()]
 
 
 def _refuse_tracing() -> None:

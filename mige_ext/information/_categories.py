@@ -9,7 +9,7 @@ Let ŝ be the score of all samples, and ŝ_c the score of the samples in class c
 On CUDA the host waits several times in each call for the number of classes and their sizes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -93,7 +93,8 @@ def conditional_information(
     compute = information_with(marginal, estimator, may_need_gradient(x), may_need_gradient(z))
     values, ids = labels.unique(return_inverse=True)
     _warn_of_small_classes(ids, len(values), LEAST_SAMPLES, "given has")
-    return surrogate(MutualInformation, partial(_within_conditions, compute, ids), x, z)
+    within = partial(_within_classes, compute, _rows_by_size(ids))
+    return surrogate(MutualInformation, within, x, z)
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -205,22 +206,24 @@ def _per_group(ids: Tensor) -> Tensor:
     return (rows + first).flatten()
 
 
-def _rows_by_size(ids: Tensor) -> Iterator[Tensor]:
-    """For each size n of a class, the rows of the k classes of this size, (k, n).
+def _rows_by_size(ids: Tensor) -> list[Tensor]:
+    """For each size n of a class, ascending, the rows of the k classes of this size, (k, n).
 
     ``ids`` has the class of each sample, (..., M), and every group has its own classes. Classes of
     fewer than :data:`LEAST_SAMPLES` samples are left out.
     """
     if ids.numel() == 0:
-        return
+        return []
     labels = _per_group(ids)
     order = labels.argsort(stable=True)
     counts = labels.unique(return_counts=True)[1].cpu()
     starts = counts.cumsum(0) - counts
-    for n in counts.unique().tolist():
-        if n >= LEAST_SAMPLES:
-            places = starts[counts == n].unsqueeze(-1) + torch.arange(n, device="cpu")
-            yield order[places.to(ids.device)]
+    places = [
+        starts[counts == n].unsqueeze(-1) + torch.arange(n, device="cpu")
+        for n in counts.unique().tolist()
+        if n >= LEAST_SAMPLES
+    ]
+    return [order[each.to(ids.device)] for each in places]
 
 
 def _warn_of_small_classes(ids: Tensor, count: int, least: int, of: str) -> None:
@@ -283,50 +286,38 @@ def _scores_within(
 
     H(z | y) is estimated within the classes ``others``, and H(z | s, y) within the cells.
     """
-    counted = _have_scores(cells) & _have_scores(others)
-    value_z, marginal = _entropy_within(estimator, others, z, "z")
-    value, conditional = _entropy_within(estimator, cells, z, "z given x")
-    gradient = torch.where(counted.unsqueeze(-1), marginal - conditional, 0.0)
-    return value_z - value, gradient
+    value, gradient = z.new_zeros(()), torch.zeros_like(at_least_float32(z))
+    counted = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+    for sign, ids, term in ((1, others, "z"), (-1, cells, "z given x")):
+        classes = _rows_by_size(ids)
+        compute = partial(entropy_and_gradient, estimator, term=term)
+        part, of_part = _within_classes(compute, classes, z)
+        value, gradient = value + sign * part, gradient + sign * of_part
+        in_classes = torch.zeros(ids.numel(), dtype=torch.bool, device=z.device)
+        for rows in classes:
+            in_classes[rows.flatten()] = True
+        counted &= in_classes.reshape(ids.shape)
+    return value, torch.where(counted.unsqueeze(-1), gradient, 0.0)
 
 
-def _have_scores(ids: Tensor) -> Tensor:
-    """Whether the class of each sample has enough samples for a score, (..., M), boolean."""
-    enough = torch.zeros(ids.numel(), dtype=torch.bool, device=ids.device)
-    for rows in _rows_by_size(ids):
-        enough[rows.flatten()] = True
-    return enough.reshape(ids.shape)
-
-
-def _entropy_within(
-    estimator: ScoreEstimator, ids: Tensor, z: Tensor, term: str
-) -> tuple[Tensor, Tensor]:
-    """The surrogate of ``Σ_c p(c) H(z | c)`` and its gradient."""
-
-    def compute(z: Tensor) -> tuple[Tensor, ...]:
-        return entropy_and_gradient(estimator, z, term)
-
-    value, gradient = _within_conditions(compute, ids, z)
-    return value, gradient
-
-
-def _within_conditions(compute: Compute, ids: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+def _within_classes(
+    compute: Compute, classes: list[Tensor], *tensors: Tensor
+) -> tuple[Tensor, ...]:
     """The mean of a surrogate over the classes, weighted by their frequencies, and its gradients.
 
     Args:
         compute: a function of tensors (k, n, d), which returns the mean of the surrogate over the k
             groups and its gradients.
-        ids: the class of each sample, (..., M).
+        classes: the rows of the classes (:func:`_rows_by_size`).
         tensors: (..., M, d).
     """
     flat = [at_least_float32(tensor).reshape(-1, tensor.shape[-1]) for tensor in tensors]
     value = flat[0].new_zeros(())
     gradients = [torch.zeros_like(tensor) for tensor in flat]
-    sizes = list(_rows_by_size(ids))
-    for rows in sizes:
-        weight = rows.numel() / ids.numel()
+    for rows in classes:
+        weight = rows.numel() / len(flat[0])
         # Only the largest classes may cause a warning, because small classes are usual.
-        with without_warning("few samples") if rows is not sizes[-1] else nullcontext():
+        with without_warning("few samples") if rows is not classes[-1] else nullcontext():
             part, *parts = compute(*(tensor[rows] for tensor in flat))
         value = value + weight * part
         for gradient, each in zip(gradients, parts, strict=True):

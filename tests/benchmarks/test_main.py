@@ -19,5 +19,6 @@ def test_help_lists_the_commands() -> None:
         "scaling",
         "recording",
         "student",
+        "batch-size",
     ):
         assert command in result.output
