@@ -58,7 +58,7 @@ def leakage(
     therefore does not bias the result upward. If s is independent of z, the expected result is at
     most 0, and most results are exactly 0.
 
-    For a continuous s the attackers predict which of 16 cells of equal probability contains s. The
+    For a continuous s the attackers predict which of 16 bins of equal probability contains s. The
     bound is then at most log 16 = 2.77 nats. The attackers also predict s itself, which gives R².
 
     Args:
@@ -69,7 +69,7 @@ def leakage(
         test: fraction of the rows that are drawn at random as test rows; or a pair (z, s) of
             separate test rows. Pass a pair if several rows belong together, such as the rows of one
             person.
-        bins: number of cells of a continuous s, a power of two.
+        bins: number of bins of a continuous s, a power of two.
         attackers: kinds of attackers, a part of ``ATTACKERS``.
         epochs: passes of the perceptrons over the training rows. For fewer than 10,000 rows a pass
             is repeated until it has 20 steps.
@@ -90,7 +90,7 @@ def leakage(
         For N training rows in d dimensions, the perceptrons take about epochs × N × (800 + 3d)
         kflop. The nearest neighbors of N' rows take 2 N N' d flop. There are up to 100 boosted
         trees for each class or cell. 10,000 rows of 8 dimensions take about 10 seconds on one core
-        with two classes, and 20 seconds with 16 cells.
+        with two classes, and 20 seconds with 16 bins.
 
     The perceptrons and the neighbors run on the device of z. The trees run on the CPU with as many
     threads as torch. The same seed on the same machine gives the same result.

@@ -12,7 +12,8 @@ from mige_ext.scores.adaptive import AdaptiveScore
 from mige_ext.scores.base import ScoreEstimator, require_estimator
 
 #: The default estimator, with the Gaussian part "ridge". ("qis" gives better scores, but biases
-#: gradients of information more.)
+#: gradients of information more.) Assigning another estimator to this name changes nothing: pass
+#: ``estimator=`` to a call.
 DEFAULT_ESTIMATOR = AdaptiveScore()
 
 

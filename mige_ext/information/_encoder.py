@@ -31,12 +31,12 @@ def encoder_information(
     ``SSGE(calibrate="stein")``.
 
         >>> import torch, mige_ext as mige
-        >>> mean, sigma = torch.randn(2, 64, 1, 3, requires_grad=True).exp()
-        >>> z = mean + sigma * torch.randn(64, 4, 3)               # 4 draws for each of 64 inputs
-        >>> gaussian_entropy = sigma.log().sum((-2, -1))           # up to a constant
-        >>> information = mige.encoder_information(
+        >>> mean, log_sigma = torch.randn(2, 64, 1, 3, requires_grad=True)
+        >>> z = mean + log_sigma.exp() * torch.randn(64, 4, 3)     # 4 draws for each of 64 inputs
+        >>> gaussian_entropy = log_sigma.sum((-2, -1))             # up to a constant
+        >>> mige.encoder_information(
         ...     z, estimator=mige.SSGE(calibrate="stein"), conditional=gaussian_entropy
-        ... )
+        ... ).backward()
 
     Args:
         z: K reparameterized draws for each of N inputs, (..., N, K, d) with N >= 2.

@@ -39,12 +39,8 @@ def mutual_information(
 ) -> Tensor:
     """Surrogate of the mutual information ``I(x; z) = H(x) + H(z) − H(x, z)``.
 
-    Both x and z may be representations (circumstance II of the paper), or one of them data.
-
-    The gradient does not depend on the units of x and z. For "qis", and for an estimator with one
-    bandwidth for all columns (:attr:`.FittableEstimator.depends_on_scale`), x and z are each
-    divided by their root mean square deviation first, unless the bandwidth is a number, which has
-    the unit of the samples.
+    Maximize it to align two representations (circumstance II of the paper). Minimize it with
+    ``marginal="own"`` to remove from z the information about x.
 
     For a deterministic ``z = E(x)`` the pair (x, z) has no density, and I(x; z) is infinite. To
     train such an encoder, use :func:`code_information`.
@@ -61,6 +57,11 @@ def mutual_information(
 
         >>> s = torch.randint(0, 3, (2, 64))
         >>> mige.mutual_information(s, z, marginal="own", given=s > 0).backward()
+
+    The gradient does not depend on the units of x and z. For "qis", and for an estimator with one
+    bandwidth for all columns (:attr:`.FittableEstimator.depends_on_scale`), x and z are each
+    divided by their root mean square deviation first, unless the bandwidth is a number, which has
+    the unit of the samples.
 
     Args:
         x: samples, (..., M, d_x) with M >= 2, paired by row with z; or a category, (..., M), of any

@@ -91,7 +91,7 @@ class FittedAdaptive(Fitted):
 
 @dataclass(frozen=True)
 class AdaptiveScore(FittableEstimator[FittedAdaptive]):
-    """Score from Tikhonov's filter, which chooses its bandwidth and its λ from the samples.
+    """Score without settings: a Gaussian score, corrected by a kernel where the samples support it.
 
     The samples are whitened with the weak ridge, the fraction ``0.1 + 0.1 min(1, 4d/M)²`` of the
     ridge τ that minimizes a leave-one-out objective. A Tikhonov filter with the IMQ kernel then

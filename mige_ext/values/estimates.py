@@ -127,7 +127,7 @@ def estimate_entropy(
         True
 
     "kernel" satisfies ``H(Az + b) = H(z) + log|det A|`` up to its random noise. For densities
-    without a covariance, such as the Cauchy density, the estimate is too large.
+    without a covariance, such as the Cauchy density, the estimate is unreliable.
 
     Args:
         z: samples, (..., M, d) with M >= d + 2, floating point. Leading dimensions are independent
