@@ -23,8 +23,8 @@ def entropy(
     Fix the scale of z before you maximize its entropy, because a larger scale has more entropy.
 
         >>> import torch, mige_ext as mige
-        >>> encoder = torch.nn.Sequential(torch.nn.Linear(8, 2), torch.nn.BatchNorm1d(2, affine=False))
-        >>> (-mige.entropy(encoder(torch.randn(64, 8)))).backward()      # maximizes H(z)
+        >>> linear, scale = torch.nn.Linear(8, 2), torch.nn.BatchNorm1d(2, affine=False)
+        >>> (-mige.entropy(scale(linear(torch.randn(64, 8))))).backward()    # maximizes H(z)
 
     Args:
         z: samples, (..., M, d) with M >= 2. Leading dimensions are independent groups, over which
