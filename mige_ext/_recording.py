@@ -96,7 +96,8 @@ def recording() -> Iterator[list[SurrogateRecord]]:
         torch.Size([])
 
     Surrogates of other threads are not recorded. A surrogate that ``torch.utils.checkpoint``
-    computes twice is recorded twice.
+    computes again in the backward pass is recorded twice if the backward pass runs on the same
+    thread, as it does on the CPU.
 
     Returns:
         A context manager, which gives the list of the records, in the order of the calls.

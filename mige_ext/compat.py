@@ -130,7 +130,8 @@ def entropy_surrogate(estimator: ScoreEstimator, samples: Tensor) -> Tensor:
         samples: z, (..., M, d) with M >= 2.
 
     Returns:
-        A scalar whose gradient is the gradient of −H(z), and whose value means nothing.
+        A scalar whose gradient is the gradient of −H(z), and whose value means nothing. As in the
+        release, the scores are constants, so a second derivative is 0.
 
     Raises:
         ValueError, TypeError: an argument is not as described.

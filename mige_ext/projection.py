@@ -56,8 +56,8 @@ class RandomProjection:
     ) -> Tensor:
         """R, (k, d), of this dtype, with the same numbers on every device."""
         _checks.require_count("d", d)
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype must be a floating-point dtype, got {dtype!r}")
         return _drawn(self.k, d, self.normalize, self.seed, dtype, device)
 
     def _matrix_for(self, x: Tensor) -> Tensor:
@@ -67,19 +67,17 @@ class RandomProjection:
             # In the next three cases, other calls could not use this R.
             or is_transforming()
             or torch.is_inference_mode_enabled()
-            or type(x) is not Tensor
+            or type(x) not in (Tensor, torch.nn.Parameter)
         ):
             return self.matrix(*key[1:])
         r = _matrices.get(key)
         if r is None:
             r = self.matrix(*key[1:])
             with _lock:
-                if len(_matrices) >= _KEPT:
-                    # Matrices on a GPU are kept, because a CUDA graph reads R at its address.
-                    for old in [
-                        old for old, kept in _matrices.items() if kept.device.type == "cpu"
-                    ]:
-                        del _matrices[old]
+                # Matrices on a GPU are kept, because a CUDA graph reads R at its address.
+                on_cpu = [old for old, kept in _matrices.items() if kept.device.type == "cpu"]
+                if len(on_cpu) >= _KEPT:
+                    del _matrices[on_cpu[0]]  # the oldest
                 r = _matrices.setdefault(key, r)
         return r
 

@@ -199,3 +199,16 @@ def test_threads_share_the_matrices() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert not failed
+
+
+def test_matrices_of_the_cpu_do_not_evict_each_other_while_few_are_used() -> None:
+    x = torch.randn(8, 12)
+    first, second = RandomProjection(k=2, seed=1001), RandomProjection(k=2, seed=1002)
+    for k in range(1, 12):  # other projections, fewer than are kept
+        RandomProjection(k=k, seed=1000)(x)
+    assert first._matrix_for(x) is first._matrix_for(x)
+    second(x)
+    kept = first._matrix_for(x)
+    second(x)
+    assert first._matrix_for(x) is kept
+    assert first._matrix_for(torch.nn.Parameter(x)) is kept
