@@ -87,6 +87,9 @@ inline void check_like(const char* name, const Tensor& t, int64_t dropped, const
   if (t.is_cuda() != x.is_cuda() || t.get_device_index() != x.get_device_index())
     fail("ValueError: ", name, " must be on the device of ", x_name, ", ", device_text(x), ", got ",
          device_text(t));
+  if (t.dim() < dropped)
+    fail("ValueError: ", name, " must have at least ", dropped, " dimensions, got shape ",
+         shape_text(t));
   bool same = t.dim() - dropped == x.dim() - 2;
   for (int64_t i = 0; same && i + dropped < t.dim(); ++i) same = t.size(i) == x.size(i);
   if (!same)

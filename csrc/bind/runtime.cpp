@@ -4,11 +4,15 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <type_traits>
 #include <utility>
-#include <vector>
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 #include "bind/checks.h"
 #include "cpu/background.h"
@@ -47,6 +51,25 @@ class OneMklThread {
 
  private:
   int before_ = 0;
+};
+
+// Makes denormal numbers 0 on the calling thread. With denormal numbers, MKL's ssyevd fails, or
+// returns NaN, for many matrices of low rank, such as the correlations of constant columns.
+class NoDenormals {
+#ifdef __SSE2__
+ public:
+  NoDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushToZero | kDenormalsAreZero); }
+  ~NoDenormals() { _mm_setcsr(before_); }
+  NoDenormals(const NoDenormals&) = delete;
+  NoDenormals& operator=(const NoDenormals&) = delete;
+
+ private:
+  static constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x40;
+  const unsigned before_;
+#else
+ public:
+  ~NoDenormals() {}
+#endif
 };
 
 // The elements of a parallel loop that no thread has finished.
@@ -94,6 +117,7 @@ bool call_lapack(T* k,  // [m, m]: K, becomes Uᵀ
                  int64_t m,
                  T* values) {  // [m]
   const OneMklThread one_thread;
+  const NoDenormals no_denormals;
   constexpr bool kFloat = std::is_same_v<T, float>;
   auto* const solve = [] {
     if constexpr (kFloat)
@@ -127,66 +151,26 @@ bool call_lapack(T* k,  // [m, m]: K, becomes Uᵀ
   const Buffer<T> work(length);
   const Buffer<int> integers(integer_length);
   call(work.get(), length, integers.get(), integer_length);
-  return info == 0 && first_not_finite(values, m) == m && first_not_finite(k, m * m) == m * m;
+  // An eigenvalue may overflow although all elements are finite.
+  const bool is_nan = std::any_of(values, values + m, [](T value) { return value != value; });
+  return info == 0 && !is_nan && first_not_finite(k, m * m) == m * m;
 }
 
-// Calls LAPACK and, if it fails in float, calls it again in double. (MKL's ssyevd may fail for
-// finite matrices.)
+// eigh of cpu/runtime.h on the calling thread. If LAPACK fails in float, the matrix is decomposed
+// in double.
 template <typename T>
-void decompose_coupled(T* k, int64_t m, T* values) {
+void decompose(T* k, int64_t m, T* values) {
   if constexpr (std::is_same_v<T, float>) {
     const Buffer<T> copy(m * m);
     std::copy_n(k, m * m, copy.get());
     if (call_lapack(k, m, values)) return;
     const Buffer<double> wide(m * m), wide_values(m);
     std::copy_n(copy.get(), m * m, wide.get());
-    decompose_coupled(wide.get(), m, wide_values.get());
+    decompose(wide.get(), m, wide_values.get());
     for (int64_t i = 0; i < m * m; ++i) k[i] = static_cast<T>(wide[i]);
-    for (int64_t i = 0; i < m; ++i) values[i] = static_cast<T>(wide_values[i]);
+    for (int64_t i = 0; i < m; ++i) values[i] = saturate<T>(wide_values[i]);
   } else if (!call_lapack(k, m, values)) {
     bind::fail("eigh: LAPACK did not converge");
-  }
-}
-
-// eigh of cpu/runtime.h on the calling thread. An index whose row is zero outside of the diagonal,
-// such as that of a constant column, is an eigenpair of its own. LAPACK gets the other rows,
-// because MKL's ssyevd fails for many matrices with such rows.
-template <typename T>
-void decompose(T* k, int64_t m, T* values) {
-  std::vector<char> coupled(static_cast<size_t>(m), 0);
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < i; ++j)
-      if (k[i * m + j] != T(0)) coupled[i] = coupled[j] = 1;
-  std::vector<int64_t> rows;  // the coupled indices
-  for (int64_t i = 0; i < m; ++i)
-    if (coupled[i]) rows.push_back(i);
-  const auto n = static_cast<int64_t>(rows.size());
-  if (n == m) return decompose_coupled(k, m, values);
-
-  const Buffer<T> part(n * n), part_values(n);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      part[i * n + j] = k[rows[std::max(i, j)] * m + rows[std::min(i, j)]];
-  if (n > 0) decompose_coupled(part.get(), n, part_values.get());
-
-  struct Pair {
-    T value;
-    int64_t index;  // of the eigenvector in `part`, or ~i for the unit vector of i
-  };
-  std::vector<Pair> pairs;
-  for (int64_t i = 0; i < n; ++i) pairs.push_back({part_values[i], i});
-  for (int64_t i = 0; i < m; ++i)
-    if (!coupled[i]) pairs.push_back({k[i * m + i], ~i});
-  std::stable_sort(pairs.begin(), pairs.end(),
-                   [](const Pair& a, const Pair& b) { return a.value < b.value; });
-  std::fill_n(k, m * m, T(0));
-  for (int64_t e = 0; e < m; ++e) {
-    const auto [value, index] = pairs[e];
-    values[e] = value;
-    if (index < 0)
-      k[e * m + ~index] = T(1);
-    else
-      for (int64_t j = 0; j < n; ++j) k[e * m + rows[j]] = part[index * n + j];
   }
 }
 
@@ -196,20 +180,30 @@ void parallel_ranges(int64_t n, int64_t grain, int64_t step,
                      void (*call)(const void*, int64_t, int64_t), const void* f) {
   Interruption* const shared = current_interruption();
   Unfinished unfinished(n);
-  torch::stable::parallel_for(0, n, grain, [=, &unfinished](int64_t begin, int64_t end) {
-    const Interruptible scope(shared);
-    const auto start = std::chrono::steady_clock::now();
-    {
-      const Unfinished::Part part(unfinished, end - begin);
-      for (int64_t at = begin; at < end; at += step) {
-        poll_interrupt();
-        call(f, at, std::min(at + step, end));
-      }
-    }
-    // Wait with polls here, because the end of parallel_for waits for other threads without polls.
-    if (handles_signals() && std::chrono::steady_clock::now() - start > kPollInterval)
-      unfinished.wait();
-  });
+  std::mutex mutex;
+  std::exception_ptr first;  // because torch's loop loses the type and the text of an exception
+  torch::stable::parallel_for(
+      0, n, grain, [=, &unfinished, &mutex, &first](int64_t begin, int64_t end) {
+        try {
+          const Interruptible scope(shared);
+          const auto start = std::chrono::steady_clock::now();
+          {
+            const Unfinished::Part part(unfinished, end - begin);
+            for (int64_t at = begin; at < end; at += step) {
+              poll_interrupt();
+              call(f, at, std::min(at + step, end));
+            }
+          }
+          // Wait with polls here, because the end of parallel_for waits for other threads without
+          // polls.
+          if (handles_signals() && std::chrono::steady_clock::now() - start > kPollInterval)
+            unfinished.wait();
+        } catch (...) {
+          const std::lock_guard<std::mutex> lock(mutex);
+          if (!first) first = std::current_exception();
+        }
+      });
+  if (first) std::rethrow_exception(first);
 }
 
 template <typename T>

@@ -142,18 +142,19 @@ MIGE_HOST_DEVICE bool is_positive_and_finite(T v) {
   return v > T(0) && v - v == T(0);
 }
 
-// The power of two that brings the largest coordinate near 2^50 in float and near 2^500 in double.
+// The power of two that brings the largest coordinate near 2^50 in float and near 2^450 in double.
 // In float, squared differences are then at most 2^104, and their sums do not overflow. The square
 // of a coordinate that is 2^110 times smaller is 2^-120, which does not underflow, so one far
 // outlier does not affect the accuracy of the other samples.
 template <typename T>
 MIGE_HOST_DEVICE T normal_scale(T largest) {
-  constexpr int kTop = sizeof(T) == 4 ? 50 : 500;
+  constexpr int kTop = sizeof(T) == 4 ? 50 : 450;
   return power_of_two<T>(kTop - exponent_of(static_cast<double>(largest)));
 }
 
 // The constants for an RBF kernel of bandwidth σ. The caller multiplies coordinates by `scale`, a
-// power of two, so that neither their squares nor σ² leave the range of T.
+// power of two, so that neither their squares nor σ² leave the range of double. (A σ of more than
+// 2^62 times the largest coordinate would, and makes all kernel values equal anyway.)
 template <typename T>
 struct ScaledBandwidth {
   T scale;

@@ -159,7 +159,7 @@ void whiten(const T* x, double factor, Whitening<T>& w) {  // x [m, d]
     panel_product(w.v.get(), false, panels.get(), m, d, d, w.rotated.get());
   } else {
     for (int64_t k = 0; k < r; ++k) {
-      const T length = std::sqrt(static_cast<T>(m) * w.values[k]);
+      const T length = dual_length(w, k);  // 0 for rounding errors, so that copies stay equal
       for (int64_t i = 0; i < m; ++i) w.rotated[i * r + k] = length * vectors[k * r + i];
     }
   }
@@ -175,7 +175,7 @@ void ridge_whitening(const RidgeWhiteningArguments<T>& p) {
       whiten(p.x + g * m * d, p.factor, w);
       whitening_matrix(w, p.whitening + g * d * d);
       std::copy_n(w.mean.get(), d, p.mean + g * d);
-      p.ridge[g] = static_cast<T>(w.ridge);
+      p.ridge[g] = saturate<T>(w.ridge);
     }
   });
 }

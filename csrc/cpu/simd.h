@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 
@@ -68,8 +69,7 @@ template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T),
-                                             std::align_val_t(kVectorBytes)))) {}
+      : data_(static_cast<T*>(::operator new(bytes(count), std::align_val_t(kVectorBytes)))) {}
   T* get() const { return data_.get(); }
   T& operator[](int64_t i) const { return data_.get()[i]; }
 
@@ -77,6 +77,12 @@ class Buffer {
   struct Free {
     void operator()(T* p) const { ::operator delete(p, std::align_val_t(kVectorBytes)); }
   };
+  static size_t bytes(int64_t count) {
+    constexpr auto kMost = std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(T));
+    if (count < 0 || count > kMost) throw std::bad_alloc();
+    return static_cast<size_t>(count) * sizeof(T);
+  }
+
   std::unique_ptr<T, Free> data_;
 };
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mige_ext import reference
+from mige_ext import ops, reference
 from tests.ops.sizes import bandwidth
 from tests.support.accuracy import assert_accurate, assert_eigenpairs_rounded, same_bits
 from tests.support.backends import Backend, for_each_backend, for_each_kernel
@@ -126,3 +126,16 @@ def test_close_eigenvalues_are_as_accurate_as_the_residual(
     }
     k = with_spectrum(spectra[kind])
     assert_eigenpairs_rounded(k, *backend.eigh(k), close=True)
+
+
+def test_an_eigenvalue_beyond_the_largest_number_is_saturated() -> None:
+    for dtype, value in ((torch.float64, 1.7e308), (torch.float32, 3e38)):
+        values, vectors = ops.eigh(torch.full((3, 3), value, dtype=dtype))
+        assert values[-1] == torch.finfo(dtype).max
+        assert vectors.isfinite().all()
+
+
+def test_an_error_in_a_batch_keeps_its_type() -> None:
+    # The matrices of squared distances do not fit into memory.
+    with pytest.raises(MemoryError):
+        ops.distance_quantile(torch.zeros(2, 2**24, 1))

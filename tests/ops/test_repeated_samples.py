@@ -1,5 +1,7 @@
 """Samples that coincide or nearly coincide: which ones the adaptive score leaves out."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -85,3 +87,12 @@ def test_no_independent_sample_is_left_out(kind: str, m: int) -> None:
     for d in (2, 5, 20):
         x = samples(kind, m, d)
         assert reference.adaptive_score(x)[6] == 0
+
+
+@for_each_backend("adaptive_score")
+@pytest.mark.parametrize(("m", "d"), [(8, 24), (12, 40)])
+def test_copies_of_wide_samples_are_left_out(backend: Backend, m: int, d: int) -> None:
+    x = normal(m, d).repeat(2, 1)
+    _, lam, _, risk, _, _, left_out, *_ = backend.adaptive_score(x)
+    assert left_out == 0.5
+    assert lam == math.inf and risk == 0

@@ -148,3 +148,17 @@ def test_ssge_is_not_disturbed_by_an_offset(backend: Backend, dtype: torch.dtype
     x = (1e4 + normal(33, 5)).to(dtype)
     out, _, sigma, rank = backend.ssge(x, threshold=0.9)
     assert_ssge_accurate(out, x, sigma, int(rank), 1)
+
+
+@for_each_dtype
+@for_each_backend("ssge")
+@pytest.mark.parametrize("multiplier", [1e3, 1e4, 1e6])
+def test_a_bandwidth_far_above_the_distances_keeps_the_leading_part(
+    backend: Backend, dtype: torch.dtype, multiplier: float
+) -> None:
+    # All kernel values are nearly 1, and only the first eigenvalue is larger than rounding errors.
+    x = normal(30, 3, dtype=dtype)
+    scores, _, _, j = backend.ssge(x, multiplier=multiplier, threshold=0.5)
+    exact = reference.ssge(x.double(), multiplier=multiplier, threshold=0.5)[0]
+    assert int(j) == 1
+    assert (scores - exact).abs().max() <= 1e-4 * exact.abs().max() + 1e-12
