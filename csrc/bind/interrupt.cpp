@@ -29,10 +29,9 @@ Interruptible::~Interruptible() { current = before_; }
 namespace mige::bind {
 namespace {
 
-// Only one thread uses these variables, with Python's lock.
-std::thread::id signal_thread;
-std::chrono::steady_clock::time_point last_poll;
-PyObject* pending = nullptr;
+std::thread::id signal_thread;                    // set at import; every thread reads it
+std::chrono::steady_clock::time_point last_poll;  // of the signal thread
+PyObject* pending = nullptr;                      // used with Python's lock
 
 // Whether a signal handler raised an exception, which is then in `pending`.
 bool handler_raised() {

@@ -21,7 +21,7 @@
 //
 //   X = B R₀,   F = −W − λM (Y − X),   the last term of div_i is d (1 − λM b_i) + λM b_i δ_i
 //
-// Work for one λ: m³ + (10 r + 4) m² flop, and 4 r m² more with a start. Memory: 4 m² + O(m r)
+// Work for one λ: m³ + (10 r + 8) m² flop, and 4 r m² more with a start. Memory: 4 m² + O(m r)
 // values.
 #pragma once
 

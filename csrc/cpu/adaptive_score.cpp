@@ -5,7 +5,7 @@
 // a λ, and a base: 0, 1, or with a start also 2. adaptive_candidates.h computes the candidates of a
 // λ and their risks, and common/lambda_search.h decides which λ are evaluated.
 //
-// Work for one λ: m³ + (10 r + 4) m² flop, and 4 r m² more with a start. Memory:
+// Work for one λ: m³ + (10 r + 8) m² flop, and 4 r m² more with a start. Memory:
 // 4 m² + O(m (d + r)) values, and up to 4 m² more if samples are left out (common/thinning_rule.h).
 #include <algorithm>
 #include <limits>

@@ -27,7 +27,7 @@ namespace mige::cpu {
 // diagonal. If rounding makes a pivot smaller than ε, ε replaces the pivot.
 template <int kBytes, typename T>
 MIGE_INLINE void invert_factor_impl(
-    T* a,  // [n, n], positive definite, with a diagonal of at least 1
+    T* a,  // [n, n], positive definite, with a largest element near 1 or above
     int64_t n,
     T* t) {  // [n, n]
   constexpr T kSmallest = std::numeric_limits<T>::epsilon();

@@ -7,7 +7,7 @@
 // p = 2 the matrix W of the Nyström extension ∇ log q(z) = k(z, X) W. Layout: x, H and out are
 // [m, d]. The eigenvectors are rows in ascending order of the eigenvalues. Work: 1.5 m² d flop for
 // the distances, 2 m² d for H, 4 m J d for the filter, and about 9 m³ for the eigendecomposition.
-// Memory: m² values for K, 2 m² for LAPACK's workspace, and O(m d).
+// Memory: m² values for K, 2 m² for LAPACK's workspace, in float m² for a copy of K, and O(m d).
 #include <algorithm>
 
 #include "cpu/distance_quantile.h"

@@ -200,7 +200,7 @@ double fit(const Whitening<T>& w,
                        inverse.get(), r, begin, end);
         },
         m * r);
-    for (int64_t e = 0; e < r * r; ++e) inverse[e] *= each;
+    for (int64_t i = 0; i < r * r; ++i) inverse[i] *= each;
     for (int64_t k = 0; k < r; ++k) inverse[k * r + k] += ridge_of(w, k);
     inverter.invert(inverse.get(), scratch.get());
     pack_columns(inverse.get(), r, r, T(1), panels.get());

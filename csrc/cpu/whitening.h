@@ -48,10 +48,10 @@ T whitening_factor(const Whitening<T>& w, int64_t k) {
 template <typename T>
 void whitened(const Whitening<T>& w,
               T* z) {  // [m, rank]
-  for (int64_t k = 0; k < w.rank; ++k) {
-    const T factor = whitening_factor(w, k);
-    for (int64_t i = 0; i < w.m; ++i) z[i * w.rank + k] = w.rotated[i * w.rank + k] * factor;
-  }
+  const Buffer<T> factor(w.rank);
+  for (int64_t k = 0; k < w.rank; ++k) factor[k] = whitening_factor(w, k);
+  for (int64_t i = 0; i < w.m; ++i)
+    for (int64_t k = 0; k < w.rank; ++k) z[i * w.rank + k] = w.rotated[i * w.rank + k] * factor[k];
 }
 
 // In the dual form, the length √(M λ_k) of the vector Vᵀ q_k with the eigenvector q_k of VVᵀ/M, or
@@ -71,11 +71,13 @@ void to_samples(const Whitening<T>& w,
                 T* f,      // [m, r]
                 T* out) {  // [m, d]
   const int64_t m = w.m, d = w.d, r = w.rank;
+  const Buffer<T> factor(r);
   for (int64_t k = 0; k < r; ++k) {
     const T length = dual_length(w, k);
-    const T factor = length > T(0) ? whitening_factor(w, k) / length : T(0);
-    for (int64_t i = 0; i < m; ++i) f[i * r + k] *= factor;
+    factor[k] = length > T(0) ? whitening_factor(w, k) / length : T(0);
   }
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t k = 0; k < r; ++k) f[i * r + k] *= factor[k];
   if (r == d) {
     product(f, false, w.vectors.get(), m, d, d, out);
   } else {

@@ -19,7 +19,8 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
     that are closer to each other than ‖KU − UΛ‖ have errors of up to this norm.
 
     Args:
-        k: symmetric matrices, (..., M, M); only the lower triangle is read.
+        k: symmetric matrices, (..., M, M), with finite elements; only the lower triangle
+            determines the result.
 
     Returns:
         the eigenvalues, (..., M), ascending, and the eigenvectors, (..., M, M), as columns.
