@@ -6,7 +6,6 @@
 #include "bind/interrupt.h"
 
 #include <chrono>
-#include <thread>
 
 #include "bind/checks.h"
 #include "cpu/interrupt.h"
@@ -29,7 +28,7 @@ Interruptible::~Interruptible() { current = before_; }
 namespace mige::bind {
 namespace {
 
-std::thread::id signal_thread;                    // set at import; every thread reads it
+unsigned long signal_thread = 0;                  // set at import; every thread reads it
 std::chrono::steady_clock::time_point last_poll;  // of the signal thread
 PyObject* pending = nullptr;                      // used with Python's lock
 
@@ -53,7 +52,21 @@ bool handler_raised() {
 
 }  // namespace
 
-void handle_signals_on_this_thread() { signal_thread = std::this_thread::get_id(); }
+void handle_signals_on_main_thread() {
+  signal_thread = PyThread_get_thread_ident();  // if threading does not work
+  PyObject* const threading = PyImport_ImportModule("threading");
+  PyObject* const thread =
+      threading ? PyObject_CallMethod(threading, "main_thread", nullptr) : nullptr;
+  PyObject* const ident = thread ? PyObject_GetAttrString(thread, "ident") : nullptr;
+  if (ident) {
+    const unsigned long found = PyLong_AsUnsignedLong(ident);
+    if (!PyErr_Occurred()) signal_thread = found;
+  }
+  PyErr_Clear();
+  Py_XDECREF(ident);
+  Py_XDECREF(thread);
+  Py_XDECREF(threading);
+}
 
 PyObject* take_interruption(PyObject*, PyObject*) {
   if (cpu::handles_signals() && pending) {
@@ -69,7 +82,7 @@ PyObject* take_interruption(PyObject*, PyObject*) {
 
 namespace mige::cpu {
 
-bool handles_signals() { return std::this_thread::get_id() == bind::signal_thread; }
+bool handles_signals() { return PyThread_get_thread_ident() == bind::signal_thread; }
 
 Interruption::Interruption() : possible(handles_signals()) {}
 

@@ -5,8 +5,9 @@
 
 namespace mige::bind {
 
-// Remembers the calling thread as the one that runs signal handlers. Called by the module's import.
-void handle_signals_on_this_thread();
+// Remembers Python's main thread, which runs signal handlers. Called by the module's import, which
+// may run on another thread.
+void handle_signals_on_main_thread();
 
 // Returns the exception and forgets it; None if there is none, or on a thread that runs no signal
 // handlers. Called as _C.take_interruption().

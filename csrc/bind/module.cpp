@@ -22,7 +22,7 @@ PyModuleDef module_definition = {
 }  // namespace
 
 PyMODINIT_FUNC PyInit__C() {
-  mige::bind::handle_signals_on_this_thread();
+  mige::bind::handle_signals_on_main_thread();
   PyObject* module = PyModule_Create(&module_definition);
   if (module == nullptr) return nullptr;
   if (PyModule_AddStringConstant(module, "cuda_architectures", MIGE_CUDA_ARCHITECTURES) != 0 ||

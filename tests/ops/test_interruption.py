@@ -111,6 +111,35 @@ def test_a_long_operator_ends_with_the_exception_of_the_signal_handler(name: str
     assert time.monotonic() - start < AFTER + SECONDS
 
 
+IMPORTED_BY_A_THREAD = """
+import os, signal, threading, time
+import torch
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+importer = threading.Thread(target=lambda: __import__("mige_ext.ops"))
+importer.start()
+importer.join()
+from mige_ext import ops
+
+x = torch.randn(12_000, 600, dtype=torch.float64)
+start = time.monotonic()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    ops.squared_distances(x)
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic() - start)
+"""
+
+
+def test_the_main_thread_is_interrupted_if_another_thread_imported_the_library() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORTED_BY_A_THREAD],
+        capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    said, seconds = result.stdout.split()
+    assert said == "interrupted" and float(seconds) < 0.3 + SECONDS
+
+
 @pytest.mark.usefixtures("_handler")
 def test_control_c_is_a_keyboard_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
