@@ -22,11 +22,12 @@ NOISE = 0.5
 class Quality(NamedTuple):
     """The quality of estimates of a gradient; all numbers are 1 for the exact gradient."""
 
-    cosine: float  #: mean cosine of the angle to the exact gradient
-    length: (
-        float  #: length of the mean estimate along the exact gradient, relative to the exact one
-    )
-    calibration: float  #: mean calibration of the score of the pair (x, z)
+    #: mean cosine of the angle to the exact gradient
+    cosine: float
+    #: length of the mean estimate along the exact gradient, relative to the exact gradient
+    length: float
+    #: mean calibration of the score of the pair (x, z)
+    calibration: float
 
 
 def batch_size(
@@ -35,8 +36,8 @@ def batch_size(
 ) -> None:
     """Measure the gradient of mutual information for several batch sizes, on one CPU thread.
 
-    x is normal, z = A x + ε, and the gradient is that with respect to A. A row has fewer data sets
-    of more than 256 samples.
+    x is normal, z = A x + ε, and the gradient is with respect to A. For more than 256 samples the
+    number of data sets is smaller, in inverse proportion to the number of samples.
     """
     print(machine())
     lines = []

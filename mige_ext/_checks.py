@@ -46,7 +46,7 @@ def require_positive(name: str, value: float) -> None:
 def require_not_negative(name: str, value: float) -> None:
     """Require a finite number of at least 0."""
     if not (isinstance(value, Real) and 0 <= value < math.inf):
-        raise ValueError(f"{name} must be a number, finite and at least 0, got {value!r}")
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
 
 
 def require_count(name: str, value: int | None, or_none: bool = False) -> None:

@@ -28,9 +28,10 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
             raise _no_export()
         inputs = tuple(visible(tensor) for tensor in inputs)
         transforms = active_transforms()
-        # Under a transform, `requires_grad` belongs to the innermost transform.
+        # As may_need_gradient, but a vmap alone needs no gradient.
         needed = any(tensor.requires_grad for tensor in inputs) or "Grad" in transforms
         if not (torch.is_grad_enabled() and needed):
+            # Detached, because an estimator may have parameters of its own.
             return compute(*(tensor.detach() for tensor in inputs))[0].detach()
         if transforms.count("Grad") > 1:
             raise _once()
@@ -47,7 +48,7 @@ def surrogate(kind: type["Surrogate"], compute: Compute, *inputs: Tensor) -> Ten
 def may_need_gradient(tensor: Tensor) -> bool:
     """Whether autograd or a transform of ``torch.func`` may need the gradient of a tensor.
 
-    Under a transform, `requires_grad` belongs to the innermost transform, and an outer transform
+    Under a transform, ``requires_grad`` belongs to the innermost transform, and an outer transform
     may need a gradient too.
     """
     return tensor.requires_grad or is_transforming()

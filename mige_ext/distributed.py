@@ -18,9 +18,9 @@ therefore have different numbers of samples, and an invalid argument raises on e
 waits for this exchange, so ``group=`` works neither in CUDA graphs nor under
 ``torch.compile(fullgraph=True)``.
 
-Every rank must call equally often. A rank without data calls with samples of shape (..., 0, d). The
-backward pass of :func:`.code_information` sums the gradients of the scale of the code over the
-ranks, so every rank must run it.
+Every rank must call the same number of times. A rank without data calls with samples of shape
+(..., 0, d). The backward pass of :func:`.code_information` sums gradients with respect to the scale
+of the code over the ranks, so every rank must run it.
 """
 
 from collections.abc import Callable

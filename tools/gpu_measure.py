@@ -144,7 +144,9 @@ def eigh(item: str) -> str | None:
             result = function(k)
             row[f"{name}_residual"], row[f"{name}_orthogonality"] = accuracy(k, *result)
             row[f"{name}_ms"] = milliseconds(functools.partial(function, k))
-        if DEVICE == "cuda" and not os.environ.get("MIGE_CUSOLVER"):  # cuSOLVER may allocate
+        if DEVICE == "cuda" and not os.environ.get(
+            "MIGE_CUSOLVER"
+        ):  # may allocate memory, which a graph forbids
             row["graph_ms"], same = in_graph(k)
             if not same:
                 wrong.append(f"{kind}: the graph gives other bits")

@@ -53,7 +53,7 @@ bool handler_raised() {
 }  // namespace
 
 void handle_signals_on_main_thread() {
-  signal_thread = PyThread_get_thread_ident();  // if threading does not work
+  signal_thread = PyThread_get_thread_ident();  // used if the import fails
   PyObject* const threading = PyImport_ImportModule("threading");
   PyObject* const thread =
       threading ? PyObject_CallMethod(threading, "main_thread", nullptr) : nullptr;

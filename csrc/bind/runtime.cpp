@@ -151,9 +151,9 @@ bool call_lapack(T* k,  // [m, m]: K, becomes Uᵀ
   const Buffer<T> work(length);
   const Buffer<int> integers(integer_length);
   call(work.get(), length, integers.get(), integer_length);
-  // An eigenvalue may overflow although all elements are finite.
-  const bool is_nan = std::any_of(values, values + m, [](T value) { return value != value; });
-  return info == 0 && !is_nan && first_not_finite(k, m * m) == m * m;
+  // An infinite eigenvalue is valid, because it may overflow although all elements are finite.
+  const bool has_nan = std::any_of(values, values + m, [](T value) { return value != value; });
+  return info == 0 && !has_nan && first_not_finite(k, m * m) == m * m;
 }
 
 // eigh of cpu/runtime.h on the calling thread. If LAPACK fails in float, the matrix is decomposed

@@ -153,8 +153,8 @@ MIGE_HOST_DEVICE T normal_scale(T largest) {
 }
 
 // The constants for an RBF kernel of bandwidth σ. The caller multiplies coordinates by `scale`, a
-// power of two, so that neither their squares nor σ² leave the range of double. (A σ of more than
-// 2^62 times the largest coordinate would, and makes all kernel values equal anyway.)
+// power of two, so that their squares stay in the range of T, and σ² in the range of double. (A σ
+// of more than 2^62 times the largest coordinate makes all kernel values equal anyway.)
 template <typename T>
 struct ScaledBandwidth {
   T scale;

@@ -21,7 +21,8 @@ MIGE_INLINE void for_lanes(int64_t m, const F& f) {
 }
 
 // A sum in kLanes partial sums: term j is added to partial sum j % kLanes. The bits of the sum are
-// therefore the same for AVX2 and AVX-512. (SSE2 has no fused multiply-add.)
+// therefore the same for AVX2 and AVX-512. (SSE2, without fused
+// multiply-adds, gives other bits.)
 template <typename T>
 struct LaneSum {
   T lane[kLanes<T>] = {};

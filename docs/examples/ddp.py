@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Maximizes the mutual information of inputs and codes."""
+    """Maximizes the mutual information of inputs and noisy codes."""
     torch.manual_seed(0)  # the same encoder on every rank
     encoder = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
     network = DistributedDataParallel(encoder.to(device))
@@ -53,8 +53,9 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
         optimizer.zero_grad()
         (-information).backward()
         optimizer.step()
-        if step % 5 == 0:  # the surrogate's value means nothing, so every rank helps to estimate I
-            noisy = z.detach() + 0.6 * z.std() * torch.randn_like(z)
+        if step % 5 == 0:  # every rank must call this function, because of group=
+            scale = z.detach().std(0).square().mean().sqrt()
+            noisy = z.detach() + 0.6 * scale * torch.randn_like(z)
             found = mige.estimate_mutual_information(x, noisy, group=dist.group.WORLD)
             if dist.get_rank() == 0:
                 print(f"step {step}  {float(found.value):.2f} nats", flush=True)

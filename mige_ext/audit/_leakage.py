@@ -143,7 +143,9 @@ def _check_options(
     _checks.require_bool("progress", progress)
     listed = isinstance(kinds, Collection) and not isinstance(kinds, str)
     if not (listed and kinds and all(kind in ATTACKERS for kind in kinds)):
-        raise ValueError(f"attackers must be a list of some of {list(ATTACKERS)}, got {kinds!r}")
+        raise ValueError(
+            f"attackers must be a list with at least one of {list(ATTACKERS)}, got {kinds!r}"
+        )
     missing = [
         name
         for module, name, needed in (

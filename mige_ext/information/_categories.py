@@ -63,8 +63,8 @@ def information_of_category(
     _recording.begin("mutual_information")
     cells, conditions = _cells(s, given)
     least = 2 if marginal == "paired" else LEAST_SAMPLES
-    of = "x has" if given is None else "x and given together have"
-    _warn_of_small_classes(cells, len(conditions), least, of)
+    owner = "x has" if given is None else "x and given together have"
+    _warn_of_small_classes(cells, len(conditions), least, owner)
     if marginal == "paired":
         return surrogate(MutualInformation, partial(_classifier, cells, conditions), z)
     within = conditions[cells]
@@ -226,31 +226,30 @@ def _rows_by_size(ids: Tensor) -> list[Tensor]:
     return [order[each.to(ids.device)] for each in places]
 
 
-def _warn_of_small_classes(ids: Tensor, count: int, least: int, of: str) -> None:
+def _warn_of_small_classes(ids: Tensor, count: int, least: int, owner: str) -> None:
     """Warn of small classes, for example because numbers were given as integers.
 
     ``ids`` are integers from 0 to ``count`` − 1. Classes need ``least`` samples for a gradient.
-    ``of`` begins the warning, such as "x has".
+    ``owner`` begins the warnings, such as "x has".
     """
-    m = ids.shape[-1]
-    if ids.numel() == 0:
-        return
     # With few classes, one class must be large enough, and the sizes need not be counted.
-    if (least - 1) * count >= m and may_warn("small classes"):
-        largest = int(_per_group(ids).unique(return_counts=True)[1].max())
-        if largest < least:
-            warn_once(
-                "small classes",
-                f"no class has {least} samples, so the gradient is 0. Integers are a category: "
-                "give numbers with a floating-point dtype, or merge classes",
-            )
-            return
-    if count > max(MANY_CLASSES, m / FEW_SAMPLES):
+    small = (least - 1) * count >= ids.shape[-1] and may_warn("small classes")
+    many = count > MANY_CLASSES and may_warn("many classes")
+    if ids.numel() == 0 or not (small or many):
+        return
+    sizes = _per_group(ids).unique(return_counts=True)[1]  # every group has its own classes
+    if small and int(sizes.max()) < least:
+        warn_once(
+            "small classes",
+            f"{owner} no class of at least {least} samples, so the gradient is 0. Integers are a "
+            "category: give numbers with a floating-point dtype, or merge classes",
+        )
+    elif many and len(sizes) * FEW_SAMPLES > ids.numel():
         warn_once(
             "many classes",
-            f"{of} {count} classes in {m} samples, fewer than {FEW_SAMPLES} samples for each "
-            "class. Integers are a category: give a quantity, such as an age, with a "
-            "floating-point dtype (docs/removing.md), or merge classes",
+            f"{owner} {len(sizes)} classes in {ids.numel()} samples, on average fewer than "
+            f"{FEW_SAMPLES} samples in a class. Integers are a category: give a quantity, such as "
+            "an age, with a floating-point dtype (docs/removing.md), or merge classes",
         )
 
 
@@ -287,12 +286,13 @@ def _scores_within(
     H(z | y) is estimated within the classes ``others``, and H(z | s, y) within the cells.
     """
     value, gradient = z.new_zeros(()), torch.zeros_like(at_least_float32(z))
+    # A sample gets a gradient only if both of its classes have scores: one alone would be a bias.
     counted = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
     for sign, ids, term in ((1, others, "z"), (-1, cells, "z given x")):
         classes = _rows_by_size(ids)
         compute = partial(entropy_and_gradient, estimator, term=term)
-        part, of_part = _within_classes(compute, classes, z)
-        value, gradient = value + sign * part, gradient + sign * of_part
+        part, part_gradient = _within_classes(compute, classes, z)
+        value, gradient = value + sign * part, gradient + sign * part_gradient
         in_classes = torch.zeros(ids.numel(), dtype=torch.bool, device=z.device)
         for rows in classes:
             in_classes[rows.flatten()] = True

@@ -183,8 +183,8 @@ def code_information(
     Cost:
         The cost of :func:`mutual_information`.
 
-    The noise comes from torch's global random generator. With ``group``, the ranks of equal seeds
-    also get different noise.
+    The noise comes from torch's global random generator. With ``group``, ranks with equal seeds get
+    different noise.
     """
     _checks.require_not_negative("noise", noise)
     estimator = checked_estimator(estimator)
@@ -205,7 +205,8 @@ def _noise_like(code: Tensor, batch: GlobalBatch | None) -> Tensor:
     if batch is None:
         return torch.randn_like(code)
     common = int(torch.randint(2**32, (), device="cpu"))
-    # The generator of the CPU uses the low 32 bits of a seed.
+    # The generator of the CPU uses the low 32 bits of a seed. The factor is odd, so that all ranks
+    # get different seeds.
     generator = torch.Generator(code.device).manual_seed((common + batch.rank * 0x9E3779B9) % 2**32)
     return torch.empty_like(code).normal_(generator=generator)
 

@@ -20,7 +20,7 @@ def eigh(k: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         k: symmetric matrices, (..., M, M), with finite elements; only the lower triangle
-            determines the result.
+            determines the result. On the CPU, denormal elements count as 0.
 
     Returns:
         the eigenvalues, (..., M), ascending, and the eigenvectors, (..., M, M), as columns.

@@ -91,7 +91,7 @@ class FittedAdaptive(Fitted):
 
 @dataclass(frozen=True)
 class AdaptiveScore(FittableEstimator[FittedAdaptive]):
-    """Score without settings: a Gaussian score, corrected by a kernel where the samples support it.
+    """Score without tuning: a kernel corrects a Gaussian score where the samples support this.
 
     The samples are whitened with the weak ridge, the fraction ``0.1 + 0.1 min(1, 4d/M)²`` of the
     ridge τ that minimizes a leave-one-out objective. A Tikhonov filter with the IMQ kernel then

@@ -336,13 +336,13 @@ def warn_of_few_samples(m: int, d: int) -> None:
             f"M = {m} samples in d = {d} dimensions: with M < d + 2 the covariance of the samples "
             "is singular, and the scores depend on its regularization. Use more samples, or fewer "
             f"dimensions (for a pair, d counts the columns of both), for example by "
-            f"projection=RandomProjection(k={_fewer(m)})",
+            f"projection=RandomProjection(k={_suggested_dimensions(m)})",
         )
 
 
-def _fewer(m: int) -> int:
-    """A number of dimensions that m samples can serve: a power of two, at most 64 and m / 4."""
-    return max(1, 2 ** min(6, (m // 4).bit_length() - 1)) if m >= 4 else 1
+def _suggested_dimensions(m: int) -> int:
+    """The largest power of two that is at most 64 and at most m / 4; 1 for m < 4."""
+    return 2 ** min(6, max(m // 4, 1).bit_length() - 1)
 
 
 def prepared(samples: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ MOST_SAMPLES = 2000
 #: Columns are linearly dependent if a direction has less variance, relative to the largest. (The
 #: columns have variance 1. In float32, rounding has a variance of 1e-15, and of 1e-11 after an
 #: offset of a hundred standard deviations.)
-NO_VARIANCE_OF_SAMPLES = 1e-10
+DEPENDENT_VARIANCE = 1e-10
+#: Values are rounded if the smallest gap, times this number, is at least the median gap.
+ROUNDED_GAPS = 20
 
 
 def estimate_mutual_information(
@@ -174,8 +176,8 @@ def _without_copies(*columns: Tensor) -> Sequence[Tensor]:
 
     Copies would look like a dependence, and narrow the density. The rows of data with few values,
     such as rounded data, may coincide by chance. Rows are therefore dropped only if no value of a
-    continuous column occurs in two different rows, and, with a single continuous column, if its
-    values are not rounded.
+    continuous column occurs in two different rows. If there is only one continuous column, its
+    values must also not be rounded.
     """
     rows = torch.cat([tensor.double() for tensor in columns], 1)
     _, owner, sizes = rows.unique(dim=0, return_inverse=True, return_counts=True)
@@ -200,7 +202,7 @@ def _are_rounded(values: Tensor) -> bool:
     rounded samples is a step of the grid, and the median gap is a few steps.
     """
     gaps = values.double().diff()
-    return bool(20 * gaps.min() >= gaps.median())
+    return bool(ROUNDED_GAPS * gaps.min() >= gaps.median())
 
 
 def _is_category(columns: Tensor) -> bool:
@@ -400,7 +402,7 @@ def _varying(x: Tensor) -> Tensor:
     y = y / y.square().mean(0).sqrt()
     correlations = y.mT @ y / m
     variances = torch.linalg.eigvalsh(correlations)
-    rank = int((variances > NO_VARIANCE_OF_SAMPLES * variances[-1]).sum())
+    rank = int((variances > DEPENDENT_VARIANCE * variances[-1]).sum())
     return x if rank >= min(d, m - 1) else x[:, _independent(correlations, rank)]
 
 

@@ -65,8 +65,8 @@ def gaussian_part(x: Tensor, z: Tensor) -> GaussianPart:
     m, d = x.shape[0], dimensions(x, white_x) + dimensions(z, white_z)
     if m < d + 2:
         raise ValueError(
-            f"x and z must have at least {d + 2} samples, M >= d_x + d_z + 2, got {m}: use more "
-            "samples, or project x to fewer columns"
+            f"x and z must have at least {d + 2} samples (the number of their directions with "
+            f"variance, plus 2), got {m}: use more samples, or project x to fewer columns"
         )
     pairs = torch.cat((white_x, white_z), 1)
     covariance = pairs.mT @ pairs / m

@@ -19,7 +19,7 @@ class InformationValue:
     #: category "classifier" or "neighbors", and "constant" if x or z does not vary. If the method
     #: differs between parts or values of ``given``, " + " joins the names.
     methods: tuple[str, ...]
-    samples_used: int  #: rows without copies, of the group with the fewest; at most M
+    samples_used: int  #: rows without copies, on all ranks; the least number of any group
     parts: int  #: number of disjoint parts into which the samples were divided
 
 
@@ -31,5 +31,5 @@ class EntropyValue:
     standard_error: Tensor  #: standard error of the mean over the samples, (...)
     gaussian: Tensor  #: the Gaussian part, (...): entropy of the Gaussian with the covariance of z
     methods: tuple[str, ...]  #: as for :class:`InformationValue`
-    samples_used: int  #: rows without copies, of the group with the fewest; at most M
+    samples_used: int  #: rows without copies, on all ranks; the least number of any group
     parts: int  #: number of disjoint parts into which the samples were divided

@@ -127,7 +127,7 @@ NUMBERS: list[tuple[Any, str, Callable[[Any], Any], list[Any], str]] = [
      ["SSGE", 0.99], r"must have a method score\(samples\)"),
     (mige.code_information, "noise", lambda v: mige.code_information(X, Z, noise=v),
      [-1.0, float("nan"), float("inf"), "much", torch.tensor(0.6)],
-     r"must be a number, finite and at least 0"),
+     r"must be a finite number of at least 0"),
     (mige.mutual_information, "marginal",
      lambda v: mige.mutual_information(X, Z, marginal=v),
      ["none", None, True], r"must be "),

@@ -374,7 +374,7 @@ def test_a_record_has_the_scores_of_each_size() -> None:
     assert {"z", "z given x"} <= set(log[0].terms)
 
 
-def test_matched_classes_of_one_sample_get_no_gradient_and_give_none() -> None:
+def test_matched_samples_in_a_class_of_one_do_not_bias_the_gradient() -> None:
     s = torch.cat([torch.zeros(32).long(), torch.arange(1, 33)])
     sums = []
     for seed in range(60):
@@ -386,6 +386,6 @@ def test_matched_classes_of_one_sample_get_no_gradient_and_give_none() -> None:
             mige.mutual_information(s, z, marginal="matched", estimator=estimator).backward()
         assert z.grad is not None
         sums.append((z.grad * z.detach()).sum() / 2)
-    # For z independent of s the expected gradient is 0. It was -.25 when samples that were permuted
-    # into a class of one sample still had a score within their own class.
+    # For z independent of s the expected gradient is 0. The score within the sample's own class
+    # alone would give -.25.
     assert torch.stack(sums).mean().abs() < 0.05

@@ -25,11 +25,11 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: estimate_entropy(Z.to("meta")), ValueError, "z must have values, got"),
     (lambda: estimate_mutual_information(X * math.nan, Z), ValueError, "x must be finite"),
     (lambda: estimate_mutual_information(X, Z / 0), ValueError, "z must be finite"),
-    (lambda: estimate_mutual_information(X[:5], Z[:5]), ValueError, "M >= d_x \\+ d_z \\+ 2"),
+    (lambda: estimate_mutual_information(X[:5], Z[:5]), ValueError, "at least 6 samples"),
     (
         lambda: estimate_mutual_information(normal(20, 30), Z),
         ValueError,
-        r"at least 34 samples, M >= d_x \+ d_z \+ 2, got 20",
+        r"at least 34 samples .*, got 20",
     ),
     (
         lambda: estimate_mutual_information(S, normal(20, 13)),

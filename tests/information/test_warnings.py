@@ -100,7 +100,7 @@ def test_values_that_are_not_finite_give_an_error_and_no_warning(value: float) -
 @pytest.mark.parametrize("marginal", ["paired", "own", "matched"])
 def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any, groups: Any) -> None:
     z, numbers = representation(*groups, 40, 2), torch.arange(40).expand(*groups, 40)
-    with pytest.warns(mige.MigeWarning, match=r"^no class has . samples, so the gradient is 0"):
+    with pytest.warns(mige.MigeWarning, match=r"^x has no class of at least . samples, so"):
         mige.mutual_information(numbers, z, marginal=marginal).backward()
     assert z.grad is not None and (z.grad == 0).all()
     forget_warnings()
@@ -108,10 +108,12 @@ def test_numbers_that_are_given_as_classes_give_a_warning(marginal: Any, groups:
         warnings.filterwarnings("ignore", "M = ", mige.MigeWarning)
         mige.mutual_information(numbers % 2, z, marginal=marginal)
         mige.mutual_information(numbers.clamp(min=37), z, marginal=marginal)
-    with pytest.warns(mige.MigeWarning, match=r"has 20 classes in 40 samples, fewer than 8"):
+    with pytest.warns(
+        mige.MigeWarning, match=r"x has \d+ classes in \d+ samples, on average fewer"
+    ):
         mige.mutual_information(numbers % 20, z, marginal="paired")
     forget_warnings()
-    with pytest.warns(mige.MigeWarning, match=r"^no class has 3 samples"):
+    with pytest.warns(mige.MigeWarning, match=r"^given has no class of at least 3 samples"):
         mige.mutual_information(representation(*groups, 40, 2), z, given=numbers // 2)
 
 
@@ -122,7 +124,7 @@ def test_a_few_classes_are_not_counted_for_a_warning(
 ) -> None:
     counted = list[str]()
     monkeypatch.setattr(_categories, "may_warn", counted.append)
-    for classes, expected in ((10, []), (40, ["small classes"])):
+    for classes, expected in ((10, []), (40, ["small classes", "many classes"])):
         s = torch.arange(40) % classes
         mige.mutual_information(s, representation(40, 2), marginal=marginal)
         assert counted == expected
