@@ -250,6 +250,12 @@ def has_values(tensor: Tensor) -> bool:
     return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
+def require_values(name: str, tensor: Tensor) -> None:
+    """Require a tensor that has values, which tensors on the device meta do not have."""
+    if tensor.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
+
+
 def can_read(tensor: Tensor) -> bool:
     """Whether a tensor is an ordinary CPU tensor, whose values exist and can be read at once.
 

@@ -126,21 +126,13 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
     first = samples[(0,) * (samples.dim() - 2)]
     m, d = first.shape
     count = min(m, _MORE_SAMPLES)
-    some = (
-        torch.arange(count, device=first.device) * (m - 1) // (count - 1)
-    )  # from the first to the last
-    if not bool(first[some].isfinite().all()):
+    # Rows from the first to the last, which are looked at before all rows are.
+    sample = torch.arange(count, device=first.device) * (m - 1) // (count - 1)
+    if not bool(first[sample].isfinite().all()):
         return
     advice = f"mutual_information integers of shape (..., {m}) (docs/categories.md)"
-
-    def number(of: Tensor) -> int:
-        """The number of distinct values or rows if it is at most m / 4; otherwise 0."""
-        if 4 * of[some].unique(dim=0).shape[0] > count:
-            return 0
-        distinct = of.unique(dim=0).shape[0]
-        return distinct if 4 * distinct <= m else 0
-
-    if (distinct := number(first[:, :1]) and number(first)) > 1:
+    distinct = _few_distinct(first[:, :1], sample) and _few_distinct(first, sample)
+    if distinct:
         warn_once(
             f"few values of {name}",
             f"{name} takes {distinct} distinct values in {m} samples, so {name} has no density and "
@@ -149,7 +141,8 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
         )
         return
     for column in range(d if d <= _MOST_COLUMNS else 0):
-        if (distinct := number(first[:, column])) > 1:
+        distinct = _few_distinct(first[:, column], sample)
+        if distinct:
             warn_once(
                 f"few values of {name}",
                 f"column {column} of {name} takes {distinct} distinct values in {m} samples, so "
@@ -157,3 +150,14 @@ def _warn_if_few_values(name: str, samples: Tensor) -> None:
                 "for it, in a call of its own. Otherwise add noise to the column",
             )
             return
+
+
+def _few_distinct(values: Tensor, sample: Tensor) -> int:
+    """The number of distinct values or rows, (M) or (M, d), if it is from 2 to M / 4; otherwise 0.
+
+    The rows ``sample`` are looked at first.
+    """
+    if 4 * values[sample].unique(dim=0).shape[0] > len(sample):
+        return 0
+    distinct = values.unique(dim=0).shape[0]
+    return distinct if 1 < distinct <= len(values) / 4 else 0

@@ -1,7 +1,7 @@
 """The attackers of an audit: perceptrons, nearest neighbors and boosted trees.
 
 Every attacker is fitted to one set of rows. For the validation and test rows it predicts the class
-or cell of s, and for a continuous s also the value.
+or bin of s, and for a continuous s also the value.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The arguments of an audit: checks, classes or cells of s, and the division into parts."""
+"""The arguments of an audit: checks, classes or bins of s, and the division into parts."""
 
 import reprlib
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mige_ext import _checks
 from mige_ext._warnings import warn_once
 
 #: Fewest rows to train attackers on, and fewest test rows.
@@ -23,7 +24,7 @@ class Rows:
     """Rows of z and s."""
 
     z: Tensor  # (N, d) float64
-    label: Tensor  # (N,) int64, class or cell of s
+    label: Tensor  # (N,) int64, class or bin of s
     s: Tensor | None  # (N, k) float64, None if s is categorical
 
     def __len__(self) -> int:
@@ -41,7 +42,7 @@ class Parts(NamedTuple):
     fit: Rows  # fit the attackers
     validation: Rows  # choose among the attackers
     test: Rows  # measure the attackers
-    classes: int  # number of classes or cells
+    classes: int  # number of classes or bins
 
 
 def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> Parts:
@@ -51,7 +52,7 @@ def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> 
         z: codes (N, d).
         s: (N,) or (N, k).
         test: a fraction of the rows, or a pair (z, s) of other rows.
-        bins: largest number of cells of a continuous s.
+        bins: largest number of bins of a continuous s.
         generator: generator of the random division.
 
     Raises:
@@ -93,25 +94,25 @@ def divide(z: Any, s: Any, test: Any, bins: int, generator: torch.Generator) -> 
     return Parts(fit, validation, target, classes)
 
 
-def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
-    """Cells of nearly equal probability for a continuous s.
+def binned(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+    """Bins of nearly equal probability for a continuous s.
 
-    Every cell is split at the median of its column of largest variance, until there are ``count``
-    cells. For one column, the cells are intervals between quantiles.
+    Every bin is split at the median of its column of largest variance, until there are ``count``
+    bins. For one column, the bins are intervals between quantiles.
 
     Args:
-        s: (N, k) float64, whose medians split the cells.
+        s: (N, k) float64, whose medians split the bins.
         others: (N', k) float64, further rows.
         count: a power of two.
 
     Returns:
-        The cell of each row of s (N,), the cell of each row of others (N',), the number of cells.
+        The bin of each row of s (N,), the bin of each row of others (N',), the number of bins.
     """
     label, other_label = (x.new_zeros(len(x), dtype=torch.long) for x in (s, others))
     for _ in range(count.bit_length() - 1):
         right, other_right = torch.zeros_like(label), torch.zeros_like(other_label)
-        for cell in label.unique().tolist():
-            rows, other_rows = label == cell, other_label == cell
+        for each in label.unique().tolist():
+            rows, other_rows = label == each, other_label == each
             column = int(s[rows].var(0, unbiased=False).argmax())
             at = s[rows, column].kthvalue(int(rows.sum()) // 2 + 1).values
             right[rows] = (s[rows, column] >= at).long()
@@ -122,7 +123,7 @@ def cells(s: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
 
 
 def _labels(s: Tensor, others: Tensor, bins: int) -> tuple[tuple[Tensor, Tensor], int]:
-    """The class or cell of each training row and test row, and the number of classes or cells."""
+    """The class or bin of each training row and test row, and the number of classes or bins."""
     distinct = s.unique(dim=0)
     if len(distinct) == 1:
         value = distinct[0].tolist()
@@ -135,7 +136,7 @@ def _labels(s: Tensor, others: Tensor, bins: int) -> tuple[tuple[Tensor, Tensor]
                 f"s must have more than {bins} values if s is continuous, got {len(distinct)} "
                 "floating-point values: pass integers if s is a category, or fewer bins"
             )
-        label, other_label, count = cells(s, others, bins)
+        label, other_label, count = binned(s, others, bins)
         return (label, other_label), count
     classes = torch.cat([distinct, others]).unique()
     if len(classes) * ROWS_PER_CLASS > len(s):
@@ -209,8 +210,7 @@ def _tensor(name: str, value: Any, hint: str = "") -> Tensor:
         value = torch.from_numpy(array.astype(dtype, order="C"))
     if value.is_complex() or value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}")
-    if value.is_meta:
-        raise ValueError(f"{name} must have values, got a tensor on the device meta")
+    _checks.require_values(name, value)
     value = value.detach()
     if value.is_floating_point() and not bool(value.isfinite().all()):
         bad = int((~value.isfinite()).sum())

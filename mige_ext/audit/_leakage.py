@@ -89,7 +89,7 @@ def leakage(
     Cost:
         For N training rows in d dimensions, the perceptrons take about epochs × N × (800 + 3d)
         kflop. The nearest neighbors of N' rows take 2 N N' d flop. There are up to 100 boosted
-        trees for each class or cell. 10,000 rows of 8 dimensions take about 10 seconds on one core
+        trees for each class or bin. 10,000 rows of 8 dimensions take about 10 seconds on one core
         with two classes, and 20 seconds with 16 bins.
 
     The perceptrons and the neighbors run on the device of z. The trees run on the CPU with as many

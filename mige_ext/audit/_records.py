@@ -54,7 +54,7 @@ class Leakage(_Scored):
     accuracy_above_chance: float | None
     #: Name of the strongest attacker: the attacker with the most nats on the validation rows.
     attacker: str
-    #: Entropy of the classes or cells of s in nats, the largest possible ``nats``.
+    #: Entropy of the classes or bins of s in nats, the largest possible ``nats``.
     entropy: float
     #: Number of test rows.
     test_rows: int

@@ -215,8 +215,7 @@ def _require_readable(name: str, value: Tensor) -> None:
             "estimate_mutual_information and estimate_entropy read their samples, so they do not "
             "work under torch.compile: call them outside the compiled function"
         )
-    if value.is_meta:
-        raise ValueError(f"{name} must have values, got a tensor on the device meta")
+    _checks.require_values(name, value)
 
 
 def _as_columns(name: str, value: object) -> Tensor:

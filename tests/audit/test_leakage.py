@@ -27,8 +27,8 @@ def correlated(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return z, s
 
 
-def information_of_cells(count: int) -> float:
-    """I(z; cell of s) of ``correlated`` in nats, for cells of equal probability, by quadrature."""
+def information_of_bins(count: int) -> float:
+    """I(z; bin of s) of ``correlated`` in nats, for bins of equal probability, by quadrature."""
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     inner = torch.arange(1, count, dtype=torch.float64) / count
     edges = torch.cat(
@@ -45,7 +45,7 @@ def information_of_cells(count: int) -> float:
 
 def test_the_leak_of_a_gaussian_is_that_of_the_closed_form() -> None:
     found = leakage(*correlated(4000), attackers=["perceptrons"], epochs=3, seed=1)
-    expected = information_of_cells(16)
+    expected = information_of_bins(16)
     assert 0.49 < expected < -0.5 * math.log(1 - RHO**2)
     assert abs(found.nats - expected) < 3 * found.standard_error
     assert found.standard_error < 0.04
@@ -56,7 +56,7 @@ def test_the_leak_of_a_gaussian_is_that_of_the_closed_form() -> None:
 def test_the_leak_of_the_sign_of_a_gaussian_is_that_of_the_closed_form() -> None:
     z, s = correlated(4000)
     found = leakage(z, s > 0, attackers=["perceptrons"], epochs=3)
-    assert abs(found.nats - information_of_cells(2)) < 3 * found.standard_error
+    assert abs(found.nats - information_of_bins(2)) < 3 * found.standard_error
     accuracy = 0.5 + math.asin(RHO) / math.pi
     assert found.accuracy_above_chance == pytest.approx(accuracy - 0.5, abs=0.04)
     assert found.r2 is None
@@ -240,7 +240,7 @@ def test_a_class_that_only_the_test_rows_have_gives_a_warning(
 
 
 @pytest.mark.parametrize("count", [70, 200])
-def test_few_rows_in_16_cells_are_possible(count: int) -> None:
+def test_few_rows_in_16_bins_are_possible(count: int) -> None:
     z, s = correlated(count)
     assert math.isfinite(leakage(z, s, epochs=1).nats)
 
@@ -359,23 +359,23 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     assert math.isfinite(found.nats)
 
 
-# --- cells ----------------------------------------------------------------------------------------
+# --- bins ----------------------------------------------------------------------------------------
 
 
-def test_cells_have_equal_probability_and_are_intervals_or_arcs() -> None:
+def test_bins_have_equal_probability_and_are_intervals_or_arcs() -> None:
     u = torch.rand(4096, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     angle = 2 * math.pi * u
     for s in (u, torch.cat([angle.cos(), angle.sin()], 1)):
-        label, same, count = _inputs.cells(s, s, 16)
+        label, same, count = _inputs.binned(s, s, 16)
         assert count == 16 and torch.equal(label, same)
         assert (label.bincount() == 256).all()
         ordered = label[u[:, 0].argsort()]
         changes = int((ordered.diff() != 0).sum())
-        assert changes <= 16  # an interval or arc per cell; an arc may contain the angle 0
+        assert changes <= 16  # an interval or arc per bin; an arc may contain the angle 0
 
 
-def test_cells_of_a_grid_are_fewer_where_values_repeat() -> None:
+def test_bins_of_a_grid_are_fewer_where_values_repeat() -> None:
     s = torch.arange(20, dtype=torch.float64).repeat_interleave(10)[:, None]
     s[100:] = 20.0
-    label, _, count = _inputs.cells(s, s, 16)
+    label, _, count = _inputs.binned(s, s, 16)
     assert count == len(label.unique()) < 16
