@@ -1,8 +1,8 @@
 """Warnings about the arguments of the information functions.
 
-Values are read on the CPU only, because on CUDA the host would wait. A first read takes 16 samples,
-about 10 µs. More samples are read only if two of the 16 values of a column are equal, and most
-calls in a loop of short steps read none.
+Values are read on the CPU only, because on CUDA the host would wait. A first read of 16 samples
+takes 10 to 20 µs. More samples are read only if two of the 16 values of a column are equal, and
+most calls in a loop of short steps read none.
 """
 
 from time import monotonic

@@ -67,6 +67,7 @@ def continuous_entropy(
     deviation = z.std(0)
     standard = (z - z.mean(0)) / deviation
     noise = float((rounding / deviation).square().max())
+    # A real direction may have little variance, but no less than the rounding errors.
     least = min(max(_LEAST_VARIANCE, 100 * noise), NO_VARIANCE)
     y = white(standard, max(least, 4 * noise))
     if y.shape[1] < d:

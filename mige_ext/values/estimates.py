@@ -17,15 +17,10 @@ from mige_ext.values.classes import class_information
 from mige_ext.values.continuous import continuous_entropy, continuous_information
 from mige_ext.values.ranks import ranked
 from mige_ext.values.records import EntropyValue, InformationValue
+from mige_ext.values.samples import in_order, independent_columns, without_copies
 
 #: Largest number of samples that are not divided into disjoint parts.
 MOST_SAMPLES = 2000
-#: Columns are linearly dependent if a direction has less variance, relative to the largest. (The
-#: columns have variance 1. In float32, rounding has a variance of 1e-15, and of 1e-11 after an
-#: offset of a hundred standard deviations.)
-DEPENDENT_VARIANCE = 1e-10
-#: Values are rounded if the smallest gap, times this number, is at least the median gap.
-ROUNDED_GAPS = 20
 
 
 def estimate_mutual_information(
@@ -104,7 +99,7 @@ def estimate_mutual_information(
     shape = gathered["x"].shape[:-2]
     groups = [_as_groups(tensor) for tensor in gathered.values()]
     with no_autocast(x), torch.device("cpu"):  # the default device of new tensors
-        used = [_without_copies(*tensors) for tensors in zip(*groups, strict=True)]
+        used = [without_copies(*tensors) for tensors in zip(*groups, strict=True)]
         found = [_information(*tensors, seed=seed) for tensors in used]
     return InformationValue(*_stacked(found, shape, x), _fewest(used, groups[0]), _parts(found))
 
@@ -162,47 +157,13 @@ def estimate_entropy(
         return continuous_entropy(z, generator, coarse)
 
     with no_autocast(z), torch.device("cpu"):
-        used = [_without_copies(each) for each in groups]
+        used = [without_copies(each) for each in groups]
         found = [_in_parts(each[0], None, seed, entropy) for each in used]
     _misuse.warn_of_values(few_values=True, z=samples)
     return EntropyValue(*_stacked(found, shape, z), _fewest(used, groups), _parts(found))
 
 
 # --- arguments ------------------------------------------------------------------------------------
-
-
-def _without_copies(*columns: Tensor) -> Sequence[Tensor]:
-    """The samples, (M, d) each, without copies of earlier rows, such as draws with replacement.
-
-    Copies would look like a dependence, and narrow the density. The rows of data with few values,
-    such as rounded data, may coincide by chance. Rows are therefore dropped only if no value of a
-    continuous column occurs in two different rows. If there is only one continuous column, its
-    values must also not be rounded.
-    """
-    rows = torch.cat([tensor.double() for tensor in columns], 1)
-    _, owner, sizes = rows.unique(dim=0, return_inverse=True, return_counts=True)
-    continuous = [tensor for tensor in columns if tensor.dtype.is_floating_point]
-    if len(sizes) == len(rows) or len(sizes) < rows.shape[1] + 2:
-        return columns
-    values = [c.unique() for tensor in continuous for c in tensor.unbind(1)]
-    if any(len(of_column) != len(sizes) for of_column in values):
-        return columns
-    if len(values) == 1 and _are_rounded(values[0]):
-        return columns
-    places = torch.arange(len(rows), device=rows.device)
-    first = places.new_full((len(sizes),), len(rows)).scatter_reduce(0, owner, places, "amin")
-    kept = first.sort().values
-    return [tensor[kept] for tensor in columns]
-
-
-def _are_rounded(values: Tensor) -> bool:
-    """Whether distinct values, in ascending order, lie on a grid with few empty places.
-
-    The smallest gap of n independent samples is about 1/n of the mean gap. The smallest gap of
-    rounded samples is a step of the grid, and the median gap is a few steps.
-    """
-    gaps = values.double().diff()
-    return bool(ROUNDED_GAPS * gaps.min() >= gaps.median())
 
 
 def _is_category(columns: Tensor) -> bool:
@@ -360,7 +321,7 @@ def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Fo
     """The mean over disjoint parts of at most :data:`MOST_SAMPLES`, of about equal size."""
     m = x.shape[0]
     generator = torch.Generator().manual_seed(int(seed))
-    x, z = _sorted(x, z)
+    x, z = in_order(x, z)
     parts = math.ceil(m / MOST_SAMPLES)
     rows = torch.randperm(m, generator=generator).to(x.device)
     if _is_category(x):  # Every class is divided evenly among the parts.
@@ -376,48 +337,6 @@ def _in_parts(x: Tensor, z: Tensor | None, seed: int, estimate: Estimate) -> _Fo
     return _Found(mixed.value, mixed.standard_error, mixed.gaussian, mixed.method, parts)
 
 
-def _sorted(x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The samples, sorted by z and then by x, so that the given order does not matter."""
-    both = x.double() if z is None else torch.cat((z.double(), x.double()), 1)
-    order = torch.arange(len(both), device=both.device)
-    for column in reversed(both.unbind(1)):  # by the first column, then the second, ...
-        order = order[column[order].argsort(stable=True)]
-    return x[order], None if z is None else z[order]
-
-
-def _varying(x: Tensor) -> Tensor:
-    """The columns that vary, without columns that depend linearly on the others.
-
-    Normal scores would break a linear dependence, and add directions that only show the sampling
-    errors of the ranks.
-    """
-    x = x[:, (x != x[:1]).any(0)]
-    m, d = x.shape
-    if d < 2:
-        return x
-    y = x.double() - x[:1].double()
-    y = y / y.abs().amax(0)
-    y = y - y.mean(0)
-    y = y / y.square().mean(0).sqrt()
-    correlations = y.mT @ y / m
-    variances = torch.linalg.eigvalsh(correlations)
-    rank = int((variances > DEPENDENT_VARIANCE * variances[-1]).sum())
-    return x if rank >= min(d, m - 1) else x[:, _independent(correlations, rank)]
-
-
-def _independent(correlations: Tensor, rank: int) -> Tensor:
-    """Indices of ``rank`` linearly independent columns: the pivots of a Cholesky decomposition."""
-    rest, factor = correlations.diagonal().clone(), correlations[:, :0]
-    pivots = list[int]()
-    for _ in range(rank):
-        pivot = int(rest.argmax())
-        column = correlations[:, pivot] - factor @ factor[pivot]
-        factor = torch.cat([factor, (column / rest[pivot].sqrt()).unsqueeze(1)], 1)
-        rest = rest - factor[:, -1].square()
-        pivots.append(pivot)
-    return torch.tensor(sorted(pivots), device=correlations.device)
-
-
 def _nothing(x: Tensor) -> Estimates:
     """The information about a constant, which is 0."""
     terms = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
@@ -427,7 +346,7 @@ def _nothing(x: Tensor) -> Estimates:
 
 def _of_pair(x: Tensor, z: Tensor | None, generator: torch.Generator) -> Estimates:
     assert z is not None
-    x, z = _varying(x), _varying(z)
+    x, z = independent_columns(x), independent_columns(z)
     if x.shape[1] == 0 or z.shape[1] == 0:
         return _nothing(x)
     return continuous_information(ranked(x, generator), ranked(z, generator), generator)
@@ -436,7 +355,7 @@ def _of_pair(x: Tensor, z: Tensor | None, generator: torch.Generator) -> Estimat
 def _of_category(s: Tensor, z: Tensor | None, generator: torch.Generator) -> Estimates:
     assert z is not None
     _, s, counts = s[:, 0].unique(return_inverse=True, return_counts=True)
-    z = _varying(z)
+    z = independent_columns(z)
     if len(counts) == 1 or z.shape[1] == 0:
         return _nothing(z)
     return class_information(s, torch.special.ndtri(ranked(z, generator)), generator)

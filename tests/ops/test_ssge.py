@@ -150,15 +150,13 @@ def test_ssge_is_not_disturbed_by_an_offset(backend: Backend, dtype: torch.dtype
     assert_ssge_accurate(out, x, sigma, int(rank), 1)
 
 
-@for_each_dtype
 @for_each_backend("ssge")
-@pytest.mark.parametrize("multiplier", [1e3, 1e4, 1e6])
-def test_a_bandwidth_far_above_the_distances_keeps_the_leading_part(
-    backend: Backend, dtype: torch.dtype, multiplier: float
+@pytest.mark.parametrize("multiplier", [1e3, 1e4, 1e5])
+def test_a_bandwidth_far_above_the_distances_keeps_the_score(
+    backend: Backend, multiplier: float
 ) -> None:
-    # All kernel values are nearly 1, and only the first eigenvalue is larger than rounding errors.
-    x = normal(30, 3, dtype=dtype)
-    scores, _, _, j = backend.ssge(x, multiplier=multiplier, threshold=0.5)
-    exact = reference.ssge(x.double(), multiplier=multiplier, threshold=0.5)[0]
-    assert int(j) == 1
-    assert (scores - exact).abs().max() <= 1e-4 * exact.abs().max() + 1e-12
+    x = normal(30, 3)
+    scores, _, _, j = backend.ssge(x, multiplier=multiplier, rank=4)
+    exact = reference.ssge(x, multiplier=multiplier, rank=4)[0]
+    assert int(j) == 4 and exact.abs().max() > 1
+    assert (scores - exact).abs().max() <= 1e-4 * exact.abs().max()
